@@ -1,0 +1,146 @@
+"""What the clocks of one amplifier say: which row was read when, and when its light may have arrived."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from astropy.time import Time, TimeDelta
+from astropy.utils import iers
+
+# UTC needs leap seconds only, which ship with astropy: no table is ever fetched
+iers.conf.auto_download = False
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Clocks, electronics and optics of one amplifier in one file.
+
+    Parameters
+    ----------
+    row_rate_hz : float
+        Rows clocked per second.
+    gain_e_per_adu, read_noise_e, saturation_adu : float
+        Gain (electrons per ADU), read noise (electrons, rms) and saturation level (ADU).
+    n_transit : int
+        Rows from the far edge of the detector to the serial register: every row collects light for
+        ``n_transit / row_rate_hz`` seconds once the sky ramp is over.
+    first_row : int or None
+        Sequence row number of the file's first row in read order; None means steady state (no ramp) and unknown.
+    shutter_open_utc : str or None
+        UTC of sequence row 0 (ISO 8601); None means that no UTC can be given.
+    sequence : str
+        Name of the uninterrupted sequence the file belongs to.
+    ccd, quadrant : int or None
+        Detector and amplifier, both counted from 1; None for image cubes.
+    band : str
+        Filter name.
+    zero_point_mag : float or None
+        Magnitude of a source of 1 e-/s.
+    pixel_scale_arcsec, seeing_arcsec : float
+        Pixel scale (arcsec/pixel) and seeing (FWHM, arcsec).
+    supplied : tuple of (str, str)
+        Header values given by the user instead of the file, kept so that results say so.
+    """
+
+    row_rate_hz: float
+    gain_e_per_adu: float
+    read_noise_e: float
+    saturation_adu: float
+    n_transit: int
+    first_row: int | None = None
+    shutter_open_utc: str | None = None
+    sequence: str = ""
+    ccd: int | None = None
+    quadrant: int | None = None
+    band: str = ""
+    zero_point_mag: float | None = None
+    pixel_scale_arcsec: float = 1.0
+    seeing_arcsec: float = 2.0
+    supplied: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def transit_s(self) -> float:
+        """Seconds a charge packet takes from the far edge to the register."""
+        return self.n_transit / self.row_rate_hz
+
+    @property
+    def psf_sigma_px(self) -> float:
+        """Width of a Gaussian point-spread function of the header's seeing (pixels)."""
+        return self.seeing_arcsec / self.pixel_scale_arcsec / np.sqrt(8 * np.log(2))
+
+    def n_ramp_rows(self, n_rows: int) -> int:
+        """How many of the file's first rows carry the sky ramp (sequence row below ``n_transit``)."""
+        if self.first_row is None:
+            return 0
+        return int(np.clip(self.n_transit - self.first_row, 0, n_rows))
+
+    def seconds(self, row: Any) -> np.ndarray:
+        """Read time of file rows, in seconds since the shutter opened (since file row 0 without ``first_row``)."""
+        return (np.asarray(row, dtype=np.float64) + (self.first_row or 0)) / self.row_rate_hz
+
+    def read_utc(self, row: Any) -> np.ndarray:
+        """Read time of file rows as ISO 8601 UTC strings (µs); empty strings where no UTC is known.
+
+        Notes
+        -----
+        Row ``k`` of a sequence is read at ``shutter_open + k / row_rate`` in every file of the sequence. Seconds are
+        added on a uniform scale, so a leap second inside a sequence is counted.
+        """
+        return _utc_strings(self.shutter_open_utc, self.seconds(row), known=self.first_row is not None)
+
+    def event_utc_range(self, row: Any, y0: Any = np.nan) -> tuple[np.ndarray, np.ndarray]:
+        """Earliest and latest UTC at which the light of file rows can have arrived.
+
+        Parameters
+        ----------
+        row : array_like, shape (n,)
+            File rows in read order.
+        y0 : array_like, shape (n,)
+            Detector row of the source, NaN where unknown.
+
+        Returns
+        -------
+        earliest, latest : ndarray of str, shape (n,)
+            Equal where ``y0`` is known; otherwise one transit apart, or less where the shutter was still closed.
+
+        Notes
+        -----
+        Light that falls ``y`` rows from the register at time ``t`` is read in row ``k = v t + y``; so
+        ``t = (k - y0) / v`` and, for unknown ``0 <= y0 < n_transit``, ``t`` lies in one transit before the read time.
+        """
+        read_s = self.seconds(row)
+        y0 = np.broadcast_to(np.asarray(y0, dtype=np.float64), read_s.shape)
+        latest = read_s - np.where(np.isnan(y0), 0.0, y0) / self.row_rate_hz
+        earliest = np.where(np.isnan(y0), read_s - self.transit_s, latest)
+        known = self.first_row is not None
+        if known:
+            earliest = np.where(np.isnan(y0), np.maximum(earliest, 0.0), earliest)
+        return (
+            _utc_strings(self.shutter_open_utc, earliest, known=known),
+            _utc_strings(self.shutter_open_utc, latest, known=known),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; `from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Readout:
+        """Rebuild a readout from `to_dict`."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"readout has unknown fields {unknown}; this version knows {sorted(known)}")
+        supplied = tuple((str(key), str(value)) for key, value in values.get("supplied", ()))
+        return cls(**{**values, "supplied": supplied})
+
+
+def _utc_strings(shutter_open_utc: str | None, seconds: np.ndarray, *, known: bool) -> np.ndarray:
+    """ISO strings of ``shutter_open_utc + seconds``, or empty ones where the start is not known."""
+    seconds = np.atleast_1d(seconds)
+    if shutter_open_utc is None or not known or seconds.size == 0:
+        return np.full(seconds.shape, "", dtype="<U26")
+    start = Time(shutter_open_utc, scale="utc", format="isot", precision=6)
+    return np.asarray((start.tai + TimeDelta(seconds, format="sec")).utc.isot)

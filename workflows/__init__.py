@@ -1,0 +1,1 @@
+"""Commands, clusters, experiment tracking and reports around `shutterless.pipeline` and `shutterless.models`."""
