@@ -1,0 +1,147 @@
+"""Strips of a stack as sequences of patches: the grid, the pattern and its inverse. No astronomy here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from einops import rearrange
+
+PATCH_PATTERN = "... y x (n t) -> ... n (y x t)"
+
+
+class GridError(ValueError):
+    """A token grid that does not fit a strip, a store or a model."""
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """How a strip is cut into tokens; stored with every model and compared when one is loaded.
+
+    Parameters
+    ----------
+    n_y, n_columns, n_rows : int
+        Size of a strip: row axis of a stack (1 for continuous readout), columns, and binned rows (time).
+    patch_rows : int
+        Binned rows in one patch; a patch spans all of y and x.
+    bins : tuple of int
+        Factors by which rows may be binned before a strip is cut, so that long events fit into as many tokens.
+    """
+
+    n_y: int = 1
+    n_columns: int = 16
+    n_rows: int = 256
+    patch_rows: int = 8
+    bins: tuple[int, ...] = (1, 4, 16)
+
+    def __post_init__(self) -> None:
+        sizes = {name: getattr(self, name) for name in ("n_y", "n_columns", "n_rows", "patch_rows")}
+        if any(size < 1 for size in sizes.values()) or not self.bins or min(self.bins) < 1:
+            raise GridError(f"token grid sizes must be positive: {sizes}, bins {self.bins}")
+        if self.n_rows % self.patch_rows:
+            raise GridError(f"token grid: n_rows {self.n_rows} is not a multiple of patch_rows {self.patch_rows}")
+
+    @property
+    def n_tokens(self) -> int:
+        """Patches in a strip (token 0, the static profile, not counted)."""
+        return self.n_rows // self.patch_rows
+
+    @property
+    def patch_size(self) -> int:
+        """Numbers in one patch."""
+        return self.n_y * self.n_columns * self.patch_rows
+
+    @property
+    def profile_size(self) -> int:
+        """Numbers in the static profile."""
+        return self.n_y * self.n_columns
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; `from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TokenGrid:
+        """Rebuild a grid from `to_dict`."""
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise GridError(f"token grid has unknown fields {unknown}")
+        return cls(**{**values, "bins": tuple(values.get("bins", cls.bins))})
+
+
+@dataclass(frozen=True)
+class StripBatch:
+    """What every model is given, for ``b`` strips.
+
+    Parameters
+    ----------
+    patches : ndarray of float32, shape (b, n, d)
+        Residuals in units of σ, patch by patch; masked pixels are 0.
+    context : ndarray of float32, shape (b, n, r)
+        Shared row residual of each of a patch's ``r`` rows: what is common to all columns is not from the sky.
+    profile : ndarray of float32, shape (b, y x)
+        Static profile: the baseline under the strip, in units of the sky noise.
+    features : ndarray of float32, shape (b, f)
+        What stage 1 says of the trigger, in the order of `STAGE1_FEATURES`.
+    mask : ndarray of bool, shape (b, n)
+        False where a patch holds no valid pixel.
+    """
+
+    patches: np.ndarray
+    context: np.ndarray
+    profile: np.ndarray
+    features: np.ndarray
+    mask: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    def __getitem__(self, index: Any) -> StripBatch:
+        """Select strips by a slice, an index array or a boolean mask."""
+        return StripBatch(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+STAGE1_FEATURES = ("snr", "sign", "log2_width", "log2_bin", "chi2_excess", "sharpness", "width_ratio", "n_same_row")
+
+
+def concatenate_strips(batches: Sequence[StripBatch]) -> StripBatch:
+    """Join batches of one grid end to end."""
+    return StripBatch(
+        **{f.name: np.concatenate([getattr(batch, f.name) for batch in batches]) for f in fields(StripBatch)}
+    )
+
+
+def patchify(strip: np.ndarray, grid: TokenGrid) -> np.ndarray:
+    """Cut strips into patches.
+
+    Parameters
+    ----------
+    strip : ndarray, shape (..., y, x, t)
+    grid : TokenGrid
+
+    Returns
+    -------
+    ndarray, shape (..., n, d)
+        ``n`` patches in time order, each of ``d = y x t`` numbers.
+    """
+    expected = (grid.n_y, grid.n_columns, grid.n_rows)
+    if strip.shape[-3:] != expected:
+        raise GridError(f"strip of shape {strip.shape} does not end in (y, x, t) = {expected} of {grid}")
+    return rearrange(strip, PATCH_PATTERN, n=grid.n_tokens)
+
+
+def unpatchify(patches: np.ndarray, grid: TokenGrid) -> np.ndarray:
+    """Put patches back together: the inverse of `patchify`."""
+    expected = (grid.n_tokens, grid.patch_size)
+    if patches.shape[-2:] != expected:
+        raise GridError(f"patches of shape {patches.shape} do not end in (n, d) = {expected} of {grid}")
+    source, target = PATCH_PATTERN.split(" -> ")
+    return rearrange(patches, f"{target} -> {source}", y=grid.n_y, x=grid.n_columns, t=grid.patch_rows)
+
+
+def check_same_grid(found: TokenGrid, expected: TokenGrid, what: str) -> None:
+    """Refuse a grid other than the one a model was trained with, showing both."""
+    if found != expected:
+        raise GridError(f"{what} has {found}, but the model expects {expected}; re-run with the model's grid or retrain")
