@@ -1,0 +1,251 @@
+"""From ADU to residuals in units of their own noise: bias, gain, ramp, slow baseline, shared rows, variance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from shutterless.pipeline.frames import Frame
+from shutterless.pipeline.ramp import SETTLE_ROWS, Ramp, fit_ramp
+
+BLOCK_ROWS = 64  # the baseline is kept every so many rows
+KNOT_BLOCKS = 4  # and its running median taken every so many blocks, linear in between
+WINDOW_ROWS = 4096  # rows of the running median: a 1 s event fills 7 % of it, so it loses next to nothing
+CLIP_SIGMA = 4.0  # of block means and shared rows
+CHUNK_ROWS = 256  # rows calibrated at a time: 3 MB of float32, which stays in the cache
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a quiet amplifier looks like.
+
+    Parameters
+    ----------
+    level_e : ndarray of float32, shape (b, x)
+        Electrons per pixel at the centres of blocks of `BLOCK_ROWS` rows, in the steady state.
+    ramp : Ramp or None
+        What the first rows lack against it.
+    bias_adu : ndarray of float64, shape (t,)
+    """
+
+    level_e: np.ndarray
+    ramp: Ramp | None
+    bias_adu: np.ndarray
+
+
+@dataclass(frozen=True)
+class ResidualChunk:
+    """Calibrated rows ``start`` to ``start + n``.
+
+    ``residual`` is ``(n, x)`` in units of σ with NaN where masked, ``sigma_e`` the σ used, ``row_residual`` ``(n,)``
+    what all columns share, in units of the median σ.
+    """
+
+    start: int
+    residual: np.ndarray
+    sigma_e: np.ndarray
+    row_residual: np.ndarray
+
+
+def overscan_level(overscan_adu: np.ndarray, used: tuple[int, int]) -> np.ndarray:
+    """Bias of each row from the overscan columns past the deferred charge.
+
+    Parameters
+    ----------
+    overscan_adu : ndarray, shape (t, o)
+    used : (int, int)
+        Half-open range of columns.
+
+    Returns
+    -------
+    ndarray of float64, shape (t,)
+        Mean of the columns, each limited to ±5 σ of the block around its median so that a cosmic ray does not count.
+    """
+    columns = overscan_adu[:, used[0] : used[1]].astype(np.float64)
+    middle = np.median(columns, axis=1, keepdims=True)
+    spread = 1.4826 * np.median(np.abs(columns - middle)) + 1e-9
+    return np.clip(columns, middle - 5 * spread, middle + 5 * spread).mean(axis=1)
+
+
+def to_electrons(pixels_adu: np.ndarray, bias_adu: np.ndarray, frame: Frame) -> np.ndarray:
+    """Bias-subtracted, linearised electrons; saturated pixels are NaN.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, x)
+
+    Notes
+    -----
+    Non-linearity: ``true = x / (a x² + b x + 1)`` with the profile's ``a`` and ``b`` (ztfimg, raw.py).
+    """
+    adu = pixels_adu - bias_adu[:, None].astype(np.float32)
+    if frame.profile.nonlinearity is not None:
+        a, b = (np.float32(value) for value in frame.profile.nonlinearity)
+        adu /= (a * adu + b) * adu + np.float32(1)
+    adu *= np.float32(frame.readout.gain_e_per_adu)
+    adu[pixels_adu >= frame.readout.saturation_adu] = np.nan
+    return adu
+
+
+def fit_baseline(frame: Frame) -> Baseline:
+    """Fit ramp, onsets and the slow level of every column.
+
+    The level is a running median of clipped block means: neither an event much shorter than the window nor a cosmic
+    ray moves it.
+    """
+    n_rows = len(frame.pixels_adu)
+    bias = overscan_level(frame.overscan_adu, frame.profile.overscan_used)
+    n_ramp = frame.readout.n_ramp_rows(n_rows)
+    ramp = None
+    if n_ramp:
+        rows = slice(0, min(n_ramp + SETTLE_ROWS, n_rows))
+        electrons = np.nan_to_num(to_electrons(frame.pixels_adu[rows], bias[rows], frame))
+        ramp = fit_ramp(electrons, frame.readout.first_row or 0, frame.readout.n_transit, frame.readout.psf_sigma_px)
+    means = []
+    for start in range(0, n_rows, BLOCK_ROWS * 8):
+        stop = min(start + BLOCK_ROWS * 8, n_rows)
+        electrons = to_electrons(frame.pixels_adu[start:stop], bias[start:stop], frame)
+        if ramp is not None and start < ramp.n_rows:
+            _remove_ramp(electrons, ramp, start)
+        means.append(_block_means(electrons, BLOCK_ROWS, frame.readout.read_noise_e, CLIP_SIGMA))
+    level = running_median(np.concatenate(means), max(WINDOW_ROWS // BLOCK_ROWS, 1), KNOT_BLOCKS)
+    return Baseline(level_e=level, ramp=ramp, bias_adu=bias)
+
+
+def iterate_residuals(frame: Frame, baseline: Baseline) -> Iterator[ResidualChunk]:
+    """Calibrate an amplifier chunk by chunk, in row order.
+
+    Yields
+    ------
+    ResidualChunk
+
+    Notes
+    -----
+    The variance is photon statistics of the baseline (never of the data, which would favour downward fluctuations)
+    plus read noise and digitisation: ``V = max(b, 0) + RN² + gain²/12``. What all columns of a row share is their
+    mean weighted by ``1/V`` and clipped: pickup is read with a row, light is not shared by 3,072 columns.
+    """
+    readout = frame.readout
+    floor_e2 = np.float32(readout.read_noise_e**2 + readout.gain_e_per_adu**2 / 12)
+    for start in range(0, len(frame.pixels_adu), CHUNK_ROWS):
+        stop = min(start + CHUNK_ROWS, len(frame.pixels_adu))
+        residual = to_electrons(frame.pixels_adu[start:stop], baseline.bias_adu[start:stop], frame)
+        level = interpolate_blocks(baseline.level_e, start, stop)
+        residual -= level
+        if baseline.ramp is not None and start < baseline.ramp.n_rows:
+            _remove_ramp(residual, baseline.ramp, start)
+            n = min(baseline.ramp.n_rows, stop) - start
+            level[:n] += baseline.ramp.deficit_e[start : start + n]
+        sigma = np.sqrt(np.maximum(level, 0) + floor_e2)
+        shared = _subtract_shared_rows(residual, sigma, CLIP_SIGMA)
+        yield ResidualChunk(start, residual, sigma, shared / np.median(sigma, axis=1))
+
+
+def interpolate_blocks(level: np.ndarray, start: int, stop: int, block_rows: int = BLOCK_ROWS) -> np.ndarray:
+    """Values of rows ``start..stop`` from values at block centres, linear in between and constant outside.
+
+    Parameters
+    ----------
+    level : ndarray, shape (b, x)
+        Block ``i`` is centred on row ``(i + 1/2) block_rows``.
+
+    Returns
+    -------
+    ndarray of float32, shape (stop - start, x)
+    """
+    position = np.clip((np.arange(start, stop) + 0.5) / block_rows - 0.5, 0, len(level) - 1)
+    lower = np.minimum(position.astype(np.int64), max(len(level) - 2, 0))
+    upper = np.minimum(lower + 1, len(level) - 1)
+    weight = (position - lower).astype(np.float32)[:, None]
+    return level[lower] * (1 - weight) + level[upper] * weight
+
+
+def running_median(blocks: np.ndarray, window: int, step: int) -> np.ndarray:
+    """Median over a centred window along axis 0, taken every ``step`` blocks and linear in between.
+
+    Parameters
+    ----------
+    blocks : ndarray of float32, shape (b, x)
+        NaN entries are left out.
+    window, step : int
+        Blocks. Near the ends the window is cut off, not mirrored.
+
+    Returns
+    -------
+    ndarray of float32, shape (b, x)
+    """
+    n_blocks = len(blocks)
+    knots = np.unique(np.append(np.arange(0, n_blocks, step), n_blocks - 1))
+    medians = _window_medians(np.ascontiguousarray(blocks.T), knots, window // 2).T
+    return np.stack([np.interp(np.arange(n_blocks), knots, column) for column in medians.T], axis=1).astype(np.float32)
+
+
+def _remove_ramp(electrons: np.ndarray, ramp: Ramp, start: int) -> None:
+    """Bring the rows of the ramp to the steady state in place; beginning streaks become NaN."""
+    n = min(ramp.n_rows - start, len(electrons))
+    electrons[:n] -= ramp.deficit_e[start : start + n]
+    electrons[:n][ramp.onset_mask[start : start + n]] = np.nan
+
+
+@numba.njit(cache=True, nogil=True)
+def _window_medians(columns, knots, half):  # pragma: no cover - compiled
+    medians = np.zeros((columns.shape[0], len(knots)), dtype=np.float32)
+    for column in range(columns.shape[0]):
+        for k, knot in enumerate(knots):
+            window = columns[column, max(knot - half, 0) : knot + half + 1]
+            window = window[~np.isnan(window)]
+            medians[column, k] = np.median(window) if len(window) else np.nan
+        last = np.float32(0)
+        for k in range(len(knots)):  # a window without a valid row borrows its neighbour's level
+            if np.isnan(medians[column, k]):
+                medians[column, k] = last
+            last = medians[column, k]
+    return medians
+
+
+@numba.njit(cache=True, nogil=True)
+def _block_means(electrons, block_rows, read_noise, clip):  # pragma: no cover - compiled
+    """Mean of each block of rows, leaving out values further than ``clip`` sigma from a first mean."""
+    n_rows, n_columns = electrons.shape
+    n_blocks = (n_rows + block_rows - 1) // block_rows
+    means = np.empty((n_blocks, n_columns), dtype=np.float32)
+    for block in range(n_blocks):
+        start, stop = block * block_rows, min((block + 1) * block_rows, n_rows)
+        for column in range(n_columns):
+            centre = np.nanmedian(electrons[start : min(start + 9, stop), column])
+            limit = clip * np.sqrt(max(centre, 0.0) + read_noise**2) + 1e-6
+            for _ in range(2):
+                total, count = 0.0, 0
+                for row in range(start, stop):
+                    value = electrons[row, column]
+                    if abs(value - centre) <= limit:
+                        total += value
+                        count += 1
+                centre = total / count if count else np.nan
+            means[block, column] = centre
+    return means
+
+
+@numba.njit(cache=True, nogil=True)
+def _subtract_shared_rows(residual, sigma, clip):  # pragma: no cover - compiled
+    """Take the clipped weighted mean of each row off it, divide by sigma; return what was taken off (electrons)."""
+    n_rows, n_columns = residual.shape
+    shared = np.empty(n_rows, dtype=np.float32)
+    for row in range(n_rows):
+        centre = 0.0
+        for _ in range(3):
+            total, weights = 0.0, 0.0
+            for column in range(n_columns):
+                value = residual[row, column]
+                if abs(value - centre) <= clip * sigma[row, column]:
+                    weight = 1 / sigma[row, column] ** 2
+                    total += weight * value
+                    weights += weight
+            centre = total / weights if weights else centre
+        shared[row] = centre
+        for column in range(n_columns):
+            residual[row, column] = (residual[row, column] - np.float32(centre)) / sigma[row, column]
+    return shared

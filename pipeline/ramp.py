@@ -1,0 +1,223 @@
+"""The first transit after the shutter opens: a sky ramp from 0 to full, and every streak beginning at its own row.
+
+Neither is an event. Both are fitted here and handed to the calibration as a deficit: what the rows of the ramp lack
+against the steady state that follows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from shutterless.pipeline.psf import pixel_profile
+
+BIN_ROWS = 16  # steps are searched in means of this many rows, then placed to the row
+SETTLE_ROWS = 256  # rows after the ramp that show the final level of streaks which begin late
+MIN_STEP_SIGNIFICANCE = 5.0  # a fainter step leaves less than 4 sigma in any box template
+MASK_ROWS = 6  # on either side of an onset: the row smear of the PSF and the uncertainty of the row
+SAME_ONSET_COLUMNS = 4  # one star's step is seen in this many columns to either side
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """What the rows of the ramp lack, and where streaks begin.
+
+    Parameters
+    ----------
+    deficit_e : ndarray of float32, shape (r, x)
+        Electrons to add to the first ``r`` rows to bring them to the steady state, as a non-positive offset.
+    onset_mask : ndarray of bool, shape (r, x)
+        True where a streak is just beginning and no level can be given.
+    sky_e : float
+        Sky electrons per pixel of a full transit.
+    onset_x, onset_row, onset_e : ndarray, shape (m,)
+        Column, file row and electrons per row of each streak that begins here, brightest first.
+    """
+
+    deficit_e: np.ndarray
+    onset_mask: np.ndarray
+    sky_e: float
+    onset_x: np.ndarray
+    onset_row: np.ndarray
+    onset_e: np.ndarray
+
+    @property
+    def n_rows(self) -> int:
+        """Rows covered."""
+        return len(self.deficit_e)
+
+
+def fit_ramp(electrons: np.ndarray, first_row: int, n_transit: int, sigma_px: float) -> Ramp:
+    """Fit sky ramp and streak onsets of an amplifier's first rows.
+
+    Parameters
+    ----------
+    electrons : ndarray of float32, shape (r, x)
+        Bias-subtracted rows, from the file's first; those past the ramp (`SETTLE_ROWS` of them, say) fix the final
+        level of streaks that begin late.
+    first_row : int
+        Sequence row of the first of them.
+    n_transit : int
+        Sequence row at which the ramp ends.
+    sigma_px : float
+        Width of the point-spread function (pixels).
+
+    Notes
+    -----
+    Streaks only ever begin, so the level of a column is a non-decreasing staircase: an isotonic regression in medians
+    (pool-adjacent-violators) follows it and cannot follow an event, which comes down again.
+    """
+    fraction = np.minimum((first_row + np.arange(len(electrons)) + 1) / n_transit, 1.0).astype(np.float32)
+    sky_e = _sky_level(electrons, fraction)
+    flat = electrons + (sky_e * (1 - fraction))[:, None]
+    x, row, step_e = _find_onsets(flat, sigma_px)
+    level = np.empty_like(flat)
+    mask = np.zeros(flat.shape, dtype=bool)
+    for column in range(flat.shape[1]):
+        near = np.abs(x - column) <= SAME_ONSET_COLUMNS
+        breaks = np.unique(row[near])
+        level[:, column] = _staircase(_bin_means(flat[:, column : column + 1])[:, 0], breaks, len(flat))
+        for start in breaks:
+            mask[max(start - MASK_ROWS, 0) : start + MASK_ROWS + 1, column] = True
+        if breaks.size and len(flat) - breaks[-1] < 2 * BIN_ROWS:
+            mask[breaks[-1] :, column] = True  # too few rows left to know the level
+    deficit = level - level[-1] - (sky_e * (1 - fraction))[:, None]
+    return Ramp(deficit.astype(np.float32), mask, sky_e, x, row, step_e)
+
+
+def _sky_level(electrons: np.ndarray, fraction: np.ndarray) -> float:
+    """Sky electrons of a full transit: slope of the emptiest quarter of the columns against the ramp."""
+    level = electrons[-512:].mean(axis=0)
+    sky_columns = level <= np.quantile(level, 0.25)
+    rows = np.median(electrons[:, sky_columns], axis=1) if sky_columns.sum() < 16 else electrons[:, sky_columns].mean(axis=1)
+    rising = fraction < 1
+    if rising.sum() < 2:
+        return 0.0
+    slope = np.polyfit(fraction[rising], rows[rising], 1)[0]
+    return float(max(slope, 0.0))
+
+
+def _bin_means(rows: np.ndarray) -> np.ndarray:
+    """Means of `BIN_ROWS` rows along axis 0; a shorter last bin keeps its own mean."""
+    starts = np.arange(0, len(rows), BIN_ROWS)
+    counts = np.diff(np.append(starts, len(rows)))
+    return np.add.reduceat(rows, starts, axis=0) / counts[:, None].astype(np.float32)
+
+
+def _find_onsets(flat: np.ndarray, sigma_px: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Columns, rows and heights (electrons per row) of the streaks that begin, each once."""
+    kernel = pixel_profile(np.arange(-3, 4), sigma_px)
+    kernel /= np.sum(kernel**2)
+    padded = np.pad(flat, ((0, 0), (3, 3)), mode="edge")
+    flux = np.zeros_like(flat)
+    for offset, weight in enumerate(kernel):
+        flux += np.float32(weight) * padded[:, offset : offset + flat.shape[1]]
+    found = _column_steps(np.ascontiguousarray(flux.T), np.ascontiguousarray(_bin_means(flux).T), MIN_STEP_SIGNIFICANCE)
+    x, row, height, significance = found
+    accepted: list[int] = []
+    for index in np.argsort(-significance, kind="stable"):
+        near = [k for k in accepted if abs(x[k] - x[index]) <= SAME_ONSET_COLUMNS and abs(row[k] - row[index]) <= BIN_ROWS]
+        if not near:
+            accepted.append(int(index))
+    order = np.asarray(accepted, dtype=np.int64)
+    order = order[np.argsort(-height[order], kind="stable")]
+    return x[order], row[order], height[order]
+
+
+@numba.njit(cache=True, nogil=True)
+def _column_steps(flux, binned, min_significance):  # pragma: no cover - compiled
+    """Significant upward steps of every column: (column, row, height, significance)."""
+    steps = [(0, 0, 0.0, 0.0)]  # the first entry tells the compiler the type
+    for column in range(len(flux)):
+        sigma = _difference_sigma(binned[column])
+        if sigma <= 0:
+            continue
+        starts = _merge_insignificant(binned[column], _isotonic_starts(binned[column]), sigma, min_significance)
+        for block in range(1, len(starts) - 1):
+            low = np.median(binned[column, starts[block - 1] : starts[block]])
+            high = np.median(binned[column, starts[block] : starts[block + 1]])
+            n_low, n_high = starts[block] - starts[block - 1], starts[block + 1] - starts[block]
+            row = _place_step(flux[column], starts[block] * BIN_ROWS, low, high)
+            steps.append((column, row, high - low, (high - low) / (sigma * np.sqrt(1 / n_low + 1 / n_high))))
+    found = steps[1:]
+    return (
+        np.array([step[0] for step in found]),
+        np.array([step[1] for step in found]),
+        np.array([step[2] for step in found]),
+        np.array([step[3] for step in found]),
+    )
+
+
+@numba.njit(cache=True, nogil=True)
+def _difference_sigma(values):  # pragma: no cover - compiled
+    """Noise of a series from its successive differences, which steps hardly touch."""
+    return 1.4826 * np.median(np.abs(np.diff(values))) / np.sqrt(2.0)
+
+
+@numba.njit(cache=True, nogil=True)
+def _isotonic_starts(values):  # pragma: no cover - compiled
+    """First indices of the blocks of the isotonic median regression, and the length as the last entry."""
+    n = len(values)
+    starts = np.empty(n + 1, dtype=np.int64)
+    levels = np.empty(n)
+    n_blocks = 0
+    for i in range(n):
+        starts[n_blocks] = i
+        levels[n_blocks] = values[i]
+        n_blocks += 1
+        while n_blocks > 1 and levels[n_blocks - 2] >= levels[n_blocks - 1]:
+            n_blocks -= 1
+            levels[n_blocks - 1] = np.median(values[starts[n_blocks - 1] : i + 1])
+    starts[n_blocks] = n
+    return starts[: n_blocks + 1].copy()
+
+
+@numba.njit(cache=True, nogil=True)
+def _merge_insignificant(values, starts, sigma, min_significance):  # pragma: no cover - compiled
+    """Join neighbouring blocks, least significant step first, until every step stands out; single bins never stand."""
+    starts = starts.copy()
+    while len(starts) > 2:
+        weakest, least = -1, min_significance
+        for block in range(1, len(starts) - 1):
+            n_low, n_high = starts[block] - starts[block - 1], starts[block + 1] - starts[block]
+            low = np.median(values[starts[block - 1] : starts[block]])
+            high = np.median(values[starts[block] : starts[block + 1]])
+            score = (high - low) / (sigma * np.sqrt(1 / n_low + 1 / n_high))
+            if n_low == 1 or n_high == 1:
+                score = min(score, 0.5 * min_significance)
+            if score < least:
+                weakest, least = block, score
+        if weakest < 0:
+            break
+        starts = np.concatenate((starts[:weakest], starts[weakest + 1 :]))
+    return starts
+
+
+@numba.njit(cache=True, nogil=True)
+def _place_step(series, near, low, high):  # pragma: no cover - compiled
+    """Row at which a step between two known levels fits best, within two bins of ``near``."""
+    start, stop = max(near - 2 * BIN_ROWS, 0), min(near + 2 * BIN_ROWS, len(series))
+    middle, height = 0.5 * (low + high), high - low
+    best, best_row, total = 0.0, start, 0.0
+    for row in range(start, stop):
+        # the gain of row belonging to the lower level, limited so that a cosmic ray cannot drag the step along
+        total += min(max((middle - series[row]) / height, -1.0), 1.0)
+        if total > best:
+            best, best_row = total, row + 1
+    return best_row
+
+
+def _staircase(binned: np.ndarray, breaks: np.ndarray, n_rows: int) -> np.ndarray:
+    """Level of each row: the median of the whole bins between two breaks."""
+    level = np.empty(n_rows, dtype=np.float32)
+    edges = np.concatenate(([0], breaks, [n_rows]))
+    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        first = -(-(start + (MASK_ROWS if start else 0)) // BIN_ROWS)
+        last = max((stop - (MASK_ROWS if stop < n_rows else 0)) // BIN_ROWS, first + 1)
+        inside = binned[first : min(last, len(binned))]
+        if inside.size == 0:
+            inside = binned[min(start // BIN_ROWS, len(binned) - 1) :][:1]
+        level[start:stop] = np.median(inside)
+    return level
