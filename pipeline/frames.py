@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from astropy.io import fits
 from astropy.time import Time
 from astropy.utils.exceptions import AstropyWarning
 
-from shutterless.pipeline.instruments import InstrumentProfile, ProfileError, QuadrantLayout, load_profile, recognise_profile
+from shutterless.pipeline.instruments import (
+    InstrumentProfile,
+    ProfileError,
+    QuadrantLayout,
+    load_profile,
+    recognise_profile,
+)
 from shutterless.pipeline.readout import Readout
 
 FRAME_SUFFIXES = (".fits", ".fits.gz", ".fits.fz")
@@ -168,13 +177,19 @@ def _open_fits(path: Path) -> Iterator[fits.HDUList]:
         with warnings.catch_warnings():
             warnings.simplefilter("error", AstropyWarning)  # astropy only warns of a truncated file
             # scaled (BZERO) images cannot be memory-mapped; lazy loading would postpone the check for truncation
-            with fits.open(path, memmap=False, lazy_load_hdus=False) as hdus:
+            # the handle is ours: astropy leaves its own open where it fails half-way
+            with _open_stream(path) as stream, fits.open(stream, memmap=False, lazy_load_hdus=False) as hdus:
                 yield hdus
     except (FrameError, ProfileError):
         raise
-    except (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AstropyWarning) as error:
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, IndexError, AstropyWarning) as error:
         reason = " ".join(str(error).split())
         raise FrameError(f"{path} is not a complete FITS file: {reason}") from error
+
+
+def _open_stream(path: Path) -> IO[bytes]:
+    """Bytes of the file; a gzip stream is unpacked whole, since only its end says whether it is complete."""
+    return io.BytesIO(gzip.decompress(path.read_bytes())) if path.name.endswith(".gz") else path.open("rb")
 
 
 def _recognise(path: Path, header: fits.Header, supplied: Mapping[str, str]) -> InstrumentProfile:
@@ -196,7 +211,10 @@ def _check_layout(
 ) -> int:
     """Number of rows of a quadrant whose data and overscan HDUs exist and have the profile's widths."""
     shapes = {}
-    wanted = {"data": (layout.data_hdu, profile.n_columns), "overscan": (layout.overscan_hdu, profile.n_overscan_columns)}
+    wanted = {
+        "data": (layout.data_hdu, profile.n_columns),
+        "overscan": (layout.overscan_hdu, profile.n_overscan_columns),
+    }
     for what, (index, n_columns) in wanted.items():
         if index >= len(hdus):
             raise FrameError(
@@ -247,13 +265,17 @@ def _build_readout(
             parsed = kind(float(value))
             exact = kind is float or parsed == float(value)
         except (TypeError, ValueError, OverflowError):
-            raise FrameError(f"{path}: {keyword} = {value!r} is not a number; correct it with --set {keyword}=VALUE") from None
+            raise FrameError(
+                f"{path}: {keyword} = {value!r} is not a number; correct it with --set {keyword}=VALUE"
+            ) from None
         if not np.isfinite(parsed) or not exact or (positive and parsed <= 0):
             wanted = ("a positive " if positive else "a ") + ("whole number" if kind is int else "finite number")
             raise FrameError(f"{path}: {keyword} = {value!r} is not {wanted}; correct it with --set {keyword}=VALUE")
         return parsed
 
-    required = {name: number(name, float) for name in ("row_rate_hz", "gain_e_per_adu", "read_noise_e", "saturation_adu")}
+    required = {
+        name: number(name, float) for name in ("row_rate_hz", "gain_e_per_adu", "read_noise_e", "saturation_adu")
+    }
     required["n_transit"] = number("n_transit", int)
     for name, value in required.items():
         if value is None:
@@ -283,7 +305,7 @@ def _check_amplifier_number(amplifier: Any, profile: InstrumentProfile, quadrant
     Archived ZTF headers count amplifiers from 0, files made for this project from the profile's ``amp_id_start``.
     """
     start = profile.defaults.get("amp_id_start", 1)
-    if amplifier is not None and int(amplifier) - (quadrant - 1) not in (0, start):
+    if amplifier is not None and str(amplifier).strip() not in (str(quadrant - 1), str(quadrant - 1 + start)):
         warnings.warn(
             f"{path}: {profile.keywords['amplifier']} = {amplifier} in the HDU of quadrant {quadrant}; "
             "the order of the HDUs is believed",
@@ -308,8 +330,7 @@ def _check_utc(value: Any, profile: InstrumentProfile, path: Path) -> str | None
 
 def _read_pixels(hdus: fits.HDUList, index: int, path: Path) -> np.ndarray:
     data = hdus[index].data
-    if data is None:
-        raise FrameError(f"{path}: HDU {index} holds no pixels")
+    assert data is not None, f"{path}: HDU {index} has a shape but no pixels"
     return data
 
 

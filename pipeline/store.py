@@ -28,6 +28,7 @@ MANIFEST_COLUMNS = (
     "ccd",
     "quadrant",
     "n_rows",
+    "n_columns",
     "first_row",
     "row_rate_hz",
     "live_pixel_rows",
@@ -65,6 +66,8 @@ class Amplifier:
     psf_sigma_px : float
     live_pixel_rows : int
         Unmasked pixels.
+    sky_e, sky_sigma_e : float
+        Median baseline and noise of the whole amplifier (electrons per pixel).
     """
 
     residual: np.ndarray
@@ -77,6 +80,8 @@ class Amplifier:
     entry: str
     psf_sigma_px: float
     live_pixel_rows: int
+    sky_e: float
+    sky_sigma_e: float
 
     @property
     def n_rows(self) -> int:
@@ -176,10 +181,11 @@ def open_amplifier(store: str | Path, name: str) -> Amplifier:
     description = read_entry(Path(store), name)
     if description is None:
         raise StoreError(f"store {store} has no finished entry {name!r} of version {STORE_VERSION}; ingest it again")
+    baseline_e, sigma_e = np.load(folder / "baseline_e.npy"), np.load(folder / "sigma_e.npy")
     return Amplifier(
         residual=np.load(folder / "residual.npy", mmap_mode="r"),
-        baseline_e=np.load(folder / "baseline_e.npy"),
-        sigma_e=np.load(folder / "sigma_e.npy"),
+        baseline_e=baseline_e,
+        sigma_e=sigma_e,
         row_residual=np.load(folder / "row_residual.npy"),
         streaks=pd.read_parquet(folder / "streaks.parquet"),
         readout=Readout.from_dict(description["readout"]),
@@ -187,6 +193,8 @@ def open_amplifier(store: str | Path, name: str) -> Amplifier:
         entry=name,
         psf_sigma_px=description["psf_sigma_px"],
         live_pixel_rows=description["live_pixel_rows"],
+        sky_e=float(np.median(baseline_e)),
+        sky_sigma_e=float(np.median(sigma_e)),
     )
 
 

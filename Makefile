@@ -1,0 +1,44 @@
+# `make run` sets up an environment of its own in .venv and runs the whole quickstart; `make help` lists the rest.
+
+PYTHON ?= python3
+OUT ?= runs/quickstart
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help run install test test-slow check clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 14
+
+run: install  ## Run the quickstart; results in runs/quickstart (OUT=... for another folder)
+	$(BIN)/shutterless run --out $(OUT)
+
+install: $(VENV)/.installed  ## Set up .venv with the pinned versions
+
+test: install  ## Run every test that is not slow
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: install  ## Run the slow tests
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.installed-check  ## Check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## Remove .venv and caches; results in runs/ stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# the stamps are newer than what they were made from, so a second `make run` installs nothing
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "shutterless needs Python 3.11 or later, $(PYTHON) is $$($(PYTHON) --version 2>&1); use make PYTHON=python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+$(VENV)/.installed-check: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,check]'
+	@touch $@

@@ -1,0 +1,210 @@
+"""From a `StripBatch` to what a network computes with, and the base class of all detectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import logging as transformers_logging
+
+from shutterless.models.configuration import DetectorConfig
+from shutterless.models.outputs import DetectorHead, DetectorOutput, detector_loss
+from shutterless.pipeline.tokens import STAGE1_FEATURES, GridError, StripBatch, TokenGrid
+
+# Residuals up to 5σ pass nearly unchanged, so that noise stays Gaussian; a cosmic ray of 1000σ becomes 30.
+RESIDUAL_SOFTNESS = 5.0
+LARGEST_INPUT = 1e6
+
+
+class FeatureError(ValueError):
+    """Stage-1 features that a model was not trained with."""
+
+
+@dataclass
+class ModelInputs:
+    """Scaled inputs of ``b`` strips."""
+
+    patches: torch.Tensor  # (b, n, d)
+    context: torch.Tensor  # (b, n, r)
+    profile: torch.Tensor  # (b, y x)
+    features: torch.Tensor  # (b, f)
+    mask: torch.Tensor  # (b, n)
+
+
+def compress(values: torch.Tensor, softness: float) -> torch.Tensor:
+    """Linear below `softness`, logarithmic above; NaN becomes 0 and infinity a large number."""
+    values = torch.nan_to_num(values, nan=0.0, posinf=LARGEST_INPUT, neginf=-LARGEST_INPUT)
+    return softness * torch.asinh(values / softness)
+
+
+class InputScaling(nn.Module):
+    """Scale of the inputs. It is part of the weights, so a saved model needs nothing beside it.
+
+    Residuals and row context are in units of σ already. The static profile and the stage-1 features are compressed and
+    then brought to mean 0 and variance 1 over the training strips; the profile by one number for all columns, so that a
+    mirrored strip is scaled like the strip.
+    """
+
+    profile_centre: torch.Tensor  # (1,)
+    profile_scale: torch.Tensor  # (1,)
+    feature_centre: torch.Tensor  # (f,)
+    feature_scale: torch.Tensor  # (f,)
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.register_buffer("profile_centre", torch.zeros(1))
+        self.register_buffer("profile_scale", torch.ones(1))
+        self.register_buffer("feature_centre", torch.zeros(n_features))
+        self.register_buffer("feature_scale", torch.ones(n_features))
+
+    @torch.no_grad()
+    def fit(self, strips: StripBatch) -> None:
+        """Take centre and scale of profile and features from training strips."""
+        profile = compress(_tensor(strips.profile), 1.0).double().reshape(-1, 1)
+        features = compress(_tensor(strips.features), 1.0).double()
+        for name, values in (("profile", profile), ("feature", features)):
+            spread = values.std(0, correction=0)
+            getattr(self, f"{name}_centre").copy_(values.mean(0))
+            # a feature that never changes is only centred
+            getattr(self, f"{name}_scale").copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
+
+    def forward(
+        self,
+        patches: torch.Tensor,
+        context: torch.Tensor,
+        profile: torch.Tensor,
+        features: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> ModelInputs:
+        """Scale all inputs; what lies under the mask becomes 0."""
+        mask = mask.bool()
+        valid = mask.unsqueeze(-1)
+        return ModelInputs(
+            patches=compress(patches, RESIDUAL_SOFTNESS).masked_fill(~valid, 0.0),
+            context=compress(context, RESIDUAL_SOFTNESS).masked_fill(~valid, 0.0),
+            profile=(compress(profile, 1.0) - self.profile_centre) / self.profile_scale,
+            features=(compress(features, 1.0) - self.feature_centre) / self.feature_scale,
+            mask=mask,
+        )
+
+
+class DetectorModel(PreTrainedModel):
+    """Base of all families: a family only says how a strip becomes one vector (`summarise`)."""
+
+    config_class = DetectorConfig
+    main_input_name = "patches"
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: DetectorConfig, summary_size: int) -> None:
+        super().__init__(config)
+        n_features, n_kinds = len(config.feature_names or ()), len(config.kinds or ())
+        self.scaling = InputScaling(n_features)
+        self.head = DetectorHead(summary_size, n_features, n_kinds)
+
+    @property
+    def grid(self) -> TokenGrid:
+        """The grid that strips must be cut with."""
+        return self.config.token_grid
+
+    def check_features(self) -> None:
+        """Refuse a model made for other stage-1 features than stage 1 computes now, though as many."""
+        if tuple(self.config.feature_names) != STAGE1_FEATURES:
+            raise FeatureError(
+                f"the model was trained with features {list(self.config.feature_names)}, but stage 1 computes "
+                f"{list(STAGE1_FEATURES)}: retrain, or use the version of the package that made the model"
+            )
+
+    @classmethod
+    def from_pretrained(cls, folder: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Load a saved model; weights are read from safetensors only, never from a pickle."""
+        kwargs.setdefault("use_safetensors", True)
+        with _no_progress_bars():
+            model = super().from_pretrained(folder, *args, **kwargs)
+        # safetensors leaves weights where they lie in the file; matrix products of unaligned memory take another code
+        # path and differ in the last digit from those of the model that was saved
+        for weights in (*model.parameters(), *model.buffers()):
+            weights.data = weights.data.clone()
+        return model
+
+    def save_pretrained(self, folder: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Write ``config.json`` and ``model.safetensors``."""
+        with _no_progress_bars():
+            return super().save_pretrained(folder, *args, **kwargs)
+
+    def summarise(self, inputs: ModelInputs) -> torch.Tensor:
+        """Map scaled inputs to one vector a strip, shape (b, h)."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how a strip becomes one vector (summarise)")
+
+    def forward(
+        self,
+        patches: torch.Tensor,
+        context: torch.Tensor,
+        profile: torch.Tensor,
+        features: torch.Tensor,
+        mask: torch.Tensor,
+        is_event: torch.Tensor | None = None,
+        kind: torch.Tensor | None = None,
+        onset: torch.Tensor | None = None,
+        log2_duration: torch.Tensor | None = None,
+    ) -> DetectorOutput:
+        """Detect: inputs as in `StripBatch`, labels as in `detector_loss` (without ``is_event`` there is no loss)."""
+        self._check_shapes(patches, context, profile, features, mask)
+        inputs = self.scaling(patches, context, profile, features, mask)
+        output = self.head(self.summarise(inputs), inputs.features)
+        if is_event is not None:
+            weights = self.config.loss_weights
+            output.loss = detector_loss(output, is_event, kind, onset, log2_duration, weights=weights)
+        return output
+
+    def _check_shapes(self, *tensors: torch.Tensor) -> None:
+        """Refuse inputs that were cut with another grid or carry other features."""
+        grid, n_features = self.grid, len(self.config.feature_names)
+        expected = {
+            "patches": (grid.n_tokens, grid.patch_size),
+            "context": (grid.n_tokens, grid.patch_rows),
+            "profile": (grid.profile_size,),
+            "features": (n_features,),
+            "mask": (grid.n_tokens,),
+        }
+        for (name, shape), tensor in zip(expected.items(), tensors, strict=True):
+            if tuple(tensor.shape[1:]) != shape:
+                raise GridError(
+                    f"{name} of shape {tuple(tensor.shape)} do not fit the model, which expects (b, *{shape}) for "
+                    f"{grid} and {n_features} features; cut the strips with the model's grid or retrain"
+                )
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Draw weights with variance 1 / inputs, so that every layer passes on the scale it is given."""
+        if isinstance(module, (nn.Linear, nn.Conv1d)):
+            fan_in = module.weight[0].numel()
+            init.normal_(module.weight, mean=0.0, std=fan_in**-0.5)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """A bar for one small file is noise on a terminal."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    """View an array as a float32 tensor."""
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))

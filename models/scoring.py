@@ -1,0 +1,124 @@
+"""Scores of strips as a table; the same code for every detector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import torch
+
+from shutterless.models.calibration import fit_platt, probability_from_logit
+from shutterless.models.dataset import strips_to_tensors
+from shutterless.models.inputs import DetectorModel
+from shutterless.models.outputs import DetectorOutput
+from shutterless.pipeline.tokens import StripBatch, TokenGrid, check_same_grid
+
+SCORE_COLUMNS = ("event_logit", "probability", "kind", "kind_probability", "onset", "log2_duration")
+
+
+def score_strips(
+    model: DetectorModel,
+    strips: StripBatch,
+    batch_size: int = 256,
+    *,
+    device: str = "auto",
+    grid: TokenGrid | None = None,
+    threads: int | None = 1,
+) -> pd.DataFrame:
+    """Score strips, in their order.
+
+    Parameters
+    ----------
+    model : DetectorModel
+    strips : StripBatch
+    batch_size : int
+        Strips in one forward pass. Batches are always cut from the start, so the same strips give the same scores to
+        the bit; another batch size may change the last digits.
+    device : str
+        "auto" takes a GPU if there is one; otherwise a torch device such as "cpu". The model is moved there and back.
+    grid : TokenGrid, optional
+        Grid the strips were cut with, to be compared with the model's; without it only the shapes are compared.
+    threads : int or None
+        CPU threads of one forward pass. How many share a sum changes its last digits, so the default is one, whatever
+        the number of workers; None leaves torch's setting.
+
+    Returns
+    -------
+    DataFrame
+        ``event_logit`` (uncalibrated), ``probability`` (calibrated), ``kind`` (most probable class),
+        ``kind_probability``, ``onset`` (fraction of the strip), ``log2_duration`` (rows); empty for no strips.
+    """
+    model.check_features()
+    if grid is not None:
+        check_same_grid(grid, model.grid, "the batch of strips")
+    home, target = model.device, torch.device(choose_device(device))
+    with _ready_to_score(model, target, threads):
+        batches = [_forward(model, strips[i : i + batch_size], target) for i in range(0, len(strips), batch_size)]
+    model.to(home)  # type: ignore[arg-type]
+    return _score_table(model, batches)
+
+
+def calibrate_model(model: DetectorModel, strips: StripBatch, is_event: np.ndarray, **options: object) -> DetectorModel:
+    """Fit Platt scaling on validation strips and store it in the model's config.
+
+    Parameters
+    ----------
+    model : DetectorModel
+        Changed in place.
+    strips, is_event : StripBatch, ndarray of shape (b,)
+        Strips that the model was not trained on, and the truth.
+    **options
+        Passed on to `score_strips`.
+    """
+    logit = score_strips(model, strips, **options)["event_logit"].to_numpy()  # type: ignore[arg-type]
+    model.config.calibration_slope, model.config.calibration_intercept = fit_platt(logit, is_event)
+    return model
+
+
+def choose_device(device: str) -> str:
+    """Resolve "auto" to the GPU if there is one."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def _ready_to_score(model: DetectorModel, device: torch.device, threads: int | None) -> Iterator[None]:
+    """Evaluation mode on a device, without gradients, with a fixed number of threads; all as before afterwards."""
+    was_training, n_threads = model.training, torch.get_num_threads()
+    model.to(device).eval()  # type: ignore[arg-type]
+    torch.set_num_threads(threads or n_threads)
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        torch.set_num_threads(n_threads)
+        model.train(was_training)
+
+
+def _forward(model: DetectorModel, strips: StripBatch, device: torch.device) -> DetectorOutput:
+    return model(**{name: values.to(device) for name, values in strips_to_tensors(strips).items()})
+
+
+def _score_table(model: DetectorModel, batches: list[DetectorOutput]) -> pd.DataFrame:
+    """Join the outputs of all batches into one table."""
+    kinds, config = np.asarray(model.config.kinds, dtype=object), model.config
+    logit = _joined(batches, "event_logit", ())
+    kind_probability = _joined([{"k": b["kind_logits"].softmax(-1)} for b in batches], "k", (len(kinds),))
+    columns = {
+        "event_logit": logit,
+        "probability": probability_from_logit(logit, config.calibration_slope, config.calibration_intercept),
+        "kind": pd.Series(kinds[kind_probability.argmax(1)], dtype="str"),
+        "kind_probability": kind_probability.max(1),
+        "onset": _joined(batches, "onset", ()),
+        "log2_duration": _joined(batches, "log2_duration", ()),
+    }
+    return pd.DataFrame(columns, columns=list(SCORE_COLUMNS))
+
+
+def _joined(batches: list, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Join one output of all batches as float64 (more digits than float32 has, so nothing is lost in tables)."""
+    parts = [batch[name].double().cpu().numpy() for batch in batches]
+    return np.concatenate([np.empty((0, *shape)), *parts])

@@ -1,0 +1,73 @@
+"""Transformer detector: the ModernBERT encoder of `transformers` over the patches of a strip."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import ModernBertConfig, ModernBertModel
+
+from shutterless.models.configuration import TransformerConfig
+from shutterless.models.inputs import DetectorModel, ModelInputs
+from shutterless.models.outputs import AttentionPool
+
+
+def encoder_config(config: TransformerConfig) -> ModernBertConfig:
+    """Set up ModernBERT (Warner et al. 2024, arXiv:2412.13663) for short sequences of patches instead of words."""
+    rope = {"rope_type": "default", "rope_theta": config.rope_theta}
+    return ModernBertConfig(
+        hidden_size=config.hidden_size,
+        intermediate_size=config.mlp_size,
+        num_hidden_layers=config.n_layers,
+        num_attention_heads=config.n_heads,
+        # variance 1 / inputs; the library's 0.02 is made for widths of 768 and more: at a width of 96, toy pulses were
+        # found (AUC 0.9) after 3 epochs instead of 4
+        initializer_range=config.hidden_size**-0.5,
+        # every layer sees the whole strip: a local window counts indices, and a strip has only some tens
+        layer_types=["full_attention"] * config.n_layers,
+        rope_parameters={"full_attention": rope, "sliding_attention": rope},
+        max_position_embeddings=config.token_grid.n_tokens + 1,
+        attention_dropout=config.dropout,
+        mlp_dropout=config.dropout,
+        embedding_dropout=config.dropout,
+        # tokens come as vectors: one unused word is kept, and the special words must lie inside the vocabulary
+        vocab_size=1,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=None,
+        cls_token_id=None,
+        sep_token_id=None,
+        attn_implementation=config._attn_implementation,  # type: ignore[call-arg]
+    )
+
+
+class TransformerDetector(DetectorModel):
+    """Patches as tokens; token 0 is the static profile with the stage-1 features.
+
+    A token is embedded by two linear layers with a GELU between them: the encoder starts by normalizing each token, and
+    after a linear embedding alone this would take away how bright a patch is. Positions are token indices, so that the
+    unit of time is the token span. Token 0 and the attention-pooled patches make up the summary.
+    """
+
+    config_class = TransformerConfig
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config, summary_size=2 * config.hidden_size + 1)
+        grid, hidden = config.token_grid, config.hidden_size
+        self.embed_patch = _embedding(grid.patch_size + grid.patch_rows, hidden)
+        self.embed_static = _embedding(grid.profile_size + len(config.feature_names or ()), hidden)
+        self.encoder = ModernBertModel(encoder_config(config))
+        self.pool = AttentionPool(hidden)
+        self.post_init()
+
+    def summarise(self, inputs: ModelInputs) -> torch.Tensor:
+        """Encode token 0 and the patches, and pool them."""
+        patches = self.embed_patch(torch.cat([inputs.patches, inputs.context], -1))  # (b, n, h)
+        static = self.embed_static(torch.cat([inputs.profile, inputs.features], -1))  # (b, h)
+        tokens = torch.cat([static.unsqueeze(1), patches], 1)  # (b, 1 + n, h)
+        mask = torch.cat([torch.ones_like(inputs.mask[:, :1]), inputs.mask], 1)  # (b, 1 + n)
+        encoded = self.encoder(inputs_embeds=tokens, attention_mask=mask).last_hidden_state
+        return torch.cat([encoded[:, 0], self.pool(encoded[:, 1:], inputs.mask)], -1)  # (b, 2 h + 1)
+
+
+def _embedding(input_size: int, hidden_size: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(input_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size))

@@ -1,0 +1,38 @@
+"""Which detection belongs to which row of a truth table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+MATCH_PX = 3.0
+
+
+def match_truth(detections: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
+    """Match the detections of one amplifier of one file to its truth rows.
+
+    Parameters
+    ----------
+    detections : DataFrame
+        With ``x``, ``row_start``, ``row_stop`` and ``width_rows``.
+    truth : DataFrame
+        With ``x``, ``row_start``, ``row_stop`` and ``rho``.
+
+    Returns
+    -------
+    ndarray of int64, shape (number of detections,)
+        Position of the matching truth row, -1 without one. A match lies within `MATCH_PX` in x, and its rows overlap
+        those of the truth, give or take one width of the template. Of several truth rows the one with the highest
+        ``rho`` is taken.
+    """
+    matched = np.full(len(detections), -1, dtype=np.int64)
+    columns = {name: detections[name].to_numpy(dtype=np.float64) for name in ("x", "row_start", "row_stop", "width_rows")}
+    best = np.full(len(detections), -np.inf)
+    for position, row in enumerate(truth[["x", "row_start", "row_stop", "rho"]].itertuples(index=False)):
+        near = np.abs(columns["x"] - row.x) <= MATCH_PX
+        near &= columns["row_start"] <= row.row_stop + columns["width_rows"]
+        near &= columns["row_stop"] >= row.row_start - columns["width_rows"]
+        near &= row.rho > best
+        matched[near] = position
+        best[near] = row.rho
+    return matched

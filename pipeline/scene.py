@@ -1,0 +1,362 @@
+"""What the simulator looks at: settings, the stars of one amplifier, the light that falls on each pixel, its events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from astropy.time import Time
+
+from shutterless.pipeline.events import (
+    EVENT_KINDS,
+    STAR_KINDS,
+    Event,
+    amplitude_limits,
+    central_rows,
+    draw_event,
+    event_stamp,
+    optimal_rho,
+    scale_to_rho,
+    smeared_step,
+)
+from shutterless.pipeline.frames import FRAME_SUFFIXES
+from shutterless.pipeline.instruments import InstrumentProfile, load_profile
+from shutterless.pipeline.psf import pixel_profile
+
+# magnitude of 1 e-/s: ZTF headers' MAGZP at a gain of 5.8 e-/ADU
+ZERO_POINTS_MAG = {"g": 24.54, "r": 24.49, "i": 23.88}
+# detector on which `n_bright_stars` is counted (one ZTF quadrant)
+_REFERENCE_PIXELS = 3080 * 3072
+_LEAST_SEPARATION_PX, _LEAST_GAP_ROWS = 12.0, 12
+# first domain of every seed: which part of the simulation draws from it
+STARS, EVENTS, PIXELS, COSMIC_RAYS, PICKUP, MAINS, DRIFT = range(7)
+
+
+class SceneError(ValueError):
+    """Settings of a simulation that contradict each other or cannot be fulfilled."""
+
+
+@dataclass(frozen=True)
+class SceneSettings:
+    """All that determines a simulated sequence: same settings, same files to the bit.
+
+    Parameters
+    ----------
+    instrument : str
+        Profile name or path of a TOML file; gives geometry, header keywords and electronics.
+    ccds : tuple of int
+        CCD numbers, from 1.
+    rows, files : int
+        Rows in each file, and files in the sequence of each CCD.
+    events : int
+        Events in each amplifier and file.
+    kinds : tuple of str
+        Kinds of events, equally probable.
+    rho : (float, float)
+        Optimal S/N of events, drawn uniformly between the two.
+    artefacts : bool
+        Cosmic rays and pickup.
+    seed : int
+    sequence : str
+        Name of the sequence; begins the file names.
+    shutter_open_utc : str
+        When the shutter opened: sequence row 0.
+    row_rate_hz : float
+    first_row : int or None
+        Sequence row of the first file's first row; 0 begins with the ramp, None is steady state that the headers are
+        silent about.
+    band : str
+    zero_point_mag : float or None
+        Magnitude of 1 e-/s; None takes `ZERO_POINTS_MAG` of the band.
+    sky_mag : float
+        Sky brightness (mag/arcsec²).
+    seeing_arcsec : float
+        FWHM of the Gaussian point-spread function.
+    n_bright_stars : float
+        Expected stars brighter than magnitude 14.5 in one ZTF quadrant (others: in proportion to the area).
+    star_slope : float
+        Slope of log10 of the counts per magnitude.
+    bright_mag, faint_mag : float
+        Range of magnitudes.
+    suffix : str
+        ``.fits``, ``.fits.fz`` (Rice tiles) or ``.fits.gz``.
+    """
+
+    instrument: str = "ztf"
+    ccds: tuple[int, ...] = (1,)
+    rows: int = 10_000
+    files: int = 1
+    events: int = 10
+    kinds: tuple[str, ...] = EVENT_KINDS
+    rho: tuple[float, float] = (4.0, 20.0)
+    artefacts: bool = True
+    seed: int = 1
+    sequence: str = "simulated"
+    shutter_open_utc: str = "2026-03-04T05:06:07.000"
+    row_rate_hz: float = 300.0
+    first_row: int | None = 0
+    band: str = "r"
+    zero_point_mag: float | None = None
+    sky_mag: float = 20.8
+    seeing_arcsec: float = 2.0
+    n_bright_stars: float = 300.0
+    star_slope: float = 0.28
+    bright_mag: float = 7.5
+    faint_mag: float = 17.0
+    suffix: str = ".fits.fz"
+
+    def __post_init__(self) -> None:
+        positive = {
+            name: getattr(self, name) for name in ("rows", "files", "row_rate_hz", "seeing_arcsec", "star_slope")
+        }
+        if any(value <= 0 for value in positive.values()):
+            raise SceneError(f"these settings must be positive: {positive}")
+        if not self.ccds or len(set(self.ccds)) < len(self.ccds) or min(self.ccds) < 1:
+            raise SceneError(f"ccds {self.ccds} must be different whole numbers from 1")
+        if self.events < 0 or self.n_bright_stars < 0 or self.seed < 0 or (self.first_row or 0) < 0:
+            raise SceneError(
+                f"these settings must not be negative: events {self.events}, n_bright_stars {self.n_bright_stars}, "
+                f"seed {self.seed}, first_row {self.first_row}"
+            )
+        if not 0 < self.rho[0] <= self.rho[1]:
+            raise SceneError(f"rho {self.rho} must be two positive numbers in rising order")
+        if not self.bright_mag < self.faint_mag:
+            raise SceneError(f"bright_mag {self.bright_mag} must be below faint_mag {self.faint_mag}")
+        unknown = [kind for kind in self.kinds if kind not in EVENT_KINDS]
+        if unknown or not self.kinds:
+            raise SceneError(f"kinds {self.kinds} must be among {EVENT_KINDS}")
+        if self.suffix not in FRAME_SUFFIXES:
+            raise SceneError(f"suffix {self.suffix!r} is not one of {', '.join(FRAME_SUFFIXES)}")
+        if self.zero_point_mag is None and self.band not in ZERO_POINTS_MAG:
+            raise SceneError(f"band {self.band!r} has no zero point (known: {ZERO_POINTS_MAG}); give zero_point_mag")
+        try:
+            Time(self.shutter_open_utc, scale="utc", format="isot")
+        except ValueError:
+            raise SceneError(
+                f"shutter_open_utc {self.shutter_open_utc!r} is not ISO 8601 (2026-03-04T05:06:07.123)"
+            ) from None
+
+    def generator(self, domain: int, *keys: int) -> np.random.Generator:
+        """Return the random generator of one part of one file, whichever process asks for it."""
+        return np.random.default_rng(np.random.SeedSequence([self.seed, domain, *keys]))
+
+    @property
+    def profile(self) -> InstrumentProfile:
+        """Instrument profile."""
+        return load_profile(self.instrument)
+
+    @property
+    def magnitude_of_one_e_s(self) -> float:
+        """Zero point: magnitude of 1 e-/s."""
+        return ZERO_POINTS_MAG[self.band] if self.zero_point_mag is None else self.zero_point_mag
+
+    def electronics(self, name: str) -> Any:
+        """Value of the profile's ``[defaults]`` that the simulation needs."""
+        value = self.profile.defaults.get(name)
+        if value is None:
+            raise SceneError(f"instrument profile {self.instrument} needs [defaults] {name} to be simulated")
+        return value
+
+    def sequence_rows(self, file_index: int) -> np.ndarray:
+        """Sequence row numbers of one file's rows, shape (t,); without ``first_row`` well beyond the ramp."""
+        start = 4 * self.electronics("n_transit") if self.first_row is None else self.first_row
+        return start + file_index * self.rows + np.arange(self.rows)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Stars of one amplifier and the light that falls on its pixels when nothing happens.
+
+    Parameters
+    ----------
+    x, y0, mag, flux_e_row : ndarray of float64, shape (s,)
+        Column, detector row counted from the register, magnitude, and electrons per row summed over columns.
+    sky_e_s : float
+        Sky and its electrons per pixel and second.
+    read_noise_e, psf_sigma_px, row_rate_hz : float
+    n_transit, n_columns : int
+    """
+
+    x: np.ndarray
+    y0: np.ndarray
+    mag: np.ndarray
+    flux_e_row: np.ndarray
+    sky_e_s: float
+    read_noise_e: float
+    psf_sigma_px: float
+    row_rate_hz: float
+    n_transit: int
+    n_columns: int
+
+    def exposure_s(self, sequence_rows: np.ndarray) -> np.ndarray:
+        """Seconds for which rows were on the detector with the shutter open: the sky ramp, then one transit."""
+        return np.clip(sequence_rows, 0, self.n_transit) / self.row_rate_hz
+
+    def baseline_e(self, sequence_rows: np.ndarray, first_column: int = 0, n_columns: int | None = None) -> np.ndarray:
+        """Mean electrons per pixel of sky and stars in a window, shape (t, x).
+
+        Notes
+        -----
+        Light that falls on detector row y at time t is read in row ``v t + y``; so a star's streak begins at sequence
+        row y0, as a step smeared by the point-spread function, and is constant afterwards.
+        """
+        width = self.n_columns - first_column if n_columns is None else n_columns
+        reach = 6 * self.psf_sigma_px + 1
+        # past this row every star of the window is on, and rows differ by the sky alone
+        near = (self.x > first_column - reach) & (self.x < first_column + width - 1 + reach)
+        near &= self.y0 < sequence_rows[-1] + reach
+        settled = near & (self.y0 < sequence_rows[0] - reach)
+        constant = np.zeros(width)
+        for columns, light in self._profiles(settled, first_column, width):
+            constant[columns] += light
+        baseline = self.sky_e_s * self.exposure_s(sequence_rows)[:, None] + constant
+        beginning = near & ~settled
+        for y0, (columns, light) in zip(
+            self.y0[beginning], self._profiles(beginning, first_column, width), strict=True
+        ):
+            baseline[:, columns] += smeared_step(sequence_rows - y0, self.psf_sigma_px)[:, None] * light
+        return baseline
+
+    def _profiles(self, chosen: np.ndarray, first_column: int, width: int) -> Iterator[tuple[slice, np.ndarray]]:
+        """Columns of the window that each chosen star lights, and its electrons per row in them."""
+        reach = 6 * self.psf_sigma_px + 1
+        for x, flux in zip(self.x[chosen], self.flux_e_row[chosen], strict=True):
+            start = max(int(np.ceil(x - reach)), first_column)
+            stop = max(min(int(np.floor(x + reach)) + 1, first_column + width), start)
+            light = flux * pixel_profile(np.arange(start, stop) - x, self.psf_sigma_px)
+            yield slice(start - first_column, stop - first_column), light
+
+    def variance_e2(self, sequence_rows: np.ndarray, first_column: int, n_columns: int) -> np.ndarray:
+        """Photon and read noise per pixel of a window under no event, shape (t, x)."""
+        return self.baseline_e(sequence_rows, first_column, n_columns) + self.read_noise_e**2
+
+
+def draw_scene(settings: SceneSettings, ccd: int, quadrant: int) -> Scene:
+    """Draw the stars of one amplifier: the same for every file of the sequence.
+
+    Notes
+    -----
+    ``N(< m) = n_bright_stars 10^(star_slope (m - 14.5))`` in one ZTF quadrant, uniform over the detector.
+    """
+    rng = settings.generator(STARS, ccd, quadrant)
+    n_columns, n_transit = settings.profile.n_columns, int(settings.electronics("n_transit"))
+    bright, faint = 10 ** (settings.star_slope * (np.array([settings.bright_mag, settings.faint_mag]) - 14.5))
+    expected = settings.n_bright_stars * (faint - bright) * n_columns * n_transit / _REFERENCE_PIXELS
+    n_stars = rng.poisson(expected)
+    mag = 14.5 + np.log10(bright + (faint - bright) * rng.random(n_stars)) / settings.star_slope
+    scale = settings.electronics("pixel_scale_arcsec")
+    zero_point = settings.magnitude_of_one_e_s
+    return Scene(
+        x=rng.uniform(-0.5, n_columns - 0.5, n_stars),
+        y0=rng.uniform(0, n_transit, n_stars),
+        mag=mag,
+        flux_e_row=10 ** (-0.4 * (mag - zero_point)) / settings.row_rate_hz,
+        sky_e_s=10 ** (-0.4 * (settings.sky_mag - zero_point)) * scale**2,
+        read_noise_e=float(settings.electronics("read_noise_e")),
+        psf_sigma_px=float(settings.seeing_arcsec / scale / np.sqrt(8 * np.log(2))),
+        row_rate_hz=settings.row_rate_hz,
+        n_transit=n_transit,
+        n_columns=n_columns,
+    )
+
+
+@dataclass(frozen=True)
+class PlacedEvent:
+    """An event with the pixels it lights: ``event.amplitude_e * outer(curve, profile)`` from ``first_column``."""
+
+    event: Event
+    curve: np.ndarray
+    first_column: int
+    profile: np.ndarray
+    rho: float
+    rows: tuple[int, int, int]
+
+
+def place_events(
+    settings: SceneSettings, scene: Scene, rng: np.random.Generator, rows: np.ndarray
+) -> list[PlacedEvent]:
+    """Draw the events of one amplifier and file, apart from each other.
+
+    Parameters
+    ----------
+    rows : ndarray of int, shape (t,)
+        Sequence row numbers of the file.
+
+    Raises
+    ------
+    SceneError
+        If so many events do not fit.
+    """
+    placed: list[PlacedEvent] = []
+    for _ in range(40 * settings.events):
+        if len(placed) == settings.events:
+            break
+        kind, rho = str(rng.choice(settings.kinds)), rng.uniform(*settings.rho)
+        try:
+            candidate = place_event(scene, rng, kind, rho, rows)
+        except ValueError:  # this kind is too long for the file or has no star; the next draw may be another kind
+            continue
+        if not any(_clash(candidate, other) for other in placed):
+            placed.append(candidate)
+    if len(placed) < settings.events:
+        raise SceneError(
+            f"only {len(placed)} of {settings.events} events of kinds {settings.kinds} fit into {len(rows)} rows and "
+            f"{scene.n_columns} columns with {len(scene.x)} stars; ask for fewer, or for more rows"
+        )
+    return placed
+
+
+def _clash(one: PlacedEvent, other: PlacedEvent) -> bool:
+    apart = abs(one.event.x - other.event.x) >= _LEAST_SEPARATION_PX
+    before = one.rows[1] + _LEAST_GAP_ROWS < other.rows[0] or other.rows[1] + _LEAST_GAP_ROWS < one.rows[0]
+    return not (apart or before)
+
+
+def place_event(scene: Scene, rng: np.random.Generator, kind: str, rho: float, rows: np.ndarray) -> PlacedEvent:
+    """Draw one event of a kind, choose its star or place, and give it the amplitude of optimal S/N ``rho``.
+
+    Where no star makes the wanted ``rho`` plausible, the nearest is taken and the amplitude capped; ``PlacedEvent.rho``
+    is what was reached.
+    """
+    reach = 6 * scene.psf_sigma_px
+    x = rng.uniform(reach, max(scene.n_columns - 1 - reach, reach))
+    event = draw_event(rng, kind, row_rate_hz=scene.row_rate_hz, n_rows=len(rows), x=x)
+    if kind in STAR_KINDS and (kind != "burst" or rng.random() < 0.5):
+        event = _choose_star(scene, rng, event, rho, rows)
+    curve, first_column, profile = event_stamp(event, len(rows), scene.n_columns, scene.psf_sigma_px)
+    if event.star_id >= 0:  # nothing is seen of a star before its streak begins
+        curve = curve * smeared_step(rows - scene.y0[event.star_id], scene.psf_sigma_px)
+    lit = np.flatnonzero(np.abs(curve) > 1e-9)
+    variance = scene.variance_e2(rows[lit[0] : lit[-1] + 1], first_column, len(profile))
+    unit_rho = optimal_rho(np.outer(curve[lit[0] : lit[-1] + 1], profile), variance)
+    event = scale_to_rho(event, unit_rho, rho)
+    if event.star_id >= 0:
+        limits = amplitude_limits(event, scene.flux_e_row[event.star_id])
+        event = replace(
+            event, amplitude_e=float(np.copysign(np.clip(abs(event.amplitude_e), *limits), event.amplitude_e))
+        )
+    reached = abs(event.amplitude_e) * unit_rho
+    return PlacedEvent(event, curve, first_column, profile, reached, central_rows(curve))
+
+
+def _choose_star(scene: Scene, rng: np.random.Generator, event: Event, rho: float, rows: np.ndarray) -> Event:
+    """Put an event on a star that shines by then, on which the amplitude for ``rho`` is plausible or nearly so."""
+    curve = event.light_curve(len(rows), scene.psf_sigma_px)
+    reach = 6 * scene.psf_sigma_px
+    shining = scene.y0 < rows[central_rows(curve)[0]] - reach
+    stars = np.flatnonzero(shining & (scene.x > reach) & (scene.x < scene.n_columns - 1 - reach))
+    if stars.size == 0:
+        raise ValueError("no star shines yet")
+    # a first guess of each star's unit rho: its variance in the file's last row, all columns at once
+    variance = scene.variance_e2(rows[-1:], 0, scene.n_columns)[0]
+    columns = np.rint(scene.x[stars])[:, None].astype(int) + np.arange(-int(reach), int(reach) + 1)
+    profiles = pixel_profile(columns - scene.x[stars][:, None], scene.psf_sigma_px)
+    unit_rho = np.sqrt(np.sum(curve**2) * np.sum(profiles**2 / variance[columns], axis=1))
+    limits = amplitude_limits(replace(event, star_id=0), 1.0)
+    relative = rho / unit_rho / scene.flux_e_row[stars]
+    excess = np.maximum(relative / limits[1], limits[0] / relative)
+    suitable = stars[excess <= 1]
+    star = int(rng.choice(suitable)) if suitable.size else int(stars[np.argmin(excess)])
+    return replace(event, x=float(scene.x[star]), star_id=star, star_mag=float(scene.mag[star]))

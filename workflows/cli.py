@@ -1,0 +1,393 @@
+"""Commands. Each one parses, calls one function of `shutterless.workflows` and prints its result.
+
+``shutterless --help`` must answer at once, so nothing heavy is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shutterless.workflows.console import (
+    DONE,
+    choose_tracking,
+    describe_plan,
+    exit_with_code,
+    failure_lines,
+    format_size,
+    list_failures,
+    make_progress,
+    note_reading,
+    parse_numbers,
+    split_set,
+)
+
+app = typer.Typer(
+    name="shutterless",
+    help="Find sub-second events in continuous-readout astronomical images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: nothing more to import
+)
+
+
+class Family(StrEnum):
+    """Families of detectors."""
+
+    TRANSFORMER = "transformer"
+    CNN = "cnn"
+    MLP = "mlp"
+
+
+Files = Annotated[list[Path], typer.Argument(help="FITS files.", show_default=False)]
+Store = Annotated[Path, typer.Argument(help="Store made by `shutterless ingest`.", show_default=False)]
+Config = Annotated[
+    Path | None, typer.Option(help="TOML file; it need hold only the keys it changes.", show_default=False)
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one value; repeatable. SECTION.KEY is a setting (train.epochs=2), "
+        "a bare KEY a header value (ROWRATE=300).",
+        show_default=False,
+    ),
+]
+Instrument = Annotated[
+    str | None,
+    typer.Option(help="Profile name or TOML file; recognised from the header if left out.", show_default=False),
+]
+Workers = Annotated[int | None, typer.Option(help="Local worker processes; default: one per core.", show_default=False)]
+Scheduler = Annotated[str | None, typer.Option(help="Address of an existing Dask scheduler.", show_default=False)]
+NoDask = Annotated[bool, typer.Option("--no-dask", help="Do everything in this process.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Keep what is already finished.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be read and written and how long it takes; do nothing.")
+]
+TrackingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking",
+        help="Folder or URI of the tracking store; default: MLFLOW_TRACKING_URI, else the folder runs.",
+        show_default=False,
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+MODEL_HELP = "Folder, models:/NAME@ALIAS, run id, bundled or template-bank."
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="shutterless")
+
+
+def command(function: Callable[..., int]) -> Callable[..., None]:
+    """Register a command whose return value is the exit code and whose user errors are one line."""
+    guarded = exit_with_code(function)
+    app.command()(guarded)
+    return guarded
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"shutterless {installed('shutterless')}")
+        raise typer.Exit
+
+
+@command
+def run(
+    config: Config = None,
+    out: Annotated[Path, typer.Option(help="Folder for everything the run makes.")] = Path("runs/quickstart"),
+    set_: Set = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    no_dask: NoDask = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Run the whole quickstart: simulate, ingest, train, evaluate, compare, register, search, report."""
+    from shutterless.workflows.settings import load_settings
+
+    settings = load_settings(config, set_ or ())  # a misspelt key is found before anything heavy is imported
+    from shutterless.workflows.quickstart import run_quickstart
+
+    options = {"workers": workers, "scheduler": scheduler, "no_dask": no_dask}
+    report = run_quickstart(settings, out, **options, progress=make_progress(quiet))
+    typer.echo(f"report: {report}")
+    return DONE
+
+
+@command
+def simulate(
+    out: Annotated[Path, typer.Option(help="Folder for the frames and truth tables.", show_default=False)],
+    instrument: Annotated[str, typer.Option(help="Profile name or TOML file.")] = "ztf",
+    ccds: Annotated[str, typer.Option(help="CCD numbers, such as 1,3 or 1-4.")] = "1",
+    rows: Annotated[int, typer.Option(help="Rows of one file.")] = 10_000,
+    files: Annotated[int, typer.Option(help="Consecutive files of each CCD.")] = 1,
+    events: Annotated[int, typer.Option(help="Events in each amplifier of each file.")] = 10,
+    artefacts: Annotated[bool, typer.Option(help="Cosmic rays and electronic pickup.")] = True,
+    seed: Annotated[int, typer.Option(help="Same seed, same frames.")] = 1,
+    sequence: Annotated[str, typer.Option(help="Name of the sequence; begins the file names.")] = "simulated",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change another value of the scene (row_rate_hz=100); repeatable."
+        ),
+    ] = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    no_dask: NoDask = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Simulate continuous-readout frames with events of known truth."""
+    from shutterless.workflows.cluster import open_executor
+    from shutterless.workflows.settings import load_scene
+    from shutterless.workflows.simulate import build_scene, simulate_scene
+
+    given = {"instrument": instrument, "ccds": parse_numbers(ccds), "rows": rows, "files": files, "events": events}
+    given |= {"artefacts": artefacts, "seed": seed, "sequence": sequence}
+    scene = build_scene(load_scene(given, set_ or ()))
+    with open_executor(workers, scheduler, no_dask) as executor:
+        result = simulate_scene(scene, out, executor=executor, progress=make_progress(quiet))
+    typer.echo(f"{len(result.files)} files and {result.truth.name} in {out}")
+    return list_failures(result.failures)
+
+
+@command
+def ingest(
+    files: Files,
+    out: Annotated[Path, typer.Option(help="Folder of the store.", show_default=False)],
+    instrument: Instrument = None,
+    resume: Resume = False,
+    set_: Set = None,
+    dry_run: DryRun = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    no_dask: NoDask = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Calibrate frames into a store."""
+    from shutterless.workflows.cluster import open_executor
+    from shutterless.workflows.ingest import INGEST_PIXELS_PER_SECOND, estimate_store_bytes, ingest_files
+    from shutterless.workflows.settings import load_settings
+
+    overrides, header = split_set(set_ or ())
+    settings = load_settings(None, overrides).ingest
+    supplied = {**settings.header, **header}
+    instrument = instrument or settings.instrument
+    progress = make_progress(quiet)
+    if dry_run:
+        return describe_plan(
+            files, instrument, supplied, workers, INGEST_PIXELS_PER_SECOND,
+            lambda n_pixels: f"about {format_size(estimate_store_bytes(n_pixels))} to {out}",
+        )  # fmt: skip
+    with open_executor(workers, scheduler, no_dask) as executor:
+        result = ingest_files(
+            files, out, instrument=instrument, supplied=supplied, resume=resume, executor=executor, progress=progress
+        )
+    note_reading(progress, result.instruments, result.warnings)
+    typer.echo(f"{len(result.manifest)} amplifiers in {out}")
+    return list_failures(failure_lines(result.failures))
+
+
+@command
+def train(
+    store: Store,
+    model: Annotated[Family, typer.Option(help="Family of the model.")] = Family.TRANSFORMER,
+    config: Config = None,
+    init: Annotated[str | None, typer.Option(help=f"Start from this model. {MODEL_HELP}", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the model; default: runs/MODEL.", show_default=False)
+    ] = None,
+    set_: Set = None,
+    tracking: TrackingOption = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Train one model on the strips of a store."""
+    from shutterless.workflows.settings import load_settings
+
+    settings = load_settings(config, set_ or ()).train_for(model)
+    choose_tracking(tracking)
+    from shutterless.workflows.tracking import resolve_model
+    from shutterless.workflows.train import train_model
+
+    out = out or Path("runs") / model
+    start = resolve_model(init) if init else None
+    train_model(store, family=str(model), settings=settings, out=out, init=start, progress=make_progress(quiet))
+    typer.echo(f"model: {out}")
+    return DONE
+
+
+@command
+def evaluate(
+    store: Store,
+    model: Annotated[
+        list[str] | None, typer.Option(help=f"{MODEL_HELP} Repeatable; default: bundled and template-bank.")
+    ] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="Truth table; default: the one beside the simulated frames.", show_default=False)
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for tables and figures.")] = Path("runs/evaluation"),
+    config: Config = None,
+    set_: Set = None,
+    tracking: TrackingOption = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Measure completeness, false alarms and loss of one or several detectors."""
+    from shutterless.workflows.settings import load_settings
+
+    settings = load_settings(config, set_ or ()).evaluate
+    choose_tracking(tracking)
+    from shutterless.workflows.evaluate import evaluate_detectors
+    from shutterless.workflows.ingest import find_truth
+
+    references = model or ["bundled", "template-bank"]
+    truth = truth or find_truth(store)
+    progress = make_progress(quiet)
+    evaluate_detectors(store, references=references, truth=truth, out=out, settings=settings, progress=progress)
+    typer.echo(f"evaluation: {out}")
+    return DONE
+
+
+@command
+def compare(
+    experiment: Annotated[str, typer.Option(help="Name of the tracked experiment.")] = "quickstart",
+    metric: Annotated[str, typer.Option(help="Metric to order the runs by.")] = "loss_mag",
+    out: Annotated[Path, typer.Option(help="Folder for the table and report.")] = Path("runs/comparison"),
+    tracking: TrackingOption = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Compare tracked runs in a table and a report."""
+    uri = choose_tracking(tracking)
+    from shutterless.workflows.compare import compare_runs
+
+    compare_runs(tracking_uri=uri, experiment=experiment, metric=metric, out=out)
+    typer.echo(f"comparison: {out}")
+    return DONE
+
+
+@command
+def search(
+    files: Files,
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "bundled",
+    out: Annotated[Path, typer.Option(help="Folder for the candidates.")] = Path("runs/search"),
+    instrument: Instrument = None,
+    false_alarms_per_hour: Annotated[
+        float | None, typer.Option(help="False alarms per amplifier-hour at which to cut.", show_default=False)
+    ] = None,
+    resume: Resume = False,
+    config: Config = None,
+    set_: Set = None,
+    dry_run: DryRun = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    no_dask: NoDask = False,
+    tracking: TrackingOption = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Search frames for events and write the candidates."""
+    from shutterless.workflows.cluster import open_executor
+    from shutterless.workflows.ingest import SEARCH_PIXELS_PER_SECOND
+    from shutterless.workflows.settings import load_settings
+
+    overrides, header = split_set(set_ or ())
+    if false_alarms_per_hour is not None:
+        overrides.append(f"search.false_alarms_per_hour={false_alarms_per_hour}")
+    settings = load_settings(config, overrides)
+    supplied = {**settings.ingest.header, **header}
+    instrument = instrument or settings.ingest.instrument
+    if dry_run:
+        wanted = f"candidates.parquet and candidates.ecsv to {out}"
+        return describe_plan(files, instrument, supplied, workers, SEARCH_PIXELS_PER_SECOND, lambda _: wanted)
+    choose_tracking(tracking)
+    from shutterless.workflows.search import search_files
+
+    progress = make_progress(quiet)
+    with open_executor(workers, scheduler, no_dask) as executor:
+        result = search_files(
+            files, reference=model, out=out, settings=settings.search, instrument=instrument, supplied=supplied,
+            executor=executor, resume=resume, progress=progress,
+        )  # fmt: skip
+    note_reading(progress, result.instruments, result.warnings)
+    typer.echo(f"{len(result.candidates)} candidates in {out}")
+    return list_failures(failure_lines(result.failures))
+
+
+@command
+def register(
+    model: Annotated[str, typer.Argument(help="Folder, run id, models:/NAME@ALIAS or bundled.", show_default=False)],
+    name: Annotated[str, typer.Option(help="Name in the registry.")] = "shutterless",
+    alias: Annotated[str | None, typer.Option(help="Alias for this version.", show_default=False)] = None,
+    tracking: TrackingOption = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Put a model into the registry, so that it can be asked for by name."""
+    uri = choose_tracking(tracking)
+    from shutterless.workflows.registry import register as register_checked
+    from shutterless.workflows.tracking import open_tracking
+
+    registered = register_checked(open_tracking(uri), model, name, alias)
+    typer.echo(f"{registered.reference} is version {registered.version} of {name}")
+    return DONE
+
+
+@command
+def report(
+    directory: Annotated[Path, typer.Argument(help="Folder of a run or a search.", show_default=False)],
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Write a self-contained HTML report."""
+    from shutterless.workflows.report import write_report
+
+    typer.echo(f"report: {write_report(directory)}")
+    return DONE
+
+
+@command
+def describe(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)] = "bundled",
+    tracking: TrackingOption = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Show the layers, shapes, parameters and hyperparameters of a model."""
+    choose_tracking(tracking)
+    from shutterless.workflows.tracking import resolve_model
+
+    folder = resolve_model(model)
+    if folder is None:
+        typer.echo("template-bank: no weights; PSF filter in x, box, Gaussian and flare shapes in time, with vetoes")
+        return DONE
+    from shutterless.models.describe import count_parameters, hyperparameters, layer_table
+    from shutterless.models.families import family_of, load_model
+
+    loaded = load_model(folder)
+    typer.echo(f"{family_of(loaded)} in {folder}: {count_parameters(loaded):,} parameters")
+    typer.echo(layer_table(loaded).to_string(index=False))
+    for key, value in hyperparameters(loaded).items():
+        typer.echo(f"{key} = {value}")
+    return DONE
+
+
+if __name__ == "__main__":
+    main()

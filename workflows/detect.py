@@ -1,0 +1,106 @@
+"""One amplifier of a store through one or several detectors: the plain function behind evaluation and search."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from shutterless.models.evaluation import RateCurve
+from shutterless.models.families import load_model
+from shutterless.models.inputs import DetectorModel
+from shutterless.models.scoring import score_strips
+from shutterless.pipeline.store import open_amplifier
+from shutterless.pipeline.strips import cut_strips
+from shutterless.pipeline.tokens import StripBatch, TokenGrid
+from shutterless.pipeline.triggers import find_triggers
+
+RATES = "rates.json"
+TEMPLATE_BANK = "template-bank"
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A detector by the name it has in tables, and the folder of its model (None for the template bank)."""
+
+    name: str
+    folder: str | None
+
+
+@dataclass(frozen=True)
+class DetectTask:
+    """One amplifier, and who is to look at it."""
+
+    store: str
+    entry: str
+    detectors: tuple[Detector, ...]
+    threshold: float
+    batch_size: int = 256
+
+
+def detect(task: DetectTask) -> pd.DataFrame:
+    """Find the triggers of one amplifier and let every detector score them.
+
+    Returns
+    -------
+    DataFrame
+        One row per trigger: the columns of `shutterless.pipeline.triggers.find_triggers`, ``entry``, and for each
+        detector ``NAME/score`` (higher is surer, -inf where vetoed), ``NAME/probability``, ``NAME/kind`` and
+        ``NAME/kind_probability`` (missing for the template bank).
+    """
+    amplifier = open_amplifier(task.store, task.entry)
+    triggers = find_triggers(amplifier, task.threshold).assign(entry=task.entry)
+    strips: dict[TokenGrid, StripBatch] = {}
+    for detector in task.detectors:
+        if detector.folder is None:
+            scores = _score_classically(triggers)
+        else:
+            model = _load_once(detector.folder)
+            if model.grid not in strips:
+                strips[model.grid] = cut_strips(amplifier, triggers, model.grid)
+            scores = _score_by_model(model, strips[model.grid], task.batch_size)
+        for name, column in scores.items():
+            triggers[f"{detector.name}/{name}"] = column.to_numpy()
+    return triggers
+
+
+def detector_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Triggers with the columns of one detector under their plain names (``score``, ``probability``, …)."""
+    own = {column: column.partition("/")[2] for column in table if column.startswith(f"{name}/")}
+    foreign = [column for column in table if "/" in column and column not in own]
+    return table.drop(columns=foreign).rename(columns=own)
+
+
+def read_rates(folder: str | Path) -> RateCurve | None:
+    """False-alarm curve that was measured for a detector, None where none was."""
+    path = Path(folder) / RATES
+    return RateCurve.from_dict(json.loads(path.read_text())) if path.is_file() else None
+
+
+def write_rates(folder: str | Path, curve: RateCurve, manifest_hash: str) -> None:
+    """Keep a detector's false-alarm curve beside its weights, with the hash of the frames it was counted on."""
+    path = Path(folder) / RATES
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**curve.to_dict(), "manifest_hash": manifest_hash}))
+
+
+def _score_classically(triggers: pd.DataFrame) -> pd.DataFrame:
+    score = triggers["snr"].abs().where(triggers["veto"] == "", -np.inf)
+    missing = pd.Series(np.nan, index=triggers.index)
+    nameless = pd.Series(pd.NA, index=triggers.index, dtype="string")
+    return pd.DataFrame({"score": score, "probability": missing, "kind": nameless, "kind_probability": missing})
+
+
+def _score_by_model(model: DetectorModel, strips: StripBatch, batch_size: int) -> pd.DataFrame:
+    scored = score_strips(model, strips, batch_size)
+    return scored.rename(columns={"event_logit": "score"})[["score", "probability", "kind", "kind_probability"]]
+
+
+@lru_cache(maxsize=8)
+def _load_once(folder: str) -> DetectorModel:
+    """Each worker loads a model once."""
+    return load_model(Path(folder))

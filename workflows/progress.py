@@ -1,0 +1,75 @@
+"""Tell the user how far a command is: bars on a terminal, plain lines elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+T = TypeVar("T")
+
+_LINE_EVERY_S = 10.0
+
+
+class Progress:
+    """Progress of one command.
+
+    Parameters
+    ----------
+    quiet : bool
+        Say nothing at all.
+    console : rich.console.Console, optional
+        Where to write; standard error by default, so that results on standard output can be piped.
+    clock : callable, optional
+        Seconds that only grow; given in tests.
+    """
+
+    def __init__(
+        self, *, quiet: bool = False, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.quiet = quiet
+        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self._clock = clock
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        if not self.quiet:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def track(self, items: Iterable[T], describe: str, total: int) -> Iterator[T]:
+        """Yield the items while saying how many of ``total`` are done."""
+        if self.quiet or total == 0:
+            yield from items
+        elif self._console.is_terminal:
+            yield from self._bar(items, describe, total)
+        else:
+            yield from self._lines(items, describe, total)
+
+    def _bar(self, items: Iterable[T], describe: str, total: int) -> Iterator[T]:
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with RichProgress(*columns, console=self._console) as bar:
+            task = bar.add_task(describe, total=total)
+            for item in items:
+                bar.advance(task)
+                yield item
+
+    def _lines(self, items: Iterable[T], describe: str, total: int) -> Iterator[T]:
+        """Print the first and the last count, and one every `_LINE_EVERY_S` seconds between."""
+        start = self._clock()
+        said = start - _LINE_EVERY_S
+        for count, item in enumerate(items, start=1):
+            now = self._clock()
+            if count == total or now - said >= _LINE_EVERY_S:
+                self.say(f"{describe}: {count}/{total} ({now - start:.0f} s)")
+                said = now
+            yield item

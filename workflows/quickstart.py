@@ -1,0 +1,306 @@
+"""The main job, end to end: simulate, ingest, train, evaluate, compare, register, search held-out frames, report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from shutterless.pipeline.examples import TrainingSet
+from shutterless.pipeline.matching import match_truth
+from shutterless.pipeline.store import manifest_hash, read_manifest, write_parquet
+from shutterless.workflows.cluster import Executor, open_executor
+from shutterless.workflows.compare import compare_runs
+from shutterless.workflows.detect import RATES, TEMPLATE_BANK
+from shutterless.workflows.evaluate import SHUFFLED_SUFFIX, Evaluation, evaluate_detectors, measure_throughput
+from shutterless.workflows.figures import plot_completeness, plot_learning_curves
+from shutterless.workflows.ingest import FAILURES, ingest_files, prepare_folder
+from shutterless.workflows.page import new_figure
+from shutterless.workflows.progress import Progress
+from shutterless.workflows.report import write_report
+from shutterless.workflows.search import search_files
+from shutterless.workflows.settings import FAMILIES, Settings, TrainSettings, resolved_toml
+from shutterless.workflows.simulate import build_scene, simulate_scene
+from shutterless.workflows.tracking import Tracking, open_tracking, register_model, track_run
+from shutterless.workflows.train import TrainTask, draw_training_set, fit_detector, read_training
+
+EXPERIMENT = "quickstart"
+REGISTERED_NAME = "shutterless"
+ALIAS = "champion"
+HELD_OUT = "held_out"
+HELD_OUT_SCENES = ("event_free", "with_events")
+
+
+class QuickstartError(ValueError):
+    """A step of the quickstart that left nothing for the next."""
+
+
+def run_quickstart(
+    settings: Settings,
+    out: Path,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    no_dask: bool = False,
+    progress: Progress,
+) -> Path:
+    """Run everything and leave it in one folder.
+
+    Parameters
+    ----------
+    settings : Settings
+    out : Path
+        Made anew: what an earlier run left there is removed.
+    workers, scheduler, no_dask
+        As `shutterless.workflows.cluster.open_executor`.
+    progress : Progress
+
+    Returns
+    -------
+    Path
+        The report.
+    """
+    out = _empty_folder(Path(out))
+    (out / "settings.toml").write_text(resolved_toml(settings), encoding="utf-8")
+    seconds: dict[str, float] = {}
+    with open_executor(workers, scheduler, no_dask) as executor:
+        with _timed("simulate", seconds, progress):
+            frames = _simulate(settings, out, executor, progress)
+        with _timed("ingest", seconds, progress):
+            _ingest(settings, out, frames, executor, progress)
+        with _timed("train", seconds, progress):
+            data_hash = _train(settings, out, executor, progress)
+        with _timed("evaluate", seconds, progress):
+            evaluation = _evaluate(settings, out, executor, progress)
+        with _timed("track and register", seconds, progress):
+            tracking, best = _track(settings, out, evaluation, data_hash)
+            compare_runs(tracking_uri=tracking.uri, experiment=EXPERIMENT, metric="completeness", out=out / "comparison")
+        with _timed("search", seconds, progress):
+            _search(settings, out, frames["with_events"], best, executor, progress)
+    (out / "timings.json").write_text(json.dumps(seconds, indent=1))
+    report = write_report(out)
+    _say_results(progress, out, evaluation, best, report)
+    return report
+
+
+def _empty_folder(out: Path) -> Path:
+    """The output folder, without what an earlier run of this command left; anything else there is not touched."""
+    if out.exists() and any(out.iterdir()):
+        if not (out / "settings.toml").is_file():
+            raise QuickstartError(f"{out} is not empty and was not made by `shutterless run`; choose another with --out")
+        shutil.rmtree(out)
+    return prepare_folder(out)
+
+
+@contextmanager
+def _timed(step: str, seconds: dict[str, float], progress: Progress) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[step] = round(time.perf_counter() - started, 1)
+    progress.say(f"{step}: {seconds[step]:.0f} s")
+
+
+def _simulate(settings: Settings, out: Path, executor: Executor, progress: Progress) -> dict[str, list[Path]]:
+    frames = {}
+    for name, scene in settings.simulate.scenes().items():
+        result = simulate_scene(build_scene(scene), out / "frames" / name, executor=executor, progress=progress)
+        if result.failures:
+            raise QuickstartError(f"simulating {name} failed: {result.failures[0]}")
+        frames[name] = list(result.files)
+    return frames
+
+
+def _ingest(
+    settings: Settings, out: Path, frames: dict[str, list[Path]], executor: Executor, progress: Progress
+) -> None:
+    """Three stores; the two held-out scenes share one. Failures are kept for the report."""
+    stores = {"training": frames["training"], "validation": frames["validation"]}
+    stores[HELD_OUT] = [path for scene in HELD_OUT_SCENES for path in frames[scene]]
+    failures = []
+    for name, files in stores.items():
+        result = ingest_files(
+            files,
+            out / "store" / name,
+            instrument=settings.ingest.instrument,
+            supplied=settings.ingest.header,
+            executor=executor,
+            progress=progress,
+        )
+        failures.append(result.failures)
+    write_parquet(pd.concat(failures, ignore_index=True), out / FAILURES)
+
+
+def _train(settings: Settings, out: Path, executor: Executor, progress: Progress) -> str:
+    """Train every family, each with true and with shuffled labels, on one set of examples; its data's hash."""
+    training, validation = out / "store" / "training", out / "store" / "validation"
+    examples = draw_training_set(
+        training, settings.train, validation_store=validation, executor=executor, progress=progress
+    )
+    path = out / "training_set.npz"
+    examples.save(path)
+    data_hash = "+".join(manifest_hash(read_manifest(store)) for store in (training, validation))
+    tasks = [TrainTask(family, family) for family in FAMILIES]
+    tasks += [TrainTask(f"{family}{SHUFFLED_SUFFIX}", family, shuffled=True) for family in FAMILIES]
+    work = partial(
+        _fit_task,
+        examples=path,
+        settings={family: settings.train_for(family) for family in FAMILIES},
+        models=out / "models",
+        data_hash=data_hash,
+    )
+    for outcome in executor.map(work, tasks, describe="training models", progress=progress):
+        if outcome.value is None:
+            raise QuickstartError(f"training {outcome.item.name} failed: {outcome.error}")
+    return data_hash
+
+
+def _fit_task(
+    task: TrainTask, *, examples: Path, settings: dict[str, TrainSettings], models: Path, data_hash: str
+) -> dict[str, Any]:
+    training_set = TrainingSet.load(examples)
+    return fit_detector(task, training_set, settings[task.family], models / task.name, data_hash=data_hash)
+
+
+def _model_folders(out: Path) -> list[Path]:
+    return [out / "models" / f"{family}{suffix}" for suffix in ("", SHUFFLED_SUFFIX) for family in FAMILIES]
+
+
+def _evaluate(settings: Settings, out: Path, executor: Executor, progress: Progress) -> Evaluation:
+    truth = pd.concat([pd.read_parquet(out / "frames" / scene / "truth.parquet") for scene in HELD_OUT_SCENES])
+    path = out / "evaluation" / "truth.parquet"
+    write_parquet(truth.reset_index(drop=True), path)
+    references = [TEMPLATE_BANK, *map(str, _model_folders(out))]
+    store = out / "store" / HELD_OUT
+    evaluation = evaluate_detectors(
+        store,
+        references=references,
+        truth=path,
+        out=out / "evaluation",
+        settings=settings.evaluate,
+        executor=executor,
+        progress=progress,
+    )
+    entry = read_manifest(store)["entry"].iloc[0]
+    speeds = {folder.name: measure_throughput(str(folder), store, entry) for folder in _model_folders(out)}
+    evaluation.summary["strips_per_second"] = evaluation.summary["detector"].map(speeds)
+    write_parquet(evaluation.summary, out / "evaluation" / "summary.parquet")
+    return evaluation
+
+
+def _track(settings: Settings, out: Path, evaluation: Evaluation, data_hash: str) -> tuple[Tracking, Path]:
+    """Log one run per detector, register the best learned one; the store and the best model's folder."""
+    tracking = open_tracking(out)
+    runs = {}
+    for row in evaluation.summary.to_dict("records"):
+        runs[row["detector"]] = _track_detector(tracking, settings, out, evaluation, row, data_hash)
+    learned = evaluation.summary[evaluation.summary["n_parameters"].gt(0) & ~evaluation.summary["shuffled"]]
+    best = learned.sort_values("completeness", ascending=False)["detector"].iloc[0]
+    register_model(tracking, runs[best], REGISTERED_NAME, ALIAS)
+    return tracking, out / "models" / best
+
+
+def _track_detector(
+    tracking: Tracking, settings: Settings, out: Path, evaluation: Evaluation, row: dict[str, Any], data_hash: str
+) -> str:
+    """One run: hyperparameters, loss per step, metrics, figures and, for models, the weights; its id."""
+    name = row["detector"]
+    tags = {"family": row["family"], "shuffled": str(row["shuffled"]).lower()}
+    with track_run(tracking, EXPERIMENT, name, tags) as run:
+        run.log_data(manifest_hash=data_hash, seed=settings.train.seed)
+        run.log_params({"family": row["family"], "n_parameters": row["n_parameters"]}, prefix="arch.")
+        run.log_metrics({key: value for key, value in row.items() if _is_number(value) and key != "n_parameters"})
+        completeness = evaluation.completeness[evaluation.completeness["detector"] == name]
+        run.log_table(completeness, "completeness")
+        figure = new_figure(7, 4)
+        plot_completeness(completeness[completeness["kind"] == "all"], figure.add_subplot())
+        run.log_figure(figure, "completeness.png")
+        if row["n_parameters"]:
+            _log_training(run, out / "models" / name, settings.train_for(row["family"]))
+    return run.run_id
+
+
+def _log_training(run: Any, folder: Path, settings: TrainSettings) -> None:
+    from shutterless.models.describe import hyperparameters
+    from shutterless.models.families import load_model
+
+    _, history = read_training(folder)
+    for key, value in hyperparameters(load_model(folder)).items():
+        run.log_params({key: value})
+    run.log_params({"n_examples": settings.n_examples, "event_fraction": settings.event_fraction}, prefix="train.")
+    for record in history.to_dict("records"):
+        numbers = {name: record[name] for name in ("loss", "accuracy", "auc") if pd.notna(record[name])}
+        run.log_metrics({f"{record['split']}.{key}": value for key, value in numbers.items()}, int(record["step"]))
+    figure = new_figure(7, 4)
+    plot_learning_curves(history, figure.add_subplot())
+    run.log_figure(figure, "learning_curve.png")
+    run.log_model(folder)
+
+
+def _search(
+    settings: Settings, out: Path, files: list[Path], best: Path, executor: Executor, progress: Progress
+) -> None:
+    """Search the held-out frames with events as a user would, and say which candidates are injected events."""
+    folder = out / "search"
+    result = search_files(
+        files,
+        reference=str(best),
+        out=folder,
+        settings=settings.search,
+        instrument=settings.ingest.instrument,
+        supplied=settings.ingest.header,
+        executor=executor,
+        progress=progress,
+    )
+    store = folder / "store"
+    # the report opens entries relative to the run's folder, of which the search is a part
+    table = pd.read_parquet(folder / "candidates.parquet")
+    write_parquet(table.assign(entry="search/" + table["entry"]), folder / "candidates.parquet")
+    truth = pd.read_parquet(out / "frames" / "with_events" / "truth.parquet")
+    write_parquet(_match_candidates(result.candidates, truth), folder / "matches.parquet")
+    assert store.is_dir()
+
+
+def _match_candidates(candidates: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
+    """Which injected event each candidate is: ``candidate_id, event_id, kind, rho``."""
+    events = truth[truth["is_event"].astype(bool)]
+    found = []
+    for (file, ccd, quadrant), part in candidates.groupby(["file", "ccd", "quadrant"], sort=False):
+        own = events[(events["file"] == file) & (events["ccd"] == ccd) & (events["quadrant"] == quadrant)]
+        widths = part["row_stop"] - part["row_start"] + 1
+        matched = match_truth(part.assign(width_rows=widths), own)
+        rows = own.iloc[matched[matched >= 0]][["event_id", "kind", "rho"]].reset_index(drop=True)
+        found.append(rows.assign(candidate_id=part["candidate_id"].to_numpy()[matched >= 0]))
+    columns = ["candidate_id", "event_id", "kind", "rho"]
+    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and pd.notna(value) and abs(value) < float("inf")
+
+
+def _say_results(progress: Progress, out: Path, evaluation: Evaluation, best: Path, report: Path) -> None:
+    columns = ["detector", "n_parameters", "completeness", "completeness_low", "completeness_high", "rho50", "loss_mag"]
+    progress.say(evaluation.summary[columns].to_string(index=False, float_format="{:.3f}".format))
+    progress.say(evaluation.verdict)
+    tracked = out / "mlflow.db"
+    for what, path in {
+        "frames": out / "frames",
+        "stores": out / "store",
+        "models": out / "models",
+        "evaluation": out / "evaluation" / "summary.parquet",
+        "comparison": out / "comparison" / "comparison.parquet",
+        "candidates": out / "search" / "candidates.parquet",
+        "best model": best,
+        "tracking": tracked,
+        "registered as": f"models:/{REGISTERED_NAME}@{ALIAS}",
+        "report": report,
+    }.items():
+        progress.say(f"{what}: {path}")
+    assert (best / RATES).is_file()

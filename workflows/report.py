@@ -1,0 +1,237 @@
+"""The report of a run or a search: one self-contained HTML file, one small function per section.
+
+``shutterless report DIR`` writes ``DIR/report.html``. What a folder lacks is left out, with one line that says so.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from shutterless.pipeline.frames import FrameError, read_amplifier
+from shutterless.pipeline.instruments import ProfileError
+from shutterless.pipeline.plots import plot_frame, plot_streaks
+from shutterless.workflows.candidate_cards import amplifier_shown, candidates_html
+from shutterless.workflows.detector_sections import (
+    write_comparison,
+    write_completeness,
+    write_kinds,
+    write_learning,
+    write_reliability,
+)
+from shutterless.workflows.page import figure, new_figure, number, page, paragraph, preformatted, table
+from shutterless.workflows.run_folder import LeftOutError, RunFolder, required
+
+_PIECE_ROWS, _PIECE_COLUMNS = 400, 800
+_LIVE_COLUMNS = 3072  # one amplifier-hour is 3072 columns for one hour, whatever the width of the amplifier
+
+
+class ReportError(ValueError):
+    """A folder from which no report can be made."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Anchor and heading of a section, and the function that writes its HTML or raises `LeftOutError`."""
+
+    anchor: str
+    heading: str
+    write: Callable[[RunFolder], str]
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``report.html`` into the output folder of ``shutterless run`` or ``shutterless search``.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    Path
+        The report.
+
+    Raises
+    ------
+    ReportError
+        If the folder does not exist or holds nothing to report.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ReportError(
+            f"no folder {folder}; give the folder named as --out to `shutterless run` or `shutterless search`"
+        )
+    run = RunFolder(folder)
+    written, n_found = [], 0
+    for section in SECTIONS:
+        try:
+            body = section.write(run)
+            n_found += 1
+        except LeftOutError as reason:
+            body = paragraph(f"Left out: {reason}.", "left-out")
+        written.append((section.anchor, section.heading, body))
+    if not n_found:
+        raise ReportError(
+            f"{folder} holds nothing to report: no settings.toml, frames/, store/, models/, evaluation/ or "
+            "candidates.parquet; give the folder named as --out to `shutterless run` or `shutterless search`"
+        )
+    title = f"shutterless report: {folder.resolve().name}"
+    report = folder / "report.html"
+    report.write_text(page(title, f"Written by shutterless {version('shutterless')}.", written), encoding="utf-8")
+    return report
+
+
+def write_run(run: RunFolder) -> str:
+    """Settings, seed, files and live time."""
+    settings = run.text("settings.toml")
+    if settings is None and run.manifest is None:
+        raise LeftOutError("no settings.toml and no store/ in this folder")
+    parts = []
+    if settings is not None:
+        seeds = _find_seeds(tomllib.loads(settings))
+        words = ", ".join(f"{name} = {value}" for name, value in seeds) or "none set"
+        parts += [paragraph(f"Random seed: {words}.")]
+    parts += [_files_table(run.manifest)] if run.manifest is not None else []
+    parts += ["<h3>Settings</h3>", preformatted(settings)] if settings is not None else []
+    return "".join(parts)
+
+
+def _find_seeds(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Every setting called ``seed``, by its dotted name."""
+    found = []
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            found += _find_seeds(value, f"{prefix}{key}.")
+        elif key == "seed":
+            found.append((prefix + key, value))
+    return found
+
+
+def _files_table(manifest: pd.DataFrame) -> str:
+    """Files, amplifiers and live time of each scene."""
+    hours = manifest["live_pixel_rows"] / (_LIVE_COLUMNS * manifest["row_rate_hz"] * 3600)
+    header = ["scene", "files", "amplifiers", "rows", "live amplifier-hours"]
+    rows = []
+    for scene, part in manifest.assign(hours=hours).groupby("scene", sort=False):
+        n_files, n_rows = part["file"].nunique(), int(part["n_rows"].sum())
+        rows.append(
+            [str(scene) or "all", str(n_files), str(len(part)), f"{n_rows:,}", number(part["hours"].sum(), "{:.4g}")]
+        )
+    note = (
+        "Live time is unmasked pixel-rows / (3072 × row rate × 3600): one amplifier-hour is 3072 columns for one hour."
+    )
+    return table(header, rows) + paragraph(note, "note")
+
+
+def write_frame(run: RunFolder) -> str:
+    """Draw a piece of one amplifier as it was read."""
+    frames = run.frames
+    if not frames:
+        raise LeftOutError("no frames/ in this folder")
+    path, quadrant, row, column, candidate = _piece(run)
+    try:
+        frame = read_amplifier(path, quadrant)
+    except (FrameError, ProfileError) as error:
+        raise LeftOutError(f"the frame could not be read: {error}") from error
+    n_rows, n_columns = frame.pixels_adu.shape
+    first_row = int(np.clip(row - _PIECE_ROWS // 2, 0, max(0, n_rows - _PIECE_ROWS)))
+    first_column = int(np.clip(column - _PIECE_COLUMNS // 2, 0, max(0, n_columns - _PIECE_COLUMNS)))
+    piece = frame.pixels_adu[first_row : first_row + _PIECE_ROWS, first_column : first_column + _PIECE_COLUMNS]
+    drawing = new_figure(9.6, 5.2)
+    marked = (column, row) if candidate else None
+    plot_frame(piece, drawing.subplots(), first_row=first_row, first_column=first_column, marked=marked)
+    caption = (
+        f"{path.name}, quadrant {quadrant}: {piece.shape[0]} of {n_rows:,} rows and {piece.shape[1]} of "
+        f"{n_columns:,} columns, in read order. Time runs downward, one row every "
+        f"{1e3 / frame.readout.row_rate_hz:.3g} ms; every star draws a vertical streak."
+    )
+    if candidate:
+        caption += f" The circle is around candidate {candidate}."
+    return figure(drawing, caption, alt="Piece of a continuous-readout frame", image=True)
+
+
+def _piece(run: RunFolder) -> tuple[Path, int, int, int, str]:
+    """File, quadrant, row, column and name of the first candidate whose file is here, or of the first file."""
+    by_name = {file.name: file for file in run.frames}
+    found = run.candidates if run.candidates is not None else pd.DataFrame({"file": []})
+    here = found[found["file"].isin(by_name)]
+    if len(here):
+        first = here.iloc[0]
+        place = int(first["quadrant"]), int(first["row_peak"]), round(first["x"])
+        return by_name[first["file"]], *place, str(first["candidate_id"])
+    return run.frames[0], 1, _PIECE_ROWS // 2, _LIVE_COLUMNS // 2, ""
+
+
+def write_streaks(run: RunFolder) -> str:
+    """Draw the time-collapsed profile of one amplifier with its streaks."""
+    entry = required(amplifier_shown(run), "store/")
+    amplifier = run.open_entry(entry)
+    baseline = np.asarray(amplifier.baseline_e, dtype=np.float64)
+    n_valid = np.isfinite(baseline).sum(axis=(0, 2))
+    total = np.nansum(baseline, axis=(0, 2))
+    profile = np.divide(total, n_valid, out=np.full(total.shape, np.nan), where=n_valid > 0)
+    drawing = new_figure(9.6, 3.6)
+    plot_streaks(profile, amplifier.streaks, drawing.subplots())
+    n_mag = int(amplifier.streaks["mag"].notna().sum())
+    caption = (
+        f"{amplifier.file}, entry {entry.name}: mean baseline of each column over {amplifier.n_rows:,} rows and its "
+        f"{len(amplifier.streaks)} streaks ({n_mag} with a magnitude; the brightest are labelled with it)."
+    )
+    return figure(drawing, caption, alt="Time-collapsed profile with streaks")
+
+
+def write_candidates(run: RunFolder) -> str:
+    """List and picture the candidates."""
+    return candidates_html(run, required(run.candidates, "search/candidates.parquet or candidates.parquet"))
+
+
+def write_failures(run: RunFolder) -> str:
+    """List files and amplifiers that were skipped, and why."""
+    failures = required(run.table("failures.parquet"), "failures.parquet")
+    if failures.empty:
+        return paragraph("No file or amplifier was skipped.")
+    rows = [[str(r["file"]), number(r["quadrant"], "{:.0f}"), str(r["reason"])] for _, r in failures.iterrows()]
+    return paragraph(f"{len(rows)} skipped:") + table(["file", "quadrant", "reason"], rows)
+
+
+_PLACES = {
+    "settings.toml": "settings as resolved",
+    "frames": "frames, truth.parquet and stars.parquet of each scene",
+    "store": "calibrated amplifiers and their manifest",
+    "models": "trained models (config.json, model.safetensors) and history.parquet",
+    "evaluation": "false alarms, completeness, calibration, verdict",
+    "search": "candidates.parquet, candidates.ecsv, matches.parquet",
+    "candidates.parquet": "candidates, all columns",
+    "candidates.ecsv": "candidates with units, as text",
+    "failures.parquet": "files and amplifiers skipped",
+}
+
+
+def write_places(run: RunFolder) -> str:
+    """Say where everything lies."""
+    rows = [[name, what] for name, what in _PLACES.items() if (run.path / name).exists()]
+    if not rows:
+        raise LeftOutError("none of the known files is in this folder")
+    return paragraph(f"In {run.path.resolve()}:") + table(["path", "holds"], rows)
+
+
+SECTIONS = (
+    Section("run", "What was run", write_run),
+    Section("frame", "The frame", write_frame),
+    Section("streaks", "Its streaks", write_streaks),
+    Section("comparison", "Detectors compared", write_comparison),
+    Section("completeness", "Completeness", write_completeness),
+    Section("kinds", "Completeness by kind of event", write_kinds),
+    Section("learning", "Learning curves", write_learning),
+    Section("reliability", "Are the probabilities right?", write_reliability),
+    Section("candidates", "Candidates", write_candidates),
+    Section("failures", "Skipped files", write_failures),
+    Section("places", "Where everything lies", write_places),
+)

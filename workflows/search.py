@@ -1,0 +1,188 @@
+"""Frames in, ranked candidates out: ingest, detect, cut at a rate of false alarms, write the table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from shutterless.models.evaluation import RateCurve
+from shutterless.pipeline.candidates import (
+    build_candidates,
+    empty_candidates,
+    group_candidates,
+    share_onsets,
+    write_candidates,
+)
+from shutterless.pipeline.store import Amplifier, manifest_hash, open_amplifier, write_parquet
+from shutterless.workflows.cluster import Executor
+from shutterless.workflows.detect import TEMPLATE_BANK, Detector, DetectTask, detect, detector_columns, read_rates
+from shutterless.workflows.ingest import FAILURES, ingest_files, prepare_folder
+from shutterless.workflows.progress import Progress
+from shutterless.workflows.settings import SearchSettings
+from shutterless.workflows.tracking import bundled_folder, resolve_model
+
+
+class SearchError(ValueError):
+    """A detector that no threshold is known for."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Candidates, what failed, the threshold that was used, and lines for the user."""
+
+    candidates: pd.DataFrame
+    failures: pd.DataFrame
+    threshold: float
+    warnings: tuple[str, ...]
+    instruments: tuple[str, ...]
+
+
+def search_files(
+    files: Sequence[str | Path],
+    *,
+    reference: str,
+    out: Path,
+    settings: SearchSettings,
+    instrument: str | None = None,
+    supplied: Mapping[str, str] | None = None,
+    executor: Executor,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> SearchResult:
+    """Search FITS files.
+
+    Parameters
+    ----------
+    files : sequence of path
+    reference : str
+        A model as the commands take it, or ``"template-bank"``.
+    out : Path
+        Gets ``store/``, ``candidates.parquet``, ``candidates.ecsv`` and ``failures.parquet``.
+    settings : SearchSettings
+    instrument, supplied
+        As `shutterless.pipeline.frames.read_info`.
+    executor : Executor
+    resume : bool
+        Keep amplifiers that were calibrated before.
+    progress : Progress, optional
+
+    Returns
+    -------
+    SearchResult
+    """
+    out = prepare_folder(out)
+    detector = find_detector(reference)
+    threshold, notes = find_threshold(detector, settings.false_alarms_per_hour)
+    ingested = ingest_files(
+        files, out / "store", instrument=instrument, supplied=supplied, resume=resume, executor=executor, progress=progress
+    )
+    used = {Path(file).name for file in files}
+    manifest = ingested.manifest[ingested.manifest["file"].isin(used)]
+    candidates, failures = search_store(
+        out / "store", manifest["entry"].tolist(), detector, threshold, settings, executor=executor, progress=progress
+    )
+    failures = pd.concat([ingested.failures, failures], ignore_index=True) if len(failures) else ingested.failures
+    write_parquet(failures, out / FAILURES)
+    write_candidates(
+        candidates.assign(entry="store/" + candidates["entry"]),
+        out,
+        {
+            "model": reference,
+            "threshold": threshold,
+            "settings": settings.model_dump(),
+            "instrument": instrument,
+            "supplied": dict(supplied or {}),
+            "manifest_hash": manifest_hash(manifest),
+        },
+    )
+    return SearchResult(candidates, failures, threshold, (*notes, *ingested.warnings), ingested.instruments)
+
+
+def search_store(
+    store: Path,
+    entries: Sequence[str],
+    detector: Detector,
+    threshold: float,
+    settings: SearchSettings,
+    *,
+    executor: Executor,
+    progress: Progress | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Search amplifiers of a store; candidates, best first, and failures."""
+    tasks = [
+        DetectTask(str(store), entry, (detector,), settings.trigger_threshold, settings.batch_size) for entry in entries
+    ]
+    found: dict[str, pd.DataFrame] = {}
+    failures = []
+    for outcome in executor.map(detect, tasks, describe="searching amplifiers", progress=progress):
+        if outcome.value is None:
+            failures.append({"file": outcome.item.entry, "path": str(store), "quadrant": None, "reason": outcome.error})
+        else:
+            scored = detector_columns(outcome.value, detector.name)
+            found[outcome.item.entry] = scored[scored["score"] >= threshold]
+    candidates = _assemble({entry: open_amplifier(store, entry) for entry in found}, found, detector.name)
+    return candidates, pd.DataFrame(failures)
+
+
+def find_detector(reference: str) -> Detector:
+    """Turn a model reference into a detector with the name it has in tables."""
+    folder = resolve_model(reference)
+    return Detector(TEMPLATE_BANK, None) if folder is None else Detector(_model_name(reference, folder), str(folder))
+
+
+def find_threshold(detector: Detector, rate_per_hour: float) -> tuple[float, list[str]]:
+    """Score at which a detector raises so many false alarms per amplifier-hour, and what the user should know of it.
+
+    Raises
+    ------
+    SearchError
+        If the model was never evaluated, so that no false-alarm curve lies beside its weights.
+    """
+    folder = bundled_folder() / TEMPLATE_BANK if detector.folder is None else Path(detector.folder)
+    curve: RateCurve | None = read_rates(folder)
+    if curve is None:
+        raise SearchError(
+            f"{folder} holds no false-alarm curve, so no threshold is known for {rate_per_hour:g} per amplifier-hour; "
+            f"run `shutterless evaluate STORE --model {detector.folder}` first"
+        )
+    threshold, extrapolated = curve.threshold(rate_per_hour)
+    notes = []
+    if extrapolated:
+        notes.append(
+            f"{rate_per_hour:g} false alarms per amplifier-hour is extrapolated: {len(curve.scores)} alarms were counted in "
+            f"{curve.live_hours:.2f} amplifier-hours of simulated frames"
+        )
+    return threshold, notes
+
+
+def _assemble(amplifiers: Mapping[str, Amplifier], found: Mapping[str, pd.DataFrame], name: str) -> pd.DataFrame:
+    """One table of all amplifiers, grouped, the surest first."""
+    streaks = share_onsets(
+        {entry: amplifier.streaks for entry, amplifier in amplifiers.items()},
+        {entry: amplifier.readout for entry, amplifier in amplifiers.items()},
+    )
+    tables = [
+        build_candidates(
+            found[entry], streaks[entry], amplifier.readout, file=amplifier.file, entry=entry, model=name
+        )
+        for entry, amplifier in amplifiers.items()
+        if len(found[entry])
+    ]
+    if not tables:
+        return empty_candidates()
+    candidates = group_candidates(pd.concat(tables, ignore_index=True))
+    order = candidates.assign(strength=candidates["snr"].abs()).sort_values(
+        ["probability", "strength", "candidate_id"], ascending=[False, False, True], kind="stable"
+    )
+    return order.drop(columns="strength").reset_index(drop=True)
+
+
+def _model_name(reference: str, folder: Path) -> str:
+    """Family and where it is from: a table that outlives the model should say which one it was."""
+    family: Any = json.loads((folder / "config.json").read_text()).get("model_type", "model")
+    return f"{family} ({reference})"

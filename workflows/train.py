@@ -1,0 +1,210 @@
+"""From stores to trained models: draw examples once, train any family on them, keep what it took."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from shutterless.pipeline.examples import ExampleSettings, TrainingSet, concatenate_training_sets, draw_examples
+from shutterless.pipeline.store import manifest_hash, open_amplifier, read_manifest, write_parquet
+from shutterless.pipeline.tokens import TokenGrid
+from shutterless.workflows.cluster import Executor, SerialExecutor
+from shutterless.workflows.progress import Progress
+from shutterless.workflows.settings import TrainSettings
+
+HISTORY = "history.parquet"
+TRAINING = "training.json"
+VALIDATION_GROUP = 1_000_000  # groups of a separate validation store count from here
+_RAY_SHARE = 0.3  # of the examples without an event
+
+
+class TrainError(ValueError):
+    """A store that no training set can be drawn from."""
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """One model to train: its name in tables, its family, and whether its labels are shuffled (the control)."""
+
+    name: str
+    family: str
+    shuffled: bool = False
+
+
+def draw_training_set(
+    store: str | Path,
+    settings: TrainSettings,
+    *,
+    validation_store: str | Path | None = None,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> TrainingSet:
+    """Draw the examples of a training from an event-free store.
+
+    Parameters
+    ----------
+    store : path
+        Every amplifier in it gives as many examples as any other.
+    settings : TrainSettings
+        ``n_examples`` and ``event_fraction`` say how many; ``seed`` fixes them.
+    validation_store : path, optional
+        A further store, of other stars, for validation; without it a fraction of the amplifiers is set apart.
+    executor : Executor, optional
+    progress : Progress, optional
+
+    Returns
+    -------
+    TrainingSet
+        Its groups are amplifiers; those of ``validation_store`` count from `VALIDATION_GROUP`.
+
+    Raises
+    ------
+    TrainError
+        If an amplifier cannot be used; the message names it.
+    """
+    items = _example_items(store, settings, settings.n_examples, 0)
+    if validation_store is not None:
+        n_examples = max(int(settings.n_examples * settings.validation_fraction), 1)
+        items += _example_items(validation_store, settings, n_examples, VALIDATION_GROUP)
+    grid = TokenGrid.from_dict(settings.grid.model_dump())
+    work = partial(_draw_from_entry, grid=grid, seed=settings.seed)
+    parts = []
+    for outcome in (executor or SerialExecutor()).map(work, items, describe="drawing examples", progress=progress):
+        if outcome.value is None:
+            raise TrainError(f"no examples from {outcome.item.store}/{outcome.item.entry}: {outcome.error}")
+        parts.append(outcome.value)
+    return concatenate_training_sets(parts)
+
+
+def train_model(
+    store: Path,
+    *,
+    family: str,
+    settings: TrainSettings,
+    out: Path,
+    init: Path | None = None,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train one model on a store: the command ``shutterless train``.
+
+    Returns
+    -------
+    dict
+        As `fit_detector`.
+    """
+    training_set = draw_training_set(store, settings, executor=executor, progress=progress)
+    return fit_detector(
+        TrainTask(family, family), training_set, settings, Path(out), data_hash=manifest_hash(read_manifest(store)), init=init
+    )
+
+
+def fit_detector(
+    task: TrainTask,
+    training_set: TrainingSet,
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    data_hash: str = "",
+    init: Path | None = None,
+) -> dict[str, Any]:
+    """Train a model, calibrate its probabilities on the validation strips, and write it with its history.
+
+    Parameters
+    ----------
+    task : TrainTask
+    training_set : TrainingSet
+    settings : TrainSettings
+    folder : Path
+        Gets the model, `HISTORY` and `TRAINING`.
+    data_hash : str
+        Of the store's manifest; written with the model.
+    init : Path, optional
+        Start from the weights in this folder instead of random ones.
+
+    Returns
+    -------
+    dict
+        What `TRAINING` holds: family, parameters, seconds, hyperparameters.
+    """
+    from shutterless.models import training
+    from shutterless.models.describe import count_parameters
+    from shutterless.models.families import build_model, load_model
+    from shutterless.models.scoring import calibrate_model
+
+    started = time.perf_counter()
+    options = training.TrainingSettings(
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_fraction=settings.warmup_fraction,
+        validation_fraction=settings.validation_fraction,
+        shuffled_labels=task.shuffled,
+        seed=settings.seed,
+    )
+    if init is None:
+        model = build_model(task.family, training_set.grid, settings.architecture, seed=settings.seed)
+    else:
+        model = load_model(init)
+    held_back = np.unique(training_set.groups[training_set.groups >= VALIDATION_GROUP])
+    result = training.train_model(
+        model, training_set, options, validation_groups=held_back.tolist() if held_back.size else None
+    )
+    index = result.validation_index
+    calibrate_model(result.model, training_set.strips[index], training_set.labels.is_event[index])
+    result.model.save_pretrained(folder)
+    write_parquet(result.history, folder / HISTORY)
+    summary = {
+        "name": task.name,
+        "family": task.family,
+        "shuffled": task.shuffled,
+        "n_parameters": count_parameters(result.model),
+        "train_seconds": time.perf_counter() - started,
+        "best_epoch": result.best_epoch,
+        "n_strips": len(result.training_index),
+        "n_validation_strips": len(index),
+        "manifest_hash": data_hash,
+        "seed": settings.seed,
+    }
+    (folder / TRAINING).write_text(json.dumps(summary, indent=1))
+    return summary
+
+
+def read_training(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """What a training left beside its model: its summary and its history."""
+    return json.loads((folder / TRAINING).read_text()), pd.read_parquet(folder / HISTORY)
+
+
+@dataclass(frozen=True)
+class _ExampleItem:
+    store: str
+    entry: str
+    group: int
+    examples: Mapping[str, int]
+
+
+def _example_items(store: str | Path, settings: TrainSettings, n_examples: int, first_group: int) -> list[_ExampleItem]:
+    entries = list(read_manifest(store)["entry"])
+    if not entries:
+        raise TrainError(f"store {store} holds no amplifier; see its failures.parquet")
+    if first_group == 0 and len(entries) < 2 and settings.validation_fraction:
+        raise TrainError(f"store {store} holds one amplifier; training needs at least two, one of them for validation")
+    events = n_examples * settings.event_fraction / len(entries)
+    others = n_examples * (1 - settings.event_fraction) / len(entries)
+    counts = {"n_events": events, "n_cosmic_rays": others * _RAY_SHARE, "n_noise": others * (1 - _RAY_SHARE)}
+    whole = {name: max(round(count), 1) for name, count in counts.items()}
+    return [_ExampleItem(str(store), entry, first_group + i, whole) for i, entry in enumerate(entries)]
+
+
+def _draw_from_entry(item: _ExampleItem, *, grid: TokenGrid, seed: int) -> TrainingSet:
+    rng = np.random.default_rng([seed, item.group])
+    return draw_examples(open_amplifier(item.store, item.entry), grid, rng, ExampleSettings(**item.examples), item.group)
