@@ -101,9 +101,7 @@ def fit_baseline(frame: Frame) -> Baseline:
     n_ramp = frame.readout.n_ramp_rows(n_rows)
     ramp = None
     if n_ramp:
-        rows = slice(0, min(n_ramp + SETTLE_ROWS, n_rows))
-        electrons = np.nan_to_num(to_electrons(frame.pixels_adu[rows], bias[rows], frame))
-        ramp = fit_ramp(electrons, frame.readout.first_row or 0, frame.readout.n_transit, frame.readout.psf_sigma_px)
+        ramp = _fit_first_rows(frame, bias, n_ramp)
     means = []
     for start in range(0, n_rows, BLOCK_ROWS * 8):
         stop = min(start + BLOCK_ROWS * 8, n_rows)
@@ -113,6 +111,20 @@ def fit_baseline(frame: Frame) -> Baseline:
         means.append(_block_means(electrons, BLOCK_ROWS, frame.readout.read_noise_e, CLIP_SIGMA))
     level = running_median(np.concatenate(means), max(WINDOW_ROWS // BLOCK_ROWS, 1), KNOT_BLOCKS)
     return Baseline(level_e=level, ramp=ramp, bias_adu=bias)
+
+
+def _fit_first_rows(frame: Frame, bias: np.ndarray, n_ramp: int) -> Ramp:
+    """Ramp of a file whose first ``n_ramp`` rows carry it; the rows after it, if there are any, say where it leads."""
+    readout = frame.readout
+    rows = slice(0, n_ramp + SETTLE_ROWS)
+    steady = None
+    if len(bias) >= n_ramp + SETTLE_ROWS:
+        after = slice(n_ramp, n_ramp + WINDOW_ROWS)
+        electrons = to_electrons(frame.pixels_adu[after], bias[after], frame)
+        steady = np.nanmedian(_block_means(electrons, BLOCK_ROWS, readout.read_noise_e, CLIP_SIGMA), axis=0)
+    electrons = np.nan_to_num(to_electrons(frame.pixels_adu[rows], bias[rows], frame))
+    first_row = readout.first_row or 0
+    return fit_ramp(electrons, first_row, readout.n_transit, readout.psf_sigma_px, readout.read_noise_e, steady)
 
 
 def iterate_residuals(frame: Frame, baseline: Baseline) -> Iterator[ResidualChunk]:

@@ -14,9 +14,11 @@ import numpy as np
 from shutterless.pipeline.psf import pixel_profile
 
 BIN_ROWS = 16  # steps are searched in means of this many rows, then placed to the row
-SETTLE_ROWS = 256  # rows after the ramp that show the final level of streaks which begin late
-MIN_STEP_SIGNIFICANCE = 5.0  # a fainter step leaves less than 4 sigma in any box template
+SETTLE_ROWS = 2048  # rows after the ramp that show the final level, of streaks that begin late above all
+DARK_ROWS = 64  # rows put before sequence row 0, when the shutter was closed and no light fell
+MIN_STEP_SIGNIFICANCE = 3.5  # a fainter step is lost in the noise of any box template
 MASK_ROWS = 6  # on either side of an onset: the row smear of the PSF and the uncertainty of the row
+MIN_LEVEL_ROWS = 3 * BIN_ROWS  # between two onsets; less is masked, for no level can be given
 SAME_ONSET_COLUMNS = 4  # one star's step is seen in this many columns to either side
 
 
@@ -49,42 +51,60 @@ class Ramp:
         return len(self.deficit_e)
 
 
-def fit_ramp(electrons: np.ndarray, first_row: int, n_transit: int, sigma_px: float) -> Ramp:
+def fit_ramp(
+    electrons: np.ndarray,
+    first_row: int,
+    n_transit: int,
+    sigma_px: float,
+    read_noise_e: float,
+    steady_e: np.ndarray | None = None,
+) -> Ramp:
     """Fit sky ramp and streak onsets of an amplifier's first rows.
 
     Parameters
     ----------
     electrons : ndarray of float32, shape (r, x)
-        Bias-subtracted rows, from the file's first; those past the ramp (`SETTLE_ROWS` of them, say) fix the final
-        level of streaks that begin late.
+        Bias-subtracted rows, from the file's first; those past the ramp (`SETTLE_ROWS` of them, say) show streaks that
+        begin late.
     first_row : int
         Sequence row of the first of them.
     n_transit : int
         Sequence row at which the ramp ends.
     sigma_px : float
         Width of the point-spread function (pixels).
+    read_noise_e : float
+    steady_e : ndarray, shape (x,), optional
+        Level of each column after the ramp, where the file has enough rows to tell.
 
     Notes
     -----
     Streaks only ever begin, so the level of a column is a non-decreasing staircase: an isotonic regression in medians
-    (pool-adjacent-violators) follows it and cannot follow an event, which comes down again.
+    (pool-adjacent-violators; Barlow et al. 1972) follows it and cannot follow an event, which comes down again.
     """
     fraction = np.minimum((first_row + np.arange(len(electrons)) + 1) / n_transit, 1.0).astype(np.float32)
     sky_e = _sky_level(electrons, fraction)
     flat = electrons + (sky_e * (1 - fraction))[:, None]
-    x, row, step_e = _find_onsets(flat, sigma_px)
-    level = np.empty_like(flat)
-    mask = np.zeros(flat.shape, dtype=bool)
+    noise = np.sqrt(read_noise_e**2 + sky_e * fraction)
+    x, row, step_e = _find_onsets(flat, noise, sigma_px, dark_e=sky_e if first_row == 0 else None)
+    binned = _bin_means(flat)
+    level, mask = np.empty_like(flat), np.zeros(flat.shape, dtype=bool)
     for column in range(flat.shape[1]):
-        near = np.abs(x - column) <= SAME_ONSET_COLUMNS
-        breaks = np.unique(row[near])
-        level[:, column] = _staircase(_bin_means(flat[:, column : column + 1])[:, 0], breaks, len(flat))
-        for start in breaks:
-            mask[max(start - MASK_ROWS, 0) : start + MASK_ROWS + 1, column] = True
-        if breaks.size and len(flat) - breaks[-1] < 2 * BIN_ROWS:
-            mask[breaks[-1] :, column] = True  # too few rows left to know the level
+        breaks = np.unique(row[np.abs(x - column) <= SAME_ONSET_COLUMNS])
+        level[:, column] = _staircase(binned[:, column], breaks, len(flat))
+        for start, stop in _unknown_rows(breaks, len(flat)):
+            mask[start:stop, column] = True
+        if steady_e is not None:
+            level[breaks[-1] if breaks.size else 0 :, column] = steady_e[column]
     deficit = level - level[-1] - (sky_e * (1 - fraction))[:, None]
     return Ramp(deficit.astype(np.float32), mask, sky_e, x, row, step_e)
+
+
+def _unknown_rows(breaks: np.ndarray, n_rows: int) -> list[tuple[int, int]]:
+    """Rows for which no level can be given: around each onset, and between two that are too close."""
+    edges = [(max(int(row) - MASK_ROWS, 0), int(row) + MASK_ROWS + 1) for row in breaks]
+    bounds = [0, *(int(row) for row in breaks), n_rows]
+    short = [(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True) if b - a < MIN_LEVEL_ROWS]
+    return edges + short if breaks.size else []
 
 
 def _sky_level(electrons: np.ndarray, fraction: np.ndarray) -> float:
@@ -106,54 +126,84 @@ def _bin_means(rows: np.ndarray) -> np.ndarray:
     return np.add.reduceat(rows, starts, axis=0) / counts[:, None].astype(np.float32)
 
 
-def _find_onsets(flat: np.ndarray, sigma_px: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Columns, rows and heights (electrons per row) of the streaks that begin, each once."""
+def _find_onsets(
+    flat: np.ndarray, noise: np.ndarray, sigma_px: float, dark_e: float | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Columns, rows and heights (electrons per row) of the streaks that begin, each once, highest first.
+
+    ``noise`` is the background noise of each row (electrons). Rows at the level ``dark_e`` are put before the first,
+    so that a streak which begins in the first rows is seen to begin.
+    """
+    n_dark = 0
+    if dark_e is not None:
+        n_dark = DARK_ROWS
+        flat = np.concatenate([np.full((n_dark, flat.shape[1]), dark_e, dtype=np.float32), flat])
+        noise = np.concatenate([np.full(n_dark, noise[0]), noise])
     kernel = pixel_profile(np.arange(-3, 4), sigma_px)
     kernel /= np.sum(kernel**2)
     padded = np.pad(flat, ((0, 0), (3, 3)), mode="edge")
     flux = np.zeros_like(flat)
     for offset, weight in enumerate(kernel):
         flux += np.float32(weight) * padded[:, offset : offset + flat.shape[1]]
-    found = _column_steps(np.ascontiguousarray(flux.T), np.ascontiguousarray(_bin_means(flux).T), MIN_STEP_SIGNIFICANCE)
-    x, row, height, significance = found
+    variance = _bin_means((noise**2)[:, None])[:, 0]
+    columns = np.ascontiguousarray(_bin_means(flux).T)
+    x, row, height, score, spread = _column_steps(np.ascontiguousarray(flux.T), columns, variance, MIN_STEP_SIGNIFICANCE)
     accepted: list[int] = []
-    for index in np.argsort(-significance, kind="stable"):
-        near = [k for k in accepted if abs(x[k] - x[index]) <= SAME_ONSET_COLUMNS and abs(row[k] - row[index]) <= BIN_ROWS]
-        if not near:
+    for index in np.argsort(-score, kind="stable"):
+        if not any(abs(x[k] - x[index]) <= SAME_ONSET_COLUMNS and abs(row[k] - row[index]) <= spread[index] for k in accepted):
             accepted.append(int(index))
     order = np.asarray(accepted, dtype=np.int64)
     order = order[np.argsort(-height[order], kind="stable")]
-    return x[order], row[order], height[order]
+    return x[order], np.maximum(row[order] - n_dark, 0), height[order]
 
 
 @numba.njit(cache=True, nogil=True)
-def _column_steps(flux, binned, min_significance):  # pragma: no cover - compiled
-    """Significant upward steps of every column: (column, row, height, significance)."""
-    steps = [(0, 0, 0.0, 0.0)]  # the first entry tells the compiler the type
+def _column_steps(flux, binned, variance, min_significance):  # pragma: no cover - compiled
+    """Significant upward steps of every column: column, row, height, significance, uncertainty of the row (rows).
+
+    ``binned`` (x, n) holds means of bins of rows, ``variance`` (n,) how their variance runs along the column.
+    """
+    steps = [(0, 0, 0.0, 0.0, 0.0)]  # the first entry tells the compiler the type
     for column in range(len(flux)):
-        sigma = _difference_sigma(binned[column])
-        if sigma <= 0:
+        scale = _noise_scale(binned[column], variance)
+        if scale <= 0:
             continue
-        starts = _merge_insignificant(binned[column], _isotonic_starts(binned[column]), sigma, min_significance)
+        starts = _isotonic_starts(binned[column])
+        starts = _merge_insignificant(binned[column], variance * scale**2, starts, min_significance)
         for block in range(1, len(starts) - 1):
             low = np.median(binned[column, starts[block - 1] : starts[block]])
             high = np.median(binned[column, starts[block] : starts[block + 1]])
-            n_low, n_high = starts[block] - starts[block - 1], starts[block + 1] - starts[block]
+            score = _significance(binned[column], variance * scale**2, starts, block)
             row = _place_step(flux[column], starts[block] * BIN_ROWS, low, high)
-            steps.append((column, row, high - low, (high - low) / (sigma * np.sqrt(1 / n_low + 1 / n_high))))
+            row_noise = scale * np.sqrt(variance[starts[block]] * BIN_ROWS)
+            spread = min(3.0 + 10.0 * (row_noise / (high - low)) ** 2, 1.0 * BIN_ROWS)
+            steps.append((column, row, high - low, score, spread))
     found = steps[1:]
     return (
         np.array([step[0] for step in found]),
         np.array([step[1] for step in found]),
         np.array([step[2] for step in found]),
         np.array([step[3] for step in found]),
+        np.array([step[4] for step in found]),
     )
 
 
 @numba.njit(cache=True, nogil=True)
-def _difference_sigma(values):  # pragma: no cover - compiled
-    """Noise of a series from its successive differences, which steps hardly touch."""
-    return 1.4826 * np.median(np.abs(np.diff(values))) / np.sqrt(2.0)
+def _noise_scale(values, variance):  # pragma: no cover - compiled
+    """Noise of a series, in units of the root of ``variance``, from successive differences, which steps hardly touch."""
+    scaled = np.abs(np.diff(values)) / np.sqrt(variance[1:] + variance[:-1])
+    return 1.4826 * np.median(scaled)
+
+
+@numba.njit(cache=True, nogil=True)
+def _significance(values, variance, starts, block):  # pragma: no cover - compiled
+    """Height of the step before ``block`` over its error (that of two medians); single bins never stand."""
+    low, high = values[starts[block - 1] : starts[block]], values[starts[block] : starts[block + 1]]
+    if len(low) == 1 or len(high) == 1:
+        return 0.0
+    error = np.mean(variance[starts[block - 1] : starts[block]]) / len(low)
+    error += np.mean(variance[starts[block] : starts[block + 1]]) / len(high)
+    return (np.median(high) - np.median(low)) / (1.25 * np.sqrt(error))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -175,23 +225,19 @@ def _isotonic_starts(values):  # pragma: no cover - compiled
 
 
 @numba.njit(cache=True, nogil=True)
-def _merge_insignificant(values, starts, sigma, min_significance):  # pragma: no cover - compiled
-    """Join neighbouring blocks, least significant step first, until every step stands out; single bins never stand."""
+def _merge_insignificant(values, variance, starts, min_significance):  # pragma: no cover - compiled
+    """Join neighbouring blocks, least significant step first, until every step stands out."""
     starts = starts.copy()
+    scores = np.array([_significance(values, variance, starts, block) for block in range(1, len(starts) - 1)])
     while len(starts) > 2:
-        weakest, least = -1, min_significance
-        for block in range(1, len(starts) - 1):
-            n_low, n_high = starts[block] - starts[block - 1], starts[block + 1] - starts[block]
-            low = np.median(values[starts[block - 1] : starts[block]])
-            high = np.median(values[starts[block] : starts[block + 1]])
-            score = (high - low) / (sigma * np.sqrt(1 / n_low + 1 / n_high))
-            if n_low == 1 or n_high == 1:
-                score = min(score, 0.5 * min_significance)
-            if score < least:
-                weakest, least = block, score
-        if weakest < 0:
+        weakest = np.argmin(scores)
+        if scores[weakest] >= min_significance:
             break
-        starts = np.concatenate((starts[:weakest], starts[weakest + 1 :]))
+        starts = np.concatenate((starts[: weakest + 1], starts[weakest + 2 :]))
+        scores = np.concatenate((scores[:weakest], scores[weakest + 1 :]))
+        for block in (weakest, weakest + 1):  # the steps on either side of the joined block
+            if 1 <= block < len(starts) - 1:
+                scores[block - 1] = _significance(values, variance, starts, block)
     return starts
 
 

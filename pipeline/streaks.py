@@ -17,6 +17,7 @@ MIN_SIGNIFICANCE = 5.0
 ONSET_MATCH_PX = 1.5
 _N_PASSES = 4
 _N_POSITION_STEPS = 6
+_N_WIDTH_STREAKS = 20  # brightest streaks that the width of the point-spread function is fitted to
 
 
 def collapse_profile(level_e: np.ndarray, read_noise_e: float, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -181,7 +182,8 @@ def _refine(signal: np.ndarray, error: np.ndarray, x: np.ndarray, sigma_px: floa
         tolerance = np.sqrt(error**2 + (0.02 * (signal - residual)) ** 2)
         shift, shift_error = _solve(_design(signal.size, columns, slope * flux[:, None]), residual, tolerance, ridge=1e-3)
         x = x + np.clip(np.where(flux > 3 * np.abs(shift_error), shift, 0.0), -0.3, 0.3)
-        broadening = np.bincount(columns.ravel(), weights=(widening * flux[:, None]).ravel(), minlength=signal.size)
+        bright = np.where(flux >= np.sort(flux)[-_N_WIDTH_STREAKS:][0], flux, 0.0)  # faint ones hide blends
+        broadening = np.bincount(columns.ravel(), weights=(widening * bright[:, None]).ravel(), minlength=signal.size)
         information = np.sum((broadening / tolerance) ** 2)
         if information > 1e4:  # the width is known to better than 0.01 px
             step = np.sum(broadening * residual / tolerance**2) / information

@@ -123,8 +123,8 @@ def run(
     settings = load_settings(config, set_ or ())  # a misspelt key is found before anything heavy is imported
     from shutterless.workflows.quickstart import run_quickstart
 
-    options = {"workers": workers, "scheduler": scheduler, "no_dask": no_dask}
-    report = run_quickstart(settings, out, **options, progress=make_progress(quiet))
+    progress = make_progress(quiet)
+    report = run_quickstart(settings, out, workers=workers, scheduler=scheduler, no_dask=no_dask, progress=progress)
     typer.echo(f"report: {report}")
     return DONE
 
