@@ -22,6 +22,20 @@ MIN_COUNTED_ALARMS = 10  # a rate that rests on fewer is marked extrapolated
 UNCOUNTED_KINDS = ("glint",)
 RHO_BINS = (4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 12.0, 14.0, 16.0, 20.0)
 CONFIDENCE = 0.95
+# false alarms per amplifier-hour and threshold of a perfect-match bank on clean noise, two amplifier-hours
+# (benchmarks/optimum.py --hours 2): all widths and shapes of the bank, both signs; below 5 an exponential tail
+OPTIMUM_THRESHOLDS = (
+    (1.0, 6.82),
+    (2.0, 6.69),
+    (5.0, 6.50),
+    (10.0, 6.36),
+    (20.0, 6.19),
+    (50.0, 6.05),
+    (100.0, 5.93),
+    (200.0, 5.79),
+    (500.0, 5.62),
+    (1000.0, 5.47),
+)
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,21 @@ class RateCurve:
     def from_dict(cls, values: Mapping[str, object]) -> RateCurve:
         """Rebuild a curve from `to_dict`."""
         return cls(np.asarray(values["scores"], dtype=np.float64), float(values["live_hours"]))  # type: ignore[arg-type]
+
+
+def optimum_threshold(rate_per_hour: float) -> float:
+    """Threshold of a perfect-match bank at a rate of false alarms: what no detector can beat finds half there.
+
+    Interpolated in the logarithm of the rate, and continued along its ends.
+    """
+    rates, thresholds = np.array(OPTIMUM_THRESHOLDS).T
+    slope = np.gradient(thresholds, np.log(rates))
+    position = np.log(rate_per_hour) - np.log(rates)
+    if position[0] < 0:
+        return float(thresholds[0] + slope[0] * position[0])
+    if position[-1] > 0:
+        return float(thresholds[-1] + slope[-1] * position[-1])
+    return float(np.interp(np.log(rate_per_hour), np.log(rates), thresholds))
 
 
 def poisson_interval(count: int, confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -227,7 +227,10 @@ def _block_means(electrons, block_rows, read_noise, clip):  # pragma: no cover -
     for block in range(n_blocks):
         start, stop = block * block_rows, min((block + 1) * block_rows, n_rows)
         for column in range(n_columns):
-            centre = np.nanmedian(electrons[start : min(start + 9, stop), column])
+            first = start
+            while first < stop - 1 and np.isnan(electrons[first, column]):  # an onset masks the first rows
+                first += 1
+            centre = np.nanmedian(electrons[first : min(first + 9, stop), column])
             limit = clip * np.sqrt(max(centre, 0.0) + read_noise**2) + 1e-6
             for _ in range(2):
                 total, count = 0.0, 0

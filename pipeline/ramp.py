@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
+from scipy.ndimage import convolve1d
 
 from shutterless.pipeline.psf import pixel_profile
 
@@ -20,6 +21,8 @@ MIN_STEP_SIGNIFICANCE = 3.5  # a fainter step is lost in the noise of any box te
 MASK_ROWS = 6  # on either side of an onset: the row smear of the PSF and the uncertainty of the row
 MIN_LEVEL_ROWS = 3 * BIN_ROWS  # between two onsets; less is masked, for no level can be given
 SAME_ONSET_COLUMNS = 4  # one star's step is seen in this many columns to either side
+DOUBTFUL_ROWS = 3 * BIN_ROWS  # next to an onset or an end of the file, where a step may go unseen
+MAX_DOUBT_SIGMA = 4.0  # what a wrong level may leave there before those rows are masked
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ def fit_ramp(
             mask[start:stop, column] = True
         if steady_e is not None:
             level[breaks[-1] if breaks.size else 0 :, column] = steady_e[column]
+    variance = np.maximum(level - (sky_e * (1 - fraction))[:, None], 0) + np.float32(read_noise_e**2)
+    _mask_doubtful(flat - level, variance, mask, x, row, sigma_px, ends_early=first_row + len(flat) < n_transit + DOUBTFUL_ROWS)
     deficit = level - level[-1] - (sky_e * (1 - fraction))[:, None]
     return Ramp(deficit.astype(np.float32), mask, sky_e, x, row, step_e)
 
@@ -105,6 +110,32 @@ def _unknown_rows(breaks: np.ndarray, n_rows: int) -> list[tuple[int, int]]:
     bounds = [0, *(int(row) for row in breaks), n_rows]
     short = [(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True) if b - a < MIN_LEVEL_ROWS]
     return edges + short if breaks.size else []
+
+
+def _mask_doubtful(
+    left: np.ndarray, variance: np.ndarray, mask: np.ndarray, x: np.ndarray, row: np.ndarray, sigma_px: float, *, ends_early: bool
+) -> None:
+    """Mask in place the rows next to onsets and ends of the file where the levels leave too much.
+
+    A streak that begins in the first or last rows of a file, or just beside another's onset, has too few bins to be
+    found as a step of its own; nothing there could be told from an event.
+    """
+    n_rows, n_columns = left.shape
+    stretches = [(0, n_columns, 0, DOUBTFUL_ROWS, False)]
+    if ends_early:
+        stretches.append((0, n_columns, n_rows - DOUBTFUL_ROWS, n_rows, True))
+    for column, onset in zip(x, row, strict=True):
+        reach = (max(column - SAME_ONSET_COLUMNS, 0), column + SAME_ONSET_COLUMNS + 1)
+        stretches.append((*reach, onset - MASK_ROWS - DOUBTFUL_ROWS, onset - MASK_ROWS, True))
+        stretches.append((*reach, onset + MASK_ROWS + 1, onset + MASK_ROWS + 1 + DOUBTFUL_ROWS, False))
+    kernel = pixel_profile(np.arange(-3, 4), sigma_px)
+    for first, last, start, stop, backwards in stretches:
+        window = (slice(max(start, 0), max(min(stop, n_rows), 0)), slice(first, last))
+        light = convolve1d(left[window], kernel, axis=1, mode="nearest")
+        score = np.where(mask[window], 0, light / np.sqrt(convolve1d(variance[window], kernel**2, axis=1, mode="nearest")))
+        score = np.cumsum(score[::-1] if backwards else score, axis=0)
+        score /= np.sqrt(np.arange(1, len(score) + 1))[:, None]
+        mask[window] |= np.any(np.abs(score) > MAX_DOUBT_SIGMA, axis=0)
 
 
 def _sky_level(electrons: np.ndarray, fraction: np.ndarray) -> float:

@@ -268,7 +268,7 @@ def evaluate(
 @command
 def compare(
     experiment: Annotated[str, typer.Option(help="Name of the tracked experiment.")] = "quickstart",
-    metric: Annotated[str, typer.Option(help="Metric to order the runs by.")] = "loss_mag",
+    metric: Annotated[str, typer.Option(help="Metric to order the runs by.")] = "completeness",
     out: Annotated[Path, typer.Option(help="Folder for the table and report.")] = Path("runs/comparison"),
     tracking: TrackingOption = None,
     quiet: Quiet = False,

@@ -70,7 +70,7 @@ def detect(task: DetectTask) -> pd.DataFrame:
 
 def detector_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """Triggers with the columns of one detector under their plain names (``score``, ``probability``, …)."""
-    own = {column: column.partition("/")[2] for column in table if column.startswith(f"{name}/")}
+    own = {column: column.removeprefix(f"{name}/") for column in table if column.startswith(f"{name}/")}
     foreign = [column for column in table if "/" in column and column not in own]
     return table.drop(columns=foreign).rename(columns=own)
 

@@ -20,16 +20,15 @@ from shutterless.workflows.cluster import Executor, open_executor
 from shutterless.workflows.compare import compare_runs
 from shutterless.workflows.detect import RATES, TEMPLATE_BANK
 from shutterless.workflows.evaluate import SHUFFLED_SUFFIX, Evaluation, evaluate_detectors, measure_throughput
-from shutterless.workflows.figures import plot_completeness, plot_learning_curves
 from shutterless.workflows.ingest import FAILURES, ingest_files, prepare_folder
-from shutterless.workflows.page import new_figure
 from shutterless.workflows.progress import Progress
+from shutterless.workflows.record import record_evaluation, record_training
 from shutterless.workflows.report import write_report
 from shutterless.workflows.search import search_files
 from shutterless.workflows.settings import FAMILIES, Settings, TrainSettings, resolved_toml
 from shutterless.workflows.simulate import build_scene, simulate_scene
 from shutterless.workflows.tracking import Tracking, open_tracking, register_model, track_run
-from shutterless.workflows.train import TrainTask, draw_training_set, fit_detector, read_training
+from shutterless.workflows.train import TrainTask, draw_training_set, fit_detector
 
 EXPERIMENT = "quickstart"
 REGISTERED_NAME = "shutterless"
@@ -199,48 +198,21 @@ def _track(settings: Settings, out: Path, evaluation: Evaluation, data_hash: str
     tracking = open_tracking(out)
     runs = {}
     for row in evaluation.summary.to_dict("records"):
-        runs[row["detector"]] = _track_detector(tracking, settings, out, evaluation, row, data_hash)
+        folder = out / "models" / row["detector"] if row["n_parameters"] else None
+        with track_run(tracking, EXPERIMENT, row["detector"], {"shuffled": str(row["shuffled"]).lower()}) as run:
+            if folder is not None:
+                record_training(run, folder, settings.train_for(row["family"]))
+            else:
+                run.log_params({"family": row["family"], "n_parameters": 0}, prefix="arch.")
+                run.log_data(manifest_hash=data_hash, seed=settings.train.seed)
+            record_evaluation(run, row, evaluation.completeness)
+            if folder is not None:
+                run.log_model(folder)
+        runs[row["detector"]] = run.run_id
     learned = evaluation.summary[evaluation.summary["n_parameters"].gt(0) & ~evaluation.summary["shuffled"]]
     best = learned.sort_values("completeness", ascending=False)["detector"].iloc[0]
     register_model(tracking, runs[best], REGISTERED_NAME, ALIAS)
     return tracking, out / "models" / best
-
-
-def _track_detector(
-    tracking: Tracking, settings: Settings, out: Path, evaluation: Evaluation, row: dict[str, Any], data_hash: str
-) -> str:
-    """One run: hyperparameters, loss per step, metrics, figures and, for models, the weights; its id."""
-    name = row["detector"]
-    tags = {"family": row["family"], "shuffled": str(row["shuffled"]).lower()}
-    with track_run(tracking, EXPERIMENT, name, tags) as run:
-        run.log_data(manifest_hash=data_hash, seed=settings.train.seed)
-        run.log_params({"family": row["family"], "n_parameters": row["n_parameters"]}, prefix="arch.")
-        run.log_metrics({key: value for key, value in row.items() if _is_number(value) and key != "n_parameters"})
-        completeness = evaluation.completeness[evaluation.completeness["detector"] == name]
-        run.log_table(completeness, "completeness")
-        figure = new_figure(7, 4)
-        plot_completeness(completeness[completeness["kind"] == "all"], figure.add_subplot())
-        run.log_figure(figure, "completeness.png")
-        if row["n_parameters"]:
-            _log_training(run, out / "models" / name, settings.train_for(row["family"]))
-    return run.run_id
-
-
-def _log_training(run: Any, folder: Path, settings: TrainSettings) -> None:
-    from shutterless.models.describe import hyperparameters
-    from shutterless.models.families import load_model
-
-    _, history = read_training(folder)
-    for key, value in hyperparameters(load_model(folder)).items():
-        run.log_params({key: value})
-    run.log_params({"n_examples": settings.n_examples, "event_fraction": settings.event_fraction}, prefix="train.")
-    for record in history.to_dict("records"):
-        numbers = {name: record[name] for name in ("loss", "accuracy", "auc") if pd.notna(record[name])}
-        run.log_metrics({f"{record['split']}.{key}": value for key, value in numbers.items()}, int(record["step"]))
-    figure = new_figure(7, 4)
-    plot_learning_curves(history, figure.add_subplot())
-    run.log_figure(figure, "learning_curve.png")
-    run.log_model(folder)
 
 
 def _search(
@@ -279,10 +251,6 @@ def _match_candidates(candidates: pd.DataFrame, truth: pd.DataFrame) -> pd.DataF
         found.append(rows.assign(candidate_id=part["candidate_id"].to_numpy()[matched >= 0]))
     columns = ["candidate_id", "event_id", "kind", "rho"]
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and pd.notna(value) and abs(value) < float("inf")
 
 
 def _say_results(progress: Progress, out: Path, evaluation: Evaluation, best: Path, report: Path) -> None:

@@ -113,33 +113,28 @@ class GridSettings(_Section):
 
 
 class TrainSettings(_Section):
-    """What every family is trained with; `Settings.train_for` adds the family's own ``architecture``."""
+    """What every family is trained with; `Settings.train_for` adds the family's own ``architecture``.
+
+    ``n_examples`` is shared out evenly over the amplifiers; ``event_fraction`` of them hold an injected event.
+    """
 
     seed: _Seed = 1
-    epochs: _Count = 8
-    batch_size: _Count = 256
-    learning_rate: _Positive = 1e-3
+    epochs: _Count = 3
+    batch_size: _Count = 128
+    learning_rate: _Positive = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    n_examples: _Count = 40_000
+    n_examples: _Count = 20_000
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     event_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    rho: tuple[_Positive, _Positive] = (4.0, 20.0)
     grid: GridSettings = GridSettings()
     architecture: dict[str, Any] = Field(default_factory=dict)
 
-    @model_validator(mode="after")
-    def _check_rho(self) -> TrainSettings:
-        if self.rho[0] >= self.rho[1]:
-            raise ValueError(f"rho {list(self.rho)} must be [smallest, largest]")
-        return self
-
 
 class EvaluateSettings(_Section):
-    """Operating points (false alarms per amplifier-hour) and the bootstrap behind the error bars."""
+    """The bootstrap behind the error bars; the operating point follows from how much was searched."""
 
-    false_alarms_per_hour: Annotated[tuple[_Positive, ...], Field(min_length=1)] = (10.0, 100.0)
-    bootstrap: _Count = 200
+    bootstrap: _Count = 400
     seed: _Seed = 1
 
 

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shutterless.pipeline.calibrate import (
+    BLOCK_ROWS,
+    Baseline,
+    _block_means,
+    fit_baseline,
+    interpolate_blocks,
+    iterate_residuals,
+    overscan_level,
+    running_median,
+    to_electrons,
+)
+from shutterless.pipeline.frames import Frame
+from shutterless.pipeline.instruments import load_profile
+from shutterless.pipeline.readout import Readout
+
+GAIN, READ_NOISE_E = 2.0, 5.0
+
+
+def make_frame(pixels_adu, profile: str, overscan_adu=None, **readout) -> Frame:
+    """Frame in memory at a bias of 100 ADU, in the steady state."""
+    pixels_adu = np.asarray(pixels_adu)
+    if overscan_adu is None:
+        overscan_adu = np.full((len(pixels_adu), 30), 100)
+    clocks = Readout(300.0, GAIN, READ_NOISE_E, 40_000.0, 50)
+    return Frame(pixels_adu, overscan_adu, replace(clocks, **readout), load_profile(profile), Path("memory.fits"))
+
+
+def noise_adu(rng: np.random.Generator, mean_e, shape) -> np.ndarray:
+    electrons = rng.poisson(mean_e, shape) + rng.normal(0, READ_NOISE_E, shape)
+    return np.rint(electrons / GAIN + 100).astype(np.uint16)
+
+
+def residuals(frame: Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Residual, sigma and row residual of a whole frame."""
+    chunks = list(iterate_residuals(frame, fit_baseline(frame)))
+    return tuple(
+        np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in ("residual", "sigma_e", "row_residual")
+    )
+
+
+def test_overscan_level_is_the_mean_of_the_used_columns():
+    overscan = np.array([[250, 1, 2, 3], [250, 4, 5, 6], [250, 7, 8, 9]])
+    np.testing.assert_allclose(overscan_level(overscan, (1, 4)), [2, 5, 8])
+
+
+def test_cosmic_ray_in_the_overscan_counts_as_five_sigma():
+    overscan = np.array([[1, 2, 1000], [4, 5, 6], [7, 8, 9]])
+    # medians 2, 5, 8; distances from them 1 0 998 1 0 1 1 0 1, whose median is 1: sigma 1.4826, limit 2 + 7.413
+    np.testing.assert_allclose(overscan_level(overscan, (0, 3)), [(1 + 2 + 9.413) / 3, 5, 8], rtol=1e-6)
+
+
+def test_bias_of_each_row_is_taken_off_before_the_gain(tiny_profile):
+    frame = make_frame([[110, 120], [110, 120], [110, 120]], tiny_profile)
+    electrons = to_electrons(frame.pixels_adu, np.array([100.0, 105.0, 110.0]), frame)
+    np.testing.assert_allclose(electrons, [[20, 40], [10, 30], [0, 20]])
+
+
+def test_saturated_pixels_are_nan(tiny_profile):
+    frame = make_frame([[110, 39_999], [40_000, 50_000]], tiny_profile)
+    electrons = to_electrons(frame.pixels_adu, np.full(2, 100.0), frame)
+    np.testing.assert_array_equal(np.isnan(electrons), [[False, False], [True, True]])
+
+
+def test_nonlinearity_is_that_of_ztfimg():
+    frame = make_frame([[30_100, 1_100]], "ztf", gain_e_per_adu=1.0, saturation_adu=48_000.0)
+    # 30,000 / (-6.85e-12 * 9e8 + 1.885e-7 * 3e4 + 1) = 30,000 / 0.99949
+    np.testing.assert_allclose(to_electrons(frame.pixels_adu, np.full(1, 100.0), frame), [[30_015.3, 999.8]], atol=0.05)
+
+
+def test_interpolate_blocks_is_linear_between_centres_and_constant_outside():
+    # centres of the two blocks of 4 rows lie on 2 and 6; rows are centred on r + 1/2
+    level = np.array([[0.0, 10.0], [4.0, 10.0]], dtype=np.float32)
+    rows = interpolate_blocks(level, 0, 8, block_rows=4)
+    np.testing.assert_allclose(rows[:, 0], [0, 0, 0.5, 1.5, 2.5, 3.5, 4, 4])
+    np.testing.assert_allclose(rows[:, 1], 10)
+    np.testing.assert_array_equal(interpolate_blocks(level, 3, 6, block_rows=4), rows[3:6])
+
+
+def test_one_block_is_constant():
+    np.testing.assert_array_equal(interpolate_blocks(np.array([[7.0]], dtype=np.float32), 0, 3), [[7], [7], [7]])
+
+
+def test_running_median_cuts_its_window_at_the_ends():
+    blocks = np.array([[1, 5, 2, 9, 3]], dtype=np.float32).T
+    np.testing.assert_allclose(running_median(blocks, 3, 1)[:, 0], [3, 2, 5, 3, 6])
+
+
+def test_running_median_is_linear_between_knots():
+    blocks = np.array([[1, 5, 2, 9, 3]], dtype=np.float32).T
+    # knots on blocks 0, 2 and 4: 3, 5 and 6
+    np.testing.assert_allclose(running_median(blocks, 3, 2)[:, 0], [3, 4, 5, 5.5, 6])
+
+
+def test_running_median_leaves_nan_out():
+    nan = np.nan
+    blocks = np.array([[1, nan, 3, 9, 5], [nan, nan, nan, nan, nan]], dtype=np.float32).T
+    np.testing.assert_allclose(running_median(blocks, 3, 1), np.array([[1, 2, 6, 5, 7], [0, 0, 0, 0, 0]]).T)
+
+
+def test_block_mean_leaves_out_a_spike_and_masked_first_rows():
+    column = np.full((BLOCK_ROWS, 1), 50.0, dtype=np.float32)
+    column[30] = 5000
+    assert _block_means(column, BLOCK_ROWS, 5.0, 4.0)[0, 0] == 50
+    column[:20] = np.nan
+    assert _block_means(column, BLOCK_ROWS, 5.0, 4.0)[0, 0] == 50
+    column[:] = np.nan
+    assert np.isnan(_block_means(column, BLOCK_ROWS, 5.0, 4.0)[0, 0])
+
+
+def test_variance_is_photons_read_noise_and_digitisation(tiny_profile):
+    frame = make_frame(np.full((4, 3), 250), tiny_profile)
+    baseline = Baseline(np.array([[300.0, 0.0, -20.0]], dtype=np.float32), None, np.full(4, 100.0))
+    (chunk,) = iterate_residuals(frame, baseline)
+    # a level below zero has no photons, and no negative variance
+    np.testing.assert_allclose(chunk.sigma_e**2, [[300 + 25 + 4 / 12, 25 + 4 / 12, 25 + 4 / 12]] * 4, rtol=1e-6)
+
+
+def test_what_all_columns_share_is_taken_off_and_kept(tiny_profile):
+    pixels = np.full((3, 8), 250)
+    pixels[1] += 3  # 6 e- in the whole row
+    pixels[2, 5] += 500  # one pixel, that is not shared
+    frame = make_frame(pixels, tiny_profile)
+    (chunk,) = iterate_residuals(frame, Baseline(np.full((1, 8), 300, dtype=np.float32), None, np.full(3, 100.0)))
+    sigma = np.sqrt(300 + 25 + 4 / 12)
+    np.testing.assert_allclose(chunk.row_residual, [0, 6 / sigma, 0], atol=1e-6)
+    expected = np.zeros((3, 8))
+    expected[2, 5] = 1000 / sigma
+    np.testing.assert_allclose(chunk.residual, expected, atol=1e-5)
+
+
+def test_quiet_sky_leaves_uncorrelated_residuals_of_unit_variance(tiny_profile):
+    frame = make_frame(noise_adu(np.random.default_rng(1), 300, (6000, 64)), tiny_profile)
+    residual, sigma, shared = residuals(frame)
+    # the row residual takes one of 64 degrees of freedom
+    assert residual.std() / np.sqrt(1 - 1 / 64) == pytest.approx(1, abs=0.005)
+    assert abs(np.corrcoef(residual[:-1].ravel(), residual[1:].ravel())[0, 1]) < 0.01
+    assert abs(np.corrcoef(residual[:, :-1].ravel(), residual[:, 1:].ravel())[0, 1]) < 0.03
+    assert sigma.mean() == pytest.approx(np.sqrt(300 + 25 + 4 / 12), rel=1e-3)
+    assert shared.std() == pytest.approx(1 / 8, rel=0.05)  # mean of 64 columns
+
+
+def test_pickup_burst_is_removed(tiny_profile):
+    rng = np.random.default_rng(2)
+    quiet = rng.poisson(300, (2000, 64)) + rng.normal(0, READ_NOISE_E, (2000, 64))
+    burst = np.zeros(2000)
+    burst[1000:1040] = 60 * np.sin(np.arange(40))
+    frame = make_frame(np.rint((quiet + burst[:, None]) / GAIN + 100), tiny_profile)
+    residual, sigma, shared = residuals(frame)
+    assert residual[1000:1040].std() == pytest.approx(0.99, abs=0.06)
+    assert abs(np.mean(residual[1000:1040] * np.sign(burst[1000:1040, None]))) < 0.01
+    np.testing.assert_allclose(shared[1000:1040] * sigma[1000:1040].mean(), burst[1000:1040], atol=12)
+
+
+def test_bias_drift_is_followed_by_the_overscan(tiny_profile):
+    rng = np.random.default_rng(3)
+    drift = np.rint(200 * np.sin(np.arange(1000) / 40)).astype(int)  # ADU
+    pixels = noise_adu(rng, 300, (1000, 64)).astype(int) + drift[:, None]
+    overscan = np.rint(100 + rng.normal(0, READ_NOISE_E / GAIN, (1000, 30))).astype(int) + drift[:, None]
+    residual, _, _ = residuals(make_frame(pixels, tiny_profile, overscan))
+    assert residual.std() == pytest.approx(0.99, abs=0.02)
+
+
+def test_slow_level_is_followed_and_a_short_event_is_not(tiny_profile):
+    rng = np.random.default_rng(4)
+    level = np.full((12_000, 64), 300.0) + np.linspace(0, 200, 12_000)[:, None]
+    level[6000:6200, 30] += 60
+    residual, sigma, _ = residuals(make_frame(noise_adu(rng, level, level.shape), tiny_profile))
+    assert residual.std() == pytest.approx(1, abs=0.02)
+    # 60 e- in a column for 200 rows: 60 / 20.6 sigma in each, within its own error of 1 / sqrt(200) times its noise
+    assert residual[6000:6200, 30].mean() == pytest.approx(60 / sigma[6100, 30], rel=0.1)
+
+
+def test_chunks_join_without_a_seam(tiny_profile):
+    frame = make_frame(noise_adu(np.random.default_rng(5), 300, (700, 64)), tiny_profile)
+    chunks = list(iterate_residuals(frame, fit_baseline(frame)))
+    assert [chunk.start for chunk in chunks] == [0, 256, 512]
+    assert [len(chunk.residual) for chunk in chunks] == [256, 256, 188]

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from shutterless.pipeline import store as store_module
+from shutterless.pipeline.readout import Readout
+from shutterless.pipeline.store import (
+    BLOCK_ROWS,
+    MANIFEST_COLUMNS,
+    EntryWriter,
+    StoreError,
+    entry_name,
+    manifest_hash,
+    open_amplifier,
+    read_entry,
+    read_manifest,
+    write_manifest,
+    write_parquet,
+)
+from shutterless.pipeline.streaks import STREAK_COLUMNS
+
+READOUT = Readout(300.0, 2.0, 5.0, 40_000.0, 50, first_row=7, ccd=3, quadrant=2, supplied=(("GAIN", "2"),))
+N_COLUMNS, N_ROWS = 3, 130  # three blocks, the last of them short
+
+
+def write_entry(store: Path, name: str = "entry", offset: float = 0.0) -> dict:
+    residual = np.arange(N_COLUMNS * N_ROWS, dtype=np.float16).reshape(N_COLUMNS, N_ROWS) / 8 + offset
+    sigma = np.array([[[1, 2, 3], [4, 5, 6], [7, 8, 9]]], dtype=np.float32)
+    with EntryWriter(store, name, n_columns=N_COLUMNS, n_rows=N_ROWS) as writer:
+        writer.residual[0] = residual
+        arrays = {"baseline_e": 10 * sigma, "sigma_e": sigma, "row_residual": np.zeros(N_ROWS, dtype=np.float32)}
+        streaks = pd.DataFrame([[0, 1.5, 100.0, 1.0, 30_000.0, 13.3, np.nan]], columns=list(STREAK_COLUMNS))
+        description = {"file": "a.fits", "readout": READOUT.to_dict(), "psf_sigma_px": 0.84, "live_pixel_rows": 390}
+        return writer.finish(arrays, streaks, description)
+
+
+def manifest_row(entry: str, content_hash: str = "0") -> dict:
+    return dict.fromkeys(MANIFEST_COLUMNS) | {"entry": entry, "content_hash": content_hash}
+
+
+def test_entry_names_sort_by_file_ccd_and_quadrant():
+    assert entry_name("night_a", 3, 2) == "night_a_c03_q2"
+    assert entry_name("night_a", 16, 4) == "night_a_c16_q4"
+    assert entry_name("cube", None, None) == "cube_c00_q0"
+
+
+def test_amplifier_comes_back_as_it_was_written(tmp_path):
+    write_entry(tmp_path)
+    amplifier = open_amplifier(tmp_path, "entry")
+    assert (amplifier.n_rows, amplifier.n_columns, amplifier.residual.dtype) == (130, 3, np.float16)
+    assert isinstance(amplifier.residual, np.memmap)
+    np.testing.assert_array_equal(amplifier.residual[0, 1, :3], np.array([130, 131, 132]) / 8)
+    assert amplifier.readout == READOUT
+    assert (amplifier.file, amplifier.entry, amplifier.psf_sigma_px, amplifier.live_pixel_rows) == (
+        "a.fits",
+        "entry",
+        0.84,
+        390,
+    )
+    assert (amplifier.sky_e, amplifier.sky_sigma_e) == (50.0, 5.0)
+    assert amplifier.streaks["x"].tolist() == [1.5]
+
+
+def test_live_hours_are_pixel_rows_over_columns_rate_and_hour(tmp_path):
+    write_entry(tmp_path)
+    amplifier = replace(open_amplifier(tmp_path, "entry"), live_pixel_rows=3 * 300 * 1800)
+    assert amplifier.live_hours == 0.5
+
+
+def test_sigma_of_rows_is_linear_between_block_centres(tmp_path):
+    write_entry(tmp_path)
+    amplifier = open_amplifier(tmp_path, "entry")
+    rows = amplifier.sigma_rows(slice(1, 3), 0, N_ROWS)
+    assert rows.shape == (2, N_ROWS)
+    # row 63 ends where row 64 begins, half-way between the centres of two blocks
+    assert rows[:, BLOCK_ROWS - 1 : BLOCK_ROWS + 1].mean(axis=1) == pytest.approx([4.5, 7.5])
+    assert rows[:, 0].tolist() == [4, 7]
+
+
+def test_exception_inside_the_writer_leaves_nothing(tmp_path):
+    with (
+        pytest.raises(RuntimeError, match="power cut"),
+        EntryWriter(tmp_path / "store", "entry", n_columns=2, n_rows=4) as writer,
+    ):
+        writer.residual[:] = 1
+        raise RuntimeError("power cut")
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_exception_inside_the_writer_keeps_the_entry_that_was_there(tmp_path):
+    whole = write_entry(tmp_path)
+    with (
+        pytest.raises(RuntimeError, match="power cut"),
+        EntryWriter(tmp_path, "entry", n_columns=2, n_rows=4) as writer,
+    ):
+        writer.residual[:] = 1
+        raise RuntimeError("power cut")
+    assert [path.name for path in tmp_path.iterdir()] == ["entry"]
+    assert read_entry(tmp_path, "entry") == whole
+
+
+def test_finished_entry_replaces_the_one_before(tmp_path):
+    first, second = write_entry(tmp_path), write_entry(tmp_path, offset=1.0)
+    assert first["content_hash"] != second["content_hash"]
+    assert open_amplifier(tmp_path, "entry").residual[0, 0, 0] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["entry"]
+
+
+def test_content_hash_is_of_the_content_alone(tmp_path):
+    assert write_entry(tmp_path, "one")["content_hash"] == write_entry(tmp_path / "elsewhere", "two")["content_hash"]
+
+
+def test_folder_without_description_is_no_entry(tmp_path):
+    write_entry(tmp_path)
+    (tmp_path / "entry" / "entry.json").unlink()
+    assert read_entry(tmp_path, "entry") is None
+    with pytest.raises(StoreError, match=r"no finished entry 'entry' of version 1; ingest it again"):
+        open_amplifier(tmp_path, "entry")
+
+
+def test_entry_of_another_version_is_refused(tmp_path):
+    write_entry(tmp_path)
+    path = tmp_path / "entry" / "entry.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"store_version": 0}))
+    assert read_entry(tmp_path, "entry") is None
+    with pytest.raises(StoreError, match="no finished entry 'entry' of version 1"):
+        open_amplifier(tmp_path, "entry")
+
+
+def test_store_without_manifest_is_refused(tmp_path):
+    write_entry(tmp_path)
+    with pytest.raises(StoreError, match=r"not a finished store: manifest.parquet is missing; run `shutterless ingest"):
+        read_manifest(tmp_path)
+
+
+def test_manifest_comes_back_sorted_with_all_columns(tmp_path):
+    rows = [manifest_row("b"), manifest_row("a") | {"ccd": 3, "first_row": 100, "extra": 1}]
+    write_manifest(tmp_path, rows)
+    manifest = read_manifest(tmp_path)
+    assert tuple(manifest) == MANIFEST_COLUMNS
+    assert manifest["entry"].tolist() == ["a", "b"]
+    assert manifest["ccd"].tolist() == [3, pd.NA]
+    assert manifest["first_row"].dtype == "Int64"
+
+
+def test_manifest_of_an_empty_store_has_all_columns(tmp_path):
+    write_manifest(tmp_path, [])
+    assert tuple(read_manifest(tmp_path)) == MANIFEST_COLUMNS
+
+
+def test_failed_manifest_leaves_the_old_one(tmp_path, monkeypatch):
+    write_manifest(tmp_path, [manifest_row("a")])
+
+    def fail(source, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(store_module.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_manifest(tmp_path, [manifest_row("b")])
+    assert read_manifest(tmp_path)["entry"].tolist() == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.parquet"]
+
+
+def test_table_that_parquet_cannot_hold_leaves_nothing(tmp_path):
+    with pytest.raises(Exception, match="object"):
+        write_parquet(pd.DataFrame({"a": [object()]}), tmp_path / "table.parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_manifest_hash_is_of_names_and_contents():
+    manifest = pd.DataFrame({"entry": ["b", "a"], "content_hash": ["2", "1"], "source": ["x", "y"]})
+    assert manifest_hash(manifest) == hashlib.blake2b(b"a 1\nb 2", digest_size=16).hexdigest()
+    assert manifest_hash(manifest.iloc[::-1].assign(source="moved")) == manifest_hash(manifest)
+    assert manifest_hash(manifest.assign(content_hash=["2", "3"])) != manifest_hash(manifest)
