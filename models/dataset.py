@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from shutterless.pipeline.examples import Labels
 from shutterless.pipeline.tokens import StripBatch, TokenGrid
 
 LABEL_NAMES = ["is_event", "kind", "onset", "log2_duration"]
-
-
-class LabelledStrips(Protocol):
-    """What a training set must have: strips, labels, and the group (file, amplifier) that each strip is from."""
-
-    strips: StripBatch
-    labels: Any
-    groups: np.ndarray
-    grid: TokenGrid
 
 
 class SplitError(ValueError):
@@ -45,7 +37,7 @@ class StripDataset(Dataset):
     """
 
     def __init__(
-        self, strips: StripBatch, labels: Any, grid: TokenGrid, *, flip_columns: bool = False, seed: int = 0
+        self, strips: StripBatch, labels: Labels, grid: TokenGrid, *, flip_columns: bool = False, seed: int = 0
     ) -> None:
         self.inputs = strips_to_tensors(strips)
         self.labels = labels_to_tensors(labels)
@@ -90,7 +82,7 @@ def strips_to_tensors(strips: StripBatch) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(array.astype(types.get(name, np.float32))) for name, array in arrays.items()}
 
 
-def labels_to_tensors(labels: Any) -> dict[str, torch.Tensor]:
+def labels_to_tensors(labels: Labels) -> dict[str, torch.Tensor]:
     """Give labels as tensors under the names of the models' inputs."""
     types = {"kind": np.int64}
     return {
@@ -99,7 +91,7 @@ def labels_to_tensors(labels: Any) -> dict[str, torch.Tensor]:
     }
 
 
-def select_labels(labels: Any, index: np.ndarray) -> Any:
+def select_labels(labels: Labels, index: np.ndarray) -> Any:
     """Select labels by an index array; the class of the labels is kept."""
     return type(labels)(**{f.name: getattr(labels, f.name)[index] for f in fields(labels)})
 

@@ -25,7 +25,6 @@ from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallba
 from shutterless.models.calibration import roc_area
 from shutterless.models.dataset import (
     LABEL_NAMES,
-    LabelledStrips,
     StripDataset,
     pass_batch,
     select_labels,
@@ -33,6 +32,7 @@ from shutterless.models.dataset import (
 )
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.scoring import choose_device
+from shutterless.pipeline.examples import TrainingSet
 from shutterless.pipeline.tokens import check_same_grid
 
 HISTORY_COLUMNS = ("step", "epoch", "seconds", "split", "loss", "accuracy", "auc")
@@ -127,7 +127,7 @@ class TrainingResult:
 
 def train_model(
     model: DetectorModel,
-    training_set: LabelledStrips,
+    training_set: TrainingSet,
     settings: TrainingSettings | None = None,
     *,
     validation_groups: Sequence[int] | None = None,
@@ -170,7 +170,7 @@ def train_model(
 
 
 def _datasets(
-    training_set: LabelledStrips, train: np.ndarray, validation: np.ndarray, settings: TrainingSettings
+    training_set: TrainingSet, train: np.ndarray, validation: np.ndarray, settings: TrainingSettings
 ) -> tuple[StripDataset, StripDataset]:
     """Build training and validation datasets; only the training labels are ever permuted."""
     strips, labels, grid = training_set.strips, training_set.labels, training_set.grid

@@ -144,11 +144,10 @@ def _draw_path(rng: np.random.Generator) -> np.ndarray:
     worm = rng.random() < _WORM_FRACTION
     length = rng.uniform(6.0, 40.0) if worm else rng.uniform(0.5, 5.0)
     n_steps = max(int(length * _STEPS_PER_PX), 4)
-    direction = rng.uniform(0, 2 * np.pi)
+    direction = np.full(n_steps, rng.uniform(0, 2 * np.pi))
     if worm:  # scattered electrons wander: about one radian a pixel
         direction = direction + np.cumsum(rng.normal(0.0, 1.0 / np.sqrt(_STEPS_PER_PX), n_steps))
-    steps = length / n_steps * np.stack(np.broadcast_arrays(np.cos(direction), np.sin(direction)), axis=-1)
-    return np.cumsum(np.broadcast_to(steps, (n_steps, 2)), axis=0)
+    return np.cumsum(length / n_steps * np.stack([np.cos(direction), np.sin(direction)], axis=-1), axis=0)
 
 
 def cosmic_ray_light_curve(ray: CosmicRay, n_rows: int) -> np.ndarray:

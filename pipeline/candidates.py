@@ -151,7 +151,11 @@ def group_candidates(candidates: pd.DataFrame) -> pd.DataFrame:
             label[label == old] = new
     strength = candidates["snr"].abs().to_numpy()
     ids = candidates["candidate_id"].to_numpy(dtype=object)
-    leader = {group: ids[members[np.argmax(strength[members])]] for group in np.unique(label) if (members := np.flatnonzero(label == group)).size}
+    leader = {
+        group: ids[members[np.argmax(strength[members])]]
+        for group in np.unique(label)
+        if (members := np.flatnonzero(label == group)).size
+    }
     return candidates.assign(group_id=pd.array([leader[group] for group in label], dtype="string"))
 
 

@@ -93,7 +93,7 @@ class TrainingSet:
         arrays |= {f"labels_{f.name}": getattr(self.labels, f.name) for f in fields(Labels)}
         grid = {f"grid_{name}": np.asarray(value) for name, value in self.grid.to_dict().items()}
         with Path(path).open("wb") as file:
-            np.savez(file, groups=self.groups, **arrays, **grid)
+            np.savez(file, allow_pickle=False, groups=self.groups, **arrays, **grid)
 
     @classmethod
     def load(cls, path: str | Path) -> TrainingSet:
@@ -119,7 +119,9 @@ def concatenate_training_sets(parts: Sequence[TrainingSet]) -> TrainingSet:
     grids = sorted({str(part.grid) for part in parts})
     if len(grids) > 1:
         raise ValueError(f"training examples of different grids cannot be joined: {grids}")
-    labels = Labels(**{f.name: np.concatenate([getattr(part.labels, f.name) for part in parts]) for f in fields(Labels)})
+    labels = Labels(
+        **{f.name: np.concatenate([getattr(part.labels, f.name) for part in parts]) for f in fields(Labels)}
+    )
     groups = np.concatenate([part.groups for part in parts])
     return TrainingSet(concatenate_strips([part.strips for part in parts]), labels, groups, parts[0].grid)
 

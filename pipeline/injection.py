@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +20,18 @@ from shutterless.pipeline.events import (
 )
 from shutterless.pipeline.store import BLOCK_ROWS, Amplifier
 
-INJECTED_COLUMNS = ("kind", "is_event", "x", "row_start", "row_stop", "row_peak", "amplitude_e", "rho", "star_id", "star_mag")
+INJECTED_COLUMNS = (
+    "kind",
+    "is_event",
+    "x",
+    "row_start",
+    "row_stop",
+    "row_peak",
+    "amplitude_e",
+    "rho",
+    "star_id",
+    "star_mag",
+)
 SEPARATION_PX = 24  # between injections whose rows overlap, so that each is alone in its strip
 SEPARATION_ROWS = 128
 _MAX_TRIES = 40
@@ -203,5 +213,3 @@ def scramble_rows(amplifier: Amplifier, rng: np.random.Generator, spike_sigma: f
     return replace(
         amplifier, residual=np.ascontiguousarray(residual[:, :, order]), row_residual=amplifier.row_residual[order]
     )
-
-

@@ -162,7 +162,9 @@ def _parse_profile(text: str, source: str) -> InstrumentProfile:
             nonlinearity=(raw["nonlinearity"]["a"], raw["nonlinearity"]["b"]) if "nonlinearity" in raw else None,
         )
     except (KeyError, TypeError) as error:
-        raise ProfileError(f"instrument profile {source} lacks {error}; see the built-in ztf.toml for the form") from error
+        raise ProfileError(
+            f"instrument profile {source} lacks {error}; see the built-in ztf.toml for the form"
+        ) from error
     _check_geometry(profile, source)
     return profile
 

@@ -26,7 +26,9 @@ def match_truth(detections: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
         ``rho`` is taken.
     """
     matched = np.full(len(detections), -1, dtype=np.int64)
-    columns = {name: detections[name].to_numpy(dtype=np.float64) for name in ("x", "row_start", "row_stop", "width_rows")}
+    columns = {
+        name: detections[name].to_numpy(dtype=np.float64) for name in ("x", "row_start", "row_stop", "width_rows")
+    }
     best = np.full(len(detections), -np.inf)
     for position, row in enumerate(truth[["x", "row_start", "row_stop", "rho"]].itertuples(index=False)):
         near = np.abs(columns["x"] - row.x) <= MATCH_PX

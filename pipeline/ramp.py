@@ -99,7 +99,9 @@ def fit_ramp(
         if steady_e is not None:
             level[breaks[-1] if breaks.size else 0 :, column] = steady_e[column]
     variance = np.maximum(level - (sky_e * (1 - fraction))[:, None], 0) + np.float32(read_noise_e**2)
-    _mask_doubtful(flat - level, variance, mask, x, row, sigma_px, ends_early=first_row + len(flat) < n_transit + DOUBTFUL_ROWS)
+    _mask_doubtful(
+        flat - level, variance, mask, x, row, sigma_px, ends_early=first_row + len(flat) < n_transit + DOUBTFUL_ROWS
+    )
     deficit = level - level[-1] - (sky_e * (1 - fraction))[:, None]
     return Ramp(deficit.astype(np.float32), mask, sky_e, x, row, step_e)
 
@@ -113,7 +115,14 @@ def _unknown_rows(breaks: np.ndarray, n_rows: int) -> list[tuple[int, int]]:
 
 
 def _mask_doubtful(
-    left: np.ndarray, variance: np.ndarray, mask: np.ndarray, x: np.ndarray, row: np.ndarray, sigma_px: float, *, ends_early: bool
+    left: np.ndarray,
+    variance: np.ndarray,
+    mask: np.ndarray,
+    x: np.ndarray,
+    row: np.ndarray,
+    sigma_px: float,
+    *,
+    ends_early: bool,
 ) -> None:
     """Mask in place the rows next to onsets and ends of the file where the levels leave too much.
 
@@ -132,7 +141,9 @@ def _mask_doubtful(
     for first, last, start, stop, backwards in stretches:
         window = (slice(max(start, 0), max(min(stop, n_rows), 0)), slice(first, last))
         light = convolve1d(left[window], kernel, axis=1, mode="nearest")
-        score = np.where(mask[window], 0, light / np.sqrt(convolve1d(variance[window], kernel**2, axis=1, mode="nearest")))
+        score = np.where(
+            mask[window], 0, light / np.sqrt(convolve1d(variance[window], kernel**2, axis=1, mode="nearest"))
+        )
         score = np.cumsum(score[::-1] if backwards else score, axis=0)
         score /= np.sqrt(np.arange(1, len(score) + 1))[:, None]
         mask[window] |= np.any(np.abs(score) > MAX_DOUBT_SIGMA, axis=0)
@@ -142,7 +153,11 @@ def _sky_level(electrons: np.ndarray, fraction: np.ndarray) -> float:
     """Sky electrons of a full transit: slope of the emptiest quarter of the columns against the ramp."""
     level = electrons[-512:].mean(axis=0)
     sky_columns = level <= np.quantile(level, 0.25)
-    rows = np.median(electrons[:, sky_columns], axis=1) if sky_columns.sum() < 16 else electrons[:, sky_columns].mean(axis=1)
+    rows = (
+        np.median(electrons[:, sky_columns], axis=1)
+        if sky_columns.sum() < 16
+        else electrons[:, sky_columns].mean(axis=1)
+    )
     rising = fraction < 1
     if rising.sum() < 2:
         return 0.0
@@ -178,10 +193,14 @@ def _find_onsets(
         flux += np.float32(weight) * padded[:, offset : offset + flat.shape[1]]
     variance = _bin_means((noise**2)[:, None])[:, 0]
     columns = np.ascontiguousarray(_bin_means(flux).T)
-    x, row, height, score, spread = _column_steps(np.ascontiguousarray(flux.T), columns, variance, MIN_STEP_SIGNIFICANCE)
+    x, row, height, score, spread = _column_steps(
+        np.ascontiguousarray(flux.T), columns, variance, MIN_STEP_SIGNIFICANCE
+    )
     accepted: list[int] = []
     for index in np.argsort(-score, kind="stable"):
-        if not any(abs(x[k] - x[index]) <= SAME_ONSET_COLUMNS and abs(row[k] - row[index]) <= spread[index] for k in accepted):
+        if not any(
+            abs(x[k] - x[index]) <= SAME_ONSET_COLUMNS and abs(row[k] - row[index]) <= spread[index] for k in accepted
+        ):
             accepted.append(int(index))
     order = np.asarray(accepted, dtype=np.int64)
     order = order[np.argsort(-height[order], kind="stable")]

@@ -133,7 +133,9 @@ class EntryWriter:
         )
         return self
 
-    def finish(self, arrays: Mapping[str, np.ndarray], streaks: pd.DataFrame, description: Mapping[str, Any]) -> dict[str, Any]:
+    def finish(
+        self, arrays: Mapping[str, np.ndarray], streaks: pd.DataFrame, description: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Write what goes with the residual, hash everything and move the entry to its place.
 
         Returns
@@ -142,11 +144,11 @@ class EntryWriter:
             The entry's description with its ``content_hash``.
         """
         self.residual.flush()
-        digest = hashlib.blake2b(self.residual, digest_size=16)
+        digest = hashlib.blake2b(self.residual.data, digest_size=16)
         del self.residual
         for name, array in arrays.items():
             np.save(self.folder / f"{name}.npy", array)
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         streaks.to_parquet(self.folder / "streaks.parquet")
         digest.update(streaks.to_json(double_precision=12).encode())
         whole = {**description, "store_version": STORE_VERSION, "content_hash": digest.hexdigest()}
@@ -224,7 +226,9 @@ def read_manifest(store: str | Path) -> pd.DataFrame:
     """
     path = Path(store) / MANIFEST
     if not path.is_file():
-        raise StoreError(f"{store} is not a finished store: {MANIFEST} is missing; run `shutterless ingest --out {store} --resume`")
+        raise StoreError(
+            f"{store} is not a finished store: {MANIFEST} is missing; run `shutterless ingest --out {store} --resume`"
+        )
     return pd.read_parquet(path)
 
 

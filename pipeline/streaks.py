@@ -180,7 +180,9 @@ def _refine(signal: np.ndarray, error: np.ndarray, x: np.ndarray, sigma_px: floa
         residual = signal - _model(signal.size, x, flux, sigma_px)
         # the profile's own uncertainty (2 % of the local light) keeps one very bright star from ruling the width
         tolerance = np.sqrt(error**2 + (0.02 * (signal - residual)) ** 2)
-        shift, shift_error = _solve(_design(signal.size, columns, slope * flux[:, None]), residual, tolerance, ridge=1e-3)
+        shift, shift_error = _solve(
+            _design(signal.size, columns, slope * flux[:, None]), residual, tolerance, ridge=1e-3
+        )
         x = x + np.clip(np.where(flux > 3 * np.abs(shift_error), shift, 0.0), -0.3, 0.3)
         bright = np.where(flux >= np.sort(flux)[-_N_WIDTH_STREAKS:][0], flux, 0.0)  # faint ones hide blends
         broadening = np.bincount(columns.ravel(), weights=(widening * bright[:, None]).ravel(), minlength=signal.size)

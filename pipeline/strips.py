@@ -69,7 +69,7 @@ def cut_strips(amplifier: Amplifier, triggers: pd.DataFrame, grid: TokenGrid) ->
         context=context.reshape(n, grid.n_tokens, grid.patch_rows),
         profile=profile,
         features=stage1_features(triggers, bins),
-        mask=live.reshape(n, grid.n_tokens, grid.patch_rows).any(axis=2),
+        mask=np.any(live.reshape(n, grid.n_tokens, grid.patch_rows), axis=2),
     )
 
 
@@ -94,11 +94,13 @@ def _cut_residual(
     c0, c1 = max(first_column, 0), min(first_column + n_columns, amplifier.n_columns)
     r0, r1 = max(first_row, 0), min(first_row + n_rows * factor, amplifier.n_rows)
     if c0 < c1 and r0 < r1:
-        whole[:, c0 - first_column : c1 - first_column, r0 - first_row : r1 - first_row] = amplifier.residual[:, c0:c1, r0:r1]
+        whole[:, c0 - first_column : c1 - first_column, r0 - first_row : r1 - first_row] = amplifier.residual[
+            :, c0:c1, r0:r1
+        ]
     valid = np.isfinite(whole).reshape(*whole.shape[:2], n_rows, factor)
     count = valid.sum(axis=3, dtype=np.float32)
     total = np.where(valid, whole.reshape(valid.shape), 0).sum(axis=3)
-    return total / np.sqrt(np.maximum(count, 1)), valid.any(axis=(0, 1, 3))
+    return total / np.sqrt(np.maximum(count, 1)), np.any(valid, axis=(0, 1, 3))
 
 
 def _cut_rows(series: np.ndarray, first_row: int, factor: int, n_rows: int) -> np.ndarray:

@@ -144,4 +144,6 @@ def unpatchify(patches: np.ndarray, grid: TokenGrid) -> np.ndarray:
 def check_same_grid(found: TokenGrid, expected: TokenGrid, what: str) -> None:
     """Refuse a grid other than the one a model was trained with, showing both."""
     if found != expected:
-        raise GridError(f"{what} has {found}, but the model expects {expected}; re-run with the model's grid or retrain")
+        raise GridError(
+            f"{what} has {found}, but the model expects {expected}; re-run with the model's grid or retrain"
+        )

@@ -94,7 +94,9 @@ def find_triggers(amplifier: Amplifier, threshold: float = TRIGGER_THRESHOLD) ->
 def characterise(amplifier: Amplifier, hits: pd.DataFrame) -> pd.DataFrame:
     """Refine the hits of `shutterless.pipeline.template_bank.scan` and add what the vetoes look at."""
     rows = [_refine(amplifier, int(hit.x), int(hit.row_start), int(hit.width_rows)) for hit in hits.itertuples()]
-    triggers = pd.DataFrame([row for row in rows if row is not None], columns=[c for c in TRIGGER_COLUMNS if c not in _LATE])
+    triggers = pd.DataFrame(
+        [row for row in rows if row is not None], columns=[c for c in TRIGGER_COLUMNS if c not in _LATE]
+    )
     triggers["n_same_row"] = count_same_row(triggers, triggers)
     streak = nearest_streak(amplifier.streaks, triggers["x"].to_numpy(dtype=np.float64), within_px=1.5)
     ids = amplifier.streaks["streak_id"].to_numpy()
@@ -229,7 +231,9 @@ def _binned_patch(
     patch = np.full((2 * half + 1, n_bins * bin_rows), np.nan, dtype=np.float32)
     c0, c1 = max(column - half, 0), min(column + half + 1, n_columns)
     r0, r1 = max(first_row, 0), min(first_row + n_bins * bin_rows, n_rows)
-    patch[c0 - column + half : c1 - column + half, r0 - first_row : r1 - first_row] = amplifier.residual[0, c0:c1, r0:r1]
+    patch[c0 - column + half : c1 - column + half, r0 - first_row : r1 - first_row] = amplifier.residual[
+        0, c0:c1, r0:r1
+    ]
     valid = np.isfinite(patch)
     binned = np.where(valid, patch, 0).reshape(2 * half + 1, n_bins, bin_rows)
     live = valid.reshape(binned.shape).mean(axis=2, dtype=np.float32)
@@ -251,7 +255,9 @@ def _correlate(patch: np.ndarray, live: np.ndarray, profiles: np.ndarray, kernel
     windows = np.lib.stride_tricks.sliding_window_view(profiles @ patch, kernels.shape[1], axis=1)
     snr = windows @ kernels.T
     if live.min() < 1:
-        coverage = np.lib.stride_tricks.sliding_window_view((profiles**2) @ live, kernels.shape[1], axis=1) @ (kernels**2).T
+        coverage = (
+            np.lib.stride_tricks.sliding_window_view((profiles**2) @ live, kernels.shape[1], axis=1) @ (kernels**2).T
+        )
         snr = np.where(coverage >= MIN_LIVE_FRACTION, snr / np.sqrt(np.maximum(coverage, 1e-6)), np.nan)
     return snr
 

@@ -60,7 +60,9 @@ def compare_runs(*, tracking_uri: str, experiment: str, metric: str, out: Path) 
         raise CompareError(f"no run of experiment {experiment!r} logged {metric!r}; there are {known}")
     ascending = metric not in HIGHER_IS_BETTER
     runs = runs.sort_values([column, "name"], ascending=[ascending, True], na_position="last", ignore_index=True)
-    shown = runs[[name for name in {**COLUMNS, column: metric} if name in runs]].rename(columns={**COLUMNS, column: metric})
+    shown = runs[[name for name in {**COLUMNS, column: metric} if name in runs]].rename(
+        columns={**COLUMNS, column: metric}
+    )
     out = Path(out)
     write_parquet(runs.astype({"start_time": "string"}), out / "comparison.parquet")
     (out / "comparison.html").write_text(_write_page(shown, experiment, metric), encoding="utf-8")

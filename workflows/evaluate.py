@@ -115,7 +115,9 @@ def evaluate_detectors(
         tables["summary"].append(
             {**_describe(detector), **vars(point), **summarise(scored[detector.name], point, samples, eta)}
         )
-        tables["completeness"].append(completeness_table(scored[detector.name], point.threshold).assign(detector=detector.name))
+        tables["completeness"].append(
+            completeness_table(scored[detector.name], point.threshold).assign(detector=detector.name)
+        )
         if detector.folder is not None:
             right = match_entries(detections, events[events["is_event"].astype(bool)]) >= 0
             probability = detections[f"{detector.name}/probability"].to_numpy()
@@ -162,11 +164,12 @@ def write_verdict(
     honest = summary[~summary["shuffled"]].sort_values("completeness", ascending=False)
     best = honest.iloc[0]
     samples = bootstrap_events(scored[best["detector"]], settings.bootstrap, settings.seed)
+    rate = f"{best['rate_per_hour']:.0f} false alarms per amplifier-hour"
+    counted = f"{best['rate_low']:.0f} to {best['rate_high']:.0f}, {best['live_hours']:.2f} amplifier-hours"
+    low, share, high = (100 * best[f"completeness{end}"] for end in ("_low", "", "_high"))
     lines = [
-        f"At {best['rate_per_hour']:.0f} false alarms per amplifier-hour (95 % Poisson interval {best['rate_low']:.0f} to "
-        f"{best['rate_high']:.0f}, {best['live_hours']:.2f} amplifier-hours) {best['detector']} finds most of "
-        f"{best['n_events']:.0f} events: {100 * best['completeness']:.1f} % "
-        f"({100 * best['completeness_low']:.1f} to {100 * best['completeness_high']:.1f})."
+        f"At {rate} (95 % Poisson interval {counted}) {best['detector']} finds most of {best['n_events']:.0f} events: "
+        f"{share:.1f} % ({low:.1f} to {high:.1f})."
     ]
     for other in honest.iloc[1:].itertuples():
         difference = found[best["detector"]].astype(float) - found[other.detector]
@@ -180,9 +183,10 @@ def write_verdict(
         honest_row = summary[summary["detector"] == control.detector.removesuffix(SHUFFLED_SUFFIX)]
         if len(honest_row):
             learned = honest_row["completeness_low"].iloc[0] > control.completeness_high
+            said = "with true ones it learned something" if learned else "NO evidence that true ones taught it anything"
             lines.append(
                 f"{control.family} trained with shuffled labels finds {100 * control.completeness:.1f} % (at most "
-                f"{100 * control.completeness_high:.1f}): {'the labels taught it something' if learned else 'NO evidence of learning'}."
+                f"{100 * control.completeness_high:.1f}): {said}."
             )
     return "\n".join(lines)
 
@@ -193,7 +197,9 @@ def measure_throughput(folder: str, store: Path, entry: str, n_strips: int = 102
     amplifier = open_amplifier(store, entry)
     rng = np.random.default_rng(0)
     rows = np.sort(rng.integers(0, amplifier.n_rows - 8, n_strips))
-    places = pd.DataFrame({"x": rng.uniform(0, amplifier.n_columns - 1, n_strips), "row_start": rows, "row_stop": rows + 7})
+    places = pd.DataFrame(
+        {"x": rng.uniform(0, amplifier.n_columns - 1, n_strips), "row_start": rows, "row_stop": rows + 7}
+    )
     places = places.assign(width_rows=8.0, snr=5.0, chi2_excess=0.0, sharpness=0.2, flatness=0.0, n_same_row=0)
     strips = cut_strips(amplifier, places, model.grid)
     seconds = []
@@ -227,7 +233,9 @@ def _truth_by_entry(truth: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame
             f"the store holds {sorted(manifest['file'].unique())[:3]}"
         )
     if not placed["is_event"].any():
-        raise EvaluateError("the truth table holds no event, so completeness cannot be measured; add frames with events")
+        raise EvaluateError(
+            "the truth table holds no event, so completeness cannot be measured; add frames with events"
+        )
     return placed
 
 
@@ -249,7 +257,9 @@ def _describe(detector: Detector) -> dict[str, Any]:
         return plain
     path = Path(detector.folder) / TRAINING
     known = json.loads(path.read_text()) if path.is_file() else {}
-    return plain | {name: known[name] for name in ("family", "shuffled", "n_parameters", "train_seconds") if name in known}
+    return plain | {
+        name: known[name] for name in ("family", "shuffled", "n_parameters", "train_seconds") if name in known
+    }
 
 
 def _concatenate(tables: list[pd.DataFrame]) -> pd.DataFrame:

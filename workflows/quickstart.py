@@ -80,7 +80,9 @@ def run_quickstart(
             evaluation = _evaluate(settings, out, executor, progress)
         with _timed("track and register", seconds, progress):
             tracking, best = _track(settings, out, evaluation, data_hash)
-            compare_runs(tracking_uri=tracking.uri, experiment=EXPERIMENT, metric="completeness", out=out / "comparison")
+            compare_runs(
+                tracking_uri=tracking.uri, experiment=EXPERIMENT, metric="completeness", out=out / "comparison"
+            )
         with _timed("search", seconds, progress):
             _search(settings, out, frames["with_events"], best, executor, progress)
     (out / "timings.json").write_text(json.dumps(seconds, indent=1))
@@ -93,7 +95,9 @@ def _empty_folder(out: Path) -> Path:
     """The output folder, without what an earlier run of this command left; anything else there is not touched."""
     if out.exists() and any(out.iterdir()):
         if not (out / "settings.toml").is_file():
-            raise QuickstartError(f"{out} is not empty and was not made by `shutterless run`; choose another with --out")
+            raise QuickstartError(
+                f"{out} is not empty and was not made by `shutterless run`; choose another with --out"
+            )
         shutil.rmtree(out)
     return prepare_folder(out)
 

@@ -46,6 +46,8 @@ def record_evaluation(run: Run, summary: Mapping[str, Any], completeness: pd.Dat
 
 
 def _is_metric(name: str, value: Any) -> bool:
-    return name not in ("n_parameters", "shuffled", "extrapolated", "train_seconds") and isinstance(
-        value, int | float | np.number
-    ) and bool(np.isfinite(value))
+    return (
+        name not in ("n_parameters", "shuffled", "extrapolated", "train_seconds")
+        and isinstance(value, int | float | np.number)
+        and bool(np.isfinite(value))
+    )

@@ -79,7 +79,13 @@ def search_files(
     detector = find_detector(reference)
     threshold, notes = find_threshold(detector, settings.false_alarms_per_hour)
     ingested = ingest_files(
-        files, out / "store", instrument=instrument, supplied=supplied, resume=resume, executor=executor, progress=progress
+        files,
+        out / "store",
+        instrument=instrument,
+        supplied=supplied,
+        resume=resume,
+        executor=executor,
+        progress=progress,
     )
     used = {Path(file).name for file in files}
     manifest = ingested.manifest[ingested.manifest["file"].isin(used)]
@@ -154,8 +160,8 @@ def find_threshold(detector: Detector, rate_per_hour: float) -> tuple[float, lis
     notes = []
     if extrapolated:
         notes.append(
-            f"{rate_per_hour:g} false alarms per amplifier-hour is extrapolated: {len(curve.scores)} alarms were counted in "
-            f"{curve.live_hours:.2f} amplifier-hours of simulated frames"
+            f"{rate_per_hour:g} false alarms per amplifier-hour is extrapolated: "
+            f"{len(curve.scores)} alarms were counted in {curve.live_hours:.2f} amplifier-hours of simulated frames"
         )
     return threshold, notes
 
@@ -167,9 +173,7 @@ def _assemble(amplifiers: Mapping[str, Amplifier], found: Mapping[str, pd.DataFr
         {entry: amplifier.readout for entry, amplifier in amplifiers.items()},
     )
     tables = [
-        build_candidates(
-            found[entry], streaks[entry], amplifier.readout, file=amplifier.file, entry=entry, model=name
-        )
+        build_candidates(found[entry], streaks[entry], amplifier.readout, file=amplifier.file, entry=entry, model=name)
         for entry, amplifier in amplifiers.items()
         if len(found[entry])
     ]

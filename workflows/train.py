@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -102,9 +101,8 @@ def train_model(
         As `fit_detector`.
     """
     training_set = draw_training_set(store, settings, executor=executor, progress=progress)
-    return fit_detector(
-        TrainTask(family, family), training_set, settings, Path(out), data_hash=manifest_hash(read_manifest(store)), init=init
-    )
+    data_hash = manifest_hash(read_manifest(store))
+    return fit_detector(TrainTask(family, family), training_set, settings, Path(out), data_hash=data_hash, init=init)
 
 
 def fit_detector(
@@ -189,7 +187,7 @@ class _ExampleItem:
     store: str
     entry: str
     group: int
-    examples: Mapping[str, int]
+    examples: ExampleSettings
 
 
 def _example_items(store: str | Path, settings: TrainSettings, n_examples: int, first_group: int) -> list[_ExampleItem]:
@@ -200,11 +198,14 @@ def _example_items(store: str | Path, settings: TrainSettings, n_examples: int, 
         raise TrainError(f"store {store} holds one amplifier; training needs at least two, one of them for validation")
     events = n_examples * settings.event_fraction / len(entries)
     others = n_examples * (1 - settings.event_fraction) / len(entries)
-    counts = {"n_events": events, "n_cosmic_rays": others * _RAY_SHARE, "n_noise": others * (1 - _RAY_SHARE)}
-    whole = {name: max(round(count), 1) for name, count in counts.items()}
-    return [_ExampleItem(str(store), entry, first_group + i, whole) for i, entry in enumerate(entries)]
+    examples = ExampleSettings(
+        n_events=max(round(events), 1),
+        n_cosmic_rays=max(round(others * _RAY_SHARE), 1),
+        n_noise=max(round(others * (1 - _RAY_SHARE)), 1),
+    )
+    return [_ExampleItem(str(store), entry, first_group + i, examples) for i, entry in enumerate(entries)]
 
 
 def _draw_from_entry(item: _ExampleItem, *, grid: TokenGrid, seed: int) -> TrainingSet:
     rng = np.random.default_rng([seed, item.group])
-    return draw_examples(open_amplifier(item.store, item.entry), grid, rng, ExampleSettings(**item.examples), item.group)
+    return draw_examples(open_amplifier(item.store, item.entry), grid, rng, item.examples, item.group)

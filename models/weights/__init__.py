@@ -1,0 +1,1 @@
+"""The model that ships with the package: what `search` uses unless told otherwise."""

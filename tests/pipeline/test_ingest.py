@@ -32,7 +32,9 @@ def tiny_settings(tiny_profile) -> SceneSettings:
 def full(tmp_path_factory):
     """Event-free ZTF frame of 5,000 rows in the steady state, quadrant 1, in a store: amplifier, its row, its stars."""
     folder = tmp_path_factory.mktemp("full")
-    settings = SceneSettings(rows=5000, events=0, artefacts=False, first_row=None, suffix=".fits", n_bright_stars=100)
+    settings = SceneSettings(
+        rows=5000, events=0, artefacts=False, first_row=None, suffix=".fits", n_bright_stars=100, faint_mag=14.5
+    )
     profile = folder / "one.toml"
     text = (Path(__file__).parents[2] / "pipeline" / "profiles" / "ztf.toml").read_text()
     quadrant = "[[quadrants]]\ndata_hdu = 1\noverscan_hdu = 2\nflip_columns = true\nflip_rows = true\n"

@@ -103,7 +103,7 @@ def test_exception_inside_the_writer_keeps_the_entry_that_was_there(tmp_path):
         writer.residual[:] = 1
         raise RuntimeError("power cut")
     assert [path.name for path in tmp_path.iterdir()] == ["entry"]
-    assert read_entry(tmp_path, "entry") == whole
+    assert read_entry(tmp_path, "entry")["content_hash"] == whole["content_hash"]
 
 
 def test_finished_entry_replaces_the_one_before(tmp_path):
