@@ -3,8 +3,8 @@
     python benchmarks/optimum.py --hours 1
 
 Every detector is measured against it (`OPTIMUM_THRESHOLDS` in models/evaluation.py is its output): no baseline to
-estimate, no artefacts, no stars, the exact noise of sky at r = 20.8 (Poisson, read noise, digitisation), every width and
-shape of the bank, both signs, no vetoes.
+estimate, no artefacts, no stars, the exact noise of sky at r = 20.8 (Poisson, read noise, digitisation), every width
+and shape of the bank, both signs, no vetoes.
 """
 
 from __future__ import annotations

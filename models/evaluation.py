@@ -1,14 +1,15 @@
 """How good a detector is: false alarms, live time, completeness and loss, by one code for every detector.
 
 A *false alarm* is a cluster of detections that matches no event of the truth table; *completeness* is counted against
-the S/N ``rho`` of an optimum no detector can beat. Glints are events (no false alarms) that are left out of completeness:
-within one amplifier nothing tells them from a burst.
+the S/N ``rho`` of an optimum no detector can beat. Glints are events (no false alarms) that are left out of
+completeness: within one amplifier nothing tells them from a burst.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -220,7 +221,7 @@ def completeness_table(events: pd.DataFrame, threshold: float, bins: tuple[float
     for kind in ["all", *sorted(events["kind"].unique())]:
         part = events if kind == "all" else events[events["kind"] == kind]
         rho, found = part["rho"].to_numpy(), (part["score"] >= threshold).to_numpy()
-        for low, high in zip(bins[:-1], bins[1:], strict=True):
+        for low, high in pairwise(bins):
             inside = (rho >= low) & (rho < high)
             if inside.any():
                 n, hits = int(inside.sum()), int(found[inside].sum())

@@ -1,1 +1,1 @@
-"""From FITS frames to candidates: reading, calibrating, storing, tokenizing and searching, without any learned model."""
+"""From FITS frames to candidates: read, calibrate, store, tokenize and search, without any learned model."""

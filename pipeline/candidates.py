@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -179,7 +178,7 @@ def write_candidates(candidates: pd.DataFrame, folder: str | Path, settings: Map
     partial = folder / f".candidates.{uuid.uuid4().hex[:8]}.partial"
     try:
         table.write(partial, format="ascii.ecsv")
-        os.replace(partial, ecsv)
+        partial.replace(ecsv)
     finally:
         partial.unlink(missing_ok=True)
     return parquet, ecsv

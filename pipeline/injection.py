@@ -1,4 +1,4 @@
-"""Events and cosmic rays injected into calibrated amplifiers, in electrons and through the same point-spread function."""
+"""Events and cosmic rays injected into calibrated amplifiers: electrons, through the same point-spread function."""
 
 from __future__ import annotations
 

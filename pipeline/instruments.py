@@ -1,4 +1,4 @@
-"""Instrument profiles: all that is particular to one camera's files, kept in TOML so that a new camera needs no code."""
+"""Instrument profiles: all that is particular to a camera's files, in TOML, so that a new camera needs no code."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ against the steady state that follows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numba
 import numpy as np
@@ -110,7 +111,7 @@ def _unknown_rows(breaks: np.ndarray, n_rows: int) -> list[tuple[int, int]]:
     """Rows for which no level can be given: around each onset, and between two that are too close."""
     edges = [(max(int(row) - MASK_ROWS, 0), int(row) + MASK_ROWS + 1) for row in breaks]
     bounds = [0, *(int(row) for row in breaks), n_rows]
-    short = [(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True) if b - a < MIN_LEVEL_ROWS]
+    short = [(a, b) for a, b in pairwise(bounds) if b - a < MIN_LEVEL_ROWS]
     return edges + short if breaks.size else []
 
 
@@ -240,7 +241,7 @@ def _column_steps(flux, binned, variance, min_significance):  # pragma: no cover
 
 @numba.njit(cache=True, nogil=True)
 def _noise_scale(values, variance):  # pragma: no cover - compiled
-    """Noise of a series, in units of the root of ``variance``, from successive differences, which steps hardly touch."""
+    """Noise of a series over the root of ``variance``, from successive differences, which steps hardly touch."""
     scaled = np.abs(np.diff(values)) / np.sqrt(variance[1:] + variance[:-1])
     return 1.4826 * np.median(scaled)
 
@@ -309,7 +310,7 @@ def _staircase(binned: np.ndarray, breaks: np.ndarray, n_rows: int) -> np.ndarra
     """Level of each row: the median of the whole bins between two breaks."""
     level = np.empty(n_rows, dtype=np.float32)
     edges = np.concatenate(([0], breaks, [n_rows]))
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         first = -(-(start + (MASK_ROWS if start else 0)) // BIN_ROWS)
         last = max((stop - (MASK_ROWS if stop < n_rows else 0)) // BIN_ROWS, first + 1)
         inside = binned[first : min(last, len(binned))]

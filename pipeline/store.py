@@ -128,9 +128,11 @@ class EntryWriter:
 
     def __enter__(self) -> EntryWriter:
         self.folder.mkdir(parents=True)
-        self.residual = np.lib.format.open_memmap(
-            self.folder / "residual.npy", mode="w+", dtype=np.float16, shape=self._shape
-        )
+        path = self.folder / "residual.npy"
+        self.residual = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=self._shape)
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error here; later, in the map, it would kill the process
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         return self
 
     def finish(
@@ -155,7 +157,7 @@ class EntryWriter:
         (self.folder / ENTRY).write_text(json.dumps(whole, indent=1))
         if self.final.exists():
             shutil.rmtree(self.final)
-        os.replace(self.folder, self.final)
+        self.folder.replace(self.final)
         return whole
 
     def __exit__(self, *_: object) -> None:
@@ -244,7 +246,7 @@ def write_parquet(table: pd.DataFrame, path: Path) -> None:
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         table.to_parquet(partial, index=False)
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

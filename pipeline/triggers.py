@@ -175,7 +175,7 @@ _TYPES = {
     "row_stop": "int64",
     "row_peak": "int64",
     "width_rows": "float64",
-    "shape": "object",
+    "shape": "str",
     "snr": "float64",
     "chi2_excess": "float64",
     "chi2_significance": "float64",

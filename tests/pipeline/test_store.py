@@ -84,24 +84,22 @@ def test_sigma_of_rows_is_linear_between_block_centres(tmp_path):
     assert rows[:, 0].tolist() == [4, 7]
 
 
-def test_exception_inside_the_writer_leaves_nothing(tmp_path):
-    with (
-        pytest.raises(RuntimeError, match="power cut"),
-        EntryWriter(tmp_path / "store", "entry", n_columns=2, n_rows=4) as writer,
-    ):
+def fail_half_way(store: Path) -> None:
+    with EntryWriter(store, "entry", n_columns=2, n_rows=4) as writer:
         writer.residual[:] = 1
         raise RuntimeError("power cut")
+
+
+def test_exception_inside_the_writer_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError, match="power cut"):
+        fail_half_way(tmp_path / "store")
     assert list((tmp_path / "store").iterdir()) == []
 
 
 def test_exception_inside_the_writer_keeps_the_entry_that_was_there(tmp_path):
     whole = write_entry(tmp_path)
-    with (
-        pytest.raises(RuntimeError, match="power cut"),
-        EntryWriter(tmp_path, "entry", n_columns=2, n_rows=4) as writer,
-    ):
-        writer.residual[:] = 1
-        raise RuntimeError("power cut")
+    with pytest.raises(RuntimeError, match="power cut"):
+        fail_half_way(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["entry"]
     assert read_entry(tmp_path, "entry")["content_hash"] == whole["content_hash"]
 
