@@ -127,7 +127,10 @@ def _place_event(
     names, shares = zip(*settings.kinds, strict=True)
     kind = str(rng.choice(names, p=shares))
     for _ in range(_MAX_TRIES):
-        event, flux = _draw_event(amplifier, kind, rng, settings)
+        try:
+            event, flux = _draw_event(amplifier, kind, rng, settings)
+        except ValueError:  # this kind is too long for the file; the next event may be another kind
+            return None
         curve, first, profile = event_stamp(event, amplifier.n_rows, amplifier.n_columns, amplifier.psf_sigma_px)
         rows = central_rows(curve)
         # the noise around the peak stands for that of the whole event here; the truth gets the exact rho

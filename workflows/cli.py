@@ -222,13 +222,16 @@ def train(
     from shutterless.workflows.settings import load_settings
 
     settings = load_settings(config, set_ or ()).train_for(model)
-    choose_tracking(tracking)
-    from shutterless.workflows.tracking import resolve_model
+    uri = choose_tracking(tracking)
+    from shutterless.workflows.tracking import open_tracking, resolve_model
     from shutterless.workflows.train import train_model
 
     out = out or Path("runs") / model
     start = resolve_model(init) if init else None
-    train_model(store, family=str(model), settings=settings, out=out, init=start, progress=make_progress(quiet))
+    train_model(
+        store, family=str(model), settings=settings, out=out, init=start, tracking=open_tracking(uri),
+        progress=make_progress(quiet),
+    )  # fmt: skip
     typer.echo(f"model: {out}")
     return DONE
 
@@ -253,14 +256,16 @@ def evaluate(
     from shutterless.workflows.settings import load_settings
 
     settings = load_settings(config, set_ or ()).evaluate
-    choose_tracking(tracking)
+    uri = choose_tracking(tracking)
     from shutterless.workflows.evaluate import evaluate_detectors
     from shutterless.workflows.ingest import find_truth
+    from shutterless.workflows.tracking import open_tracking
 
-    references = model or ["bundled", "template-bank"]
-    truth = truth or find_truth(store)
-    progress = make_progress(quiet)
-    evaluate_detectors(store, references=references, truth=truth, out=out, settings=settings, progress=progress)
+    evaluation = evaluate_detectors(
+        store, references=model or ["bundled", "template-bank"], truth=truth or find_truth(store), out=out,
+        settings=settings, tracking=open_tracking(uri), progress=make_progress(quiet),
+    )  # fmt: skip
+    typer.echo(evaluation.text())
     typer.echo(f"evaluation: {out}")
     return DONE
 
@@ -278,7 +283,8 @@ def compare(
     uri = choose_tracking(tracking)
     from shutterless.workflows.compare import compare_runs
 
-    compare_runs(tracking_uri=uri, experiment=experiment, metric=metric, out=out)
+    table = compare_runs(tracking_uri=uri, experiment=experiment, metric=metric, out=out)
+    typer.echo(table.to_string(index=False, na_rep="-", float_format="{:.3f}".format))
     typer.echo(f"comparison: {out}")
     return DONE
 

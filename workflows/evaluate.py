@@ -33,10 +33,11 @@ from shutterless.pipeline.template_bank import TRIGGER_THRESHOLD
 from shutterless.workflows.cluster import Executor, SerialExecutor
 from shutterless.workflows.detect import TEMPLATE_BANK, Detector, DetectTask, detect, write_rates
 from shutterless.workflows.progress import Progress
+from shutterless.workflows.record import TRAINING, record_evaluation
 from shutterless.workflows.settings import EvaluateSettings
-from shutterless.workflows.tracking import resolve_model
-from shutterless.workflows.train import TRAINING
+from shutterless.workflows.tracking import Tracking, resolve_model, track_run
 
+EXPERIMENT = "evaluate"
 SHUFFLED_SUFFIX = "-shuffled"
 
 
@@ -53,6 +54,13 @@ class Evaluation:
     reliability: pd.DataFrame
     verdict: str
 
+    def text(self) -> str:
+        """Return the table and the verdict for a terminal."""
+        columns = ["detector", "n_parameters", "false_alarms", "rate_per_hour", "n_events", "completeness"]
+        columns += ["completeness_low", "completeness_high", "rho50", "loss_mag"]
+        table = self.summary[columns].to_string(index=False, na_rep="-", float_format="{:.3f}".format)
+        return f"{table}\n{self.verdict}"
+
 
 def evaluate_detectors(
     store: Path,
@@ -61,6 +69,7 @@ def evaluate_detectors(
     truth: Path,
     out: Path,
     settings: EvaluateSettings,
+    tracking: Tracking | None = None,
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -77,6 +86,8 @@ def evaluate_detectors(
     out : Path
         Gets ``summary``, ``completeness``, ``reliability`` and ``detections`` (Parquet), ``eta.json``, ``verdict.txt``.
     settings : EvaluateSettings
+    tracking : Tracking, optional
+        Log one run per detector there, in the experiment `EXPERIMENT`.
     executor : Executor, optional
     progress : Progress, optional
 
@@ -88,56 +99,90 @@ def evaluate_detectors(
     -----
     False alarms are counted on the amplifiers without events where there are any, otherwise on all. The operating
     point is the lowest rate that still rests on `MIN_COUNTED_ALARMS` counted alarms, the same for every detector.
-    Each model's false-alarm curve is written beside its weights: a search takes its threshold from there.
+    Each model's false-alarm curve is written beside its weights, where a search looks for its threshold; for models
+    that are not in a folder of the user's own (bundled, registered) it goes to ``out``.
     """
     manifest = read_manifest(store)
-    detectors = [_name_detector(reference) for reference in references]
-    events = _truth_by_entry(pd.read_parquet(truth), manifest)
-    started = time.perf_counter()
-    detections = collect_detections(store, manifest, detectors, settings, executor, progress)
-    seconds = time.perf_counter() - started
-    quiet = _quiet_entries(manifest, events)
-    live_hours = float(_live_hours(manifest[manifest["entry"].isin(quiet)]).sum())
-    rate = MIN_COUNTED_ALARMS / live_hours
-    eta = optimum_threshold(rate)
-    tables: dict[str, list[Any]] = {"summary": [], "completeness": [], "reliability": []}
-    found: dict[str, np.ndarray] = {}
-    scored: dict[str, pd.DataFrame] = {}
-    for detector in detectors:
-        score = detections[f"{detector.name}/score"].to_numpy()
-        calm = detections["entry"].isin(quiet).to_numpy()
-        curve = false_alarm_curve(detections[calm], score[calm], events, live_hours)
-        write_rates(_rates_folder(detector, out), curve, manifest_hash(manifest))
-        point = operating_point(curve, MIN_COUNTED_ALARMS)
-        scored[detector.name] = event_scores(detections, score, events)
-        samples = bootstrap_events(scored[detector.name], settings.bootstrap, settings.seed)
-        found[detector.name] = (scored[detector.name]["score"] >= point.threshold).to_numpy()
-        tables["summary"].append(
-            {**_describe(detector), **vars(point), **summarise(scored[detector.name], point, samples, eta)}
-        )
-        tables["completeness"].append(
-            completeness_table(scored[detector.name], point.threshold).assign(detector=detector.name)
-        )
-        if detector.folder is not None:
-            right = match_entries(detections, events[events["is_event"].astype(bool)]) >= 0
-            probability = detections[f"{detector.name}/probability"].to_numpy()
-            tables["reliability"].append(reliability_table(probability, right).assign(detector=detector.name))
-    summary = pd.DataFrame(tables["summary"])
+    detectors = _name_detectors(references)
+    held_out = _open_truth(pd.read_parquet(truth), manifest)
+    detections = collect_detections(store, manifest, detectors, executor, progress)
+    results = [_judge(detector, detections, held_out, settings) for detector in detectors]
+    for reference, result in zip(references, results, strict=True):
+        write_rates(_rates_folder(reference, result.detector, out), result.curve, manifest_hash(manifest))
+    summary = pd.DataFrame([result.summary for result in results])
     evaluation = Evaluation(
         summary=summary,
-        completeness=pd.concat(tables["completeness"], ignore_index=True),
-        reliability=_concatenate(tables["reliability"]),
-        verdict=write_verdict(summary, found, scored, settings),
+        completeness=pd.concat([result.completeness for result in results], ignore_index=True),
+        reliability=_concatenate([result.reliability for result in results if result.reliability is not None]),
+        verdict=write_verdict(summary, {result.detector.name: result.found for result in results}, results[0].samples),
     )
-    _write(evaluation, detections, Path(out), {"eta": eta, "rate_per_hour": rate, "seconds": seconds})
+    _write(evaluation, detections, Path(out), {"eta": held_out.eta, "rate_per_hour": held_out.rate_per_hour})
+    if tracking is not None:
+        for row in summary.to_dict("records"):
+            with track_run(tracking, EXPERIMENT, row["detector"], {"store": str(store)}) as run:
+                run.log_data(manifest_hash=manifest_hash(manifest), seed=settings.seed)
+                record_evaluation(run, row, evaluation.completeness)
     return evaluation
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """Truth rows with their store entries, the entries on which false alarms are counted, and their live time."""
+
+    truth: pd.DataFrame
+    quiet: frozenset[str]
+    live_hours: float
+
+    @property
+    def rate_per_hour(self) -> float:
+        return MIN_COUNTED_ALARMS / self.live_hours
+
+    @property
+    def eta(self) -> float:
+        return optimum_threshold(self.rate_per_hour)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What was found of one detector; ``found`` and ``samples`` (bootstrap) index the counted events."""
+
+    detector: Detector
+    curve: RateCurve
+    summary: dict[str, Any]
+    completeness: pd.DataFrame
+    reliability: pd.DataFrame | None
+    found: np.ndarray
+    samples: list[np.ndarray]
+
+
+def _judge(detector: Detector, detections: pd.DataFrame, held_out: _HeldOut, settings: EvaluateSettings) -> _Result:
+    """Count one detector's false alarms, set its threshold, and count what it finds."""
+    score = detections[f"{detector.name}/score"].to_numpy()
+    calm = detections["entry"].isin(held_out.quiet).to_numpy()
+    curve = false_alarm_curve(detections[calm], score[calm], held_out.truth, held_out.live_hours)
+    point = operating_point(curve, MIN_COUNTED_ALARMS)
+    events = event_scores(detections, score, held_out.truth)
+    samples = bootstrap_events(events, settings.bootstrap, settings.seed)
+    reliability = None
+    if detector.folder is not None:
+        real = match_entries(detections, held_out.truth[held_out.truth["is_event"].astype(bool)]) >= 0
+        reliability = reliability_table(detections[f"{detector.name}/probability"].to_numpy(), real)
+        reliability = reliability.assign(detector=detector.name)
+    return _Result(
+        detector=detector,
+        curve=curve,
+        summary={**_describe(detector), **vars(point), **summarise(events, point, samples, held_out.eta)},
+        completeness=completeness_table(events, point.threshold).assign(detector=detector.name),
+        reliability=reliability,
+        found=(events["score"] >= point.threshold).to_numpy(),
+        samples=samples,
+    )
 
 
 def collect_detections(
     store: Path,
     manifest: pd.DataFrame,
     detectors: Sequence[Detector],
-    settings: EvaluateSettings,
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
@@ -151,10 +196,17 @@ def collect_detections(
     return pd.concat(tables, ignore_index=True)
 
 
-def write_verdict(
-    summary: pd.DataFrame, found: dict[str, np.ndarray], scored: dict[str, pd.DataFrame], settings: EvaluateSettings
-) -> str:
+def write_verdict(summary: pd.DataFrame, found: dict[str, np.ndarray], samples: list[np.ndarray]) -> str:
     """Say in words which detector finds most, and which are not distinguishable from it.
+
+    Parameters
+    ----------
+    summary : DataFrame
+        One row per detector.
+    found : dict of str to ndarray of bool
+        Which of the counted events each detector found.
+    samples : list of ndarray
+        Bootstrap samples of those events.
 
     Notes
     -----
@@ -163,7 +215,6 @@ def write_verdict(
     """
     honest = summary[~summary["shuffled"]].sort_values("completeness", ascending=False)
     best = honest.iloc[0]
-    samples = bootstrap_events(scored[best["detector"]], settings.bootstrap, settings.seed)
     rate = f"{best['rate_per_hour']:.0f} false alarms per amplifier-hour"
     counted = f"{best['rate_low']:.0f} to {best['rate_high']:.0f}, {best['live_hours']:.2f} amplifier-hours"
     low, share, high = (100 * best[f"completeness{end}"] for end in ("_low", "", "_high"))
@@ -210,39 +261,44 @@ def measure_throughput(folder: str, store: Path, entry: str, n_strips: int = 102
     return n_strips / min(seconds)
 
 
-def _name_detector(reference: str) -> Detector:
-    folder = resolve_model(reference)
-    if folder is None:
-        return Detector(TEMPLATE_BANK, None)
-    path = Path(reference)
-    return Detector(path.name if path.is_dir() else reference.replace("/", "-"), str(folder))
+def _name_detectors(references: Sequence[str]) -> list[Detector]:
+    """Detectors with the names they get in tables: the last part of a folder, else the reference."""
+    detectors = []
+    for reference in references:
+        folder = resolve_model(reference)
+        if folder is None:
+            detectors.append(Detector(TEMPLATE_BANK, None))
+            continue
+        path = Path(reference)
+        detectors.append(Detector(path.name if path.is_dir() else reference.replace("/", "-"), str(folder)))
+    names = [detector.name for detector in detectors]
+    if len(set(names)) < len(names):
+        raise EvaluateError(f"detectors must differ in name, got {names}; rename a model folder")
+    return detectors
 
 
-def _rates_folder(detector: Detector, out: Path) -> Path:
-    """Beside the weights; the template bank has none, so its curve goes where the evaluation is."""
-    return Path(out) / TEMPLATE_BANK if detector.folder is None else Path(detector.folder)
+def _rates_folder(reference: str, detector: Detector, out: Path) -> Path:
+    """Beside the weights if they are in a folder of the user's own, otherwise where the evaluation is."""
+    own = detector.folder is not None and Path(reference).is_dir()
+    return Path(reference) if own else Path(out) / detector.name
 
 
-def _truth_by_entry(truth: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
-    """Truth rows with the store entry they belong to; those of files that were not ingested are left out."""
+def _open_truth(truth: pd.DataFrame, manifest: pd.DataFrame) -> _HeldOut:
+    """Truth rows by store entry; those of files that were not ingested are left out."""
+    if not truth["is_event"].any():
+        raise EvaluateError(
+            "the truth table holds no event, so completeness cannot be measured; add frames with events"
+        )
     keys = ["file", "ccd", "quadrant"]
     placed = truth.astype({"ccd": "Int64", "quadrant": "Int64"}).merge(manifest[[*keys, "entry"]], on=keys, how="inner")
-    if truth["is_event"].any() and not placed["is_event"].any():
+    is_event = placed["is_event"].astype(bool)
+    if not is_event.any():
         raise EvaluateError(
             f"no event of the truth table lies in the store: it names files {sorted(truth['file'].unique())[:3]}, "
             f"the store holds {sorted(manifest['file'].unique())[:3]}"
         )
-    if not placed["is_event"].any():
-        raise EvaluateError(
-            "the truth table holds no event, so completeness cannot be measured; add frames with events"
-        )
-    return placed
-
-
-def _quiet_entries(manifest: pd.DataFrame, events: pd.DataFrame) -> list[str]:
-    eventful = set(events.loc[events["is_event"].astype(bool), "entry"])
-    quiet = [entry for entry in manifest["entry"] if entry not in eventful]
-    return quiet or list(manifest["entry"])
+    quiet = frozenset(manifest["entry"]) - frozenset(placed.loc[is_event, "entry"]) or frozenset(manifest["entry"])
+    return _HeldOut(placed, quiet, float(_live_hours(manifest[manifest["entry"].isin(quiet)]).sum()))
 
 
 def _live_hours(manifest: pd.DataFrame) -> pd.Series:

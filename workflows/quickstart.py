@@ -258,9 +258,7 @@ def _match_candidates(candidates: pd.DataFrame, truth: pd.DataFrame) -> pd.DataF
 
 
 def _say_results(progress: Progress, out: Path, evaluation: Evaluation, best: Path, report: Path) -> None:
-    columns = ["detector", "n_parameters", "completeness", "completeness_low", "completeness_high", "rho50", "loss_mag"]
-    progress.say(evaluation.summary[columns].to_string(index=False, float_format="{:.3f}".format))
-    progress.say(evaluation.verdict)
+    progress.say(evaluation.text())
     tracked = out / "mlflow.db"
     for what, path in {
         "frames": out / "frames",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,14 @@ from shutterless.workflows.figures import plot_completeness, plot_learning_curve
 from shutterless.workflows.page import new_figure
 from shutterless.workflows.settings import TrainSettings
 from shutterless.workflows.tracking import Run
-from shutterless.workflows.train import read_training
+
+HISTORY = "history.parquet"
+TRAINING = "training.json"
+
+
+def read_training(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Read what a training left beside its model: its summary and its history."""
+    return json.loads((folder / TRAINING).read_text()), pd.read_parquet(folder / HISTORY)
 
 
 def record_training(run: Run, folder: Path, settings: TrainSettings) -> None:

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from shutterless.pipeline.examples import ExampleSettings, TrainingSet, concatenate_training_sets, draw_examples
 from shutterless.pipeline.store import manifest_hash, open_amplifier, read_manifest, write_parquet
 from shutterless.pipeline.tokens import TokenGrid
 from shutterless.workflows.cluster import Executor, SerialExecutor
 from shutterless.workflows.progress import Progress
+from shutterless.workflows.record import HISTORY, TRAINING, record_training
 from shutterless.workflows.settings import TrainSettings
+from shutterless.workflows.tracking import Tracking, track_run
 
-HISTORY = "history.parquet"
-TRAINING = "training.json"
+EXPERIMENT = "train"
 VALIDATION_GROUP = 1_000_000  # groups of a separate validation store count from here
 _RAY_SHARE = 0.3  # of the examples without an event
 
@@ -90,10 +90,26 @@ def train_model(
     settings: TrainSettings,
     out: Path,
     init: Path | None = None,
+    tracking: Tracking | None = None,
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train one model on a store: the command ``shutterless train``.
+
+    Parameters
+    ----------
+    store : Path
+        Event-free, or taken for it.
+    family : str
+    settings : TrainSettings
+    out : Path
+        Gets the model.
+    init : Path, optional
+        Start from the weights in this folder.
+    tracking : Tracking, optional
+        Log the training and the model there, in the experiment `EXPERIMENT`.
+    executor : Executor, optional
+    progress : Progress, optional
 
     Returns
     -------
@@ -102,7 +118,13 @@ def train_model(
     """
     training_set = draw_training_set(store, settings, executor=executor, progress=progress)
     data_hash = manifest_hash(read_manifest(store))
-    return fit_detector(TrainTask(family, family), training_set, settings, Path(out), data_hash=data_hash, init=init)
+    out = Path(out)
+    summary = fit_detector(TrainTask(family, family), training_set, settings, out, data_hash=data_hash, init=init)
+    if tracking is not None:
+        with track_run(tracking, EXPERIMENT, out.name) as run:
+            record_training(run, out, settings)
+            run.log_model(out)
+    return summary
 
 
 def fit_detector(
@@ -175,11 +197,6 @@ def fit_detector(
     }
     (folder / TRAINING).write_text(json.dumps(summary, indent=1))
     return summary
-
-
-def read_training(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
-    """What a training left beside its model: its summary and its history."""
-    return json.loads((folder / TRAINING).read_text()), pd.read_parquet(folder / HISTORY)
 
 
 @dataclass(frozen=True)
