@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
-from scipy.special import ndtr
+from scipy.special import expit, ndtr, ndtri
 from scipy.stats import chi2
 
 from shutterless.pipeline.matching import MATCH_PX, match_truth
@@ -238,22 +238,31 @@ def wilson_interval(found: int, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def fit_rho50(rho: np.ndarray, found: np.ndarray) -> float:
-    """``rho`` at which half of the events are found: maximum likelihood of ``Φ((rho - rho50) / width)``.
+    """``rho`` at which half of the events are found.
 
     Returns
     -------
     float
-        NaN where all or none were found.
+        NaN where no half is reached: all or none were found, or too few at any ``rho``.
+
+    Notes
+    -----
+    Maximum likelihood of ``ceiling Φ((rho - middle) / width)``. The ceiling is what is found of bright events: some are
+    lost whatever their S/N (masked rows, beginnings of streaks), which would otherwise pass for a wide threshold.
     """
     if found.all() or not found.any():
         return float("nan")
 
     def cost(parameters: np.ndarray) -> float:
-        probability = np.clip(ndtr((rho - parameters[0]) * np.exp(-parameters[1])), 1e-9, 1 - 1e-9)
+        middle, log_width, logit = parameters
+        probability = expit(logit) * ndtr((rho - middle) * np.exp(-log_width))
+        probability = np.clip(probability, 1e-9, 1 - 1e-9)
         return -float(np.sum(np.where(found, np.log(probability), np.log1p(-probability))))
 
-    start = np.array([np.median(rho), 0.3])
-    return float(minimize(cost, start, method="Nelder-Mead", options={"xatol": 1e-3, "fatol": 1e-3}).x[0])
+    start = np.array([np.median(rho), 0.3, 3.0])
+    best = minimize(cost, start, method="Nelder-Mead", options={"xatol": 1e-3, "fatol": 1e-3, "maxiter": 1000}).x
+    ceiling = float(expit(best[2]))
+    return float(best[0] + np.exp(best[1]) * ndtri(0.5 / ceiling)) if ceiling > 0.5 else float("nan")
 
 
 def bootstrap_events(events: pd.DataFrame, n_samples: int, seed: int) -> list[np.ndarray]:

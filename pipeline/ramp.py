@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numba
 import numpy as np
-from scipy.ndimage import convolve1d
+from scipy.ndimage import convolve1d, uniform_filter1d
 
 from shutterless.pipeline.psf import pixel_profile
 
@@ -101,7 +101,7 @@ def fit_ramp(
             level[breaks[-1] if breaks.size else 0 :, column] = steady_e[column]
     variance = np.maximum(level - (sky_e * (1 - fraction))[:, None], 0) + np.float32(read_noise_e**2)
     _mask_doubtful(
-        flat - level, variance, mask, x, row, sigma_px, ends_early=first_row + len(flat) < n_transit + DOUBTFUL_ROWS
+        flat - level, variance, mask, (x, row, step_e), sigma_px, ends_early=first_row + len(flat) < n_transit + DOUBTFUL_ROWS
     )
     deficit = level - level[-1] - (sky_e * (1 - fraction))[:, None]
     return Ramp(deficit.astype(np.float32), mask, sky_e, x, row, step_e)
@@ -119,8 +119,7 @@ def _mask_doubtful(
     left: np.ndarray,
     variance: np.ndarray,
     mask: np.ndarray,
-    x: np.ndarray,
-    row: np.ndarray,
+    onsets: tuple[np.ndarray, np.ndarray, np.ndarray],
     sigma_px: float,
     *,
     ends_early: bool,
@@ -128,23 +127,26 @@ def _mask_doubtful(
     """Mask in place the rows next to onsets and ends of the file where the levels leave too much.
 
     A streak that begins in the first or last rows of a file, or just beside another's onset, has too few bins to be
-    found as a step of its own; nothing there could be told from an event.
+    found as a step of its own; nothing there could be told from an event. What is far brighter than the onset beside it
+    can: that stays.
     """
     n_rows, n_columns = left.shape
-    stretches = [(0, n_columns, 0, DOUBTFUL_ROWS, False)]
+    stretches = [(0, n_columns, 0, DOUBTFUL_ROWS, False, np.inf)]
     if ends_early:
-        stretches.append((0, n_columns, n_rows - DOUBTFUL_ROWS, n_rows, True))
-    for column, onset in zip(x, row, strict=True):
+        stretches.append((0, n_columns, n_rows - DOUBTFUL_ROWS, n_rows, True, np.inf))
+    for column, onset, height in zip(*onsets, strict=True):
         reach = (max(column - SAME_ONSET_COLUMNS, 0), column + SAME_ONSET_COLUMNS + 1)
-        stretches.append((*reach, onset - MASK_ROWS - DOUBTFUL_ROWS, onset - MASK_ROWS, True))
-        stretches.append((*reach, onset + MASK_ROWS + 1, onset + MASK_ROWS + 1 + DOUBTFUL_ROWS, False))
+        stretches.append((*reach, onset - MASK_ROWS - DOUBTFUL_ROWS, onset - MASK_ROWS, True, height))
+        stretches.append((*reach, onset + MASK_ROWS + 1, onset + MASK_ROWS + 1 + DOUBTFUL_ROWS, False, height))
     kernel = pixel_profile(np.arange(-3, 4), sigma_px)
-    for first, last, start, stop, backwards in stretches:
+    for first, last, start, stop, backwards, height in stretches:
         window = (slice(max(start, 0), max(min(stop, n_rows), 0)), slice(first, last))
-        light = convolve1d(left[window], kernel, axis=1, mode="nearest")
-        score = np.where(
-            mask[window], 0, light / np.sqrt(convolve1d(variance[window], kernel**2, axis=1, mode="nearest"))
-        )
+        light = np.where(mask[window], 0, convolve1d(left[window], kernel, axis=1, mode="nearest"))
+        noise = np.sqrt(convolve1d(variance[window], kernel**2, axis=1, mode="nearest"))
+        smooth = uniform_filter1d(light, 4, axis=0) if len(light) else light
+        if np.any(np.abs(smooth) > 2 * height * np.sum(kernel**2) + 2.5 * noise):
+            continue  # 2.5 = 5 sigma of a mean of four rows
+        score = light / noise
         score = np.cumsum(score[::-1] if backwards else score, axis=0)
         score /= np.sqrt(np.arange(1, len(score) + 1))[:, None]
         mask[window] |= np.any(np.abs(score) > MAX_DOUBT_SIGMA, axis=0)

@@ -124,13 +124,14 @@ def test_onset_and_duration_are_where_the_light_is(make_amplifier):
 
 
 def test_one_example_of_an_injection_at_its_strongest_trigger(make_amplifier):
-    """Bursts of rho = 100 leave triggers all around; the one kept has nearly all of that S/N."""
-    amplifier = make_amplifier(n_columns=128, stars=())
-    settings = replace(burst_settings(100.0), n_events=16)
+    """Flares of rho = 200 have tails that trigger again; the one example kept has nearly all of that S/N."""
+    amplifier = make_amplifier(n_rows=3072, stars=((20.0, 1000.0), (44.0, 2000.0)))  # so small that one comes at a time
+    flares = InjectionSettings(kinds=(("flare", 1.0),), min_rho=200.0, rho_scale=0.0, bright_fraction=0.0)
+    settings = replace(NOTHING_ADDED, n_events=8, injection=flares)
     found = draw_examples(amplifier, GRID, np.random.default_rng(2), settings)
     event = found.labels.is_event > 0
-    assert 4 <= event.sum() <= 16
-    assert np.all(found.strips.features[event, 0] > 85)
+    assert 4 <= event.sum() <= 8
+    assert np.all(found.strips.features[event, 0] > 150)
 
 
 def test_injections_in_the_same_rows_are_no_sign_of_pickup(make_amplifier, monkeypatch):

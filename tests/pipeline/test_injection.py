@@ -132,7 +132,7 @@ def test_events_stand_on_their_stars(make_amplifier):
 
 
 def test_stars_do_only_what_they_can(make_amplifier):
-    """A star of 300 e⁻ a row cannot dim by an S/N of 500, and on one of 10⁶ an S/N of 5 is no flare (0.1 % of its light)."""
+    """A star of 300 electrons a row cannot dim by an S/N of 500; on one of a million an S/N of 5 is no flare."""
     dimming = of_rho(500.0, kinds=(("occultation", 1.0),))
     _, truth = inject(make_amplifier(stars=((30.0, 300.0),)), np.random.default_rng(0), dimming, 3)
     assert truth.empty
