@@ -303,8 +303,10 @@ def central_rows(fluence: np.ndarray) -> tuple[int, int, int]:
     if not cumulative[-1] > 0:
         raise ValueError("an event without light in this file has no central rows")
     first, last = np.searchsorted(cumulative, np.array([0.05, 0.95]) * cumulative[-1])
-    peak = np.argmax(light > (1 - 1e-9) * light.max())  # the first row of a flat top, not one that rounding picks
-    return int(first), int(min(last, len(light) - 1)), int(peak)
+    last = min(last, len(light) - 1)
+    inside = light[first : last + 1]
+    # the first row of a flat top, not one that rounding picks
+    return int(first), int(last), int(first + np.argmax(inside > (1 - 1e-9) * inside.max()))
 
 
 def draw_event(

@@ -129,8 +129,8 @@ def _place_event(
     for _ in range(_MAX_TRIES):
         try:
             event, flux = _draw_event(amplifier, kind, rng, settings)
-        except ValueError:  # this kind is too long for the file; the next event may be another kind
-            return None
+        except ValueError:  # too long for what the file holds of this star; another may leave room
+            continue
         curve, first, profile = event_stamp(event, amplifier.n_rows, amplifier.n_columns, amplifier.psf_sigma_px)
         rows = central_rows(curve)
         # the noise around the peak stands for that of the whole event here; the truth gets the exact rho
@@ -149,12 +149,23 @@ def _draw_event(
     """An event of unit amplitude somewhere on the amplifier, and the flux of its star (electrons per row)."""
     on_star = kind in STAR_KINDS and not (kind == "burst" and rng.random() < settings.orphan_fraction)
     x, star_id, star_mag, flux = rng.uniform(0, amplifier.n_columns - 1), -1, float("nan"), float("inf")
+    begins = 0.0
     if on_star and len(amplifier.streaks):
         star = amplifier.streaks.iloc[int(rng.integers(len(amplifier.streaks)))]
         x, star_id, star_mag, flux = star["x"], int(star["streak_id"]), float(star["mag"]), float(star["flux_e_row"])
+        begins = float(np.nan_to_num(star["y0"])) - (amplifier.readout.first_row or 0)
     x = float(np.clip(x, 0, amplifier.n_columns - 1))
     rate = amplifier.readout.row_rate_hz
-    event = draw_event(rng, kind, row_rate_hz=rate, n_rows=amplifier.n_rows, x=x, star_id=star_id, star_mag=star_mag)
+    event = draw_event(
+        rng,
+        kind,
+        row_rate_hz=rate,
+        n_rows=amplifier.n_rows,
+        x=x,
+        earliest_row=max(begins, 0.0),  # before its streak begins a star cannot flare
+        star_id=star_id,
+        star_mag=star_mag,
+    )
     return event, flux
 
 

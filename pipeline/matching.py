@@ -22,19 +22,22 @@ def match_truth(detections: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
     -------
     ndarray of int64, shape (number of detections,)
         Position of the matching truth row, -1 without one. A match lies within `MATCH_PX` in x, and its rows overlap
-        those of the truth, give or take one width of the template. Of several truth rows the one with the highest
-        ``rho`` is taken.
+        those of the truth, give or take one width of the template. Of several truth rows one that overlaps without
+        that tolerance goes first, then the one with the highest ``rho``.
     """
     matched = np.full(len(detections), -1, dtype=np.int64)
     columns = {
         name: detections[name].to_numpy(dtype=np.float64) for name in ("x", "row_start", "row_stop", "width_rows")
     }
     best = np.full(len(detections), -np.inf)
+    overlapped = np.zeros(len(detections), dtype=bool)
     for position, row in enumerate(truth[["x", "row_start", "row_stop", "rho"]].itertuples(index=False)):
         near = np.abs(columns["x"] - row.x) <= MATCH_PX
         near &= columns["row_start"] <= row.row_stop + columns["width_rows"]
         near &= columns["row_stop"] >= row.row_start - columns["width_rows"]
-        near &= row.rho > best
+        overlaps = (columns["row_start"] <= row.row_stop) & (columns["row_stop"] >= row.row_start)
+        near &= np.where(overlaps == overlapped, row.rho > best, overlaps)
         matched[near] = position
         best[near] = row.rho
+        overlapped[near] = overlaps[near]
     return matched

@@ -101,7 +101,12 @@ def fit_ramp(
             level[breaks[-1] if breaks.size else 0 :, column] = steady_e[column]
     variance = np.maximum(level - (sky_e * (1 - fraction))[:, None], 0) + np.float32(read_noise_e**2)
     _mask_doubtful(
-        flat - level, variance, mask, (x, row, step_e), sigma_px, ends_early=first_row + len(flat) < n_transit + DOUBTFUL_ROWS
+        flat - level,
+        variance,
+        mask,
+        (x, row, step_e),
+        sigma_px,
+        ends_early=first_row + len(flat) < n_transit + DOUBTFUL_ROWS,
     )
     deficit = level - level[-1] - (sky_e * (1 - fraction))[:, None]
     return Ramp(deficit.astype(np.float32), mask, sky_e, x, row, step_e)

@@ -44,10 +44,22 @@ SHAPES = (
 PHASES_PX = np.arange(-0.75, 0.76, 0.25)  # a source half a pixel off its template loses 8 % of its S/N
 HALF_ROW_WIDTH = 8  # up to this width templates are also centred between two rows
 BINS_PER_WIDTH = 16  # longer boxes are refined on rows binned to this many per width
+# pixels (row, column) of straight tracks that a cosmic ray may leave, one to four pixels long, in four directions
+TRACKS = tuple(
+    np.array([(row * k + max(-row, 0) * (n - 1), column * k + max(-column, 0) * (n - 1)) for k in range(n)])
+    for n in (1, 2, 3, 4)
+    for row, column in ((0, 1), (1, 0), (1, 1), (1, -1))
+    if n > 1 or (row, column) == (0, 1)
+)
 
-# Vetoes. Set on simulated training frames with cosmic rays and pickup; docs/experiments.md has the numbers.
-MAX_CHI2_EXCESS = 0.35  # residual chi-square over degrees of freedom, per squared S/N: a one-pixel spike leaves 1.5
-MIN_CHI2_SIGNIFICANCE = 4.0
+# Vetoes, set on events and cosmic rays injected into simulated training frames: they cost 1 % of the events above 6.5
+# sigma and let 10 to 20 % of the cosmic rays between 6.5 and 12 sigma pass, 1 % above; docs/experiments.md
+MAX_SHARPNESS = 0.95  # S/N of the best track over that of the best template: 0.8 for events, 1.15 for cosmic rays
+MAX_CHI2_EXCESS = 0.12  # chi-square over degrees of freedom, per squared S/N; a one-pixel spike leaves 1.5
+MIN_CHI2_SIGNIFICANCE = 3.0
+LONG_WIDTH = 9  # rows; beyond, few cosmic rays reach and the shapes of events fit worse
+MAX_CHI2_EXCESS_LONG = 0.3
+MIN_CHI2_SIGNIFICANCE_LONG = 4.5
 MAX_FLATNESS = 0.5  # a point source has -0.2, light shared by all columns of the patch 1.1
 MAX_SAME_ROW = 1  # further triggers elsewhere on the amplifier in the same rows
 SAME_ROW_TOLERANCE = 2
@@ -58,8 +70,8 @@ SAME_ROW_DISTANCE_PX = 8
 class ShapeBank:
     """Time templates for boxes of one width.
 
-    ``kernels`` is (s, k), each row of unit norm, ``names`` their shapes; ``bin_rows`` rows per bin; ``pre`` the bin of the centre;
-    ``max_shift`` bins to try on either side; ``start``, ``stop``, ``peak`` the central 90 % of each template, in bins
+    ``kernels`` is (s, k), each row of unit norm, ``names`` their shapes; ``bin_rows`` rows per bin; ``pre`` the bin of
+    the centre; ``max_shift`` bins to try on either side; ``start``, ``stop``, ``peak`` the central 90 % of each template, in bins
     relative to the centre; ``peak_value`` the largest element of each.
     """
 
@@ -110,14 +122,20 @@ def characterise(amplifier: Amplifier, hits: pd.DataFrame) -> pd.DataFrame:
 def veto_reasons(triggers: pd.DataFrame) -> pd.Series:
     """Why a trigger is not taken for an event by the classical detector; empty where it is.
 
-    ``shape``: what is left after the best template is too much (cosmic rays). ``wide``: wider than the point-spread
-    function (rows shared by many columns). ``same row``: others elsewhere on the amplifier in the same rows (pickup;
-    a flash in the sky reaches two stars in two different rows).
+    ``same row``: others elsewhere on the amplifier in the same rows (pickup; a flash in the sky reaches two stars in
+    two different rows). ``wide``: wider than the point-spread function (rows shared by many columns). ``sharp``: a
+    track of a few pixels fits better (cosmic rays). ``shape``: what is left after the best template is too much.
     """
-    misfit = (triggers["chi2_excess"] > MAX_CHI2_EXCESS) & (triggers["chi2_significance"] > MIN_CHI2_SIGNIFICANCE)
-    wide = triggers["flatness"] > MAX_FLATNESS
-    shared = triggers["n_same_row"] > MAX_SAME_ROW
-    reasons = np.select([misfit, wide, shared], ["shape", "wide", "same row"], default="")
+    long = triggers["width_rows"] > LONG_WIDTH
+    excess = np.where(long, MAX_CHI2_EXCESS_LONG, MAX_CHI2_EXCESS)
+    significance = np.where(long, MIN_CHI2_SIGNIFICANCE_LONG, MIN_CHI2_SIGNIFICANCE)
+    checks = {
+        "same row": triggers["n_same_row"] > MAX_SAME_ROW,
+        "wide": triggers["flatness"] > MAX_FLATNESS,
+        "sharp": triggers["sharpness"] > MAX_SHARPNESS,
+        "shape": (triggers["chi2_excess"] > excess) & (triggers["chi2_significance"] > significance),
+    }
+    reasons = np.select(list(checks.values()), list(checks), default="")
     return pd.Series(reasons, index=triggers.index, dtype=object)
 
 
@@ -147,7 +165,7 @@ def count_same_row(triggers: pd.DataFrame, others: pd.DataFrame) -> np.ndarray:
 def shape_bank(width_rows: int, sigma_rows: float) -> ShapeBank:
     """Time templates around a box of ``width_rows``, smeared by the PSF, on rows binned for speed.
 
-    Short ones are there twice, centred on a row and between two rows: half a row off costs a delta burst 8 % of its S/N.
+    Short ones are there twice, centred on a row and between two: half a row off costs a delta burst 8 % of its S/N.
     """
     bin_rows = max(width_rows // BINS_PER_WIDTH, 1)
     width = width_rows / bin_rows
@@ -280,9 +298,9 @@ def _fit_quality(
     Notes
     -----
     The patch is the whole two-dimensional footprint of the template, so a cosmic ray, sharper than the point-spread
-    function in either direction, is left over. ``sharpness`` is what the worst pixel stands above the template, in σ:
-    where the chi-square of 60 pixels drowns a faint cosmic ray of one or two, this does not. ``flatness`` is what the
-    sum of all columns has over the best single column, per S/N.
+    function in either direction, is left over. The chi-square of 60 pixels drowns a faint one, so ``sharpness`` asks
+    directly: the S/N of the best track (`TRACKS`) near the trigger over that of the best template. ``flatness`` is
+    what the sum of all columns has over the best single column, per S/N.
     """
     significant = np.flatnonzero(np.abs(kernel) > 0.02 * np.abs(kernel).max())
     rows = slice(max(significant[0] - 3, 0), significant[-1] + 4)
@@ -294,5 +312,19 @@ def _fit_quality(
     middle = len(across) // 2
     flat = float(np.sum(across) / np.sqrt(len(across)))
     single = float(across[middle - 1 : middle + 2][np.argmax(np.abs(across[middle - 1 : middle + 2]))])
-    sharpness = float(np.max(np.sign(snr) * left)) if left.size else 0.0
-    return excess / snr**2, excess / np.sqrt(2 * dof), sharpness, (flat - single) / snr
+    return excess / snr**2, excess / np.sqrt(2 * dof), _best_track(patch[:, rows] / snr), (flat - single) / snr
+
+
+def _best_track(patch: np.ndarray) -> float:
+    """Highest S/N of a straight track of one to four pixels anywhere in a patch."""
+    best = -np.inf
+    for steps in TRACKS:
+        n_rows, n_columns = steps.max(axis=0) + 1
+        if n_columns > patch.shape[0] or n_rows > patch.shape[1]:
+            continue
+        total = sum(
+            patch[column : patch.shape[0] - n_columns + column + 1, row : patch.shape[1] - n_rows + row + 1]
+            for row, column in steps
+        )
+        best = max(best, float(np.max(total)) / np.sqrt(len(steps)))
+    return best
