@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow check clean
+.PHONY: help run install test test-slow check bundle clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 14
@@ -26,6 +26,11 @@ check: $(VENV)/.installed-check  ## Check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bundle:  ## Make the best learned model of the quickstart the one that ships (before a release)
+	cd $(OUT)/models/$$(cat $(OUT)/best.txt) && cp config.json model.safetensors rates.json training.json $(CURDIR)/models/weights/
+	mkdir -p models/weights/template-bank
+	cp $(OUT)/evaluation/template-bank/rates.json models/weights/template-bank/
 
 clean:  ## Remove .venv and caches; results in runs/ stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +21,13 @@ from scipy.stats import chi2
 from shutterless.pipeline.matching import MATCH_PX, match_truth
 
 MIN_COUNTED_ALARMS = 10  # a rate that rests on fewer is marked extrapolated
+TAIL_ALARMS = 30
 UNCOUNTED_KINDS = ("glint",)
 RHO_BINS = (4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 12.0, 14.0, 16.0, 20.0)
 CONFIDENCE = 0.95
+# events per amplifier-hour in the mix a model is trained on: 10,000, most of them between 4.9 and 12 sigma, beside half
+# an hour of noise, are 9 at 6 sigma for each of noise, so that the limit agrees with the model's own odds there
+EVENTS_PER_HOUR = 630.0
 # false alarms per amplifier-hour and threshold of a perfect-match bank on clean noise, two amplifier-hours
 # (benchmarks/optimum.py --hours 2): all widths and shapes of the bank, both signs; below 5 an exponential tail
 OPTIMUM_THRESHOLDS = (
@@ -75,8 +80,9 @@ class RateCurve:
 
         Notes
         -----
-        Counted down to `MIN_COUNTED_ALARMS` alarms. Below, an exponential tail is fitted to the highest scores
-        (maximum likelihood: the mean excess over the lowest of them), as far as the counts carry it.
+        Counted down to `MIN_COUNTED_ALARMS` alarms. Below, an exponential tail is fitted to the highest
+        `TAIL_ALARMS` (maximum likelihood: their mean excess over the lowest); more of them would be more precise and,
+        since real tails thin out, too high.
         """
         wanted = rate_per_hour * self.live_hours
         if len(self.scores) == 0:
@@ -84,7 +90,7 @@ class RateCurve:
         if wanted >= MIN_COUNTED_ALARMS or len(self.scores) < MIN_COUNTED_ALARMS:
             index = min(max(int(np.floor(wanted)), 1), len(self.scores)) - 1
             return float(self.scores[index]), wanted < MIN_COUNTED_ALARMS
-        n_tail = min(max(3 * MIN_COUNTED_ALARMS, len(self.scores) // 10), len(self.scores))
+        n_tail = min(TAIL_ALARMS, len(self.scores))
         floor = self.scores[n_tail - 1]
         scale = float(np.mean(self.scores[:n_tail] - floor))
         return float(floor + scale * np.log(n_tail / max(wanted, 1e-12))), True
@@ -112,6 +118,30 @@ def optimum_threshold(rate_per_hour: float) -> float:
     if position[-1] > 0:
         return float(thresholds[-1] + slope[-1] * position[-1])
     return float(np.interp(np.log(rate_per_hour), np.log(rates), thresholds))
+
+
+def noise_rate(snr: Any) -> np.ndarray:
+    """False alarms per amplifier-hour of pure noise above a S/N: the inverse of `optimum_threshold`.
+
+    A Gaussian tail through `OPTIMUM_THRESHOLDS` (logarithm of the rate linear in the squared threshold), which it
+    follows within 10 %.
+    """
+    rates, thresholds = np.array(OPTIMUM_THRESHOLDS).T
+    slope, intercept = np.polyfit(thresholds**2, np.log(rates), 1)
+    return np.exp(intercept + slope * np.square(snr))
+
+
+def detection_score(event_logit: Any, snr: Any) -> np.ndarray:
+    """Score of a learned detector: its log odds, limited by what is known of pure noise at this S/N.
+
+    Notes
+    -----
+    Noise above 6 sigma is so rare (`noise_rate`) that even half an amplifier-hour of training examples holds two dozen
+    of it, too few for a model to learn how fast it falls; the odds against it are known better than that. Odds against
+    two explanations add as their inverses: ``1 / odds = exp(-logit) + noise_rate / EVENTS_PER_HOUR``.
+    """
+    inverse = np.exp(-np.asarray(event_logit, dtype=np.float64)) + noise_rate(snr) / EVENTS_PER_HOUR
+    return -np.log(inverse)
 
 
 def poisson_interval(count: int, confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -36,14 +36,15 @@ class ExampleSettings:
         Examples with an injected event, with an injected cosmic ray, and of scrambled noise, per amplifier. What
         stage 1 finds in the amplifier as it is comes on top.
     threshold : float
-        Smallest S/N of a trigger; below that of the search, which then lies well inside what was learned.
+        Smallest S/N of a trigger, a little below that of the search. Much lower, and the noise that competes with
+        events, 5 to 7 sigma, would be a handful among thousands of examples: the model would take it for events.
     injection : InjectionSettings
     """
 
     n_events: int = 1000
     n_cosmic_rays: int = 250
     n_noise: int = 700
-    threshold: float = TRIGGER_THRESHOLD - 0.5
+    threshold: float = TRIGGER_THRESHOLD - 0.1
     injection: InjectionSettings = field(default_factory=InjectionSettings)
 
 

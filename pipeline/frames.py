@@ -329,7 +329,12 @@ def _check_utc(value: Any, profile: InstrumentProfile, path: Path) -> str | None
 
 
 def _read_pixels(hdus: fits.HDUList, index: int, path: Path) -> np.ndarray:
-    data = hdus[index].data
+    try:
+        data = hdus[index].data
+    except (AstropyWarning, OSError, ValueError, TypeError, KeyError, IndexError):
+        raise
+    except Exception as error:  # astropy's decompressor raises a class that it does not export
+        raise FrameError(f"{path}: HDU {index} cannot be unpacked: {' '.join(str(error).split())}") from error
     assert data is not None, f"{path}: HDU {index} has a shape but no pixels"
     return data
 

@@ -103,7 +103,17 @@ class StripBatch:
         return StripBatch(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
 
-STAGE1_FEATURES = ("snr", "sign", "log2_width", "log2_bin", "chi2_excess", "sharpness", "flatness", "n_same_row")
+STAGE1_FEATURES = (
+    "snr",
+    "sign",
+    "log2_width",
+    "log2_bin",
+    "chi2_excess",
+    "chi2_significance",
+    "sharpness",
+    "flatness",
+    "n_same_row",
+)
 
 
 def concatenate_strips(batches: Sequence[StripBatch]) -> StripBatch:

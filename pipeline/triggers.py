@@ -54,7 +54,8 @@ TRACKS = tuple(
 
 # Vetoes, set on events and cosmic rays injected into simulated training frames: they cost 1 % of the events above 6.5
 # sigma and let 10 to 20 % of the cosmic rays between 6.5 and 12 sigma pass, 1 % above; docs/experiments.md
-MAX_SHARPNESS = 0.95  # S/N of the best track over that of the best template: 0.8 for events, 1.15 for cosmic rays
+# S/N of the best track over that of the best template: 0.8 for events, 1.15 for cosmic rays; noise adds about 1.3 / S/N
+MAX_SHARPNESS, SHARPNESS_NOISE = 0.78, 1.3
 MAX_CHI2_EXCESS = 0.12  # chi-square over degrees of freedom, per squared S/N; a one-pixel spike leaves 1.5
 MIN_CHI2_SIGNIFICANCE = 3.0
 LONG_WIDTH = 9  # rows; beyond, few cosmic rays reach and the shapes of events fit worse
@@ -71,8 +72,8 @@ class ShapeBank:
     """Time templates for boxes of one width.
 
     ``kernels`` is (s, k), each row of unit norm, ``names`` their shapes; ``bin_rows`` rows per bin; ``pre`` the bin of
-    the centre; ``max_shift`` bins to try on either side; ``start``, ``stop``, ``peak`` the central 90 % of each template, in bins
-    relative to the centre; ``peak_value`` the largest element of each.
+    the centre; ``max_shift`` bins to try on either side; ``start``, ``stop``, ``peak`` the central 90 % of each
+    template, in bins relative to the centre; ``peak_value`` the largest element of each.
     """
 
     kernels: np.ndarray
@@ -132,7 +133,7 @@ def veto_reasons(triggers: pd.DataFrame) -> pd.Series:
     checks = {
         "same row": triggers["n_same_row"] > MAX_SAME_ROW,
         "wide": triggers["flatness"] > MAX_FLATNESS,
-        "sharp": triggers["sharpness"] > MAX_SHARPNESS,
+        "sharp": triggers["sharpness"] > MAX_SHARPNESS + SHARPNESS_NOISE / triggers["snr"].abs(),
         "shape": (triggers["chi2_excess"] > excess) & (triggers["chi2_significance"] > significance),
     }
     reasons = np.select(list(checks.values()), list(checks), default="")

@@ -159,3 +159,12 @@ def test_no_module_is_named_like_one_of_the_standard_library():
     stems = {path.stem for room in ROOMS for path in (ROOT / room).rglob("*.py")} - {"__init__"}
     assert stems & set(sys.stdlib_module_names) == set()
     assert {"tokenize", "statistics"} <= set(sys.stdlib_module_names)  # what the check would catch
+
+
+def test_every_command_stands_in_the_readme():
+    from shutterless.workflows.cli import app
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    names = [info.callback.__name__ for info in app.registered_commands]
+    assert [name for name in names if f"shutterless {name}" not in readme] == []
+    assert len(app.registered_commands) >= 10

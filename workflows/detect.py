@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shutterless.models.evaluation import RateCurve
+from shutterless.models.evaluation import RateCurve, detection_score
 from shutterless.models.families import load_model
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.scoring import score_strips
@@ -62,7 +62,7 @@ def detect(task: DetectTask) -> pd.DataFrame:
             model = _load_once(detector.folder)
             if model.grid not in strips:
                 strips[model.grid] = cut_strips(amplifier, triggers, model.grid)
-            scores = _score_by_model(model, strips[model.grid], task.batch_size)
+            scores = _score_by_model(model, strips[model.grid], triggers["snr"].abs(), task.batch_size)
         for name, column in scores.items():
             triggers[f"{detector.name}/{name}"] = column.to_numpy()
     return triggers
@@ -95,9 +95,10 @@ def _score_classically(triggers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"score": score, "probability": missing, "kind": nameless, "kind_probability": missing})
 
 
-def _score_by_model(model: DetectorModel, strips: StripBatch, batch_size: int) -> pd.DataFrame:
+def _score_by_model(model: DetectorModel, strips: StripBatch, snr: pd.Series, batch_size: int) -> pd.DataFrame:
     scored = score_strips(model, strips, batch_size)
-    return scored.rename(columns={"event_logit": "score"})[["score", "probability", "kind", "kind_probability"]]
+    score = detection_score(scored["event_logit"].to_numpy(), snr.to_numpy())
+    return scored.assign(score=score)[["score", "probability", "kind", "kind_probability"]]
 
 
 @lru_cache(maxsize=8)

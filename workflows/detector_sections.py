@@ -182,6 +182,7 @@ def write_reliability(run: RunFolder) -> str:
     _label_outer(panels)
     caption = (
         "Of the strips given a probability, the fraction that held an event, with 95 % Wilson intervals. Points above "
-        "the diagonal (dashed): events are likelier than said."
+        "the diagonal (dashed): events are likelier than said. Probabilities are calibrated on the mix of the training "
+        "examples, half of them events; where events are rarer, as in these frames, fewer doubtful strips hold one."
     )
     return figure(drawing, caption, alt="Reliability diagram")

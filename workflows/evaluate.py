@@ -162,6 +162,8 @@ def _judge(detector: Detector, detections: pd.DataFrame, held_out: _HeldOut, set
     curve = false_alarm_curve(detections[calm], score[calm], held_out.truth, held_out.live_hours)
     point = operating_point(curve, MIN_COUNTED_ALARMS)
     events = event_scores(detections, score, held_out.truth)
+    # a detector without a false alarm has the threshold -inf, at which what nothing matched is not found either
+    events["score"] = events["score"].where(np.isfinite(events["score"]))
     samples = bootstrap_events(events, settings.bootstrap, settings.seed)
     reliability = None
     if detector.folder is not None:
@@ -251,7 +253,8 @@ def measure_throughput(folder: str, store: Path, entry: str, n_strips: int = 102
     places = pd.DataFrame(
         {"x": rng.uniform(0, amplifier.n_columns - 1, n_strips), "row_start": rows, "row_stop": rows + 7}
     )
-    places = places.assign(width_rows=8.0, snr=5.0, chi2_excess=0.0, sharpness=0.2, flatness=0.0, n_same_row=0)
+    places = places.assign(width_rows=8.0, snr=5.0, chi2_excess=0.0, chi2_significance=0.0)
+    places = places.assign(sharpness=0.8, flatness=-0.2, n_same_row=0)
     strips = cut_strips(amplifier, places, model.grid)
     seconds = []
     for _ in range(3):

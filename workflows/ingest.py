@@ -14,6 +14,7 @@ import pandas as pd
 
 from shutterless.pipeline.frames import FrameInfo, frame_stem, read_info
 from shutterless.pipeline.ingest import ingest_amplifier
+from shutterless.pipeline.instruments import load_profile
 from shutterless.pipeline.store import MANIFEST, read_manifest, write_manifest, write_parquet
 from shutterless.workflows.cluster import Executor
 from shutterless.workflows.progress import Progress
@@ -93,8 +94,12 @@ def survey_files(
     ------
     IngestError
         If no file is given, or two of them would have the same name in a store.
+    ProfileError
+        If there is no such instrument.
     """
     paths = _check_names(files)
+    if instrument is not None:
+        load_profile(instrument)  # wrong for one file is wrong for all
     infos, failures = [], []
     read = partial(read_info, instrument=instrument, supplied=dict(supplied or {}))
     for outcome in executor.map(read, paths, describe="reading headers", progress=progress):

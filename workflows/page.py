@@ -31,7 +31,8 @@ pre { background: #f6f6f6; border: 1px solid #ddd; padding: .7rem; font-size: .8
   overflow-wrap: anywhere; max-height: 24rem; overflow-y: auto; }
 .left-out { color: #555; font-style: italic; }
 .note { color: #444; font-size: .9rem; }
-.verdict { border-left: 4px solid #0072B2; padding: .3rem .9rem; background: #f2f7fb; font-size: 1.05rem; }
+.verdict { white-space: pre-line; border-left: 4px solid #0072B2;
+  padding: .3rem .9rem; background: #f2f7fb; font-size: 1.05rem; }
 .card { border: 1px solid #ccc; border-radius: 4px; padding: .2rem 1rem .6rem; margin: 1rem 0; }
 dl { display: grid; grid-template-columns: max-content 1fr max-content 1fr; gap: .1rem .9rem; font-size: .86rem;
   margin: .4rem 0; }

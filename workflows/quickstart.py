@@ -214,8 +214,9 @@ def _track(settings: Settings, out: Path, evaluation: Evaluation, data_hash: str
                 run.log_model(folder)
         runs[row["detector"]] = run.run_id
     learned = evaluation.summary[evaluation.summary["n_parameters"].gt(0) & ~evaluation.summary["shuffled"]]
-    best = learned.sort_values("completeness", ascending=False)["detector"].iloc[0]
+    best = learned.sort_values("completeness", ascending=False, kind="stable")["detector"].iloc[0]
     register_model(tracking, runs[best], REGISTERED_NAME, ALIAS)
+    (out / "best.txt").write_text(best + "\n")
     return tracking, out / "models" / best
 
 

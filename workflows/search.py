@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from shutterless.models.evaluation import RateCurve
@@ -130,7 +131,8 @@ def search_store(
             failures.append({"file": outcome.item.entry, "path": str(store), "quadrant": None, "reason": outcome.error})
         else:
             scored = detector_columns(outcome.value, detector.name)
-            found[outcome.item.entry] = scored[scored["score"] >= threshold]
+            # -inf is vetoed, also at the threshold -inf of a detector without a false alarm
+            found[outcome.item.entry] = scored[(scored["score"] >= threshold) & np.isfinite(scored["score"])]
     candidates = _assemble({entry: open_amplifier(store, entry) for entry in found}, found, detector.name)
     return candidates, pd.DataFrame(failures)
 

@@ -141,7 +141,7 @@ class EvaluateSettings(_Section):
 class SearchSettings(_Section):
     """Where the threshold of a search lies (false alarms per amplifier-hour), and how triggers are scored."""
 
-    false_alarms_per_hour: _Positive = 10.0
+    false_alarms_per_hour: _Positive = 50.0
     trigger_threshold: _Positive = 5.0
     batch_size: _Count = 256
 

@@ -26,7 +26,7 @@ _RAY_SHARE = 0.3  # of the examples without an event
 
 
 class TrainError(ValueError):
-    """A store that no training set can be drawn from."""
+    """A store that no training set can be drawn from, or a model that training cannot go on from."""
 
 
 @dataclass(frozen=True)
@@ -154,10 +154,15 @@ def fit_detector(
     -------
     dict
         What `TRAINING` holds: family, parameters, seconds, hyperparameters.
+
+    Raises
+    ------
+    TrainError
+        If ``init`` is of another family.
     """
     from shutterless.models import training
     from shutterless.models.describe import count_parameters
-    from shutterless.models.families import build_model, load_model
+    from shutterless.models.families import build_model, family_of, load_model
     from shutterless.models.scoring import calibrate_model
 
     started = time.perf_counter()
@@ -175,6 +180,9 @@ def fit_detector(
         model = build_model(task.family, training_set.grid, settings.architecture, seed=settings.seed)
     else:
         model = load_model(init)
+        if family_of(model) != task.family:
+            found = family_of(model)
+            raise TrainError(f"{init} is a {found}, not a {task.family}; train it with --model {found}")
     held_back = np.unique(training_set.groups[training_set.groups >= VALIDATION_GROUP])
     result = training.train_model(
         model, training_set, options, validation_groups=held_back.tolist() if held_back.size else None

@@ -196,14 +196,15 @@ def test_train_passes_the_family_with_its_architecture(stand_in, tmp_path):
 
 
 def test_evaluate_passes_every_reference(stand_in, tmp_path):
-    calls = stand_in("evaluate", "evaluate_detectors")
+    calls = stand_in("evaluate", "evaluate_detectors", SimpleNamespace(text=lambda: "table and verdict"))
     result = call("evaluate", tmp_path, "--model", "a", "--model", "template-bank", "--truth", tmp_path / "t.parquet")
     assert result.exit_code == 0, result.output
     assert calls[0][1]["references"] == ["a", "template-bank"]
+    assert "table and verdict" in result.stdout
 
 
 def test_compare_passes_the_tracking_store(stand_in, tmp_path):
-    calls = stand_in("compare", "compare_runs")
+    calls = stand_in("compare", "compare_runs", pd.DataFrame({"run": ["cnn"], "loss": [0.25]}))
     assert call("compare", "--metric", "loss", "--tracking", tmp_path / "other").exit_code == 0
     assert calls[0][1]["tracking_uri"] == f"sqlite:///{tmp_path}/other/mlflow.db"
 

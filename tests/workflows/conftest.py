@@ -1,0 +1,106 @@
+"""A small camera on disk: simulated frames of it, stores made of them, and models that cost nothing to build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.io import fits
+from conftest import TINY_PROFILE
+
+from shutterless.pipeline.store import write_parquet
+from shutterless.workflows.cluster import SerialExecutor
+from shutterless.workflows.ingest import ingest_files
+from shutterless.workflows.settings import GridSettings, TrainSettings, load_scene
+from shutterless.workflows.simulate import build_scene, simulate_scene
+
+# 64 columns and 50 transit rows are 1/3000 of a ZTF quadrant: so many more stars for about five in each amplifier
+SCENE = {"n_bright_stars": 3000.0, "row_rate_hz": 300.0, "seeing_arcsec": 2.0, "suffix": ".fits"}
+GRID = {"n_columns": 8, "n_rows": 64, "patch_rows": 8, "bins": (1, 4)}
+ARCHITECTURES = {
+    "transformer": {"hidden_size": 16, "n_layers": 1, "n_heads": 2, "mlp_size": 16},
+    "cnn": {"channels": [8], "strides": [2], "kernel_rows": 5, "hidden_size": 8},
+    "mlp": {"hidden_sizes": []},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_camera(tmp_path_factory) -> str:
+    """Path of the small camera's profile; `tiny_profile` for fixtures of the whole session."""
+    path = tmp_path_factory.mktemp("camera") / "tiny.toml"
+    path.write_text(TINY_PROFILE)
+    return str(path)
+
+
+def simulate(camera: str, out: Path, **values):
+    scene = build_scene(load_scene({**SCENE, "instrument": camera, **values}))
+    return simulate_scene(scene, out, executor=SerialExecutor())
+
+
+def add_hits(path: Path, n_hits: int = 40) -> None:
+    """Brighten single pixels of an uncompressed frame: so small a camera sees no cosmic ray in a minute."""
+    rng = np.random.default_rng(7)
+    with fits.open(path, mode="update") as hdus:
+        for hdu in hdus[1:3]:
+            image = hdu.data.astype(np.uint16)
+            rows = rng.choice(np.arange(200, len(image) - 10), n_hits, replace=False)
+            image[rows, rng.integers(5, image.shape[1] - 5, n_hits)] += np.uint16(200)
+            hdu.data = image
+
+
+@pytest.fixture(scope="session")
+def training_store(tiny_camera, tmp_path_factory) -> Path:
+    """Four event-free amplifiers: two CCDs of two quadrants, 4,000 rows."""
+    folder = tmp_path_factory.mktemp("training")
+    made = simulate(tiny_camera, folder / "frames", sequence="quiet", seed=11, ccds=(1, 2), rows=4000, events=0)
+    ingest_files(made.files, folder / "store", instrument=tiny_camera, executor=SerialExecutor())
+    return folder / "store"
+
+
+@pytest.fixture(scope="session")
+def held_out(tiny_camera, tmp_path_factory) -> tuple[Path, Path]:
+    """Store of two event-free amplifiers and two with twelve events each, all with hits, and its truth table."""
+    folder = tmp_path_factory.mktemp("held_out")
+    calm = simulate(tiny_camera, folder / "calm", sequence="calm", seed=22, ccds=(3,), rows=6000, events=0)
+    busy = simulate(
+        tiny_camera, folder / "busy", sequence="busy", seed=33, ccds=(4,), rows=6000, events=12, rho=(6.0, 30.0)
+    )
+    for path in (*calm.files, *busy.files):
+        add_hits(path)
+    truth = pd.concat([pd.read_parquet(made.truth) for made in (calm, busy)], ignore_index=True)
+    write_parquet(truth, folder / "truth.parquet")
+    ingest_files([*calm.files, *busy.files], folder / "store", instrument=tiny_camera, executor=SerialExecutor())
+    return folder / "store", folder / "truth.parquet"
+
+
+@pytest.fixture
+def train_settings() -> TrainSettings:
+    """One short epoch of the smallest perceptron."""
+    return TrainSettings(
+        seed=5, epochs=1, batch_size=4, n_examples=120, grid=GridSettings(**GRID), architecture=ARCHITECTURES["mlp"]
+    )
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory):
+    """Save a model of random weights: ``make_model(name="cnn", family="cnn", seed=1, grid=GRID)`` gives its folder."""
+    from shutterless.models.families import build_model
+    from shutterless.pipeline.tokens import TokenGrid
+
+    def make(name: str = "cnn", family: str = "cnn", seed: int = 1, grid: dict | None = None) -> Path:
+        folder = tmp_path_factory.mktemp("models") / name
+        token_grid = TokenGrid(**(grid or GRID))
+        build_model(family, token_grid, ARCHITECTURES[family], seed=seed).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tracking(tmp_path_factory):
+    """One SQLite store for all tests (making one takes seconds); each test uses names of its own."""
+    from shutterless.workflows.tracking import open_tracking
+
+    return open_tracking(f"sqlite:///{tmp_path_factory.mktemp('tracking')}/mlflow.db")

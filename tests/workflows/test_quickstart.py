@@ -1,0 +1,260 @@
+"""The whole quickstart on a small camera: everything it promises exists, and its parts belong together."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from shutterless.pipeline.candidates import CANDIDATE_TYPES
+from shutterless.pipeline.frames import read_info
+from shutterless.pipeline.store import manifest_hash, read_manifest
+from shutterless.workflows.progress import Progress
+from shutterless.workflows.quickstart import QuickstartError, _empty_folder, _match_candidates, run_quickstart
+from shutterless.workflows.settings import FAMILIES, load_settings
+
+CONFIGURATION = """
+[simulate.training]
+instrument = {camera}
+ccds = [1]
+rows = 4000
+n_bright_stars = 3000.0
+[simulate.validation]
+instrument = {camera}
+files = 1
+rows = 4000
+n_bright_stars = 3000.0
+[simulate.event_free]
+instrument = {camera}
+files = 1
+rows = 9000
+n_bright_stars = 3000.0
+[simulate.with_events]
+instrument = {camera}
+files = 2
+rows = 5000
+events = 8
+rho = [6.0, 30.0]
+n_bright_stars = 3000.0
+[ingest]
+instrument = {camera}
+[train]
+epochs = 1
+batch_size = 32
+n_examples = 240
+[train.grid]
+n_columns = 8
+n_rows = 64
+bins = [1, 4]
+[transformer]
+hidden_size = 16
+n_layers = 1
+n_heads = 2
+mlp_size = 16
+[cnn]
+channels = [8]
+strides = [2]
+kernel_rows = 5
+hidden_size = 8
+[mlp]
+hidden_sizes = []
+[evaluate]
+bootstrap = 50
+"""
+MODELS = [*FAMILIES, *(f"{family}-shuffled" for family in FAMILIES)]
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_camera, tmp_path_factory):
+    path = tmp_path_factory.mktemp("configuration") / "small.toml"
+    path.write_text(CONFIGURATION.format(camera=json.dumps(tiny_camera)))
+    return load_settings(path)
+
+
+@pytest.fixture(scope="module")
+def finished(settings, tmp_path_factory):
+    """The folder of one finished run, and what it said."""
+    out, said = tmp_path_factory.mktemp("quickstart") / "run", io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        progress = Progress(console=Console(file=said, width=200))
+        report = run_quickstart(settings, out, no_dask=True, progress=progress)
+    assert report == out / "report.html"
+    return out, said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def out(finished) -> Path:
+    return finished[0]
+
+
+def best_model(out):
+    summary = pd.read_parquet(out / "evaluation" / "summary.parquet")
+    learned = summary[summary["detector"].isin(FAMILIES)]
+    return learned.loc[learned["completeness"].idxmax(), "detector"]
+
+
+def test_everything_that_the_readme_names_exists(out):
+    files = [
+        "report.html", "settings.toml", "timings.json", "failures.parquet", "training_set.npz", "mlflow.db",
+        "evaluation/summary.parquet", "evaluation/completeness.parquet", "evaluation/verdict.txt",
+        "comparison/comparison.parquet", "comparison/comparison.html", "search/candidates.parquet",
+        "search/candidates.ecsv", "search/matches.parquet", "search/failures.parquet",
+    ]  # fmt: skip
+    files += [f"store/{store}/manifest.parquet" for store in ("training", "validation", "held_out")]
+    scenes = ("training", "validation", "event_free", "with_events")
+    files += [f"frames/{scene}/{table}.parquet" for scene in scenes for table in ("truth", "stars")]
+    files += [f"models/{name}/{file}" for name in MODELS for file in ("config.json", "model.safetensors", "rates.json")]
+    assert [name for name in files if not (out / name).is_file()] == []
+    assert (out / "mlartifacts").is_dir()
+    assert len(pd.read_parquet(out / "failures.parquet")) == 0
+
+
+def test_frames_are_those_of_the_settings(out, settings):
+    for name, scene in settings.simulate.scenes().items():
+        frames = sorted((out / "frames" / name).glob("*.fits.fz"))
+        assert len(frames) == scene.files * len(scene.ccds)
+        assert {read_info(frame, settings.ingest.instrument).n_rows for frame in frames} == {scene.rows}
+        events = pd.read_parquet(out / "frames" / name / "truth.parquet")["is_event"].sum()
+        assert events == 2 * scene.events * len(frames)  # quadrants x events x files
+
+
+def test_resolved_settings_read_back_to_the_same_settings(out, settings):
+    assert load_settings(out / "settings.toml") == settings
+
+
+def test_every_step_was_timed_and_the_places_are_said(finished):
+    out, said = finished
+    seconds = json.loads((out / "timings.json").read_text())
+    assert list(seconds) == ["simulate", "ingest", "train", "evaluate", "track and register", "search"]
+    for text in ("registered as: models:/shutterless@champion", f"report: {out / 'report.html'}", "finds most of"):
+        assert text in said
+
+
+def test_controls_have_shuffled_labels_and_everything_else_the_same(out):
+    for family in FAMILIES:
+        true, shuffled = (
+            json.loads((out / "models" / f"{family}{suffix}" / "training.json").read_text())
+            for suffix in ("", "-shuffled")
+        )
+        assert (true["shuffled"], shuffled["shuffled"]) == (False, True)
+        for name in ("family", "n_parameters", "n_strips", "n_validation_strips", "seed", "manifest_hash"):
+            assert true[name] == shuffled[name], name
+
+
+def test_every_detector_was_judged_at_the_same_rate_on_the_same_events(out):
+    summary = pd.read_parquet(out / "evaluation" / "summary.parquet")
+    assert list(summary["detector"]) == ["template-bank", *MODELS]
+    truth = pd.read_parquet(out / "evaluation" / "truth.parquet")
+    counted = int((truth["is_event"] & (truth["kind"] != "glint")).sum())
+    assert set(summary["n_events"]) == {counted}
+    assert summary["live_hours"].nunique() == 1
+    assert (summary["false_alarms"] <= 10).all()
+    assert (summary.loc[summary["n_parameters"] > 0, "strips_per_second"] > 0).all()
+
+
+def test_champion_leads_to_the_weights_of_the_best_model_with_true_labels(out):
+    from safetensors.numpy import load_file
+
+    from shutterless.workflows.tracking import open_tracking, resolve_model
+
+    champion = resolve_model("models:/shutterless@champion", open_tracking(f"sqlite:///{out / 'mlflow.db'}"))
+    best = out / "models" / best_model(out)
+    kept, registered = (load_file(folder / "model.safetensors") for folder in (best, champion))
+    assert kept.keys() == registered.keys()
+    for name, values in kept.items():
+        np.testing.assert_array_equal(registered[name], values)
+    # without it a search by models:/shutterless@champion would know no threshold
+    assert (champion / "rates.json").read_bytes() == (best / "rates.json").read_bytes()
+
+
+def test_runs_of_all_detectors_are_tracked_and_compared_best_first(out):
+    runs = pd.read_parquet(out / "comparison" / "comparison.parquet")
+    assert set(runs["name"]) == {"template-bank", *MODELS}
+    assert runs["metrics.completeness"].is_monotonic_decreasing
+    hashes = [manifest_hash(read_manifest(out / "store" / name)) for name in ("training", "validation")]
+    assert set(runs["params.data.manifest_hash"]) == {"+".join(hashes)}
+    assert set(runs.loc[runs["name"].str.endswith("-shuffled"), "tags.shuffled"]) == {"true"}
+
+
+def test_candidates_have_every_column_and_open_their_entries(out):
+    candidates = pd.read_parquet(out / "search" / "candidates.parquet")
+    assert set(CANDIDATE_TYPES) <= set(candidates.columns)
+    assert len(candidates) > 0
+    assert all((out / entry / "entry.json").is_file() for entry in candidates["entry"])
+    assert set(candidates["file"]) <= {path.name for path in (out / "frames" / "with_events").iterdir()}
+    assert candidates["model"].str.contains(best_model(out)).all()
+
+
+def test_matches_name_candidates_and_injected_events(out):
+    matches = pd.read_parquet(out / "search" / "matches.parquet")
+    candidates = pd.read_parquet(out / "search" / "candidates.parquet").set_index("candidate_id")
+    truth = pd.read_parquet(out / "frames" / "with_events" / "truth.parquet").set_index("event_id")
+    assert len(matches) > 0
+    for match in matches.itertuples():
+        candidate, event = candidates.loc[match.candidate_id], truth.loc[match.event_id]
+        assert event["is_event"]
+        assert (candidate["file"], candidate["quadrant"]) == (event["file"], event["quadrant"])
+        assert abs(candidate["x"] - event["x"]) <= 3
+
+
+def test_report_is_one_page_that_names_every_detector(out):
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert [name for name in ("template-bank", *MODELS) if name not in page] == []
+    assert "<script src" not in page
+
+
+def test_foreign_folder_is_refused_and_left_alone(settings, tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(QuickstartError, match=r"is not empty and was not made by `shutterless run`; .* --out"):
+        run_quickstart(settings, tmp_path, no_dask=True, progress=Progress(quiet=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_folder_of_an_earlier_run_is_emptied(tmp_path):
+    (tmp_path / "settings.toml").touch()
+    (tmp_path / "models" / "left over").mkdir(parents=True)
+    assert _empty_folder(tmp_path) == tmp_path
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_second_run_from_the_command_line_replaces_the_first_and_finds_the_same(out, tmp_path):
+    """Another process, into the folder of an earlier run that left something behind."""
+    again = tmp_path / "run"
+    (again / "store" / "left over").mkdir(parents=True)
+    shutil.copy(out / "settings.toml", again)
+    command = [sys.executable, "-m", "shutterless.workflows.cli", "run", "--out", str(again), "--no-dask", "--quiet"]
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    done = subprocess.run(
+        [*command, "--config", str(out / "settings.toml")], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, f"report: {again / 'report.html'}\n"), done.stderr
+    assert not (again / "store" / "left over").exists()
+    assert sorted(path.name for path in again.iterdir()) == sorted(path.name for path in out.iterdir())
+    first, second = (pd.read_parquet(folder / "evaluation" / "detections.parquet") for folder in (out, again))
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
+    first, second = (pd.read_parquet(folder / "search" / "candidates.parquet") for folder in (out, again))
+    pd.testing.assert_frame_equal(first.drop(columns="model"), second.drop(columns="model"), check_exact=True)
+
+
+def test_candidate_is_matched_to_the_event_of_its_own_amplifier_only():
+    place = {"file": "a.fits", "ccd": 1, "x": 10.0, "row_start": 100, "row_stop": 109}
+    candidates = pd.DataFrame(
+        [{**place, "quadrant": 1, "candidate_id": "here"}, {**place, "quadrant": 2, "candidate_id": "elsewhere"}]
+    )
+    event = {**place, "quadrant": 1, "kind": "flare", "rho": 9.0, "is_event": True, "event_id": "e1"}
+    ray = {**event, "kind": "cosmic_ray", "rho": 99.0, "is_event": False, "event_id": "e2"}
+    (matched,) = _match_candidates(candidates, pd.DataFrame([event, ray])).to_dict("records")
+    assert matched == {"candidate_id": "here", "event_id": "e1", "kind": "flare", "rho": 9.0}
+    nothing = _match_candidates(candidates.iloc[:0], pd.DataFrame([event]))
+    assert list(nothing.columns) == ["candidate_id", "event_id", "kind", "rho"]
+    assert len(nothing) == 0
