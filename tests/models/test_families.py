@@ -207,7 +207,7 @@ def test_other_grid_is_refused(model):
 
 
 def test_other_number_of_features_is_refused(model, strips):
-    with pytest.raises(GridError, match=r"features of shape \(7, 3\) do not fit the model.*8 features"):
+    with pytest.raises(GridError, match=r"features of shape \(7, 3\) do not fit the model.*9 features"):
         model(**strips_to_tensors(replace(strips, features=strips.features[:, :3])))
 
 

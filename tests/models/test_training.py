@@ -47,11 +47,14 @@ def test_learns_the_easy_task(family, learned):
 
 
 def test_shuffled_labels_teach_nothing(family, toy):
-    """600 true validation strips have a standard error of AUC of 0.024 around 0.5 (Hanley & McNeil 1982)."""
-    settings = replace(SHORT, shuffled_labels=True, learning_rate=1e-3, seed=5)
-    result = trained(family, toy, settings, validation_groups=[0, 2, 4])
-    auc = result.history.query("split == 'validation'")["auc"]
-    assert abs(auc.iloc[-1] - 0.5) < 0.12
+    """What is left of random weights is arbitrary: its AUC lies on either side of 0.5, on average near it."""
+    found = []
+    for seed in range(6):
+        settings = replace(SHORT, shuffled_labels=True, learning_rate=1e-3, epochs=1, seed=seed)
+        model = build_model(family, GRID, SMALL_ARCH[family], seed=seed)
+        history = train_model(model, toy, settings, validation_groups=[0, 2, 4]).history
+        found.append(history.query("split == 'validation'")["auc"].iloc[-1])
+    assert abs(np.mean(found) - 0.5) < 0.1, found
 
 
 def test_same_seed_same_weights_to_the_bit(family, toy):

@@ -20,7 +20,8 @@ def triggers_at(*places):
     x, start, width = np.asarray(places, dtype=np.float64).reshape(-1, 3).T
     table = pd.DataFrame({"x": x, "row_start": start.astype(np.int64), "width_rows": width})
     table["row_stop"] = table["row_start"] + width.astype(np.int64) - 1
-    return table.assign(snr=6.0, chi2_excess=0.1, sharpness=0.3, flatness=-0.2, n_same_row=0)
+    quiet = {"chi2_excess": 0.1, "chi2_significance": 0.6, "sharpness": 0.3, "flatness": -0.2, "n_same_row": 0}
+    return table.assign(snr=6.0, **quiet)
 
 
 def pixels(batch, grid):
@@ -47,7 +48,7 @@ def test_features_in_the_head():
     triggers = triggers_at((5, 10, 1), (9, 500, 128)).assign(snr=[7.5, -6.0], n_same_row=[0, 3])
     features = stage1_features(triggers, np.array([1, 4]))
     assert STAGE1_FEATURES[:4] == ("snr", "sign", "log2_width", "log2_bin")
-    expected = [[7.5, 1, 0, 0, 0.1, 0.3, -0.2, 0], [6, -1, 7, 2, 0.1, 0.3, -0.2, 3]]
+    expected = [[7.5, 1, 0, 0, 0.1, 0.6, 0.3, -0.2, 0], [6, -1, 7, 2, 0.1, 0.6, 0.3, -0.2, 3]]
     np.testing.assert_array_equal(features, np.array(expected, dtype=np.float32))
 
 

@@ -196,18 +196,22 @@ def test_count_same_row_in_the_head():
 def test_veto_reasons_and_their_order():
     table = pd.DataFrame(
         [
-            (5.0, 0.1, 9.0, 0.8, 0.0, 0, ""),
-            (5.0, 0.5, 9.0, 0.8, 0.0, 0, "shape"),
-            (5.0, 0.5, 2.0, 0.8, 0.0, 0, ""),  # too weak to be sure of its shape
-            (50.0, 0.2, 9.0, 0.8, 0.0, 0, ""),  # long events may fit worse
-            (50.0, 0.5, 9.0, 0.8, 0.0, 0, "shape"),
-            (5.0, 0.1, 9.0, 1.2, 0.0, 0, "sharp"),
-            (5.0, 0.1, 9.0, 0.8, 0.9, 0, "wide"),
-            (5.0, 0.1, 9.0, 0.8, 0.0, 1, ""),  # two by chance
-            (5.0, 0.1, 9.0, 0.8, 0.0, 2, "same row"),
-            (5.0, 0.5, 9.0, 1.2, 0.9, 2, "same row"),
+            (5.0, 10.0, 0.1, 9.0, 0.8, 0.0, 0, ""),
+            (5.0, 10.0, 0.5, 9.0, 0.8, 0.0, 0, "shape"),
+            (5.0, 10.0, 0.5, 2.0, 0.8, 0.0, 0, ""),  # too weak to be sure of its shape
+            (50.0, 10.0, 0.2, 9.0, 0.8, 0.0, 0, ""),  # long events may fit worse
+            (50.0, 10.0, 0.5, 9.0, 0.8, 0.0, 0, "shape"),
+            (5.0, 10.0, 0.1, 9.0, 0.95, 0.0, 0, "sharp"),  # above 0.78 + 1.3 / 10
+            (5.0, -6.0, 0.1, 9.0, 0.95, 0.0, 0, ""),  # below 0.78 + 1.3 / 6
+            (5.0, 10.0, 0.1, 9.0, 0.8, 0.9, 0, "wide"),
+            (5.0, 10.0, 0.1, 9.0, 0.8, 0.0, 1, ""),  # two by chance
+            (5.0, 10.0, 0.1, 9.0, 0.8, 0.0, 2, "same row"),
+            (5.0, 10.0, 0.5, 9.0, 1.2, 0.9, 2, "same row"),
         ],
-        columns=["width_rows", "chi2_excess", "chi2_significance", "sharpness", "flatness", "n_same_row", "expected"],
+        columns=[
+            *("width_rows", "snr", "chi2_excess", "chi2_significance", "sharpness", "flatness", "n_same_row"),
+            "expected",
+        ],
     )
     assert veto_reasons(table).tolist() == table["expected"].tolist()
 
