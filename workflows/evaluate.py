@@ -198,6 +198,20 @@ def collect_detections(
     return pd.concat(tables, ignore_index=True)
 
 
+def count_false_alarms(
+    store: Path,
+    manifest: pd.DataFrame,
+    detector: Detector,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> RateCurve:
+    """False-alarm curve of a detector on amplifiers that are taken to hold no event."""
+    detections = collect_detections(store, manifest, [detector], executor, progress)
+    nothing = pd.DataFrame({name: [] for name in ("entry", "x", "row_start", "row_stop", "rho")}).assign(is_event=False)
+    score = detections[f"{detector.name}/score"].to_numpy()
+    return false_alarm_curve(detections, score, nothing, float(_live_hours(manifest).sum()))
+
+
 def write_verdict(summary: pd.DataFrame, found: dict[str, np.ndarray], samples: list[np.ndarray]) -> str:
     """Say in words which detector finds most, and which are not distinguishable from it.
 

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from shutterless.pipeline.examples import ExampleSettings, TrainingSet, concatenate_training_sets, draw_examples
 from shutterless.pipeline.store import manifest_hash, open_amplifier, read_manifest, write_parquet
 from shutterless.pipeline.tokens import TokenGrid
 from shutterless.workflows.cluster import Executor, SerialExecutor
+from shutterless.workflows.detect import Detector, write_rates
+from shutterless.workflows.evaluate import count_false_alarms
 from shutterless.workflows.progress import Progress
 from shutterless.workflows.record import HISTORY, TRAINING, record_training
 from shutterless.workflows.settings import TrainSettings
@@ -55,14 +58,14 @@ def draw_training_set(
     settings : TrainSettings
         ``n_examples`` and ``event_fraction`` say how many; ``seed`` fixes them.
     validation_store : path, optional
-        A further store, of other stars, for validation; without it a fraction of the amplifiers is set apart.
+        A further store, of other stars, for validation; without it a fraction of the fields is set apart.
     executor : Executor, optional
     progress : Progress, optional
 
     Returns
     -------
     TrainingSet
-        Its groups are amplifiers; those of ``validation_store`` count from `VALIDATION_GROUP`.
+        Its groups are fields of stars (`sky_groups`); those of ``validation_store`` count from `VALIDATION_GROUP`.
 
     Raises
     ------
@@ -96,6 +99,8 @@ def train_model(
 ) -> dict[str, Any]:
     """Train one model on a store: the command ``shutterless train``.
 
+    The false alarms of the fields set apart for validation are counted, so that a search knows its threshold.
+
     Parameters
     ----------
     store : Path
@@ -117,9 +122,13 @@ def train_model(
         As `fit_detector`.
     """
     training_set = draw_training_set(store, settings, executor=executor, progress=progress)
-    data_hash = manifest_hash(read_manifest(store))
+    manifest = read_manifest(store)
+    data_hash = manifest_hash(manifest)
     out = Path(out)
     summary = fit_detector(TrainTask(family, family), training_set, settings, out, data_hash=data_hash, init=init)
+    apart = manifest[sky_groups(manifest).isin(summary["validation_groups"])]
+    curve = count_false_alarms(store, apart, Detector(out.name, str(out)), executor, progress)
+    write_rates(out, curve, manifest_hash(apart))
     if tracking is not None:
         with track_run(tracking, EXPERIMENT, out.name) as run:
             record_training(run, out, settings)
@@ -200,6 +209,7 @@ def fit_detector(
         "best_epoch": result.best_epoch,
         "n_strips": len(result.training_index),
         "n_validation_strips": len(index),
+        "validation_groups": [int(group) for group in np.unique(training_set.groups[index])],
         "manifest_hash": data_hash,
         "seed": settings.seed,
     }
@@ -212,25 +222,39 @@ class _ExampleItem:
     store: str
     entry: str
     group: int
+    number: int
     examples: ExampleSettings
 
 
 def _example_items(store: str | Path, settings: TrainSettings, n_examples: int, first_group: int) -> list[_ExampleItem]:
-    entries = list(read_manifest(store)["entry"])
-    if not entries:
+    manifest = read_manifest(store)
+    if manifest.empty:
         raise TrainError(f"store {store} holds no amplifier; see its failures.parquet")
-    if first_group == 0 and len(entries) < 2 and settings.validation_fraction:
-        raise TrainError(f"store {store} holds one amplifier; training needs at least two, one of them for validation")
-    events = n_examples * settings.event_fraction / len(entries)
-    others = n_examples * (1 - settings.event_fraction) / len(entries)
+    groups = sky_groups(manifest)
+    if first_group == 0 and groups.nunique() < 2:
+        raise TrainError(
+            f"store {store} holds one field of stars; training needs at least two, one of them for validation: "
+            "ingest another quadrant, CCD or sequence"
+        )
+    events = n_examples * settings.event_fraction / len(manifest)
+    others = n_examples * (1 - settings.event_fraction) / len(manifest)
     examples = ExampleSettings(
         n_events=max(round(events), 1),
         n_cosmic_rays=max(round(others * _RAY_SHARE), 1),
         n_noise=max(round(others * (1 - _RAY_SHARE)), 1),
     )
-    return [_ExampleItem(str(store), entry, first_group + i, examples) for i, entry in enumerate(entries)]
+    return [
+        _ExampleItem(str(store), entry, first_group + int(group), i, examples)
+        for i, (entry, group) in enumerate(zip(manifest["entry"], groups, strict=True))
+    ]
+
+
+def sky_groups(manifest: pd.DataFrame) -> pd.Series:
+    """Number the fields of stars: files of one sequence, CCD and quadrant show the same stars and stay together."""
+    field = manifest["sequence"] + "/" + manifest["ccd"].astype("string") + "/" + manifest["quadrant"].astype("string")
+    return pd.Series(pd.factorize(field)[0], index=manifest.index)
 
 
 def _draw_from_entry(item: _ExampleItem, *, grid: TokenGrid, seed: int) -> TrainingSet:
-    rng = np.random.default_rng([seed, item.group])
+    rng = np.random.default_rng([seed, item.group, item.number])
     return draw_examples(open_amplifier(item.store, item.entry), grid, rng, item.examples, item.group)

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from shutterless.pipeline.store import StoreError, manifest_hash, read_manifest, write_manifest
 from shutterless.pipeline.tokens import GridError
+from shutterless.workflows.detect import read_rates
 from shutterless.workflows.tracking import fetch_runs
 from shutterless.workflows.train import (
     VALIDATION_GROUP,
@@ -21,6 +22,7 @@ from shutterless.workflows.train import (
     TrainTask,
     draw_training_set,
     fit_detector,
+    sky_groups,
     train_model,
 )
 
@@ -86,7 +88,9 @@ def test_training_leaves_the_model_its_history_and_what_it_was_made_from(train_i
         "model.safetensors",
         "history.parquet",
         "training.json",
+        "rates.json",
     }
+    assert read_rates(folder).live_hours > 0  # counted on the field set apart, so that a search knows its threshold
     assert json.loads((folder / "training.json").read_text()) == summary
     assert summary["manifest_hash"] == manifest_hash(read_manifest(training_store))
     assert (summary["family"], summary["seed"], summary["shuffled"], summary["best_epoch"]) == ("mlp", 5, False, 1)
@@ -132,9 +136,11 @@ def test_init_of_another_family_is_refused_with_both(train_in, make_model, train
         train_in("refused", train_settings, init=make_model("cnn", "cnn"))
 
 
-def test_store_of_one_amplifier_is_refused(training_store, train_settings, tmp_path):
+def test_store_of_one_field_is_refused(training_store, train_settings, tmp_path):
     write_manifest(tmp_path, read_manifest(training_store).to_dict("records")[:1])
-    with pytest.raises(TrainError, match=r"holds one amplifier; training needs at least two, one of them for valid"):
+    with pytest.raises(
+        TrainError, match=r"holds one field of stars; training needs at least two, one of them for valid"
+    ):
         draw_training_set(tmp_path, train_settings)
 
 
@@ -186,3 +192,10 @@ def _check_logged_losses(tracking, run_id, history):
 
 def _artifacts(tracking):
     return Path(urlparse(tracking.artifacts).path)
+
+
+def test_files_of_one_field_of_stars_stay_together():
+    """Two files of one quadrant show the same stars; another quadrant, CCD or sequence shows others."""
+    rows = [("night", 1, 1), ("night", 1, 1), ("night", 1, 2), ("night", 2, 1), ("other", 1, 1)]
+    manifest = pd.DataFrame(rows, columns=["sequence", "ccd", "quadrant"]).astype({"ccd": "Int64", "quadrant": "Int64"})
+    assert sky_groups(manifest).tolist() == [0, 0, 1, 2, 3]
