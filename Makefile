@@ -28,7 +28,8 @@ check: $(VENV)/.installed-check  ## Check style, format and types
 	$(BIN)/mypy
 
 bundle:  ## Make the best learned model of the quickstart the one that ships (before a release)
-	cd $(OUT)/models/$$(cat $(OUT)/best.txt) && cp config.json model.safetensors rates.json training.json $(CURDIR)/models/weights/
+	cd $(OUT)/models/$$(cat $(OUT)/best.txt) && \
+	  install -m 644 config.json model.safetensors rates.json training.json $(CURDIR)/models/weights/
 	mkdir -p models/weights/template-bank
 	cp $(OUT)/evaluation/template-bank/rates.json models/weights/template-bank/
 

@@ -87,9 +87,10 @@ class RateCurve:
         wanted = rate_per_hour * self.live_hours
         if len(self.scores) == 0:
             return -np.inf, True
-        if wanted >= MIN_COUNTED_ALARMS or len(self.scores) < MIN_COUNTED_ALARMS:
-            index = min(max(int(np.floor(wanted)), 1), len(self.scores)) - 1
-            return float(self.scores[index]), wanted < MIN_COUNTED_ALARMS
+        counted = round(wanted)
+        if counted >= MIN_COUNTED_ALARMS or len(self.scores) < MIN_COUNTED_ALARMS:
+            index = min(max(counted, 1), len(self.scores)) - 1
+            return float(self.scores[index]), counted < MIN_COUNTED_ALARMS
         n_tail = min(TAIL_ALARMS, len(self.scores))
         floor = self.scores[n_tail - 1]
         scale = float(np.mean(self.scores[:n_tail] - floor))

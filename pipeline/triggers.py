@@ -52,15 +52,15 @@ TRACKS = tuple(
     if n > 1 or (row, column) == (0, 1)
 )
 
-# Vetoes, set on events and cosmic rays injected into simulated training frames: they cost 1 % of the events above 6.5
-# sigma and let 10 to 20 % of the cosmic rays between 6.5 and 12 sigma pass, 1 % above; docs/experiments.md
+# Vetoes, set on events and cosmic rays injected into simulated training frames: they cost 1 % of the events and let 17 %
+# of the cosmic rays between 6.5 and 8 sigma pass, 3 % between 8 and 20, none above; docs/experiments.md
 # S/N of the best track over that of the best template: 0.8 for events, 1.15 for cosmic rays; noise adds about 1.3 / S/N
 MAX_SHARPNESS, SHARPNESS_NOISE = 0.78, 1.3
-MAX_CHI2_EXCESS = 0.12  # chi-square over degrees of freedom, per squared S/N; a one-pixel spike leaves 1.5
-MIN_CHI2_SIGNIFICANCE = 3.0
+MAX_CHI2_EXCESS = 0.2  # chi-square over degrees of freedom, per squared S/N; a one-pixel spike leaves 1.5
+MIN_CHI2_SIGNIFICANCE = 5.0
 LONG_WIDTH = 9  # rows; beyond, few cosmic rays reach and the shapes of events fit worse
 MAX_CHI2_EXCESS_LONG = 0.3
-MIN_CHI2_SIGNIFICANCE_LONG = 4.5
+MIN_CHI2_SIGNIFICANCE_LONG = 6.0
 MAX_FLATNESS = 0.5  # a point source has -0.2, light shared by all columns of the patch 1.1
 MAX_SAME_ROW = 1  # further triggers elsewhere on the amplifier in the same rows
 SAME_ROW_TOLERANCE = 2
@@ -146,19 +146,23 @@ def count_same_row(triggers: pd.DataFrame, others: pd.DataFrame) -> np.ndarray:
     Parameters
     ----------
     triggers, others : DataFrame
-        With ``x``, ``row_peak`` and ``snr``; only ``others`` above `TRIGGER_THRESHOLD` count, so that the number does
-        not depend on how deep one has looked.
+        With ``x``, ``row_peak`` and ``snr``. Of ``others`` those above `TRIGGER_THRESHOLD` count that are at least half
+        as strong: pickup is the same in all columns, and a bright event must not fall to two of noise beside it.
 
     Returns
     -------
     ndarray of int64, shape (number of triggers,)
     """
     others = others[others["snr"].abs() >= TRIGGER_THRESHOLD].sort_values("row_peak", kind="stable")
-    rows, columns = others["row_peak"].to_numpy(), others["x"].to_numpy()
-    peak, x = triggers["row_peak"].to_numpy(), triggers["x"].to_numpy()
+    rows, columns, strengths = (others[name].to_numpy() for name in ("row_peak", "x", "snr"))
+    peak, x, snr = (triggers[name].to_numpy() for name in ("row_peak", "x", "snr"))
     first = np.searchsorted(rows, peak - SAME_ROW_TOLERANCE, side="left")
     last = np.searchsorted(rows, peak + SAME_ROW_TOLERANCE, side="right")
-    counts = [np.sum(np.abs(columns[first[i] : last[i]] - x[i]) > SAME_ROW_DISTANCE_PX) for i in range(len(peak))]
+    counts = []
+    for i in range(len(peak)):
+        near = slice(first[i], last[i])
+        apart = np.abs(columns[near] - x[i]) > SAME_ROW_DISTANCE_PX
+        counts.append(np.sum(apart & (np.abs(strengths[near]) >= abs(snr[i]) / 2)))
     return np.asarray(counts, dtype=np.int64)
 
 

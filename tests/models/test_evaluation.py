@@ -107,7 +107,8 @@ def test_threshold_at_a_rate():
     assert curve.threshold(10) == (81, False)
     assert curve.threshold(5) == (91, False)
     assert curve.threshold(1000) == (1, False)
-    assert curve.threshold(4.9)[1]
+    assert curve.threshold(4.9) == (91, False)  # 9.8 alarms are ten
+    assert curve.threshold(4.7)[1]
     assert RateCurve(np.array([9.0, 8, 7]), 1.0).threshold(2) == (8, True)  # too few to fit a tail to
     assert RateCurve(np.array([9.0, 8, 7]), 1.0).threshold(0.1) == (9, True)
     assert RateCurve(np.empty(0), 1.0).threshold(3) == (-np.inf, True)
