@@ -42,7 +42,6 @@ CANDIDATE_TYPES = {
     "time_event_max_utc": "string",
     "veto": "string",
     "model": "string",
-    "entry": "string",
 }
 CANDIDATE_UNITS = {"x": u.pix, "y": u.pix, "duration_s": u.s, "amplitude_e": u.electron, "star_mag": u.mag}
 SAME_STAR_PX = 0.7
@@ -56,7 +55,7 @@ def empty_candidates() -> pd.DataFrame:
 
 
 def build_candidates(
-    detections: pd.DataFrame, streaks: pd.DataFrame, readout: Readout, *, file: str, entry: str, model: str
+    detections: pd.DataFrame, streaks: pd.DataFrame, readout: Readout, *, file: str, model: str
 ) -> pd.DataFrame:
     """Candidates of one amplifier of one file.
 
@@ -68,8 +67,8 @@ def build_candidates(
     streaks : DataFrame
         Streaks of the amplifier, ``y0`` filled in as far as it is known.
     readout : Readout
-    file, entry, model : str
-        Name of the FITS file, of the store entry, and of the detector.
+    file, model : str
+        Names of the FITS file and of the detector.
 
     Returns
     -------
@@ -84,7 +83,6 @@ def build_candidates(
     table = detections.assign(
         candidate_id=[_candidate_id(file, readout, x, row) for x, row in zip(detections["x"], peak, strict=True)],
         file=file,
-        entry=entry,
         ccd=readout.ccd,
         quadrant=readout.quadrant,
         y=pd.NA,

@@ -52,8 +52,8 @@ TRACKS = tuple(
     if n > 1 or (row, column) == (0, 1)
 )
 
-# Vetoes, set on events and cosmic rays injected into simulated training frames: they cost 1 % of the events and let 17 %
-# of the cosmic rays between 6.5 and 8 sigma pass, 3 % between 8 and 20, none above; docs/experiments.md
+# Vetoes, set on events and cosmic rays injected into simulated training frames: they cost 1 % of the events and let
+# 17 % of the cosmic rays between 6.5 and 8 sigma pass, 3 % between 8 and 20, none above; docs/experiments.md
 # S/N of the best track over that of the best template: 0.8 for events, 1.15 for cosmic rays; noise adds about 1.3 / S/N
 MAX_SHARPNESS, SHARPNESS_NOISE = 0.78, 1.3
 MAX_CHI2_EXCESS = 0.2  # chi-square over degrees of freedom, per squared S/N; a one-pixel spike leaves 1.5

@@ -18,7 +18,7 @@ from shutterless.pipeline.matching import match_truth
 from shutterless.pipeline.store import manifest_hash, read_manifest, write_parquet
 from shutterless.workflows.cluster import Executor, open_executor
 from shutterless.workflows.compare import compare_runs
-from shutterless.workflows.detect import RATES, TEMPLATE_BANK
+from shutterless.workflows.detect import TEMPLATE_BANK
 from shutterless.workflows.evaluate import SHUFFLED_SUFFIX, Evaluation, evaluate_detectors, measure_throughput
 from shutterless.workflows.ingest import FAILURES, ingest_files, prepare_folder
 from shutterless.workflows.progress import Progress
@@ -235,13 +235,8 @@ def _search(
         executor=executor,
         progress=progress,
     )
-    store = folder / "store"
-    # the report opens entries relative to the run's folder, of which the search is a part
-    table = pd.read_parquet(folder / "candidates.parquet")
-    write_parquet(table.assign(entry="search/" + table["entry"]), folder / "candidates.parquet")
     truth = pd.read_parquet(out / "frames" / "with_events" / "truth.parquet")
     write_parquet(_match_candidates(result.candidates, truth), folder / "matches.parquet")
-    assert store.is_dir()
 
 
 def _match_candidates(candidates: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
@@ -260,7 +255,6 @@ def _match_candidates(candidates: pd.DataFrame, truth: pd.DataFrame) -> pd.DataF
 
 def _say_results(progress: Progress, out: Path, evaluation: Evaluation, best: Path, report: Path) -> None:
     progress.say(evaluation.text())
-    tracked = out / "mlflow.db"
     for what, path in {
         "frames": out / "frames",
         "stores": out / "store",
@@ -269,9 +263,8 @@ def _say_results(progress: Progress, out: Path, evaluation: Evaluation, best: Pa
         "comparison": out / "comparison" / "comparison.parquet",
         "candidates": out / "search" / "candidates.parquet",
         "best model": best,
-        "tracking": tracked,
+        "tracking": out / "mlflow.db",
         "registered as": f"models:/{REGISTERED_NAME}@{ALIAS}",
         "report": report,
     }.items():
         progress.say(f"{what}: {path}")
-    assert (best / RATES).is_file()

@@ -81,9 +81,6 @@ class RunFolder:
 
     def entry_of(self, candidate: pd.Series) -> Path | None:
         """Folder of the store entry that a candidate was found in."""
-        entry = candidate.get("entry")
-        if entry is not None and not pd.isna(entry):
-            return self.path / str(entry)
         if self.manifest is None:
             return None
         same = pd.Series(True, index=self.manifest.index)

@@ -96,7 +96,7 @@ def search_files(
     failures = pd.concat([ingested.failures, failures], ignore_index=True) if len(failures) else ingested.failures
     write_parquet(failures, out / FAILURES)
     write_candidates(
-        candidates.assign(entry="store/" + candidates["entry"]),
+        candidates,
         out,
         {
             "model": reference,
@@ -175,7 +175,7 @@ def _assemble(amplifiers: Mapping[str, Amplifier], found: Mapping[str, pd.DataFr
         {entry: amplifier.readout for entry, amplifier in amplifiers.items()},
     )
     tables = [
-        build_candidates(found[entry], streaks[entry], amplifier.readout, file=amplifier.file, entry=entry, model=name)
+        build_candidates(found[entry], streaks[entry], amplifier.readout, file=amplifier.file, model=name)
         for entry, amplifier in amplifiers.items()
         if len(found[entry])
     ]

@@ -34,7 +34,7 @@ def detections(*rows):
 def build(*rows, readout=CLOCK, streaks=None, file="frame_0001.fits.fz", **columns):
     streaks = streak_table(((12.5, 1000.0), (300.0, 400.0))) if streaks is None else streaks
     table = detections(*rows).assign(**columns)
-    return build_candidates(table, streaks, readout, file=file, entry="frame_0001_c03_q2", model="bank")
+    return build_candidates(table, streaks, readout, file=file, model="bank")
 
 
 def test_candidate_in_the_head():
@@ -42,7 +42,7 @@ def test_candidate_in_the_head():
     streaks = streak_table(((12.5, 1000.0),)).assign(y0=300.0)
     row = build((12.5, 3299, 3304, 3300, 7.5, 0), streaks=streaks).iloc[0]
     assert row["candidate_id"] == row["group_id"] == "frame_0001_c03_q2_x0012.50_r0003300"
-    assert (row["file"], row["entry"], row["model"]) == ("frame_0001.fits.fz", "frame_0001_c03_q2", "bank")
+    assert (row["file"], row["model"]) == ("frame_0001.fits.fz", "bank")
     assert (row["ccd"], row["quadrant"], row["streak_id"]) == (3, 2, 0)
     assert row["duration_s"] == 0.02  # six rows
     assert row["time_read_utc"] == "2026-03-04T05:06:18.000000"

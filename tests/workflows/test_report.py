@@ -117,7 +117,7 @@ def make_candidates(star_x, n_rows):
                 "time_event_min_utc": early[0],
                 "time_event_max_utc": late[0],
             }
-            | {"veto": veto, "model": "transformer", "entry": "store/heldout/night_c03_q2"}
+            | {"veto": veto, "model": "transformer"}
         )
     return pd.DataFrame(rows).astype({"streak_id": "Int64"})
 
@@ -281,7 +281,7 @@ def test_report_is_the_same_each_time(full_run):
 
 def test_search_folder_is_reported_without_what_only_a_run_has(full_run, tmp_path):
     source, _ = full_run
-    candidates = pd.read_parquet(source / "search" / "candidates.parquet").drop(columns="entry")
+    candidates = pd.read_parquet(source / "search" / "candidates.parquet")
     candidates.to_parquet(tmp_path / "candidates.parquet")
     (tmp_path / "store").symlink_to(source / "store" / "heldout")
     html = write_report(tmp_path).read_text(encoding="utf-8")

@@ -138,9 +138,7 @@ def test_init_of_another_family_is_refused_with_both(train_in, make_model, train
 
 def test_store_of_one_field_is_refused(training_store, train_settings, tmp_path):
     write_manifest(tmp_path, read_manifest(training_store).to_dict("records")[:1])
-    with pytest.raises(
-        TrainError, match=r"holds one field of stars; training needs at least two, one of them"
-    ):
+    with pytest.raises(TrainError, match=r"holds one field of stars; training needs at least two, one of them"):
         draw_training_set(tmp_path, train_settings)
 
 
