@@ -302,7 +302,7 @@ def test_search_without_candidates_says_so(full_run, tmp_path):
 def test_candidate_whose_store_is_gone_keeps_its_numbers(full_run, tmp_path):
     pd.read_parquet(full_run[0] / "search" / "candidates.parquet").to_parquet(tmp_path / "candidates.parquet")
     section = section_of(write_report(tmp_path).read_text(encoding="utf-8"), "candidates")
-    assert "No picture: no entry of this amplifier at" in section
+    assert "No picture: no entry of this amplifier in the store." in section
     assert "<dt>S/N</dt><dd>11.30</dd>" in section
 
 
