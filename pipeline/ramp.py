@@ -18,7 +18,7 @@ from shutterless.pipeline.psf import pixel_profile
 BIN_ROWS = 16  # steps are searched in means of this many rows, then placed to the row
 SETTLE_ROWS = 2048  # rows after the ramp that show the final level, of streaks that begin late above all
 DARK_ROWS = 64  # rows put before sequence row 0, when the shutter was closed and no light fell
-MIN_STEP_SIGNIFICANCE = 3.5  # a fainter step is lost in the noise of any box template
+MIN_STEP_SIGNIFICANCE = 2.5  # fainter steps are lost in the noise of any box; false ones cost 1 % of the ramp
 MASK_ROWS = 6  # on either side of an onset: the row smear of the PSF and the uncertainty of the row
 MIN_LEVEL_ROWS = 3 * BIN_ROWS  # between two onsets; less is masked, for no level can be given
 SAME_ONSET_COLUMNS = 4  # one star's step is seen in this many columns to either side

@@ -56,11 +56,11 @@ TRACKS = tuple(
 # 17 % of the cosmic rays between 6.5 and 8 sigma pass, 3 % between 8 and 20, none above; docs/experiments.md
 # S/N of the best track over that of the best template: 0.8 for events, 1.15 for cosmic rays; noise adds about 1.3 / S/N
 MAX_SHARPNESS, SHARPNESS_NOISE = 0.78, 1.3
-MAX_CHI2_EXCESS = 0.2  # chi-square over degrees of freedom, per squared S/N; a one-pixel spike leaves 1.5
-MIN_CHI2_SIGNIFICANCE = 5.0
+MAX_CHI2_EXCESS = 0.15  # chi-square over degrees of freedom, per squared S/N; a one-pixel spike leaves 1.5
+MIN_CHI2_SIGNIFICANCE = 3.5
 LONG_WIDTH = 9  # rows; beyond, few cosmic rays reach and the shapes of events fit worse
 MAX_CHI2_EXCESS_LONG = 0.3
-MIN_CHI2_SIGNIFICANCE_LONG = 6.0
+MIN_CHI2_SIGNIFICANCE_LONG = 5.0
 MAX_FLATNESS = 0.5  # a point source has -0.2, light shared by all columns of the patch 1.1
 MAX_SAME_ROW = 1  # further triggers elsewhere on the amplifier in the same rows
 SAME_ROW_TOLERANCE = 2

@@ -198,7 +198,7 @@ def test_veto_reasons_and_their_order():
         [
             (5.0, 10.0, 0.1, 9.0, 0.8, 0.0, 0, ""),
             (5.0, 10.0, 0.5, 9.0, 0.8, 0.0, 0, "shape"),
-            (5.0, 10.0, 0.5, 4.0, 0.8, 0.0, 0, ""),  # too weak to be sure of its shape
+            (5.0, 10.0, 0.5, 3.0, 0.8, 0.0, 0, ""),  # too weak to be sure of its shape
             (50.0, 10.0, 0.25, 9.0, 0.8, 0.0, 0, ""),  # long events may fit worse
             (50.0, 10.0, 0.5, 9.0, 0.8, 0.0, 0, "shape"),
             (5.0, 10.0, 0.1, 9.0, 0.95, 0.0, 0, "sharp"),  # above 0.78 + 1.3 / 10
