@@ -260,12 +260,12 @@ def completeness_table(events: pd.DataFrame, threshold: float, bins: tuple[float
     return pd.DataFrame(rows, columns=["kind", "rho_low", "rho_high", "n", "found", "completeness", "low", "high"])
 
 
-def wilson_interval(found: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson score interval of a fraction (Wilson 1927, JASA 22, 209): 5 of 10 gives 0.237 to 0.763."""
+def wilson_interval(found: Any, n: Any, z: float = 1.96) -> tuple[Any, Any]:
+    """Bounds of a binomial fraction (Wilson 1927, JASA 22, 209): 5 of 10 gives 0.237 to 0.763; numbers or arrays."""
     fraction, scale = found / n, 1 + z**2 / n
     middle = (fraction + z**2 / (2 * n)) / scale
     half = z * np.sqrt(fraction * (1 - fraction) / n + z**2 / (4 * n**2)) / scale
-    return float(middle - half), float(middle + half)
+    return middle - half, middle + half
 
 
 def fit_rho50(rho: np.ndarray, found: np.ndarray) -> float:

@@ -20,7 +20,6 @@ from shutterless.pipeline.tokens import StripBatch, TokenGrid
 from shutterless.pipeline.triggers import find_triggers
 
 RATES = "rates.json"
-TEMPLATE_BANK = "template-bank"
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from shutterless.workflows.figures import (
-    SHUFFLED_SUFFIX,
     plot_comparison,
     plot_completeness,
     plot_learning_curves,
     plot_reliability,
 )
 from shutterless.workflows.page import between, figure, new_figure, number, paragraph, table
-from shutterless.workflows.run_folder import LeftOutError, RunFolder, required
+from shutterless.workflows.run_folder import SHUFFLED_SUFFIX, LeftOutError, RunFolder, required
 
 FEWEST_ALARMS = 10  # a rate that rests on fewer false alarms is marked as extrapolated
 _ABREAST = 3

@@ -31,14 +31,14 @@ from shutterless.pipeline.store import manifest_hash, open_amplifier, read_manif
 from shutterless.pipeline.strips import cut_strips
 from shutterless.pipeline.template_bank import TRIGGER_THRESHOLD
 from shutterless.workflows.cluster import Executor, SerialExecutor
-from shutterless.workflows.detect import TEMPLATE_BANK, Detector, DetectTask, detect, write_rates
+from shutterless.workflows.detect import Detector, DetectTask, detect, write_rates
 from shutterless.workflows.progress import Progress
 from shutterless.workflows.record import TRAINING, record_evaluation
+from shutterless.workflows.run_folder import SHUFFLED_SUFFIX
 from shutterless.workflows.settings import EvaluateSettings
-from shutterless.workflows.tracking import Tracking, resolve_model, track_run
+from shutterless.workflows.tracking import TEMPLATE_BANK, Tracking, resolve_model, track_run
 
 EXPERIMENT = "evaluate"
-SHUFFLED_SUFFIX = "-shuffled"
 
 
 class EvaluateError(ValueError):

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from scipy.special import ndtr
 
+from shutterless.models.evaluation import wilson_interval
 from shutterless.pipeline.plots import (
     BLACK,
     BLUE,
@@ -21,13 +22,11 @@ from shutterless.pipeline.plots import (
     VERMILLION,
     say_nothing,
 )
+from shutterless.workflows.run_folder import SHUFFLED_SUFFIX
 
-SHUFFLED_SUFFIX = "-shuffled"
 _FIXED = {"template-bank": (BLACK, "s"), "transformer": (BLUE, "o"), "cnn": (VERMILLION, "^"), "mlp": (GREEN, "D")}
 _SPARE = ((PURPLE, "v"), (ORANGE, "P"), (SKY_BLUE, "X"), (GREY, "*"))
-_SIDEWAYS = (
-    0.25  # of a bin: the most by which points of one bin are set apart, so that error bars do not hide each other
-)
+_SIDEWAYS = 0.25  # of a bin: the most by which its points are set apart, so that error bars do not hide each other
 
 
 def detector_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -195,7 +194,8 @@ def plot_reliability(table: pd.DataFrame, ax: Axes, *, legend: bool = True) -> A
     ax.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1.2, label="perfectly calibrated")
     for name, style in detector_styles(dict.fromkeys(rows["detector"])).items():
         part = rows[rows["detector"] == name].sort_values("mean_probability")
-        low, high = wilson_interval(part["observed_fraction"].to_numpy(float), part["n"].to_numpy(float))
+        n = part["n"].to_numpy(float)
+        low, high = wilson_interval(part["observed_fraction"].to_numpy(float) * n, n)
         error = _error_bars(part["observed_fraction"], pd.Series(low, part.index), pd.Series(high, part.index))
         x, y = part["mean_probability"], part["observed_fraction"]
         ax.errorbar(x, y, yerr=error, label=name, ms=5, lw=1.2, elinewidth=0.9, **style)
@@ -203,10 +203,3 @@ def plot_reliability(table: pd.DataFrame, ax: Axes, *, legend: bool = True) -> A
     if legend:
         ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return ax
-
-
-def wilson_interval(fraction: np.ndarray, n: np.ndarray, z: float = 1.959964) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of a binomial fraction (Wilson 1927, JASA 22, 209); ``z`` in standard deviations, 95 % by default."""
-    centre = (fraction + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(fraction * (1 - fraction) / n + z**2 / (4 * n**2))
-    return centre - half, centre + half

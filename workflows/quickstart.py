@@ -18,16 +18,16 @@ from shutterless.pipeline.matching import match_truth
 from shutterless.pipeline.store import manifest_hash, read_manifest, write_parquet
 from shutterless.workflows.cluster import Executor, open_executor
 from shutterless.workflows.compare import compare_runs
-from shutterless.workflows.detect import TEMPLATE_BANK
-from shutterless.workflows.evaluate import SHUFFLED_SUFFIX, Evaluation, evaluate_detectors, measure_throughput
+from shutterless.workflows.evaluate import Evaluation, evaluate_detectors, measure_throughput
 from shutterless.workflows.ingest import FAILURES, ingest_files, prepare_folder
 from shutterless.workflows.progress import Progress
 from shutterless.workflows.record import record_evaluation, record_training
 from shutterless.workflows.report import write_report
+from shutterless.workflows.run_folder import SHUFFLED_SUFFIX
 from shutterless.workflows.search import search_files
 from shutterless.workflows.settings import FAMILIES, Settings, TrainSettings, resolved_toml
 from shutterless.workflows.simulate import build_scene, simulate_scene
-from shutterless.workflows.tracking import Tracking, open_tracking, register_model, track_run
+from shutterless.workflows.tracking import TEMPLATE_BANK, Tracking, open_tracking, register_model, track_run
 from shutterless.workflows.train import TrainTask, draw_training_set, fit_detector
 
 EXPERIMENT = "quickstart"

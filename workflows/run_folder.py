@@ -11,6 +11,7 @@ import pandas as pd
 from shutterless.pipeline.frames import FRAME_SUFFIXES
 from shutterless.pipeline.store import MANIFEST, Amplifier, open_amplifier
 
+SHUFFLED_SUFFIX = "-shuffled"  # ends the names of models trained with shuffled labels, the control
 _SAME_AMPLIFIER = ("file", "ccd", "quadrant")
 
 

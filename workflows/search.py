@@ -21,11 +21,11 @@ from shutterless.pipeline.candidates import (
 )
 from shutterless.pipeline.store import Amplifier, manifest_hash, open_amplifier, write_parquet
 from shutterless.workflows.cluster import Executor
-from shutterless.workflows.detect import TEMPLATE_BANK, Detector, DetectTask, detect, detector_columns, read_rates
+from shutterless.workflows.detect import Detector, DetectTask, detect, detector_columns, read_rates
 from shutterless.workflows.ingest import FAILURES, ingest_files, prepare_folder
 from shutterless.workflows.progress import Progress
 from shutterless.workflows.settings import SearchSettings
-from shutterless.workflows.tracking import bundled_folder, resolve_model
+from shutterless.workflows.tracking import TEMPLATE_BANK, bundled_folder, resolve_model
 
 
 class SearchError(ValueError):

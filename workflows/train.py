@@ -12,6 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from shutterless.models import training
+from shutterless.models.describe import count_parameters
+from shutterless.models.families import build_model, family_of, load_model
+from shutterless.models.inputs import DetectorModel
+from shutterless.models.scoring import calibrate_model
 from shutterless.pipeline.examples import ExampleSettings, TrainingSet, concatenate_training_sets, draw_examples
 from shutterless.pipeline.store import manifest_hash, open_amplifier, read_manifest, write_parquet
 from shutterless.pipeline.tokens import TokenGrid
@@ -169,11 +174,6 @@ def fit_detector(
     TrainError
         If ``init`` is of another family.
     """
-    from shutterless.models import training
-    from shutterless.models.describe import count_parameters
-    from shutterless.models.families import build_model, family_of, load_model
-    from shutterless.models.scoring import calibrate_model
-
     started = time.perf_counter()
     options = training.TrainingSettings(
         epochs=settings.epochs,
@@ -185,13 +185,7 @@ def fit_detector(
         shuffled_labels=task.shuffled,
         seed=settings.seed,
     )
-    if init is None:
-        model = build_model(task.family, training_set.grid, settings.architecture, seed=settings.seed)
-    else:
-        model = load_model(init)
-        if family_of(model) != task.family:
-            found = family_of(model)
-            raise TrainError(f"{init} is a {found}, not a {task.family}; train it with --model {found}")
+    model = _start_model(task.family, training_set.grid, settings, init)
     held_back = np.unique(training_set.groups[training_set.groups >= VALIDATION_GROUP])
     result = training.train_model(
         model, training_set, options, validation_groups=held_back.tolist() if held_back.size else None
@@ -215,6 +209,17 @@ def fit_detector(
     }
     (folder / TRAINING).write_text(json.dumps(summary, indent=1))
     return summary
+
+
+def _start_model(family: str, grid: TokenGrid, settings: TrainSettings, init: Path | None) -> DetectorModel:
+    """A model with random weights, or with those of a folder."""
+    if init is None:
+        return build_model(family, grid, settings.architecture, seed=settings.seed)
+    model = load_model(init)
+    if family_of(model) != family:
+        found = family_of(model)
+        raise TrainError(f"{init} is a {found}, not a {family}; train it with --model {found}")
+    return model
 
 
 @dataclass(frozen=True)

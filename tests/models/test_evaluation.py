@@ -169,6 +169,9 @@ def test_poisson_intervals(count, low, high):
 def test_wilson_intervals():
     """Wilson 1927: 5 of 10; none of 10 reaches z² / (n + z²)."""
     assert wilson_interval(5, 10) == pytest.approx((0.2366, 0.7634), abs=5e-4)
+    low, high = wilson_interval(np.array([0.0, 5.0]), np.array([10.0, 10.0]))
+    np.testing.assert_allclose(low, [0, 0.2366], atol=5e-4)
+    np.testing.assert_allclose(high, [0.2775, 0.7634], atol=5e-4)
     assert wilson_interval(0, 10) == pytest.approx((0, 1.96**2 / (10 + 1.96**2)))
     assert wilson_interval(10, 10) == pytest.approx((1 - 1.96**2 / (10 + 1.96**2), 1))
 

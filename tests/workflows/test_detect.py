@@ -13,7 +13,6 @@ from shutterless.models.evaluation import RateCurve
 from shutterless.pipeline.store import read_manifest
 from shutterless.workflows import detect as module
 from shutterless.workflows.detect import (
-    TEMPLATE_BANK,
     Detector,
     DetectTask,
     detect,
@@ -21,6 +20,7 @@ from shutterless.workflows.detect import (
     read_rates,
     write_rates,
 )
+from shutterless.workflows.tracking import TEMPLATE_BANK
 
 BANK = Detector(TEMPLATE_BANK, None)
 SCORES = ["score", "probability", "kind", "kind_probability"]

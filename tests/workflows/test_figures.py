@@ -9,7 +9,6 @@ from shutterless.workflows.figures import (
     plot_completeness,
     plot_learning_curves,
     plot_reliability,
-    wilson_interval,
 )
 
 
@@ -95,12 +94,6 @@ def test_reliability_leaves_out_empty_bins_and_draws_the_diagonal(ax):
     assert low < 0.25 < high
     assert ax.lines[0].get_xydata().tolist() == [[0, 0], [1, 1]]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("Mean predicted probability", "Observed fraction of events")
-
-
-def test_wilson_interval_of_none_and_half_of_ten():
-    low, high = wilson_interval(np.array([0.0, 0.5]), np.array([10.0, 10.0]))
-    np.testing.assert_allclose(low, [0, 0.2366], atol=1e-4)
-    np.testing.assert_allclose(high, [0.2775, 0.7634], atol=1e-4)
 
 
 def test_shuffled_twin_shares_the_colour_but_not_the_look():
