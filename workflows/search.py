@@ -163,7 +163,7 @@ def find_threshold(detector: Detector, rate_per_hour: float) -> tuple[float, lis
     if extrapolated:
         notes.append(
             f"{rate_per_hour:g} false alarms per amplifier-hour is extrapolated: "
-            f"{len(curve.scores)} alarms were counted in {curve.live_hours:.2f} amplifier-hours of simulated frames"
+            f"{len(curve.scores)} alarms were counted in {curve.live_hours:.3g} amplifier-hours"
         )
     return threshold, notes
 
