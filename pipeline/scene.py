@@ -31,7 +31,9 @@ ZERO_POINTS_MAG = {"g": 24.54, "r": 24.49, "i": 23.88}
 _REFERENCE_PIXELS = 3080 * 3072
 _LEAST_SEPARATION_PX, _LEAST_GAP_ROWS = 12.0, 12
 # first domain of every seed: which part of the simulation draws from it
-STARS, EVENTS, PIXELS, COSMIC_RAYS, PICKUP, MAINS, DRIFT = range(7)
+STARS, EVENTS, PIXELS, COSMIC_RAYS, PICKUP, MAINS, DRIFT, ATMOSPHERE = range(8)
+_STRENGTHS = ("scintillation_rms", "motion_rms_arcsec", "focus_rms", "transparency_rms")
+_TIMES = ("scintillation_s", "motion_s", "focus_s", "transparency_s")
 
 
 class SceneError(ValueError):
@@ -58,6 +60,13 @@ class SceneSettings:
         Optimal S/N of events, drawn uniformly between the two.
     artefacts : bool
         Cosmic rays and pickup.
+    atmosphere : bool
+        Scintillation, image motion, changes of focus and seeing, thin cloud; see `atmosphere.Atmosphere`.
+    scintillation_rms, motion_rms_arcsec, focus_rms, transparency_rms : float
+        Their strengths: relative scatter of the flux of a row, of the width of the point-spread function and of the
+        transparency; motion along each axis (arcsec). 0 switches one off.
+    scintillation_s, motion_s, focus_s, transparency_s : float
+        Their correlation times.
     seed : int
     sequence : str
         Name of the sequence; begins the file names.
@@ -92,6 +101,15 @@ class SceneSettings:
     kinds: tuple[str, ...] = EVENT_KINDS
     rho: tuple[float, float] = (4.0, 20.0)
     artefacts: bool = True
+    atmosphere: bool = False
+    scintillation_rms: float = 0.011
+    scintillation_s: float = 0.065
+    motion_rms_arcsec: float = 0.4
+    motion_s: float = 0.1
+    focus_rms: float = 0.15
+    focus_s: float = 1.0
+    transparency_rms: float = 0.03
+    transparency_s: float = 5.0
     seed: int = 1
     sequence: str = "simulated"
     shutter_open_utc: str = "2026-03-04T05:06:07.000"
@@ -120,6 +138,9 @@ class SceneSettings:
                 f"these settings must not be negative: events {self.events}, n_bright_stars {self.n_bright_stars}, "
                 f"seed {self.seed}, first_row {self.first_row}"
             )
+        if any(getattr(self, name) < 0 for name in _STRENGTHS) or any(getattr(self, name) <= 0 for name in _TIMES):
+            values = {name: getattr(self, name) for name in _STRENGTHS + _TIMES}
+            raise SceneError(f"strengths of the atmosphere must not be negative, times must be positive: {values}")
         if not 0 < self.rho[0] <= self.rho[1]:
             raise SceneError(f"rho {self.rho} must be two positive numbers in rising order")
         if not self.bright_mag < self.faint_mag:

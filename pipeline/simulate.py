@@ -27,9 +27,11 @@ from shutterless.pipeline.artefacts import (
     draw_mains,
     draw_pickup_bursts,
 )
-from shutterless.pipeline.events import central_rows, optimal_rho
+from shutterless.pipeline.atmosphere import Atmosphere, SharedSeries, add_sources, draw_atmosphere
+from shutterless.pipeline.events import central_rows, optimal_rho, smeared_step
 from shutterless.pipeline.frames import to_read_order
 from shutterless.pipeline.scene import (
+    ATMOSPHERE,
     COSMIC_RAYS,
     DRIFT,
     EVENTS,
@@ -79,8 +81,26 @@ _BLOCK_ROWS = 512
 
 
 @dataclass(frozen=True)
+class Air:
+    """The atmosphere as one file sees it.
+
+    Parameters
+    ----------
+    atmosphere : Atmosphere
+    series : SharedSeries
+        Its shared series over all star times of the file.
+    event_y0 : ndarray of float64, shape (e,)
+        Detector row of each event: its star's, or, of an orphan, one of its own.
+    """
+
+    atmosphere: Atmosphere
+    series: SharedSeries
+    event_y0: np.ndarray
+
+
+@dataclass(frozen=True)
 class AmplifierContent:
-    """Everything that goes into the pixels of one amplifier of one file."""
+    """Everything that goes into the pixels of one amplifier of one file; without ``air`` the stars are steady."""
 
     scene: Scene
     rows: np.ndarray
@@ -88,6 +108,7 @@ class AmplifierContent:
     cosmic_rays: Sequence[CosmicRay]
     pickup_bursts: Sequence[PickupBurst]
     row_offsets_e: np.ndarray
+    air: Air | None = None
 
 
 def file_name(settings: SceneSettings, ccd: int, file_index: int) -> str:
@@ -153,8 +174,9 @@ def draw_content(settings: SceneSettings, ccd: int, quadrant: int, file_index: i
     rows = settings.sequence_rows(file_index)
     keys = (ccd, quadrant, file_index)
     events = place_events(settings, scene, settings.generator(EVENTS, *keys), rows)
+    air = draw_air(settings, scene, events, ccd, quadrant, file_index) if settings.atmosphere else None
     if not settings.artefacts:
-        return AmplifierContent(scene, rows, events, [], [], np.zeros(len(rows)))
+        return AmplifierContent(scene, rows, events, [], [], np.zeros(len(rows)), air)
     exposure = scene.exposure_s(rows)
     rays = draw_cosmic_rays(
         settings.generator(COSMIC_RAYS, *keys), exposure, scene.n_columns, scene.row_rate_hz, scene.n_transit
@@ -165,7 +187,30 @@ def draw_content(settings: SceneSettings, ccd: int, quadrant: int, file_index: i
     offsets += draw_drift(settings.generator(DRIFT, ccd, quadrant)).offsets_e(rows, scene.row_rate_hz)
     for burst in bursts:
         offsets[burst.first_row : burst.first_row + len(burst.offsets_e)] += burst.offsets_e
-    return AmplifierContent(scene, rows, events, rays, bursts, offsets)
+    return AmplifierContent(scene, rows, events, rays, bursts, offsets, air)
+
+
+def draw_air(
+    settings: SceneSettings, scene: Scene, events: Sequence[PlacedEvent], ccd: int, quadrant: int, file_index: int
+) -> Air:
+    """Draw the atmosphere of one amplifier, the same for every file of the sequence, and evaluate it for one file."""
+    motion_px = settings.motion_rms_arcsec / settings.electronics("pixel_scale_arcsec")
+    atmosphere = draw_atmosphere(
+        settings.generator(ATMOSPHERE, ccd, quadrant),
+        len(scene.x),
+        row_rate_hz=scene.row_rate_hz,
+        scintillation=(settings.scintillation_rms, settings.scintillation_s),
+        motion_px=(motion_px, settings.motion_s),
+        focus=(settings.focus_rms, settings.focus_s),
+        transparency=(settings.transparency_rms, settings.transparency_s),
+    )
+    rows = settings.sequence_rows(file_index)
+    # of the star read last, one row more than is asked for at either end
+    first = int(rows[0]) - scene.n_transit - 1
+    rng = settings.generator(ATMOSPHERE, ccd, quadrant, file_index)
+    own_y0 = rng.uniform(0, scene.n_transit, len(events))
+    event_y0 = [scene.y0[p.event.star_id] if p.event.star_id >= 0 else y0 for p, y0 in zip(events, own_y0, strict=True)]
+    return Air(atmosphere, atmosphere.shared(first, int(rows[-1]) - first + 2), np.array(event_y0))
 
 
 def render(
@@ -201,12 +246,39 @@ def render(
 
 def mean_electrons(content: AmplifierContent, block: slice) -> np.ndarray:
     """Mean electrons from the sky, stars and events in a block of rows, shape (t, x)."""
+    if content.air is not None:
+        return _mean_through_air(content, content.air, block)
     mean = content.scene.baseline_e(content.rows[block])
     for placed in content.events:
         curve = placed.curve[block]
         if np.any(curve):
             columns = slice(placed.first_column, placed.first_column + len(placed.profile))
             mean[:, columns] += placed.event.amplitude_e * np.outer(curve, placed.profile)
+    return np.maximum(mean, 0.0, out=mean)
+
+
+def _mean_through_air(content: AmplifierContent, air: Air, block: slice) -> np.ndarray:
+    """Mean electrons with every star, and every event with its star, moved, widened and dimmed by the air.
+
+    The sky is left steady: what cloud takes from it, it spreads over the transit of 10 s. An orphan does not
+    scintillate, which nobody could tell from its shape.
+    """
+    scene, rows = content.scene, content.rows[block]
+    mean = np.repeat((scene.sky_e_s * scene.exposure_s(rows))[:, None], scene.n_columns, axis=1)
+    factors = air.atmosphere.scintillation.factors(int(rows[0]), len(rows))
+    light = factors * scene.flux_e_row
+    reach = 6 * scene.psf_sigma_px + 1
+    light[:, scene.y0 > rows[-1] + reach] = 0.0
+    for beginning in np.flatnonzero((scene.y0 > rows[0] - reach) & (scene.y0 <= rows[-1] + reach)):
+        light[:, beginning] *= np.maximum(smeared_step(rows - scene.y0[beginning], scene.psf_sigma_px), 0.0)
+    add_sources(mean, int(rows[0]), light, scene.x, scene.y0, scene.psf_sigma_px, air.series)
+    for placed, y0 in zip(content.events, air.event_y0, strict=True):
+        curve = placed.curve[block]
+        if np.any(curve):
+            star = int(placed.event.star_id)
+            light = placed.event.amplitude_e * (curve * factors[:, star] if star >= 0 else curve)[:, None]
+            x = np.array([placed.event.x])
+            add_sources(mean, int(rows[0]), light, x, np.array([y0]), scene.psf_sigma_px, air.series)
     return np.maximum(mean, 0.0, out=mean)
 
 
@@ -236,6 +308,9 @@ def _digitise(rng, charge_e, row_offsets_e, read_noise_e, gain, a, b, saturation
 
 def truth_rows(content: AmplifierContent, file: str, ccd: int, quadrant: int) -> pd.DataFrame:
     """Truth table of one amplifier: its events, cosmic rays and pickup bursts.
+
+    ``rho`` is defined against photon and read noise over the steady baseline, with or without an atmosphere: what the
+    air adds to the noise is the detector's to overcome.
 
     ``amplitude_e`` is signed: of events before smearing (`events.Event`), of artefacts the strongest row. Pickup is in
     all columns at once, so its ``x`` is NaN; its amplitude is summed over columns as everywhere.

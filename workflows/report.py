@@ -39,11 +39,15 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class Section:
-    """Anchor and heading of a section, and the function that writes its HTML or raises `LeftOutError`."""
+    """Anchor and heading of a section, and the function that writes its HTML or raises `LeftOutError`.
+
+    Sections ``of_run`` have no place in the report of a search.
+    """
 
     anchor: str
     heading: str
     write: Callable[[RunFolder], str]
+    of_run: bool = False
 
 
 def write_report(folder: Path) -> Path:
@@ -71,6 +75,8 @@ def write_report(folder: Path) -> Path:
     run = RunFolder(folder)
     written, n_found = [], 0
     for section in SECTIONS:
+        if section.of_run and run.is_search:
+            continue
         try:
             body = section.write(run)
             n_found += 1
@@ -134,7 +140,7 @@ def write_frame(run: RunFolder) -> str:
     """Draw a piece of one amplifier as it was read."""
     frames = run.frames
     if not frames:
-        raise LeftOutError("no frames/ in this folder")
+        raise LeftOutError("no frames/ in this folder, and no frames where the store was made from")
     path, quadrant, row, column, candidate = _piece(run)
     try:
         frame = read_amplifier(path, quadrant)
@@ -226,11 +232,11 @@ SECTIONS = (
     Section("run", "What was run", write_run),
     Section("frame", "The frame", write_frame),
     Section("streaks", "Its streaks", write_streaks),
-    Section("comparison", "Detectors compared", write_comparison),
-    Section("completeness", "Completeness", write_completeness),
-    Section("kinds", "Completeness by kind of event", write_kinds),
-    Section("learning", "Learning curves", write_learning),
-    Section("reliability", "Are the probabilities right?", write_reliability),
+    Section("comparison", "Detectors compared", write_comparison, of_run=True),
+    Section("completeness", "Completeness", write_completeness, of_run=True),
+    Section("kinds", "Completeness by kind of event", write_kinds, of_run=True),
+    Section("learning", "Learning curves", write_learning, of_run=True),
+    Section("reliability", "Are the probabilities right?", write_reliability, of_run=True),
     Section("candidates", "Candidates", write_candidates),
     Section("failures", "Skipped files", write_failures),
     Section("places", "Where everything lies", write_places),

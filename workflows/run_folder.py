@@ -52,9 +52,16 @@ class RunFolder:
 
     @cached_property
     def frames(self) -> list[Path]:
-        """Paths of all frames made by the run, sorted."""
-        found = (self.path / "frames").rglob("*.fits*")
+        """Paths of all frames made by the run or given to the search, as far as they are still there, sorted."""
+        found = list((self.path / "frames").rglob("*.fits*"))
+        if not found and self.manifest is not None:
+            found = [Path(source) for source in self.manifest["source"].dropna().unique() if Path(source).is_file()]
         return sorted(file for file in found if file.name.endswith(FRAME_SUFFIXES))
+
+    @property
+    def is_search(self) -> bool:
+        """Whether the folder is that of a search, which trains and judges nothing."""
+        return (self.path / "candidates.parquet").is_file()
 
     @cached_property
     def manifest(self) -> pd.DataFrame | None:

@@ -17,6 +17,7 @@ Model = TypeVar("Model", bound=BaseModel)
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
 _Positive = Annotated[float, Field(gt=0)]
+_Strength = Annotated[float, Field(ge=0)]
 _Count = Annotated[int, Field(ge=1)]
 _Seed = Annotated[int, Field(ge=0)]
 
@@ -45,6 +46,15 @@ class SceneSection(_Section):
     kinds: Annotated[tuple[str, ...], Field(min_length=1)] = ("flare", "burst", "occultation", "glint")
     rho: tuple[_Positive, _Positive] = (4.0, 20.0)
     artefacts: bool = True
+    atmosphere: bool = False
+    scintillation_rms: _Strength = 0.011
+    scintillation_s: _Positive = 0.065
+    motion_rms_arcsec: _Strength = 0.4
+    motion_s: _Positive = 0.1
+    focus_rms: _Strength = 0.15
+    focus_s: _Positive = 1.0
+    transparency_rms: _Strength = 0.03
+    transparency_s: _Positive = 5.0
     shutter_open_utc: str = "2026-03-04T05:06:07.000"
     row_rate_hz: _Positive = 300.0
     first_row: Annotated[int, Field(ge=0)] = 0

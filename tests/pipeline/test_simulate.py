@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from scipy.stats import chisquare, poisson
 from shutterless.pipeline.artefacts import CosmicRay, PickupBurst
 from shutterless.pipeline.frames import FrameError, read_amplifier, read_info
 from shutterless.pipeline.psf import pixel_profile
-from shutterless.pipeline.scene import Scene, SceneError, SceneSettings, draw_scene, place_event
+from shutterless.pipeline.scene import PIXELS, Scene, SceneError, SceneSettings, draw_scene, place_event
 from shutterless.pipeline.simulate import (
     STAR_COLUMNS,
     TRUTH_COLUMNS,
@@ -310,6 +311,28 @@ def test_headers_say_what_the_contract_says(tmp_path):
     assert list(truth.columns) == list(TRUTH_COLUMNS)
     assert list(stars.columns) == list(STAR_COLUMNS)
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_steady_pixels_stay_those_of_before_the_atmosphere(starry):
+    content = draw_content(starry, 1, 1, 0)
+    data, overscan = render(starry, content, starry.generator(PIXELS, 1, 1, 0))
+    # computed before the simulator knew an atmosphere; its settings change nothing while it is off
+    expected = "83521169a2b9d4253d531240b3cd6ab5e8d5cd94a2c737c849e1c8a260dd313b"
+    assert hashlib.sha256(data.tobytes() + overscan.tobytes()).hexdigest() == expected
+    windy = replace(starry, focus_rms=0.4, motion_s=1.0)
+    again, _ = render(windy, draw_content(windy, 1, 1, 0), windy.generator(PIXELS, 1, 1, 0))
+    np.testing.assert_array_equal(again, data)
+
+
+def test_atmosphere_reaches_the_files(starry, tmp_path):
+    images = {}
+    for atmosphere in (False, True):
+        path, truth, stars = simulate_file(replace(starry, atmosphere=atmosphere), 1, 0, tmp_path / str(atmosphere))
+        images[atmosphere] = read_amplifier(path, 1, instrument=starry.instrument).pixels_adu, truth, stars
+    assert np.any(images[True][0] != images[False][0])
+    # the truth is that of the steady baseline
+    pd.testing.assert_frame_equal(images[True][1], images[False][1])
+    pd.testing.assert_frame_equal(images[True][2], images[False][2])
 
 
 def test_three_suffixes_hold_the_same_pixels(starry, tmp_path):

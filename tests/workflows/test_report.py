@@ -287,8 +287,10 @@ def test_search_folder_is_reported_without_what_only_a_run_has(full_run, tmp_pat
     html = write_report(tmp_path).read_text(encoding="utf-8")
     assert section_of(html, "candidates").count("<img ") == 4
     assert "no truth known" in section_of(html, "candidates")
-    assert "Left out: no frames/ in this folder." in section_of(html, "frame")
-    assert "Left out: no evaluation/summary.parquet in this folder." in section_of(html, "comparison")
+    assert "Left out: no frames/ in this folder, and no frames where the store was made from." in section_of(
+        html, "frame"
+    )
+    assert 'id="comparison"' not in html  # a search judges nothing
     assert "<img " in section_of(html, "streaks")
 
 

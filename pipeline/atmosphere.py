@@ -1,0 +1,343 @@
+"""What the air does to the stars: scintillation, image motion, changes of focus and seeing, thin cloud.
+
+Everything but scintillation is shared by the stars of an amplifier and runs in *star time*, the seconds since the
+shutter opened, ``(row - y0) / row rate``: what moves two stars at once is seen in two different rows. A series is a
+value that can be evaluated at any time, so the files of a sequence join whichever task makes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from scipy.special import ndtr
+
+# waves of a series: in units of 1 / correlation time, 26 to a decade
+_N_WAVES, _LOWEST, _HIGHEST = 96, 0.01, 50.0
+# rows of scintillation noise from one generator, and the correlation times after which its past is forgotten: e^-36
+_NOISE_ROWS, _MEMORY = 128, 36.0
+# image motion must never take a star as fast as the rows: as many standard deviations of its speed are allowed for
+_SPEED_MARGIN = 6.0
+# the normal distribution's cumulative, interpolated to 5e-7
+_STEPS, _EDGE = 256, 6.5
+_CUMULATIVE = ndtr(np.arange(-_EDGE, _EDGE + 2 / _STEPS, 1 / _STEPS))
+
+
+class AtmosphereError(ValueError):
+    """Strengths that no continuous readout could follow."""
+
+
+@dataclass(frozen=True)
+class Waves:
+    """A stationary, differentiable random series as a sum of sinusoids.
+
+    Parameters
+    ----------
+    angular_hz, amplitudes, phases : ndarray of float64, shape (w,)
+        Radians per second, the series' own unit, radians.
+    """
+
+    angular_hz: np.ndarray
+    amplitudes: np.ndarray
+    phases: np.ndarray
+
+    def value(self, seconds: np.ndarray) -> np.ndarray:
+        """Value at each time, shape (t,)."""
+        total = np.zeros(len(seconds))
+        for angular, amplitude, phase in zip(self.angular_hz, self.amplitudes, self.phases, strict=True):
+            total += amplitude * np.sin(angular * seconds + phase)
+        return total
+
+    def rate(self, seconds: np.ndarray) -> np.ndarray:
+        """Derivative at each time (per second), shape (t,)."""
+        speeds = Waves(self.angular_hz, self.amplitudes * self.angular_hz, self.phases + np.pi / 2)
+        return speeds.value(seconds)
+
+
+def draw_waves(rng: np.random.Generator, rms: float, correlation_s: float) -> Waves:
+    """Draw white noise that two low-pass filters of one time constant have smoothed.
+
+    Parameters
+    ----------
+    rms : float
+        Of the series over all time, met exactly.
+    correlation_s : float
+        The time constant τ.
+
+    Notes
+    -----
+    The autocorrelation is that of Matérn with ν = 3/2, ``(1 + t/τ) exp(-t/τ)``, the power spectrum
+    ``4 τ / (π (1 + ω²τ²)²)`` over ω > 0 (Rasmussen & Williams 2006, Gaussian Processes for Machine Learning, eqs 4.15
+    and 4.17), so the series is differentiable and its derivative has an rms of ``rms / τ``. One wave stands for each
+    slice of the spectrum, with the power of the slice, a random frequency inside it and a random phase.
+    """
+    edges = np.geomspace(_LOWEST, _HIGHEST, _N_WAVES + 1)
+    frequencies = edges[:-1] * (edges[1:] / edges[:-1]) ** rng.random(_N_WAVES)
+    edges[0], edges[-1] = 0.0, np.inf
+    finite = np.minimum(edges, 1e9)
+    below = 2 / np.pi * (np.arctan(finite) + finite / (1 + finite**2))
+    amplitudes = rms * np.sqrt(2 * np.diff(below))
+    return Waves(frequencies / correlation_s, amplitudes, rng.uniform(0, 2 * np.pi, _N_WAVES))
+
+
+def log_normal(unit: np.ndarray, rms: float) -> np.ndarray:
+    """Turn a series of unit variance into factors of mean 1 and relative scatter ``rms``."""
+    spread = np.log1p(rms**2)
+    return np.exp(np.sqrt(spread) * unit - spread / 2)
+
+
+@dataclass(frozen=True)
+class Scintillation:
+    """Scintillation of each star on its own.
+
+    Parameters
+    ----------
+    key : int
+        Seed of the noise.
+    n_stars : int
+    rms : float
+        Relative scatter of the flux of one row.
+    correlation_s, row_rate_hz : float
+
+    Notes
+    -----
+    Log-normal (Dravins et al. 1997, PASP 109, 173) and an Ornstein–Uhlenbeck process in the logarithm. At exposures
+    shorter than the time the wind takes across the aperture the scatter no longer depends on the exposure (Osborn et
+    al. 2015, MNRAS 452, 1707), so neither does ``rms``. Stars more than some arcseconds apart do not scintillate
+    together, so each has its own and read time serves as well as star time.
+    """
+
+    key: int
+    n_stars: int
+    rms: float
+    correlation_s: float
+    row_rate_hz: float
+
+    def factors(self, first_row: int, n_rows: int) -> np.ndarray:
+        """Factors of the flux in consecutive sequence rows, shape (t, s).
+
+        Noise belongs to blocks of rows, each with a generator of its own; the process starts so long before
+        ``first_row`` that nothing of how it started is left. So a call costs 36 correlation times of noise besides
+        its own rows, and any call gives the same values.
+        """
+        if self.rms == 0:
+            return np.ones((n_rows, self.n_stars))
+        correlation_rows = self.correlation_s * self.row_rate_hz
+        first_block = (first_row - int(np.ceil(_MEMORY * correlation_rows))) // _NOISE_ROWS
+        decay = np.exp(-1 / correlation_rows)
+        unit = np.empty((n_rows, self.n_stars))
+        state = np.zeros(self.n_stars)
+        for block in range(first_block, (first_row + n_rows - 1) // _NOISE_ROWS + 1):
+            # sequence rows may be negative here, which seeds may not
+            rng = np.random.default_rng([self.key, abs(block), int(block < 0)])
+            noise = rng.standard_normal((_NOISE_ROWS, self.n_stars))
+            _filter(noise, decay, state, unit, block * _NOISE_ROWS - first_row)
+        return log_normal(unit, self.rms)
+
+
+def draw_scintillation(
+    rng: np.random.Generator, n_stars: int, rms: float, correlation_s: float, row_rate_hz: float
+) -> Scintillation:
+    """Draw the scintillation of an amplifier's stars."""
+    return Scintillation(int(rng.integers(2**63)), n_stars, rms, correlation_s, row_rate_hz)
+
+
+@numba.njit(cache=True)
+def _filter(noise, decay, state, out, first):  # type: ignore[no-untyped-def]
+    """Run a unit-variance process of first order on, (t, s), into those rows of ``out`` that exist."""
+    strength = np.sqrt(1 - decay**2)
+    for t in range(noise.shape[0]):
+        for s in range(noise.shape[1]):
+            state[s] = decay * state[s] + strength * noise[t, s]
+        if 0 <= first + t < out.shape[0]:
+            out[first + t] = state
+
+
+@dataclass(frozen=True)
+class SharedSeries:
+    """What all stars of an amplifier share, at consecutive whole rows of star time ``row - y0``.
+
+    Parameters
+    ----------
+    first : int
+        Row of star time of the first entry.
+    shift_px : ndarray of float64, shape (t,)
+        Motion along the columns' axis.
+    width : ndarray of float64, shape (t,)
+        Factor of the width of the point-spread function.
+    light : ndarray of float64, shape (t,)
+        Factor of the flux: cloud, and motion along the rows.
+    """
+
+    first: int
+    shift_px: np.ndarray
+    width: np.ndarray
+    light: np.ndarray
+
+
+@dataclass(frozen=True)
+class Atmosphere:
+    """The air above one amplifier for a whole sequence.
+
+    Parameters
+    ----------
+    motion_x_px, motion_y_px : Waves
+        Displacement of every star along columns and rows.
+    focus, transparency : Waves
+        Of unit variance; `log_normal` gives them their strength.
+    focus_rms, transparency_rms : float
+    scintillation : Scintillation
+    row_rate_hz : float
+    """
+
+    motion_x_px: Waves
+    motion_y_px: Waves
+    focus: Waves
+    transparency: Waves
+    focus_rms: float
+    transparency_rms: float
+    scintillation: Scintillation
+    row_rate_hz: float
+
+    def shared(self, first: int, n_rows: int) -> SharedSeries:
+        """Evaluate the shared series at rows of star time from ``first``.
+
+        Notes
+        -----
+        A star that moves along the rows at ``dy0/dt`` leaves its light in rows that pass at ``v + dy0/dt``: F/v
+        becomes F/(v + dy0/dt). The shift of the time axis itself, below one row, is left out.
+        """
+        seconds = (first + np.arange(n_rows)) / self.row_rate_hz
+        crossing = 1 + self.motion_y_px.rate(seconds) / self.row_rate_hz
+        return SharedSeries(
+            first=first,
+            shift_px=self.motion_x_px.value(seconds),
+            width=log_normal(self.focus.value(seconds), self.focus_rms),
+            light=log_normal(self.transparency.value(seconds), self.transparency_rms) / crossing,
+        )
+
+
+def draw_atmosphere(
+    rng: np.random.Generator,
+    n_stars: int,
+    *,
+    row_rate_hz: float,
+    scintillation: tuple[float, float],
+    motion_px: tuple[float, float],
+    focus: tuple[float, float],
+    transparency: tuple[float, float],
+) -> Atmosphere:
+    """Draw the air above one amplifier.
+
+    Parameters
+    ----------
+    n_stars : int
+    row_rate_hz : float
+    scintillation, motion_px, focus, transparency : (float, float)
+        Strength (rms; relative, of motion in pixels along each axis) and correlation time (s).
+
+    Raises
+    ------
+    AtmosphereError
+        If stars would move along the rows about as fast as the rows are read.
+    """
+    speed = motion_px[0] / motion_px[1]
+    if _SPEED_MARGIN * speed > row_rate_hz:
+        raise AtmosphereError(
+            f"image motion of {motion_px[0]:.3g} px rms in {motion_px[1]:.3g} s is {speed:.3g} px/s rms; at "
+            f"{row_rate_hz:g} rows/s at most {row_rate_hz / _SPEED_MARGIN:.3g} px/s can be followed: lower "
+            "motion_rms_arcsec or raise motion_s"
+        )
+    return Atmosphere(
+        motion_x_px=draw_waves(rng, *motion_px),
+        motion_y_px=draw_waves(rng, *motion_px),
+        focus=draw_waves(rng, 1.0, focus[1]),
+        transparency=draw_waves(rng, 1.0, transparency[1]),
+        focus_rms=focus[0],
+        transparency_rms=transparency[0],
+        scintillation=draw_scintillation(rng, n_stars, *scintillation, row_rate_hz),
+        row_rate_hz=row_rate_hz,
+    )
+
+
+def add_sources(
+    mean_e: np.ndarray,
+    first_row: int,
+    light_e: np.ndarray,
+    x: np.ndarray,
+    y0: np.ndarray,
+    sigma_px: float,
+    series: SharedSeries,
+) -> None:
+    """Add sources as the air shows them, in place.
+
+    Parameters
+    ----------
+    mean_e : ndarray of float64, shape (t, x)
+        Mean electrons of consecutive sequence rows.
+    first_row : int
+        Sequence row of the first.
+    light_e : ndarray of float64, shape (t, s)
+        Electrons per row of each source in steady air, of either sign; scintillation already applied.
+    x, y0 : ndarray of float64, shape (s,)
+        Column and detector row.
+    sigma_px : float
+        Width of the point-spread function in steady air.
+    series : SharedSeries
+        Must cover ``row - y0`` of every source and row.
+
+    Raises
+    ------
+    AtmosphereError
+        If it does not.
+    """
+    if len(y0) == 0:
+        return
+    earliest, latest = first_row - y0.max(), first_row + len(light_e) - 1 - y0.min()
+    last = series.first + len(series.light) - 1
+    if earliest < series.first or latest >= last:
+        raise AtmosphereError(
+            f"sources need star time from row {earliest:.1f} to {latest:.1f}, the series covers {series.first} to "
+            f"{last}: evaluate it with Atmosphere.shared from a row below the one to a row above the other"
+        )
+    _add_sources(
+        mean_e, first_row, light_e, x, y0, sigma_px, series.first, series.shift_px, series.width, series.light,
+        _CUMULATIVE,
+    )  # fmt: skip
+
+
+@numba.njit(cache=True)
+def _add_sources(mean, first_row, light, x, y0, sigma, first, shift, width, share, cumulative):  # type: ignore[no-untyped-def]
+    """Twin of `add_sources`: pixel-integrated Gaussians from a table of the normal distribution's cumulative.
+
+    Star time lies between two rows of the series; they vary over many rows, so straight lines join them.
+    """
+    for t in range(light.shape[0]):
+        for s in range(light.shape[1]):
+            if light[t, s] == 0:
+                continue
+            place = first_row + t - y0[s] - first
+            i = int(place)
+            after = place - i
+            before = 1 - after
+            centre = x[s] + before * shift[i] + after * shift[i + 1]
+            spread = sigma * (before * width[i] + after * width[i + 1])
+            electrons = light[t, s] * (before * share[i] + after * share[i + 1])
+            start = max(int(np.ceil(centre - _EDGE * spread - 0.5)), 0)
+            stop = min(int(np.floor(centre + _EDGE * spread + 0.5)) + 1, mean.shape[1])
+            scale = _STEPS / spread
+            origin = _EDGE * _STEPS - (centre + 0.5) * scale
+            left = _interpolate(cumulative, origin + start * scale)
+            for column in range(start, stop):
+                right = _interpolate(cumulative, origin + (column + 1) * scale)
+                mean[t, column] += electrons * (right - left)
+                left = right
+
+
+@numba.njit(cache=True, inline="always")
+def _interpolate(table, place):  # type: ignore[no-untyped-def]
+    """Value of a table between its entries; its ends beyond them."""
+    place = min(max(place, 0.0), table.shape[0] - 1.001)
+    i = int(place)
+    return table[i] + (place - i) * (table[i + 1] - table[i])
