@@ -1,4 +1,4 @@
-"""One file and amplifier into the store: read, calibrate, find streaks, write. Idempotent, and whole or absent."""
+"""One file and amplifier into the store: read, calibrate, find and clean streaks. Idempotent, whole or absent."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from shutterless.pipeline.calibrate import BLOCK_ROWS, Baseline, fit_baseline, iterate_residuals
+from shutterless.pipeline.cleaning import clean_streaks
 from shutterless.pipeline.frames import Frame, frame_stem, read_amplifier, read_info
 from shutterless.pipeline.store import MANIFEST_COLUMNS, EntryWriter, entry_name, read_entry
 from shutterless.pipeline.streaks import collapse_profile, find_streaks
@@ -86,6 +87,7 @@ def _write_entry(frame: Frame, store: Path, name: str, origin: str) -> dict[str,
     streaks, sigma_px = find_streaks(profile, error, frame.readout.psf_sigma_px, frame.readout, baseline.ramp)
     with EntryWriter(store, name, n_columns=n_columns, n_rows=n_rows) as writer:
         arrays, live_pixel_rows, noise = _write_residuals(frame, baseline, writer.residual)
+        n_moving = clean_streaks(writer.residual[0], arrays["sigma_e"][0], streaks, sigma_px)
         return writer.finish(
             arrays,
             streaks,
@@ -98,6 +100,7 @@ def _write_entry(frame: Frame, store: Path, name: str, origin: str) -> dict[str,
                 "n_columns": n_columns,
                 "psf_sigma_px": sigma_px,
                 "n_streaks": len(streaks),
+                "n_moving_streaks": n_moving,
                 "live_pixel_rows": live_pixel_rows,
                 "noise": noise,
                 "origin": origin,

@@ -70,7 +70,7 @@ def find_streaks(
     all positions and fluxes (Gauss–Newton on a banded normal matrix); its residual is searched again, so that
     blended streaks come apart.
     """
-    sky = _sky(profile_e)
+    sky = sky_level(profile_e)
     signal = profile_e - sky
     x = np.empty(0)
     for _ in range(_N_PASSES):
@@ -80,8 +80,9 @@ def find_streaks(
             break
         x, sigma_px = _refine(signal, error_e, np.sort(np.append(x, peaks)), sigma_px)
     flux, flux_error = _fit_fluxes(signal, error_e, x, sigma_px)
-    keep = flux > MIN_SIGNIFICANCE * flux_error
-    x, flux, flux_error = x[keep], flux[keep], flux_error[keep]
+    while not np.all(keep := flux > MIN_SIGNIFICANCE * flux_error):
+        x = x[keep]  # what is dropped had a share of its neighbours' light
+        flux, flux_error = _fit_fluxes(signal, error_e, x, sigma_px)
     flux_e_s = flux * readout.row_rate_hz
     zero_point = np.nan if readout.zero_point_mag is None else readout.zero_point_mag
     streaks = pd.DataFrame(
@@ -110,7 +111,7 @@ def nearest_streak(streaks: pd.DataFrame, x: np.ndarray, within_px: float) -> np
     return np.where(np.abs(positions[nearest] - x) <= within_px, nearest, -1)
 
 
-def _sky(profile_e: np.ndarray) -> float:
+def sky_level(profile_e: np.ndarray) -> float:
     """Level of the columns that no star reaches: the mode of the lower half, by the shortest tenth."""
     values = np.sort(profile_e)
     n = max(values.size // 10, 2)
@@ -202,6 +203,8 @@ def _onset_rows(x: np.ndarray, flux: np.ndarray, ramp: Ramp | None, readout: Rea
     if ramp is None or x.size == 0:
         return y0
     for onset_x, row, height in zip(ramp.onset_x, ramp.onset_row, ramp.onset_e, strict=True):
+        if row + (readout.first_row or 0) >= readout.n_transit:
+            continue  # found in the rows that follow the ramp: no star stands beyond the far edge
         near = np.flatnonzero((np.abs(x - onset_x) <= ONSET_MATCH_PX) & np.isnan(y0))
         if near.size:
             ratio = np.abs(np.log(height / np.maximum(flux[near], 1e-9)))

@@ -338,6 +338,49 @@ def search(
 
 
 @command
+def lightcurve(
+    files: Files,
+    x: Annotated[
+        float | None, typer.Option(help="Column of one star, in read order; default: every star.", show_default=False)
+    ] = None,
+    catalogue: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV, ECSV or Parquet with x, y, mag and perhaps name: names and event times.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the light curves.")] = Path("runs/lightcurves"),
+    format_: Annotated[list[str] | None, typer.Option("--format", help="parquet, ecsv or csv; repeatable.")] = None,
+    bin_rows: Annotated[int, typer.Option(help="Rows averaged.")] = 1,
+    instrument: Instrument = None,
+    resume: Resume = False,
+    set_: Set = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    no_dask: NoDask = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Write times and fluxes of one star or of all, blended neighbours fitted together."""
+    from shutterless.workflows.cluster import open_executor
+    from shutterless.workflows.lightcurve import write_light_curves
+    from shutterless.workflows.settings import load_settings
+
+    overrides, header = split_set(set_ or ())
+    settings = load_settings(None, overrides).ingest
+    progress = make_progress(quiet)
+    with open_executor(workers, scheduler, no_dask) as executor:
+        result = write_light_curves(
+            files, out, x=x, catalogue=catalogue, formats=format_ or ["parquet"], bin_rows=bin_rows,
+            instrument=instrument or settings.instrument, supplied={**settings.header, **header}, executor=executor,
+            resume=resume, progress=progress,
+        )  # fmt: skip
+    note_reading(progress, result.instruments, result.warnings)
+    typer.echo(f"{result.n_stars} stars in {len(result.paths)} files in {out}")
+    return list_failures(failure_lines(result.failures))
+
+
+@command
 def register(
     model: Annotated[str, typer.Argument(help="Folder, run id, models:/NAME@ALIAS or bundled.", show_default=False)],
     name: Annotated[str, typer.Option(help="Name in the registry.")] = "shutterless",

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from shutterless.workflows import cli, console
 
-COMMANDS = ("run", "simulate", "ingest", "train", "evaluate", "compare", "search", "register", "report", "describe")
+COMMANDS = ("run", "simulate", "ingest", "train", "evaluate", "compare", "search", "lightcurve", "register", "report")
+COMMANDS += ("describe",)
 HEAVY = (
     "numpy",
     "torch",
