@@ -10,6 +10,7 @@ import numpy as np
 
 from shutterless.pipeline.frames import Frame
 from shutterless.pipeline.ramp import SETTLE_ROWS, Ramp, fit_ramp
+from shutterless.pipeline.readout import Readout
 
 BLOCK_ROWS = 64  # the baseline is kept every so many rows
 KNOT_BLOCKS = 4  # and its running median taken every so many blocks, linear in between
@@ -127,6 +128,11 @@ def _fit_first_rows(frame: Frame, bias: np.ndarray, n_ramp: int) -> Ramp:
     return fit_ramp(electrons, first_row, readout.n_transit, readout.psf_sigma_px, readout.read_noise_e, steady)
 
 
+def noise_floor_e2(readout: Readout) -> float:
+    """Variance of a pixel without light (electrons²): read noise, and rounding to whole ADU."""
+    return readout.read_noise_e**2 + readout.gain_e_per_adu**2 / 12
+
+
 def iterate_residuals(frame: Frame, baseline: Baseline) -> Iterator[ResidualChunk]:
     """Calibrate an amplifier chunk by chunk, in row order.
 
@@ -141,7 +147,7 @@ def iterate_residuals(frame: Frame, baseline: Baseline) -> Iterator[ResidualChun
     mean weighted by ``1/V`` and clipped: pickup is read with a row, light is not shared by 3,072 columns.
     """
     readout = frame.readout
-    floor_e2 = np.float32(readout.read_noise_e**2 + readout.gain_e_per_adu**2 / 12)
+    floor_e2 = np.float32(noise_floor_e2(readout))
     for start in range(0, len(frame.pixels_adu), CHUNK_ROWS):
         stop = min(start + CHUNK_ROWS, len(frame.pixels_adu))
         residual = to_electrons(frame.pixels_adu[start:stop], baseline.bias_adu[start:stop], frame)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from shutterless.pipeline.calibrate import BLOCK_ROWS, Baseline, fit_baseline, iterate_residuals
+from shutterless.pipeline.calibrate import BLOCK_ROWS, Baseline, fit_baseline, iterate_residuals, noise_floor_e2
 from shutterless.pipeline.cleaning import clean_streaks
 from shutterless.pipeline.frames import Frame, frame_stem, read_amplifier, read_info
 from shutterless.pipeline.store import MANIFEST_COLUMNS, EntryWriter, entry_name, read_entry
@@ -55,16 +55,15 @@ def ingest_amplifier(
         If the file or amplifier cannot be read.
     """
     path, store = Path(path), Path(store)
-    info = read_info(path, instrument, supplied)
-    readout = info.readouts.get(quadrant)
-    name = entry_name(frame_stem(path), readout.ccd if readout else None, quadrant)
-    origin = _origin(path, quadrant, instrument, supplied)
-    if resume:
+    if resume:  # the headers say whether there is anything to do before the pixels are read
+        readout = read_info(path, instrument, supplied).readouts.get(quadrant)
+        name = entry_name(frame_stem(path), readout.ccd if readout else None, quadrant)
         finished = read_entry(store, name)
-        if finished is not None and finished["origin"] == origin:
+        if finished is not None and finished["origin"] == _origin(path, quadrant, instrument, supplied):
             return _manifest_row(name, finished)
     frame = read_amplifier(path, quadrant, instrument, supplied)
-    return _manifest_row(name, _write_entry(frame, store, name, origin))
+    name = entry_name(frame_stem(path), frame.readout.ccd, quadrant)
+    return _manifest_row(name, _write_entry(frame, store, name, _origin(path, quadrant, instrument, supplied)))
 
 
 def _origin(path: Path, quadrant: int, instrument: str | None, supplied: Mapping[str, str] | None) -> str:
@@ -121,7 +120,6 @@ def _write_residuals(
     sigma = np.empty((n_blocks, n_columns), dtype=np.float32)
     row_residual = np.empty(n_rows, dtype=np.float32)
     live, squares, quiet = 0, 0.0, 0
-    floor_e2 = frame.readout.read_noise_e**2 + frame.readout.gain_e_per_adu**2 / 12
     for chunk in iterate_residuals(frame, baseline):
         stop = chunk.start + len(chunk.residual)
         residual[0, :, chunk.start : stop] = chunk.residual.astype(np.float16).T
@@ -134,7 +132,7 @@ def _write_residuals(
         live += int(valid.sum())
         quiet += int(calm.sum())
         squares += float(np.sum(np.square(chunk.residual, where=calm, out=np.zeros_like(chunk.residual))))
-    np.subtract(sigma**2, floor_e2, out=level)
+    np.subtract(sigma**2, noise_floor_e2(frame.readout), out=level)
     arrays = {"baseline_e": level.T[None], "sigma_e": sigma.T[None], "row_residual": row_residual}
     return arrays, live, float(np.sqrt(squares / max(quiet, 1)))
 

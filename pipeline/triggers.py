@@ -13,7 +13,7 @@ import pandas as pd
 
 from shutterless.pipeline.events import event_light_curve
 from shutterless.pipeline.psf import pixel_profile
-from shutterless.pipeline.store import Amplifier
+from shutterless.pipeline.store import BLOCK_ROWS, Amplifier
 from shutterless.pipeline.streaks import nearest_streak
 from shutterless.pipeline.template_bank import MIN_LIVE_FRACTION, TRIGGER_THRESHOLD, psf_half_width, scan
 
@@ -270,7 +270,7 @@ def _binned_patch(
     valid = np.isfinite(patch)
     binned = np.where(valid, patch, 0).reshape(2 * half + 1, n_bins, bin_rows)
     live = valid.reshape(binned.shape).mean(axis=2, dtype=np.float32)
-    block = np.clip((r0 + r1) // 2 // 64, 0, amplifier.sigma_e.shape[2] - 1)
+    block = np.clip((r0 + r1) // 2 // BLOCK_ROWS, 0, amplifier.sigma_e.shape[2] - 1)
     taps = np.clip(np.arange(column - half, column + half + 1), 0, n_columns - 1)
     return binned.sum(axis=2) / np.sqrt(np.float32(bin_rows)), live, amplifier.sigma_e[0, taps, block]
 

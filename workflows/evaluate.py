@@ -346,6 +346,3 @@ def _write(evaluation: Evaluation, detections: pd.DataFrame, out: Path, eta: dic
     (out / "eta.json").write_text(json.dumps(eta))
     (out / "verdict.txt").write_text(evaluation.verdict + "\n")
     write_parquet(evaluation.summary, out / "summary.parquet")
-
-
-__all__ = ["Evaluation", "RateCurve", "collect_detections", "evaluate_detectors", "measure_throughput", "write_verdict"]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +23,7 @@ from shutterless.workflows.detect import Detector, DetectTask, detect, detector_
 from shutterless.workflows.ingest import FAILURES, ingest_files, prepare_folder
 from shutterless.workflows.progress import Progress
 from shutterless.workflows.settings import SearchSettings
-from shutterless.workflows.tracking import TEMPLATE_BANK, bundled_folder, resolve_model
+from shutterless.workflows.tracking import TEMPLATE_BANK, bundled_folder, model_type, resolve_model
 
 
 class SearchError(ValueError):
@@ -190,5 +188,4 @@ def _assemble(amplifiers: Mapping[str, Amplifier], found: Mapping[str, pd.DataFr
 
 def _model_name(reference: str, folder: Path) -> str:
     """Family and where it is from: a table that outlives the model should say which one it was."""
-    family: Any = json.loads((folder / "config.json").read_text()).get("model_type", "model")
-    return f"{family} ({reference})"
+    return f"{model_type(folder)} ({reference})"

@@ -102,10 +102,6 @@ class Run:
         """Log a table under ``tables/`` as CSV, which the tracking server's pages can show."""
         self._client.log_text(self.run_id, table.to_csv(index=False), f"tables/{name}.csv")
 
-    def log_file(self, path: str | Path, folder: str | None = None) -> None:
-        """Log a file as it is."""
-        self._client.log_artifact(self.run_id, str(path), folder)
-
     def log_model(self, folder: str | Path, *, n_parameters: int | None = None) -> str:
         """Log a model folder (configuration and safetensors, no pickle) and return its ``models:/…`` address."""
         mlflow = _load_mlflow()
@@ -119,7 +115,7 @@ class Run:
                 loader_module=LOADER_MODULE,
                 data_path=str(folder),
                 pip_requirements=pinned_requirements(),
-                metadata={"family": _model_type(Path(folder))},
+                metadata={"family": model_type(Path(folder))},
             )
         return info.model_uri
 
@@ -400,7 +396,8 @@ def _text(value: Any) -> str:
     return json.dumps(value) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
 
 
-def _model_type(folder: Path) -> str:
+def model_type(folder: Path) -> str:
+    """Read the kind of a saved model, empty where its configuration does not say."""
     return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
 
 
