@@ -1,0 +1,140 @@
+"""The pocket effect: a trap in the serial register that takes charge from one pixel and gives it to the next.
+
+Every row is read column by column; a pocket holds back some charge of a bright pixel and lets it go into the pixels
+read after it, so streaks lean in the direction of reading. Both directions are here: what the camera does to a row, and
+how to undo it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+_TABLE = 4096  # entries per table; the powers below are interpolated to 2e-4 of the pocket's capacity
+_N_ITERATIONS = (
+    2  # of the inverse; each leaves a twentieth of the error, on the flank of a star 0.1 electrons after two
+)
+_ROWS_ABREAST = 16
+
+
+@dataclass(frozen=True)
+class PocketEffect:
+    """Strength and shape of the effect in one camera.
+
+    Parameters
+    ----------
+    capacity_e : float
+        Charge that the pocket can hold (electrons).
+    exponent : float
+        How release and capture depend on the pocket's filling.
+    flux_exponent, full_well_e : float
+        How capture depends on the charge of the pixel.
+
+    Notes
+    -----
+    Regnault et al. 2025 (arXiv:2509.04073): with the pocket filled to ``x = q / capacity`` and a pixel of ``n``
+    electrons, ``out = capacity x^exponent`` (at most ``q``) is released, ``in = capacity (1 - x)^exponent (n /
+    full_well)^flux_exponent`` (at most ``n``) captured, ``n + out - in`` is read, and ``q`` grows by ``in - out``.
+    """
+
+    capacity_e: float
+    exponent: float
+    flux_exponent: float
+    full_well_e: float
+
+    def scaled(self, strength: float) -> PocketEffect:
+        """The same effect with a pocket of ``strength`` times the capacity."""
+        return PocketEffect(strength * self.capacity_e, self.exponent, self.flux_exponent, self.full_well_e)
+
+    def tables(self) -> tuple[np.ndarray, np.ndarray]:
+        """``x^exponent`` at x from 0 to 1, and ``u^flux_exponent`` at √u from 0 to 1, where it is smooth enough."""
+        steps = np.linspace(0.0, 1.0, _TABLE)
+        powers = steps**self.exponent, steps ** (2 * self.flux_exponent)
+        return powers[0].astype(np.float32), powers[1].astype(np.float32)
+
+
+def apply_pocket(electrons: np.ndarray, effect: PocketEffect) -> None:
+    """Read rows through the pocket, in place.
+
+    Parameters
+    ----------
+    electrons : ndarray of float, shape (t, x)
+        Charge of each pixel, columns in the order in which they are read; the overscan belongs behind them, for there
+        the pocket empties.
+    effect : PocketEffect
+
+    Notes
+    -----
+    The pocket keeps its charge from one row to the next: the last pixels of a row, overscan, leave it nearly empty, so
+    every row may begin with an empty one.
+    """
+    if effect.capacity_e > 0:
+        release, capture = effect.tables()
+        _apply(electrons, effect.capacity_e, effect.full_well_e, release, capture)
+
+
+def remove_pocket(electrons: np.ndarray, effect: PocketEffect) -> None:
+    """Undo `apply_pocket` in place; NaN (saturated) pixels are left, and the pocket is taken to pass them by.
+
+    Notes
+    -----
+    The filling follows from what was read, pixel by pixel. The charge ``n = read - out + in(n)`` is found by fixed-point
+    iteration from what the pixel before gave up, on rows side by side, since a row alone waits for each pixel's result.
+    Negative readings capture nothing.
+    """
+    if effect.capacity_e > 0:
+        release, capture = effect.tables()
+        _remove(electrons, effect.capacity_e, effect.full_well_e, release, capture)
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _look_up(table, place):  # pragma: no cover - compiled
+    """Value between the entries of a table over 0 to 1, its ends beyond."""
+    place = min(max(place, np.float32(0)), np.float32(1)) * np.float32(_TABLE - 1)
+    i = min(int(place), _TABLE - 2)
+    return table[i] + (place - np.float32(i)) * (table[i + 1] - table[i])
+
+
+@numba.njit(cache=True, nogil=True)
+def _apply(electrons, capacity, full_well, release, capture):  # pragma: no cover - compiled
+    for t in range(electrons.shape[0]):
+        held = 0.0
+        for x in range(electrons.shape[1]):
+            charge = max(electrons[t, x], 0.0)
+            filling = np.float32(held / capacity)
+            out = min(capacity * _look_up(release, filling), held)
+            room = capacity * _look_up(release, 1 - filling)
+            taken = room * _look_up(capture, np.float32(np.sqrt(charge / full_well)))
+            taken = min(taken, charge)
+            electrons[t, x] += out - taken
+            held += taken - out
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _remove(electrons, capacity, full_well, release, capture):  # pragma: no cover - compiled
+    n_rows, n_columns = electrons.shape
+    held, taken = np.empty(_ROWS_ABREAST, np.float32), np.empty(_ROWS_ABREAST, np.float32)
+    capacity, per_capacity = np.float32(capacity), np.float32(1 / capacity)
+    per_full_well = np.float32(1 / full_well)
+    for first in range(0, n_rows, _ROWS_ABREAST):
+        rows = min(_ROWS_ABREAST, n_rows - first)
+        held[:] = 0
+        taken[:] = 0
+        for x in range(n_columns):
+            for k in range(rows):
+                read = electrons[first + k, x]
+                if read != read:
+                    continue
+                filling = held[k] * per_capacity
+                out = min(capacity * _look_up(release, filling), held[k])
+                room = capacity * _look_up(release, 1 - filling)
+                charge = read - out
+                caught = taken[k]
+                for _ in range(_N_ITERATIONS):
+                    inside = max(charge + caught, np.float32(0))
+                    caught = min(room * _look_up(capture, np.sqrt(inside * per_full_well)), inside)
+                electrons[first + k, x] = charge + caught
+                held[k] += caught - out
+                taken[k] = caught
