@@ -14,6 +14,7 @@ from shutterless.pipeline.psf import pixel_profile
 
 KINDS = ("noise", "flare", "burst", "occultation", "glint", "cosmic_ray", "pickup")
 EVENT_KINDS = ("flare", "burst", "occultation", "glint")
+DEFAULT_KINDS = ("flare", "burst", "occultation", "glint")  # what scenes and injections draw unless told otherwise
 STAR_KINDS = ("flare", "burst", "occultation")
 
 # Tovar Mendoza et al. 2022 (AJ 164, 17; arXiv:2205.05706), continuous flare template, time in units of the FWHM

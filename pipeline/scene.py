@@ -1,26 +1,15 @@
-"""What the simulator looks at: settings, the stars of one amplifier, the light that falls on each pixel, its events."""
+"""What the simulator looks at: settings, the stars of one amplifier, the light that falls on each pixel."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from astropy.time import Time
 
-from shutterless.pipeline.events import (
-    EVENT_KINDS,
-    STAR_KINDS,
-    Event,
-    amplitude_limits,
-    central_rows,
-    draw_event,
-    event_stamp,
-    optimal_rho,
-    scale_to_rho,
-    smeared_step,
-)
+from shutterless.pipeline.events import DEFAULT_KINDS, EVENT_KINDS, smeared_step
 from shutterless.pipeline.frames import FRAME_SUFFIXES
 from shutterless.pipeline.instruments import InstrumentProfile, load_profile
 from shutterless.pipeline.psf import pixel_profile
@@ -29,7 +18,6 @@ from shutterless.pipeline.psf import pixel_profile
 ZERO_POINTS_MAG = {"g": 24.54, "r": 24.49, "i": 23.88}
 # detector on which `n_bright_stars` is counted (one ZTF quadrant)
 _REFERENCE_PIXELS = 3080 * 3072
-_LEAST_SEPARATION_PX, _LEAST_GAP_ROWS = 12.0, 12
 # first domain of every seed: which part of the simulation draws from it
 STARS, EVENTS, PIXELS, COSMIC_RAYS, PICKUP, MAINS, DRIFT, ATMOSPHERE = range(8)
 _STRENGTHS = ("scintillation_rms", "motion_rms_arcsec", "focus_rms", "transparency_rms")
@@ -98,7 +86,7 @@ class SceneSettings:
     rows: int = 10_000
     files: int = 1
     events: int = 10
-    kinds: tuple[str, ...] = EVENT_KINDS
+    kinds: tuple[str, ...] = DEFAULT_KINDS
     rho: tuple[float, float] = (4.0, 20.0)
     artefacts: bool = True
     atmosphere: bool = False
@@ -281,103 +269,3 @@ def draw_scene(settings: SceneSettings, ccd: int, quadrant: int) -> Scene:
         n_transit=n_transit,
         n_columns=n_columns,
     )
-
-
-@dataclass(frozen=True)
-class PlacedEvent:
-    """An event with the pixels it lights: ``event.amplitude_e * outer(curve, profile)`` from ``first_column``."""
-
-    event: Event
-    curve: np.ndarray
-    first_column: int
-    profile: np.ndarray
-    rho: float
-    rows: tuple[int, int, int]
-
-
-def place_events(
-    settings: SceneSettings, scene: Scene, rng: np.random.Generator, rows: np.ndarray
-) -> list[PlacedEvent]:
-    """Draw the events of one amplifier and file, apart from each other.
-
-    Parameters
-    ----------
-    rows : ndarray of int, shape (t,)
-        Sequence row numbers of the file.
-
-    Raises
-    ------
-    SceneError
-        If so many events do not fit.
-    """
-    placed: list[PlacedEvent] = []
-    for _ in range(40 * settings.events):
-        if len(placed) == settings.events:
-            break
-        kind, rho = str(rng.choice(settings.kinds)), rng.uniform(*settings.rho)
-        try:
-            candidate = place_event(scene, rng, kind, rho, rows)
-        except ValueError:  # this kind is too long for the file or has no star; the next draw may be another kind
-            continue
-        if not any(_clash(candidate, other) for other in placed):
-            placed.append(candidate)
-    if len(placed) < settings.events:
-        raise SceneError(
-            f"only {len(placed)} of {settings.events} events of kinds {settings.kinds} fit into {len(rows)} rows and "
-            f"{scene.n_columns} columns with {len(scene.x)} stars; ask for fewer, or for more rows"
-        )
-    return placed
-
-
-def _clash(one: PlacedEvent, other: PlacedEvent) -> bool:
-    apart = abs(one.event.x - other.event.x) >= _LEAST_SEPARATION_PX
-    before = one.rows[1] + _LEAST_GAP_ROWS < other.rows[0] or other.rows[1] + _LEAST_GAP_ROWS < one.rows[0]
-    return not (apart or before)
-
-
-def place_event(scene: Scene, rng: np.random.Generator, kind: str, rho: float, rows: np.ndarray) -> PlacedEvent:
-    """Draw one event of a kind, choose its star or place, and give it the amplitude of optimal S/N ``rho``.
-
-    Where no star makes the wanted ``rho`` plausible, the nearest is taken and the amplitude capped; ``PlacedEvent.rho``
-    is what was reached.
-    """
-    reach = 6 * scene.psf_sigma_px
-    x = rng.uniform(reach, max(scene.n_columns - 1 - reach, reach))
-    event = draw_event(rng, kind, row_rate_hz=scene.row_rate_hz, n_rows=len(rows), x=x)
-    if kind in STAR_KINDS and (kind != "burst" or rng.random() < 0.5):
-        event = _choose_star(scene, rng, event, rho, rows)
-    curve, first_column, profile = event_stamp(event, len(rows), scene.n_columns, scene.psf_sigma_px)
-    if event.star_id >= 0:  # nothing is seen of a star before its streak begins
-        curve = curve * smeared_step(rows - scene.y0[event.star_id], scene.psf_sigma_px)
-    lit = np.flatnonzero(np.abs(curve) > 1e-9)
-    variance = scene.variance_e2(rows[lit[0] : lit[-1] + 1], first_column, len(profile))
-    unit_rho = optimal_rho(np.outer(curve[lit[0] : lit[-1] + 1], profile), variance)
-    event = scale_to_rho(event, unit_rho, rho)
-    if event.star_id >= 0:
-        limits = amplitude_limits(event, scene.flux_e_row[event.star_id])
-        event = replace(
-            event, amplitude_e=float(np.copysign(np.clip(abs(event.amplitude_e), *limits), event.amplitude_e))
-        )
-    reached = abs(event.amplitude_e) * unit_rho
-    return PlacedEvent(event, curve, first_column, profile, reached, central_rows(curve))
-
-
-def _choose_star(scene: Scene, rng: np.random.Generator, event: Event, rho: float, rows: np.ndarray) -> Event:
-    """Put an event on a star that shines by then, on which the amplitude for ``rho`` is plausible or nearly so."""
-    curve = event.light_curve(len(rows), scene.psf_sigma_px)
-    reach = 6 * scene.psf_sigma_px
-    shining = scene.y0 < rows[central_rows(curve)[0]] - reach
-    stars = np.flatnonzero(shining & (scene.x > reach) & (scene.x < scene.n_columns - 1 - reach))
-    if stars.size == 0:
-        raise ValueError("no star shines yet")
-    # a first guess of each star's unit rho: its variance in the file's last row, all columns at once
-    variance = scene.variance_e2(rows[-1:], 0, scene.n_columns)[0]
-    columns = np.rint(scene.x[stars])[:, None].astype(int) + np.arange(-int(reach), int(reach) + 1)
-    profiles = pixel_profile(columns - scene.x[stars][:, None], scene.psf_sigma_px)
-    unit_rho = np.sqrt(np.sum(curve**2) * np.sum(profiles**2 / variance[columns], axis=1))
-    limits = amplitude_limits(replace(event, star_id=0), 1.0)
-    relative = rho / unit_rho / scene.flux_e_row[stars]
-    excess = np.maximum(relative / limits[1], limits[0] / relative)
-    suitable = stars[excess <= 1]
-    star = int(rng.choice(suitable)) if suitable.size else int(stars[np.argmin(excess)])
-    return replace(event, x=float(scene.x[star]), star_id=star, star_mag=float(scene.mag[star]))

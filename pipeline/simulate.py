@@ -30,6 +30,7 @@ from shutterless.pipeline.artefacts import (
 from shutterless.pipeline.atmosphere import Atmosphere, SharedSeries, add_sources, draw_atmosphere
 from shutterless.pipeline.events import central_rows, optimal_rho, smeared_step
 from shutterless.pipeline.frames import to_read_order
+from shutterless.pipeline.placement import PlacedEvent, place_events
 from shutterless.pipeline.scene import (
     ATMOSPHERE,
     COSMIC_RAYS,
@@ -38,12 +39,10 @@ from shutterless.pipeline.scene import (
     MAINS,
     PICKUP,
     PIXELS,
-    PlacedEvent,
     Scene,
     SceneError,
     SceneSettings,
     draw_scene,
-    place_events,
 )
 
 TRUTH_COLUMNS = {

@@ -12,8 +12,9 @@ from scipy.stats import chisquare, poisson
 
 from shutterless.pipeline.artefacts import CosmicRay, PickupBurst
 from shutterless.pipeline.frames import FrameError, read_amplifier, read_info
+from shutterless.pipeline.placement import place_event
 from shutterless.pipeline.psf import pixel_profile
-from shutterless.pipeline.scene import PIXELS, Scene, SceneError, SceneSettings, draw_scene, place_event
+from shutterless.pipeline.scene import PIXELS, Scene, SceneError, SceneSettings, draw_scene
 from shutterless.pipeline.simulate import (
     STAR_COLUMNS,
     TRUTH_COLUMNS,
