@@ -1,140 +1,42 @@
+"""Classes of events: their ranges, what they light, the optimum S/N, and where they are drawn."""
+
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.special import erf, erfc
 
+from shutterless.pipeline.diffraction import occultation_depth
 from shutterless.pipeline.events import (
+    BRIGHTEST_EGRESS,
+    DEFAULT_KINDS,
     EVENT_KINDS,
     KINDS,
+    RELATIVE_AMPLITUDES,
     SCALE_RANGES_S,
     Event,
     amplitude_limits,
     central_rows,
+    choose_cut,
     draw_event,
-    event_light_curve,
+    event_rows,
     event_stamp,
-    flare_template,
-    fresnel_pattern,
-    occultation_depth,
+    magnitude_change,
     optimal_rho,
     scale_to_rho,
-    smeared_step,
 )
 from shutterless.pipeline.psf import pixel_profile
+from shutterless.pipeline.variability import flickering_waves
 
 SIGMA = 0.84
 
 
-def brute_force(shape, n_rows: int, row_peak: float, scale: float, reach: tuple[float, float]) -> np.ndarray:
-    """Sum of a densely sampled light curve, each sample spread by the pixel-integrated point-spread function."""
-    step = scale / (400 * max(int(scale), 1))
-    time = np.arange(reach[0] * scale, reach[1] * scale, step) + step / 2
-    return step * pixel_profile(np.arange(n_rows)[:, None] - row_peak - time, SIGMA) @ shape(time / scale)
-
-
 def test_order_of_kinds_is_the_class_index():
-    assert KINDS == ("noise", "flare", "burst", "occultation", "glint", "cosmic_ray", "pickup")
-
-
-@pytest.mark.parametrize("scale", [0.01, 0.3, 1.0, 7.0, 60.0])
-def test_flare_equals_brute_force(scale):
-    expected = brute_force(flare_template, 200, 40.3, scale, (-3.0, min(100.0, 170 / scale)))
-    np.testing.assert_allclose(
-        event_light_curve("flare", 200, 40.3, scale, SIGMA), expected, atol=2e-6 * min(scale, 1.0)
-    )
-
-
-@pytest.mark.parametrize("length", [0.09, 1.0, 5.0, 80.0])
-@pytest.mark.parametrize("profile", ["tophat", "gaussian"])
-def test_burst_equals_brute_force(length, profile):
-    shapes = {
-        "tophat": lambda t: (np.abs(t) < 0.5).astype(float),
-        "gaussian": lambda t: np.exp(-4 * np.log(2) * t**2),
-    }
-    expected = brute_force(shapes[profile], 200, 90.7, length, (-3.0, 3.0))
-    curve = event_light_curve("burst", 200, 90.7, length, SIGMA, profile=profile)
-    np.testing.assert_allclose(curve, expected, atol=1e-6)
-
-
-@pytest.mark.parametrize(("kind", "area"), [("burst", 1.0), ("glint", 0.5 * np.sqrt(np.pi / np.log(2)))])
-@pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0, 30.0])
-def test_light_is_conserved_however_short_the_event(kind, area, scale):
-    assert event_light_curve(kind, 300, 150.4, scale, SIGMA).sum() == pytest.approx(area * scale, rel=1e-9)
-
-
-def test_long_events_peak_at_one_and_short_ones_at_their_share_of_a_row():
-    assert event_light_curve("burst", 300, 150, 100.0, SIGMA)[150] == pytest.approx(1.0)
-    # a flash at the centre of a row leaves erf(1/(2√2 σ)) of its light in that row
-    flash = event_light_curve("burst", 300, 150, 0.01, SIGMA)
-    assert flash[150] == pytest.approx(0.01 * erf(0.5 / SIGMA / np.sqrt(2)), rel=1e-4)
-
-
-def test_events_past_the_edge_leave_their_part():
-    whole = event_light_curve("flare", 300, 100.25, 20.0, SIGMA)
-    np.testing.assert_allclose(event_light_curve("flare", 150, -49.75, 20.0, SIGMA), whole[150:], atol=1e-12)
-    assert not event_light_curve("flare", 50, 400.0, 20.0, SIGMA).any()
-    assert not event_light_curve("burst", 50, 400.0, 20.0, SIGMA).any()
-
-
-def test_flare_template_is_the_published_formula():
-    # Tovar Mendoza et al. 2022, evaluated literally where it does not overflow
-    a, b, c, d1, d2, f1 = 0.9687734504, -0.2512997059, 0.2267597495, 0.1555188078, 1.215053953, 0.1269586502
-    time = np.linspace(-0.8, 8, 500)
-    literal = sum(
-        f * np.exp(-d * time + (b / c + d * c / 2) ** 2) * erfc((b - time) / c + c * d / 2)
-        for d, f in ((d1, f1), (d2, 1 - f1))
-    )
-    literal *= np.sqrt(np.pi) * a * c / 2
-    ratio = flare_template(time) / literal
-    assert np.ptp(ratio) < 1e-9
-    assert ratio[0] == pytest.approx(1 / 0.95, abs=0.001)
-
-
-def test_flare_template_is_finite_far_out_and_about_one_wide():
-    time = np.linspace(-50, 500, 55_001)
-    light = flare_template(time)
-    assert np.all(np.isfinite(light))
-    assert light[0] == 0.0
-    assert light.max() == pytest.approx(1.0, abs=1e-4)
-    assert np.ptp(time[light > 0.5]) == pytest.approx(1.09, abs=0.02)
-    # the slow decay constant governs late times
-    assert np.log(light[time.searchsorted(40)] / light[time.searchsorted(50)]) == pytest.approx(1.555188078, rel=1e-6)
-
-
-def test_fresnel_pattern_of_a_disc():
-    # Poisson's spot: the centre of the shadow of a disc is as bright as no disc
-    assert fresnel_pattern(0.0, 1.3) == pytest.approx(1.0, abs=1e-12)
-    assert fresnel_pattern(np.array([60.0]), 0.5)[0] == pytest.approx(1.0, abs=0.02)
-    # a disc of many Fresnel scales casts a shadow, and its edge passes a quarter of the light like a straight edge
-    assert fresnel_pattern(3.0, 5.0) < 0.05
-    assert fresnel_pattern(5.0, 5.0) == pytest.approx(0.25, abs=0.08)
-
-
-def test_small_discs_dim_little_and_large_ones_all():
-    assert occultation_depth(0.1, 0.0) < 0.05
-    assert 0.8 < occultation_depth(1.0, 0.0) < 1.0
-    assert occultation_depth(0.5, 0.0) > occultation_depth(0.5, 1.2)
-
-
-def test_occultation_is_symmetric_and_as_deep_as_its_depth():
-    curve = event_light_curve("occultation", 801, 400.0, 50.0, SIGMA, radius=1.0, impact=0.4)
-    np.testing.assert_allclose(curve, curve[::-1], atol=1e-9)
-    assert curve.max() == pytest.approx(1.0, abs=0.005)
-    # Nihei et al. 2007 (AJ 134, 1596): the first bright ring is 2 (√3^(3/2) + r^(3/2))^(2/3) Fresnel scales across
-    ring = 2 * np.argmin(curve[400:]) / 50.0
-    assert ring == pytest.approx(2 * (3**0.75 + 1) ** (2 / 3), rel=0.1)
-
-
-def test_unknown_kinds_and_profiles_are_named():
-    with pytest.raises(ValueError, match=r"'nova' is no kind of event; known are flare, burst, occultation, glint"):
-        event_light_curve("nova", 10, 5, 1, SIGMA)
-    with pytest.raises(ValueError, match=r"burst profile 'saw' is neither 'tophat' nor 'gaussian'"):
-        event_light_curve("burst", 10, 5, 1, SIGMA, profile="saw")
-
-
-def test_smeared_step_goes_from_0_to_1_through_one_half():
-    np.testing.assert_allclose(smeared_step(np.array([-20.0, 0.0, 20.0]), SIGMA), [0, 0.5, 1], atol=1e-9)
+    assert KINDS[:7] == ("noise", "flare", "burst", "occultation", "glint", "cosmic_ray", "pickup")
+    assert KINDS[7:11] == ("eclipse", "pulsar", "flickering", "qpo")
+    assert KINDS[11:] == ("satellite", "aircraft", "meteor", "ghost", "hot_column", "trap", "dropped_rows")
+    assert set(DEFAULT_KINDS) < set(EVENT_KINDS) < set(KINDS)
 
 
 def test_rho_of_a_top_hat_solved_by_hand():
@@ -190,17 +92,116 @@ def test_stamp_at_the_edge_keeps_what_exists():
     assert nothing.size == 0
 
 
-@pytest.mark.parametrize("kind", EVENT_KINDS)
+@pytest.mark.parametrize("kind", DEFAULT_KINDS)
 def test_drawn_events_fit_between_their_limits(kind):
     rng = np.random.default_rng(11)
     for _ in range(25):
         event = draw_event(rng, kind, row_rate_hz=300.0, n_rows=3000, x=10.0, earliest_row=400.0)
         shortest, longest = (scale * 300 for scale in SCALE_RANGES_S[kind])
-        assert shortest <= event.scale_rows <= longest
-        curve = event_light_curve(kind, 9000, event.row_peak + 3000, event.scale_rows, SIGMA, **dict(event.shape))
-        start, stop, _ = central_rows(curve)
+        assert shortest <= event.scale_rows <= min(longest, 2600)
+        start, stop, _ = event_rows(kind, event_light_curve_over(event, 3000))
         assert start - 3000 >= 400
         assert stop - 3000 < 3000
+
+
+def event_light_curve_over(event, margin):
+    """Light curve from ``margin`` rows before a file of 3000 rows to as many after it."""
+    return replace(event, row_peak=event.row_peak + margin).light_curve(3000 + 2 * margin, SIGMA)
+
+
+@pytest.mark.parametrize("kind", ["eclipse", "pulsar", "flickering", "qpo"])
+def test_endless_events_begin_or_peak_within_the_file(kind):
+    rng = np.random.default_rng(12)
+    for _ in range(10):
+        event = draw_event(rng, kind, row_rate_hz=300.0, n_rows=6000, x=10.0, earliest_row=400.0)
+        shortest, longest = (scale * 300 for scale in SCALE_RANGES_S[kind])
+        assert shortest <= event.scale_rows <= longest
+        assert 400 <= event.row_peak < 6000
+        if kind == "pulsar":
+            start, stop, _ = event_rows(kind, event.light_curve(6000, SIGMA))
+            assert 400 <= start < stop
+            assert event.shape == (("period_rows", pytest.approx(10.05)),)
+
+
+def test_what_has_two_signs_gets_both():
+    rng = np.random.default_rng(13)
+    signs = {
+        kind: {draw_event(rng, kind, row_rate_hz=300.0, n_rows=9000, x=1.0).amplitude_e for _ in range(30)}
+        for kind in EVENT_KINDS
+    }
+    both = {kind for kind, found in signs.items() if found == {-1.0, 1.0}}
+    assert both == {"eclipse", "flickering", "qpo"}
+    assert signs["occultation"] == {-1.0}
+    assert signs["flare"] == signs["burst"] == signs["glint"] == signs["pulsar"] == {1.0}
+
+
+@pytest.mark.parametrize("kind", ["flare", "burst", "occultation", "glint", "eclipse", "pulsar"])
+@pytest.mark.parametrize("cut", ["first", "last"])
+def test_partial_events_are_cut_by_the_edge_they_should_be(kind, cut):
+    """The edge lies within the event: there is light inside, and there would be more beyond."""
+    rng = np.random.default_rng(14)
+    beyond = 0
+    for _ in range(20):
+        event = draw_event(rng, kind, row_rate_hz=300.0, n_rows=3000, x=1.0, cut=cut)
+        assert np.abs(event.light_curve(3000, SIGMA)).sum() > 0
+        around = event_light_curve_over(event, 20_000)
+        around = np.abs(np.diff(around) if kind == "eclipse" else around)
+        outside = around[:20_000] if cut == "first" else around[23_000:]
+        beyond += outside.sum() > 0.01 * around.sum()
+    assert beyond >= 15
+
+
+def test_partial_flares_may_be_longer_than_whole_ones():
+    rng = np.random.default_rng(15)
+    drawn = {"row_rate_hz": 300.0, "n_rows": 10_000, "x": 1.0}
+    whole = [draw_event(rng, "flare", **drawn).scale_rows / 300 for _ in range(100)]
+    partial = [draw_event(rng, "flare", **drawn, cut="last").scale_rows / 300 for _ in range(100)]
+    asked = [draw_event(rng, "flare", **{**drawn, "n_rows": 300_000}, longest_flare_s=60.0) for _ in range(100)]
+    assert (max(whole) <= 2.0, max(partial) > 20.0, max(e.scale_rows for e in asked) > 6000) == (True, True, True)
+
+
+def test_a_share_of_events_is_cut():
+    rng = np.random.default_rng(16)
+    cuts = [choose_cut(rng, 0.3) for _ in range(4000)]
+    assert np.mean([cut is not None for cut in cuts]) == pytest.approx(0.3, abs=0.03)
+    assert {cut for cut in cuts if cut} == {"first", "last"}
+    assert {choose_cut(rng, 1.0, ("last",)) for _ in range(20)} == {"last"}
+    assert choose_cut(rng, 0.0) is None
+
+
+def test_rows_of_an_eclipse_are_those_of_the_change():
+    """Light that goes in rows 40 to 55, a sixteenth in each, and stays away."""
+    curve = np.clip((np.arange(200) - 39.0) / 16, 0, 1)
+    assert event_rows("eclipse", curve) == (40, 55, 40)
+    assert event_rows("flare", curve)[1] == 192
+
+
+def test_light_before_the_streak_begins_is_not_seen():
+    event = Event("burst", 8.0, 100.0, 60.0, 1.0, shape=(("profile", "tophat"),))
+    whole, late = (event_stamp(event, 200, 20, SIGMA, begins_row=row)[0] for row in (None, 100.0))
+    assert late[100] == pytest.approx(whole[100] / 2)
+    np.testing.assert_allclose(late[110:], whole[110:], atol=1e-9)
+    assert late[:90].max() < 1e-9
+
+
+def test_eclipses_flickering_and_oscillations_have_their_ranges():
+    down = Event("eclipse", 5, 5, 5, -1.0, star_id=0, shape=(("direction", "down"),))
+    assert amplitude_limits(down, 100.0) == pytest.approx((5.0, 100.0))
+    assert amplitude_limits(replace(down, amplitude_e=1.0), 100.0)[1] == 100 * BRIGHTEST_EGRESS
+    shape = {"exponent": 2.0, "realisation": 3}
+    lowest, highest = amplitude_limits(Event("flickering", 5, 5, 900, 1.0, star_id=0, shape=tuple(shape.items())), 1e3)
+    rms = flickering_waves(**shape).rms
+    assert (lowest * rms, highest * rms) == pytest.approx((10.0, 100.0))
+    slow = Event("qpo", 5.0, 5.0, 900.0, 1.0, star_id=0, shape=(("realisation", 3),))
+    lowest, highest = amplitude_limits(slow, 1e3)
+    assert highest / lowest == pytest.approx(RELATIVE_AMPLITUDES["qpo"][1] / RELATIVE_AMPLITUDES["qpo"][0])
+
+
+def test_magnitude_change_of_a_star():
+    """A star that doubles brightens by 0.753 mag; one that vanishes counts as 10 mag fainter."""
+    assert magnitude_change(Event("flare", 5, 5, 5, 200.0, star_id=1), 200.0) == pytest.approx(-0.7526, abs=1e-4)
+    assert magnitude_change(Event("eclipse", 5, 5, 5, -200.0, star_id=1), 200.0) == pytest.approx(10.0)
+    assert np.isnan(magnitude_change(Event("burst", 5, 5, 5, 9.0), 200.0))
 
 
 def test_a_draw_is_reproducible_and_short_files_get_short_events():
