@@ -82,7 +82,7 @@ def _solve_run(signal, live, weight, first, profiles, band, flux, error):  # pra
                     break
                 factor[s, d] += profiles[s, k] * profiles[s - d, tap] * weight[c]
         factor[s, 0] += RIDGE * whole
-    _factorise(factor)
+    factorise(factor)
     for s in range(n_streaks):
         for d in range(1, min(band, s) + 1):
             for t in range(n):
@@ -95,7 +95,7 @@ def _solve_run(signal, live, weight, first, profiles, band, flux, error):  # pra
                 flux[s, t] -= factor[s + d, d] * flux[s + d, t]
         for t in range(n):
             flux[s, t] /= factor[s, 0]
-    variance = _inverse_diagonal(factor)
+    variance = inverse_diagonal(factor)
     for s in range(n_streaks):
         core = min(max(first[s] + n_taps // 2, 0), n_columns - 1)
         error[s, :] = np.sqrt(variance[s])
@@ -105,7 +105,7 @@ def _solve_run(signal, live, weight, first, profiles, band, flux, error):  # pra
 
 
 @numba.njit(cache=True, nogil=True)
-def _factorise(matrix):  # pragma: no cover - compiled
+def factorise(matrix):  # pragma: no cover - compiled
     """Replace a banded symmetric matrix by its Cholesky factor."""
     n, band = matrix.shape[0], matrix.shape[1] - 1
     for i in range(n):
@@ -113,13 +113,12 @@ def _factorise(matrix):  # pragma: no cover - compiled
             j = i - d
             total = matrix[i, d]
             for m in range(max(i - band, 0), j):
-                if j - m <= band:
-                    total -= matrix[i, i - m] * matrix[j, j - m]
+                total -= matrix[i, i - m] * matrix[j, j - m]
             matrix[i, d] = total / matrix[j, 0] if d else np.sqrt(total)
 
 
 @numba.njit(cache=True, nogil=True)
-def _inverse_diagonal(factor):  # pragma: no cover - compiled
+def inverse_diagonal(factor):  # pragma: no cover - compiled
     """Diagonal of the inverse from a banded Cholesky factor, by the recurrence of Erisman & Tinney (1975)."""
     n, band = factor.shape[0], factor.shape[1] - 1
     inverse = np.zeros_like(factor)

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from shutterless.pipeline.background import sky_level
 from shutterless.pipeline.calibrate import interpolate_blocks
 from shutterless.pipeline.deblending import fit_blocks
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.readout import Readout
 from shutterless.pipeline.store import BLOCK_ROWS, Amplifier
-from shutterless.pipeline.streaks import HALF_WIDTH, sky_level
+from shutterless.pipeline.streak_fit import HALF_WIDTH
 
 CHUNK_BLOCKS = 8  # blocks of rows converted to float32 at a time: 6 MB for 3,072 columns
 BEGUN_FRACTION = 0.5  # of its steady flux in the level of the ramp's rows: less, and a streak has not begun

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array, diags_array
-from scipy.sparse.linalg import spsolve
 
-from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.ramp import Ramp
 from shutterless.pipeline.readout import Readout
+from shutterless.pipeline.streak_fit import StreakFit
 
 STREAK_COLUMNS = ("streak_id", "x", "flux_e_row", "flux_error_e_row", "flux_e_s", "mag", "y0")
-HALF_WIDTH = 6  # columns to either side of a streak that its profile is taken to reach
-MIN_SIGNIFICANCE = 5.0
 ONSET_MATCH_PX = 1.5
-_N_PASSES = 4
-_N_POSITION_STEPS = 6
-_N_WIDTH_STREAKS = 20  # brightest streaks that the width of the point-spread function is fitted to
+_N_PASSES = 5
+_N_STEPS = 3
 
 
 def collapse_profile(level_e: np.ndarray, read_noise_e: float, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -67,22 +62,21 @@ def find_streaks(
     Notes
     -----
     Peaks of the profile filtered with the point-spread function start a simultaneous weighted least-squares fit of
-    all positions and fluxes (Gauss–Newton on a banded normal matrix); its residual is searched again, so that
-    blended streaks come apart.
+    all positions and fluxes; its residual is searched again, so that blended streaks come apart. What varies
+    over more than `BACKGROUND_KNOT_COLUMNS` is background, single columns without the flanks of a point-spread
+    function are left out (`flag_columns`). The width is a median over the streaks, so that no blend rules it.
     """
-    sky = sky_level(profile_e)
-    signal = profile_e - sky
-    x = np.empty(0)
-    for _ in range(_N_PASSES):
-        model = _model(signal.size, x, _fit_fluxes(signal, error_e, x, sigma_px)[0], sigma_px)
-        peaks = _find_peaks(signal - model, error_e, sigma_px, x)
-        if not peaks.size:
+    fit = StreakFit(np.asarray(profile_e, dtype=np.float64), np.asarray(error_e, dtype=np.float64), sigma_px)
+    for i in range(_N_PASSES):
+        found = fit.add_peaks(over_curved_sky=i == 0)
+        if i > 1 and not found:
             break
-        x, sigma_px = _refine(signal, error_e, np.sort(np.append(x, peaks)), sigma_px)
-    flux, flux_error = _fit_fluxes(signal, error_e, x, sigma_px)
-    while not np.all(keep := flux > MIN_SIGNIFICANCE * flux_error):
-        x = x[keep]  # what is dropped had a share of its neighbours' light
-        flux, flux_error = _fit_fluxes(signal, error_e, x, sigma_px)
+        fit.refine(_N_STEPS, blends_known=i > 0)
+        fit.drop_spikes()
+        fit.update_background()
+    fit.refine(1, blends_known=True)
+    fit.drop_insignificant()
+    x, flux = fit.x, fit.flux
     flux_e_s = flux * readout.row_rate_hz
     zero_point = np.nan if readout.zero_point_mag is None else readout.zero_point_mag
     streaks = pd.DataFrame(
@@ -90,13 +84,13 @@ def find_streaks(
             "streak_id": np.arange(x.size, dtype=np.int64),
             "x": x,
             "flux_e_row": flux,
-            "flux_error_e_row": flux_error,
+            "flux_error_e_row": fit.total_error,
             "flux_e_s": flux_e_s,
             "mag": zero_point - 2.5 * np.log10(flux_e_s),
             "y0": _onset_rows(x, flux, ramp, readout),
         }
     )
-    return streaks, float(sigma_px)
+    return streaks, float(fit.sigma_px)
 
 
 def nearest_streak(streaks: pd.DataFrame, x: np.ndarray, within_px: float) -> np.ndarray:
@@ -109,92 +103,6 @@ def nearest_streak(streaks: pd.DataFrame, x: np.ndarray, within_px: float) -> np
     left = np.maximum(right - 1, 0)
     nearest = np.where(np.abs(positions[left] - x) <= np.abs(positions[right] - x), left, right)
     return np.where(np.abs(positions[nearest] - x) <= within_px, nearest, -1)
-
-
-def sky_level(profile_e: np.ndarray) -> float:
-    """Level of the columns that no star reaches: the mode of the lower half, by the shortest tenth."""
-    values = np.sort(profile_e)
-    n = max(values.size // 10, 2)
-    widths = values[n - 1 :] - values[: values.size - n + 1]
-    start = int(np.argmin(widths[: max(widths.size // 2, 1)]))
-    return float(np.median(values[start : start + n]))
-
-
-def _taps(n_columns: int, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Column indices reached by each streak, (s, 2 h + 1), and whether they lie on the amplifier."""
-    columns = np.round(x).astype(np.int64)[:, None] + np.arange(-HALF_WIDTH, HALF_WIDTH + 1)
-    inside = (columns >= 0) & (columns < n_columns)
-    return np.clip(columns, 0, n_columns - 1), inside
-
-
-def _profiles(n_columns: int, x: np.ndarray, sigma_px: float) -> tuple[np.ndarray, np.ndarray]:
-    columns, inside = _taps(n_columns, x)
-    return columns, pixel_profile(columns - x[:, None], sigma_px) * inside
-
-
-def _design(n_columns: int, columns: np.ndarray, values: np.ndarray) -> coo_array:
-    """Sparse (x, s) matrix of one profile per streak."""
-    streak = np.broadcast_to(np.arange(len(columns))[:, None], columns.shape)
-    return coo_array((values.ravel(), (columns.ravel(), streak.ravel())), shape=(n_columns, len(columns)))
-
-
-def _model(n_columns: int, x: np.ndarray, flux: np.ndarray, sigma_px: float) -> np.ndarray:
-    columns, values = _profiles(n_columns, x, sigma_px)
-    return np.bincount(columns.ravel(), weights=(values * flux[:, None]).ravel(), minlength=n_columns)
-
-
-def _solve(design: coo_array, signal: np.ndarray, error: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted least squares with a small ridge; parameters and their errors (diagonal of the normal matrix)."""
-    weighted = diags_array(1 / error) @ design.tocsr()
-    normal = (weighted.T @ weighted).tocsc()
-    diagonal = normal.diagonal()
-    normal = normal + diags_array(ridge * diagonal + 1e-12)
-    return np.atleast_1d(spsolve(normal, weighted.T @ (signal / error))), 1 / np.sqrt(np.maximum(diagonal, 1e-30))
-
-
-def _fit_fluxes(signal: np.ndarray, error: np.ndarray, x: np.ndarray, sigma_px: float) -> tuple[np.ndarray, np.ndarray]:
-    if x.size == 0:
-        return np.empty(0), np.empty(0)
-    return _solve(_design(signal.size, *_profiles(signal.size, x, sigma_px)), signal, error, ridge=1e-6)
-
-
-def _find_peaks(residual: np.ndarray, error: np.ndarray, sigma_px: float, known: np.ndarray) -> np.ndarray:
-    """Columns where a new streak stands out of the residual and no known one is within a pixel."""
-    kernel = pixel_profile(np.arange(-HALF_WIDTH, HALF_WIDTH + 1), sigma_px)
-    weight = 1 / error**2
-    score = np.convolve(residual * weight, kernel, mode="same") / np.sqrt(np.convolve(weight, kernel**2, mode="same"))
-    padded = np.pad(score, 2, constant_values=-np.inf)
-    highest = np.max([padded[i : i + score.size] for i in range(5)], axis=0)
-    peaks = np.flatnonzero((score == highest) & (score > MIN_SIGNIFICANCE)).astype(np.float64)
-    if known.size and peaks.size:
-        peaks = peaks[np.min(np.abs(peaks[:, None] - known[None, :]), axis=1) > 1.0]
-    return peaks
-
-
-def _refine(signal: np.ndarray, error: np.ndarray, x: np.ndarray, sigma_px: float) -> tuple[np.ndarray, float]:
-    """Gauss–Newton steps on all positions and fluxes, and the common width while bright streaks carry it."""
-    for _ in range(_N_POSITION_STEPS):
-        flux, _ = _fit_fluxes(signal, error, x, sigma_px)
-        columns, values = _profiles(signal.size, x, sigma_px)
-        slope = (pixel_profile(columns - x[:, None] - 0.01, sigma_px) - values) / 0.01
-        widening = (pixel_profile(columns - x[:, None], sigma_px + 0.01) - values) / 0.01
-        residual = signal - _model(signal.size, x, flux, sigma_px)
-        # the profile's own uncertainty (2 % of the local light) keeps one very bright star from ruling the width
-        tolerance = np.sqrt(error**2 + (0.02 * (signal - residual)) ** 2)
-        shift, shift_error = _solve(
-            _design(signal.size, columns, slope * flux[:, None]), residual, tolerance, ridge=1e-3
-        )
-        x = x + np.clip(np.where(flux > 3 * np.abs(shift_error), shift, 0.0), -0.3, 0.3)
-        bright = np.where(flux >= np.sort(flux)[-_N_WIDTH_STREAKS:][0], flux, 0.0)  # faint ones hide blends
-        broadening = np.bincount(columns.ravel(), weights=(widening * bright[:, None]).ravel(), minlength=signal.size)
-        information = np.sum((broadening / tolerance) ** 2)
-        if information > 1e4:  # the width is known to better than 0.01 px
-            step = np.sum(broadening * residual / tolerance**2) / information
-            sigma_px = float(np.clip(sigma_px + np.clip(step, -0.05, 0.05), 0.4, 4.0))
-    order = np.argsort(x)
-    x = x[order]
-    separate = np.append(True, np.diff(x) > 0.5)  # two that have run together are one
-    return x[separate], sigma_px
 
 
 def _onset_rows(x: np.ndarray, flux: np.ndarray, ramp: Ramp | None, readout: Readout) -> np.ndarray:
