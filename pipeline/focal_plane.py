@@ -16,6 +16,8 @@ from shutterless.pipeline.instruments import InstrumentProfile, QuadrantLayout
 # ZTF_quadrantcenters_20180813): 0.988 and 1.046 deg apart, less 3072 columns and 3080 rows of 1.0126 arcsec.
 ZTF_CCDS = 16
 GAP_COLUMNS_PX, GAP_ROWS_PX = 440.0, 640.0
+# of the aperture's diameter; a choice: the camera stands in the beam
+CENTRAL_OBSTRUCTION = 0.45
 
 
 class FocalPlaneError(ValueError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from shutterless.pipeline.focal_plane import FocalPlane
+from shutterless.pipeline.ghosts import Ghost, add_ghosts, star_time_rows, steady_light
 from shutterless.pipeline.instruments import QuadrantLayout
 from shutterless.pipeline.moving_lights import Brightness, SkyTrail, TrailError
 from shutterless.pipeline.trails import add_trails, trails_in_amplifier
@@ -48,3 +49,18 @@ _EXAMPLES = {
     "aircraft": ("aircraft", 4500.0, 15.0, 25.0, np.inf, Brightness(3e8, 0.3, 0.4, flash_e_s=1e10, flash_s=0.05)),
     "meteor": ("meteor", 6000.0, 60.0, 2.5, 0.12, Brightness(1e8, fades=True)),
 }
+
+
+def example_ghost(n_rows: int = 1024, n_columns: int = 1024) -> np.ndarray:
+    """Draw the ghost of a star of magnitude 5, at a thousandth of its light, from where it begins.
+
+    Returns
+    -------
+    ndarray of float64, shape (t, x)
+        Mean electrons.
+    """
+    ghosts = [Ghost(n_columns / 2, n_rows // 4, 0, 5.0, 1e-3, 28.0, 207.0)]
+    mean_e = np.zeros((n_rows, n_columns))
+    first, n_star_rows = star_time_rows(ghosts, 0, n_rows)
+    add_ghosts(mean_e, 0, ghosts, steady_light(ghosts, first, n_star_rows), first, n_rows)
+    return mean_e
