@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,14 +93,14 @@ def draw_pickup_bursts(rng: np.random.Generator, n_rows: int, row_rate_hz: float
 
 
 def draw_cosmic_rays(
-    rng: np.random.Generator, exposure_s: np.ndarray, n_columns: int, row_rate_hz: float, n_transit: int
+    rng: np.random.Generator, rows: Sequence[int] | np.ndarray, n_columns: int, row_rate_hz: float, n_transit: int
 ) -> list[CosmicRay]:
     """Draw the cosmic rays of one amplifier and file.
 
     Parameters
     ----------
-    exposure_s : ndarray, shape (t,)
-        Seconds for which each row was on the detector: a full transit, less in the ramp.
+    rows : sequence of int, length t
+        Sequence rows of the file.
     n_columns : int
     row_rate_hz : float
     n_transit : int
@@ -107,15 +108,16 @@ def draw_cosmic_rays(
 
     Notes
     -----
-    A hit at time t on detector row y is read in row ``v t + y``, so hits are uniform over the read rows wherever the
-    exposure is full, and rarer in the ramp in proportion to it.
+    A hit at time t on detector row y is read in row ``v t + y``, so hits are uniform over the read rows wherever these
+    were on the detector for a full transit, and rarer in the first ones in proportion to their time on it. The shutter
+    does not matter.
     """
-    n_rows = len(exposure_s)
+    n_rows = len(rows)
     expected = COSMIC_RAYS_PER_PIXEL_S * n_columns * n_transit * n_rows / row_rate_hz
     rays = []
     for _ in range(rng.poisson(expected)):
         row, column = rng.uniform(-0.5, n_rows - 0.5), rng.uniform(-0.5, n_columns - 0.5)
-        seen = exposure_s[int(np.rint(row))] * row_rate_hz / n_transit
+        seen = min(rows[int(np.rint(row))], n_transit) / n_transit
         ray = draw_cosmic_ray(rng, row, column, n_rows, n_columns)
         if rng.random() < seen and ray.charge_e.sum() > 0:
             rays.append(ray)
@@ -150,6 +152,6 @@ def _draw_path(rng: np.random.Generator) -> np.ndarray:
     return np.cumsum(length / n_steps * np.stack([np.cos(direction), np.sin(direction)], axis=-1), axis=0)
 
 
-def cosmic_ray_light_curve(ray: CosmicRay, n_rows: int) -> np.ndarray:
-    """Charge of one cosmic ray per row, shape (t,)."""
-    return np.bincount(ray.rows, weights=ray.charge_e, minlength=n_rows)
+def cosmic_ray_light_curve(ray: CosmicRay) -> np.ndarray:
+    """Charge of one cosmic ray per row from its first row to its last, shape (t,)."""
+    return np.bincount(ray.rows - ray.rows.min(), weights=ray.charge_e)

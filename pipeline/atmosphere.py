@@ -119,21 +119,54 @@ class Scintillation:
 
         Noise belongs to blocks of rows, each with a generator of its own; the process starts so long before
         ``first_row`` that nothing of how it started is left. So a call costs 36 correlation times of noise besides
-        its own rows, and any call gives the same values.
+        its own rows, and any call gives the same values. `AirRun` goes on where it stopped.
         """
-        if self.rms == 0:
-            return np.ones((n_rows, self.n_stars))
-        correlation_rows = self.correlation_s * self.row_rate_hz
-        first_block = (first_row - int(np.ceil(_MEMORY * correlation_rows))) // _NOISE_ROWS
-        decay = np.exp(-1 / correlation_rows)
-        unit = np.empty((n_rows, self.n_stars))
-        state = np.zeros(self.n_stars)
-        for block in range(first_block, (first_row + n_rows - 1) // _NOISE_ROWS + 1):
-            # sequence rows may be negative here, which seeds may not
-            rng = np.random.default_rng([self.key, abs(block), int(block < 0)])
-            noise = rng.standard_normal((_NOISE_ROWS, self.n_stars))
-            _filter(noise, decay, state, unit, block * _NOISE_ROWS - first_row)
-        return log_normal(unit, self.rms)
+        return _ScintillationRun(self).factors(first_row, n_rows)
+
+    def noise(self, block: int) -> np.ndarray:
+        """White noise of one block of rows, shape (t, s)."""
+        # sequence rows may be negative here, which seeds may not
+        return np.random.default_rng([self.key, abs(block), int(block < 0)]).standard_normal(
+            (_NOISE_ROWS, self.n_stars)
+        )
+
+
+class _ScintillationRun:
+    """Scintillation that goes on from call to call."""
+
+    def __init__(self, scintillation: Scintillation) -> None:
+        self.scintillation = scintillation
+        self.correlation_rows = scintillation.correlation_s * scintillation.row_rate_hz
+        self.ready = np.empty((0, scintillation.n_stars))  # rows of unit variance that were not asked for yet
+        self.next_row: int | None = None  # the first of them
+        self.state = np.zeros(scintillation.n_stars)
+
+    def factors(self, first_row: int, n_rows: int) -> np.ndarray:
+        """As `Scintillation.factors`, without a start where ``first_row`` follows on the last call's rows."""
+        if self.scintillation.rms == 0:
+            return np.ones((n_rows, self.scintillation.n_stars))
+        if first_row != self.next_row:
+            self._start(first_row)
+        parts, n_ready = [self.ready], len(self.ready)
+        while n_ready < n_rows:
+            parts.append(self._filter_block(self.next_block))
+            n_ready += _NOISE_ROWS
+        unit = np.concatenate(parts)
+        self.ready, self.next_row = unit[n_rows:].copy(), first_row + n_rows
+        return log_normal(unit[:n_rows], self.scintillation.rms)
+
+    def _start(self, first_row: int) -> None:
+        self.state[:] = 0
+        self.next_block = (first_row - int(np.ceil(_MEMORY * self.correlation_rows))) // _NOISE_ROWS
+        while self.next_block <= first_row // _NOISE_ROWS:
+            unit = self._filter_block(self.next_block)
+        self.ready = unit[first_row % _NOISE_ROWS :]
+
+    def _filter_block(self, block: int) -> np.ndarray:
+        unit = self.scintillation.noise(block)
+        _filter(unit, np.exp(-1 / self.correlation_rows), self.state)
+        self.next_block = block + 1
+        return unit
 
 
 def draw_scintillation(
@@ -143,15 +176,14 @@ def draw_scintillation(
     return Scintillation(int(rng.integers(2**63)), n_stars, rms, correlation_s, row_rate_hz)
 
 
-@numba.njit(cache=True)
-def _filter(noise, decay, state, out, first):  # type: ignore[no-untyped-def]
-    """Run a unit-variance process of first order on, (t, s), into those rows of ``out`` that exist."""
+@numba.njit(cache=True, nogil=True)
+def _filter(series, decay, state):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Turn white noise, (t, s), into a process of first order and unit variance in place, from ``state`` on."""
     strength = np.sqrt(1 - decay**2)
-    for t in range(noise.shape[0]):
-        for s in range(noise.shape[1]):
-            state[s] = decay * state[s] + strength * noise[t, s]
-        if 0 <= first + t < out.shape[0]:
-            out[first + t] = state
+    for t in range(series.shape[0]):
+        for s in range(series.shape[1]):
+            state[s] = decay * state[s] + strength * series[t, s]
+            series[t, s] = state[s]
 
 
 @dataclass(frozen=True)
@@ -174,6 +206,11 @@ class SharedSeries:
     shift_px: np.ndarray
     width: np.ndarray
     light: np.ndarray
+
+    @property
+    def end(self) -> int:
+        """Row behind the last."""
+        return self.first + len(self.light)
 
 
 @dataclass(frozen=True)
@@ -216,6 +253,45 @@ class Atmosphere:
             width=log_normal(self.focus.value(seconds), self.focus_rms),
             light=log_normal(self.transparency.value(seconds), self.transparency_rms) / crossing,
         )
+
+
+class AirRun:
+    """The air of one amplifier, block of rows after block of rows, in the memory of one transit.
+
+    Parameters
+    ----------
+    atmosphere : Atmosphere
+    n_transit : int
+        Rows of the detector: star times of a block reach so far back.
+    """
+
+    def __init__(self, atmosphere: Atmosphere, n_transit: int) -> None:
+        self.atmosphere, self.n_transit = atmosphere, n_transit
+        self._scintillation = _ScintillationRun(atmosphere.scintillation)
+        self._series: SharedSeries | None = None
+
+    def factors(self, first_row: int, n_rows: int) -> np.ndarray:
+        """Scintillation of each star in consecutive sequence rows, shape (t, s)."""
+        return self._scintillation.factors(first_row, n_rows)
+
+    def series(self, first_row: int, n_rows: int) -> SharedSeries:
+        """Shared series over all star times of consecutive sequence rows, and a row more than is needed at each end."""
+        first, end = first_row - self.n_transit - 1, first_row + n_rows + 1
+        known = self._series
+        if known is not None and known.first <= first < known.end <= end:
+            new = self.atmosphere.shared(known.end, end - known.end)
+            self._series = _join(known, new, first)
+        else:
+            self._series = self.atmosphere.shared(first, end - first)
+        return self._series
+
+
+def _join(one: SharedSeries, other: SharedSeries, first: int) -> SharedSeries:
+    """Two series of which the second follows on the first, from row ``first`` on."""
+    values = {}
+    for name in ("shift_px", "width", "light"):
+        values[name] = np.concatenate([getattr(one, name)[first - one.first :], getattr(other, name)])
+    return SharedSeries(first, **values)
 
 
 def draw_atmosphere(

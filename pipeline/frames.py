@@ -284,10 +284,15 @@ def _build_readout(
     first_row = number("first_row", int, positive=False)
     if first_row is not None and first_row < 0:
         raise FrameError(f"{path}: {profile.keywords['first_row']} = {first_row} is negative")
+    opened = _check_utc(look_up("shutter_open_utc"), "shutter_open_utc", profile, path)
+    # single exposures say when the shutter closed too; without a first row it closes at no row
+    timed = opened is not None and first_row is not None
+    closed = _check_utc(look_up("shutter_close_utc"), "shutter_close_utc", profile, path) if timed else None
     return Readout(
         **required,
         first_row=first_row,
-        shutter_open_utc=_check_utc(look_up("shutter_open_utc"), profile, path),
+        shutter_open_utc=opened,
+        close_row=None if closed is None else _close_row(opened, closed, required["row_rate_hz"], profile, path),
         sequence=str(look_up("sequence") or frame_stem(path)),
         ccd=number("ccd", int, positive=False),
         quadrant=quadrant,
@@ -314,18 +319,30 @@ def _check_amplifier_number(amplifier: Any, profile: InstrumentProfile, quadrant
         )
 
 
-def _check_utc(value: Any, profile: InstrumentProfile, path: Path) -> str | None:
+def _check_utc(value: Any, name: str, profile: InstrumentProfile, path: Path) -> str | None:
     if value is None:
         return None
     try:
         Time(str(value), scale="utc", format="isot")
     except ValueError:
-        keyword = profile.keywords["shutter_open_utc"]
+        keyword = profile.keywords[name]
         raise FrameError(
             f"{path}: {keyword} = {value!r} is not ISO 8601 UTC (2026-03-04T05:06:07.123); "
             f"correct it with --set {keyword}=VALUE"
         ) from None
     return str(value)
+
+
+def _close_row(opened: Any, closed: str, row_rate_hz: float, profile: InstrumentProfile, path: Path) -> int:
+    """Sequence row that was read when the shutter closed."""
+    open_s = (Time(closed, scale="utc", format="isot") - Time(opened, scale="utc", format="isot")).to_value("s")
+    if open_s <= 0:
+        names = (profile.keywords[name] for name in ("shutter_close_utc", "shutter_open_utc"))
+        raise FrameError(
+            f"{path}: {next(names)} = {closed} is not after {next(names)} = {opened}; "
+            f"correct one of them with --set KEYWORD=VALUE"
+        )
+    return round(open_s * row_rate_hz)
 
 
 def _read_pixels(hdus: fits.HDUList, index: int, path: Path) -> np.ndarray:

@@ -11,11 +11,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from shutterless.pipeline.pocket import PocketEffect
+
 READOUT_KEYWORDS = (
     "ccd",
     "amplifier",
     "row_rate_hz",
     "shutter_open_utc",
+    "shutter_close_utc",
     "sequence",
     "first_row",
     "n_transit",
@@ -33,6 +36,7 @@ _SECTIONS = {
     "keywords": READOUT_KEYWORDS,
     "defaults": (*READOUT_KEYWORDS, "amp_id_start"),
     "nonlinearity": ("a", "b"),
+    "pocket": ("capacity_e", "exponent", "flux_exponent", "full_well_e"),
 }
 _QUADRANT_KEYS = ("data_hdu", "overscan_hdu", "flip_columns", "flip_rows")
 
@@ -73,6 +77,8 @@ class InstrumentProfile:
         Values where the header is silent.
     nonlinearity : (float, float) or None
         ``(a, b)`` of ``true = x / (a x^2 + b x + 1)`` in ADU.
+    pocket : PocketEffect or None
+        What a trap in the serial register does to every row.
     """
 
     name: str
@@ -85,6 +91,7 @@ class InstrumentProfile:
     keywords: Mapping[str, str]
     defaults: Mapping[str, Any]
     nonlinearity: tuple[float, float] | None
+    pocket: PocketEffect | None = None
 
 
 def builtin_profile_names() -> list[str]:
@@ -160,12 +167,14 @@ def _parse_profile(text: str, source: str) -> InstrumentProfile:
             keywords=raw["keywords"],
             defaults=raw.get("defaults", {}),
             nonlinearity=(raw["nonlinearity"]["a"], raw["nonlinearity"]["b"]) if "nonlinearity" in raw else None,
+            pocket=PocketEffect(**raw["pocket"]) if "pocket" in raw else None,
         )
     except (KeyError, TypeError) as error:
         raise ProfileError(
             f"instrument profile {source} lacks {error}; see the built-in ztf.toml for the form"
         ) from error
     _check_geometry(profile, source)
+    _check_pocket(profile, source)
     return profile
 
 
@@ -180,6 +189,11 @@ def _check_geometry(profile: InstrumentProfile, source: str) -> None:
         raise ProfileError(f"instrument profile {source} names no [[quadrants]]")
     if "row_rate_hz" not in profile.keywords:
         raise ProfileError(f"instrument profile {source}: [keywords] must name the header keyword of row_rate_hz")
+
+
+def _check_pocket(profile: InstrumentProfile, source: str) -> None:
+    if profile.pocket is not None and any(not value > 0 for value in vars(profile.pocket).values()):
+        raise ProfileError(f"instrument profile {source}: [pocket] needs positive numbers, not {profile.pocket}")
 
 
 def _check_keys(mapping: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:

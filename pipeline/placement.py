@@ -15,35 +15,63 @@ from shutterless.pipeline.events import (
     event_stamp,
     optimal_rho,
     scale_to_rho,
-    smeared_step,
 )
 from shutterless.pipeline.psf import pixel_profile
-from shutterless.pipeline.scene import Scene, SceneError, SceneSettings
+from shutterless.pipeline.scene import Rows, Scene, SceneError, SceneSettings
 
 _LEAST_SEPARATION_PX, _LEAST_GAP_ROWS = 12.0, 12
+# of the peak: below, light counts for nothing, and below its square it is not kept
+_FAINTEST = 1e-9
 
 
 @dataclass(frozen=True)
 class PlacedEvent:
-    """An event with the pixels it lights: ``event.amplitude_e * outer(curve, profile)`` from ``first_column``."""
+    """An event and the pixels it lights: ``event.amplitude_e * outer(curve, profile)``, from a first row and column on.
+
+    Parameters
+    ----------
+    event : Event
+    first_row : int
+        File row of the first entry of ``curve``.
+    curve : ndarray of float64, shape (t,)
+        Light curve of unit amplitude over those rows of the file that it lights.
+    first_column : int
+    profile : ndarray of float64, shape (w,)
+    rho : float
+        Optimal S/N that was reached.
+    rows : (int, int, int)
+        First, last and peak file row of the central 90 %.
+    y0 : float
+        Detector row: its star's, or, of an orphan, one of its own.
+    """
 
     event: Event
+    first_row: int
     curve: np.ndarray
     first_column: int
     profile: np.ndarray
     rho: float
     rows: tuple[int, int, int]
+    y0: float
+
+    def within(self, block: slice) -> tuple[int, np.ndarray]:
+        """First row, counted from the block's, and light curve of the part that falls into a block of file rows."""
+        start = max(block.start, self.first_row)
+        stop = max(min(block.stop, self.first_row + len(self.curve)), start)
+        return start - block.start, self.curve[start - self.first_row : stop - self.first_row]
 
 
 def place_events(
-    settings: SceneSettings, scene: Scene, rng: np.random.Generator, rows: np.ndarray
+    settings: SceneSettings, scene: Scene, rng: np.random.Generator, rows: Rows, orphan_y0: np.ndarray
 ) -> list[PlacedEvent]:
     """Draw the events of one amplifier and file, apart from each other.
 
     Parameters
     ----------
-    rows : ndarray of int, shape (t,)
+    rows : sequence of int, length t
         Sequence row numbers of the file.
+    orphan_y0 : ndarray, shape (settings.events,)
+        Detector row of each event that is on no star.
 
     Raises
     ------
@@ -56,7 +84,7 @@ def place_events(
             break
         kind, rho = str(rng.choice(settings.kinds)), rng.uniform(*settings.rho)
         try:
-            candidate = place_event(scene, rng, kind, rho, rows)
+            candidate = place_event(scene, rng, kind, rho, rows, float(orphan_y0[len(placed)]))
         except ValueError:  # this kind is too long for the file or has no star; the next draw may be another kind
             continue
         if not any(_clash(candidate, other) for other in placed):
@@ -75,7 +103,9 @@ def _clash(one: PlacedEvent, other: PlacedEvent) -> bool:
     return not (apart or before)
 
 
-def place_event(scene: Scene, rng: np.random.Generator, kind: str, rho: float, rows: np.ndarray) -> PlacedEvent:
+def place_event(
+    scene: Scene, rng: np.random.Generator, kind: str, rho: float, rows: Rows, orphan_y0: float = 0.0
+) -> PlacedEvent:
     """Draw one event of a kind, choose its star or place, and give it the amplitude of optimal S/N ``rho``.
 
     Where no star makes the wanted ``rho`` plausible, the nearest is taken and the amplitude capped; ``PlacedEvent.rho``
@@ -86,11 +116,13 @@ def place_event(scene: Scene, rng: np.random.Generator, kind: str, rho: float, r
     event = draw_event(rng, kind, row_rate_hz=scene.row_rate_hz, n_rows=len(rows), x=x)
     if kind in STAR_KINDS and (kind != "burst" or rng.random() < 0.5):
         event = _choose_star(scene, rng, event, rho, rows)
-    curve, first_column, profile = event_stamp(event, len(rows), scene.n_columns, scene.psf_sigma_px)
-    if event.star_id >= 0:  # nothing is seen of a star before its streak begins
-        curve = curve * smeared_step(rows - scene.y0[event.star_id], scene.psf_sigma_px)
-    lit = np.flatnonzero(np.abs(curve) > 1e-9)
-    variance = scene.variance_e2(rows[lit[0] : lit[-1] + 1], first_column, len(profile))
+    y0 = float(scene.y0[event.star_id]) if event.star_id >= 0 else orphan_y0
+    first_row, curve, first_column, profile = _lit_stamp(scene, event, rows, y0)
+    lit = np.flatnonzero(np.abs(curve) > _FAINTEST)
+    if lit.size == 0:
+        raise ValueError("none of its light falls into these rows")
+    lit_rows = rows[first_row + lit[0] : first_row + lit[-1] + 1]
+    variance = scene.variance_e2(lit_rows, first_column, len(profile))
     unit_rho = optimal_rho(np.outer(curve[lit[0] : lit[-1] + 1], profile), variance)
     event = scale_to_rho(event, unit_rho, rho)
     if event.star_id >= 0:
@@ -99,19 +131,37 @@ def place_event(scene: Scene, rng: np.random.Generator, kind: str, rho: float, r
             event, amplitude_e=float(np.copysign(np.clip(abs(event.amplitude_e), *limits), event.amplitude_e))
         )
     reached = abs(event.amplitude_e) * unit_rho
-    return PlacedEvent(event, curve, first_column, profile, reached, central_rows(curve))
+    start, stop, peak = (first_row + row for row in central_rows(curve))
+    return PlacedEvent(event, first_row, curve, first_column, profile, reached, (start, stop, peak), y0)
 
 
-def _choose_star(scene: Scene, rng: np.random.Generator, event: Event, rho: float, rows: np.ndarray) -> Event:
+def _lit_stamp(scene: Scene, event: Event, rows: Rows, y0: float) -> tuple[int, np.ndarray, int, np.ndarray]:
+    """First file row, light curve, first column and profile of what an event lights while its place is lit."""
+    curve, first_column, profile = event_stamp(event, len(rows), scene.n_columns, scene.psf_sigma_px)
+    lit = np.flatnonzero(np.abs(curve) > _FAINTEST * _FAINTEST)
+    if lit.size == 0:
+        raise ValueError("none of its light falls into these rows")
+    first, last = int(lit[0]), int(lit[-1])
+    curve = curve[first : last + 1].copy()
+    if event.star_id >= 0 or scene.close_row is not None:  # nothing before its streak begins or after it ends
+        curve *= scene.streak(rows[first : last + 1], y0)
+    return first, curve, first_column, profile
+
+
+def _choose_star(scene: Scene, rng: np.random.Generator, event: Event, rho: float, rows: Rows) -> Event:
     """Put an event on a star that shines by then, on which the amplitude for ``rho`` is plausible or nearly so."""
     curve = event.light_curve(len(rows), scene.psf_sigma_px)
     reach = 6 * scene.psf_sigma_px
-    shining = scene.y0 < rows[central_rows(curve)[0]] - reach
+    start, stop, peak = central_rows(curve)
+    shining = scene.y0 < rows[start] - reach
+    if scene.close_row is not None:
+        shining &= scene.y0 + scene.close_row > rows[stop] + reach
     stars = np.flatnonzero(shining & (scene.x > reach) & (scene.x < scene.n_columns - 1 - reach))
     if stars.size == 0:
-        raise ValueError("no star shines yet")
-    # a first guess of each star's unit rho: its variance in the file's last row, all columns at once
-    variance = scene.variance_e2(rows[-1:], 0, scene.n_columns)[0]
+        raise ValueError("no star shines yet" if scene.close_row is None else "no star shines all through it")
+    # a first guess of each star's unit rho: its variance in one row, the last that is not in the drain
+    guess = rows[-1:] if scene.close_row is None else rows[peak : peak + 1]
+    variance = scene.variance_e2(guess, 0, scene.n_columns)[0]
     columns = np.rint(scene.x[stars])[:, None].astype(int) + np.arange(-int(reach), int(reach) + 1)
     profiles = pixel_profile(columns - scene.x[stars][:, None], scene.psf_sigma_px)
     unit_rho = np.sqrt(np.sum(curve**2) * np.sum(profiles**2 / variance[columns], axis=1))

@@ -42,6 +42,8 @@ class Readout:
         Pixel scale (arcsec/pixel) and seeing (FWHM, arcsec).
     supplied : tuple of (str, str)
         Header values given by the user instead of the file, kept so that results say so.
+    close_row : int or None
+        Sequence row that was read when the shutter closed; None: it stayed open, or nobody knows.
     """
 
     row_rate_hz: float
@@ -59,6 +61,7 @@ class Readout:
     pixel_scale_arcsec: float = 1.0
     seeing_arcsec: float = 2.0
     supplied: tuple[tuple[str, str], ...] = ()
+    close_row: int | None = None
 
     @property
     def transit_s(self) -> float:
@@ -103,7 +106,7 @@ class Readout:
         Returns
         -------
         earliest, latest : ndarray of str, shape (n,)
-            Equal where ``y0`` is known; otherwise one transit apart, or less where the shutter was still closed.
+            Equal where ``y0`` is known; otherwise one transit apart, or less where the shutter was closed in between.
 
         Notes
         -----
@@ -116,7 +119,9 @@ class Readout:
         earliest = np.where(np.isnan(y0), read_s - self.transit_s, latest)
         known = self.first_row is not None
         if known:
-            earliest = np.where(np.isnan(y0), np.maximum(earliest, 0.0), earliest)
+            closes_s = np.inf if self.close_row is None else self.close_row / self.row_rate_hz
+            earliest = np.where(np.isnan(y0), np.clip(earliest, 0.0, closes_s), earliest)
+            latest = np.where(np.isnan(y0), np.minimum(latest, closes_s), latest)
         return (
             _utc_strings(self.shutter_open_utc, earliest, known=known),
             _utc_strings(self.shutter_open_utc, latest, known=known),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ _REFERENCE_PIXELS = 3080 * 3072
 # first domain of every seed: which part of the simulation draws from it
 STARS, EVENTS, PIXELS, COSMIC_RAYS, PICKUP, MAINS, DRIFT, ATMOSPHERE = range(8)
 _STRENGTHS = ("scintillation_rms", "motion_rms_arcsec", "focus_rms", "transparency_rms")
+# consecutive sequence rows
+Rows = Sequence[int] | np.ndarray
 _TIMES = ("scintillation_s", "motion_s", "focus_s", "transparency_s")
 
 
@@ -64,6 +66,8 @@ class SceneSettings:
     first_row : int or None
         Sequence row of the first file's first row; 0 begins with the ramp, None is steady state that the headers are
         silent about.
+    shutter_close_row : int or None
+        Sequence row at which the shutter closes while the clocks go on; None: it stays open.
     band : str
     zero_point_mag : float or None
         Magnitude of 1 e-/s; None takes `ZERO_POINTS_MAG` of the band.
@@ -103,6 +107,7 @@ class SceneSettings:
     shutter_open_utc: str = "2026-03-04T05:06:07.000"
     row_rate_hz: float = 300.0
     first_row: int | None = 0
+    shutter_close_row: int | None = None
     band: str = "r"
     zero_point_mag: float | None = None
     sky_mag: float = 20.8
@@ -125,6 +130,11 @@ class SceneSettings:
             raise SceneError(
                 f"these settings must not be negative: events {self.events}, n_bright_stars {self.n_bright_stars}, "
                 f"seed {self.seed}, first_row {self.first_row}"
+            )
+        if self.shutter_close_row is not None and (self.first_row is None or self.shutter_close_row < 1):
+            raise SceneError(
+                f"shutter_close_row {self.shutter_close_row} must be a sequence row after the opening (row 0), and "
+                f"needs a first_row (is {self.first_row}) to count from"
             )
         if any(getattr(self, name) < 0 for name in _STRENGTHS) or any(getattr(self, name) <= 0 for name in _TIMES):
             values = {name: getattr(self, name) for name in _STRENGTHS + _TIMES}
@@ -168,10 +178,11 @@ class SceneSettings:
             raise SceneError(f"instrument profile {self.instrument} needs [defaults] {name} to be simulated")
         return value
 
-    def sequence_rows(self, file_index: int) -> np.ndarray:
-        """Sequence row numbers of one file's rows, shape (t,); without ``first_row`` well beyond the ramp."""
+    def sequence_rows(self, file_index: int) -> range:
+        """Sequence row numbers of one file's rows; without ``first_row`` well beyond the ramp."""
         start = 4 * self.electronics("n_transit") if self.first_row is None else self.first_row
-        return start + file_index * self.rows + np.arange(self.rows)
+        start += file_index * self.rows
+        return range(start, start + self.rows)
 
 
 @dataclass(frozen=True)
@@ -198,34 +209,51 @@ class Scene:
     row_rate_hz: float
     n_transit: int
     n_columns: int
+    close_row: int | None = None
 
-    def exposure_s(self, sequence_rows: np.ndarray) -> np.ndarray:
-        """Seconds for which rows were on the detector with the shutter open: the sky ramp, then one transit."""
-        return np.clip(sequence_rows, 0, self.n_transit) / self.row_rate_hz
+    def exposure_s(self, sequence_rows: Rows) -> np.ndarray:
+        """Seconds for which rows were on the detector with the shutter open: the sky ramp, one transit, the drain."""
+        rows = np.asarray(sequence_rows)
+        if self.close_row is None:
+            return np.clip(rows, 0, self.n_transit) / self.row_rate_hz
+        lit = np.minimum(rows, self.close_row) - np.maximum(rows - self.n_transit, 0)
+        return np.maximum(lit, 0) / self.row_rate_hz
 
-    def baseline_e(self, sequence_rows: np.ndarray, first_column: int = 0, n_columns: int | None = None) -> np.ndarray:
-        """Mean electrons per pixel of sky and stars in a window, shape (t, x).
+    def streak(self, sequence_rows: Rows, y0: float) -> np.ndarray:
+        """Share of the light of a star at detector row ``y0`` that is in each row: 0, 1 and smeared ends, shape (t,).
 
         Notes
         -----
-        Light that falls on detector row y at time t is read in row ``v t + y``; so a star's streak begins at sequence
-        row y0, as a step smeared by the point-spread function, and is constant afterwards.
+        Light that falls on detector row y at time t is read in row ``v t + y``; so a streak begins at sequence row y0
+        and ends at y0 plus the row at which the shutter closes.
         """
+        rows = np.asarray(sequence_rows)
+        share = smeared_step(rows - y0, self.psf_sigma_px)
+        if self.close_row is not None:
+            share = share - smeared_step(rows - y0 - self.close_row, self.psf_sigma_px)
+        return share
+
+    def changing_stars(self, sequence_rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+        """Stars whose streaks begin or end in or near consecutive rows, and those that shine in all; bool (s,)."""
+        reach = 6 * self.psf_sigma_px + 1
+        end = self.y0 + (np.inf if self.close_row is None else self.close_row)
+        seen = (self.y0 < sequence_rows[-1] + reach) & (end > sequence_rows[0] - reach)
+        settled = (self.y0 < sequence_rows[0] - reach) & (end > sequence_rows[-1] + reach)
+        return seen & ~settled, settled
+
+    def baseline_e(self, sequence_rows: Rows, first_column: int = 0, n_columns: int | None = None) -> np.ndarray:
+        """Mean electrons per pixel of sky and stars in a window of consecutive rows, shape (t, x)."""
         width = self.n_columns - first_column if n_columns is None else n_columns
         reach = 6 * self.psf_sigma_px + 1
-        # past this row every star of the window is on, and rows differ by the sky alone
         near = (self.x > first_column - reach) & (self.x < first_column + width - 1 + reach)
-        near &= self.y0 < sequence_rows[-1] + reach
-        settled = near & (self.y0 < sequence_rows[0] - reach)
+        changing, settled = (near & stars for stars in self.changing_stars(sequence_rows))
+        # between their ends all stars of the window are constant, and rows differ by the sky alone
         constant = np.zeros(width)
         for columns, light in self._profiles(settled, first_column, width):
             constant[columns] += light
         baseline = self.sky_e_s * self.exposure_s(sequence_rows)[:, None] + constant
-        beginning = near & ~settled
-        for y0, (columns, light) in zip(
-            self.y0[beginning], self._profiles(beginning, first_column, width), strict=True
-        ):
-            baseline[:, columns] += smeared_step(sequence_rows - y0, self.psf_sigma_px)[:, None] * light
+        for y0, (columns, light) in zip(self.y0[changing], self._profiles(changing, first_column, width), strict=True):
+            baseline[:, columns] += self.streak(sequence_rows, y0)[:, None] * light
         return baseline
 
     def _profiles(self, chosen: np.ndarray, first_column: int, width: int) -> Iterator[tuple[slice, np.ndarray]]:
@@ -237,7 +265,7 @@ class Scene:
             light = flux * pixel_profile(np.arange(start, stop) - x, self.psf_sigma_px)
             yield slice(start - first_column, stop - first_column), light
 
-    def variance_e2(self, sequence_rows: np.ndarray, first_column: int, n_columns: int) -> np.ndarray:
+    def variance_e2(self, sequence_rows: Rows, first_column: int, n_columns: int) -> np.ndarray:
         """Photon and read noise per pixel of a window under no event, shape (t, x)."""
         return self.baseline_e(sequence_rows, first_column, n_columns) + self.read_noise_e**2
 
@@ -268,4 +296,5 @@ def draw_scene(settings: SceneSettings, ccd: int, quadrant: int) -> Scene:
         row_rate_hz=settings.row_rate_hz,
         n_transit=n_transit,
         n_columns=n_columns,
+        close_row=settings.shutter_close_row,
     )

@@ -58,6 +58,7 @@ class SceneSection(_Section):
     shutter_open_utc: str = "2026-03-04T05:06:07.000"
     row_rate_hz: _Positive = 300.0
     first_row: Annotated[int, Field(ge=0)] = 0
+    shutter_close_row: _Count | None = None
     band: str = "r"
     zero_point_mag: float | None = None
     sky_mag: float = 20.8

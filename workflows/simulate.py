@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from shutterless.pipeline.scene import SceneSettings
-from shutterless.pipeline.simulate import simulate_file, write_tables
+from shutterless.pipeline.simulate import simulate_file
+from shutterless.pipeline.truth import write_tables
 from shutterless.workflows.cluster import Executor
 from shutterless.workflows.ingest import prepare_folder
 from shutterless.workflows.progress import Progress

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from shutterless.pipeline.atmosphere import (
+    AirRun,
     Atmosphere,
     AtmosphereError,
     Scintillation,
@@ -17,9 +18,10 @@ from shutterless.pipeline.atmosphere import (
     draw_scintillation,
     draw_waves,
 )
+from shutterless.pipeline.content import AmplifierContent, draw_air, draw_content
 from shutterless.pipeline.psf import pixel_profile
+from shutterless.pipeline.rendering import mean_electrons, render
 from shutterless.pipeline.scene import SceneError, SceneSettings, draw_scene
-from shutterless.pipeline.simulate import AmplifierContent, draw_air, draw_content, mean_electrons, render
 
 QUIET = {name: 0.0 for name in ("scintillation_rms", "motion_rms_arcsec", "focus_rms", "transparency_rms")}
 STRENGTHS = {
@@ -61,8 +63,7 @@ def expose(settings: SceneSettings, x: list[float], y0: list[float], flux: float
     stars = {"x": np.array(x), "y0": np.array(y0), "mag": np.zeros(len(x)), "flux_e_row": np.full(len(x), flux)}
     scene = replace(draw_scene(settings, 1, 1), **stars)
     rows = settings.sequence_rows(0)
-    air = draw_air(settings, scene, [], 1, 1, 0)
-    content = AmplifierContent(scene, rows, [], [], [], np.zeros(len(rows)), air)
+    content = AmplifierContent(scene, rows, air=draw_air(settings, scene, 1, 1))
     pixels = render(settings, content, np.random.default_rng(5))[0]
     return (pixels - 100.0) * 2.0 - scene.sky_e_s * 50 / 300
 
@@ -210,9 +211,8 @@ def test_motion_and_focus_are_measured_back_from_pixels_and_shared_in_star_time(
 
 def draw_widths(settings: SceneSettings) -> np.ndarray:
     """Widths (pixels) that the series asks for at star times of a star at y0 = 5."""
-    series = draw_content(settings, 1, 1, 0).air.series
-    start = int(settings.sequence_rows(0)[0]) - 5 - series.first
-    return series.width[start : start + settings.rows] * draw_scene(settings, 1, 1).psf_sigma_px
+    series = draw_content(settings, 1, 1, 0).air.shared(settings.sequence_rows(0)[0] - 5, settings.rows)
+    return series.width * draw_scene(settings, 1, 1).psf_sigma_px
 
 
 def test_flux_modulation_and_cloud_are_measured_back_from_pixels(tiny_profile):
@@ -237,21 +237,21 @@ def test_an_event_moves_with_its_star(tiny_profile):
     content = draw_content(settings, 1, 1, 0)
     placed, air = content.events[0], content.air
     star = placed.event.star_id
-    assert air.event_y0[0] == content.scene.y0[star]
+    assert placed.y0 == content.scene.y0[star]
     only = {name: getattr(content.scene, name)[[star]] for name in ("x", "y0", "mag", "flux_e_row")}
     # the light of event and star, each alone, has the same shape in every row
     rows, whole = placed.rows[2], slice(0, 1000)
-    alone = replace(content, events=[], air=replace(air, event_y0=np.empty(0)))
+    alone = replace(content, events=[])
     event = (mean_electrons(content, whole) - mean_electrons(alone, whole))[rows]
-    calm = replace(air.atmosphere, scintillation=Scintillation(1, 1, 0.0, 0.1, 300.0))
-    bare = replace(alone, scene=replace(content.scene, **only), air=replace(alone.air, atmosphere=calm))
+    calm = replace(air, scintillation=Scintillation(1, 1, 0.0, 0.1, 300.0))
+    bare = replace(alone, scene=replace(content.scene, **only), air=calm)
     light = mean_electrons(bare, whole)[rows] - content.scene.sky_e_s * 50 / 300
     np.testing.assert_allclose(event / event.sum(), light / light.sum(), atol=2e-4)
 
 
 def test_orphans_have_a_place_of_their_own_on_the_detector(tiny_profile):
     settings = replace(windy(tiny_profile, motion_rms_arcsec=0.4), rows=3000, events=6, kinds=("glint",))
-    y0 = draw_content(settings, 1, 1, 0).air.event_y0
+    y0 = np.array([placed.y0 for placed in draw_content(settings, 1, 1, 0).events])
     assert len(np.unique(y0)) == 6
     assert 0 <= y0.min() < y0.max() <= 50
 
@@ -264,8 +264,23 @@ def test_files_of_a_sequence_join(tiny_profile):
     later, first, middle = (mean_electrons(part, slice(0, 300)) for part in parts)
     np.testing.assert_allclose(np.concatenate([first, middle, later]), whole, rtol=1e-10)
     # another amplifier has other air
-    other = draw_content(replace(shared, rows=300), 1, 2, 0).air.series.shift_px
-    assert np.abs(other - parts[1].air.series.shift_px).max() > 0.3
+    one, other = (draw_content(replace(shared, rows=300), 1, quadrant, 0).air.shared(0, 300) for quadrant in (1, 2))
+    assert np.abs(other.shift_px - one.shift_px).max() > 0.3
+
+
+def test_air_goes_on_from_block_to_block():
+    atmosphere = make_atmosphere()
+    run, first = AirRun(atmosphere, 100), 1000
+    for n_rows in (7, 128, 300, 1):
+        series = run.series(first, n_rows)
+        assert (series.first, series.end) == (first - 101, first + n_rows + 1)
+        fresh = atmosphere.shared(series.first, len(series.light))
+        for name in ("shift_px", "width", "light"):
+            np.testing.assert_allclose(getattr(series, name), getattr(fresh, name), rtol=1e-12)
+        factors = atmosphere.scintillation.factors(first, n_rows)
+        np.testing.assert_allclose(run.factors(first, n_rows), factors, rtol=1e-13)
+        first += n_rows
+    assert run.series(500, 10).first == 399  # and starts anew where it is asked for something else
 
 
 def test_motion_faster_than_the_rows_is_refused():

@@ -15,7 +15,8 @@ from shutterless.pipeline.ingest import _write_entry
 from shutterless.pipeline.ramp import MASK_ROWS, _isotonic_starts, _place_step, _staircase, _unknown_rows, fit_ramp
 from shutterless.pipeline.readout import Readout
 from shutterless.pipeline.scene import Scene, SceneSettings, draw_scene
-from shutterless.pipeline.simulate import AmplifierContent, render
+from shutterless.pipeline.content import AmplifierContent
+from shutterless.pipeline.rendering import render
 from shutterless.pipeline.store import Amplifier, open_amplifier
 from shutterless.pipeline.template_bank import scan
 from shutterless.pipeline.triggers import find_triggers
@@ -42,8 +43,7 @@ def make_scene(settings: SceneSettings, stars: Sequence[tuple[float, float, floa
 def expose(settings: SceneSettings, scene: Scene, n_rows: int, first_row: int = 0, seed: int = 1) -> Frame:
     """Frame without an event."""
     rows = first_row + np.arange(n_rows)
-    content = AmplifierContent(scene, rows, [], [], [], np.zeros(n_rows))
-    data, overscan = render(settings, content, np.random.default_rng(seed))
+    data, overscan = render(settings, AmplifierContent(scene, rows), np.random.default_rng(seed))
     readout = Readout(
         300.0, 6.2, 10.0, 48_000.0, 3080, first_row=first_row, zero_point_mag=ZERO_POINT, pixel_scale_arcsec=1.012
     )

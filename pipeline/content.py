@@ -1,0 +1,105 @@
+"""What goes into the pixels of one simulated amplifier of one file: drawn here, rendered and tabulated elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shutterless.pipeline.artefacts import (
+    CosmicRay,
+    PickupBurst,
+    RowWaves,
+    draw_cosmic_rays,
+    draw_drift,
+    draw_mains,
+    draw_pickup_bursts,
+)
+from shutterless.pipeline.atmosphere import Atmosphere, draw_atmosphere
+from shutterless.pipeline.placement import PlacedEvent, place_events
+from shutterless.pipeline.scene import (
+    ATMOSPHERE,
+    COSMIC_RAYS,
+    DRIFT,
+    EVENTS,
+    MAINS,
+    PICKUP,
+    Rows,
+    Scene,
+    SceneSettings,
+    draw_scene,
+)
+
+
+@dataclass(frozen=True)
+class AmplifierContent:
+    """Everything that goes into the pixels of one amplifier of one file.
+
+    Parameters
+    ----------
+    scene : Scene
+    rows : sequence of int, length t
+        Sequence row numbers of the file.
+    events, cosmic_rays, pickup_bursts : sequence
+    waves : sequence of RowWaves
+        Noise that all columns of a row share.
+    air : Atmosphere or None
+        Without it the stars are steady.
+    """
+
+    scene: Scene
+    rows: Rows
+    events: Sequence[PlacedEvent] = ()
+    cosmic_rays: Sequence[CosmicRay] = ()
+    pickup_bursts: Sequence[PickupBurst] = ()
+    waves: Sequence[RowWaves] = ()
+    air: Atmosphere | None = None
+
+    def row_offsets_e(self, block: slice) -> np.ndarray:
+        """Electrons that interference adds to every column and the overscan in a block of file rows, shape (t,)."""
+        rows = np.asarray(self.rows[block])
+        offsets = np.zeros(len(rows))
+        for wave in self.waves:
+            offsets += wave.offsets_e(rows, self.scene.row_rate_hz)
+        for burst in self.pickup_bursts:
+            start = max(burst.first_row, block.start)
+            stop = max(min(burst.first_row + len(burst.offsets_e), block.start + len(rows)), start)
+            inside = slice(start - block.start, stop - block.start)
+            offsets[inside] += burst.offsets_e[start - burst.first_row : stop - burst.first_row]
+        return offsets
+
+
+def draw_content(settings: SceneSettings, ccd: int, quadrant: int, file_index: int) -> AmplifierContent:
+    """Draw stars, events and artefacts of one amplifier of one file."""
+    scene, rows = draw_scene(settings, ccd, quadrant), settings.sequence_rows(file_index)
+    keys = (ccd, quadrant, file_index)
+    orphan_y0 = settings.generator(ATMOSPHERE, *keys).uniform(0, scene.n_transit, settings.events)
+    events = place_events(settings, scene, settings.generator(EVENTS, *keys), rows, orphan_y0)
+    air = draw_air(settings, scene, ccd, quadrant) if settings.atmosphere else None
+    if not settings.artefacts:
+        return AmplifierContent(scene, rows, events, air=air)
+    rays = draw_cosmic_rays(
+        settings.generator(COSMIC_RAYS, *keys), rows, scene.n_columns, scene.row_rate_hz, scene.n_transit
+    )
+    bursts = draw_pickup_bursts(settings.generator(PICKUP, *keys), len(rows), scene.row_rate_hz)
+    return AmplifierContent(scene, rows, events, rays, bursts, draw_row_waves(settings, ccd, quadrant), air)
+
+
+def draw_row_waves(settings: SceneSettings, ccd: int, quadrant: int) -> list[RowWaves]:
+    """Draw the row noise of one amplifier: the mains in phase over the amplifiers of a CCD, the drift its own."""
+    return [draw_mains(settings.generator(MAINS, ccd)), draw_drift(settings.generator(DRIFT, ccd, quadrant))]
+
+
+def draw_air(settings: SceneSettings, scene: Scene, ccd: int, quadrant: int) -> Atmosphere:
+    """Draw the atmosphere of one amplifier, the same for every file of the sequence."""
+    motion_px = settings.motion_rms_arcsec / settings.electronics("pixel_scale_arcsec")
+    return draw_atmosphere(
+        settings.generator(ATMOSPHERE, ccd, quadrant),
+        len(scene.x),
+        row_rate_hz=scene.row_rate_hz,
+        scintillation=(settings.scintillation_rms, settings.scintillation_s),
+        motion_px=(motion_px, settings.motion_s),
+        focus=(settings.focus_rms, settings.focus_s),
+        transparency=(settings.transparency_rms, settings.transparency_s),
+    )

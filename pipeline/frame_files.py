@@ -1,0 +1,257 @@
+"""Write frame files block by block of rows, so that a file of any length takes the memory of one block.
+
+A file is whole or absent: images grow in temporary files beside the target, which are joined and renamed at the end.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from astropy.io import fits
+
+from shutterless.pipeline.instruments import QuadrantLayout
+
+_FITS_BLOCK = 2880
+_DESCRIPTORS = np.dtype([("length", ">i8"), ("offset", ">i8")])
+_COPIED_ROWS = 4096
+# pixels and rows that are packed at a time: astropy takes some milliseconds a call whatever it packs
+_PACKED_PIXELS, _MOST_PACKED_ROWS = 2**21, 4096
+_LARGEST_32_BIT_HEAP = 2**31 - 1
+Spools = Callable[[str], IO[bytes]]
+
+
+class FrameFileError(ValueError):
+    """Images that do not make up a frame file."""
+
+
+class ImageWriter:
+    """One image that grows by blocks of rows; made by `FrameFile.add_image`.
+
+    Parameters
+    ----------
+    header : Header
+        Cards besides those that describe the array.
+    shape : (int, int)
+        Rows and columns of the finished image.
+    layout : QuadrantLayout
+        How read order becomes the raw orientation of the file.
+    open_spool : callable
+        Opens a temporary file of a given ending, which the caller closes.
+    """
+
+    def __init__(self, header: fits.Header, shape: tuple[int, int], layout: QuadrantLayout, open_spool: Spools) -> None:
+        self.header, self.shape, self.layout, self.spool = header, shape, layout, open_spool("pixels")
+        self.n_written = 0
+        self._waiting: list[np.ndarray] = []
+        self._n_packed_rows = int(np.clip(_PACKED_PIXELS // shape[1], 1, _MOST_PACKED_ROWS))
+
+    def append(self, block: np.ndarray) -> None:
+        """Add the next rows in read order, unsigned or signed integers of shape (t, x).
+
+        Raises
+        ------
+        FrameFileError
+            If the block has another width, or more rows than the image was to have.
+        """
+        n_rows, n_columns = self.shape
+        n_waiting = sum(map(len, self._waiting))
+        n_taken = self.n_written + n_waiting
+        if block.ndim != 2 or block.shape[1] != n_columns or n_taken + len(block) > n_rows:
+            raise FrameFileError(
+                f"a block of shape {block.shape} does not fit behind {n_taken} rows of an image of {self.shape}"
+            )
+        self._waiting.append(block[:, ::-1] if self.layout.flip_columns else block)
+        if n_waiting + len(block) >= self._n_packed_rows or n_taken + len(block) == n_rows:
+            raw = np.concatenate(self._waiting)
+            self._waiting.clear()
+            self._write(raw)
+            self.n_written += len(raw)
+
+    def finish(self, target: IO[bytes]) -> None:
+        """Append the whole image to a FITS file."""
+        if self.n_written != self.shape[0]:
+            raise FrameFileError(
+                f"an image of {self.shape[0]} rows was given {self.n_written + sum(map(len, self._waiting))}"
+            )
+        self._join(target)
+        target.write(bytes(-target.tell() % _FITS_BLOCK))
+
+    def _write(self, raw: np.ndarray) -> None:
+        raise NotImplementedError
+
+    def _join(self, target: IO[bytes]) -> None:
+        raise NotImplementedError
+
+
+class _PlainImage(ImageWriter):
+    """An image HDU. Its size is known from the start, so rows that flip go straight to where they belong."""
+
+    _template: fits.Header | None = None
+
+    def _write(self, raw: np.ndarray) -> None:
+        header, stored = _stored_image(raw, self.header)
+        self._template = self._template or header
+        row = self.shape[0] - self.n_written - len(raw) if self.layout.flip_rows else self.n_written
+        self.spool.seek(row * stored[0].nbytes)
+        self.spool.write((stored[::-1] if self.layout.flip_rows else stored).tobytes())
+
+    def _join(self, target: IO[bytes]) -> None:
+        assert self._template is not None
+        self._template["NAXIS2"] = self.shape[0]
+        target.write(self._template.tostring().encode("ascii"))
+        self.spool.seek(0)
+        shutil.copyfileobj(self.spool, target)
+
+
+class _TiledImage(ImageWriter):
+    """A tile-compressed image: a binary table with one descriptor per row and all compressed rows in its heap.
+
+    Notes
+    -----
+    FITS standard 4.0, section 10.1. Which row a tile belongs to is a matter of the order of the descriptors alone, so
+    rows that flip need no second pass over the heap.
+    """
+
+    def __init__(self, header: fits.Header, shape: tuple[int, int], layout: QuadrantLayout, open_spool: Spools) -> None:
+        super().__init__(header, shape, layout, open_spool)
+        self.descriptors = open_spool("descriptors")
+        self.heap_bytes, self.longest = 0, 0
+        self._template: fits.Header | None = None
+
+    def _write(self, raw: np.ndarray) -> None:
+        header, descriptors, heap = _compress(raw, self.header)
+        self._template = self._template or header
+        self.longest = max(self.longest, int(descriptors["length"].max()))
+        descriptors["offset"] += self.heap_bytes
+        self.descriptors.write(descriptors.tobytes())
+        self.spool.write(heap)
+        self.heap_bytes += len(heap)
+
+    def _join(self, target: IO[bytes]) -> None:
+        header, wide = self._template, self.heap_bytes > _LARGEST_32_BIT_HEAP
+        assert header is not None
+        header["NAXIS1"], header["NAXIS2"], header["ZNAXIS2"] = 16 if wide else 8, self.shape[0], self.shape[0]
+        header["PCOUNT"], header["TFORM1"] = self.heap_bytes, f"1{'Q' if wide else 'P'}B({self.longest})"
+        target.write(header.tostring().encode("ascii"))
+        for block in self._ordered_descriptors():
+            pairs = np.stack([block["length"], block["offset"]], axis=1)
+            target.write(pairs.astype(">i8" if wide else ">i4").tobytes())
+        self.spool.seek(0)
+        shutil.copyfileobj(self.spool, target)
+
+    def _ordered_descriptors(self) -> Iterator[np.ndarray]:
+        """Descriptors of rows in raw orientation, some thousand at a time."""
+        starts = list(range(0, self.shape[0], _COPIED_ROWS))
+        for start in reversed(starts) if self.layout.flip_rows else starts:
+            self.descriptors.seek(start * _DESCRIPTORS.itemsize)
+            block = np.frombuffer(self.descriptors.read(_COPIED_ROWS * _DESCRIPTORS.itemsize), _DESCRIPTORS)
+            yield block[::-1] if self.layout.flip_rows else block
+
+
+class FrameFile:
+    """A frame file in the making; see `create_frame_file`."""
+
+    def __init__(self, path: Path, folder: Path, stack: ExitStack) -> None:
+        self._path, self._folder, self._stack = path, folder, stack
+        self._images: dict[int, ImageWriter] = {}
+
+    def add_image(self, hdu: int, header: fits.Header, shape: tuple[int, int], layout: QuadrantLayout) -> ImageWriter:
+        """Begin the image of HDU ``hdu`` (from 1); images may grow in any order and side by side."""
+
+        def open_spool(ending: str) -> IO[bytes]:
+            return self._stack.enter_context((self._folder / f"hdu{hdu}.{ending}").open("w+b"))
+
+        kind = _TiledImage if self._path.name.endswith(".fz") else _PlainImage
+        self._images[hdu] = kind(header, shape, layout, open_spool)
+        return self._images[hdu]
+
+    def check_order(self) -> None:
+        """Refuse images that do not fill HDUs 1, 2, 3, … without a gap."""
+        n_filled = next(n for n in range(len(self._images) + 1) if n + 1 not in self._images)
+        loose = sorted(hdu for hdu in self._images if hdu > n_filled)
+        if loose:
+            raise FrameFileError(
+                f"HDUs {loose} do not follow on 1..{n_filled}; frame files are written for quadrants that fill HDUs "
+                "1, 2, 3, … without a gap"
+            )
+
+    def finish(self, primary: fits.Header) -> None:
+        """Join primary header and images into the target."""
+        self.check_order()
+        whole = self._folder / "whole"
+        with whole.open("wb") as target:
+            fits.PrimaryHDU(header=primary).writeto(target)
+            for hdu in sorted(self._images):
+                self._images[hdu].finish(target)
+        if self._path.name.endswith(".gz"):
+            whole = _pack(whole)
+        whole.replace(self._path)
+
+
+@contextmanager
+def create_frame_file(path: str | Path, primary: fits.Header) -> Iterator[FrameFile]:
+    """Write a frame file; it appears under its name when the ``with`` statement has ended without an error.
+
+    Parameters
+    ----------
+    path : path
+        ``.fits``, ``.fits.gz`` (packed as a whole) or ``.fits.fz`` (one Rice tile per row).
+    primary : Header
+        Of the primary HDU, which holds no data.
+    """
+    path = Path(path)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}."))
+        file = FrameFile(path, Path(folder), stack)
+        yield file
+        file.finish(primary)
+
+
+def _stored_image(block: np.ndarray, header: fits.Header) -> tuple[fits.Header, np.ndarray]:
+    """Header and numbers with which astropy stores a block of integers (unsigned ones with BZERO)."""
+    with _reopened(fits.ImageHDU(block, header=header), do_not_scale_image_data=True) as hdu:
+        return hdu.header, hdu.data
+
+
+def _compress(block: np.ndarray, header: fits.Header) -> tuple[fits.Header, np.ndarray, bytes]:
+    """Header of the table, descriptors and heap of a block compressed row by row with Rice's code."""
+    with _reopened(fits.CompImageHDU(block, header=header), disable_image_compression=True) as hdu:
+        table, place = hdu.header, hdu.fileinfo()
+        assert table["TFIELDS"] == 1, f"integers compress into one column, not {table['TFIELDS']}"
+        source = place["file"]
+        source.seek(place["datLoc"])
+        n_rows, width = table["NAXIS2"], table["NAXIS1"]
+        pairs = np.frombuffer(source.read(n_rows * width), ">i4" if width == 8 else ">i8").reshape(n_rows, 2)
+        source.seek(place["datLoc"] + table.get("THEAP", n_rows * width))
+        heap = source.read(table["PCOUNT"])
+        descriptors = np.empty(n_rows, _DESCRIPTORS)
+        descriptors["length"], descriptors["offset"] = pairs.T
+        return table.copy(), descriptors, heap
+
+
+@contextmanager
+def _reopened(hdu: Any, **how: bool) -> Iterator[Any]:
+    buffer = io.BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(buffer)
+    buffer.seek(0)
+    with fits.open(buffer, memmap=False, **how) as hdus:
+        yield hdus[1]
+
+
+def _pack(whole: Path) -> Path:
+    packed = whole.with_name("packed")
+    with (
+        whole.open("rb") as source,
+        packed.open("wb") as sink,
+        gzip.GzipFile("", "wb", 6, sink, mtime=0) as target,
+    ):
+        shutil.copyfileobj(source, target)
+    return packed

@@ -1,0 +1,153 @@
+"""What is true of a simulated amplifier: its events, its artefacts and its stars, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from shutterless.pipeline.artefacts import CosmicRay, PickupBurst, cosmic_ray_light_curve
+from shutterless.pipeline.content import AmplifierContent
+from shutterless.pipeline.events import central_rows, optimal_rho
+from shutterless.pipeline.placement import PlacedEvent
+from shutterless.pipeline.scene import Scene
+
+TRUTH_COLUMNS = {
+    "event_id": "string",
+    "kind": "string",
+    "is_event": "bool",
+    "file": "string",
+    "ccd": "int64",
+    "quadrant": "int64",
+    "x": "float64",
+    "row_start": "int64",
+    "row_stop": "int64",
+    "row_peak": "int64",
+    "duration_s": "float64",
+    "amplitude_e": "float64",
+    "sign": "int64",
+    "rho": "float64",
+    "star_id": "int64",
+    "star_mag": "float64",
+    "delta_mag": "float64",
+}
+STAR_COLUMNS = {
+    "file": "string",
+    "ccd": "int64",
+    "quadrant": "int64",
+    "star_id": "int64",
+    "x": "float64",
+    "y0": "float64",
+    "mag": "float64",
+}
+
+
+def truth_rows(content: AmplifierContent, file: str, ccd: int, quadrant: int) -> pd.DataFrame:
+    """Truth table of one amplifier: its events, cosmic rays and pickup bursts.
+
+    ``rho`` is defined against photon and read noise over the steady baseline, with or without an atmosphere: what the
+    air adds to the noise is the detector's to overcome.
+
+    ``amplitude_e`` is signed: of events before smearing (`events.Event`), of artefacts the strongest row. Pickup is in
+    all columns at once, so its ``x`` is NaN; its amplitude is summed over columns as everywhere.
+    """
+    entries = [_event_truth(content, placed) for placed in content.events]
+    entries += [_cosmic_ray_truth(content, ray) for ray in content.cosmic_rays]
+    entries += [_pickup_truth(content, burst) for burst in content.pickup_bursts]
+    stem = file.split(".fits")[0]
+    shared = {"file": file, "ccd": ccd, "quadrant": quadrant}
+    rows = [
+        {
+            "event_id": f"{stem}_q{quadrant}_{index:04d}",
+            **shared,
+            **entry,
+            "sign": int(np.sign(entry["amplitude_e"])),
+            "duration_s": (entry["row_stop"] - entry["row_start"] + 1) / content.scene.row_rate_hz,
+        }
+        for index, entry in enumerate(entries)
+    ]
+    return _table(rows, TRUTH_COLUMNS)
+
+
+def _event_truth(content: AmplifierContent, placed: PlacedEvent) -> dict[str, Any]:
+    event, on_star = placed.event, placed.event.star_id >= 0
+    relative = event.amplitude_e / content.scene.flux_e_row[event.star_id] if on_star else np.nan
+    return {
+        "kind": event.kind,
+        "is_event": True,
+        "x": event.x,
+        **dict(zip(("row_start", "row_stop", "row_peak"), placed.rows, strict=True)),
+        "amplitude_e": event.amplitude_e,
+        "rho": placed.rho,
+        "star_id": event.star_id,
+        "star_mag": event.star_mag,
+        # a point star behind the middle of an opaque disc may vanish altogether: 10 mag stands for that
+        "delta_mag": -2.5 * np.log10(max(1 + relative, 1e-4)) if on_star else np.nan,
+    }
+
+
+def _artefact_truth(kind: str, x: float, first_row: int, light: np.ndarray, rho: float) -> dict[str, Any]:
+    start, stop, peak = (first_row + row for row in central_rows(light))
+    return {
+        "kind": kind,
+        "is_event": False,
+        "x": x,
+        "row_start": start,
+        "row_stop": stop,
+        "row_peak": peak,
+        "amplitude_e": float(light[peak - first_row]),
+        "rho": rho,
+        "star_id": -1,
+        "star_mag": np.nan,
+        "delta_mag": np.nan,
+    }
+
+
+def _cosmic_ray_truth(content: AmplifierContent, ray: CosmicRay) -> dict[str, Any]:
+    top, left = int(ray.rows.min()), int(ray.columns.min())
+    bottom, right = int(ray.rows.max()), int(ray.columns.max())
+    variance = content.scene.variance_e2(content.rows[top : bottom + 1], left, right - left + 1)
+    rho = optimal_rho(ray.charge_e, variance[ray.rows - top, ray.columns - left])
+    light = cosmic_ray_light_curve(ray)
+    return _artefact_truth("cosmic_ray", float(np.average(ray.columns, weights=ray.charge_e)), top, light, rho)
+
+
+def _pickup_truth(content: AmplifierContent, burst: PickupBurst) -> dict[str, Any]:
+    rows = content.rows[burst.first_row : burst.first_row + len(burst.offsets_e)]
+    n_columns = content.scene.n_columns
+    rho = optimal_rho(burst.offsets_e[:, None], content.scene.variance_e2(rows, 0, n_columns))
+    return _artefact_truth("pickup", float("nan"), burst.first_row, burst.offsets_e * n_columns, rho)
+
+
+def star_rows(scene: Scene, file: str, ccd: int, quadrant: int) -> pd.DataFrame:
+    """Star table of one amplifier of one file."""
+    columns = {"star_id": np.arange(len(scene.x)), "x": scene.x, "y0": scene.y0, "mag": scene.mag}
+    return _table({"file": file, "ccd": ccd, "quadrant": quadrant, **columns}, STAR_COLUMNS)
+
+
+def _table(rows: Any, columns: dict[str, str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(columns)).astype(columns)
+
+
+def write_tables(out: str | Path, truths: Sequence[pd.DataFrame], stars: Sequence[pd.DataFrame]) -> tuple[Path, Path]:
+    """Join the tables of all files, in an order that does not depend on the tasks', and write them as Parquet.
+
+    Returns
+    -------
+    truth_path, stars_path : Path
+        ``truth.parquet`` and ``stars.parquet`` in ``out``.
+    """
+    paths = []
+    for name, parts, columns, key in (
+        ("truth.parquet", truths, TRUTH_COLUMNS, ["event_id"]),
+        ("stars.parquet", stars, STAR_COLUMNS, ["file", "quadrant", "star_id"]),
+    ):
+        table = pd.concat([*parts, _table([], columns)], ignore_index=True).sort_values(key, ignore_index=True)
+        path, partial = Path(out) / name, Path(out) / f".{name}.partial"
+        table.to_parquet(partial, index=False)
+        partial.replace(path)
+        paths.append(path)
+    return paths[0], paths[1]
