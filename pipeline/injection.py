@@ -8,12 +8,16 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.artefacts import CosmicRay, draw_cosmic_ray
+from shutterless.pipeline.calibrate import interpolate_blocks, noise_floor_e2
 from shutterless.pipeline.events import (
+    EDGES,
+    LONGEST_FLARE_S,
     STAR_KINDS,
     Event,
     amplitude_limits,
-    central_rows,
+    choose_cut,
     draw_event,
+    event_rows,
     event_stamp,
     optimal_rho,
     scale_to_rho,
@@ -35,6 +39,7 @@ INJECTED_COLUMNS = (
 SEPARATION_PX = 24  # between injections whose rows overlap, so that each is alone in its strip
 SEPARATION_ROWS = 128
 _MAX_TRIES = 40
+_FAINTEST = 1e-6  # of the peak; what is fainter is left out
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,12 @@ class InjectionSettings:
         This share is log-uniform between 20 and ``max_rho`` instead.
     faintest_ray : float
         Cosmic rays are dimmed by a factor log-uniform between this and 1, so that the difficult ones are many.
+    partial : float
+        Share of events that the first or the last row of the file cuts.
+    longest_flare_s : float
+        Width of the longest flare among those that are not cut.
+    rho : (float, float), optional
+        Optimal S/N uniform between the two instead.
     """
 
     kinds: tuple[tuple[str, float], ...] = (("flare", 0.3), ("burst", 0.4), ("occultation", 0.2), ("glint", 0.1))
@@ -62,6 +73,53 @@ class InjectionSettings:
     bright_fraction: float = 0.1
     max_rho: float = 500.0
     faintest_ray: float = 0.01
+    partial: float = 0.1
+    longest_flare_s: float = LONGEST_FLARE_S
+    rho: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Injection:
+    """An event with the pixels of an amplifier that it changes, by ``amplitude_e * outer(profile, curve)`` electrons.
+
+    Parameters
+    ----------
+    event : Event
+    star_flux_e_row : float
+        Electrons per row of its star; infinite for an orphan.
+    rows_lit, columns : slice
+        File rows and columns it reaches.
+    curve : ndarray of float64, shape (t,)
+        Unit amplitude.
+    profile : ndarray of float64, shape (w,)
+    rows : (int, int, int)
+        First, last and peak row for the truth table.
+    unit_rho : float
+        Optimal S/N at an amplitude of 1 electron per row.
+    """
+
+    event: Event
+    star_flux_e_row: float
+    rows_lit: slice
+    columns: slice
+    curve: np.ndarray
+    profile: np.ndarray
+    rows: tuple[int, int, int]
+    unit_rho: float
+
+    @property
+    def rho(self) -> float:
+        """Optimal S/N: the exact shape against the amplifier's own noise in every pixel that is not masked."""
+        return abs(self.event.amplitude_e) * self.unit_rho
+
+    def signal_e(self) -> np.ndarray:
+        """Mean change of each pixel (electrons), shape (x, t)."""
+        return self.event.amplitude_e * np.outer(self.profile, self.curve)
+
+    def truth(self) -> tuple:
+        """Row of `INJECTED_COLUMNS`."""
+        event = self.event
+        return event.kind, True, event.x, *self.rows, event.amplitude_e, self.rho, event.star_id, event.star_mag
 
 
 def inject(
@@ -86,18 +144,17 @@ def inject(
 
     Notes
     -----
-    Light that is added brings its own photon noise, exactly: the sum of two Poisson variates is one. Light that is
-    taken away should take its noise with it; it does not, so the noise in an injected occultation stays that of the
-    undimmed star. On background-limited stars, all fainter than r = 10.5, that is next to nothing.
+    ``rho`` is that of the exact shape against the variance of the amplifier without the event, pixel by pixel and row
+    by row. A masked pixel holds no data and adds nothing to it, nor does what lies beyond the file's rows. The photon
+    noise of the change is that of `draw_change`.
     """
     residual = np.array(amplifier.residual)
     target = replace(amplifier, residual=residual)
     room = _Room()
     rows = []
-    for _ in range(n_events):
-        placed = _place_event(target, rng, settings, room)
-        if placed is not None:
-            rows.append(_add_event(target, *placed, rng))
+    for injection in place_injections(target, rng, settings, n_events, room):
+        add_injection(target, injection, rng)
+        rows.append(injection.truth())
     for _ in range(n_cosmic_rays):
         row = _add_cosmic_ray(target, rng, settings, room)
         if row is not None:
@@ -120,76 +177,165 @@ class _Room:
         return True
 
 
+def place_injections(
+    amplifier: Amplifier,
+    rng: np.random.Generator,
+    settings: InjectionSettings,
+    n_events: int,
+    room: _Room | None = None,
+) -> list[Injection]:
+    """Draw events for an amplifier, apart from each other, each with an amplitude that its star can have.
+
+    Parameters
+    ----------
+    n_events : int
+        How many to try; fewer are placed where there is no room left.
+    room : optional
+        Places that are taken already; the new ones are added.
+    """
+    room = _Room() if room is None else room
+    placed = (_place_event(amplifier, rng, settings, room) for _ in range(n_events))
+    return [injection for injection in placed if injection is not None]
+
+
 def _place_event(
     amplifier: Amplifier, rng: np.random.Generator, settings: InjectionSettings, room: _Room
-) -> tuple[Event, float, tuple[int, int, int]] | None:
-    """Draw an event whose amplitude its star can have, where there is room: the event, its rho and its rows."""
+) -> Injection | None:
     names, shares = zip(*settings.kinds, strict=True)
     kind = str(rng.choice(names, p=shares))
+    # nothing happened before the shutter opened
+    cut = choose_cut(rng, settings.partial, EDGES if amplifier.readout.first_row != 0 else EDGES[1:])
     for _ in range(_MAX_TRIES):
         try:
-            event, flux = _draw_event(amplifier, kind, rng, settings)
+            injection = stamp_injection(amplifier, *_draw_event(amplifier, kind, rng, settings, cut))
         except ValueError:  # too long for what the file holds of this star; another may leave room
             continue
-        curve, first, profile = event_stamp(event, amplifier.n_rows, amplifier.n_columns, amplifier.psf_sigma_px)
-        rows = central_rows(curve)
-        # the noise around the peak stands for that of the whole event here; the truth gets the exact rho
-        sigma = amplifier.sigma_rows(slice(first, first + len(profile)), rows[2], rows[2] + 1)[:, 0]
-        unit_rho = optimal_rho(profile, sigma**2) * float(np.linalg.norm(curve))
-        event = scale_to_rho(event, unit_rho, _draw_rho(rng, settings))
-        lowest, highest = amplitude_limits(event, flux)
-        if lowest <= abs(event.amplitude_e) <= highest and room.take(event.x, rows[0], rows[1]):
-            return event, flux, rows
+        event = scale_to_rho(injection.event, injection.unit_rho, _draw_rho(rng, settings))
+        lowest, highest = amplitude_limits(event, injection.star_flux_e_row)
+        start, stop, _ = injection.rows
+        if lowest <= abs(event.amplitude_e) <= highest and room.take(event.x, start, stop):
+            return replace(injection, event=event)
     return None
 
 
 def _draw_event(
-    amplifier: Amplifier, kind: str, rng: np.random.Generator, settings: InjectionSettings
-) -> tuple[Event, float]:
-    """An event of unit amplitude somewhere on the amplifier, and the flux of its star (electrons per row)."""
+    amplifier: Amplifier, kind: str, rng: np.random.Generator, settings: InjectionSettings, cut: str | None
+) -> tuple[Event, float, float | None]:
+    """Draw an event of unit amplitude, the flux of its star, and the file row in which the star's streak begins."""
     on_star = kind in STAR_KINDS and not (kind == "burst" and rng.random() < settings.orphan_fraction)
     x, star_id, star_mag, flux = rng.uniform(0, amplifier.n_columns - 1), -1, float("nan"), float("inf")
-    begins = 0.0
+    begins_row = None
     if on_star and len(amplifier.streaks):
         star = amplifier.streaks.iloc[int(rng.integers(len(amplifier.streaks)))]
         x, star_id, star_mag, flux = star["x"], int(star["streak_id"]), float(star["mag"]), float(star["flux_e_row"])
-        begins = float(np.nan_to_num(star["y0"])) - (amplifier.readout.first_row or 0)
-    x = float(np.clip(x, 0, amplifier.n_columns - 1))
-    rate = amplifier.readout.row_rate_hz
+        if np.isfinite(star["y0"]):
+            begins_row = float(star["y0"]) - (amplifier.readout.first_row or 0)
+    elif on_star and kind != "burst":
+        raise ValueError(f"a {kind} needs a star, and {amplifier.entry} has none")
     event = draw_event(
         rng,
         kind,
-        row_rate_hz=rate,
+        row_rate_hz=amplifier.readout.row_rate_hz,
         n_rows=amplifier.n_rows,
-        x=x,
-        earliest_row=max(begins, 0.0),  # before its streak begins a star cannot flare
+        x=float(np.clip(x, 0, amplifier.n_columns - 1)),
+        earliest_row=max(begins_row or 0.0, 0.0),  # before its streak begins a star cannot flare
         star_id=star_id,
         star_mag=star_mag,
+        longest_flare_s=settings.longest_flare_s,
+        cut=cut,
     )
-    return event, flux
+    return event, flux, begins_row
 
 
 def _draw_rho(rng: np.random.Generator, settings: InjectionSettings) -> float:
+    if settings.rho is not None:
+        return float(rng.uniform(*settings.rho))
     if rng.random() < settings.bright_fraction:
         return float(np.exp(rng.uniform(np.log(20.0), np.log(settings.max_rho))))
     return float(settings.min_rho + rng.exponential(settings.rho_scale))
 
 
-def _add_event(
-    amplifier: Amplifier, event: Event, flux: float, rows: tuple[int, int, int], rng: np.random.Generator
-) -> tuple:
-    """Add an event to the residual in place; its truth row."""
-    curve, first, profile = event_stamp(event, amplifier.n_rows, amplifier.n_columns, amplifier.psf_sigma_px)
-    lit = np.flatnonzero(curve > 1e-6 * curve.max())
-    start, stop = int(lit[0]), int(lit[-1]) + 1
-    columns = slice(first, first + len(profile))
-    sigma = amplifier.sigma_rows(columns, start, stop)
-    signal = event.amplitude_e * profile[:, None] * curve[None, start:stop]
-    rho = optimal_rho(signal, sigma**2)
-    if event.amplitude_e > 0:
-        signal = rng.poisson(signal)
-    _add(amplifier, columns, slice(start, stop), signal / sigma)
-    return event.kind, True, event.x, *rows, event.amplitude_e, rho, event.star_id, event.star_mag
+def stamp_injection(
+    amplifier: Amplifier, event: Event, star_flux_e_row: float = np.inf, begins_row: float | None = None
+) -> Injection:
+    """Find the pixels that an event changes and what an amplitude of 1 electron per row is worth there.
+
+    Parameters
+    ----------
+    event : Event
+    star_flux_e_row : float
+    begins_row : float, optional
+        File row in which the streak of its star begins.
+
+    Raises
+    ------
+    ValueError
+        If nothing of it falls on unmasked pixels of the file.
+    """
+    curve, first_column, profile = event_stamp(
+        event, amplifier.n_rows, amplifier.n_columns, amplifier.psf_sigma_px, begins_row
+    )
+    rows = event_rows(event.kind, curve)
+    lit = np.flatnonzero(np.abs(curve) > _FAINTEST * np.abs(curve).max())
+    rows_lit, columns = slice(int(lit[0]), int(lit[-1]) + 1), slice(first_column, first_column + len(profile))
+    curve = curve[rows_lit]
+    sigma = amplifier.sigma_rows(columns, rows_lit.start, rows_lit.stop)
+    live = np.isfinite(amplifier.residual[0, columns, rows_lit])
+    unit_rho = optimal_rho(np.outer(profile, curve) * live, sigma**2)
+    if not unit_rho > 0:
+        raise ValueError(f"all pixels of {amplifier.entry} that a {event.kind} at x = {event.x:.1f} lights are masked")
+    return Injection(event, star_flux_e_row, rows_lit, columns, curve, profile, rows, unit_rho)
+
+
+def add_injection(amplifier: Amplifier, injection: Injection, rng: np.random.Generator) -> None:
+    """Add an event with its photon noise to the residual in place."""
+    columns, rows = injection.columns, injection.rows_lit
+    sigma = amplifier.sigma_rows(columns, rows.start, rows.stop)
+    level = interpolate_blocks(amplifier.baseline_e[0, columns].T, rows.start, rows.stop).T
+    found = level + sigma * amplifier.residual[0, columns, rows].astype(np.float32)
+    change = draw_change(rng, injection.signal_e(), level, found, noise_floor_e2(amplifier.readout))
+    _add(amplifier, columns, rows, change / sigma)
+
+
+def draw_change(
+    rng: np.random.Generator, signal_e: np.ndarray, level_e: np.ndarray, found_e: np.ndarray, floor_e2: float
+) -> np.ndarray:
+    """Electrons by which an event changes pixels that were exposed without it.
+
+    Parameters
+    ----------
+    rng : Generator
+    signal_e : ndarray
+        Mean change of each pixel: light that is added, or, where negative, taken away.
+    level_e : ndarray
+        Mean electrons of light in the pixel without the event: sky and stars.
+    found_e : ndarray
+        Electrons that the pixel was found to hold; NaN where masked.
+    floor_e2 : float
+        Variance of a pixel without light (electrons²): read noise and digitisation.
+
+    Returns
+    -------
+    ndarray of float64
+
+    Notes
+    -----
+    Light that is added brings its own photon noise, exactly: the sum of two Poisson variates is one. Light that is
+    taken away takes its noise with it: each photon of the pixel, whether of the sky or of a star, is lost with
+    probability ``p = -signal / level``, which is what dimming the star does to photons whose origin nobody knows
+    (Poisson variates that are thinned stay Poisson: mean ``level + signal`` and the same variance). How many photons
+    there were is known only with the read noise in it, which is thinned with them; what it loses, ``p (2 - p)`` of its
+    variance, is put back as Gaussian noise. So mean and variance are exact where ``level_e`` is, and the rest of the
+    distribution where photons outnumber the read noise. More than the level cannot be taken.
+    """
+    change = rng.poisson(np.maximum(signal_e, 0.0)).astype(np.float64)
+    taken = signal_e < 0
+    level = np.maximum(level_e[taken], 1e-6)
+    share = np.minimum(-signal_e[taken] / level, 1.0)
+    photons = np.rint(np.maximum(np.nan_to_num(found_e[taken]), 0.0)).astype(np.int64)
+    lost = rng.binomial(photons, share).astype(np.float64)
+    change[taken] = rng.standard_normal(share.size) * np.sqrt(floor_e2 * share * (2 - share)) - lost
+    return change
 
 
 def _add_cosmic_ray(

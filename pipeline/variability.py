@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numba
 import numpy as np
 
 FLICKERING_WAVES = 256
 QPO_WAVES, QPO_QUALITY = 24, 10.0
-_ROWS_AT_ONCE = 4096
+_STEPS = 4096  # at which the extreme is looked for
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Waves:
         Parameters
         ----------
         offsets : ndarray of float64, shape (t,)
-            Rows from the extreme value.
+            Rows from the extreme value, one apart.
         scale_rows, sigma_rows : float
 
         Notes
@@ -49,11 +50,7 @@ class Waves:
         """
         cycles = self.frequency / scale_rows
         amplitude = self.amplitude * np.sinc(cycles) * np.exp(-2 * (np.pi * sigma_rows * cycles) ** 2)
-        curve = np.empty(len(offsets))
-        for start in range(0, len(offsets), _ROWS_AT_ONCE):
-            part = offsets[start : start + _ROWS_AT_ONCE, None]
-            curve[start : start + _ROWS_AT_ONCE] = np.cos(2 * np.pi * cycles * part + self.phase) @ amplitude
-        return curve
+        return _sum_waves(float(offsets[0]), len(offsets), cycles, amplitude, self.phase)
 
 
 @lru_cache(maxsize=64)
@@ -74,7 +71,7 @@ def flickering_waves(exponent: float, realisation: int) -> Waves:
     """
     rng = np.random.default_rng(realisation)
     frequency = np.arange(1, FLICKERING_WAVES + 1, dtype=np.float64)
-    return _normalise(frequency, _gaussian(rng, frequency.size) * frequency ** (-exponent / 2), np.linspace(0, 1, 4096))
+    return _normalise(frequency, _gaussian(rng, frequency.size) * frequency ** (-exponent / 2), 0.0, 1.0)
 
 
 @lru_cache(maxsize=64)
@@ -89,16 +86,32 @@ def qpo_waves(realisation: int) -> Waves:
     rng = np.random.default_rng(realisation)
     widest = np.arctan(QPO_QUALITY) / np.pi  # tan(π p) / (2 Q) = 1/2
     frequency = 1 + np.tan(np.pi * rng.uniform(-widest, widest, QPO_WAVES)) / (2 * QPO_QUALITY)
-    return _normalise(frequency, _gaussian(rng, QPO_WAVES), np.linspace(-2, 2, 1025))
+    return _normalise(frequency, _gaussian(rng, QPO_WAVES), -2.0, 2.0)
 
 
 def _gaussian(rng: np.random.Generator, n: int) -> np.ndarray:
     return rng.standard_normal(n) + 1j * rng.standard_normal(n)
 
 
-def _normalise(frequency: np.ndarray, component: np.ndarray, time: np.ndarray) -> Waves:
-    """Waves whose extreme value over ``time`` is moved to time 0 and made +1."""
-    values = np.real(np.exp(2j * np.pi * np.outer(time, frequency)) @ component)
+def _normalise(frequency: np.ndarray, component: np.ndarray, start: float, stop: float) -> Waves:
+    """Waves whose extreme value between two times is moved to time 0 and made +1."""
+    step = (stop - start) / _STEPS
+    phase = np.angle(component) + 2 * np.pi * frequency * start
+    values = _sum_waves(0.0, _STEPS, frequency * step, np.abs(component), phase)
     extreme = int(np.argmax(np.abs(values)))
-    turned = component * np.exp(2j * np.pi * frequency * time[extreme]) / values[extreme]
+    turned = component * np.exp(2j * np.pi * frequency * (start + extreme * step)) / values[extreme]
     return Waves(frequency, np.abs(turned), np.angle(turned))
+
+
+@numba.njit(cache=True, nogil=True)
+def _sum_waves(first, n, cycles, amplitude, phase):  # pragma: no cover - compiled
+    """``Σ a cos(2π c k + φ)`` at ``n`` steps of 1 from ``first``, each step one turn further."""
+    total = np.zeros(n)
+    for wave in range(len(cycles)):
+        angle = 2 * np.pi * cycles[wave]
+        value = amplitude[wave] * np.exp(1j * (angle * first + phase[wave]))
+        turn = np.exp(1j * angle)
+        for step in range(n):
+            total[step] += value.real
+            value *= turn
+    return total
