@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from shutterless.pipeline.events import (
+    EDGES,
+    LONGEST_FLARE_S,
     STAR_KINDS,
     Event,
     amplitude_limits,
-    central_rows,
+    choose_cut,
     draw_event,
+    event_rows,
     event_stamp,
     optimal_rho,
     scale_to_rho,
@@ -83,8 +86,12 @@ def place_events(
         if len(placed) == settings.events:
             break
         kind, rho = str(rng.choice(settings.kinds)), rng.uniform(*settings.rho)
+        # nothing happened before the shutter opened
+        cut = choose_cut(rng, settings.partial, EDGES if rows[0] > 0 else EDGES[1:])
         try:
-            candidate = place_event(scene, rng, kind, rho, rows, float(orphan_y0[len(placed)]))
+            candidate = place_event(
+                scene, rng, kind, rho, rows, float(orphan_y0[len(placed)]), cut, settings.longest_flare_s
+            )
         except ValueError:  # this kind is too long for the file or has no star; the next draw may be another kind
             continue
         if not any(_clash(candidate, other) for other in placed):
@@ -104,16 +111,25 @@ def _clash(one: PlacedEvent, other: PlacedEvent) -> bool:
 
 
 def place_event(
-    scene: Scene, rng: np.random.Generator, kind: str, rho: float, rows: Rows, orphan_y0: float = 0.0
+    scene: Scene,
+    rng: np.random.Generator,
+    kind: str,
+    rho: float,
+    rows: Rows,
+    orphan_y0: float = 0.0,
+    cut: str | None = None,
+    longest_flare_s: float = LONGEST_FLARE_S,
 ) -> PlacedEvent:
     """Draw one event of a kind, choose its star or place, and give it the amplitude of optimal S/N ``rho``.
 
-    Where no star makes the wanted ``rho`` plausible, the nearest is taken and the amplitude capped; ``PlacedEvent.rho``
-    is what was reached.
+    ``cut`` and ``longest_flare_s`` are those of `shutterless.pipeline.events.draw_event`. Where no star makes the
+    wanted ``rho`` plausible, the nearest is taken and the amplitude capped; ``PlacedEvent.rho`` is what was reached.
     """
     reach = 6 * scene.psf_sigma_px
     x = rng.uniform(reach, max(scene.n_columns - 1 - reach, reach))
-    event = draw_event(rng, kind, row_rate_hz=scene.row_rate_hz, n_rows=len(rows), x=x)
+    event = draw_event(
+        rng, kind, row_rate_hz=scene.row_rate_hz, n_rows=len(rows), x=x, longest_flare_s=longest_flare_s, cut=cut
+    )
     if kind in STAR_KINDS and (kind != "burst" or rng.random() < 0.5):
         event = _choose_star(scene, rng, event, rho, rows)
     y0 = float(scene.y0[event.star_id]) if event.star_id >= 0 else orphan_y0
@@ -131,7 +147,10 @@ def place_event(
             event, amplitude_e=float(np.copysign(np.clip(abs(event.amplitude_e), *limits), event.amplitude_e))
         )
     reached = abs(event.amplitude_e) * unit_rho
-    start, stop, peak = (first_row + row for row in central_rows(curve))
+    if kind == "eclipse":  # the change is the shadow's, not that of a streak that begins or ends
+        start, stop, peak = event_rows(kind, event.light_curve(len(rows), scene.psf_sigma_px))
+    else:
+        start, stop, peak = (first_row + row for row in event_rows(kind, curve))
     return PlacedEvent(event, first_row, curve, first_column, profile, reached, (start, stop, peak), y0)
 
 
@@ -152,7 +171,7 @@ def _choose_star(scene: Scene, rng: np.random.Generator, event: Event, rho: floa
     """Put an event on a star that shines by then, on which the amplitude for ``rho`` is plausible or nearly so."""
     curve = event.light_curve(len(rows), scene.psf_sigma_px)
     reach = 6 * scene.psf_sigma_px
-    start, stop, peak = central_rows(curve)
+    start, stop, peak = event_rows(event.kind, curve)
     shining = scene.y0 < rows[start] - reach
     if scene.close_row is not None:
         shining &= scene.y0 + scene.close_row > rows[stop] + reach

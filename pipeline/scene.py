@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from astropy.time import Time
 
-from shutterless.pipeline.events import DEFAULT_KINDS, EVENT_KINDS, smeared_step
+from shutterless.pipeline.events import DEFAULT_KINDS, EVENT_KINDS, LONGEST_FLARE_S, smeared_step
 from shutterless.pipeline.frames import FRAME_SUFFIXES
 from shutterless.pipeline.instruments import InstrumentProfile, load_profile
 from shutterless.pipeline.psf import pixel_profile
@@ -46,6 +46,10 @@ class SceneSettings:
         Events in each amplifier and file.
     kinds : tuple of str
         Kinds of events, equally probable.
+    partial : float
+        Share of events that the first or the last row of the file cuts.
+    longest_flare_s : float
+        Width of the longest flare among those that are not cut.
     rho : (float, float)
         Optimal S/N of events, drawn uniformly between the two.
     artefacts : bool
@@ -91,6 +95,8 @@ class SceneSettings:
     files: int = 1
     events: int = 10
     kinds: tuple[str, ...] = DEFAULT_KINDS
+    partial: float = 0.1
+    longest_flare_s: float = LONGEST_FLARE_S
     rho: tuple[float, float] = (4.0, 20.0)
     artefacts: bool = True
     atmosphere: bool = False
@@ -139,6 +145,10 @@ class SceneSettings:
         if any(getattr(self, name) < 0 for name in _STRENGTHS) or any(getattr(self, name) <= 0 for name in _TIMES):
             values = {name: getattr(self, name) for name in _STRENGTHS + _TIMES}
             raise SceneError(f"strengths of the atmosphere must not be negative, times must be positive: {values}")
+        if not 0 <= self.partial <= 1 or not self.longest_flare_s > 0:
+            raise SceneError(
+                f"partial {self.partial} must be a share from 0 to 1, longest_flare_s {self.longest_flare_s} positive"
+            )
         if not 0 < self.rho[0] <= self.rho[1]:
             raise SceneError(f"rho {self.rho} must be two positive numbers in rising order")
         if not self.bright_mag < self.faint_mag:

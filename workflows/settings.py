@@ -44,6 +44,8 @@ class SceneSection(_Section):
     files: _Count = 1
     events: Annotated[int, Field(ge=0)] = 10
     kinds: Annotated[tuple[str, ...], Field(min_length=1)] = ("flare", "burst", "occultation", "glint")
+    partial: Annotated[float, Field(ge=0, le=1)] = 0.1
+    longest_flare_s: _Positive = 2.0
     rho: tuple[_Positive, _Positive] = (4.0, 20.0)
     artefacts: bool = True
     atmosphere: bool = False

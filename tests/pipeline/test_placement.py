@@ -1,0 +1,64 @@
+"""Simulated events: every kind finds its place, partial ones are cut, truth rows say what lies in the file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from shutterless.pipeline.events import EVENT_KINDS, STAR_KINDS
+from shutterless.pipeline.placement import place_event, place_events
+from shutterless.pipeline.scene import EVENTS, SceneError, SceneSettings, draw_scene
+
+SETTINGS = SceneSettings(rows=6000, n_bright_stars=100.0, seed=5)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return draw_scene(SETTINGS, 1, 1)
+
+
+@pytest.mark.parametrize("kind", EVENT_KINDS)
+def test_every_kind_is_placed_with_the_rho_it_says(scene, kind):
+    """Σ s²/V over its pixels, photons and read noise of sky and stars without it; truth rows lie in the file."""
+    rows = SETTINGS.sequence_rows(1)
+    rng = np.random.default_rng(2)
+    for cut in (None, "first", "last"):
+        placed = place_event(scene, rng, kind, 9.0, rows, cut=cut)
+        lit = rows[placed.first_row : placed.first_row + len(placed.curve)]
+        variance = scene.variance_e2(lit, placed.first_column, len(placed.profile))
+        signal = placed.event.amplitude_e * np.outer(placed.curve, placed.profile)
+        assert placed.rho == pytest.approx(np.sqrt(np.sum(signal**2 / variance)), rel=1e-6)
+        start, stop, peak = placed.rows
+        assert 0 <= start <= peak <= stop < len(rows)
+        if kind in STAR_KINDS and kind != "burst":
+            assert placed.event.star_id >= 0
+
+
+def test_a_share_of_simulated_events_touches_an_edge():
+    """Of bursts in a file from within the sequence a tenth; of one that begins it, at its last row only."""
+    settings = replace(SETTINGS, events=150, kinds=("burst",), rows=3000, partial=0.2)
+    scene = draw_scene(settings, 1, 1)
+    for file_index, edges in ((0, {"last"}), (1, {"first", "last"})):
+        rows = settings.sequence_rows(file_index)
+        placed = place_events(settings, scene, settings.generator(EVENTS, file_index), rows, np.full(150, 10.0))
+        where = ["first" if p.rows[0] < 4 else "last" if p.rows[1] > 2995 else "" for p in placed]
+        assert np.mean([edge != "" for edge in where]) == pytest.approx(0.2, abs=0.1)
+        assert {edge for edge in where if edge} == edges
+
+
+def test_an_eclipse_lasts_beyond_its_truth_rows(scene):
+    """The rows are those of the change, a few Fresnel scales; the light stays changed to the end of the file."""
+    placed = place_event(scene, np.random.default_rng(4), "eclipse", 9.0, SETTINGS.sequence_rows(1))
+    start, stop, _ = placed.rows
+    assert stop - start < 16 * placed.event.scale_rows + 10
+    assert placed.first_row + len(placed.curve) == SETTINGS.rows
+    assert placed.curve[-1] == pytest.approx(1.0)
+
+
+def test_settings_of_partial_events_are_checked():
+    with pytest.raises(SceneError, match=r"partial 1.5 must be a share from 0 to 1, longest_flare_s 2.0 positive"):
+        replace(SETTINGS, partial=1.5)
+    with pytest.raises(SceneError, match=r"longest_flare_s 0.0 positive"):
+        replace(SETTINGS, longest_flare_s=0.0)
