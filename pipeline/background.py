@@ -38,6 +38,17 @@ def open_background(profile_e: np.ndarray, n_columns: int) -> np.ndarray:
     return uniform_filter1d(grey_opening(without_traps, n_columns, mode="nearest"), n_columns // 2, mode="nearest")
 
 
+def follow_background(level_e: np.ndarray, knot_columns: int = KNOT_COLUMNS) -> np.ndarray:
+    """Background of a profile without its streaks, shape (x,): `smooth_background`, and of what that leaves, thrice.
+
+    A median over a bump is not the bump's middle; what it leaves is followed the next time.
+    """
+    background = np.zeros(level_e.size)
+    for _ in range(3):
+        background += smooth_background(level_e - background, knot_columns)
+    return background
+
+
 def smooth_background(residual_e: np.ndarray, knot_columns: int = KNOT_COLUMNS) -> np.ndarray:
     """Medians over windows of columns, joined smoothly.
 

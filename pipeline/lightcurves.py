@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.background import sky_level
+from shutterless.pipeline.background import follow_background
 from shutterless.pipeline.calibrate import interpolate_blocks
 from shutterless.pipeline.deblending import fit_blocks
+from shutterless.pipeline.profile_fit import add_profiles
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.readout import Readout
 from shutterless.pipeline.store import BLOCK_ROWS, Amplifier
@@ -175,7 +176,7 @@ def _steady_fluxes(amplifier: Amplifier, first: np.ndarray, profiles: np.ndarray
     """Slow flux of every streak at the centres of blocks (s, b), and the file row in which its streak begins (s,)."""
     baseline, sigma = amplifier.baseline_e[0], amplifier.sigma_e[0]
     n_blocks = sigma.shape[1]
-    sky = np.array([sky_level(level) for level in baseline.T])
+    sky = _sky_under_streaks(baseline, first, profiles, amplifier.streaks["flux_e_row"].to_numpy(dtype=np.float64))
     steady = np.empty((len(first), n_blocks))
     blocks = np.arange(n_blocks)
     signal = ((baseline - sky) / sigma).astype(np.float32)
@@ -192,6 +193,17 @@ def _steady_fluxes(amplifier: Amplifier, first: np.ndarray, profiles: np.ndarray
         begins = np.where(np.isnan(y0), begins, y0 - (readout.first_row or 0))
         steady[:, :n_ramp] = known
     return steady, begins
+
+
+def _sky_under_streaks(baseline: np.ndarray, first: np.ndarray, profiles: np.ndarray, flux: np.ndarray) -> np.ndarray:
+    """Sky, ghosts and the light of stars too faint to be streaks, (x, b).
+
+    Smooth over the columns once the streaks are taken off, as where their fluxes were measured: a crowded amplifier has
+    no column that shows the sky. Over time it goes up and down as a whole.
+    """
+    middle = np.median(baseline, axis=1).astype(np.float64)
+    smooth = follow_background(middle - add_profiles(first, profiles[:, None], flux, len(middle)))
+    return smooth[:, None] + np.median(baseline - middle[:, None], axis=0)
 
 
 def _bin(row: np.ndarray, flux: np.ndarray, error: np.ndarray, bin_rows: int) -> tuple[np.ndarray, ...]:

@@ -18,15 +18,16 @@ _ROOT_HALF, _ROOT_2PI = math.sqrt(0.5), math.sqrt(2 * math.pi)
 
 
 @numba.njit(cache=True, nogil=True)
-def profile_taps(x, sigma_px, half):  # pragma: no cover - compiled
+def profile_taps(x, width_px, half):  # pragma: no cover - compiled
     """First column that each streak reaches (s,), and on ``2 half + 1`` columns its light P, dP/dx and dP/dσ (s, 3, k).
 
-    ``P`` is that of `shutterless.pipeline.psf.pixel_profile`; the derivatives are differences of Gaussians.
+    Each streak has its own width of the point-spread function. ``P`` is that of `shutterless.pipeline.psf.pixel_profile`; the derivatives are differences of Gaussians.
     """
     n_streaks, n_taps = len(x), 2 * half + 1
     first = np.empty(n_streaks, dtype=np.int64)
     taps = np.empty((n_streaks, 3, n_taps))
     for s in range(n_streaks):
+        sigma_px = width_px[s]
         first[s] = round(x[s]) - half
         z = (first[s] - 0.5 - x[s]) / sigma_px
         below = 0.5 * (1 + math.erf(z * _ROOT_HALF))

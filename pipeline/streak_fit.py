@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
-from shutterless.pipeline.background import KNOT_COLUMNS, open_background, sky_level, smooth_background
+from shutterless.pipeline.background import KNOT_COLUMNS, follow_background, open_background, sky_level
 from shutterless.pipeline.deblending import inverse_diagonal
 from shutterless.pipeline.profile_fit import add_profiles, measure_widths, profile_taps, solve_streaks
 from shutterless.pipeline.psf import noise_equivalent_columns, pixel_profile
@@ -17,12 +17,18 @@ PROFILE_TOLERANCE = 0.02
 WIDTH_TOLERANCE = 0.005  # the same, where the width is fitted: the brightest streaks are the cleanest
 WIDTH_PRIOR = 0.15  # relative error of the seeing in the header
 MAX_WIDTH_ERROR = 0.2  # relative, of a streak that may have a say in the width
+MAX_OWN_WIDTH = 0.25  # relative difference of one streak's width, whose star saw other air, from the common one
 MAX_WIDTH_SHARE = 1 / 6  # of all weight: one bright star with an unseen companion must not rule
 LEAST_VOTES = 3
+N_WIDTH_STREAKS = 24  # the brightest: what they hide of fainter ones makes them less broad
 CLEAN_PX, CLEAN_SHARE = 4.0, 0.1  # a streak with more than this share of its light so near has no say either
 MIN_SPIKE_SIGMA, MIN_SPIKE_SHARE = 8.0, 0.05  # of the noise and of the sky; a crowd of faint stars is as rough as 2 %
 OPENING_SIGMA = 5.0  # half of the columns of the first background's opening, in widths of the point-spread function
-_MAX_SHIFT_PX, _MERGE_PX, _KNOWN_PX, _CONTEST_PX = 0.4, 0.6, 0.8, 2.0
+# in widths of the point-spread function: two closer streaks are one, for a width that is 8 % off makes two of one;
+# tuned on simulated amplifiers with and without image motion
+LEAST_SEPARATION = 1.25
+MAX_WIDTH_STEP_PX, WIDTHS_PX = 0.1, (0.4, 4.0)
+_MAX_SHIFT_PX, _CONTEST_PX = 0.4, 2.0
 
 
 class StreakFit:
@@ -37,8 +43,8 @@ class StreakFit:
 
     Attributes
     ----------
-    x, flux : ndarray of float64, shape (s,)
-        By column.
+    x, flux, width : ndarray of float64, shape (s,)
+        By column; ``width`` is each streak's own, `sigma_px` what they have in common.
     background, model : ndarray of float64, shape (x,)
         What is smooth, and the light of the streaks.
     believed : ndarray of bool, shape (x,)
@@ -50,10 +56,10 @@ class StreakFit:
         self.profile = np.where(self.believed, profile_e, 0.0)
         self.error = np.where(self.believed, error_e, 1.0)
         self.sigma_px = self.prior_px = float(sigma_px)
-        self.width_error_px = WIDTH_PRIOR * self.prior_px
+        self.width_error_px, self.scatter_px = WIDTH_PRIOR * self.prior_px, 0.0
         self.background = self._first_background()
         self.model = np.zeros(self.profile.size)
-        self.x = self.flux = np.empty(0)
+        self.x = self.flux = self.width = np.empty(0)
         self._factor = np.ones((0, 2))
 
     @property
@@ -103,8 +109,10 @@ class StreakFit:
         score = np.convolve(self.residual * weight, kernel, mode="same") / np.sqrt(np.maximum(power, 1e-30))
         peaks = np.flatnonzero((score == maximum_filter1d(score, 3)) & (score > MIN_SIGNIFICANCE)).astype(np.float64)
         if self.x.size:
-            peaks = peaks[np.abs(peaks[:, None] - self.x).min(axis=1) > _KNOWN_PX]
-        self.x = np.sort(np.append(self.x, peaks))
+            peaks = peaks[np.abs(peaks[:, None] - self.x).min(axis=1) > LEAST_SEPARATION * self.sigma_px]
+        order = np.argsort(np.append(self.x, peaks))
+        self.x = np.append(self.x, peaks)[order]
+        self.width = np.append(self.width, np.full(peaks.size, self.sigma_px))[order]
         return peaks.size > 0
 
     def refine(self, n_steps: int, *, blends_known: bool) -> None:
@@ -115,16 +123,15 @@ class StreakFit:
             shining = self.flux > 0
             shift = np.clip(u[shining] / self.flux[shining], -_MAX_SHIFT_PX, _MAX_SHIFT_PX)
             x = np.clip(self.x[shining] + shift, -1.0, self.profile.size)
-            self.x = merge_close(x, self.flux[shining])
+            self._keep(shining)
+            self.x = x
+            self._merge_close(LEAST_SEPARATION * self.sigma_px)
         self._solve()
 
     def update_background(self) -> None:
         """Take as background what varies slowly in the profile without its streaks."""
         knot = max(KNOT_COLUMNS, int(np.ceil(10 * self.sigma_px)))
-        level = np.where(self.believed, self.profile - self.model, np.nan)
-        self.background = np.zeros(self.profile.size)
-        for _ in range(3):  # a median over a bump is not its middle: what it leaves is followed the next time
-            self.background += smooth_background(level - self.background, knot)
+        self.background = follow_background(np.where(self.believed, self.profile - self.model, np.nan), knot)
         self._solve()
 
     def drop_spikes(self) -> None:
@@ -138,7 +145,7 @@ class StreakFit:
         flanks = 2 * pixel_profile(1, self.sigma_px) / pixel_profile(0, self.sigma_px)
         columns = np.clip(np.round(self.x).astype(np.int64), 1, self.profile.size - 2)
         window = columns[:, None] + np.arange(-1, 2)
-        own = self.residual[window] + self.flux[:, None] * pixel_profile(window - self.x[:, None], self.sigma_px)
+        own = self.residual[window] + self.flux[:, None] * pixel_profile(window - self.x[:, None], self.width[:, None])
         spiky = (own[:, 1] > least[columns]) & _lacks_flanks(own, noise[window], flanks)
         spiky &= self.believed[window].all(axis=1)
         around = np.arange(1, self.profile.size - 1)[:, None] + np.arange(-1, 2)
@@ -148,7 +155,7 @@ class StreakFit:
         if spiky.any() or trap.any():
             self.believed[columns[spiky]] = False
             self.believed[1:-1][trap] = False
-            self.x = self.x[~spiky]
+            self._keep(~spiky)
             self._solve()
 
     def drop_insignificant(self) -> None:
@@ -158,8 +165,22 @@ class StreakFit:
             weak = significance < MIN_SIGNIFICANCE
             if not weak.any():
                 return
-            self.x = self.x[~(weak & (significance <= _least_nearby(self.x, significance)))]
+            self._keep(~(weak & (significance <= _least_nearby(self.x, significance))))
             self._solve()
+
+    def _keep(self, kept: np.ndarray) -> None:
+        self.x, self.flux, self.width = self.x[kept], self.flux[kept], self.width[kept]
+
+    def _merge_close(self, within_px: float) -> None:
+        """Sort streaks by column and replace those too close to each other by their centre of light."""
+        self._keep(np.argsort(self.x))
+        kept = np.ones(self.x.size, dtype=bool)
+        for i in np.flatnonzero(np.diff(self.x) < within_px) + 1:
+            if self.x[i] - self.x[i - 1] < within_px:
+                self.x[i] = np.average(self.x[i - 1 : i + 1], weights=self.flux[i - 1 : i + 1])
+                self.flux[i] += self.flux[i - 1]
+                kept[i - 1] = False
+        self._keep(kept)
 
     def _first_background(self) -> np.ndarray:
         """The sky, and where most columns of a neighbourhood agree that it is higher and smooth (a ghost), that."""
@@ -174,7 +195,7 @@ class StreakFit:
 
     def _solve(self) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
         """Fit all fluxes at the present positions; return the profiles, and shifts times fluxes."""
-        first, taps = profile_taps(self.x, self.sigma_px, self.half_width)
+        first, taps = profile_taps(self.x, self.width, self.half_width)
         weight = self.believed / self.error**2
         self.flux, u, self._factor = solve_streaks(self.profile - self.background, weight, first, taps)
         self.model = add_profiles(first, taps, self.flux, self.profile.size)
@@ -190,17 +211,25 @@ class StreakFit:
         step, information = measure_widths(self.residual, weight, first, taps, self.flux)
         clean = (self.flux > 0) & (light_nearby(self.x, self.flux, CLEAN_PX) < CLEAN_SHARE * self.flux)
         clean &= information > (MAX_WIDTH_ERROR * self.sigma_px) ** -2.0
+        own = self.width + step
         if clean.sum() >= LEAST_VOTES:
-            votes = information[clean]
+            brightest = np.flatnonzero(clean)[np.argsort(-self.flux[clean])[:N_WIDTH_STREAKS]]
+            votes = information[brightest]
             votes = np.minimum(votes, MAX_WIDTH_SHARE * votes.sum())
-            values = np.append(step[clean], self.prior_px - self.sigma_px)
-            votes = np.append(votes, (WIDTH_PRIOR * self.prior_px) ** -2.0)
-            change, self.width_error_px = weighted_mode(values, votes), votes.sum() ** -0.5
+            prior = (WIDTH_PRIOR * self.prior_px) ** -2.0
+            common = weighted_median(np.append(own[brightest], self.prior_px), np.append(votes, prior))
+            self.scatter_px = 1.4826 * weighted_median(np.abs(own[brightest] - common), votes)
+            self.width_error_px = (votes.sum() + prior) ** -0.5
         elif blends_known:
             change, self.width_error_px = self._common_width(first, taps, weight)
+            common = self.sigma_px + change
         else:
             return
-        self.sigma_px = float(np.clip(self.sigma_px + np.clip(change, -0.1, 0.1), 0.4, 4.0))
+        self.sigma_px = float(np.clip(common, self.sigma_px - MAX_WIDTH_STEP_PX, self.sigma_px + MAX_WIDTH_STEP_PX))
+        self.sigma_px = float(np.clip(self.sigma_px, *WIDTHS_PX))
+        trust = information / (information + max(self.scatter_px, 1e-9) ** -2.0) * clean
+        change = np.clip(own - self.sigma_px, -MAX_OWN_WIDTH * self.sigma_px, MAX_OWN_WIDTH * self.sigma_px)
+        self.width = self.sigma_px + trust * change
 
     def _common_width(self, first: np.ndarray, taps: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
         """Change of width of all streaks and its error, all else fitted along; the header's seeing is a prior."""
@@ -214,20 +243,11 @@ class StreakFit:
         return float(pull / (information + prior)), float((information + prior) ** -0.5)
 
 
-def weighted_mode(values: np.ndarray, weights: np.ndarray) -> float:
-    """Weighted mean of the shortest stretch of values that holds half of the weight.
-
-    Companions that are not seen make streaks wider, never narrower: a median would follow them.
-    """
+def weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    """Value below which half of the weight lies, linear between the middles of the weights."""
     order = np.argsort(values)
-    values, weights = values[order], weights[order]
-    cumulative = np.append(0.0, np.cumsum(weights))
-    stop = np.searchsorted(cumulative, cumulative[:-1] + 0.5 * cumulative[-1] * (1 - 1e-9))
-    start = np.flatnonzero(stop <= values.size)
-    stop = stop[start]
-    best = int(np.argmin(values[stop - 1] - values[start]))
-    half = slice(start[best], stop[best])
-    return float(np.average(values[half], weights=weights[half]))
+    weights = weights[order]
+    return float(np.interp(weights.sum() / 2, np.cumsum(weights) - weights / 2, values[order]))
 
 
 def light_nearby(x: np.ndarray, flux: np.ndarray, reach_px: float) -> np.ndarray:
@@ -235,19 +255,6 @@ def light_nearby(x: np.ndarray, flux: np.ndarray, reach_px: float) -> np.ndarray
     cumulative = np.append(0.0, np.cumsum(flux))
     stop, start = np.searchsorted(x, x + reach_px, side="right"), np.searchsorted(x, x - reach_px)
     return cumulative[stop] - cumulative[start] - flux
-
-
-def merge_close(x: np.ndarray, flux: np.ndarray) -> np.ndarray:
-    """Sorted positions, those within `_MERGE_PX` of each other replaced by their centre of light."""
-    order = np.argsort(x)
-    x, flux = x[order], flux[order].copy()
-    kept = np.ones(x.size, dtype=bool)
-    for i in np.flatnonzero(np.diff(x) < _MERGE_PX) + 1:
-        if x[i] - x[i - 1] < _MERGE_PX:
-            x[i] = np.average(x[i - 1 : i + 1], weights=flux[i - 1 : i + 1])
-            flux[i] += flux[i - 1]
-            kept[i - 1] = False
-    return x[kept]
 
 
 def _lacks_flanks(light: np.ndarray, error: np.ndarray, flanks: float) -> np.ndarray:
