@@ -21,7 +21,8 @@ _ROOT_HALF, _ROOT_2PI = math.sqrt(0.5), math.sqrt(2 * math.pi)
 def profile_taps(x, width_px, half):  # pragma: no cover - compiled
     """First column that each streak reaches (s,), and on ``2 half + 1`` columns its light P, dP/dx and dP/dσ (s, 3, k).
 
-    Each streak has its own width of the point-spread function. ``P`` is that of `shutterless.pipeline.psf.pixel_profile`; the derivatives are differences of Gaussians.
+    Each streak has its own width. ``P`` is `shutterless.pipeline.psf.pixel_profile`; its derivatives are differences of
+    Gaussians.
     """
     n_streaks, n_taps = len(x), 2 * half + 1
     first = np.empty(n_streaks, dtype=np.int64)

@@ -8,15 +8,15 @@ import numpy as np
 from scipy.special import ndtr
 
 
-def pixel_profile(offsets_px: Any, sigma_px: float) -> np.ndarray:
+def pixel_profile(offsets_px: Any, sigma_px: Any) -> np.ndarray:
     """Fraction of a source's light that falls on pixels at given distances from it along one axis.
 
     Parameters
     ----------
     offsets_px : array_like
         Pixel centre minus source position (pixels).
-    sigma_px : float
-        Width of the Gaussian point-spread function (pixels).
+    sigma_px : float or array_like
+        Width of the Gaussian point-spread function (pixels), broadcast with the offsets.
 
     Returns
     -------
