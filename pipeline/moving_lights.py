@@ -20,6 +20,8 @@ _STEPS_PER_FLASH, _STEPS_PER_PERIOD = 20, 40
 _SLOWEST_ARCSEC_S = {"geosynchronous": 0.95 * SIDEREAL_ARCSEC_S, "low_orbit": 1000.0, "aircraft": 2570.0}
 # inclinations up to 15 deg (Seitzer et al. 2017, 7th Eur. Conf. on Space Debris) tilt the motion by as much at most
 _DRIFT_TILT = np.radians(15.0)
+# two wing tips 47 m apart on average at 12.2 km, the harmonic mean of 9 to 16: an aircraft is as much wider than a line
+_MEAN_SPAN_M, _MEAN_AIRCRAFT_M = 47.0, 12.2e3
 _METEOR_SPEED_M_S, _METEOR_DISTANCE_M, _METEOR_DURATION_S = (11e3, 72e3), (90e3, 120e3), (0.1, 0.6)
 _HEAD_ON = 0.95  # cosine to the line of sight above which a meteor comes straight on and is left out
 _METEORS_PER_MAG = 3.1
@@ -220,7 +222,9 @@ def _draw_lines(rng, plane, duration_s, rate, name, directions, optics, number):
     """Objects that cross the whole field: of one kind, at a rate per CCD-hour, numbered from ``number``."""
     radius = float(np.hypot(*plane.size_px)) / 2
     lead_s = radius * optics.pixel_scale_arcsec / _SLOWEST_ARCSEC_S[name]
-    expected = rate / 3600 * (duration_s + 2 * lead_s) * 2 * radius / _width_across(plane.ccd_size_px, directions)
+    span = optics.pixels(_MEAN_SPAN_M, _MEAN_AIRCRAFT_M) if name == "aircraft" else 0.0
+    width = _width_across(plane.ccd_size_px, directions) + span
+    expected = rate / 3600 * (duration_s + 2 * lead_s) * 2 * radius / width
     centre = plane.size_px[0] / 2, plane.size_px[1] / 2
     trails = []
     for index in range(rng.poisson(expected)):

@@ -52,14 +52,14 @@ _EXAMPLES = {
 
 
 def example_ghost(n_rows: int = 1024, n_columns: int = 1024) -> np.ndarray:
-    """Draw the ghost of a star of magnitude 5, at a thousandth of its light, from where it begins.
+    """Draw the ghost of a star of magnitude 3, at a thousandth of its light, from where it begins.
 
     Returns
     -------
     ndarray of float64, shape (t, x)
         Mean electrons.
     """
-    ghosts = [Ghost(n_columns / 2, n_rows // 4, 0, 5.0, 1e-3, 28.0, 207.0)]
+    ghosts = [Ghost(n_columns / 2, n_rows // 4, 0, 3.0, 1e-3, 28.0, 1310.0)]
     mean_e = np.zeros((n_rows, n_columns))
     first, n_star_rows = star_time_rows(ghosts, 0, n_rows)
     add_ghosts(mean_e, 0, ghosts, steady_light(ghosts, first, n_star_rows), first, n_rows)

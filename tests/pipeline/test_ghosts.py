@@ -104,4 +104,4 @@ def test_light_that_does_not_cover_the_rows_is_refused():
 def test_example_begins_at_a_quarter_of_the_rows():
     light = example_ghost(256, 128).sum(axis=1)
     assert light[:30].max() == 0
-    np.testing.assert_allclose(light[100:], 207.0)
+    np.testing.assert_allclose(light[100:], 1310.0)
