@@ -30,6 +30,7 @@ READOUT_KEYWORDS = (
     "pixel_scale_arcsec",
     "seeing_arcsec",
 )
+_SITE_LIMITS = {"latitude_deg": (-90, 90), "longitude_deg": (-180, 360), "height_m": (-500, 10_000)}
 _SECTIONS = {
     "recognise": ("keywords",),
     "geometry": ("n_columns", "n_overscan_columns", "overscan_used"),
@@ -37,6 +38,7 @@ _SECTIONS = {
     "defaults": (*READOUT_KEYWORDS, "amp_id_start"),
     "nonlinearity": ("a", "b"),
     "pocket": ("capacity_e", "exponent", "flux_exponent", "full_well_e"),
+    "site": tuple(_SITE_LIMITS),
 }
 _QUADRANT_KEYS = ("data_hdu", "overscan_hdu", "flip_columns", "flip_rows")
 
@@ -53,6 +55,15 @@ class QuadrantLayout:
     overscan_hdu: int
     flip_columns: bool = False
     flip_rows: bool = False
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where the telescope stands: latitude and longitude (degrees, east is positive) and height (m), as in WGS 84."""
+
+    latitude_deg: float
+    longitude_deg: float
+    height_m: float
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,8 @@ class InstrumentProfile:
         ``(a, b)`` of ``true = x / (a x^2 + b x + 1)`` in ADU.
     pocket : PocketEffect or None
         What a trap in the serial register does to every row.
+    site : Site or None
+        Needed for barycentric times alone.
     """
 
     name: str
@@ -92,6 +105,7 @@ class InstrumentProfile:
     defaults: Mapping[str, Any]
     nonlinearity: tuple[float, float] | None
     pocket: PocketEffect | None = None
+    site: Site | None = None
 
 
 def builtin_profile_names() -> list[str]:
@@ -168,6 +182,7 @@ def _parse_profile(text: str, source: str) -> InstrumentProfile:
             defaults=raw.get("defaults", {}),
             nonlinearity=(raw["nonlinearity"]["a"], raw["nonlinearity"]["b"]) if "nonlinearity" in raw else None,
             pocket=PocketEffect(**raw["pocket"]) if "pocket" in raw else None,
+            site=Site(**raw["site"]) if "site" in raw else None,
         )
     except (KeyError, TypeError) as error:
         raise ProfileError(
@@ -175,6 +190,7 @@ def _parse_profile(text: str, source: str) -> InstrumentProfile:
         ) from error
     _check_geometry(profile, source)
     _check_pocket(profile, source)
+    _check_site(profile, source)
     return profile
 
 
@@ -194,6 +210,13 @@ def _check_geometry(profile: InstrumentProfile, source: str) -> None:
 def _check_pocket(profile: InstrumentProfile, source: str) -> None:
     if profile.pocket is not None and any(not value > 0 for value in vars(profile.pocket).values()):
         raise ProfileError(f"instrument profile {source}: [pocket] needs positive numbers, not {profile.pocket}")
+
+
+def _check_site(profile: InstrumentProfile, source: str) -> None:
+    for key, value in vars(profile.site).items() if profile.site else ():
+        low, high = _SITE_LIMITS[key]
+        if not low <= value <= high:
+            raise ProfileError(f"instrument profile {source}: [site] {key} = {value} is not between {low} and {high}")
 
 
 def _check_keys(mapping: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:

@@ -30,6 +30,12 @@ def test_ztf_is_built_in_with_its_flips():
     assert profile.nonlinearity == (-6.85e-12, 1.885e-7)
 
 
+def test_ztf_stands_on_palomar_and_a_camera_without_site_nowhere(tiny_profile):
+    site = load_profile("ztf").site
+    assert (site.latitude_deg, site.longitude_deg, site.height_m) == (33.3483, -116.8597, 1706)
+    assert load_profile(tiny_profile).site is None
+
+
 def test_row_rate_and_clock_have_no_default():
     assert not {"row_rate_hz", "shutter_open_utc", "first_row"} & set(load_profile("ztf").defaults)
 
@@ -61,6 +67,12 @@ def test_unknown_names_say_where_they_looked(tmp_path):
         ("[geometry]", "[geometrie]", r"unknown key 'geometrie'; did you mean 'geometry'\?"),
         ('row_rate_hz = "CLOCK"', 'row_rat_hz = "CLOCK"', r"\[keywords\]: unknown key 'row_rat_hz'.*'row_rate_hz'"),
         ("flip_rows = true", "fliprows = true", r"\[\[quadrants\]\]: unknown key 'fliprows'.*'flip_rows'"),
+        ("[defaults]", "[site]\nlatitude_deg = 3\n[defaults]", r"lacks .*longitude_deg"),
+        (
+            "[defaults]",
+            "[site]\nlatitude_deg = 99\nlongitude_deg = 0\nheight_m = 0\n[defaults]",
+            r"\[site\] latitude_deg = 99 is not between -90 and 90",
+        ),
         ("n_transit = 50", "zzz = 50", r"unknown key 'zzz'; known keys are"),
         ('row_rate_hz = "CLOCK"', "", r"must name the header keyword of row_rate_hz"),
         (
