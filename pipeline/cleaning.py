@@ -1,4 +1,4 @@
-"""Take image motion and changes of focus out of the residuals of bright streaks, without touching their flux."""
+"""Take what the air does to bright streaks out of their residuals, and leave what happens to one star alone."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.psf import pixel_profile
+from shutterless.pipeline.readout import Readout
+from shutterless.pipeline.shared_motion import Streak, bright_streaks, learn_motion, subtract_motion
 
-HALF_WIDTH = 4  # columns to either side of a streak that its modes reach
 WINDOWS = (5, 9, 17, 33)  # rows over which the amplitude of a mode may be averaged; motion changes in about 30
 MIN_GAIN = 0.01  # of the variance of a mode's amplitude that must be predicted before anything is subtracted
-MIN_FLUX_SIGMA = 1.0  # per row: a fainter streak moves by less than its noise (0.4 px of r = 14 leave 1.05 sigma)
 CLIP_SIGMA = 5.0
 _STEP = 0.01
 
@@ -78,39 +78,63 @@ def predict_amplitude(amplitude: np.ndarray, noise: float) -> np.ndarray | None:
     return best
 
 
-def clean_streaks(residual: np.ndarray, sigma_e: np.ndarray, streaks: pd.DataFrame, sigma_px: float) -> int:
-    """Subtract what motion and focus do to the bright streaks of an amplifier, in place.
+def clean_streaks(
+    residual: np.ndarray,
+    sigma_e: np.ndarray,
+    level_e: np.ndarray,
+    sky_e: float,
+    streaks: pd.DataFrame,
+    sigma_px: float,
+    readout: Readout,
+) -> int:
+    """Subtract what the air does to the bright streaks of an amplifier, in place.
 
     Parameters
     ----------
     residual : ndarray of float16, shape (x, t)
         In units of σ; NaN where masked.
-    sigma_e : ndarray, shape (x, b)
+    sigma_e : ndarray of float32, shape (x, b)
         Noise (electrons per pixel).
+    level_e : ndarray, shape (x,)
+        Steady level of each column (electrons per pixel).
+    sky_e : float
+        The same without a star.
     streaks : DataFrame
-        With ``x`` and ``flux_e_row``.
+        With ``streak_id``, ``x``, ``flux_e_row`` and ``y0``.
     sigma_px : float
-        Width of the point-spread function (pixels).
+        Width of the mean point-spread function (pixels).
+    readout : Readout
 
     Returns
     -------
     int
         Streaks of which something was subtracted; 0 where the air is still.
+
+    Notes
+    -----
+    First what the stars share in star time (`shared_motion`), then what each star's own neighbouring rows still
+    predict of its motion and focus. The second never touches a star's flux, the first only as the others say.
     """
-    noise_e = sigma_e.mean(axis=1)
-    columns = np.clip(np.round(streaks["x"].to_numpy()).astype(np.int64), 0, len(noise_e) - 1)
-    bright = streaks["flux_e_row"].to_numpy() * pixel_profile(0, sigma_px) > MIN_FLUX_SIGMA * noise_e[columns]
-    n_cleaned = 0
-    for row in streaks[bright].sort_values("flux_e_row", ascending=False).itertuples():
-        middle = int(np.round(row.x))
-        first, last = max(middle - HALF_WIDTH, 0), min(middle + HALF_WIDTH + 1, len(noise_e))
-        patch = residual[first:last].astype(np.float32)
-        modes = streak_modes(row.x, row.flux_e_row, sigma_px, noise_e[first:last], first)
-        correction = _predict_motion(np.nan_to_num(patch), modes)
-        if correction is not None:
-            residual[first:last] = patch - correction
-            n_cleaned += 1
-    return n_cleaned
+    bright, crowding = bright_streaks(sigma_e, level_e, sky_e, streaks, sigma_px, readout)
+    motion = learn_motion(residual, bright, crowding, sigma_px, readout.n_transit)
+    moved = set()
+    for streak in bright:
+        if motion is not None and subtract_motion(residual, streak, motion):
+            moved.add(streak.streak_id)
+    for streak in bright:
+        if _subtract_own_motion(residual, streak, sigma_px):
+            moved.add(streak.streak_id)
+    return len(moved)
+
+
+def _subtract_own_motion(residual: np.ndarray, streak: Streak, sigma_px: float) -> bool:
+    patch = residual[streak.columns].astype(np.float32)
+    noise_e = streak.sigma_e.mean(axis=1)
+    modes = streak_modes(streak.x, streak.flux_e_row, sigma_px, noise_e, streak.columns.start)
+    correction = _predict_motion(np.nan_to_num(patch), modes)
+    if correction is not None:
+        residual[streak.columns] = patch - correction
+    return correction is not None
 
 
 def _predict_motion(patch: np.ndarray, modes: np.ndarray) -> np.ndarray | None:

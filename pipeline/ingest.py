@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from shutterless.pipeline.background import sky_level
 from shutterless.pipeline.calibrate import BLOCK_ROWS, Baseline, fit_baseline, iterate_residuals, noise_floor_e2
 from shutterless.pipeline.cleaning import clean_streaks
 from shutterless.pipeline.frames import Frame, frame_stem, read_amplifier, read_info
@@ -82,11 +83,14 @@ def _origin(path: Path, quadrant: int, instrument: str | None, supplied: Mapping
 def _write_entry(frame: Frame, store: Path, name: str, origin: str) -> dict[str, Any]:
     n_rows, n_columns = frame.pixels_adu.shape
     baseline = fit_baseline(frame)
+    steady = baseline.level_e.mean(axis=0)
     profile, error = collapse_profile(baseline.level_e, frame.readout.read_noise_e, n_rows)
     streaks, sigma_px = find_streaks(profile, error, frame.readout.psf_sigma_px, frame.readout, baseline.ramp)
     with EntryWriter(store, name, n_columns=n_columns, n_rows=n_rows) as writer:
         arrays, live_pixel_rows, noise = _write_residuals(frame, baseline, writer.residual)
-        n_moving = clean_streaks(writer.residual[0], arrays["sigma_e"][0], streaks, sigma_px)
+        n_moving = clean_streaks(
+            writer.residual[0], arrays["sigma_e"][0], steady, sky_level(steady), streaks, sigma_px, frame.readout
+        )
         return writer.finish(
             arrays,
             streaks,

@@ -80,7 +80,7 @@ def remove_pocket(electrons: np.ndarray, effect: PocketEffect) -> None:
 
     Notes
     -----
-    The filling follows from what was read, pixel by pixel. The charge ``n = read - out + in(n)`` is found by fixed-point
+    The filling follows from what was read, pixel by pixel. ``n = read - out + in(n)`` is found by fixed-point
     iteration from what the pixel before gave up, on rows side by side, since a row alone waits for each pixel's result.
     Negative readings capture nothing.
     """

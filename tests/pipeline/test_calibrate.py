@@ -14,7 +14,8 @@ from shutterless.pipeline.calibrate import (
     interpolate_blocks,
     iterate_residuals,
     overscan_level,
-    running_median,
+    reject_outliers,
+    running_mean,
     to_electrons,
 )
 from shutterless.pipeline.frames import Frame
@@ -88,21 +89,31 @@ def test_one_block_is_constant():
     np.testing.assert_array_equal(interpolate_blocks(np.array([[7.0]], dtype=np.float32), 0, 3), [[7], [7], [7]])
 
 
-def test_running_median_cuts_its_window_at_the_ends():
+def test_running_mean_cuts_its_window_at_the_ends():
     blocks = np.array([[1, 5, 2, 9, 3]], dtype=np.float32).T
-    np.testing.assert_allclose(running_median(blocks, 3, 1)[:, 0], [3, 2, 5, 3, 6])
+    np.testing.assert_allclose(running_mean(blocks, 3, 1)[:, 0], [3, 8 / 3, 16 / 3, 14 / 3, 6], rtol=1e-6)
 
 
-def test_running_median_is_linear_between_knots():
+def test_running_mean_is_linear_between_knots():
     blocks = np.array([[1, 5, 2, 9, 3]], dtype=np.float32).T
-    # knots on blocks 0, 2 and 4: 3, 5 and 6
-    np.testing.assert_allclose(running_median(blocks, 3, 2)[:, 0], [3, 4, 5, 5.5, 6])
+    # knots on blocks 0, 2 and 4: 3, 16/3 and 6
+    np.testing.assert_allclose(running_mean(blocks, 3, 2)[:, 0], [3, 25 / 6, 16 / 3, 17 / 3, 6], rtol=1e-6)
 
 
-def test_running_median_leaves_nan_out():
+def test_running_mean_leaves_nan_out_and_borrows_where_there_is_nothing_else():
     nan = np.nan
-    blocks = np.array([[1, nan, 3, 9, 5], [nan, nan, nan, nan, nan]], dtype=np.float32).T
-    np.testing.assert_allclose(running_median(blocks, 3, 1), np.array([[1, 2, 6, 5, 7], [0, 0, 0, 0, 0]]).T)
+    blocks = np.array([[1, nan, 3, 9, 5], [nan, nan, nan, nan, nan], [1, nan, nan, nan, 9]], dtype=np.float32).T
+    expected = np.array([[1, 2, 6, 17 / 3, 7], [0, 0, 0, 0, 0], [1, 1, 1, 9, 9]]).T
+    np.testing.assert_allclose(running_mean(blocks, 3, 1), expected, rtol=1e-6)
+
+
+def test_an_outlying_block_is_left_out_of_the_level():
+    blocks = np.tile(np.array([[1.0], [2.0], [3.0]], dtype=np.float32), (20, 2))
+    blocks[30, 0] = 100  # the median is 2, the median distance from it 1: 4 sigma are 5.9
+    blocks[31, 1] = 7.8
+    rejected = reject_outliers(blocks)
+    np.testing.assert_array_equal(np.argwhere(np.isnan(rejected)), [[30, 0]])
+    np.testing.assert_array_equal(rejected[~np.isnan(rejected)], blocks[~np.isnan(rejected)])
 
 
 def test_block_mean_leaves_out_a_spike_and_masked_first_rows():

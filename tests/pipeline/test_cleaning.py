@@ -1,4 +1,4 @@
-"""Motion and focus are taken out of streaks; flux, noise and still air are left alone."""
+"""Motion and focus of a lone star are taken out; flux, noise and still air are left alone."""
 
 import numpy as np
 import pandas as pd
@@ -6,10 +6,17 @@ import pytest
 
 from shutterless.pipeline.cleaning import WINDOWS, clean_streaks, predict_amplitude, streak_modes
 from shutterless.pipeline.psf import pixel_profile
+from shutterless.pipeline.readout import Readout
 
-SIGMA_PX, SIGMA_E, FLUX_E = 0.84, 25.0, 600.0
-STREAKS = pd.DataFrame({"x": [20.3], "flux_e_row": [FLUX_E]})
+SIGMA_PX, SIGMA_E, FLUX_E, SKY_E = 0.84, 25.0, 600.0, 300.0
+STREAKS = pd.DataFrame({"streak_id": [0], "x": [20.3], "flux_e_row": [FLUX_E], "y0": [np.nan]})
 COLUMNS = np.arange(40)
+LEVEL_E = SKY_E + FLUX_E * pixel_profile(COLUMNS - 20.3, SIGMA_PX)
+READOUT = Readout(300.0, 6.2, 10.0, 48_000.0, 3080)
+
+
+def clean(residual):
+    return clean_streaks(residual, noise_of(residual.shape[1]), LEVEL_E, SKY_E, STREAKS, SIGMA_PX, READOUT)
 
 
 def moving_star(rng, n_rows, motion_px):
@@ -56,7 +63,7 @@ def test_rows_fewer_than_the_shortest_window_predict_nothing():
 def test_still_air_leaves_every_bit():
     residual = np.random.default_rng(2).normal(size=(40, 4000)).astype(np.float16)
     before = residual.copy()
-    assert clean_streaks(residual, noise_of(4000), STREAKS, SIGMA_PX) == 0
+    assert clean(residual) == 0
     np.testing.assert_array_equal(residual, before)
 
 
@@ -64,7 +71,7 @@ def test_motion_is_taken_out_of_the_flanks():
     """0.4 px of motion leave 2.6 σ in the flanks; what remains after cleaning is the noise."""
     residual = moving_star(np.random.default_rng(3), 6000, 0.4)
     assert residual[19:23].astype(np.float32).std(axis=1).max() > 2.5
-    assert clean_streaks(residual, noise_of(6000), STREAKS, SIGMA_PX) == 1
+    assert clean(residual) == 1
     np.testing.assert_allclose(residual[[18, 19, 21, 22]].astype(np.float32).std(axis=1), 1, atol=0.12)
 
 
@@ -76,7 +83,7 @@ def test_an_event_on_the_star_keeps_its_flux():
     event[3000:3030] = 100.0
     injected = (residual.astype(np.float32) + np.outer(profile, event)).astype(np.float16)
     for array in (residual, injected):
-        clean_streaks(array, noise_of(6000), STREAKS, SIGMA_PX)
+        clean(array)
     flux = profile @ (injected.astype(np.float32) - residual.astype(np.float32)) / (profile @ profile)
     assert flux[3000:3030].mean() == pytest.approx(100, rel=0.03)
     assert abs(np.delete(flux, np.s_[2960:3070])).max() < 5
@@ -85,6 +92,6 @@ def test_an_event_on_the_star_keeps_its_flux():
 def test_masked_pixels_stay_masked():
     residual = moving_star(np.random.default_rng(5), 3000, 0.4)
     residual[20, 100:110] = np.nan
-    clean_streaks(residual, noise_of(3000), STREAKS, SIGMA_PX)
+    clean(residual)
     assert np.isnan(residual[20, 100:110].astype(np.float32)).all()
     assert np.isnan(residual.astype(np.float32)).sum() == 10
