@@ -2,7 +2,8 @@
 
 A *false alarm* is a cluster of detections that matches no event of the truth table; *completeness* is counted against
 the S/N ``rho`` of an optimum no detector can beat. Glints are events (no false alarms) that are left out of
-completeness: within one amplifier nothing tells them from a burst.
+completeness: within one amplifier nothing tells them from a burst. Eclipses, pulsars, flickering and oscillations are
+left out too, because they go on beyond any file and so have no finite optimum: what is found of them is said apart.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from scipy.optimize import minimize
 from scipy.special import expit, ndtr, ndtri
 from scipy.stats import chi2
 
+from shutterless.pipeline.events import ENDLESS_KINDS
 from shutterless.pipeline.matching import MATCH_PX, match_truth
 
 MIN_COUNTED_ALARMS = 10  # a rate that rests on fewer is marked extrapolated
 TAIL_ALARMS = 30
-UNCOUNTED_KINDS = ("glint",)
+UNCOUNTED_KINDS = ("glint", *ENDLESS_KINDS)
 RHO_BINS = (4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 12.0, 14.0, 16.0, 20.0)
 CONFIDENCE = 0.95
 # events per amplifier-hour in the mix a model is trained on: 10,000, most of them between 4.9 and 12 sigma, beside half
@@ -233,11 +235,47 @@ def event_scores(detections: pd.DataFrame, score: np.ndarray, truth: pd.DataFram
     DataFrame
         ``truth`` without artefacts and uncounted kinds, with ``score`` (-inf where nothing matched).
     """
-    counted = truth[truth["is_event"].astype(bool) & ~truth["kind"].isin(UNCOUNTED_KINDS)].reset_index(drop=True)
-    matched = match_entries(detections, counted)
-    best = np.full(len(counted), -np.inf)
+    return _score_events(
+        detections, score, truth[truth["is_event"].astype(bool) & ~truth["kind"].isin(UNCOUNTED_KINDS)]
+    )
+
+
+def _score_events(detections: pd.DataFrame, score: np.ndarray, events: pd.DataFrame) -> pd.DataFrame:
+    events = events.reset_index(drop=True)
+    matched = match_entries(detections, events)
+    best = np.full(len(events), -np.inf)
     np.maximum.at(best, matched[matched >= 0], np.asarray(score, dtype=np.float64)[matched >= 0])
-    return counted.assign(score=best)
+    return events.assign(score=best)
+
+
+def apart_table(detections: pd.DataFrame, score: np.ndarray, truth: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """What is found of events that are reported apart, whatever their ``rho``, with 95 % Wilson intervals.
+
+    Parameters
+    ----------
+    detections, score, truth
+        As `event_scores`.
+    threshold : float
+
+    Returns
+    -------
+    DataFrame
+        ``kind``, ``n``, ``found``, ``fraction``, ``low``, ``high``: a row for each kind without a finite optimum, and,
+        where the truth says which star an event is on, for bursts on stars and orphan bursts. Kinds that do not occur
+        have none.
+    """
+    events = truth[truth["is_event"].astype(bool)]
+    parts = {kind: events[events["kind"] == kind] for kind in ENDLESS_KINDS}
+    if "star_id" in events:
+        bursts, orphan = events["kind"] == "burst", events["star_id"] < 0
+        parts |= {"burst on a star": events[bursts & ~orphan], "orphan burst": events[bursts & orphan]}
+    rows = []
+    for kind, part in parts.items():
+        if n := len(part):
+            best = _score_events(detections, score, part)["score"]
+            found = int((np.isfinite(best) & (best >= threshold)).sum())
+            rows.append((kind, n, found, found / n, *wilson_interval(found, n)))
+    return pd.DataFrame(rows, columns=["kind", "n", "found", "fraction", "low", "high"])
 
 
 def completeness_table(events: pd.DataFrame, threshold: float, bins: tuple[float, ...] = RHO_BINS) -> pd.DataFrame:

@@ -112,7 +112,23 @@ def write_kinds(run: RunFolder) -> str:
         plot_completeness(found[found["kind"] == kind], ax, eta=eta, legend=False)
     _shared_legend(drawing, panels)
     caption = "As above, for each kind of event. Kinds with few events have wide bounds."
-    return figure(drawing, caption, alt="Completeness by kind of event")
+    return figure(drawing, caption, alt="Completeness by kind of event") + _apart(run)
+
+
+def _apart(run: RunFolder) -> str:
+    """Table of the kinds that are reported apart, nothing where there are none."""
+    apart = run.table("evaluation/apart.parquet")
+    if apart is None or apart.empty:
+        return ""
+    rows = [
+        [row.detector, row.kind, f"{row.found} of {row.n}", between(row.fraction, row.low, row.high)]
+        for row in apart.itertuples()
+    ]
+    said = (
+        "Apart, whatever their ρ: kinds that go on beyond any file and so have no finite optimum, which count for no "
+        "completeness; and bursts on stars and on none, which do."
+    )
+    return paragraph(said, "note") + table(["detector", "kind", "found", "fraction"], rows)
 
 
 def write_learning(run: RunFolder) -> str:

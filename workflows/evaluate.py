@@ -15,7 +15,9 @@ import pandas as pd
 from shutterless.models.calibration import reliability_table
 from shutterless.models.evaluation import (
     MIN_COUNTED_ALARMS,
+    UNCOUNTED_KINDS,
     RateCurve,
+    apart_table,
     bootstrap_events,
     completeness_table,
     event_scores,
@@ -47,10 +49,11 @@ class EvaluateError(ValueError):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Tables of an evaluation, as written: one row per detector, bins of rho, bins of probability, words."""
+    """Tables of an evaluation, as written: per detector, by rho, of kinds apart, by probability, in words."""
 
     summary: pd.DataFrame
     completeness: pd.DataFrame
+    apart: pd.DataFrame
     reliability: pd.DataFrame
     verdict: str
 
@@ -59,7 +62,11 @@ class Evaluation:
         columns = ["detector", "n_parameters", "false_alarms", "rate_per_hour", "n_events", "completeness"]
         columns += ["completeness_low", "completeness_high", "rho50", "loss_mag"]
         table = self.summary[columns].to_string(index=False, na_rep="-", float_format="{:.3f}".format)
-        return f"{table}\n{self.verdict}"
+        apart = [
+            f"{row.detector}: {row.kind} {row.found} of {row.n} found ({100 * row.low:.0f} to {100 * row.high:.0f} %)"
+            for row in self.apart.itertuples()
+        ]
+        return "\n".join([table, self.verdict, *apart])
 
 
 def evaluate_detectors(
@@ -84,7 +91,8 @@ def evaluate_detectors(
     truth : Path
         ``truth.parquet`` of the frames.
     out : Path
-        Gets ``summary``, ``completeness``, ``reliability`` and ``detections`` (Parquet), ``eta.json``, ``verdict.txt``.
+        Gets ``summary``, ``completeness``, ``apart``, ``reliability`` and ``detections`` (Parquet), ``eta.json``,
+        ``verdict.txt``.
     settings : EvaluateSettings
     tracking : Tracking, optional
         Log one run per detector there, in the experiment `EXPERIMENT`.
@@ -113,6 +121,7 @@ def evaluate_detectors(
     evaluation = Evaluation(
         summary=summary,
         completeness=pd.concat([result.completeness for result in results], ignore_index=True),
+        apart=pd.concat([result.apart for result in results], ignore_index=True),
         reliability=_concatenate([result.reliability for result in results if result.reliability is not None]),
         verdict=write_verdict(summary, {result.detector.name: result.found for result in results}, results[0].samples),
     )
@@ -150,6 +159,7 @@ class _Result:
     curve: RateCurve
     summary: dict[str, Any]
     completeness: pd.DataFrame
+    apart: pd.DataFrame
     reliability: pd.DataFrame | None
     found: np.ndarray
     samples: list[np.ndarray]
@@ -175,6 +185,7 @@ def _judge(detector: Detector, detections: pd.DataFrame, held_out: _HeldOut, set
         curve=curve,
         summary={**_describe(detector), **vars(point), **summarise(events, point, samples, held_out.eta)},
         completeness=completeness_table(events, point.threshold).assign(detector=detector.name),
+        apart=apart_table(detections, score, held_out.truth, point.threshold).assign(detector=detector.name),
         reliability=reliability,
         found=(events["score"] >= point.threshold).to_numpy(),
         samples=samples,
@@ -314,6 +325,11 @@ def _open_truth(truth: pd.DataFrame, manifest: pd.DataFrame) -> _HeldOut:
             f"no event of the truth table lies in the store: it names files {sorted(truth['file'].unique())[:3]}, "
             f"the store holds {sorted(manifest['file'].unique())[:3]}"
         )
+    if placed.loc[is_event, "kind"].isin(UNCOUNTED_KINDS).all():
+        raise EvaluateError(
+            f"all events of the truth table are of kinds without a finite optimum or not counted {UNCOUNTED_KINDS}, so "
+            "completeness cannot be measured; add frames with other events"
+        )
     quiet = frozenset(manifest["entry"]) - frozenset(placed.loc[is_event, "entry"]) or frozenset(manifest["entry"])
     return _HeldOut(placed, quiet, float(_live_hours(manifest[manifest["entry"].isin(quiet)]).sum()))
 
@@ -342,6 +358,7 @@ def _concatenate(tables: list[pd.DataFrame]) -> pd.DataFrame:
 def _write(evaluation: Evaluation, detections: pd.DataFrame, out: Path, eta: dict[str, float]) -> None:
     write_parquet(detections, out / "detections.parquet")
     write_parquet(evaluation.completeness, out / "completeness.parquet")
+    write_parquet(evaluation.apart, out / "apart.parquet")
     write_parquet(evaluation.reliability, out / "reliability.parquet")
     (out / "eta.json").write_text(json.dumps(eta))
     (out / "verdict.txt").write_text(evaluation.verdict + "\n")

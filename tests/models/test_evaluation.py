@@ -11,6 +11,7 @@ from shutterless.models.evaluation import (
     OPTIMUM_THRESHOLDS,
     OperatingPoint,
     RateCurve,
+    apart_table,
     bootstrap_events,
     cluster_detections,
     completeness_table,
@@ -182,6 +183,31 @@ def test_event_scores_in_the_head():
     scored = event_scores(found, np.array([1.0, 1, 1, 1, 6, 9, 8, 7]), EVENTS)
     assert scored["kind"].tolist() == ["burst", "flare"]
     assert scored["score"].tolist() == [8, -np.inf]
+
+
+def test_endless_kinds_count_for_no_completeness_and_are_said_apart():
+    """An eclipse and one of two flickering stars are found; of bursts the one on a star, the orphan not."""
+    table = truth(
+        ("a", "eclipse", True, 40.0, 100, 102, 900.0),
+        ("a", "flickering", True, 10.0, 0, 9000, 50.0),
+        ("b", "flickering", True, 500.0, 0, 9000, 50.0),
+        ("b", "burst", True, 10.0, 101, 101, 9.0),
+        ("b", "burst", True, 800.0, 101, 101, 9.0),
+        ("b", "glint", True, 700.0, 101, 101, 9.0),
+    ).assign(star_id=[4, 7, 8, 3, -1, -1])
+    score = np.full(len(FOUND), 6.0)
+    assert event_scores(FOUND, score, table)["kind"].tolist() == ["burst", "burst"]
+    apart = apart_table(FOUND, score, table, 5.0)
+    assert apart[["kind", "n", "found", "fraction"]].to_numpy().tolist() == [
+        ["eclipse", 1, 1, 1.0],
+        ["flickering", 2, 1, 0.5],
+        ["burst on a star", 1, 1, 1.0],
+        ["orphan burst", 1, 0, 0.0],
+    ]
+    assert apart[["low", "high"]].iloc[1].tolist() == pytest.approx(wilson_interval(1, 2))
+    assert apart_table(FOUND, score, table, 7.0)["found"].sum() == 0
+    assert apart_table(FOUND, np.full(len(FOUND), -np.inf), table, -np.inf)["found"].sum() == 0
+    assert apart_table(FOUND, score, EVENTS, 5.0).empty  # no endless kind, and no word of stars
 
 
 def events(rho, score, kind="burst", entry="a"):

@@ -65,7 +65,7 @@ def held_out(tiny_camera, tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("held_out")
     calm = simulate(tiny_camera, folder / "calm", sequence="calm", seed=22, ccds=(3,), rows=6000, events=0)
     busy = simulate(
-        tiny_camera, folder / "busy", sequence="busy", seed=33, ccds=(4,), rows=6000, events=12, rho=(6.0, 30.0)
+        tiny_camera, folder / "busy", sequence="busy", seed=35, ccds=(4,), rows=6000, events=12, rho=(6.0, 30.0)
     )
     for path in (*calm.files, *busy.files):
         add_hits(path)

@@ -61,12 +61,12 @@ def test_summary_has_one_row_per_detector_with_what_its_training_left(evaluated)
 
 
 def test_tables_are_written_as_they_are_returned(evaluated):
-    for name in ("summary", "completeness", "reliability"):
+    for name in ("summary", "completeness", "apart", "reliability"):
         pd.testing.assert_frame_equal(
             pd.read_parquet(evaluated.out / f"{name}.parquet"), getattr(evaluated.tables, name), check_dtype=False
         )
     assert (evaluated.out / "verdict.txt").read_text() == evaluated.tables.verdict + "\n"
-    for text in (evaluated.tables.verdict, "completeness", "template-bank"):
+    for text in (evaluated.tables.verdict, "completeness", "template-bank", "template-bank: orphan burst "):
         assert text in evaluated.tables.text()
 
 
@@ -103,7 +103,8 @@ def test_completeness_is_the_share_of_injected_events_above_the_threshold(evalua
     events = events.astype({"ccd": "Int64", "quadrant": "Int64"}).merge(manifest[["file", "ccd", "quadrant", "entry"]])
     detections = pd.read_parquet(evaluated.out / "detections.parquet")
     for row in evaluated.tables.summary.itertuples():
-        above = detections[detections[f"{row.detector}/score"] >= row.threshold]
+        score = detections[f"{row.detector}/score"]
+        above = detections[(score >= row.threshold) & np.isfinite(score)]  # no alarm, no threshold; vetoed is not found
         found = set(match_entries(above, events)) - {-1}
         assert row.n_events == len(events)
         assert row.completeness == pytest.approx(len(found) / len(events))
@@ -190,6 +191,15 @@ def test_judgement_of_a_table_made_by_hand():
     assert result.reliability is None
 
 
+def test_endless_events_are_judged_apart():
+    """A pulsar where the glint was: found at the threshold of 3, and no part of the completeness."""
+    detections, truth = hand_made()
+    truth.loc[truth["kind"] == "glint", "kind"] = "pulsar"
+    result = _judge(Detector("d", None), detections, _HeldOut(truth, frozenset({"calm"}), 2.0), SETTINGS)
+    assert (result.summary["n_events"], result.summary["completeness"]) == (4, 0.5)
+    assert result.apart[["kind", "n", "found", "detector"]].to_numpy().tolist() == [["pulsar", 1, 1, "d"]]
+
+
 def test_detector_that_raises_few_alarms_keeps_everything_and_is_marked():
     detections, truth = hand_made()
     few = detections[(detections["entry"] == "busy") | (detections["d/score"] > 9)]
@@ -262,6 +272,12 @@ def test_truth_without_events_is_refused(held_out, tmp_path):
     truth = pd.read_parquet(held_out[1])
     with pytest.raises(EvaluateError, match=r"holds no event, so completeness cannot be measured; add frames with ev"):
         refuse(held_out, tmp_path, truth=truth[~truth["is_event"]])
+
+
+def test_truth_of_uncounted_events_alone_is_refused(held_out, tmp_path):
+    truth = pd.read_parquet(held_out[1])
+    with pytest.raises(EvaluateError, match=r"all events .* without a finite optimum or not counted \('glint', 'ecli"):
+        refuse(held_out, tmp_path, truth=truth.assign(kind=np.where(truth["is_event"], "pulsar", truth["kind"])))
 
 
 def test_truth_of_other_files_is_refused_with_both(held_out, tmp_path):

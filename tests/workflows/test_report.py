@@ -160,6 +160,8 @@ def write_evaluation(folder):
     pd.DataFrame(summary).to_parquet(folder / "summary.parquet")
     pd.concat(completeness).to_parquet(folder / "completeness.parquet")
     pd.concat(reliability).to_parquet(folder / "reliability.parquet")
+    apart = {"detector": "cnn", "kind": "eclipse", "n": 8, "found": 6, "fraction": 0.75, "low": 0.41, "high": 0.93}
+    pd.DataFrame([apart]).to_parquet(folder / "apart.parquet")
     (folder / "eta.json").write_text(json.dumps({"eta": 6.1, "rate_per_hour": 10.0}))
     (folder / "verdict.txt").write_text(
         "The template bank finds most, but its bounds overlap with the transformer's.\n"
@@ -255,6 +257,11 @@ def test_comparison_quotes_bounds_verdict_and_few_counts(full_run):
     assert "7.00 (6.85–7.15)" in section
     assert section.count("†") == 4  # 8, 5 and 2 alarms are fewer than ten, and the note explains the mark
     assert "aim at 10 false alarms per amplifier-hour" in section
+
+
+def test_kinds_without_an_optimum_are_told_apart(full_run):
+    section = section_of(full_run[1], "kinds")
+    assert re.findall(r"<td[^>]*>([^<]*)</td>", section) == ["cnn", "eclipse", "6 of 8", "0.75 (0.41–0.93)"]
 
 
 def test_candidates_tell_numbers_and_truth(full_run):
