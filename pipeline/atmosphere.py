@@ -22,6 +22,10 @@ _SPEED_MARGIN = 6.0
 # the normal distribution's cumulative, interpolated to 5e-7
 _STEPS, _EDGE = 256, 6.5
 _CUMULATIVE = ndtr(np.arange(-_EDGE, _EDGE + 2 / _STEPS, 1 / _STEPS))
+_CUMULATIVE[:2], _CUMULATIVE[-2:] = 0.0, 1.0  # flat beyond its ends
+# of a source in one row, the electrons beyond its edge that are left out
+_FAINTEST_E = 1e-4
+_BRIGHTENING = 2.0  # what scintillation may add to it
 
 
 class AtmosphereError(ValueError):
@@ -44,15 +48,21 @@ class Waves:
 
     def value(self, seconds: np.ndarray) -> np.ndarray:
         """Value at each time, shape (t,)."""
-        total = np.zeros(len(seconds))
-        for angular, amplitude, phase in zip(self.angular_hz, self.amplitudes, self.phases, strict=True):
-            total += amplitude * np.sin(angular * seconds + phase)
-        return total
+        return _sum_waves(np.asarray(seconds, dtype=np.float64), self.angular_hz, self.amplitudes, self.phases)
 
     def rate(self, seconds: np.ndarray) -> np.ndarray:
         """Derivative at each time (per second), shape (t,)."""
         speeds = Waves(self.angular_hz, self.amplitudes * self.angular_hz, self.phases + np.pi / 2)
         return speeds.value(seconds)
+
+
+@numba.njit(cache=True, nogil=True)
+def _sum_waves(seconds, angular_hz, amplitudes, phases):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    total = np.zeros(len(seconds))
+    for t in range(len(seconds)):
+        for wave in range(len(phases)):
+            total[t] += amplitudes[wave] * np.sin(angular_hz[wave] * seconds[t] + phases[wave])
+    return total
 
 
 def draw_waves(rng: np.random.Generator, rms: float, correlation_s: float) -> Waves:
@@ -84,7 +94,9 @@ def draw_waves(rng: np.random.Generator, rms: float, correlation_s: float) -> Wa
 def log_normal(unit: np.ndarray, rms: float) -> np.ndarray:
     """Turn a series of unit variance into factors of mean 1 and relative scatter ``rms``."""
     spread = np.log1p(rms**2)
-    return np.exp(np.sqrt(spread) * unit - spread / 2)
+    factors = np.sqrt(spread) * unit
+    factors -= spread / 2
+    return np.exp(factors, out=factors)
 
 
 @dataclass(frozen=True)
@@ -123,12 +135,10 @@ class Scintillation:
         """
         return _ScintillationRun(self).factors(first_row, n_rows)
 
-    def noise(self, block: int) -> np.ndarray:
-        """White noise of one block of rows, shape (t, s)."""
+    def generator(self, block: int) -> np.random.Generator:
+        """Generator of the noise of one block of rows."""
         # sequence rows may be negative here, which seeds may not
-        return np.random.default_rng([self.key, abs(block), int(block < 0)]).standard_normal(
-            (_NOISE_ROWS, self.n_stars)
-        )
+        return np.random.default_rng([self.key, abs(block), int(block < 0)])
 
 
 class _ScintillationRun:
@@ -163,8 +173,8 @@ class _ScintillationRun:
         self.ready = unit[first_row % _NOISE_ROWS :]
 
     def _filter_block(self, block: int) -> np.ndarray:
-        unit = self.scintillation.noise(block)
-        _filter(unit, np.exp(-1 / self.correlation_rows), self.state)
+        unit = np.empty((_NOISE_ROWS, self.scintillation.n_stars))
+        _filter_noise(self.scintillation.generator(block), np.exp(-1 / self.correlation_rows), self.state, unit)
         self.next_block = block + 1
         return unit
 
@@ -177,13 +187,13 @@ def draw_scintillation(
 
 
 @numba.njit(cache=True, nogil=True)
-def _filter(series, decay, state):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Turn white noise, (t, s), into a process of first order and unit variance in place, from ``state`` on."""
+def _filter_noise(rng, decay, state, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Make white noise a process of first order and unit variance, (t, s), that goes on from ``state``."""
     strength = np.sqrt(1 - decay**2)
-    for t in range(series.shape[0]):
-        for s in range(series.shape[1]):
-            state[s] = decay * state[s] + strength * series[t, s]
-            series[t, s] = state[s]
+    for t in range(out.shape[0]):
+        for s in range(out.shape[1]):
+            state[s] = decay * state[s] + strength * rng.standard_normal()
+            out[t, s] = state[s]
 
 
 @dataclass(frozen=True)
@@ -345,6 +355,7 @@ def add_sources(
     y0: np.ndarray,
     sigma_px: float,
     series: SharedSeries,
+    edges: np.ndarray | None = None,
 ) -> None:
     """Add sources as the air shows them, in place.
 
@@ -362,6 +373,8 @@ def add_sources(
         Width of the point-spread function in steady air.
     series : SharedSeries
         Must cover ``row - y0`` of every source and row.
+    edges : ndarray of float64, shape (s,), optional
+        Where to stop, in standard deviations (`source_edges`); left out, at 6.5.
 
     Raises
     ------
@@ -377,14 +390,24 @@ def add_sources(
             f"sources need star time from row {earliest:.1f} to {latest:.1f}, the series covers {series.first} to "
             f"{last}: evaluate it with Atmosphere.shared from a row below the one to a row above the other"
         )
+    edges = np.full(len(x), _EDGE) if edges is None else edges
     _add_sources(
-        mean_e, first_row, light_e, x, y0, sigma_px, series.first, series.shift_px, series.width, series.light,
+        mean_e, first_row, light_e, x, y0, sigma_px, series.first, series.shift_px, series.width, series.light, edges,
         _CUMULATIVE,
     )  # fmt: skip
 
 
-@numba.njit(cache=True)
-def _add_sources(mean, first_row, light, x, y0, sigma, first, shift, width, share, cumulative):  # type: ignore[no-untyped-def]
+def source_edges(flux_e_row: np.ndarray) -> np.ndarray:
+    """Standard deviations beyond which less than 1e-4 electrons a row are left of each source, shape (s,).
+
+    The normal distribution has less than ``exp(-z²/2) / 2`` beyond z. Half of the stars of a field stop at four.
+    """
+    light_e = _BRIGHTENING * np.abs(flux_e_row)
+    return np.clip(np.sqrt(2 * np.log(np.maximum(light_e / (2 * _FAINTEST_E), 1.0))), 1.0, _EDGE)
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_sources(mean, first_row, light, x, y0, sigma, first, shift, width, share, edges, cumulative):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Twin of `add_sources`: pixel-integrated Gaussians from a table of the normal distribution's cumulative.
 
     Star time lies between two rows of the series; they vary over many rows, so straight lines join them.
@@ -400,20 +423,21 @@ def _add_sources(mean, first_row, light, x, y0, sigma, first, shift, width, shar
             centre = x[s] + before * shift[i] + after * shift[i + 1]
             spread = sigma * (before * width[i] + after * width[i + 1])
             electrons = light[t, s] * (before * share[i] + after * share[i + 1])
-            start = max(int(np.ceil(centre - _EDGE * spread - 0.5)), 0)
-            stop = min(int(np.floor(centre + _EDGE * spread + 0.5)) + 1, mean.shape[1])
+            reach = edges[s] * spread + 0.5
+            start = max(int(np.ceil(centre - reach)), 0)
+            stop = min(int(np.floor(centre + reach)) + 1, mean.shape[1])
             scale = _STEPS / spread
-            origin = _EDGE * _STEPS - (centre + 0.5) * scale
-            left = _interpolate(cumulative, origin + start * scale)
+            entry = _EDGE * _STEPS + (start - centre - 0.5) * scale
+            left = electrons * _interpolate(cumulative, entry)
             for column in range(start, stop):
-                right = _interpolate(cumulative, origin + (column + 1) * scale)
-                mean[t, column] += electrons * (right - left)
+                entry += scale
+                right = electrons * _interpolate(cumulative, entry)
+                mean[t, column] += right - left
                 left = right
 
 
-@numba.njit(cache=True, inline="always")
-def _interpolate(table, place):  # type: ignore[no-untyped-def]
-    """Value of a table between its entries; its ends beyond them."""
-    place = min(max(place, 0.0), table.shape[0] - 1.001)
-    i = int(place)
-    return table[i] + (place - i) * (table[i + 1] - table[i])
+@numba.njit(cache=True, nogil=True, inline="always")
+def _interpolate(table, entry):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Value of a table between its entries; beyond its ends, where it is flat, theirs."""
+    i = min(max(int(entry), 0), table.shape[0] - 2)
+    return table[i] + (entry - i) * (table[i + 1] - table[i])

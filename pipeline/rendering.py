@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numba
 import numpy as np
 
-from shutterless.pipeline.atmosphere import AirRun, add_sources
+from shutterless.pipeline.artefacts import CosmicRay
+from shutterless.pipeline.atmosphere import AirRun, add_sources, source_edges
 from shutterless.pipeline.content import AmplifierContent
+from shutterless.pipeline.photons import draw_photons
 from shutterless.pipeline.scene import SceneSettings
 
 BIAS_ADU = 100.0
 # deferred charge in the first overscan columns: about 250 ADU in the first, gone by the twentieth
 DEFERRED_ADU, DEFERRED_SCALE_PX = 150.0, 3.0
-BLOCK_ROWS = 512
+BLOCK_ROWS = 256
 
 
 def render(
@@ -36,25 +38,55 @@ def render_blocks(
         ADU of the next rows in read order.
     overscan : ndarray of uint16, shape (t, o)
     """
-    scene, profile = content.scene, settings.profile
-    gain, saturation = float(settings.electronics("gain_e_per_adu")), float(settings.electronics("saturation_adu"))
-    a, b = profile.nonlinearity or (0.0, 0.0)
-    deferred_e = gain * DEFERRED_ADU * np.exp(-np.arange(profile.n_overscan_columns) / DEFERRED_SCALE_PX)
-    air = None if content.air is None else AirRun(content.air, scene.n_transit)
+    air = None if content.air is None else AirRun(content.air, content.scene.n_transit)
+    camera = Camera(settings)
     for start in range(0, len(content.rows), BLOCK_ROWS):
         block = slice(start, min(start + BLOCK_ROWS, len(content.rows)))
-        n_rows = block.stop - block.start
-        charge = _draw_electrons(rng, mean_electrons(content, block, air))
-        for ray in content.cosmic_rays:
-            inside = (ray.rows >= block.start) & (ray.rows < block.stop)
-            charge[ray.rows[inside] - block.start, ray.columns[inside]] += ray.charge_e[inside]
-        offsets = content.row_offsets_e(block)
-        data = np.empty((n_rows, profile.n_columns), dtype=np.uint16)
-        overscan = np.empty((n_rows, profile.n_overscan_columns), dtype=np.uint16)
-        _digitise(rng, charge, offsets, scene.read_noise_e, gain, a, b, saturation, data)
-        empty = np.broadcast_to(deferred_e, overscan.shape).copy()
-        _digitise(rng, empty, offsets, scene.read_noise_e, gain, a, b, saturation, overscan)
-        yield data, overscan
+        charge = camera.empty_rows(block.stop - block.start)
+        draw_photons(rng, mean_electrons(content, block, air), camera.data_of(charge))
+        _add_cosmic_rays(camera.data_of(charge), content.cosmic_rays, block)
+        adu = camera.read(rng, charge, content.row_offsets_e(block))
+        yield camera.data_of(adu), camera.overscan_of(adu)
+
+
+def _add_cosmic_rays(charge_e: np.ndarray, rays: Sequence[CosmicRay], block: slice) -> None:
+    for ray in rays:
+        inside = (ray.rows >= block.start) & (ray.rows < block.stop)
+        if inside.any():
+            charge_e[ray.rows[inside] - block.start, ray.columns[inside]] += ray.charge_e[inside]
+
+
+class Camera:
+    """What reads charge: data columns and behind them the overscan, which holds none."""
+
+    def __init__(self, settings: SceneSettings) -> None:
+        profile = settings.profile
+        self.n_columns, self.n_overscan = profile.n_columns, profile.n_overscan_columns
+        self.gain = float(settings.electronics("gain_e_per_adu"))
+        self.saturation_adu = float(settings.electronics("saturation_adu"))
+        self.read_noise_e = float(settings.electronics("read_noise_e"))
+        self.nonlinearity = profile.nonlinearity or (0.0, 0.0)
+        self.deferred_e = self.gain * DEFERRED_ADU * np.exp(-np.arange(self.n_overscan) / DEFERRED_SCALE_PX)
+
+    def empty_rows(self, n_rows: int) -> np.ndarray:
+        """Rows of data and overscan without charge, shape (t, x + o)."""
+        return np.zeros((n_rows, self.n_columns + self.n_overscan))
+
+    def data_of(self, rows: np.ndarray) -> np.ndarray:
+        """View of the data columns, shape (t, x)."""
+        return rows[:, : self.n_columns]
+
+    def overscan_of(self, rows: np.ndarray) -> np.ndarray:
+        """View of the overscan columns, shape (t, o)."""
+        return rows[:, self.n_columns :]
+
+    def read(self, rng: np.random.Generator, charge_e: np.ndarray, row_offsets_e: np.ndarray) -> np.ndarray:
+        """Read charge, which is spent in this, into ADU of dtype uint16, shape (t, x + o)."""
+        self.overscan_of(charge_e)[:] += self.deferred_e
+        adu = np.empty(charge_e.shape, dtype=np.uint16)
+        _add_noise(rng, charge_e, row_offsets_e, self.read_noise_e)
+        _digitise(charge_e, self.gain, *self.nonlinearity, self.saturation_adu, adu)
+        return adu
 
 
 def mean_electrons(content: AmplifierContent, block: slice, air: AirRun | None = None) -> np.ndarray:
@@ -93,7 +125,7 @@ def _mean_through_air(content: AmplifierContent, air: AirRun, block: slice) -> n
     light[:, ~(changing | settled)] = 0.0
     for star in np.flatnonzero(changing):
         light[:, star] *= np.maximum(scene.streak(rows, scene.y0[star]), 0.0)
-    add_sources(mean, first_row, light, scene.x, scene.y0, scene.psf_sigma_px, series)
+    add_sources(mean, first_row, light, scene.x, scene.y0, scene.psf_sigma_px, series, source_edges(scene.flux_e_row))
     for placed in content.events:
         first, curve = placed.within(block)
         if len(curve):
@@ -105,25 +137,24 @@ def _mean_through_air(content: AmplifierContent, air: AirRun, block: slice) -> n
     return mean
 
 
-@numba.njit(cache=True)
-def _draw_electrons(rng: np.random.Generator, mean_e: np.ndarray) -> np.ndarray:
-    """Poisson counts of each pixel, exact at any mean; shape (t, x)."""
-    counts = np.empty(mean_e.shape, dtype=np.float64)
-    for t in range(mean_e.shape[0]):
-        for x in range(mean_e.shape[1]):
-            counts[t, x] = rng.poisson(mean_e[t, x])
-    return counts
+@numba.njit(cache=True, nogil=True)
+def _add_noise(rng, charge_e, row_offsets_e, read_noise_e):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Add what all pixels of a row share and each one's own read noise, in place, shape (t, x)."""
+    for t in range(charge_e.shape[0]):
+        for x in range(charge_e.shape[1]):
+            charge_e[t, x] += row_offsets_e[t] + read_noise_e * rng.standard_normal()
 
 
-@numba.njit(cache=True)
-def _digitise(rng, charge_e, row_offsets_e, read_noise_e, gain, a, b, saturation_adu, out):  # type: ignore[no-untyped-def]
-    """Read charge with noise, row offsets, non-linearity and bias into integers ``out``, shape (t, x).
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _digitise(charge_e, gain, a, b, saturation_adu, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Turn charge into integers ``out`` with non-linearity and bias, shape (t, x).
 
     The profile's ``true = x / (a x² + b x + 1)`` is solved for the reading x, in a form that stands ``a = 0``.
     """
     for t in range(charge_e.shape[0]):
         for x in range(charge_e.shape[1]):
-            true = (charge_e[t, x] + row_offsets_e[t] + read_noise_e * rng.standard_normal()) / gain
+            true = charge_e[t, x] / gain
             linear = 1 - b * true
-            reading = 2 * true / (linear + np.sqrt(linear**2 - 4 * a * true**2))
-            out[t, x] = np.uint16(min(max(np.rint(reading + BIAS_ADU), 0.0), saturation_adu))
+            reading = 2 * true / (linear + np.sqrt(linear * linear - 4 * a * true * true)) + BIAS_ADU
+            reading = reading if reading > 0 else 0.0
+            out[t, x] = np.uint16(np.rint(reading if reading < saturation_adu else saturation_adu))

@@ -258,13 +258,20 @@ class Scene:
         near = (self.x > first_column - reach) & (self.x < first_column + width - 1 + reach)
         changing, settled = (near & stars for stars in self.changing_stars(sequence_rows))
         # between their ends all stars of the window are constant, and rows differ by the sky alone
-        constant = np.zeros(width)
-        for columns, light in self._profiles(settled, first_column, width):
-            constant[columns] += light
+        constant = self._static_light(settled, first_column, width)
         baseline = self.sky_e_s * self.exposure_s(sequence_rows)[:, None] + constant
         for y0, (columns, light) in zip(self.y0[changing], self._profiles(changing, first_column, width), strict=True):
             baseline[:, columns] += self.streak(sequence_rows, y0)[:, None] * light
         return baseline
+
+    def _static_light(self, chosen: np.ndarray, first_column: int, width: int) -> np.ndarray:
+        """Electrons per row of the chosen stars together in each column of the window, shape (x,)."""
+        reach = 6 * self.psf_sigma_px + 1
+        x = self.x[chosen][:, None]
+        columns = np.ceil(x - reach).astype(int) + np.arange(int(2 * reach) + 1)
+        light = self.flux_e_row[chosen][:, None] * pixel_profile(columns - x, self.psf_sigma_px)
+        inside = (columns <= x + reach) & (columns >= first_column) & (columns < first_column + width)
+        return np.bincount(columns[inside] - first_column, weights=light[inside], minlength=width)
 
     def _profiles(self, chosen: np.ndarray, first_column: int, width: int) -> Iterator[tuple[slice, np.ndarray]]:
         """Columns of the window that each chosen star lights, and its electrons per row in them."""
