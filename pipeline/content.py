@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,11 +17,14 @@ from shutterless.pipeline.artefacts import (
     draw_pickup_bursts,
 )
 from shutterless.pipeline.atmosphere import Atmosphere, draw_atmosphere
+from shutterless.pipeline.detector import Detector, draw_detector, draw_dropped_rows
 from shutterless.pipeline.placement import PlacedEvent, place_events
 from shutterless.pipeline.scene import (
     ATMOSPHERE,
     COSMIC_RAYS,
+    DETECTOR,
     DRIFT,
+    DROPPED_ROWS,
     EVENTS,
     MAINS,
     PICKUP,
@@ -46,6 +49,8 @@ class AmplifierContent:
         Noise that all columns of a row share.
     air : Atmosphere or None
         Without it the stars are steady.
+    detector : Detector or None
+        Without it there are no faults and no pocket effect.
     """
 
     scene: Scene
@@ -55,6 +60,7 @@ class AmplifierContent:
     pickup_bursts: Sequence[PickupBurst] = ()
     waves: Sequence[RowWaves] = ()
     air: Atmosphere | None = None
+    detector: Detector | None = None
 
     def row_offsets_e(self, block: slice) -> np.ndarray:
         """Electrons that interference adds to every column and the overscan in a block of file rows, shape (t,)."""
@@ -77,13 +83,29 @@ def draw_content(settings: SceneSettings, ccd: int, quadrant: int, file_index: i
     orphan_y0 = settings.generator(ATMOSPHERE, *keys).uniform(0, scene.n_transit, settings.events)
     events = place_events(settings, scene, settings.generator(EVENTS, *keys), rows, orphan_y0)
     air = draw_air(settings, scene, ccd, quadrant) if settings.atmosphere else None
+    detector = draw_faults(settings, ccd, quadrant, file_index) if settings.detector else None
     if not settings.artefacts:
-        return AmplifierContent(scene, rows, events, air=air)
+        return AmplifierContent(scene, rows, events, air=air, detector=detector)
     rays = draw_cosmic_rays(
         settings.generator(COSMIC_RAYS, *keys), rows, scene.n_columns, scene.row_rate_hz, scene.n_transit
     )
     bursts = draw_pickup_bursts(settings.generator(PICKUP, *keys), len(rows), scene.row_rate_hz)
-    return AmplifierContent(scene, rows, events, rays, bursts, draw_row_waves(settings, ccd, quadrant), air)
+    return AmplifierContent(scene, rows, events, rays, bursts, draw_row_waves(settings, ccd, quadrant), air, detector)
+
+
+def draw_faults(settings: SceneSettings, ccd: int, quadrant: int, file_index: int) -> Detector:
+    """Draw an amplifier's own faults, which last, and the rows that all amplifiers of its CCD lose in one file."""
+    profile = settings.profile
+    lasting = draw_detector(
+        settings.generator(DETECTOR, ccd, quadrant),
+        profile.n_columns,
+        profile.n_overscan_columns,
+        hot_columns=settings.hot_columns,
+        traps=settings.traps,
+    )
+    rng = settings.generator(DROPPED_ROWS, ccd, file_index)
+    dropped = draw_dropped_rows(rng, settings.rows, settings.row_rate_hz, settings.dropped_runs_per_hour)
+    return replace(lasting, dropped_rows=dropped)
 
 
 def draw_row_waves(settings: SceneSettings, ccd: int, quadrant: int) -> list[RowWaves]:

@@ -10,7 +10,9 @@ import numpy as np
 from shutterless.pipeline.artefacts import CosmicRay
 from shutterless.pipeline.atmosphere import AirRun, add_sources, source_edges
 from shutterless.pipeline.content import AmplifierContent
+from shutterless.pipeline.detector import Trap, pass_trap
 from shutterless.pipeline.photons import draw_photons
+from shutterless.pipeline.pocket import apply_pocket
 from shutterless.pipeline.scene import SceneSettings
 
 BIAS_ADU = 100.0
@@ -39,13 +41,13 @@ def render_blocks(
     overscan : ndarray of uint16, shape (t, o)
     """
     air = None if content.air is None else AirRun(content.air, content.scene.n_transit)
-    camera = Camera(settings)
+    camera = Camera(settings, content)
     for start in range(0, len(content.rows), BLOCK_ROWS):
         block = slice(start, min(start + BLOCK_ROWS, len(content.rows)))
         charge = camera.empty_rows(block.stop - block.start)
         draw_photons(rng, mean_electrons(content, block, air), camera.data_of(charge))
         _add_cosmic_rays(camera.data_of(charge), content.cosmic_rays, block)
-        adu = camera.read(rng, charge, content.row_offsets_e(block))
+        adu = camera.read(rng, charge, block)
         yield camera.data_of(adu), camera.overscan_of(adu)
 
 
@@ -57,20 +59,30 @@ def _add_cosmic_rays(charge_e: np.ndarray, rays: Sequence[CosmicRay], block: sli
 
 
 class Camera:
-    """What reads charge: data columns and behind them the overscan, which holds none."""
+    """What reads the charge of one amplifier: data columns and behind them the overscan, which holds none."""
 
-    def __init__(self, settings: SceneSettings) -> None:
+    def __init__(self, settings: SceneSettings, content: AmplifierContent) -> None:
         profile = settings.profile
-        self.n_columns, self.n_overscan = profile.n_columns, profile.n_overscan_columns
+        self.content, self.n_columns, n_overscan = content, profile.n_columns, profile.n_overscan_columns
         self.gain = float(settings.electronics("gain_e_per_adu"))
         self.saturation_adu = float(settings.electronics("saturation_adu"))
-        self.read_noise_e = float(settings.electronics("read_noise_e"))
         self.nonlinearity = profile.nonlinearity or (0.0, 0.0)
-        self.deferred_e = self.gain * DEFERRED_ADU * np.exp(-np.arange(self.n_overscan) / DEFERRED_SCALE_PX)
+        detector = content.detector
+        self.pocket = None if detector is None else profile.pocket
+        self.pattern_e = np.zeros(self.n_columns + n_overscan) if detector is None else detector.pattern_e.copy()
+        self.pattern_e[self.n_columns :] += (
+            self.gain * DEFERRED_ADU * np.exp(-np.arange(n_overscan) / DEFERRED_SCALE_PX)
+        )
+        self.held_e = [] if detector is None else [self._begin_with(trap) for trap in detector.traps]
+
+    def _begin_with(self, trap: Trap) -> float:
+        """Charge in a trap before the file's first row: that of the light before it, none before the sequence."""
+        packet = self.content.scene.baseline_e([self.content.rows[0] - 1], trap.column, 1)[0, 0]
+        return trap.filling_e(float(packet))
 
     def empty_rows(self, n_rows: int) -> np.ndarray:
         """Rows of data and overscan without charge, shape (t, x + o)."""
-        return np.zeros((n_rows, self.n_columns + self.n_overscan))
+        return np.zeros((n_rows, len(self.pattern_e)))
 
     def data_of(self, rows: np.ndarray) -> np.ndarray:
         """View of the data columns, shape (t, x)."""
@@ -80,17 +92,24 @@ class Camera:
         """View of the overscan columns, shape (t, o)."""
         return rows[:, self.n_columns :]
 
-    def read(self, rng: np.random.Generator, charge_e: np.ndarray, row_offsets_e: np.ndarray) -> np.ndarray:
-        """Read charge, which is spent in this, into ADU of dtype uint16, shape (t, x + o)."""
-        self.overscan_of(charge_e)[:] += self.deferred_e
+    def read(self, rng: np.random.Generator, charge_e: np.ndarray, block: slice) -> np.ndarray:
+        """Read the next rows: the charge, which is spent in this, becomes ADU of dtype uint16, shape (t, x + o)."""
+        detector = self.content.detector
+        if detector is not None:
+            for i, trap in enumerate(detector.traps):
+                self.held_e[i] = pass_trap(charge_e[:, trap.column], trap, self.held_e[i])
+        if self.pocket is not None:
+            apply_pocket(charge_e, self.pocket)
         adu = np.empty(charge_e.shape, dtype=np.uint16)
-        _add_noise(rng, charge_e, row_offsets_e, self.read_noise_e)
+        _add_noise(rng, charge_e, self.content.row_offsets_e(block), self.pattern_e, self.content.scene.read_noise_e)
         _digitise(charge_e, self.gain, *self.nonlinearity, self.saturation_adu, adu)
+        for first, length in () if detector is None else detector.dropped_rows:
+            adu[max(first - block.start, 0) : max(first + length - block.start, 0)] = 0
         return adu
 
 
 def mean_electrons(content: AmplifierContent, block: slice, air: AirRun | None = None) -> np.ndarray:
-    """Mean electrons from the sky, stars and events in a block of file rows, shape (t, x).
+    """Mean electrons from the sky, stars, events and hot columns in a block of file rows, shape (t, x).
 
     Parameters
     ----------
@@ -107,6 +126,9 @@ def mean_electrons(content: AmplifierContent, block: slice, air: AirRun | None =
             first, curve = placed.within(block)
             columns = slice(placed.first_column, placed.first_column + len(placed.profile))
             mean[first : first + len(curve), columns] += placed.event.amplitude_e * np.outer(curve, placed.profile)
+    if content.detector is not None:
+        for hot in content.detector.hot_columns:
+            mean[:, hot.column] += hot.light_e(content.rows[block], content.scene.row_rate_hz)
     return np.maximum(mean, 0.0, out=mean)
 
 
@@ -138,11 +160,11 @@ def _mean_through_air(content: AmplifierContent, air: AirRun, block: slice) -> n
 
 
 @numba.njit(cache=True, nogil=True)
-def _add_noise(rng, charge_e, row_offsets_e, read_noise_e):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Add what all pixels of a row share and each one's own read noise, in place, shape (t, x)."""
+def _add_noise(rng, charge_e, row_offsets_e, pattern_e, read_noise_e):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Add what all pixels of a row and of a column share and each one's own read noise, in place, shape (t, x)."""
     for t in range(charge_e.shape[0]):
         for x in range(charge_e.shape[1]):
-            charge_e[t, x] += row_offsets_e[t] + read_noise_e * rng.standard_normal()
+            charge_e[t, x] += row_offsets_e[t] + pattern_e[x] + read_noise_e * rng.standard_normal()
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -19,7 +19,7 @@ ZERO_POINTS_MAG = {"g": 24.54, "r": 24.49, "i": 23.88}
 # detector on which `n_bright_stars` is counted (one ZTF quadrant)
 _REFERENCE_PIXELS = 3080 * 3072
 # first domain of every seed: which part of the simulation draws from it
-STARS, EVENTS, PIXELS, COSMIC_RAYS, PICKUP, MAINS, DRIFT, ATMOSPHERE = range(8)
+STARS, EVENTS, PIXELS, COSMIC_RAYS, PICKUP, MAINS, DRIFT, ATMOSPHERE, DETECTOR, DROPPED_ROWS = range(10)
 _STRENGTHS = ("scintillation_rms", "motion_rms_arcsec", "focus_rms", "transparency_rms")
 # consecutive sequence rows
 Rows = Sequence[int] | np.ndarray
@@ -54,6 +54,12 @@ class SceneSettings:
         Optimal S/N of events, drawn uniformly between the two.
     artefacts : bool
         Cosmic rays and pickup.
+    detector : bool
+        Pocket effect (where the profile has one), bias structure, hot columns, traps, dropped rows; see `detector`.
+    hot_columns, traps : float
+        Expected number in each amplifier.
+    dropped_runs_per_hour : float
+        How often some rows of a CCD do not arrive.
     atmosphere : bool
         Scintillation, image motion, changes of focus and seeing, thin cloud; see `atmosphere.Atmosphere`.
     scintillation_rms, motion_rms_arcsec, focus_rms, transparency_rms : float
@@ -99,6 +105,10 @@ class SceneSettings:
     longest_flare_s: float = LONGEST_FLARE_S
     rho: tuple[float, float] = (4.0, 20.0)
     artefacts: bool = True
+    detector: bool = False
+    hot_columns: float = 4.0
+    traps: float = 2.0
+    dropped_runs_per_hour: float = 4.0
     atmosphere: bool = False
     scintillation_rms: float = 0.011
     scintillation_s: float = 0.065
@@ -132,6 +142,11 @@ class SceneSettings:
             raise SceneError(f"these settings must be positive: {positive}")
         if not self.ccds or len(set(self.ccds)) < len(self.ccds) or min(self.ccds) < 1:
             raise SceneError(f"ccds {self.ccds} must be different whole numbers from 1")
+        if min(self.hot_columns, self.traps, self.dropped_runs_per_hour) < 0:
+            raise SceneError(
+                f"numbers of faults must not be negative: hot_columns {self.hot_columns}, traps {self.traps}, "
+                f"dropped_runs_per_hour {self.dropped_runs_per_hour}"
+            )
         if self.events < 0 or self.n_bright_stars < 0 or self.seed < 0 or (self.first_row or 0) < 0:
             raise SceneError(
                 f"these settings must not be negative: events {self.events}, n_bright_stars {self.n_bright_stars}, "

@@ -11,10 +11,12 @@ import pandas as pd
 
 from shutterless.pipeline.artefacts import CosmicRay, PickupBurst, cosmic_ray_light_curve
 from shutterless.pipeline.content import AmplifierContent
+from shutterless.pipeline.detector import HotColumn, Trap
 from shutterless.pipeline.events import central_rows, optimal_rho
 from shutterless.pipeline.placement import PlacedEvent
 from shutterless.pipeline.scene import Scene
 
+_ROWS_AT_A_TIME = 4096
 TRUTH_COLUMNS = {
     "event_id": "string",
     "kind": "string",
@@ -52,11 +54,18 @@ def truth_rows(content: AmplifierContent, file: str, ccd: int, quadrant: int) ->
     air adds to the noise is the detector's to overcome.
 
     ``amplitude_e`` is signed: of events before smearing (`events.Event`), of artefacts the strongest row. Pickup is in
-    all columns at once, so its ``x`` is NaN; its amplitude is summed over columns as everywhere.
+    all columns at once, so its ``x`` is NaN; its amplitude is summed over columns as everywhere. Faults of the detector
+    are given with all their rows, not the central 90 %: of a hot column and a trap those of the file. The amplitude of a
+    trap is what it takes from the last row of the file when it is empty; it has no S/N of its own (``rho`` NaN). Of
+    dropped rows the amplitude is the charge that is missing.
     """
     entries = [_event_truth(content, placed) for placed in content.events]
     entries += [_cosmic_ray_truth(content, ray) for ray in content.cosmic_rays]
     entries += [_pickup_truth(content, burst) for burst in content.pickup_bursts]
+    if content.detector is not None:
+        entries += [_hot_column_truth(content, hot) for hot in content.detector.hot_columns]
+        entries += [_trap_truth(content, trap) for trap in content.detector.traps]
+        entries += [_dropped_truth(content, *run) for run in content.detector.dropped_rows]
     stem = file.split(".fits")[0]
     shared = {"file": file, "ccd": ccd, "quadrant": quadrant}
     rows = [
@@ -120,6 +129,37 @@ def _pickup_truth(content: AmplifierContent, burst: PickupBurst) -> dict[str, An
     n_columns = content.scene.n_columns
     rho = optimal_rho(burst.offsets_e[:, None], content.scene.variance_e2(rows, 0, n_columns))
     return _artefact_truth("pickup", float("nan"), burst.first_row, burst.offsets_e * n_columns, rho)
+
+
+def _fault_truth(kind: str, x: float, rows: tuple[int, int], amplitude_e: float, rho: float) -> dict[str, Any]:
+    first, last = rows
+    return {
+        **_artefact_truth(kind, x, first, np.array([amplitude_e]), rho),
+        "row_stop": last,
+    }
+
+
+def _hot_column_truth(content: AmplifierContent, hot: HotColumn) -> dict[str, Any]:
+    n_rows, squared = len(content.rows), 0.0
+    for start in range(0, n_rows, _ROWS_AT_A_TIME):
+        rows = content.rows[start : start + _ROWS_AT_A_TIME]
+        light = hot.light_e(rows, content.scene.row_rate_hz)
+        squared += optimal_rho(light, content.scene.variance_e2(rows, hot.column, 1)[:, 0]) ** 2
+    return _fault_truth("hot_column", float(hot.column), (0, n_rows - 1), hot.level_e, float(np.sqrt(squared)))
+
+
+def _trap_truth(content: AmplifierContent, trap: Trap) -> dict[str, Any]:
+    packet = float(content.scene.baseline_e(content.rows[-1:], trap.column, 1)[0, 0])
+    taken = min(trap.share * packet, trap.capacity_e)
+    return _fault_truth("trap", float(trap.column), (0, len(content.rows) - 1), -taken, float("nan"))
+
+
+def _dropped_truth(content: AmplifierContent, first: int, length: int) -> dict[str, Any]:
+    rows, n_columns = content.rows[first : first + length], content.scene.n_columns
+    missing = content.scene.baseline_e(rows)
+    rho = optimal_rho(missing, content.scene.variance_e2(rows, 0, n_columns))
+    amplitude = -float(missing.sum(axis=1).max())
+    return _fault_truth("dropped_rows", float("nan"), (first, first + length - 1), amplitude, rho)
 
 
 def star_rows(scene: Scene, file: str, ccd: int, quadrant: int) -> pd.DataFrame:

@@ -48,6 +48,10 @@ class SceneSection(_Section):
     longest_flare_s: _Positive = 2.0
     rho: tuple[_Positive, _Positive] = (4.0, 20.0)
     artefacts: bool = True
+    detector: bool = False
+    hot_columns: _Strength = 4.0
+    traps: _Strength = 2.0
+    dropped_runs_per_hour: _Strength = 4.0
     atmosphere: bool = False
     scintillation_rms: _Strength = 0.011
     scintillation_s: _Positive = 0.065
