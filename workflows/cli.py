@@ -78,6 +78,12 @@ TrackingOption = Annotated[
         show_default=False,
     ),
 ]
+Catalogue = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV, ECSV or Parquet with x, y, mag and perhaps name: names and event times.", show_default=False
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 MODEL_HELP = "Folder, models:/NAME@ALIAS, run id, bundled or template-bank."
@@ -298,6 +304,7 @@ def search(
     false_alarms_per_hour: Annotated[
         float | None, typer.Option(help="False alarms per amplifier-hour at which to cut.", show_default=False)
     ] = None,
+    catalogue: Catalogue = None,
     resume: Resume = False,
     config: Config = None,
     set_: Set = None,
@@ -329,8 +336,8 @@ def search(
     progress = make_progress(quiet)
     with open_executor(workers, scheduler, no_dask) as executor:
         result = search_files(
-            files, reference=model, out=out, settings=settings.search, instrument=instrument, supplied=supplied,
-            executor=executor, resume=resume, progress=progress,
+            files, reference=model, out=out, settings=settings.search, catalogue=catalogue, instrument=instrument,
+            supplied=supplied, executor=executor, resume=resume, progress=progress,
         )  # fmt: skip
     note_reading(progress, result.instruments, result.warnings)
     typer.echo(f"{len(result.candidates)} candidates in {out}")
@@ -343,15 +350,23 @@ def lightcurve(
     x: Annotated[
         float | None, typer.Option(help="Column of one star, in read order; default: every star.", show_default=False)
     ] = None,
-    catalogue: Annotated[
-        Path | None,
+    name: Annotated[str | None, typer.Option(help="Name of one star of the catalogue.", show_default=False)] = None,
+    catalogue: Catalogue = None,
+    out: Annotated[Path, typer.Option(help="Folder for the light curves.")] = Path("runs/lightcurves"),
+    format_: Annotated[
+        list[str] | None, typer.Option("--format", help="parquet, ecsv, csv or fits; repeatable.")
+    ] = None,
+    bin_rows: Annotated[int, typer.Option(help="Rows averaged.")] = 1,
+    barycentric: Annotated[
+        bool, typer.Option("--barycentric", help="Add BJD_TDB, the time at the barycentre.")
+    ] = False,
+    ra: Annotated[
+        str | None,
         typer.Option(
-            help="CSV, ECSV or Parquet with x, y, mag and perhaps name: names and event times.", show_default=False
+            help="Right ascension for --barycentric (degrees or HH:MM:SS); default: header.", show_default=False
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the light curves.")] = Path("runs/lightcurves"),
-    format_: Annotated[list[str] | None, typer.Option("--format", help="parquet, ecsv or csv; repeatable.")] = None,
-    bin_rows: Annotated[int, typer.Option(help="Rows averaged.")] = 1,
+    dec: Annotated[str | None, typer.Option(help="Declination (degrees or DD:MM:SS).", show_default=False)] = None,
     instrument: Instrument = None,
     resume: Resume = False,
     set_: Set = None,
@@ -362,16 +377,21 @@ def lightcurve(
     debug: Debug = False,
 ) -> int:
     """Write times and fluxes of one star or of all, blended neighbours fitted together."""
+    from shutterless.pipeline.barycentric import parse_direction
     from shutterless.workflows.cluster import open_executor
     from shutterless.workflows.lightcurve import write_light_curves
     from shutterless.workflows.settings import load_settings
 
     overrides, header = split_set(set_ or ())
     settings = load_settings(None, overrides).ingest
+    if (ra is None) != (dec is None) or (ra is not None and not barycentric):
+        raise ValueError("--ra and --dec belong together, and to --barycentric")
+    direction = None if ra is None else parse_direction(ra, dec, "--ra and --dec")
     progress = make_progress(quiet)
     with open_executor(workers, scheduler, no_dask) as executor:
         result = write_light_curves(
-            files, out, x=x, catalogue=catalogue, formats=format_ or ["parquet"], bin_rows=bin_rows,
+            files, out, x=x, name=name, catalogue=catalogue, formats=format_ or ["parquet"], bin_rows=bin_rows,
+            barycentric=barycentric, direction=direction,
             instrument=instrument or settings.instrument, supplied={**settings.header, **header}, executor=executor,
             resume=resume, progress=progress,
         )  # fmt: skip

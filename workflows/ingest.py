@@ -167,6 +167,24 @@ def ingest_files(
     return IngestResult(read_manifest(store), table, survey.warnings, tuple(survey.instruments))
 
 
+def used_entries(manifest: pd.DataFrame, files: Sequence[str | Path]) -> pd.DataFrame:
+    """Rows of a manifest that belong to the given files; a resumed store may hold others."""
+    return manifest[manifest["file"].isin({Path(file).name for file in files})]
+
+
+def failed_tasks(reasons: Mapping[str, str], store: str | Path) -> pd.DataFrame:
+    """Failures of amplifiers that were ingested, by store entry, in the form of an `IngestResult`'s."""
+    rows = [{"file": entry, "path": str(store), "quadrant": None, "reason": why} for entry, why in reasons.items()]
+    return _failure_table(rows)
+
+
+def write_failures(out: Path, *tables: pd.DataFrame) -> pd.DataFrame:
+    """Write all failures of a command beside its results and return them in one table."""
+    failures = pd.concat(tables, ignore_index=True)
+    write_parquet(failures, out / FAILURES)
+    return failures
+
+
 def prepare_folder(folder: str | Path) -> Path:
     """Make an output folder and prove that files can be written there, before any work is done.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.candidates import share_onsets
-from shutterless.pipeline.catalogue import apply_catalogue, read_catalogue
+from shutterless.pipeline.barycentric import BarycentreError, Direction, read_pointing
+from shutterless.pipeline.catalogue import MATCH_MAG, MATCH_PX, know_streaks, read_catalogue
+from shutterless.pipeline.frames import FrameError, read_info
 from shutterless.pipeline.lightcurves import LightCurveError, fit_light_curves
-from shutterless.pipeline.store import open_amplifier, write_parquet
+from shutterless.pipeline.store import open_amplifier
 from shutterless.pipeline.streaks import nearest_streak
 from shutterless.workflows.cluster import Executor
-from shutterless.workflows.ingest import FAILURES, ingest_files, prepare_folder
-from shutterless.workflows.lightcurve_files import FORMATS, write_stars
+from shutterless.workflows.ingest import failed_tasks, ingest_files, prepare_folder, used_entries, write_failures
+from shutterless.workflows.lightcurve_files import FORMATS, Observer, write_stars
 from shutterless.workflows.progress import Progress
 
 X_MATCH_PX = 1.5  # how far from --x a star may stand
@@ -34,6 +36,7 @@ class LightCurveTask:
     path_stem: str
     formats: tuple[str, ...]
     bin_rows: int
+    observer: Observer | None = None
 
 
 @dataclass(frozen=True)
@@ -52,31 +55,42 @@ def write_light_curves(
     out: str | Path,
     *,
     x: float | None = None,
+    name: str | None = None,
     catalogue: str | Path | None = None,
     formats: Sequence[str] = ("parquet",),
     bin_rows: int = 1,
+    barycentric: bool = False,
+    direction: Direction | None = None,
     instrument: str | None = None,
     supplied: Mapping[str, str] | None = None,
     executor: Executor,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> LightCurveResult:
-    """Write the light curves of every star of every amplifier, or of the star at one column.
+    """Write the light curves of every star of every amplifier, or of the star at one column or of one name.
 
     Parameters
     ----------
     files : sequence of path
     out : path
-        Gets ``store/``, ``failures.parquet`` and one file per amplifier, ``ENTRY.parquet``, or with ``x`` per star,
-        ``ENTRY_x0123.45.parquet``.
+        Gets ``store/``, ``failures.parquet`` and one file per amplifier, ``ENTRY.parquet``, or with ``x`` or ``name``
+        per star, ``ENTRY_x0123.45.parquet``.
     x : float, optional
         Column in read order; the nearest star within `X_MATCH_PX` in each amplifier that has one.
+    name : str, optional
+        Of a star of the catalogue.
     catalogue : path, optional
         As `shutterless.pipeline.catalogue.read_catalogue`.
     formats : sequence of str
-        Of `FORMATS`. In ECSV, which lightkurve reads, ``time`` is the time of reading.
+        Of `FORMATS`. lightkurve opens FITS (`lightkurve.read`, the first star without ``ext``) and ECSV; in both
+        ``time`` is the time of reading, in FITS with ``barycentric`` that at the barycentre.
     bin_rows : int
         Rows averaged.
+    barycentric : bool
+        Add ``bjd_tdb``.
+    direction : Direction, optional
+        Where stars are that the catalogue has no ``ra`` and ``dec`` of; left out, the middle of those it has, or
+        without any where the header says that the camera pointed.
     instrument, supplied
         As `shutterless.pipeline.frames.read_info`.
     executor : Executor
@@ -91,41 +105,87 @@ def write_light_curves(
     Raises
     ------
     LightCurveError
-        If a format is unknown, ``bin_rows`` below 1, or no amplifier has a star at ``x``.
+        If a format is unknown, ``bin_rows`` below 1, no amplifier has a star at ``x``, or none of that ``name``.
     CatalogueError
         If the catalogue cannot be used.
+    BarycentreError
+        If barycentric times lack a position, a site or a clock.
     """
     _check_options(formats, bin_rows)
     stars = None if catalogue is None else read_catalogue(catalogue)
+    _check_star(x, name, stars)
+    observers, notes = find_observers(files, instrument, supplied, direction, stars) if barycentric else ({}, [])
     out = prepare_folder(out)
     ingested = ingest_files(
         files, out / "store", instrument=instrument, supplied=supplied, resume=resume, executor=executor,
         progress=progress,
     )  # fmt: skip
-    used = {Path(file).name for file in files}
-    entries = ingested.manifest.loc[ingested.manifest["file"].isin(used), "entry"].tolist()
-    streaks = _known_streaks(out / "store", entries, stars)
+    entries = used_entries(ingested.manifest, files)["entry"].tolist()
+    amplifiers = {entry: open_amplifier(out / "store", entry) for entry in entries}
+    streaks, unmatched = know_streaks(
+        {entry: amplifier.streaks for entry, amplifier in amplifiers.items()},
+        {entry: amplifier.readout for entry, amplifier in amplifiers.items()},
+        stars,
+    )
     tasks = [
-        LightCurveTask(str(out / "store"), entry, table, wanted, str(out / stem), tuple(formats), bin_rows)
+        LightCurveTask(
+            str(out / "store"), entry, table, wanted, str(out / stem), tuple(formats), bin_rows,
+            observers.get(amplifiers[entry].file),
+        )
         for entry, table in streaks.items()
-        for wanted, stem in _choose(entry, table, x)
-    ]
-    if x is not None and entries and not tasks:
-        raise LightCurveError(_no_star(x, streaks))
+        for wanted, stem in _choose(entry, table, x, name)
+    ]  # fmt: skip
+    if entries and not tasks:
+        raise LightCurveError(_no_star(x, name, streaks, stars))
     paths: list[Path] = []
-    failures = []
+    failures: dict[str, str] = {}
     for outcome in executor.map(_write_task, tasks, describe="fitting light curves", progress=progress):
         if outcome.value is None:
-            failures.append(
-                {"file": outcome.item.entry, "path": outcome.item.store, "quadrant": None, "reason": outcome.error}
-            )
+            failures[outcome.item.entry] = outcome.error or ""
         else:
             paths += outcome.value
-    table = pd.concat([ingested.failures, pd.DataFrame(failures)], ignore_index=True) if failures else ingested.failures
-    write_parquet(table, out / FAILURES)
-    failed = {failure["file"] for failure in failures}
-    n_stars = sum(len(task.wanted) for task in tasks if task.entry not in failed)
-    return LightCurveResult(tuple(paths), n_stars, table, ingested.warnings, ingested.instruments)
+    table = write_failures(out, ingested.failures, failed_tasks(failures, out / "store"))
+    n_stars = sum(len(task.wanted) for task in tasks if task.entry not in failures)
+    return LightCurveResult(
+        tuple(paths), n_stars, table, (*notes, *ingested.warnings, *unmatched), ingested.instruments
+    )
+
+
+def find_observers(
+    files: Sequence[str | Path],
+    instrument: str | None,
+    supplied: Mapping[str, str] | None,
+    direction: Direction | None,
+    stars: pd.DataFrame | None,
+) -> tuple[dict[str, Observer], list[str]]:
+    """Site and pointing by file name, and lines for the user on how well the positions are known.
+
+    Raises
+    ------
+    BarycentreError
+        If a profile has no site, or a header no pointing where none is given.
+    """
+    centre = direction
+    if centre is None and stars is not None and {"ra", "dec"} <= set(stars):
+        centre = Direction(float(stars["ra"].median()), float(stars["dec"].median()))
+    observers = {}
+    for file in files:
+        try:
+            profile = read_info(file, instrument, supplied).profile
+        except FrameError:  # recorded when it is ingested
+            continue
+        if profile.site is None:
+            raise BarycentreError(
+                f"instrument profile {profile.name} does not say where the telescope stands, so no barycentric time is "
+                "known; add [site] with latitude_deg, longitude_deg and height_m to it"
+            )
+        observers[Path(file).name] = Observer(profile.site, centre or read_pointing(file))
+    if centre is not None:
+        return observers, []
+    return observers, [
+        "barycentric times take every star to be where the camera pointed, which is wrong by up to 8.7 s a degree; "
+        "give --ra and --dec of the star, or a catalogue with ra and dec"
+    ]
 
 
 def _check_options(formats: Sequence[str], bin_rows: int) -> None:
@@ -136,27 +196,42 @@ def _check_options(formats: Sequence[str], bin_rows: int) -> None:
         raise LightCurveError(f"--bin-rows {bin_rows}: it must be 1 (every row) or more")
 
 
-def _known_streaks(store: Path, entries: Sequence[str], stars: pd.DataFrame | None) -> dict[str, pd.DataFrame]:
-    """Streaks by entry, with what the other files of their sequence and the catalogue say of them."""
-    amplifiers = {entry: open_amplifier(store, entry) for entry in entries}
-    readouts = {entry: amplifier.readout for entry, amplifier in amplifiers.items()}
-    streaks = share_onsets({entry: amplifier.streaks for entry, amplifier in amplifiers.items()}, readouts)
-    if stars is None:
-        return streaks
-    return {entry: apply_catalogue(table, stars, readouts[entry]) for entry, table in streaks.items()}
+def _check_star(x: float | None, name: str | None, stars: pd.DataFrame | None) -> None:
+    if name is None:
+        return
+    if x is not None:
+        raise LightCurveError(f"--x {x:g} and --name {name} both choose a star; give one of them")
+    if stars is None or "name" not in stars:
+        lacking = "no --catalogue is given" if stars is None else "the catalogue has no column name"
+        raise LightCurveError(f"--name {name}: {lacking}, and names are known from a catalogue alone")
+    known = stars["name"].dropna().astype(str).unique().tolist()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=_N_NEAREST) or known[:_N_NEAREST]
+        raise LightCurveError(f"--name {name}: not in the catalogue; the nearest names are {', '.join(near)}")
 
 
-def _choose(entry: str, streaks: pd.DataFrame, x: float | None) -> Iterator[tuple[tuple[int, ...], str]]:
+def _choose(
+    entry: str, streaks: pd.DataFrame, x: float | None, name: str | None
+) -> Iterator[tuple[tuple[int, ...], str]]:
     """Positions of the streaks that go into one file, and its name without suffix."""
-    if x is None:
+    if x is None and name is None:
         yield tuple(range(len(streaks))), entry
         return
-    index = int(nearest_streak(streaks, np.array([x]), X_MATCH_PX)[0])
-    if index >= 0:
-        yield (index,), f"{entry}_x{streaks['x'].iloc[index]:07.2f}"
+    if name is None:
+        chosen = nearest_streak(streaks, np.array([x]), X_MATCH_PX)
+    else:
+        chosen = np.flatnonzero(streaks["name"] == name)
+    for index in chosen[chosen >= 0]:
+        yield (int(index),), f"{entry}_x{streaks['x'].iloc[index]:07.2f}"
 
 
-def _no_star(x: float, streaks: Mapping[str, pd.DataFrame]) -> str:
+def _no_star(x: float | None, name: str | None, streaks: Mapping[str, pd.DataFrame], stars: pd.DataFrame | None) -> str:
+    if name is not None and stars is not None:
+        star = stars[stars["name"].astype(str) == name].iloc[0]
+        return (
+            f"--name {name}: no streak is within {MATCH_PX:g} px and {MATCH_MAG:g} mag of the catalogue's x = "
+            f"{star['x']:.2f}, mag = {star['mag']:.2f}; try --x with the column where it is seen"
+        )
     found = [(abs(value - x), value, entry) for entry, table in streaks.items() for value in table["x"]]
     near = ", ".join(f"{value:.2f} ({entry})" for _, value, entry in sorted(found)[:_N_NEAREST])
     return f"no star within {X_MATCH_PX} px of x = {x:g}; the nearest are at x = {near or 'none at all'}"
@@ -168,5 +243,5 @@ def _write_task(task: LightCurveTask) -> list[Path]:
     curves = fit_light_curves(amplifier, bin_rows=task.bin_rows)
     paths = [Path(f"{task.path_stem}.{name}") for name in task.formats]
     for name, path in zip(task.formats, paths, strict=True):
-        write_stars(path, name, curves, task.wanted, amplifier.file)
+        write_stars(path, name, curves, task.wanted, amplifier.file, task.observer)
     return paths

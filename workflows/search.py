@@ -14,13 +14,13 @@ from shutterless.pipeline.candidates import (
     build_candidates,
     empty_candidates,
     group_candidates,
-    share_onsets,
     write_candidates,
 )
-from shutterless.pipeline.store import Amplifier, manifest_hash, open_amplifier, write_parquet
+from shutterless.pipeline.catalogue import know_streaks, read_catalogue
+from shutterless.pipeline.store import Amplifier, manifest_hash, open_amplifier
 from shutterless.workflows.cluster import Executor
 from shutterless.workflows.detect import Detector, DetectTask, detect, detector_columns, read_rates
-from shutterless.workflows.ingest import FAILURES, ingest_files, prepare_folder
+from shutterless.workflows.ingest import failed_tasks, ingest_files, prepare_folder, used_entries, write_failures
 from shutterless.workflows.progress import Progress
 from shutterless.workflows.settings import SearchSettings
 from shutterless.workflows.tracking import TEMPLATE_BANK, bundled_folder, model_type, resolve_model
@@ -47,6 +47,7 @@ def search_files(
     reference: str,
     out: Path,
     settings: SearchSettings,
+    catalogue: str | Path | None = None,
     instrument: str | None = None,
     supplied: Mapping[str, str] | None = None,
     executor: Executor,
@@ -63,6 +64,8 @@ def search_files(
     out : Path
         Gets ``store/``, ``candidates.parquet``, ``candidates.ecsv`` and ``failures.parquet``.
     settings : SearchSettings
+    catalogue : path, optional
+        Stars that resolve event times, as `shutterless.pipeline.catalogue.read_catalogue`.
     instrument, supplied
         As `shutterless.pipeline.frames.read_info`.
     executor : Executor
@@ -73,7 +76,13 @@ def search_files(
     Returns
     -------
     SearchResult
+
+    Raises
+    ------
+    CatalogueError
+        If the catalogue cannot be used.
     """
+    stars = None if catalogue is None else read_catalogue(catalogue)
     out = prepare_folder(out)
     detector = find_detector(reference)
     threshold, notes = find_threshold(detector, settings.false_alarms_per_hour)
@@ -86,13 +95,12 @@ def search_files(
         executor=executor,
         progress=progress,
     )
-    used = {Path(file).name for file in files}
-    manifest = ingested.manifest[ingested.manifest["file"].isin(used)]
-    candidates, failures = search_store(
-        out / "store", manifest["entry"].tolist(), detector, threshold, settings, executor=executor, progress=progress
-    )
-    failures = pd.concat([ingested.failures, failures], ignore_index=True) if len(failures) else ingested.failures
-    write_parquet(failures, out / FAILURES)
+    manifest = used_entries(ingested.manifest, files)
+    candidates, failures, unmatched = search_store(
+        out / "store", manifest["entry"].tolist(), detector, threshold, settings, stars=stars, executor=executor,
+        progress=progress,
+    )  # fmt: skip
+    failures = write_failures(out, ingested.failures, failures)
     write_candidates(
         candidates,
         out,
@@ -101,11 +109,12 @@ def search_files(
             "threshold": threshold,
             "settings": settings.model_dump(),
             "instrument": instrument,
+            "catalogue": None if catalogue is None else str(catalogue),
             "supplied": dict(supplied or {}),
             "manifest_hash": manifest_hash(manifest),
         },
     )
-    return SearchResult(candidates, failures, threshold, (*notes, *ingested.warnings), ingested.instruments)
+    return SearchResult(candidates, failures, threshold, (*notes, *ingested.warnings, *unmatched), ingested.instruments)
 
 
 def search_store(
@@ -115,24 +124,30 @@ def search_store(
     threshold: float,
     settings: SearchSettings,
     *,
+    stars: pd.DataFrame | None = None,
     executor: Executor,
     progress: Progress | None = None,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Search amplifiers of a store; candidates, best first, and failures."""
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Search amplifiers of a store; candidates, best first, failures, and lines on catalogues that do not fit."""
     tasks = [
         DetectTask(str(store), entry, (detector,), settings.trigger_threshold, settings.batch_size) for entry in entries
     ]
     found: dict[str, pd.DataFrame] = {}
-    failures = []
+    failures: dict[str, str] = {}
     for outcome in executor.map(detect, tasks, describe="searching amplifiers", progress=progress):
         if outcome.value is None:
-            failures.append({"file": outcome.item.entry, "path": str(store), "quadrant": None, "reason": outcome.error})
+            failures[outcome.item.entry] = outcome.error or ""
         else:
             scored = detector_columns(outcome.value, detector.name)
             # -inf is vetoed, also at the threshold -inf of a detector without a false alarm
             found[outcome.item.entry] = scored[(scored["score"] >= threshold) & np.isfinite(scored["score"])]
-    candidates = _assemble({entry: open_amplifier(store, entry) for entry in found}, found, detector.name)
-    return candidates, pd.DataFrame(failures)
+    amplifiers = {entry: open_amplifier(store, entry) for entry in found}
+    streaks, unmatched = know_streaks(
+        {entry: amplifier.streaks for entry, amplifier in amplifiers.items()},
+        {entry: amplifier.readout for entry, amplifier in amplifiers.items()},
+        stars,
+    )
+    return _assemble(amplifiers, streaks, found, detector.name), failed_tasks(failures, store), unmatched
 
 
 def find_detector(reference: str) -> Detector:
@@ -166,12 +181,13 @@ def find_threshold(detector: Detector, rate_per_hour: float) -> tuple[float, lis
     return threshold, notes
 
 
-def _assemble(amplifiers: Mapping[str, Amplifier], found: Mapping[str, pd.DataFrame], name: str) -> pd.DataFrame:
+def _assemble(
+    amplifiers: Mapping[str, Amplifier],
+    streaks: Mapping[str, pd.DataFrame],
+    found: Mapping[str, pd.DataFrame],
+    name: str,
+) -> pd.DataFrame:
     """One table of all amplifiers, grouped, the surest first."""
-    streaks = share_onsets(
-        {entry: amplifier.streaks for entry, amplifier in amplifiers.items()},
-        {entry: amplifier.readout for entry, amplifier in amplifiers.items()},
-    )
     tables = [
         build_candidates(found[entry], streaks[entry], amplifier.readout, file=amplifier.file, model=name)
         for entry, amplifier in amplifiers.items()

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from astropy.table import Table
 
-from shutterless.pipeline.catalogue import CatalogueError, apply_catalogue, read_catalogue
+from shutterless.pipeline.catalogue import CatalogueError, apply_catalogue, check_match, know_streaks, read_catalogue
 
 STARS = pd.DataFrame({"x": [20.0, 44.5], "y": [1234.5, 77.0], "mag": [11.0, 12.3], "name": ["V1", "V2"]})
 
@@ -76,3 +76,57 @@ def test_stars_of_another_amplifier_are_left_out(make_amplifier):
     amplifier = make_amplifier(ccd=1, quadrant=2)
     catalogue = STARS.assign(ccd=[1, 1], quadrant=[2, 3])
     assert apply_catalogue(amplifier.streaks, catalogue, amplifier.readout)["name"].tolist() == ["V1", ""]
+
+
+def test_positions_on_the_sky_go_along_where_the_catalogue_has_them(make_amplifier):
+    amplifier = make_amplifier()
+    found = apply_catalogue(amplifier.streaks, STARS.assign(ra=150.0, dec=[1.0, 2.0]).iloc[:1], amplifier.readout)
+    assert found["ra"].fillna(-1).tolist() == [150.0, -1.0]
+    assert found["dec"].fillna(-1).tolist() == [1.0, -1.0]
+
+
+def field(make_amplifier, **readout):
+    """Thirty streaks with their catalogue."""
+    rng = np.random.default_rng(2)
+    x = np.arange(6, 394, 13) + rng.uniform(-4, 4, 30)
+    flux = 10 ** rng.uniform(1.5, 3.5, 30)
+    amplifier = make_amplifier(n_columns=400, n_rows=64, stars=tuple(zip(x, flux, strict=True)), **readout)
+    catalogue = amplifier.streaks[["x", "mag"]].assign(y=rng.uniform(0, 3080, 30))
+    return amplifier, catalogue
+
+
+def test_a_catalogue_that_fits_is_taken_without_a_word_and_resolves_every_row(make_amplifier):
+    amplifier, catalogue = field(make_amplifier)
+    noisy = catalogue.assign(x=catalogue["x"] + 0.2, mag=catalogue["mag"] - 0.3)
+    streaks, lines = know_streaks({"a": amplifier.streaks}, {"a": amplifier.readout}, noisy)
+    assert lines == []
+    assert streaks["a"]["y0"].tolist() == catalogue["y"].tolist()
+    untouched, lines = know_streaks({"a": amplifier.streaks}, {"a": amplifier.readout})
+    assert untouched["a"].equals(amplifier.streaks)
+    assert lines == []
+
+
+@pytest.mark.parametrize("wrong", ["shifted", "mirrored", "other band", "other stars"])
+def test_a_catalogue_of_other_stars_is_noticed_with_the_share_that_fits(make_amplifier, wrong):
+    amplifier, catalogue = field(make_amplifier)
+    rng = np.random.default_rng(3)
+    changes = {
+        "shifted": {"x": catalogue["x"] + 30},
+        "mirrored": {"x": 399 - catalogue["x"]},
+        "other band": {"mag": catalogue["mag"] + 1.5},
+        "other stars": {"x": rng.uniform(5, 395, 30), "mag": rng.permutation(catalogue["mag"])},
+    }
+    _, lines = know_streaks({"a": amplifier.streaks}, {"a": amplifier.readout}, catalogue.assign(**changes[wrong]))
+    assert len(lines) == 1
+    assert lines[0].startswith("a: only ")
+    assert "catalogue stars (" in lines[0]
+    assert "another quadrant, shifted, not in read order or in another band?" in lines[0]
+
+
+def test_a_catalogue_without_a_star_on_the_amplifier_is_noticed(make_amplifier):
+    amplifier, catalogue = field(make_amplifier, ccd=3, quadrant=2)
+    line = check_match("a", amplifier.streaks, catalogue.assign(ccd=3, quadrant=1), amplifier.readout)
+    assert line == "a: the catalogue has no star on CCD 3, quadrant 2"
+    assert check_match("a", amplifier.streaks.iloc[:0], catalogue, amplifier.readout) == ""
+    nameless = amplifier.streaks.assign(mag=np.nan)
+    assert check_match("a", nameless, catalogue.assign(mag=5.0), amplifier.readout) == ""

@@ -28,6 +28,10 @@ STARS += [
 ]
 
 
+def magnitude(star: Star) -> float:
+    return 24.5 - 2.5 * np.log10(RATE_HZ * star.flux_e_row)
+
+
 def search(files, out, model, *options):
     arguments = ["search", *map(str, files), "--out", str(out), "--model", model, "--no-dask", "--quiet", *options]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
@@ -87,6 +91,37 @@ def test_event_times_are_exact_where_the_streak_was_seen_to_begin_also_in_the_la
         assert on_star["time_event_min_utc"] == on_star["time_event_max_utc"]
         event = datetime.fromisoformat(on_star["time_event_min_utc"]) - datetime.fromisoformat(SHUTTER_OPEN)
         assert event.total_seconds() == pytest.approx((first_row + on_star["row_peak"] - 40) / RATE_HZ, abs=3 / RATE_HZ)
+
+
+def test_a_catalogue_makes_event_times_exact_in_a_steady_frame(sequence, tmp_path):
+    stars = pd.DataFrame([{"quadrant": s.quadrant, "x": s.x, "y": s.y0, "mag": magnitude(s)} for s in STARS])
+    stars.to_csv(tmp_path / "stars.csv")
+    alone = tmp_path / "later.fits.fz"  # the second file, without the one that shows where streaks begin
+    alone.symlink_to(sequence[1])
+    _, plain = search([alone], tmp_path / "plain", "template-bank")
+    result, resolved = search([alone], tmp_path / "out", "template-bank", "--catalogue", str(tmp_path / "stars.csv"))
+    assert "catalogue" not in result.stderr
+    assert list(resolved) == list(CANDIDATE_TYPES)
+    same = ["candidate_id", "snr", "time_read_utc", "streak_id"]
+    pd.testing.assert_frame_equal(resolved[same], plain[same])
+    for pulse in PULSES[4:]:
+        on_star = resolved[(resolved["quadrant"] == pulse.quadrant) & ((resolved["x"] - pulse.x).abs() < 1.5)].iloc[0]
+        assert on_star["time_event_min_utc"] == on_star["time_event_max_utc"]
+        event = datetime.fromisoformat(on_star["time_event_min_utc"]) - datetime.fromisoformat(SHUTTER_OPEN)
+        assert event.total_seconds() == pytest.approx((4000 + on_star["row_peak"] - 40) / RATE_HZ, abs=1e-5)
+
+
+def test_a_catalogue_of_another_field_is_noticed_and_a_bad_one_refused(sequence, tmp_path):
+    stars = pd.DataFrame([{"x": 3071 - s.x, "y": s.y0, "mag": magnitude(s)} for s in STARS if s.quadrant == 1])
+    stars.to_csv(tmp_path / "stars.csv")
+    arguments = ["search", str(sequence[1]), "--out", str(tmp_path / "out"), "--model", "template-bank", "--no-dask"]
+    result = CliRunner().invoke(app, [*arguments, "--catalogue", str(tmp_path / "stars.csv")])
+    assert result.exit_code == 0
+    assert result.stderr.count("have a streak within 1.5 px and 1 mag; is it another quadrant, shifted") == 4
+    (tmp_path / "stars.csv").write_text("x,mag\n1,2\n")
+    result = CliRunner().invoke(app, [*arguments, "--catalogue", str(tmp_path / "stars.csv")])
+    assert result.exit_code == 2
+    assert "stars.csv lacks y" in " ".join(result.stderr.split())
 
 
 def test_a_frame_without_sequence_rows_is_searched_and_has_no_utc(tmp_path):
