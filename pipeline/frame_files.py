@@ -21,9 +21,11 @@ from shutterless.pipeline.instruments import QuadrantLayout
 
 _FITS_BLOCK = 2880
 _DESCRIPTORS = np.dtype([("length", ">i8"), ("offset", ">i8")])
-_COPIED_ROWS = 4096
+_COPIED_TILES = 4096
 # pixels and rows that are packed at a time: astropy takes some milliseconds a call whatever it packs
 _PACKED_PIXELS, _MOST_PACKED_ROWS = 2**21, 4096
+# rows of a compressed tile: for each tile astropy takes as long as Rice's code takes for 3,000 pixels
+_TILE_ROWS = 16
 _LARGEST_32_BIT_HEAP = 2**31 - 1
 Spools = Callable[[str], IO[bytes]]
 
@@ -51,7 +53,11 @@ class ImageWriter:
         self.header, self.shape, self.layout, self.spool = header, shape, layout, open_spool("pixels")
         self.n_written = 0
         self._waiting: list[np.ndarray] = []
-        self._n_packed_rows = int(np.clip(_PACKED_PIXELS // shape[1], 1, _MOST_PACKED_ROWS))
+        self._n_waiting = 0
+        # tiles begin with the first raw row, so where rows flip a short one comes first
+        self._n_first = shape[0] % _TILE_ROWS if layout.flip_rows else 0
+        packed = min(_PACKED_PIXELS // shape[1], _MOST_PACKED_ROWS)
+        self._n_packed = max(packed // _TILE_ROWS, 1) * _TILE_ROWS
 
     def append(self, block: np.ndarray) -> None:
         """Add the next rows in read order, unsigned or signed integers of shape (t, x).
@@ -62,25 +68,36 @@ class ImageWriter:
             If the block has another width, or more rows than the image was to have.
         """
         n_rows, n_columns = self.shape
-        n_waiting = sum(map(len, self._waiting))
-        n_taken = self.n_written + n_waiting
+        n_taken = self.n_written + self._n_waiting
         if block.ndim != 2 or block.shape[1] != n_columns or n_taken + len(block) > n_rows:
             raise FrameFileError(
                 f"a block of shape {block.shape} does not fit behind {n_taken} rows of an image of {self.shape}"
             )
-        self._waiting.append(block[:, ::-1] if self.layout.flip_columns else block)
-        if n_waiting + len(block) >= self._n_packed_rows or n_taken + len(block) == n_rows:
-            raw = np.concatenate(self._waiting)
-            self._waiting.clear()
-            self._write(raw)
-            self.n_written += len(raw)
+        start = 0
+        while start < len(block):
+            missing = self._next_pack() - self._n_waiting
+            self._waiting.append(block[start : start + missing])
+            self._n_waiting += len(self._waiting[-1])
+            start += missing
+            if self._n_waiting == self._next_pack():
+                self._pack()
+
+    def _next_pack(self) -> int:
+        """Rows that are packed together next."""
+        if self.n_written < self._n_first:
+            return self._n_first
+        return min(self._n_packed, self.shape[0] - self.n_written)
+
+    def _pack(self) -> None:
+        rows, columns = (-1 if flip else 1 for flip in (self.layout.flip_rows, self.layout.flip_columns))
+        self._write(np.ascontiguousarray(np.concatenate(self._waiting)[::rows, ::columns]))
+        self.n_written += self._n_waiting
+        self._waiting, self._n_waiting = [], 0
 
     def finish(self, target: IO[bytes]) -> None:
         """Append the whole image to a FITS file."""
         if self.n_written != self.shape[0]:
-            raise FrameFileError(
-                f"an image of {self.shape[0]} rows was given {self.n_written + sum(map(len, self._waiting))}"
-            )
+            raise FrameFileError(f"an image of {self.shape[0]} rows was given {self.n_written + self._n_waiting}")
         self._join(target)
         target.write(bytes(-target.tell() % _FITS_BLOCK))
 
@@ -101,7 +118,7 @@ class _PlainImage(ImageWriter):
         self._template = self._template or header
         row = self.shape[0] - self.n_written - len(raw) if self.layout.flip_rows else self.n_written
         self.spool.seek(row * stored[0].nbytes)
-        self.spool.write((stored[::-1] if self.layout.flip_rows else stored).tobytes())
+        self.spool.write(stored.tobytes())
 
     def _join(self, target: IO[bytes]) -> None:
         assert self._template is not None
@@ -112,12 +129,12 @@ class _PlainImage(ImageWriter):
 
 
 class _TiledImage(ImageWriter):
-    """A tile-compressed image: a binary table with one descriptor per row and all compressed rows in its heap.
+    """A tile-compressed image: a binary table with one descriptor per tile and all compressed tiles in its heap.
 
     Notes
     -----
-    FITS standard 4.0, section 10.1. Which row a tile belongs to is a matter of the order of the descriptors alone, so
-    rows that flip need no second pass over the heap.
+    FITS standard 4.0, section 10.1. Where in the image a tile belongs is a matter of the order of the descriptors
+    alone, so rows that flip need no second pass over the heap.
     """
 
     def __init__(self, header: fits.Header, shape: tuple[int, int], layout: QuadrantLayout, open_spool: Spools) -> None:
@@ -126,11 +143,17 @@ class _TiledImage(ImageWriter):
         self.heap_bytes, self.longest = 0, 0
         self._template: fits.Header | None = None
 
+    @property
+    def n_tiles(self) -> int:
+        """Tiles of the whole image."""
+        return -(-self.shape[0] // _TILE_ROWS)
+
     def _write(self, raw: np.ndarray) -> None:
         header, descriptors, heap = _compress(raw, self.header)
         self._template = self._template or header
         self.longest = max(self.longest, int(descriptors["length"].max()))
         descriptors["offset"] += self.heap_bytes
+        descriptors = descriptors[::-1] if self.layout.flip_rows else descriptors
         self.descriptors.write(descriptors.tobytes())
         self.spool.write(heap)
         self.heap_bytes += len(heap)
@@ -138,7 +161,8 @@ class _TiledImage(ImageWriter):
     def _join(self, target: IO[bytes]) -> None:
         header, wide = self._template, self.heap_bytes > _LARGEST_32_BIT_HEAP
         assert header is not None
-        header["NAXIS1"], header["NAXIS2"], header["ZNAXIS2"] = 16 if wide else 8, self.shape[0], self.shape[0]
+        header["NAXIS1"], header["NAXIS2"] = 16 if wide else 8, self.n_tiles
+        header["ZTILE2"], header["ZNAXIS2"] = _TILE_ROWS, self.shape[0]
         header["PCOUNT"], header["TFORM1"] = self.heap_bytes, f"1{'Q' if wide else 'P'}B({self.longest})"
         target.write(header.tostring().encode("ascii"))
         for block in self._ordered_descriptors():
@@ -148,11 +172,11 @@ class _TiledImage(ImageWriter):
         shutil.copyfileobj(self.spool, target)
 
     def _ordered_descriptors(self) -> Iterator[np.ndarray]:
-        """Descriptors of rows in raw orientation, some thousand at a time."""
-        starts = list(range(0, self.shape[0], _COPIED_ROWS))
+        """Descriptors of tiles in raw orientation, some thousand at a time."""
+        starts = list(range(0, self.n_tiles, _COPIED_TILES))
         for start in reversed(starts) if self.layout.flip_rows else starts:
             self.descriptors.seek(start * _DESCRIPTORS.itemsize)
-            block = np.frombuffer(self.descriptors.read(_COPIED_ROWS * _DESCRIPTORS.itemsize), _DESCRIPTORS)
+            block = np.frombuffer(self.descriptors.read(_COPIED_TILES * _DESCRIPTORS.itemsize), _DESCRIPTORS)
             yield block[::-1] if self.layout.flip_rows else block
 
 
@@ -203,7 +227,7 @@ def create_frame_file(path: str | Path, primary: fits.Header) -> Iterator[FrameF
     Parameters
     ----------
     path : path
-        ``.fits``, ``.fits.gz`` (packed as a whole) or ``.fits.fz`` (one Rice tile per row).
+        ``.fits``, ``.fits.gz`` (packed as a whole) or ``.fits.fz`` (Rice tiles of 16 rows).
     primary : Header
         Of the primary HDU, which holds no data.
     """
@@ -222,8 +246,9 @@ def _stored_image(block: np.ndarray, header: fits.Header) -> tuple[fits.Header, 
 
 
 def _compress(block: np.ndarray, header: fits.Header) -> tuple[fits.Header, np.ndarray, bytes]:
-    """Header of the table, descriptors and heap of a block compressed row by row with Rice's code."""
-    with _reopened(fits.CompImageHDU(block, header=header), disable_image_compression=True) as hdu:
+    """Header of the table, descriptors and heap of a block compressed with Rice's code, tiles of all columns."""
+    packed = fits.CompImageHDU(block, header=header, tile_shape=(min(_TILE_ROWS, len(block)), block.shape[1]))
+    with _reopened(packed, disable_image_compression=True) as hdu:
         table, place = hdu.header, hdu.fileinfo()
         assert table["TFIELDS"] == 1, f"integers compress into one column, not {table['TFIELDS']}"
         source = place["file"]

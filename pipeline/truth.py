@@ -55,8 +55,8 @@ def truth_rows(content: AmplifierContent, file: str, ccd: int, quadrant: int) ->
 
     ``amplitude_e`` is signed: of events before smearing (`events.Event`), of artefacts the strongest row. Pickup is in
     all columns at once, so its ``x`` is NaN; its amplitude is summed over columns as everywhere. Faults of the detector
-    are given with all their rows, not the central 90 %: of a hot column and a trap those of the file. The amplitude of a
-    trap is what it takes from the last row of the file when it is empty; it has no S/N of its own (``rho`` NaN). Of
+    are given with all their rows, not the central 90 %: of a hot column and a trap those of the file. The amplitude of
+    a trap is what it takes from the last row of the file when it is empty; it has no S/N of its own (``rho`` NaN). Of
     dropped rows the amplitude is the charge that is missing.
     """
     entries = [_event_truth(content, placed) for placed in content.events]

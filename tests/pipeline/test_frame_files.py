@@ -36,10 +36,11 @@ def write(path, images, blocks=(7, 1, 40), layout=FLIPS[0]) -> None:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("layout", FLIPS)
-def test_blocks_become_the_image_that_astropy_reads(tmp_path, monkeypatch, suffix, layout):
-    monkeypatch.setattr(frame_files, "_PACKED_PIXELS", 50 * 16)  # several pieces of each image
-    monkeypatch.setattr(frame_files, "_COPIED_ROWS", 13)
-    images = [noise(120, 50), noise(120, 6, seed=2)]
+@pytest.mark.parametrize("n_rows", [120, 128, 5])
+def test_blocks_become_the_image_that_astropy_reads(tmp_path, monkeypatch, suffix, layout, n_rows):
+    monkeypatch.setattr(frame_files, "_PACKED_PIXELS", 50 * 32)  # several pieces of each image
+    monkeypatch.setattr(frame_files, "_COPIED_TILES", 3)
+    images = [noise(n_rows, 50), noise(n_rows, 6, seed=2)]
     write(tmp_path / f"a{suffix}", images, layout=layout)
     with fits.open(tmp_path / f"a{suffix}") as hdus:
         hdus.verify("exception")
@@ -61,15 +62,21 @@ def test_signed_integers_are_kept(tmp_path, suffix, dtype):
         np.testing.assert_array_equal(hdus[1].data, image)
 
 
-def test_rows_are_tiles_as_astropy_would_cut_them(tmp_path):
+def test_tiles_are_as_astropy_would_cut_them(tmp_path):
     image = noise(60, 50)
     write(tmp_path / "ours.fits.fz", [image])
-    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(image)]).writeto(tmp_path / "astropys.fits.fz")
+    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(image, tile_shape=(16, 50))]).writeto(
+        tmp_path / "astropys.fits.fz"
+    )
     tables = []
     for name in ("ours", "astropys"):
         with fits.open(tmp_path / f"{name}.fits.fz", disable_image_compression=True) as hdus:
             tables.append([bytes(row) for row in hdus[1].data["COMPRESSED_DATA"]])
-            assert (hdus[1].header["ZTILE1"], hdus[1].header["ZTILE2"], hdus[1].header["ZCMPTYPE"]) == (50, 1, "RICE_1")
+            assert (hdus[1].header["ZTILE1"], hdus[1].header["ZTILE2"], hdus[1].header["ZCMPTYPE"]) == (
+                50,
+                16,
+                "RICE_1",
+            )
     assert tables[0] == tables[1]
 
 
