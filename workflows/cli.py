@@ -23,6 +23,7 @@ from shutterless.workflows.console import (
     make_progress,
     note_reading,
     parse_numbers,
+    parse_range,
     split_set,
 )
 
@@ -170,6 +171,52 @@ def simulate(
         result = simulate_scene(scene, out, executor=executor, progress=make_progress(quiet))
     typer.echo(f"{len(result.files)} files and {result.truth.name} in {out}")
     return list_failures(result.failures)
+
+
+@command
+def inject(
+    files: Files,
+    out: Annotated[Path, typer.Option(help="Folder for the copies of the frames.", show_default=False)],
+    events: Annotated[int, typer.Option(help="Events in each amplifier of each file.")] = 10,
+    kinds: Annotated[str, typer.Option(help="Kinds of events, equally frequent.")] = "flare,burst,occultation,glint",
+    rho: Annotated[str, typer.Option(help="Smallest and largest optimal S/N.")] = "5,20",
+    partial: Annotated[float, typer.Option(help="Share of events that an end of the file cuts.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Same seed, same events.")] = 1,
+    hide: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the truth tables, for a blind test; default: --out.", show_default=False),
+    ] = None,
+    instrument: Instrument = None,
+    set_: Set = None,
+    dry_run: DryRun = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    no_dask: NoDask = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Write copies of frames with events in them and their truth, for a blind test of any detector."""
+    from shutterless.workflows.cluster import open_executor
+    from shutterless.workflows.ingest import INGEST_PIXELS_PER_SECOND
+    from shutterless.workflows.inject import build_injection, inject_files
+    from shutterless.workflows.settings import load_settings
+
+    wanted = build_injection([kind.strip() for kind in kinds.split(",")], parse_range(rho, "--rho"), partial)
+    overrides, header = split_set(set_ or ())
+    settings = load_settings(None, overrides).ingest
+    instrument, supplied = instrument or settings.instrument, {**settings.header, **header}
+    if dry_run:
+        written = f"as many frames to {out}, truth.parquet and stars.parquet to {hide or out}"
+        return describe_plan(files, instrument, supplied, workers, INGEST_PIXELS_PER_SECOND / 2, lambda _: written)
+    progress = make_progress(quiet)
+    with open_executor(workers, scheduler, no_dask) as executor:
+        result = inject_files(
+            files, out, settings=wanted, events=events, seed=seed, hide=hide, instrument=instrument, supplied=supplied,
+            executor=executor, progress=progress,
+        )  # fmt: skip
+    note_reading(progress, result.instruments, result.warnings)
+    typer.echo(f"{result.n_events} events in {len(result.files)} files in {out}; their truth is {result.truth}")
+    return list_failures(failure_lines(result.failures))
 
 
 @command

@@ -49,6 +49,15 @@ def parse_numbers(text: str) -> list[int]:
     return numbers
 
 
+def parse_range(text: str, option: str) -> tuple[float, float]:
+    """``"5,20"`` as two numbers."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{option} {text!r}: expected two numbers such as 5,20") from None
+    return low, high
+
+
 def split_set(entries: Iterable[str]) -> tuple[list[str], dict[str, str]]:
     """Settings (``section.key=value``) and header values (``KEY=VALUE``) of ``--set``."""
     settings, header = [], {}

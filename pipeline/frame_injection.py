@@ -1,0 +1,219 @@
+"""Events injected into raw frames: electrons through gain and non-linearity into ADU, and the truth beside them.
+
+What comes out is the file that the camera would have written had the events happened: same format, same headers, same
+pixels elsewhere. Any detector, whoever wrote it, can be tested blind on it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from astropy.io import fits
+
+from shutterless.pipeline.calibrate import interpolate_blocks, overscan_level
+from shutterless.pipeline.events import magnitude_change
+from shutterless.pipeline.frames import Frame, FrameError, frame_stem, read_amplifier, read_info, to_read_order
+from shutterless.pipeline.ingest import ingest_amplifier
+from shutterless.pipeline.injection import Injection, InjectionSettings, draw_change, place_injections
+from shutterless.pipeline.store import Amplifier, open_amplifier
+from shutterless.pipeline.truth import STAR_COLUMNS, TRUTH_COLUMNS
+
+_STEEPEST = 1.9  # slope of the density of what rounding hid; beyond 2 it would be negative
+
+
+def inject_file(
+    path: str | Path,
+    out: str | Path,
+    settings: InjectionSettings,
+    *,
+    events: int,
+    seed: int,
+    instrument: str | None = None,
+    supplied: Mapping[str, str] | None = None,
+) -> tuple[Path, pd.DataFrame, pd.DataFrame]:
+    """Write a copy of a frame file with events in it.
+
+    Parameters
+    ----------
+    path : path
+        FITS file; it is only read.
+    out : path
+        Folder for the copy, which keeps the file's name and is whole or absent.
+    settings : InjectionSettings
+    events : int
+        How many to try in each amplifier; fewer are injected where there is no room for more.
+    seed : int
+        With the file's name and the quadrant it gives the random numbers.
+    instrument, supplied
+        As `shutterless.pipeline.frames.read_info`.
+
+    Returns
+    -------
+    path : Path
+    truth, stars : DataFrame
+        `TRUTH_COLUMNS` of what was injected, and the streaks found, as `STAR_COLUMNS`.
+
+    Raises
+    ------
+    FrameError
+        If the file cannot be read, or the copy would take its place. Amplifiers that cannot be read are copied as they
+        are.
+    """
+    path, target = Path(path), Path(out) / Path(path).name
+    if target.resolve() == path.resolve():
+        raise FrameError(f"{path}: the copy with events would replace it; choose another folder than {out}")
+    info = read_info(path, instrument, supplied)
+    truths, stars = [], []
+    with tempfile.TemporaryDirectory(dir=out, prefix=f".{path.name}.") as work:
+        changed = {}
+        for quadrant, readout in info.readouts.items():
+            row = ingest_amplifier(path, quadrant, work, instrument=instrument, supplied=supplied)
+            amplifier = open_amplifier(work, row["entry"])
+            frame = read_amplifier(path, quadrant, instrument, supplied)
+            rng = np.random.default_rng(_seeds(seed, path, quadrant))
+            injections = place_injections(amplifier, rng, settings, events)
+            for injection in injections:
+                add_to_frame(frame, amplifier, injection, rng)
+            layout = info.profile.quadrants[quadrant - 1]
+            changed[layout.data_hdu] = Path(work) / f"hdu{layout.data_hdu}.npy"
+            np.save(changed[layout.data_hdu], to_read_order(frame.pixels_adu, layout))
+            shutil.rmtree(Path(work) / row["entry"])
+            truths.append(_truth(injections, path, readout.ccd, quadrant, readout.row_rate_hz))
+            stars.append(_stars(amplifier.streaks, path, readout.ccd, quadrant))
+        _write_copy(path, target, changed, Path(work))
+    return target, pd.concat(truths, ignore_index=True), pd.concat(stars, ignore_index=True)
+
+
+def _seeds(seed: int, path: Path, quadrant: int) -> list[int]:
+    digest = hashlib.blake2b(frame_stem(path).encode(), digest_size=8).digest()
+    return [seed, int.from_bytes(digest, "little"), quadrant]
+
+
+def add_to_frame(frame: Frame, amplifier: Amplifier, injection: Injection, rng: np.random.Generator) -> None:
+    """Add an event to the pixels of a frame in place.
+
+    Parameters
+    ----------
+    frame : Frame
+        Its ``pixels_adu`` are changed.
+    amplifier : Amplifier
+        What calibration made of it: the level of light in each pixel, and its noise.
+    injection : Injection
+
+    Notes
+    -----
+    A reading is what rounding left of a continuous one. The part it hid lies within half an ADU, more probably towards
+    the mean than away from it (to first order ``1 - (reading - mean) u / σ²`` for the hidden part u); it is drawn
+    anew, the event's electrons are added to the whole (`draw_change`) through the profile's non-linearity, and the
+    result is rounded again. So the mean of a changed pixel moves by the event exactly, however small that is, and its
+    variance is that of a pixel exposed with the event. Saturated pixels stay as they are.
+    """
+    rows, columns = injection.rows_lit, injection.columns
+    readout, curve = frame.readout, frame.profile.nonlinearity
+    gain = readout.gain_e_per_adu
+    found = frame.pixels_adu[rows, columns]
+    bias = overscan_level(frame.overscan_adu[rows], frame.profile.overscan_used)[:, None]
+    level = interpolate_blocks(amplifier.baseline_e[0, columns].T, rows.start, rows.stop).astype(np.float64)
+    reading = found.astype(np.float64)
+    whole = np.issubdtype(found.dtype, np.integer)
+    if whole:
+        excess_e = gain * true_adu(reading - bias, curve) - level
+        variance_e2 = np.maximum(level, 0) + readout.read_noise_e**2
+        reading += _hidden_by_rounding(rng, excess_e * gain / variance_e2)
+    true = true_adu(reading - bias, curve)
+    change = draw_change(rng, injection.signal_e().T, level, gain * true, readout.read_noise_e**2)
+    changed = reading + read_adu(true + change / gain, curve) - read_adu(true, curve)
+    changed = np.minimum(np.rint(changed) if whole else changed, readout.saturation_adu)
+    lowest = np.iinfo(found.dtype).min if whole else -np.inf
+    keep = found >= readout.saturation_adu
+    frame.pixels_adu[rows, columns] = np.where(keep, found, np.maximum(changed, lowest)).astype(found.dtype)
+
+
+def true_adu(reading_adu: np.ndarray, nonlinearity: tuple[float, float] | None) -> np.ndarray:
+    """Linear ADU of readings over the bias: ``x / (a x² + b x + 1)``."""
+    if nonlinearity is None:
+        return reading_adu
+    a, b = nonlinearity
+    return reading_adu / ((a * reading_adu + b) * reading_adu + 1)
+
+
+def read_adu(true: np.ndarray, nonlinearity: tuple[float, float] | None) -> np.ndarray:
+    """Readings over the bias of linear ADU: the inverse of `true_adu`, in a form that stands ``a = 0``."""
+    if nonlinearity is None:
+        return true
+    a, b = nonlinearity
+    linear = 1 - b * true
+    return 2 * true / (linear + np.sqrt(linear**2 - 4 * a * true**2))
+
+
+def _hidden_by_rounding(rng: np.random.Generator, slope: np.ndarray) -> np.ndarray:
+    """Draw numbers between -1/2 and 1/2 of density ``1 - slope u``, by inversion."""
+    slope = np.clip(slope, -_STEEPEST, _STEEPEST)
+    rest = 0.5 + slope / 8 - rng.random(slope.shape)
+    return -2 * rest / (1 + np.sqrt(1 + 2 * slope * rest))
+
+
+def _truth(injections: list[Injection], path: Path, ccd: int | None, quadrant: int, row_rate_hz: float) -> pd.DataFrame:
+    rows = []
+    for index, injection in enumerate(injections):
+        event, (start, stop, peak) = injection.event, injection.rows
+        rows.append(
+            {
+                "event_id": f"{frame_stem(path)}_q{quadrant}_i{index:04d}",
+                "kind": event.kind,
+                "is_event": True,
+                "file": path.name,
+                "ccd": ccd,
+                "quadrant": quadrant,
+                "x": event.x,
+                "row_start": start,
+                "row_stop": stop,
+                "row_peak": peak,
+                "duration_s": (stop - start + 1) / row_rate_hz,
+                "amplitude_e": event.amplitude_e,
+                "sign": int(np.sign(event.amplitude_e)),
+                "rho": injection.rho,
+                "star_id": event.star_id,
+                "star_mag": event.star_mag,
+                "delta_mag": magnitude_change(event, injection.star_flux_e_row),
+            }
+        )
+    return _typed(pd.DataFrame(rows, columns=list(TRUTH_COLUMNS)), TRUTH_COLUMNS)
+
+
+def _stars(streaks: pd.DataFrame, path: Path, ccd: int | None, quadrant: int) -> pd.DataFrame:
+    table = streaks.rename(columns={"streak_id": "star_id"})[["star_id", "x", "y0", "mag"]]
+    return _typed(table.assign(file=path.name, ccd=ccd, quadrant=quadrant)[list(STAR_COLUMNS)], STAR_COLUMNS)
+
+
+def _typed(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """Give columns their types; a camera whose files name no CCD leaves it null."""
+    return table.astype({**columns, "ccd": "Int64" if table["ccd"].isna().any() else columns["ccd"]})
+
+
+def _write_copy(path: Path, target: Path, changed: Mapping[int, Path], work: Path) -> None:
+    """Copy a file HDU by HDU with the pixels of some changed; checksums are renewed by astropy. One is in memory."""
+    partial = work / "copy.fits"
+    with fits.open(path, memmap=False) as source:
+        for index, hdu in enumerate(source):
+            if index == 0:
+                hdu.writeto(partial)
+                continue
+            if index in changed:
+                hdu.data[:] = np.load(changed[index])
+            with fits.open(partial, mode="append", memmap=False) as file:
+                file.append(hdu)
+            del hdu.data
+    if path.name.endswith(".gz"):
+        packed = work / "copy.fits.gz"
+        with partial.open("rb") as plain, packed.open("wb") as sink, gzip.GzipFile("", "wb", 6, sink, 0) as archive:
+            shutil.copyfileobj(plain, archive)
+        partial = packed
+    partial.replace(target)
