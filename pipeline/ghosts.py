@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numba
 import numpy as np
@@ -104,6 +105,7 @@ def draw_ghosts(
     return ghosts
 
 
+@lru_cache(maxsize=256)  # drawn anew for every block it would cost more than all its light
 def annulus_image(radius_px: float, x_offset: float) -> np.ndarray:
     """Evenly lit annulus, integrated over pixels by 8 points along each axis.
 
@@ -117,14 +119,16 @@ def annulus_image(radius_px: float, x_offset: float) -> np.ndarray:
     Returns
     -------
     ndarray of float64, shape (2 r + 1, 2 r + 1)
-        Rows and columns about the middle; sum 1.
+        Rows and columns about the middle; sum 1. Shared, so not to be written to.
     """
     reach = int(np.ceil(radius_px + 1))
     fine = (np.arange((2 * reach + 1) * _SUBPIXELS) + 0.5) / _SUBPIXELS - reach - 0.5
     distance = np.hypot(fine[:, None], fine - x_offset)
     lit = (distance <= radius_px) & (distance >= CENTRAL_OBSTRUCTION * radius_px)
     image = lit.reshape(2 * reach + 1, _SUBPIXELS, 2 * reach + 1, _SUBPIXELS).mean(axis=(1, 3))
-    return image / image.sum()
+    image /= image.sum()
+    image.flags.writeable = False
+    return image
 
 
 def star_time_rows(ghosts: Sequence[Ghost], first_row: int, n_rows: int) -> tuple[int, int]:
@@ -203,9 +207,9 @@ def add_ghosts(
         )
     for index, ghost in enumerate(ghosts):
         middle = int(np.rint(ghost.x))
-        image = annulus_image(ghost.radius_px, ghost.x - middle)
         row = ghost.y0 + np.arange(-ghost.reach, ghost.reach + 1)
-        image[(row < 0) | (row >= n_transit)] = 0
+        on_detector = (row >= 0) & (row < n_transit)
+        image = annulus_image(ghost.radius_px, ghost.x - middle) * on_detector[:, None]
         _add_ghost(
             mean_e, first_row, middle - ghost.reach, ghost.y0 - ghost.reach, image,
             np.ascontiguousarray(light_e[:, index]), first_star_row,
