@@ -217,7 +217,7 @@ def add_ghosts(
 
 
 @numba.njit(cache=True, nogil=True)
-def _add_ghost(mean, first_row, left, low, image, light, first_star_row):  # type: ignore[no-untyped-def]
+def _add_ghost(mean, first_row, left, low, image, light, first_star_row):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Twin of `add_ghosts` for one ghost, whose image begins at column ``left`` and detector row ``low``."""
     for t in range(mean.shape[0]):
         for y in range(image.shape[0]):

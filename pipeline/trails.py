@@ -155,6 +155,10 @@ def trails_in_amplifier(
             ((x, velocity_x, plane.n_columns), (y, velocity_y, plane.n_transit)), trail.time_s, reach
         )
         start, stop = max(start, trail.begin_s, 0.0), min(stop, trail.end_s, close_s)
+        if start < stop == np.inf:
+            raise TrailError(
+                f"a {trail.kind} that stands still shines without end; give it end_s, or close the shutter"
+            )
         if start < stop:
             found.append(
                 AmplifierTrail(
@@ -329,7 +333,7 @@ def trail_rho(trail: AmplifierTrail, first_row: int, n_rows: int, variance_e2: f
 def _add_path(
     mean, first_row, x0, y0, velocity_x, velocity_y, start, step_s, n_steps, row_rate, n_transit, points, sigma,
     flux, period, phase, wave, flash, flash_s, begin, span,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled  # fmt: skip
     """Twin of `add_trails` for one trail; ``x0`` counts from the patch's first column, ``span`` 0 means no fading."""
     n_rows, n_columns = mean.shape
     reach = _REACH * sigma
@@ -378,7 +382,7 @@ def _add_path(
 
 
 @numba.njit(cache=True, nogil=True)
-def _steps_between(origin, rows_per_step, n_steps, low, high):  # type: ignore[no-untyped-def]
+def _steps_between(origin, rows_per_step, n_steps, low, high):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Half-open range of the steps whose row ``origin + i rows_per_step`` lies between two rows."""
     if rows_per_step == 0:
         return (0, n_steps) if low <= origin <= high else (0, 0)

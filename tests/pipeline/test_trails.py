@@ -218,5 +218,7 @@ def test_impossible_trails_are_refused():
     trail = on_amplifier(sky_trail(30.0, 40.0, 100.0, 0.0))
     with pytest.raises(TrailError, match="rows of 50 columns cannot take a trail on an amplifier of 60"):
         add_trails(np.zeros((10, 50)), 300, trail)
+    with pytest.raises(TrailError, match="satellite that stands still shines without end"):
+        on_amplifier(sky_trail(30.0, 40.0, 0.0, 0.0))
     with pytest.raises(TrailError, match="row_rate_hz 0"):
         on_amplifier(sky_trail(30.0, 40.0, 100.0, 0.0), row_rate_hz=0.0)
