@@ -20,6 +20,7 @@ MAX_WIDTH_ERROR = 0.2  # relative, of a streak that may have a say in the width
 MAX_OWN_WIDTH = 0.25  # relative difference of one streak's width, whose star saw other air, from the common one
 MAX_WIDTH_SHARE = 1 / 6  # of all weight: one bright star with an unseen companion must not rule
 LEAST_VOTES = 3
+EDGE_PX = 3.0  # nearer to the edge half a streak is not seen, and its width not told from its place
 N_WIDTH_STREAKS = 24  # the brightest: what they hide of fainter ones makes them less broad
 CLEAN_PX, CLEAN_SHARE = 4.0, 0.1  # a streak with more than this share of its light so near has no say either
 MIN_SPIKE_SIGMA, MIN_SPIKE_SHARE = 8.0, 0.05  # of the noise and of the sky; a crowd of faint stars is as rough as 2 %
@@ -211,6 +212,7 @@ class StreakFit:
         step, information = measure_widths(self.residual, weight, first, taps, self.flux)
         clean = (self.flux > 0) & (light_nearby(self.x, self.flux, CLEAN_PX) < CLEAN_SHARE * self.flux)
         clean &= information > (MAX_WIDTH_ERROR * self.sigma_px) ** -2.0
+        clean &= (self.x > EDGE_PX) & (self.x < self.profile.size - 1 - EDGE_PX)
         own = self.width + step
         if clean.sum() >= LEAST_VOTES:
             brightest = np.flatnonzero(clean)[np.argsort(-self.flux[clean])[:N_WIDTH_STREAKS]]
