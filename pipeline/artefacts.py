@@ -11,9 +11,21 @@ import numpy as np
 COSMIC_RAYS_PER_PIXEL_S = 0.85 / (3080 * 3072)
 PICKUP_BURSTS_PER_S = 0.02
 MAINS_HZ = (60.0, 120.0)
+# bias drift (rms), and the part of its variance that the amplifiers of a CCD share with their supplies: choices
+DRIFT_E, DRIFT_COMMON_SHARE = 3.0, 0.5
 
-_MEDIAN_CHARGE_E, _CHARGE_SCATTER, _CHARGE_RANGE_E = 1500.0, 1.2, (100.0, 50_000.0)
-_WORM_FRACTION = 0.15
+# 1 muon a minute and cm² of a horizontal detector at sea level (Particle Data Group, review of cosmic rays), a fifth
+# more at 1,700 m: half of all hits. The others are electrons that gamma rays from the surroundings kick off, the
+# wandering "worms" (Groom 2002)
+_MUON_SHARE = 0.5
+_TILT_DEG = 34.0  # zenith distance of the telescope at airmass 1.2
+# e2v's traditional thinned CCDs; their deep-depletion silicon is 40 µm (Jorden et al. 2010, Proc. SPIE 7742)
+_THICKNESS_UM, _PIXEL_UM = 16.0, 15.0
+# a minimum-ionising particle's most probable charge per µm of silicon and the scale of its Landau tail (electrons)
+_PAIRS_PER_UM, _TAIL_PER_UM = 70.0, 8.0
+_LEAST_COSINE = 0.005  # a muon that grazes more leaves a track of more than 200 px
+_WORM_PX, _WORM_CHARGE_SCATTER = (0.5, 40.0), 0.4
+_LEAST_CHARGE_E = 100.0
 _DIFFUSION_PX = 0.25  # spread of the charge in the silicon: far sharper than any seeing
 _STEPS_PER_PX = 8
 
@@ -71,7 +83,7 @@ def draw_mains(rng: np.random.Generator, rms_e: float = 2.0) -> RowWaves:
     return RowWaves(np.array(MAINS_HZ), amplitudes, rng.uniform(0, 2 * np.pi, len(MAINS_HZ)))
 
 
-def draw_drift(rng: np.random.Generator, rms_e: float = 3.0, n_waves: int = 48) -> RowWaves:
+def draw_drift(rng: np.random.Generator, rms_e: float = DRIFT_E, n_waves: int = 48) -> RowWaves:
     """Draw bias drift with a 1/f power spectrum between 0.01 and 20 Hz: equal power in every octave."""
     frequencies = np.exp(rng.uniform(np.log(0.01), np.log(20.0), n_waves))
     amplitudes = np.full(n_waves, rms_e * np.sqrt(2 / n_waves))
@@ -125,30 +137,62 @@ def draw_cosmic_rays(
 
 
 def draw_cosmic_ray(rng: np.random.Generator, row: float, column: float, n_rows: int, n_columns: int) -> CosmicRay:
-    """Draw one cosmic ray that starts at a given place: a straight track of up to 5 px, or a longer worm.
+    """Draw one cosmic ray that starts at a given place: a muon's straight track, or an electron's worm.
 
-    Charge is log-normal from about a hundred to several ten thousand electrons, spread along the track and, by a
-    quarter of a pixel, across it; what leaves the detector is lost.
+    Its charge is spread along the track and, by a quarter of a pixel, across it; what leaves the detector is lost.
     """
-    charge = np.clip(_MEDIAN_CHARGE_E * np.exp(_CHARGE_SCATTER * rng.standard_normal()), *_CHARGE_RANGE_E)
-    path = _draw_path(rng) + np.array([row, column])
+    path, charge = _draw_muon(rng) if rng.random() < _MUON_SHARE else _draw_worm(rng)
+    path = path + np.array([row, column])
     path = path + _DIFFUSION_PX * rng.standard_normal(path.shape)
     share = rng.dirichlet(np.full(len(path), 2.0))
     pixels = np.rint(path).astype(np.int64)
     inside = np.all((pixels >= 0) & (pixels < [n_rows, n_columns]), axis=1)
     hit, index = np.unique(pixels[inside], axis=0, return_inverse=True)
-    charge_e = np.bincount(index.ravel(), weights=charge * share[inside], minlength=len(hit))
+    charge_e = np.bincount(index.ravel(), weights=max(charge, _LEAST_CHARGE_E) * share[inside], minlength=len(hit))
     return CosmicRay(hit[:, 0], hit[:, 1], charge_e)
 
 
-def _draw_path(rng: np.random.Generator) -> np.ndarray:
-    """Points along a track, from (0, 0), shape (p, 2)."""
-    worm = rng.random() < _WORM_FRACTION
-    length = rng.uniform(6.0, 40.0) if worm else rng.uniform(0.5, 5.0)
+def _draw_muon(rng: np.random.Generator) -> tuple[np.ndarray, float]:
+    """Points of a straight track from (0, 0), shape (p, 2), and its charge.
+
+    Notes
+    -----
+    Muons come with an intensity ``cos²`` of the zenith angle through a detector that the telescope tilts, so that steep
+    ones leave about a pixel and one in some hundred a straight track of more than ten. The charge is that of the path
+    in the silicon with Moyal's approximation of Landau's distribution (Moyal 1955, Phil. Mag. 46, 263).
+    """
+    cosine = _draw_cosine(rng)
+    path_um = _THICKNESS_UM / cosine
+    length = path_um * np.sqrt(1 - cosine**2) / _PIXEL_UM
+    moyal = -2 * np.log(abs(rng.standard_normal()) + 1e-12)
+    return _draw_track(rng, length, wander=0.0), path_um * (_PAIRS_PER_UM + _TAIL_PER_UM * moyal)
+
+
+def _draw_cosine(rng: np.random.Generator) -> float:
+    """Cosine of a muon's angle to the normal of the detector, whose area it sees shortened by as much."""
+    tilt = np.radians(_TILT_DEG)
+    while True:
+        vertical, azimuth = np.cbrt(rng.random()), rng.uniform(0, 2 * np.pi)
+        sideways = np.sqrt(1 - vertical**2) * np.cos(azimuth)
+        cosine = abs(vertical * np.cos(tilt) + sideways * np.sin(tilt))
+        if cosine > _LEAST_COSINE and rng.random() < cosine:
+            return float(cosine)
+
+
+def _draw_worm(rng: np.random.Generator) -> tuple[np.ndarray, float]:
+    """Points of a scattered electron's path from (0, 0), shape (p, 2), and its charge, which goes with the length."""
+    length = np.exp(rng.uniform(*np.log(_WORM_PX)))
+    scatter = np.exp(_WORM_CHARGE_SCATTER * rng.standard_normal())
+    # it wanders by about one radian a pixel
+    return _draw_track(rng, length, wander=1.0), length * _PIXEL_UM * _PAIRS_PER_UM * scatter
+
+
+def _draw_track(rng: np.random.Generator, length: float, wander: float) -> np.ndarray:
+    """Points along a track of some pixels from (0, 0) whose direction changes by ``wander`` radians in one, (p, 2)."""
     n_steps = max(int(length * _STEPS_PER_PX), 4)
     direction = np.full(n_steps, rng.uniform(0, 2 * np.pi))
-    if worm:  # scattered electrons wander: about one radian a pixel
-        direction = direction + np.cumsum(rng.normal(0.0, 1.0 / np.sqrt(_STEPS_PER_PX), n_steps))
+    if wander > 0:
+        direction = direction + np.cumsum(rng.normal(0.0, wander / np.sqrt(_STEPS_PER_PX), n_steps))
     return np.cumsum(length / n_steps * np.stack([np.cos(direction), np.sin(direction)], axis=-1), axis=0)
 
 

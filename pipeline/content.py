@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from shutterless.pipeline.artefacts import (
+    DRIFT_COMMON_SHARE,
+    DRIFT_E,
     CosmicRay,
     PickupBurst,
     RowWaves,
@@ -109,8 +111,13 @@ def draw_faults(settings: SceneSettings, ccd: int, quadrant: int, file_index: in
 
 
 def draw_row_waves(settings: SceneSettings, ccd: int, quadrant: int) -> list[RowWaves]:
-    """Draw the row noise of one amplifier: the mains in phase over the amplifiers of a CCD, the drift its own."""
-    return [draw_mains(settings.generator(MAINS, ccd)), draw_drift(settings.generator(DRIFT, ccd, quadrant))]
+    """Draw the row noise of one amplifier: mains in phase over the amplifiers of a CCD, drift that is in part common."""
+    common, own = DRIFT_E * np.sqrt([DRIFT_COMMON_SHARE, 1 - DRIFT_COMMON_SHARE])
+    return [
+        draw_mains(settings.generator(MAINS, ccd)),
+        draw_drift(settings.generator(DRIFT, ccd), common),
+        draw_drift(settings.generator(DRIFT, ccd, quadrant), own),
+    ]
 
 
 def draw_air(settings: SceneSettings, scene: Scene, ccd: int, quadrant: int) -> Atmosphere:

@@ -6,6 +6,8 @@ import pytest
 from shutterless.pipeline.artefacts import (
     COSMIC_RAYS_PER_PIXEL_S,
     RowWaves,
+    _draw_cosine,
+    _draw_track,
     cosmic_ray_light_curve,
     draw_cosmic_ray,
     draw_cosmic_rays,
@@ -13,6 +15,8 @@ from shutterless.pipeline.artefacts import (
     draw_mains,
     draw_pickup_bursts,
 )
+from shutterless.pipeline.content import draw_row_waves
+from shutterless.pipeline.scene import SceneSettings
 
 
 def test_rate_is_that_of_a_ztf_quadrant():
@@ -44,16 +48,55 @@ def test_cosmic_rays_stay_on_the_detector_and_hit_each_pixel_once():
         assert len(set(zip(ray.rows, ray.columns, strict=True))) == len(ray.rows)
 
 
-def test_charge_spans_the_range_and_most_tracks_are_short():
+def extent(ray) -> int:
+    return max(np.ptp(ray.rows), np.ptp(ray.columns)) + 1
+
+
+def test_tracks_come_in_all_lengths_and_charge_goes_with_length():
     rng = np.random.default_rng(4)
-    rays = [draw_cosmic_ray(rng, 500.0, 500.0, 1000, 1000) for _ in range(2000)]
-    charge = np.array([ray.charge_e.sum() for ray in rays])
+    rays = [draw_cosmic_ray(rng, 500.0, 500.0, 1000, 1000) for _ in range(20_000)]
+    charge, length = (np.array(values) for values in zip(*((r.charge_e.sum(), extent(r)) for r in rays), strict=True))
     assert charge.min() >= 100 * (1 - 1e-9)
-    assert charge.max() <= 50_000 * (1 + 1e-9)
-    assert np.median(charge) == pytest.approx(1500, rel=0.1)
-    length = np.array([max(np.ptp(ray.rows), np.ptp(ray.columns)) + 1 for ray in rays])
     assert np.mean(length <= 7) > 0.8
-    assert length.max() > 10
+    assert 0.01 < np.mean(length > 12) < 0.1
+    # 16 µm of silicon at 70 pairs a µm, and 15 µm a pixel: a steep muon about 1,200 e-, 20 px some 20,000 e-
+    assert np.median(charge[length <= 2]) == pytest.approx(1400, rel=0.2)
+    assert np.median(charge[length > 20]) == pytest.approx(34_000, rel=0.4)
+
+
+def test_muons_are_steep_with_a_few_that_graze():
+    rng = np.random.default_rng(11)
+    cosines = np.array([_draw_cosine(rng) for _ in range(20_000)])
+    # by quadrature over the sky: intensity cos², area shortened by the angle to a normal 34 degrees from the zenith
+    z, a = np.meshgrid((np.arange(400) + 0.5) / 400, (np.arange(400) + 0.5) / 400 * 2 * np.pi)
+    angle = np.abs(z * np.cos(np.radians(34)) + np.sqrt(1 - z**2) * np.cos(a) * np.sin(np.radians(34)))
+    weight = z**2 * angle
+    for limit in (0.1, 0.3, 0.6, 0.9):
+        expected = weight[angle < limit].sum() / weight.sum()
+        assert np.mean(cosines < limit) == pytest.approx(expected, abs=4 * np.sqrt(expected / 20_000) + 1e-3)
+    # a track longer than 10 px needs a cosine below 0.11: one muon in some hundred
+    assert 0.002 < np.mean(cosines < 0.11) < 0.02
+
+
+def test_muons_are_straight_and_worms_are_not():
+    rng = np.random.default_rng(12)
+    for wander, straight in ((0.0, True), (1.0, False)):
+        tracks = [_draw_track(rng, 20.0, wander) for _ in range(100)]
+        ends = np.array([np.hypot(*(track[-1] - track[0])) for track in tracks])
+        steps = np.array([np.hypot(*np.diff(track, axis=0).T).sum() for track in tracks])
+        np.testing.assert_allclose(steps, 20.0 * 159 / 160, rtol=1e-6)
+        assert np.median(ends / steps) > 0.999 if straight else np.median(ends / steps) < 0.6
+
+
+def test_drift_is_half_common_to_the_amplifiers_of_a_ccd():
+    settings, rows = SceneSettings(), np.arange(0, 3_000_000, 7)
+    one, two, other = (
+        sum(wave.offsets_e(rows, 300.0) for wave in draw_row_waves(settings, ccd, quadrant)[1:])
+        for ccd, quadrant in ((1, 1), (1, 2), (2, 1))
+    )
+    assert one.std() == pytest.approx(3.0, rel=0.1)
+    assert np.corrcoef(one, two)[0, 1] == pytest.approx(0.5, abs=0.1)
+    assert np.corrcoef(one, other)[0, 1] == pytest.approx(0.0, abs=0.1)
 
 
 def test_cosmic_rays_are_sharper_than_the_point_spread_function():
