@@ -14,7 +14,7 @@ collapsed profile, streaks. Densities are stars brighter than r = 15 on an ampli
 With an atmosphere the true position and flux are means over the rows of the file, for each star in its own time.
 The time is that of `collapse_profile` and `find_streaks` on 1,024 rows, best of several. Pairs of stars 3 px apart, as
 bright as each other or up to three times, get top-hat events of optimal S/N 10 to 15; an event is given to the star
-whose light curve rises more, in units of its error.
+whose light curve rises more, in units of its error. The search gives it to the streak of its strongest trigger.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from shutterless.pipeline.rendering import render
 from shutterless.pipeline.scene import PIXELS, Scene, SceneSettings
 from shutterless.pipeline.store import Amplifier
 from shutterless.pipeline.streaks import collapse_profile, find_streaks
+from shutterless.pipeline.triggers import find_triggers
 
 SPEED_ROWS = 1024
 LEAST_RATIO, FACTOR, WITHIN_PX = 1 / 3, 1.5, 1.0
@@ -186,7 +187,7 @@ def calibrate(frame: Frame) -> Amplifier:
     baseline = fit_baseline(frame)
     n_rows = len(frame.pixels_adu)
     profile, error = collapse_profile(baseline.level_e, frame.readout.read_noise_e, n_rows)
-    streaks, sigma_px = find_streaks(profile, error, frame.readout.psf_sigma_px, frame.readout, baseline.ramp)
+    streaks, sigma_px = find_streaks(profile, error, frame.readout.psf_sigma_px, frame.readout, baseline.ramps)
     residual, sigma = _residuals(frame, baseline)
     level = sigma**2 - np.float32(noise_floor_e2(frame.readout))
     return Amplifier(
@@ -269,14 +270,36 @@ def measure_pairs(n_rows: int) -> list[str]:
         change = curves.flux_e_row[both, row : row + n] - steady[both, None]
         rise = np.nansum(change, axis=1) / np.sqrt(np.nansum(curves.error_e_row[both, row : row + n] ** 2, axis=1))
         right += bool(rise[0] > rise[1])
-    low, high = wilson_interval(right, len(events))
     bright = scene.mag < 13
+    searched = share_text(*count_triggers(amplifier, scene, streak, events))
     return [
-        f"pairs {PAIR_PX:g} px apart, S/N 10 to 15: {right} of {len(events)} events given to the right star = "
-        f"{right / len(events):.4f} ({low:.4f} to {high:.4f})",
-        f"their light curves: {100 * bias[bright].mean():+.2f} % (r < 13, {bright.sum()} stars, rms "
+        f"pairs {PAIR_PX:g} px apart, S/N 10 to 15, light curves: {share_text(right, len(events))} to the right star",
+        f"the same by the search, of those triggered on: {searched}",
+        f"light curves of the pairs: {100 * bias[bright].mean():+.2f} % (r < 13, {bright.sum()} stars, rms "
         f"{100 * rms(bias[bright]):.2f} %), {100 * bias[~bright].mean():+.2f} % (fainter, {np.sum(~bright)} stars)",
     ]
+
+
+def count_triggers(
+    amplifier: Amplifier, scene: Scene, streak: np.ndarray, events: list[tuple[int, int, int]]
+) -> tuple[int, int]:
+    """Events whose strongest trigger is on the streak of their star, and all with a trigger."""
+    triggers = find_triggers(amplifier)
+    number = amplifier.streaks["streak_id"].to_numpy()
+    right = n_seen = 0
+    for star, row, n in events:
+        near = triggers[(triggers["x"] - scene.x[star]).abs() < 2 * PAIR_PX]
+        near = near[(near["row_stop"] >= row - 3) & (near["row_start"] <= row + n + 2)]
+        if len(near):
+            n_seen += 1
+            right += bool(near.loc[near["snr"].abs().idxmax(), "streak_id"] == number[streak[star]])
+    return right, n_seen
+
+
+def share_text(n: int, n_all: int) -> str:
+    """Share with the 95 % interval of a binomial fraction."""
+    low, high = wilson_interval(n, n_all)
+    return f"{n} of {n_all} events = {n / n_all:.4f} ({low:.4f} to {high:.4f})"
 
 
 def main() -> None:

@@ -169,6 +169,11 @@ class StreakFit:
             self._keep(~(weak & (significance <= _least_nearby(self.x, significance))))
             self._solve()
 
+    def _clean(self, share: float) -> np.ndarray:
+        """Streaks away from the edges with less than a share of their light in others nearby, (s,)."""
+        inside = (self.x > EDGE_PX) & (self.x < self.profile.size - 1 - EDGE_PX)
+        return inside & (self.flux > 0) & (light_nearby(self.x, self.flux, CLEAN_PX) < share * self.flux)
+
     def _keep(self, kept: np.ndarray) -> None:
         self.x, self.flux, self.width = self.x[kept], self.flux[kept], self.width[kept]
 
@@ -210,9 +215,7 @@ class StreakFit:
         """
         weight = self.believed / self.tolerance(WIDTH_TOLERANCE) ** 2
         step, information = measure_widths(self.residual, weight, first, taps, self.flux)
-        clean = (self.flux > 0) & (light_nearby(self.x, self.flux, CLEAN_PX) < CLEAN_SHARE * self.flux)
-        clean &= information > (MAX_WIDTH_ERROR * self.sigma_px) ** -2.0
-        clean &= (self.x > EDGE_PX) & (self.x < self.profile.size - 1 - EDGE_PX)
+        clean = self._clean(CLEAN_SHARE) & (information > (MAX_WIDTH_ERROR * self.sigma_px) ** -2.0)
         own = self.width + step
         if clean.sum() >= LEAST_VOTES:
             brightest = np.flatnonzero(clean)[np.argsort(-self.flux[clean])[:N_WIDTH_STREAKS]]
