@@ -187,7 +187,7 @@ def calibrate(frame: Frame) -> Amplifier:
     baseline = fit_baseline(frame)
     n_rows = len(frame.pixels_adu)
     profile, error = collapse_profile(baseline.level_e, frame.readout.read_noise_e, n_rows)
-    streaks, sigma_px = find_streaks(profile, error, frame.readout.psf_sigma_px, frame.readout, baseline.ramps)
+    streaks, sigma_px = find_streaks(profile, error, frame.readout.psf_sigma_px, frame.readout)
     residual, sigma = _residuals(frame, baseline)
     level = sigma**2 - np.float32(noise_floor_e2(frame.readout))
     return Amplifier(

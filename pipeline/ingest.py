@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from shutterless.pipeline.background import sky_level
-from shutterless.pipeline.calibrate import BLOCK_ROWS, Baseline, fit_baseline, iterate_residuals, noise_floor_e2
+from shutterless.pipeline.calibrate import Baseline, fit_baseline, iterate_residuals, noise_floor_e2
 from shutterless.pipeline.cleaning import clean_streaks
 from shutterless.pipeline.frames import Frame, frame_stem, read_amplifier, read_info
+from shutterless.pipeline.levels import BLOCK_ROWS
 from shutterless.pipeline.store import MANIFEST_COLUMNS, EntryWriter, entry_name, read_entry
 from shutterless.pipeline.streaks import collapse_profile, find_streaks
 
@@ -85,7 +86,7 @@ def _write_entry(frame: Frame, store: Path, name: str, origin: str) -> dict[str,
     baseline = fit_baseline(frame)
     steady = baseline.level_e.mean(axis=0)
     profile, error = collapse_profile(baseline.level_e, frame.readout.read_noise_e, n_rows)
-    streaks, sigma_px = find_streaks(profile, error, frame.readout.psf_sigma_px, frame.readout, baseline.ramp)
+    streaks, sigma_px = find_streaks(profile, error, frame.readout.psf_sigma_px, frame.readout, baseline.ramps)
     with EntryWriter(store, name, n_columns=n_columns, n_rows=n_rows) as writer:
         arrays, live_pixel_rows, noise = _write_residuals(frame, baseline, writer.residual)
         n_moving = clean_streaks(

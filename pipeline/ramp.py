@@ -1,7 +1,8 @@
-"""The first transit after the shutter opens: a sky ramp from 0 to full, and every streak beginning at its own row.
+"""The first transit after the shutter opens, and the last after it closes.
 
-Neither is an event. Both are fitted here and handed to the calibration as a deficit: what the rows of the ramp lack
-against the steady state that follows.
+First the sky rises from 0 to full, and every streak begins at its own row; at the end all of this runs backwards.
+Neither is an event. Both are fitted here and handed to the calibration as a deficit: what their rows lack against the
+steady state.
 """
 
 from __future__ import annotations
@@ -33,13 +34,16 @@ class Ramp:
     Parameters
     ----------
     deficit_e : ndarray of float32, shape (r, x)
-        Electrons to add to the first ``r`` rows to bring them to the steady state, as a non-positive offset.
+        What ``r`` rows have above the steady state (electrons): a mostly negative offset.
     onset_mask : ndarray of bool, shape (r, x)
         True where a streak is just beginning and no level can be given.
     sky_e : float
         Sky electrons per pixel of a full transit.
     onset_x, onset_row, onset_e : ndarray, shape (m,)
-        Column, file row and electrons per row of each streak that begins here, brightest first.
+        Column, file row and electrons per row of each streak that begins here, brightest first. Of one that is seen
+        to end: the row in which its star's light would have come out had the shutter opened in row 0 of the sequence.
+    start : int
+        First file row covered.
     """
 
     deficit_e: np.ndarray
@@ -48,11 +52,24 @@ class Ramp:
     onset_x: np.ndarray
     onset_row: np.ndarray
     onset_e: np.ndarray
+    start: int = 0
 
     @property
     def n_rows(self) -> int:
         """Rows covered."""
         return len(self.deficit_e)
+
+    def overlap(self, start: int, stop: int) -> tuple[slice, slice]:
+        """Which of the rows ``start..stop`` are covered, counted from ``start``, and which of its own these are."""
+        first, last = max(start, self.start), max(min(stop, self.start + self.n_rows), start)
+        first = min(first, last)
+        return slice(first - start, last - start), slice(first - self.start, last - self.start)
+
+    def remove(self, electrons: np.ndarray, start: int) -> None:
+        """Bring rows from file row ``start`` on to the steady state in place; beginning streaks become NaN."""
+        here, own = self.overlap(start, start + len(electrons))
+        electrons[here] -= self.deficit_e[own]
+        electrons[here][self.onset_mask[own]] = np.nan
 
 
 def fit_ramp(
@@ -85,11 +102,11 @@ def fit_ramp(
     Streaks only ever begin, so the level of a column is a non-decreasing staircase: an isotonic regression in medians
     (pool-adjacent-violators; Barlow et al. 1972) follows it and cannot follow an event, which comes down again.
     """
-    fraction = np.minimum((first_row + np.arange(len(electrons)) + 1) / n_transit, 1.0).astype(np.float32)
+    fraction = np.clip((first_row + np.arange(len(electrons)) + 1) / n_transit, 0.0, 1.0).astype(np.float32)
     sky_e = _sky_level(electrons, fraction)
     flat = electrons + (sky_e * (1 - fraction))[:, None]
     noise = np.sqrt(read_noise_e**2 + sky_e * fraction)
-    x, row, step_e = _find_onsets(flat, noise, sigma_px, dark_e=sky_e if first_row == 0 else None)
+    x, row, step_e = _find_onsets(flat, noise, sigma_px, dark_e=sky_e if first_row <= 0 else None)
     binned = _bin_means(flat)
     level, mask = np.empty_like(flat), np.zeros(flat.shape, dtype=bool)
     for column in range(flat.shape[1]):
@@ -110,6 +127,52 @@ def fit_ramp(
     )
     deficit = level - level[-1] - (sky_e * (1 - fraction))[:, None]
     return Ramp(deficit.astype(np.float32), mask, sky_e, x, row, step_e)
+
+
+def fit_drain(
+    electrons: np.ndarray,
+    rows_closed: int,
+    n_transit: int,
+    sigma_px: float,
+    read_noise_e: float,
+    steady_e: np.ndarray | None = None,
+    *,
+    start: int,
+    close_row: int,
+) -> Ramp:
+    """Fit the rows around and after the closing of the shutter: `fit_ramp` with time reversed.
+
+    Parameters
+    ----------
+    electrons : ndarray of float32, shape (r, x)
+        The file's last rows, with some before the closing that show the steady state.
+    rows_closed : int
+        Rows read between the closing and the file's end.
+    n_transit, sigma_px, read_noise_e, steady_e
+        As `fit_ramp`.
+    start, close_row : int
+        File row of the first of these rows, and of the closing.
+
+    Returns
+    -------
+    Ramp
+
+    Notes
+    -----
+    A row read ``c`` rows after the closing has had ``n_transit - c`` rows' worth of sky, and a star at detector row y0
+    is seen for the last time ``y0`` rows after it: ``n_transit - c`` takes the place of the sequence row.
+    """
+    back = fit_ramp(electrons[::-1], n_transit - rows_closed, n_transit, sigma_px, read_noise_e, steady_e)
+    ends = start + len(electrons) - back.onset_row
+    return Ramp(
+        deficit_e=back.deficit_e[::-1],
+        onset_mask=back.onset_mask[::-1],
+        sky_e=back.sky_e,
+        onset_x=back.onset_x,
+        onset_row=ends - close_row,
+        onset_e=back.onset_e,
+        start=start,
+    )
 
 
 def _unknown_rows(breaks: np.ndarray, n_rows: int) -> list[tuple[int, int]]:
@@ -204,15 +267,21 @@ def _find_onsets(
     x, row, height, score, spread = _column_steps(
         np.ascontiguousarray(flux.T), columns, variance, MIN_STEP_SIGNIFICANCE
     )
-    accepted: list[int] = []
+    brightest: dict[int, int] = {}  # of each accepted step, the one of its star that is highest: in the star's column
     for index in np.argsort(-score, kind="stable"):
-        if not any(
-            abs(x[k] - x[index]) <= SAME_ONSET_COLUMNS and abs(row[k] - row[index]) <= spread[index] for k in accepted
-        ):
-            accepted.append(int(index))
-    order = np.asarray(accepted, dtype=np.int64)
-    order = order[np.argsort(-height[order], kind="stable")]
-    return x[order], np.maximum(row[order] - n_dark, 0), height[order]
+        same = [
+            k
+            for k in brightest
+            if abs(x[k] - x[index]) <= SAME_ONSET_COLUMNS and abs(row[k] - row[index]) <= spread[index]
+        ]
+        if not same:
+            brightest[int(index)] = int(index)
+        elif height[index] > height[brightest[same[0]]]:
+            brightest[same[0]] = int(index)
+    accepted = np.array(list(brightest), dtype=np.int64)
+    highest = np.array(list(brightest.values()), dtype=np.int64)
+    order = np.argsort(-height[highest], kind="stable")
+    return x[highest[order]], np.maximum(row[accepted[order]] - n_dark, 0), height[highest[order]]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -228,11 +297,21 @@ def _column_steps(flux, binned, variance, min_significance):  # pragma: no cover
             continue
         starts = _isotonic_starts(binned[column])
         starts = _merge_insignificant(binned[column], variance * scale**2, starts, min_significance)
+        rows = starts * BIN_ROWS
+        for _ in range(2):  # levels say where a step is, and its place what the levels are
+            for block in range(1, len(starts) - 1):
+                low = np.median(binned[column, starts[block - 1] : starts[block]])
+                high = np.median(binned[column, starts[block] : starts[block + 1]])
+                if high > low:
+                    rows[block] = _place_step(flux[column], rows[block - 1], rows[block + 1], low, high)
+                nearest = int(np.round(rows[block] / BIN_ROWS))
+                starts[block] = min(max(nearest, starts[block - 1] + 1), starts[block + 1] - 1)
         for block in range(1, len(starts) - 1):
             low = np.median(binned[column, starts[block - 1] : starts[block]])
             high = np.median(binned[column, starts[block] : starts[block + 1]])
-            score = _significance(binned[column], variance * scale**2, starts, block)
-            row = _place_step(flux[column], starts[block] * BIN_ROWS, low, high)
+            if high <= low:
+                continue
+            row, score = rows[block], _significance(binned[column], variance * scale**2, starts, block)
             row_noise = scale * np.sqrt(variance[starts[block]] * BIN_ROWS)
             spread = min(3.0 + 10.0 * (row_noise / (high - low)) ** 2, 1.0 * BIN_ROWS)
             steps.append((column, row, high - low, score, spread))
@@ -300,12 +379,11 @@ def _merge_insignificant(values, variance, starts, min_significance):  # pragma:
 
 
 @numba.njit(cache=True, nogil=True)
-def _place_step(series, near, low, high):  # pragma: no cover - compiled
-    """Row at which a step between two known levels fits best, within two bins of ``near``."""
-    start, stop = max(near - 2 * BIN_ROWS, 0), min(near + 2 * BIN_ROWS, len(series))
+def _place_step(series, start, stop, low, high):  # pragma: no cover - compiled
+    """Row between ``start`` and ``stop`` at which a step from one known level to another fits best."""
     middle, height = 0.5 * (low + high), high - low
     best, best_row, total = 0.0, start, 0.0
-    for row in range(start, stop):
+    for row in range(start, min(stop, len(series))):
         # the gain of row belonging to the lower level, limited so that a cosmic ray cannot drag the step along
         total += min(max((middle - series[row]) / height, -1.0), 1.0)
         if total > best:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.calibrate import BLOCK_ROWS, KNOT_BLOCKS, WINDOW_ROWS, interpolate_blocks, running_mean
+from shutterless.pipeline.levels import BLOCK_ROWS, KNOT_BLOCKS, WINDOW_ROWS, interpolate_blocks, running_mean
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.readout import Readout
 from shutterless.pipeline.star_time import MIN_GAIN, LagFinder, SharedSeries, find_lags, find_outliers, refine_lag

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.calibrate import BLOCK_ROWS, interpolate_blocks
+from shutterless.pipeline.levels import BLOCK_ROWS, interpolate_blocks
 from shutterless.pipeline.readout import Readout
 
 STORE_VERSION = 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -37,7 +39,7 @@ def collapse_profile(level_e: np.ndarray, read_noise_e: float, n_rows: int) -> t
 
 
 def find_streaks(
-    profile_e: np.ndarray, error_e: np.ndarray, sigma_px: float, readout: Readout, ramp: Ramp | None = None
+    profile_e: np.ndarray, error_e: np.ndarray, sigma_px: float, readout: Readout, ramps: Sequence[Ramp] = ()
 ) -> tuple[pd.DataFrame, float]:
     """Find and fit every streak of an amplifier.
 
@@ -48,8 +50,8 @@ def find_streaks(
     sigma_px : float
         First guess of the width of the point-spread function (pixels).
     readout : Readout
-    ramp : Ramp, optional
-        Where streaks begin; gives ``y0`` to the streaks that begin there.
+    ramps : sequence of Ramp
+        Where streaks begin or end; gives ``y0`` to those that are seen to.
 
     Returns
     -------
@@ -87,7 +89,7 @@ def find_streaks(
             "flux_error_e_row": fit.total_error,
             "flux_e_s": flux_e_s,
             "mag": zero_point - 2.5 * np.log10(flux_e_s),
-            "y0": _onset_rows(x, flux, ramp, readout),
+            "y0": _onset_rows(x, flux, ramps, readout),
         }
     )
     return streaks, float(fit.sigma_px)
@@ -105,18 +107,18 @@ def nearest_streak(streaks: pd.DataFrame, x: np.ndarray, within_px: float) -> np
     return np.where(np.abs(positions[nearest] - x) <= within_px, nearest, -1)
 
 
-def _onset_rows(x: np.ndarray, flux: np.ndarray, ramp: Ramp | None, readout: Readout) -> np.ndarray:
-    """Detector row of each streak that begins in the ramp: the onset nearest in column whose height is its flux."""
+def _onset_rows(x: np.ndarray, flux: np.ndarray, ramps: Sequence[Ramp], readout: Readout) -> np.ndarray:
+    """Detector row of each streak that begins or ends here: the onset nearest in column whose height is its flux."""
     y0 = np.full(x.size, np.nan)
-    if ramp is None or x.size == 0:
-        return y0
-    for onset_x, row, height in zip(ramp.onset_x, ramp.onset_row, ramp.onset_e, strict=True):
-        if row + (readout.first_row or 0) >= readout.n_transit:
-            continue  # found in the rows that follow the ramp: no star stands beyond the far edge
+    onsets = [onset for ramp in ramps for onset in zip(ramp.onset_x, ramp.onset_row, ramp.onset_e, strict=True)]
+    for onset_x, row, height in onsets if x.size else []:
+        detector_row = row + (readout.first_row or 0)
+        if not 0 <= detector_row < readout.n_transit:
+            continue  # found in the steady rows beside the ramp: no star stands beyond the far edge
         near = np.flatnonzero((np.abs(x - onset_x) <= ONSET_MATCH_PX) & np.isnan(y0))
         if near.size:
             ratio = np.abs(np.log(height / np.maximum(flux[near], 1e-9)))
             best = int(np.argmin(ratio))
             if ratio[best] < np.log(1.6):
-                y0[near[best]] = row + (readout.first_row or 0)
+                y0[near[best]] = detector_row
     return y0

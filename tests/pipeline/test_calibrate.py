@@ -6,18 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shutterless.pipeline.calibrate import (
-    BLOCK_ROWS,
-    Baseline,
-    _block_means,
-    fit_baseline,
-    interpolate_blocks,
-    iterate_residuals,
-    overscan_level,
-    reject_outliers,
-    running_mean,
-    to_electrons,
-)
+from shutterless.pipeline.calibrate import Baseline, fit_baseline, iterate_residuals
+from shutterless.pipeline.electrons import overscan_level, to_electrons
 from shutterless.pipeline.frames import Frame
 from shutterless.pipeline.instruments import load_profile
 from shutterless.pipeline.readout import Readout
@@ -76,59 +66,9 @@ def test_nonlinearity_is_that_of_ztfimg():
     np.testing.assert_allclose(to_electrons(frame.pixels_adu, np.full(1, 100.0), frame), [[30_015.3, 999.8]], atol=0.05)
 
 
-def test_interpolate_blocks_is_linear_between_centres_and_constant_outside():
-    # centres of the two blocks of 4 rows lie on 2 and 6; rows are centred on r + 1/2
-    level = np.array([[0.0, 10.0], [4.0, 10.0]], dtype=np.float32)
-    rows = interpolate_blocks(level, 0, 8, block_rows=4)
-    np.testing.assert_allclose(rows[:, 0], [0, 0, 0.5, 1.5, 2.5, 3.5, 4, 4])
-    np.testing.assert_allclose(rows[:, 1], 10)
-    np.testing.assert_array_equal(interpolate_blocks(level, 3, 6, block_rows=4), rows[3:6])
-
-
-def test_one_block_is_constant():
-    np.testing.assert_array_equal(interpolate_blocks(np.array([[7.0]], dtype=np.float32), 0, 3), [[7], [7], [7]])
-
-
-def test_running_mean_cuts_its_window_at_the_ends():
-    blocks = np.array([[1, 5, 2, 9, 3]], dtype=np.float32).T
-    np.testing.assert_allclose(running_mean(blocks, 3, 1)[:, 0], [3, 8 / 3, 16 / 3, 14 / 3, 6], rtol=1e-6)
-
-
-def test_running_mean_is_linear_between_knots():
-    blocks = np.array([[1, 5, 2, 9, 3]], dtype=np.float32).T
-    # knots on blocks 0, 2 and 4: 3, 16/3 and 6
-    np.testing.assert_allclose(running_mean(blocks, 3, 2)[:, 0], [3, 25 / 6, 16 / 3, 17 / 3, 6], rtol=1e-6)
-
-
-def test_running_mean_leaves_nan_out_and_borrows_where_there_is_nothing_else():
-    nan = np.nan
-    blocks = np.array([[1, nan, 3, 9, 5], [nan, nan, nan, nan, nan], [1, nan, nan, nan, 9]], dtype=np.float32).T
-    expected = np.array([[1, 2, 6, 17 / 3, 7], [0, 0, 0, 0, 0], [1, 1, 1, 9, 9]]).T
-    np.testing.assert_allclose(running_mean(blocks, 3, 1), expected, rtol=1e-6)
-
-
-def test_an_outlying_block_is_left_out_of_the_level():
-    blocks = np.tile(np.array([[1.0], [2.0], [3.0]], dtype=np.float32), (20, 2))
-    blocks[30, 0] = 100  # the median is 2, the median distance from it 1: 4 sigma are 5.9
-    blocks[31, 1] = 7.8
-    rejected = reject_outliers(blocks)
-    np.testing.assert_array_equal(np.argwhere(np.isnan(rejected)), [[30, 0]])
-    np.testing.assert_array_equal(rejected[~np.isnan(rejected)], blocks[~np.isnan(rejected)])
-
-
-def test_block_mean_leaves_out_a_spike_and_masked_first_rows():
-    column = np.full((BLOCK_ROWS, 1), 50.0, dtype=np.float32)
-    column[30] = 5000
-    assert _block_means(column, BLOCK_ROWS, 5.0, 4.0)[0, 0] == 50
-    column[:20] = np.nan
-    assert _block_means(column, BLOCK_ROWS, 5.0, 4.0)[0, 0] == 50
-    column[:] = np.nan
-    assert np.isnan(_block_means(column, BLOCK_ROWS, 5.0, 4.0)[0, 0])
-
-
 def test_variance_is_photons_read_noise_and_digitisation(tiny_profile):
     frame = make_frame(np.full((4, 3), 250), tiny_profile)
-    baseline = Baseline(np.array([[300.0, 0.0, -20.0]], dtype=np.float32), None, np.full(4, 100.0))
+    baseline = Baseline(np.array([[300.0, 0.0, -20.0]], dtype=np.float32), (), np.full(4, 100.0))
     (chunk,) = iterate_residuals(frame, baseline)
     # a level below zero has no photons, and no negative variance
     np.testing.assert_allclose(chunk.sigma_e**2, [[300 + 25 + 4 / 12, 25 + 4 / 12, 25 + 4 / 12]] * 4, rtol=1e-6)
@@ -139,7 +79,7 @@ def test_what_all_columns_share_is_taken_off_and_kept(tiny_profile):
     pixels[1] += 3  # 6 e- in the whole row
     pixels[2, 5] += 500  # one pixel, that is not shared
     frame = make_frame(pixels, tiny_profile)
-    (chunk,) = iterate_residuals(frame, Baseline(np.full((1, 8), 300, dtype=np.float32), None, np.full(3, 100.0)))
+    (chunk,) = iterate_residuals(frame, Baseline(np.full((1, 8), 300, dtype=np.float32), (), np.full(3, 100.0)))
     sigma = np.sqrt(300 + 25 + 4 / 12)
     np.testing.assert_allclose(chunk.row_residual, [0, 6 / sigma, 0], atol=1e-6)
     expected = np.zeros((3, 8))

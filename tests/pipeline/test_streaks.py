@@ -95,7 +95,7 @@ def test_onset_of_the_same_height_gives_the_detector_row():
         onset_e=np.array([3100.0, 780.0, 100.0]),  # the third is far too faint for its streak
     )
     readout = Readout(300.0, 6.2, 10.0, 48_000.0, 3080, first_row=1000)
-    streaks, _ = find_streaks(*make_profile([100.0, 200.3, 300.0], [800.0, 3000.0, 5000.0]), SIGMA_PX, readout, ramp)
+    streaks, _ = find_streaks(*make_profile([100.0, 200.3, 300.0], [800.0, 3000.0, 5000.0]), SIGMA_PX, readout, [ramp])
     np.testing.assert_array_equal(streaks["y0"], [1040, 2500, np.nan])
 
 

@@ -1,0 +1,72 @@
+"""Rows of a frame in electrons: bias, non-linearity, gain, and what the serial register moved to the next columns."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shutterless.pipeline.frames import Frame
+from shutterless.pipeline.pocket import PocketEffect, remove_pocket
+
+_FIRST_LOOK = 8  # columns that tell most rows from dropped ones
+
+
+def overscan_level(overscan_adu: np.ndarray, used: tuple[int, int]) -> np.ndarray:
+    """Bias of each row from the overscan columns past the deferred charge.
+
+    Parameters
+    ----------
+    overscan_adu : ndarray, shape (t, o)
+    used : (int, int)
+        Half-open range of columns.
+
+    Returns
+    -------
+    ndarray of float64, shape (t,)
+        Mean of the columns, each limited to ±5 σ of the block around its median so that a cosmic ray does not count.
+    """
+    columns = overscan_adu[:, used[0] : used[1]].astype(np.float64)
+    middle = np.median(columns, axis=1, keepdims=True)
+    spread = 1.4826 * np.median(np.abs(columns - middle)) + 1e-9
+    return np.clip(columns, middle - 5 * spread, middle + 5 * spread).mean(axis=1)
+
+
+def to_electrons(
+    pixels_adu: np.ndarray, bias_adu: np.ndarray, frame: Frame, pocket: PocketEffect | None = None
+) -> np.ndarray:
+    """Bias-subtracted, linearised electrons; saturated pixels and dropped rows are NaN.
+
+    Parameters
+    ----------
+    pixels_adu : ndarray, shape (n, x)
+    bias_adu : ndarray, shape (n,)
+    frame : Frame
+        For gain, saturation and the profile.
+    pocket : PocketEffect, optional
+        Undone where given.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, x)
+
+    Notes
+    -----
+    Non-linearity: ``true = x / (a x² + b x + 1)`` with the profile's ``a`` and ``b`` (ztfimg, raw.py). A row whose
+    columns all have one value, and no light, was never read: noise alone makes them differ.
+    """
+    adu = pixels_adu - bias_adu[:, None].astype(np.float32)
+    if frame.profile.nonlinearity is not None:
+        a, b = (np.float32(value) for value in frame.profile.nonlinearity)
+        adu /= (a * adu + b) * adu + np.float32(1)
+    adu *= np.float32(frame.readout.gain_e_per_adu)
+    adu[pixels_adu >= frame.readout.saturation_adu] = np.nan
+    adu[dropped_rows(pixels_adu, bias_adu)] = np.nan
+    if pocket is not None:
+        remove_pocket(adu, pocket)
+    return adu
+
+
+def dropped_rows(pixels_adu: np.ndarray, bias_adu: np.ndarray) -> np.ndarray:
+    """Rows (t,) that never arrived: one value in every column, with no light in it."""
+    dropped = np.all(pixels_adu[:, :_FIRST_LOOK] == pixels_adu[:, :1], axis=1) & (pixels_adu[:, 0] <= bias_adu)
+    dropped[dropped] = np.all(pixels_adu[dropped] == pixels_adu[dropped, :1], axis=1)
+    return dropped

@@ -1,0 +1,78 @@
+"""How strong the pocket effect is in an amplifier, from the noise that neighbouring sky columns share."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import brentq
+
+from shutterless.pipeline.background import sky_level
+from shutterless.pipeline.pocket import PocketEffect, apply_pocket
+
+MAX_STRENGTH = 2.0  # times the profile's capacity; more is another effect
+MIN_SIGNIFICANCE = 5.0  # of the covariance; less is no reason to change every pixel
+MAX_STARLIGHT = 0.03  # of the sky in a column; more, and image motion correlates neighbours too
+MIN_PAIRS = 100_000  # of neighbouring sky pixels, which tell a strength of 1 to 8 %
+CLIP_SIGMA = 5.0
+_BUMP_E, _REACH = 8.0, 12  # columns over which the pocket gives back what it took
+
+
+def measure_strength(electrons: np.ndarray, effect: PocketEffect) -> float:
+    """Measure the strength of the pocket effect.
+
+    Parameters
+    ----------
+    electrons : ndarray of float32, shape (t, x)
+        Bias-subtracted rows of the steady state as they were read, in electrons; NaN where saturated.
+    effect : PocketEffect
+        Of unit strength.
+
+    Returns
+    -------
+    float
+        Capacity over that of ``effect``; 0 where neighbouring sky pixels do not vary together by `MIN_SIGNIFICANCE`
+        errors, or where there are too few without a star to tell.
+
+    Notes
+    -----
+    Photons fall on each pixel by themselves, so their noise is uncorrelated until the register passes some of it on.
+    Streaks lean, too, but so they do by image motion and unseen companions; tried on simulated frames, they told the
+    strength four times worse than its error.
+    """
+    electrons = electrons[np.isfinite(electrons).any(axis=1)]
+    if len(electrons) < 2:
+        return 0.0
+    level = np.nanmean(electrons, axis=0)
+    sky = sky_level(level[np.isfinite(level)])
+    dark = np.abs(level - sky) < MAX_STARLIGHT * abs(sky)
+    first = np.flatnonzero(dark[:-1] & dark[1:])
+    if first.size * len(electrons) < MIN_PAIRS:
+        return 0.0
+    shared = np.nanmean(electrons - level, axis=1, keepdims=True)
+    left, right = (electrons[:, columns] - level[columns] - shared for columns in (first, first + 1))
+    limit = CLIP_SIGMA * float(np.nanstd(left))
+    good = (np.abs(left) < limit) & (np.abs(right) < limit)  # cosmic rays, which reach over several columns
+    if good.sum() < MIN_PAIRS:
+        return 0.0
+    left, right = left[good].astype(np.float64), right[good].astype(np.float64)
+    variance = float(np.mean(left**2))
+    covariance = float(np.mean(left * right)) + variance / electrons.shape[1]  # the mean of the row is in both
+    if covariance < MIN_SIGNIFICANCE * variance / np.sqrt(left.size):
+        return 0.0
+    if covariance >= neighbour_covariance(sky, effect.scaled(MAX_STRENGTH)):
+        return 0.0
+    return float(brentq(lambda s: neighbour_covariance(sky, effect.scaled(s)) - covariance, 0.0, MAX_STRENGTH))
+
+
+def neighbour_covariance(sky_e: float, effect: PocketEffect) -> float:
+    """Covariance of two neighbouring sky pixels read through the pocket (electrons²).
+
+    Notes
+    -----
+    A pixel with a few electrons more than the sky is read ``h_0`` of them higher, the next ones ``h_1``, ``h_2``, …; so
+    Poisson noise of variance ``sky_e`` becomes a covariance of ``sky_e Σ h_k h_{k+1}``.
+    """
+    rows = np.full((2, 4 * _REACH), sky_e)
+    rows[1, 2 * _REACH] += _BUMP_E
+    apply_pocket(rows, effect)
+    response = (rows[1] - rows[0])[2 * _REACH : 3 * _REACH] / _BUMP_E
+    return float(sky_e * np.sum(response[:-1] * response[1:]))
