@@ -109,14 +109,20 @@ class Event:
 
 
 def event_stamp(
-    event: Event, n_rows: int, n_columns: int, sigma_px: float, begins_row: float | None = None
+    event: Event,
+    n_rows: int,
+    n_columns: int,
+    sigma_px: float,
+    begins_row: float | None = None,
+    ends_row: float | None = None,
 ) -> tuple[np.ndarray, int, np.ndarray]:
     """Light curve and column profile of an event: its pixels are ``amplitude_e * outer(curve, profile)``.
 
     Parameters
     ----------
-    begins_row : float, optional
-        File row in which the streak of the event's star begins; nothing is seen of a star before.
+    begins_row, ends_row : float, optional
+        File rows in which the streak of the event's star begins, and ends after the shutter has closed; nothing is
+        seen of a star before or after.
 
     Returns
     -------
@@ -133,6 +139,8 @@ def event_stamp(
     curve = event.light_curve(n_rows, sigma_px)
     if begins_row is not None:
         curve *= np.maximum(smeared_step(np.arange(n_rows) - begins_row, sigma_px), 0.0)
+    if ends_row is not None:
+        curve *= np.maximum(smeared_step(ends_row - np.arange(n_rows), sigma_px), 0.0)
     return curve, first_column, pixel_profile(columns - event.x, sigma_px)
 
 

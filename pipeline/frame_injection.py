@@ -113,7 +113,9 @@ def add_to_frame(frame: Frame, amplifier: Amplifier, injection: Injection, rng: 
     the mean than away from it (to first order ``1 - (reading - mean) u / σ²`` for the hidden part u); it is drawn
     anew, the event's electrons are added to the whole (`draw_change`) through the profile's non-linearity, and the
     result is rounded again. So the mean of a changed pixel moves by the event exactly, however small that is, and its
-    variance is that of a pixel exposed with the event. Saturated pixels stay as they are.
+    variance is that of a pixel exposed with the event. Saturated pixels stay as they are, and so do rows that were
+    never read (all columns alike). What the serial register would move of the new charge into the next columns (the
+    pocket effect, some per cent of the first bright column) is left out.
     """
     rows, columns = injection.rows_lit, injection.columns
     readout, curve = frame.readout, frame.profile.nonlinearity
@@ -132,7 +134,8 @@ def add_to_frame(frame: Frame, amplifier: Amplifier, injection: Injection, rng: 
     changed = reading + read_adu(true + change / gain, curve) - read_adu(true, curve)
     changed = np.minimum(np.rint(changed) if whole else changed, readout.saturation_adu)
     lowest = np.iinfo(found.dtype).min if whole else -np.inf
-    keep = found >= readout.saturation_adu
+    dropped = np.ptp(frame.pixels_adu[rows], axis=1) == 0
+    keep = (found >= readout.saturation_adu) | dropped[:, None]
     frame.pixels_adu[rows, columns] = np.where(keep, found, np.maximum(changed, lowest)).astype(found.dtype)
 
 

@@ -207,7 +207,8 @@ def _place_event(
     cut = choose_cut(rng, settings.partial, EDGES if amplifier.readout.first_row != 0 else EDGES[1:])
     for _ in range(_MAX_TRIES):
         try:
-            injection = stamp_injection(amplifier, *_draw_event(amplifier, kind, rng, settings, cut))
+            event, star = _draw_event(amplifier, kind, rng, settings, cut)
+            injection = stamp_injection(amplifier, event, *star)
         except ValueError:  # too long for what the file holds of this star; another may leave room
             continue
         event = scale_to_rho(injection.event, injection.unit_rho, _draw_rho(rng, settings))
@@ -220,23 +221,27 @@ def _place_event(
 
 def _draw_event(
     amplifier: Amplifier, kind: str, rng: np.random.Generator, settings: InjectionSettings, cut: str | None
-) -> tuple[Event, float, float | None]:
-    """Draw an event of unit amplitude, the flux of its star, and the file row in which the star's streak begins."""
+) -> tuple[Event, tuple[float, float | None, float | None]]:
+    """Draw an event of unit amplitude; of its star the flux and the file rows where its streak begins and ends."""
+    readout = amplifier.readout
     on_star = kind in STAR_KINDS and not (kind == "burst" and rng.random() < settings.orphan_fraction)
     x, star_id, star_mag, flux = rng.uniform(0, amplifier.n_columns - 1), -1, float("nan"), float("inf")
-    begins_row = None
+    y0 = float("nan")
     if on_star and len(amplifier.streaks):
         star = amplifier.streaks.iloc[int(rng.integers(len(amplifier.streaks)))]
         x, star_id, star_mag, flux = star["x"], int(star["streak_id"]), float(star["mag"]), float(star["flux_e_row"])
-        if np.isfinite(star["y0"]):
-            begins_row = float(star["y0"]) - (amplifier.readout.first_row or 0)
+        y0 = float(star["y0"])
     elif on_star and kind != "burst":
         raise ValueError(f"a {kind} needs a star, and {amplifier.entry} has none")
+    first_row = readout.first_row or 0
+    begins_row = y0 - first_row if np.isfinite(y0) else None
+    # of what has an unknown place on the detector, nothing is lit for certain once the shutter has closed
+    ends_row = None if readout.close_row is None else readout.close_row + np.nan_to_num(y0) - first_row
     event = draw_event(
         rng,
         kind,
-        row_rate_hz=amplifier.readout.row_rate_hz,
-        n_rows=amplifier.n_rows,
+        row_rate_hz=readout.row_rate_hz,
+        n_rows=amplifier.n_rows if ends_row is None else int(np.clip(ends_row, 0, amplifier.n_rows)),
         x=float(np.clip(x, 0, amplifier.n_columns - 1)),
         earliest_row=max(begins_row or 0.0, 0.0),  # before its streak begins a star cannot flare
         star_id=star_id,
@@ -244,7 +249,7 @@ def _draw_event(
         longest_flare_s=settings.longest_flare_s,
         cut=cut,
     )
-    return event, flux, begins_row
+    return event, (flux, begins_row, ends_row)
 
 
 def _draw_rho(rng: np.random.Generator, settings: InjectionSettings) -> float:
@@ -256,7 +261,11 @@ def _draw_rho(rng: np.random.Generator, settings: InjectionSettings) -> float:
 
 
 def stamp_injection(
-    amplifier: Amplifier, event: Event, star_flux_e_row: float = np.inf, begins_row: float | None = None
+    amplifier: Amplifier,
+    event: Event,
+    star_flux_e_row: float = np.inf,
+    begins_row: float | None = None,
+    ends_row: float | None = None,
 ) -> Injection:
     """Find the pixels that an event changes and what an amplitude of 1 electron per row is worth there.
 
@@ -264,8 +273,8 @@ def stamp_injection(
     ----------
     event : Event
     star_flux_e_row : float
-    begins_row : float, optional
-        File row in which the streak of its star begins.
+    begins_row, ends_row : float, optional
+        File rows in which the streak of its star begins and ends.
 
     Raises
     ------
@@ -273,7 +282,7 @@ def stamp_injection(
         If nothing of it falls on unmasked pixels of the file.
     """
     curve, first_column, profile = event_stamp(
-        event, amplifier.n_rows, amplifier.n_columns, amplifier.psf_sigma_px, begins_row
+        event, amplifier.n_rows, amplifier.n_columns, amplifier.psf_sigma_px, begins_row, ends_row
     )
     rows = event_rows(event.kind, curve)
     lit = np.flatnonzero(np.abs(curve) > _FAINTEST * np.abs(curve).max())

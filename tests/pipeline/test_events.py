@@ -176,12 +176,14 @@ def test_rows_of_an_eclipse_are_those_of_the_change():
     assert event_rows("flare", curve)[1] == 192
 
 
-def test_light_before_the_streak_begins_is_not_seen():
+def test_light_before_a_streak_begins_or_after_it_ends_is_not_seen():
     event = Event("burst", 8.0, 100.0, 60.0, 1.0, shape=(("profile", "tophat"),))
     whole, late = (event_stamp(event, 200, 20, SIGMA, begins_row=row)[0] for row in (None, 100.0))
     assert late[100] == pytest.approx(whole[100] / 2)
     np.testing.assert_allclose(late[110:], whole[110:], atol=1e-9)
     assert late[:90].max() < 1e-9
+    early = event_stamp(event, 200, 20, SIGMA, ends_row=100.0)[0]
+    np.testing.assert_allclose(early + late, whole, atol=1e-9)
 
 
 def test_eclipses_flickering_and_oscillations_have_their_ranges():

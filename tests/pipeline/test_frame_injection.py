@@ -100,14 +100,16 @@ def test_non_linearity_and_its_inverse():
     assert true_adu(x, None) is x
 
 
-def test_saturated_pixels_stay_and_none_passes_saturation(star_frame):
+def test_saturated_pixels_and_dropped_rows_stay_and_none_passes_saturation(star_frame):
     frame, amplifier = star_frame(n_rows=400)
     saturation = int(frame.readout.saturation_adu)
     frame.pixels_adu[100, 16] = saturation + 5
+    frame.pixels_adu[105] = 0  # dropped
     event = Event("burst", 16.0, 100.0, 500.0, 2e6, shape=(("profile", "tophat"),))
     add_to_frame(frame, amplifier, stamp_injection(amplifier, event), np.random.default_rng(1))
     assert frame.pixels_adu[100, 16] == saturation + 5
-    assert frame.pixels_adu[101:120, 16].tolist() == [saturation] * 19
+    assert frame.pixels_adu[101:120, 16].tolist() == [saturation] * 4 + [0] + [saturation] * 14
+    assert not frame.pixels_adu[105].any()
 
 
 def write_tiny(write_frame, name, n_rows=3000):

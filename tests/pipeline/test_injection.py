@@ -196,6 +196,18 @@ def test_partial_events_touch_an_edge(make_amplifier):
     assert (truth["row_stop"] > 4096 - 6).mean() > 0.9
 
 
+def test_nothing_is_injected_where_the_shutter_was_closed(make_amplifier):
+    """Opened at sequence row 0 and closed at row 2000: a star at detector row 500 shines in rows 500 to 2500."""
+    amplifier = make_amplifier(stars=((30.0, 20_000.0),), noise=0, first_row=0, close_row=2000)
+    amplifier = replace(amplifier, streaks=amplifier.streaks.assign(y0=500.0))
+    for kind, rho in (("flare", 300.0), ("burst", 100.0), ("occultation", 60.0), ("flickering", 200.0)):
+        settings = of_rho(rho, kinds=((kind, 1.0),), orphan_fraction=0.0, partial=0.3)
+        injected, truth = inject(amplifier, np.random.default_rng(1), settings, 6)
+        changed = np.flatnonzero((injected.residual[0] != 0).any(axis=0))
+        assert len(truth) >= 1
+        assert 490 < changed.min() <= changed.max() < 2510
+
+
 def test_uniform_rho_on_request(make_amplifier):
     settings = replace(ORPHANS, rho=(6.0, 8.0))
     _, truth = inject(make_amplifier(n_columns=1024, n_rows=1024, stars=()), np.random.default_rng(0), settings, 60)
