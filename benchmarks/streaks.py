@@ -5,7 +5,7 @@
 Simulated steady amplifiers of the ZTF camera, artefacts on, go through the calibration as `ingest` does it: level,
 collapsed profile, streaks. Densities are stars brighter than r = 15 on an amplifier. Terms used in the tables:
 
-* *isolated*: brighter than r = 13, and all other stars within 4 px together have less than 2 % of its flux.
+* *isolated*: brighter than r = 13, and all other stars within 6 px together have less than 2 % of its flux.
 * *countable*: brighter than r = 14, more than 4 px from the edge, and within 1.5 px no other star has a third
   of its flux or more. It is *found* when a streak within 1 px, its own alone, has its flux within a factor of 1.5.
 * *false*: a streak brighter than r = 14 for which, within 1 px, neither one star nor the light of all stars together
@@ -102,7 +102,7 @@ def true_stars(content: AmplifierContent) -> Truth:
 
 def measure_isolated(truth: Truth, streaks: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Errors of position (px) and flux (relative) of isolated stars."""
-    isolated = (truth.mag < 13) & truth.inside(6) & (truth.ratios(4).sum(axis=1) < 0.02)
+    isolated = (truth.mag < 13) & truth.inside(6) & (truth.ratios(6).sum(axis=1) < 0.02)
     x, flux = streaks["x"].to_numpy(), streaks["flux_e_row"].to_numpy()
     nearest = np.abs(x[:, None] - truth.x[isolated]).argmin(axis=0)
     return x[nearest] - truth.x[isolated], flux[nearest] / truth.flux[isolated] - 1

@@ -120,3 +120,33 @@ def measure_widths(residual, weight, first, taps, flux):  # pragma: no cover - c
             if information[s] > 0:
                 step[s] = (wr - pr * pw / pp) / information[s]
     return step, information
+
+
+@numba.njit(cache=True, nogil=True)
+def misfits(columns, light, noise, x, width_px):  # pragma: no cover - compiled
+    """Chi-square of one streak, place and flux free, without each of the columns in turn and with all, (w + 1,)."""
+    n_columns = len(columns)
+    found = np.empty(n_columns + 1)
+    for left_out in range(n_columns + 1):
+        place = x
+        for _ in range(4):
+            pp = ps = ss = pl = sl = ll = 0.0
+            for k in range(n_columns):
+                if k == left_out:
+                    continue
+                below, above = (columns[k] - 0.5 - place) / width_px, (columns[k] + 0.5 - place) / width_px
+                p = 0.5 * (math.erf(above * _ROOT_HALF) - math.erf(below * _ROOT_HALF)) / noise[k]
+                s = (math.exp(-0.5 * below**2) - math.exp(-0.5 * above**2)) / (_ROOT_2PI * width_px * noise[k])
+                y = light[k] / noise[k]
+                pp, ps, ss, pl, sl, ll = pp + p * p, ps + p * s, ss + s * s, pl + p * y, sl + s * y, ll + y * y
+            determinant = pp * ss - ps * ps
+            if determinant <= 0:
+                break
+            flux, u = (pl * ss - sl * ps) / determinant, (sl * pp - pl * ps) / determinant
+            found[left_out] = ll - flux * pl - u * sl
+            if flux <= 0:
+                break
+            place += min(max(u / flux, -0.4), 0.4)
+        if determinant <= 0:
+            found[left_out] = ll
+    return found

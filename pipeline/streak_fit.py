@@ -7,7 +7,7 @@ from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
 from shutterless.pipeline.background import KNOT_COLUMNS, follow_background, open_background, sky_level
 from shutterless.pipeline.deblending import inverse_diagonal
-from shutterless.pipeline.profile_fit import add_profiles, measure_widths, profile_taps, solve_streaks
+from shutterless.pipeline.profile_fit import add_profiles, measure_widths, misfits, profile_taps, solve_streaks
 from shutterless.pipeline.psf import noise_equivalent_columns, pixel_profile
 
 HALF_WIDTH = 6  # columns to either side of a streak that its profile is taken to reach
@@ -24,6 +24,7 @@ EDGE_PX = 3.0  # nearer to the edge half a streak is not seen, and its width not
 N_WIDTH_STREAKS = 24  # the brightest: companions too faint to be seen broaden them least
 CLEAN_PX, CLEAN_SHARE = 4.0, 0.1  # a streak with more than this share of its light so near has no say either
 MIN_SPIKE_SIGMA, MIN_SPIKE_SHARE = 8.0, 0.05  # of the noise and of the sky; a crowd of faint stars is as rough as 2 %
+MAX_MISFIT_LEFT = 0.1  # of the chi-square of a streak with a column that spoils it
 OPENING_SIGMA = 5.0  # half of the columns of the first background's opening, in widths of the point-spread function
 # in widths of the point-spread function: two closer streaks are one, for a width that is 8 % off makes two of one;
 # tuned on simulated amplifiers with and without image motion
@@ -88,6 +89,11 @@ class StreakFit:
         background = np.sqrt(np.pi / 2 / (1.5 * KNOT_COLUMNS)) * np.median(self.error)
         width = 0.5 * self.flux * self.width_error_px / self.sigma_px
         return np.sqrt(self.flux_error**2 + (noise_equivalent_columns(self.sigma_px) * background) ** 2 + width**2)
+
+    @property
+    def _columns(self) -> np.ndarray:
+        """Column under the centre of each streak, (s,)."""
+        return np.clip(np.round(self.x), 0, self.profile.size - 1).astype(np.int64)
 
     def tolerance(self, relative: float) -> np.ndarray:
         """Error of the profile and what is allowed for the shape of point-spread function and ghosts, shape (x,)."""
@@ -157,6 +163,28 @@ class StreakFit:
             self.believed[columns[spiky]] = False
             self.believed[1:-1][trap] = False
             self._keep(~spiky)
+            self._solve()
+
+    def drop_spoiled_columns(self) -> None:
+        """Give up a column under a streak where that alone makes a bad fit a good one: a hot column, or a trap, there.
+
+        A companion, or a point-spread function of another shape, spoils several columns and stays.
+        """
+        noise = self.tolerance(PROFILE_TOLERANCE)
+        bad = np.abs(self.residual) > MIN_SPIKE_SIGMA * noise
+        reach = int(np.ceil(3 * self.sigma_px))
+        spoiled = []
+        for s in np.flatnonzero(uniform_filter1d(bad.astype(np.float64), 2 * reach + 1)[self._columns] > 0):
+            window = self._columns[s] + np.arange(-reach - 2, reach + 3)
+            window = window[(window >= 0) & (window < self.profile.size)]
+            window = window[self.believed[window]]
+            own = self.residual[window] + self.flux[s] * pixel_profile(window - self.x[s], self.width[s])
+            misfit = misfits(window, own, noise[window], self.x[s], self.width[s])
+            best = int(np.argmin(misfit))
+            if misfit[-1] > MIN_SPIKE_SIGMA**2 and misfit[best] < MAX_MISFIT_LEFT * misfit[-1]:
+                spoiled.append(window[best])
+        if spoiled:
+            self.believed[spoiled] = False
             self._solve()
 
     def drop_insignificant(self) -> None:

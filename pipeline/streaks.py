@@ -76,7 +76,8 @@ def find_streaks(
         fit.refine(_N_STEPS, blends_known=i > 0)
         fit.drop_spikes()
         fit.update_background()
-    fit.refine(1, blends_known=True)
+    fit.drop_spoiled_columns()
+    fit.refine(_N_STEPS, blends_known=True)
     fit.drop_insignificant()
     x, flux = fit.x, fit.flux
     flux_e_s = flux * readout.row_rate_hz

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shutterless.pipeline.deblending import inverse_diagonal
-from shutterless.pipeline.profile_fit import add_profiles, measure_widths, profile_taps, solve_streaks
+from shutterless.pipeline.profile_fit import add_profiles, measure_widths, misfits, profile_taps, solve_streaks
 from shutterless.pipeline.psf import pixel_profile
 
 N_COLUMNS, HALF = 80, 6
@@ -83,6 +83,17 @@ def test_widths_are_measured_with_the_flux_refitted():
         step, information = measure_widths(residual, np.ones(N_COLUMNS), first, taps, flux)
         assert step[0] == pytest.approx(true_px - 0.84, rel=0.08)
         assert information[0] > 0
+
+
+def test_leaving_out_the_column_that_spoils_a_streak_makes_the_fit_perfect():
+    columns = np.arange(25, 36)
+    light = 1000 * pixel_profile(columns - 30.3, 0.84)
+    light[6] += 200
+    found = misfits(columns, light, np.full(11, 2.0), 30.0, 0.84)
+    assert found.argmin() == 6
+    assert found[6] == pytest.approx(0, abs=1e-3)
+    assert np.delete(found, 6).min() > 500
+    assert misfits(columns[:1], light[:1], np.ones(1), 30.0, 0.84).min() >= 0  # one column tells nothing
 
 
 def test_without_a_streak_there_is_nothing():

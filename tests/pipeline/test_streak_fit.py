@@ -42,6 +42,15 @@ def test_a_hot_column_or_a_trap_is_no_streak_and_its_neighbours_are_none(column,
     assert sigma_px == pytest.approx(SIGMA_PX, abs=0.01)
 
 
+@pytest.mark.parametrize("column", [99, 100, 101, 102])
+@pytest.mark.parametrize("excess_e", [300.0, 3000.0, -300.0])
+def test_a_hot_column_or_a_trap_under_a_star_costs_it_little(column, excess_e):
+    extra = np.zeros(400)
+    extra[column] = excess_e
+    streaks, _ = find_streaks(*make_profile(*STARS, extra), SIGMA_PX, READOUT)
+    assert_stars(streaks, *STARS, rtol=0.03)
+
+
 @pytest.mark.parametrize("width_px", [30, 45, 60])
 @pytest.mark.parametrize("height_e", [20.0, 50.0])
 def test_a_ghost_is_background_and_the_star_on_it_a_star(width_px, height_e):
