@@ -111,25 +111,21 @@ def _measure_pocket(frame: Frame, bias: np.ndarray, steady: slice) -> PocketEffe
 
 def _fit_ramps(frame: Frame, bias: np.ndarray, pocket: PocketEffect | None, steady: slice) -> tuple[Ramp, ...]:
     """Ramp of the first rows and drain of the last, where the file has them; steady rows say where they lead."""
-    readout, n_rows = frame.readout, len(bias)
-    first_row, optics = readout.first_row or 0, (readout.psf_sigma_px, readout.read_noise_e)
+    readout, n_rows, first_row = frame.readout, len(bias), frame.readout.first_row or 0
     ramps = []
     if steady.start > 0:
         rows = slice(0, min(steady.start + SETTLE_ROWS, n_rows))
         level = _steady_level(frame, bias, pocket, slice(steady.start, min(steady.start + WINDOW_ROWS, steady.stop)))
         electrons = _whole_rows(to_electrons(frame.pixels_adu[rows], bias[rows], frame, pocket))
-        ramps.append(fit_ramp(electrons, first_row, readout.n_transit, *optics, level))
+        optics = (readout.n_transit, readout.psf_sigma_px, readout.read_noise_e)
+        ramps.append(fit_ramp(electrons, first_row, *optics, level))
     if steady.stop < n_rows:
         covered = ramps[0].n_rows if ramps else 0
         rows = slice(max(steady.stop - SETTLE_ROWS, covered), n_rows)
         level = _steady_level(frame, bias, pocket, slice(max(steady.stop - WINDOW_ROWS, steady.start), steady.stop))
         electrons = _whole_rows(to_electrons(frame.pixels_adu[rows], bias[rows], frame, pocket))
-        close_row = (readout.close_row or 0) - first_row
-        ramps.append(
-            fit_drain(
-                electrons, n_rows - close_row, readout.n_transit, *optics, level, start=rows.start, close_row=close_row
-            )
-        )
+        closed_rows = n_rows - ((readout.close_row or 0) - first_row)
+        ramps.append(fit_drain(electrons, closed_rows, rows.start, readout, level))
     return tuple(ramps)
 
 

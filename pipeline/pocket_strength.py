@@ -47,7 +47,7 @@ def measure_strength(electrons: np.ndarray, effect: PocketEffect) -> float:
     first = np.flatnonzero(dark[:-1] & dark[1:])
     if first.size * len(electrons) < MIN_PAIRS:
         return 0.0
-    shared = np.nanmean(electrons - level, axis=1, keepdims=True)
+    shared = np.nanmedian(electrons - level, axis=1, keepdims=True)
     left, right = (electrons[:, columns] - level[columns] - shared for columns in (first, first + 1))
     limit = CLIP_SIGMA * float(np.nanstd(left))
     good = (np.abs(left) < limit) & (np.abs(right) < limit)  # cosmic rays, which reach over several columns
@@ -55,7 +55,7 @@ def measure_strength(electrons: np.ndarray, effect: PocketEffect) -> float:
         return 0.0
     left, right = left[good].astype(np.float64), right[good].astype(np.float64)
     variance = float(np.mean(left**2))
-    covariance = float(np.mean(left * right)) + variance / electrons.shape[1]  # the mean of the row is in both
+    covariance = float(np.mean(left * right)) + variance / electrons.shape[1]  # the middle of the row is in both
     if covariance < MIN_SIGNIFICANCE * variance / np.sqrt(left.size):
         return 0.0
     if covariance >= neighbour_covariance(sky, effect.scaled(MAX_STRENGTH)):

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.ndimage import convolve1d, uniform_filter1d
 
 from shutterless.pipeline.psf import pixel_profile
+from shutterless.pipeline.readout import Readout
 
 BIN_ROWS = 16  # steps are searched in means of this many rows, then placed to the row
 SETTLE_ROWS = 2048  # rows after the ramp that show the final level, of streaks that begin late above all
@@ -130,15 +131,7 @@ def fit_ramp(
 
 
 def fit_drain(
-    electrons: np.ndarray,
-    rows_closed: int,
-    n_transit: int,
-    sigma_px: float,
-    read_noise_e: float,
-    steady_e: np.ndarray | None = None,
-    *,
-    start: int,
-    close_row: int,
+    electrons: np.ndarray, closed_rows: int, start: int, readout: Readout, steady_e: np.ndarray | None = None
 ) -> Ramp:
     """Fit the rows around and after the closing of the shutter: `fit_ramp` with time reversed.
 
@@ -146,12 +139,14 @@ def fit_drain(
     ----------
     electrons : ndarray of float32, shape (r, x)
         The file's last rows, with some before the closing that show the steady state.
-    rows_closed : int
+    closed_rows : int
         Rows read between the closing and the file's end.
-    n_transit, sigma_px, read_noise_e, steady_e
+    start : int
+        File row of the first of ``electrons``.
+    readout : Readout
+        With ``close_row``.
+    steady_e
         As `fit_ramp`.
-    start, close_row : int
-        File row of the first of these rows, and of the closing.
 
     Returns
     -------
@@ -162,14 +157,15 @@ def fit_drain(
     A row read ``c`` rows after the closing has had ``n_transit - c`` rows' worth of sky, and a star at detector row y0
     is seen for the last time ``y0`` rows after it: ``n_transit - c`` takes the place of the sequence row.
     """
-    back = fit_ramp(electrons[::-1], n_transit - rows_closed, n_transit, sigma_px, read_noise_e, steady_e)
+    optics = (readout.n_transit, readout.psf_sigma_px, readout.read_noise_e)
+    back = fit_ramp(electrons[::-1], readout.n_transit - closed_rows, *optics, steady_e)
     ends = start + len(electrons) - back.onset_row
     return Ramp(
         deficit_e=back.deficit_e[::-1],
         onset_mask=back.onset_mask[::-1],
         sky_e=back.sky_e,
         onset_x=back.onset_x,
-        onset_row=ends - close_row,
+        onset_row=ends - (readout.close_row or 0),
         onset_e=back.onset_e,
         start=start,
     )

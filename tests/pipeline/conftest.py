@@ -1,14 +1,18 @@
-"""A small amplifier in memory: Gaussian noise of 1σ over two streaks."""
+"""Small frames and amplifiers in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from shutterless.pipeline.frames import Frame
+from shutterless.pipeline.instruments import load_profile
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.readout import Readout
 from shutterless.pipeline.store import BLOCK_ROWS, Amplifier
@@ -31,6 +35,19 @@ def streak_table(stars: tuple[tuple[float, float], ...], row_rate_hz: float = 30
             "y0": np.full(x.size, np.nan),
         }
     )
+
+
+@pytest.fixture(scope="session")
+def make_frame() -> Callable[..., Frame]:
+    """Steady frame in memory, gain 2, bias 100 ADU: ``make_frame(pixels, profile, overscan, **readout)``."""
+
+    def make(pixels_adu: Any, profile: str, overscan_adu: Any = None, **readout: Any) -> Frame:
+        pixels_adu = np.asarray(pixels_adu)
+        overscan_adu = np.full((len(pixels_adu), 30), 100) if overscan_adu is None else overscan_adu
+        clocks = replace(Readout(300.0, 2.0, 5.0, 40_000.0, 50), **readout)
+        return Frame(pixels_adu, overscan_adu, clocks, load_profile(profile), Path("memory.fits"))
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -1,27 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from shutterless.pipeline.calibrate import Baseline, fit_baseline, iterate_residuals
-from shutterless.pipeline.electrons import overscan_level, to_electrons
 from shutterless.pipeline.frames import Frame
-from shutterless.pipeline.instruments import load_profile
-from shutterless.pipeline.readout import Readout
 
 GAIN, READ_NOISE_E = 2.0, 5.0
-
-
-def make_frame(pixels_adu, profile: str, overscan_adu=None, **readout) -> Frame:
-    """Frame in memory at a bias of 100 ADU, in the steady state."""
-    pixels_adu = np.asarray(pixels_adu)
-    if overscan_adu is None:
-        overscan_adu = np.full((len(pixels_adu), 30), 100)
-    clocks = Readout(300.0, GAIN, READ_NOISE_E, 40_000.0, 50)
-    return Frame(pixels_adu, overscan_adu, replace(clocks, **readout), load_profile(profile), Path("memory.fits"))
 
 
 def noise_adu(rng: np.random.Generator, mean_e, shape) -> np.ndarray:
@@ -37,36 +22,7 @@ def residuals(frame: Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
-def test_overscan_level_is_the_mean_of_the_used_columns():
-    overscan = np.array([[250, 1, 2, 3], [250, 4, 5, 6], [250, 7, 8, 9]])
-    np.testing.assert_allclose(overscan_level(overscan, (1, 4)), [2, 5, 8])
-
-
-def test_cosmic_ray_in_the_overscan_counts_as_five_sigma():
-    overscan = np.array([[1, 2, 1000], [4, 5, 6], [7, 8, 9]])
-    # medians 2, 5, 8; distances from them 1 0 998 1 0 1 1 0 1, whose median is 1: sigma 1.4826, limit 2 + 7.413
-    np.testing.assert_allclose(overscan_level(overscan, (0, 3)), [(1 + 2 + 9.413) / 3, 5, 8], rtol=1e-6)
-
-
-def test_bias_of_each_row_is_taken_off_before_the_gain(tiny_profile):
-    frame = make_frame([[110, 120], [110, 120], [110, 120]], tiny_profile)
-    electrons = to_electrons(frame.pixels_adu, np.array([100.0, 105.0, 110.0]), frame)
-    np.testing.assert_allclose(electrons, [[20, 40], [10, 30], [0, 20]])
-
-
-def test_saturated_pixels_are_nan(tiny_profile):
-    frame = make_frame([[110, 39_999], [40_000, 50_000]], tiny_profile)
-    electrons = to_electrons(frame.pixels_adu, np.full(2, 100.0), frame)
-    np.testing.assert_array_equal(np.isnan(electrons), [[False, False], [True, True]])
-
-
-def test_nonlinearity_is_that_of_ztfimg():
-    frame = make_frame([[30_100, 1_100]], "ztf", gain_e_per_adu=1.0, saturation_adu=48_000.0)
-    # 30,000 / (-6.85e-12 * 9e8 + 1.885e-7 * 3e4 + 1) = 30,000 / 0.99949
-    np.testing.assert_allclose(to_electrons(frame.pixels_adu, np.full(1, 100.0), frame), [[30_015.3, 999.8]], atol=0.05)
-
-
-def test_variance_is_photons_read_noise_and_digitisation(tiny_profile):
+def test_variance_is_photons_read_noise_and_digitisation(tiny_profile, make_frame):
     frame = make_frame(np.full((4, 3), 250), tiny_profile)
     baseline = Baseline(np.array([[300.0, 0.0, -20.0]], dtype=np.float32), (), np.full(4, 100.0))
     (chunk,) = iterate_residuals(frame, baseline)
@@ -74,7 +30,7 @@ def test_variance_is_photons_read_noise_and_digitisation(tiny_profile):
     np.testing.assert_allclose(chunk.sigma_e**2, [[300 + 25 + 4 / 12, 25 + 4 / 12, 25 + 4 / 12]] * 4, rtol=1e-6)
 
 
-def test_what_all_columns_share_is_taken_off_and_kept(tiny_profile):
+def test_what_all_columns_share_is_taken_off_and_kept(tiny_profile, make_frame):
     pixels = np.full((3, 8), 250)
     pixels[1] += 3  # 6 e- in the whole row
     pixels[2, 5] += 500  # one pixel, that is not shared
@@ -87,7 +43,7 @@ def test_what_all_columns_share_is_taken_off_and_kept(tiny_profile):
     np.testing.assert_allclose(chunk.residual, expected, atol=1e-5)
 
 
-def test_quiet_sky_leaves_uncorrelated_residuals_of_unit_variance(tiny_profile):
+def test_quiet_sky_leaves_uncorrelated_residuals_of_unit_variance(tiny_profile, make_frame):
     frame = make_frame(noise_adu(np.random.default_rng(1), 300, (6000, 64)), tiny_profile)
     residual, sigma, shared = residuals(frame)
     # the row residual takes one of 64 degrees of freedom
@@ -98,7 +54,7 @@ def test_quiet_sky_leaves_uncorrelated_residuals_of_unit_variance(tiny_profile):
     assert shared.std() == pytest.approx(1 / 8, rel=0.05)  # mean of 64 columns
 
 
-def test_pickup_burst_is_removed(tiny_profile):
+def test_pickup_burst_is_removed(tiny_profile, make_frame):
     rng = np.random.default_rng(2)
     quiet = rng.poisson(300, (2000, 64)) + rng.normal(0, READ_NOISE_E, (2000, 64))
     burst = np.zeros(2000)
@@ -110,7 +66,7 @@ def test_pickup_burst_is_removed(tiny_profile):
     np.testing.assert_allclose(shared[1000:1040] * sigma[1000:1040].mean(), burst[1000:1040], atol=12)
 
 
-def test_bias_drift_is_followed_by_the_overscan(tiny_profile):
+def test_bias_drift_is_followed_by_the_overscan(tiny_profile, make_frame):
     rng = np.random.default_rng(3)
     drift = np.rint(200 * np.sin(np.arange(1000) / 40)).astype(int)  # ADU
     pixels = noise_adu(rng, 300, (1000, 64)).astype(int) + drift[:, None]
@@ -119,7 +75,7 @@ def test_bias_drift_is_followed_by_the_overscan(tiny_profile):
     assert residual.std() == pytest.approx(0.99, abs=0.02)
 
 
-def test_slow_level_is_followed_and_a_short_event_is_not(tiny_profile):
+def test_slow_level_is_followed_and_a_short_event_is_not(tiny_profile, make_frame):
     rng = np.random.default_rng(4)
     level = np.full((12_000, 64), 300.0) + np.linspace(0, 200, 12_000)[:, None]
     level[6000:6200, 30] += 60
@@ -129,7 +85,7 @@ def test_slow_level_is_followed_and_a_short_event_is_not(tiny_profile):
     assert residual[6000:6200, 30].mean() == pytest.approx(60 / sigma[6100, 30], rel=0.1)
 
 
-def test_chunks_join_without_a_seam(tiny_profile):
+def test_chunks_join_without_a_seam(tiny_profile, make_frame):
     frame = make_frame(noise_adu(np.random.default_rng(5), 300, (700, 64)), tiny_profile)
     chunks = list(iterate_residuals(frame, fit_baseline(frame)))
     assert [chunk.start for chunk in chunks] == [0, 256, 512]

@@ -192,3 +192,45 @@ def test_residual_in_the_ramp_is_as_quiet_as_after_it(settings, calibrate):
     residual = np.asarray(amplifier.residual[0], dtype=np.float32)
     for rows in (slice(0, 800), slice(800, 3080), slice(3080, 6000)):
         assert np.nanstd(residual[:, rows]) == pytest.approx(1, abs=0.02)
+
+
+CLOSE_ROW = 9000
+
+
+def close_shutter(
+    settings: SceneSettings, stars: Sequence[tuple[float, float, float]], n_rows: int, first_row: int
+) -> Frame:
+    """Frame of a sequence whose shutter closes at row 9000."""
+    scene = replace(make_scene(settings, stars), close_row=CLOSE_ROW)
+    frame = expose(settings, scene, n_rows, first_row)
+    return replace(frame, readout=replace(frame.readout, close_row=CLOSE_ROW))
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "first_row"),
+    [(6000, 6000), (8000, 5000), (12_500, 0), (3000, 6500), (2000, 9500)],
+    ids=["whole", "dark rows at the end", "ramp and drain", "ends in the drain", "starts in the drain"],
+)
+def test_end_of_a_streak_is_no_trigger(settings, calibrate, n_rows, first_row):
+    stars = [(30.0, 300.0, 11.0), (70.4, 1200.0, 12.5), (110.0, 2100.0, 10.0), (150.7, 2900.0, 12.0)]
+    amplifier = calibrate(close_shutter(settings, stars, n_rows, first_row))
+    assert highest(scan(amplifier)) < 6.5
+    assert amplifier.live_pixel_rows > 0.95 * amplifier.residual.size
+    residual = np.asarray(amplifier.residual[0], dtype=np.float32)
+    assert np.nanstd(residual) == pytest.approx(1, abs=0.02)
+
+
+def test_detector_rows_of_streaks_that_end_are_recovered(settings, calibrate):
+    stars = [(30.0, 300.0, 11.0), (70.4, 1200.0, 12.5), (110.0, 2100.0, 10.0), (150.7, 2900.0, 12.0)]
+    streaks = calibrate(close_shutter(settings, stars, 6500, 6000)).streaks
+    np.testing.assert_allclose(streaks["y0"], [star[1] for star in stars], atol=3)
+
+
+def test_dropped_rows_in_the_ramp_are_no_onset(settings, calibrate):
+    frame = expose(settings, make_scene(settings, [(100.3, 1500.0, 12.0)]), 5500)
+    frame.pixels_adu[1000:1012] = frame.overscan_adu[1000:1012] = 0
+    amplifier = calibrate(frame)
+    assert highest(scan(amplifier)) < 6.5
+    masked = np.isnan(np.asarray(amplifier.residual[0], dtype=np.float32))
+    assert masked[:, 1000:1012].all()
+    assert masked[:, 960:1000].mean() < 0.05

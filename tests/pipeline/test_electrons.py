@@ -1,0 +1,59 @@
+"""ADU to electrons, solved in the head."""
+
+import numpy as np
+import pytest
+
+from shutterless.pipeline.electrons import dropped_rows, overscan_level, to_electrons
+from shutterless.pipeline.pocket import PocketEffect, apply_pocket
+
+
+def test_overscan_level_is_the_mean_of_the_used_columns():
+    overscan = np.array([[250, 1, 2, 3], [250, 4, 5, 6], [250, 7, 8, 9]])
+    np.testing.assert_allclose(overscan_level(overscan, (1, 4)), [2, 5, 8])
+
+
+def test_cosmic_ray_in_the_overscan_counts_as_five_sigma():
+    overscan = np.array([[1, 2, 1000], [4, 5, 6], [7, 8, 9]])
+    # medians 2, 5, 8; distances from them 1 0 998 1 0 1 1 0 1, whose median is 1: sigma 1.4826, limit 2 + 7.413
+    np.testing.assert_allclose(overscan_level(overscan, (0, 3)), [(1 + 2 + 9.413) / 3, 5, 8], rtol=1e-6)
+
+
+def test_bias_of_each_row_is_taken_off_before_the_gain(tiny_profile, make_frame):
+    frame = make_frame([[110, 120], [110, 120], [110, 120]], tiny_profile)
+    electrons = to_electrons(frame.pixels_adu, np.array([100.0, 105.0, 110.0]), frame)
+    np.testing.assert_allclose(electrons, [[20, 40], [10, 30], [0, 20]])
+
+
+def test_saturated_pixels_are_nan(tiny_profile, make_frame):
+    frame = make_frame([[110, 39_999], [40_000, 50_000]], tiny_profile)
+    electrons = to_electrons(frame.pixels_adu, np.full(2, 100.0), frame)
+    np.testing.assert_array_equal(np.isnan(electrons), [[False, False], [True, True]])
+
+
+def test_nonlinearity_is_that_of_ztfimg(make_frame):
+    frame = make_frame([[30_100, 1_100]], "ztf", gain_e_per_adu=1.0, saturation_adu=48_000.0)
+    # 30,000 / (-6.85e-12 * 9e8 + 1.885e-7 * 3e4 + 1) = 30,000 / 0.99949
+    np.testing.assert_allclose(to_electrons(frame.pixels_adu, np.full(1, 100.0), frame), [[30_015.3, 999.8]], atol=0.05)
+
+
+def test_a_row_of_one_value_without_light_was_dropped():
+    pixels = np.array([[0, 0, 0], [150, 150, 150], [100, 100, 101], [90, 90, 90]])
+    # the second may be a very even sky, the third has noise, the fourth lies below its bias
+    np.testing.assert_array_equal(dropped_rows(pixels, np.full(4, 100.0)), [True, False, False, True])
+
+
+def test_dropped_rows_are_masked(tiny_profile, make_frame):
+    frame = make_frame([[110, 120], [0, 0], [110, 120]], tiny_profile)
+    electrons = to_electrons(frame.pixels_adu, np.array([100.0, 0.0, 100.0]), frame)
+    np.testing.assert_array_equal(np.isnan(electrons), [[False] * 2, [True] * 2, [False] * 2])
+
+
+def test_the_pocket_is_undone_in_electrons(tiny_profile, make_frame):
+    effect = PocketEffect(capacity_e=756.0, exponent=1.52, flux_exponent=0.372, full_well_e=3.2e5)
+    charge = np.array([[300.0, 320.0, 900.0, 640.0, 310.0, 290.0]])
+    read = charge.copy()
+    apply_pocket(read, effect)
+    frame = make_frame(100 + read / 2, tiny_profile)
+    assert np.abs(to_electrons(frame.pixels_adu, np.full(1, 100.0), frame) - charge).max() > 20
+    electrons = to_electrons(frame.pixels_adu, np.full(1, 100.0), frame, effect)
+    assert electrons == pytest.approx(charge, abs=0.5)
