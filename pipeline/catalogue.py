@@ -104,14 +104,18 @@ def know_streaks(
     streaks : dict of str to DataFrame
         After `share_onsets` and `apply_catalogue`.
     warnings : list of str
-        One line for each amplifier whose stars are not those of the catalogue (`check_match`).
+        One line for each amplifier whose stars are not those of the catalogue (`check_match`), which is not used there.
     """
     shared = share_onsets(streaks, readouts)
     if catalogue is None:
         return shared, []
-    named = {entry: apply_catalogue(table, catalogue, readouts[entry]) for entry, table in shared.items()}
-    lines = [check_match(entry, table, catalogue, readouts[entry]) for entry, table in shared.items()]
-    return named, [line for line in lines if line]
+    named, lines = {}, []
+    for entry, table in shared.items():
+        line = check_match(entry, table, catalogue, readouts[entry])
+        lines += [line] if line else []
+        # chance matches would give wrong times that look exact
+        named[entry] = apply_catalogue(table, catalogue.iloc[:0] if line else catalogue, readouts[entry])
+    return named, lines
 
 
 def check_match(entry: str, streaks: pd.DataFrame, catalogue: pd.DataFrame, readout: Readout) -> str:
@@ -132,7 +136,7 @@ def check_match(entry: str, streaks: pd.DataFrame, catalogue: pd.DataFrame, read
         return ""
     share = f"{matched} of {len(expected)} catalogue stars ({matched / len(expected):.0%})"
     return (
-        f"{entry}: only {share} have a streak within {MATCH_PX:g} px and {MATCH_MAG:g} mag; "
+        f"{entry}: only {share} have a streak within {MATCH_PX:g} px and {MATCH_MAG:g} mag, so it is not used there; "
         "is it another quadrant, shifted, not in read order or in another band?"
     )
 

@@ -116,10 +116,14 @@ def test_a_catalogue_of_other_stars_is_noticed_with_the_share_that_fits(make_amp
         "other band": {"mag": catalogue["mag"] + 1.5},
         "other stars": {"x": rng.uniform(5, 395, 30), "mag": rng.permutation(catalogue["mag"])},
     }
-    _, lines = know_streaks({"a": amplifier.streaks}, {"a": amplifier.readout}, catalogue.assign(**changes[wrong]))
+    catalogue = catalogue.assign(**changes[wrong])
+    streaks, lines = know_streaks({"a": amplifier.streaks}, {"a": amplifier.readout}, catalogue)
+    assert streaks["a"]["y0"].isna().all()  # a match by chance would be a wrong time that looks exact
+    assert set(streaks["a"]["name"]) == {""}
     assert len(lines) == 1
     assert lines[0].startswith("a: only ")
     assert "catalogue stars (" in lines[0]
+    assert "so it is not used there" in lines[0]
     assert "another quadrant, shifted, not in read order or in another band?" in lines[0]
 
 
