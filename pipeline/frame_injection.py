@@ -17,11 +17,12 @@ import numpy as np
 import pandas as pd
 from astropy.io import fits
 
-from shutterless.pipeline.calibrate import interpolate_blocks, overscan_level
+from shutterless.pipeline.electrons import overscan_level
 from shutterless.pipeline.events import magnitude_change
 from shutterless.pipeline.frames import Frame, FrameError, frame_stem, read_amplifier, read_info, to_read_order
 from shutterless.pipeline.ingest import ingest_amplifier
 from shutterless.pipeline.injection import Injection, InjectionSettings, draw_change, place_injections
+from shutterless.pipeline.levels import interpolate_blocks
 from shutterless.pipeline.store import Amplifier, open_amplifier
 from shutterless.pipeline.truth import STAR_COLUMNS, TRUTH_COLUMNS
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.artefacts import CosmicRay, draw_cosmic_ray
-from shutterless.pipeline.calibrate import interpolate_blocks, noise_floor_e2
+from shutterless.pipeline.calibrate import noise_floor_e2
 from shutterless.pipeline.events import (
     EDGES,
     LONGEST_FLARE_S,
@@ -22,6 +22,7 @@ from shutterless.pipeline.events import (
     optimal_rho,
     scale_to_rho,
 )
+from shutterless.pipeline.levels import interpolate_blocks
 from shutterless.pipeline.store import BLOCK_ROWS, Amplifier
 
 INJECTED_COLUMNS = (

@@ -14,8 +14,11 @@ from shutterless.pipeline.frame_injection import inject_file
 from shutterless.pipeline.injection import InjectionSettings
 from shutterless.pipeline.truth import write_tables
 from shutterless.workflows.cluster import Executor
-from shutterless.workflows.ingest import TRUTH, prepare_folder, survey_files
+from shutterless.workflows.ingest import INGEST_PIXELS_PER_SECOND, TRUTH, prepare_folder, survey_files
 from shutterless.workflows.progress import Progress
+
+# a file is calibrated, read once more and packed
+INJECT_PIXELS_PER_SECOND = INGEST_PIXELS_PER_SECOND / 2
 
 
 class InjectError(ValueError):
