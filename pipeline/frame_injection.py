@@ -11,6 +11,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,19 @@ from shutterless.pipeline.truth import STAR_COLUMNS, TRUTH_COLUMNS
 _STEEPEST = 1.9  # slope of the density of what rounding hid; beyond 2 it would be negative
 
 
+@dataclass(frozen=True)
+class InjectedFile:
+    """A copy with events in it, its truth and streaks (`TRUTH_COLUMNS`, `STAR_COLUMNS`), and what was left as it was.
+
+    ``skipped`` maps quadrants that cannot be read or calibrated to the reason.
+    """
+
+    path: Path
+    truth: pd.DataFrame
+    stars: pd.DataFrame
+    skipped: Mapping[int, str]
+
+
 def inject_file(
     path: str | Path,
     out: str | Path,
@@ -38,7 +52,7 @@ def inject_file(
     seed: int,
     instrument: str | None = None,
     supplied: Mapping[str, str] | None = None,
-) -> tuple[Path, pd.DataFrame, pd.DataFrame]:
+) -> InjectedFile:
     """Write a copy of a frame file with events in it.
 
     Parameters
@@ -57,25 +71,26 @@ def inject_file(
 
     Returns
     -------
-    path : Path
-    truth, stars : DataFrame
-        `TRUTH_COLUMNS` of what was injected, and the streaks found, as `STAR_COLUMNS`.
+    InjectedFile
 
     Raises
     ------
     FrameError
-        If the file cannot be read, or the copy would take its place. Amplifiers that cannot be read are copied as they
-        are.
+        If no amplifier of the file can be read, or the copy would take its place.
     """
     path, target = Path(path), Path(out) / Path(path).name
     if target.resolve() == path.resolve():
         raise FrameError(f"{path}: the copy with events would replace it; choose another folder than {out}")
     info = read_info(path, instrument, supplied)
-    truths, stars = [], []
+    truths, stars, skipped = [], [], dict(info.skipped)
     with tempfile.TemporaryDirectory(dir=out, prefix=f".{path.name}.") as work:
         changed = {}
         for quadrant, readout in info.readouts.items():
-            row = ingest_amplifier(path, quadrant, work, instrument=instrument, supplied=supplied)
+            try:
+                row = ingest_amplifier(path, quadrant, work, instrument=instrument, supplied=supplied)
+            except FrameError as error:
+                skipped[quadrant] = str(error)
+                continue
             amplifier = open_amplifier(work, row["entry"])
             frame = read_amplifier(path, quadrant, instrument, supplied)
             rng = np.random.default_rng(_seeds(seed, path, quadrant))
@@ -88,8 +103,10 @@ def inject_file(
             shutil.rmtree(Path(work) / row["entry"])
             truths.append(_truth(injections, path, readout.ccd, quadrant, readout.row_rate_hz))
             stars.append(_stars(amplifier.streaks, path, readout.ccd, quadrant))
+        if not changed:
+            raise FrameError(next(iter(skipped.values())))
         _write_copy(path, target, changed, Path(work))
-    return target, pd.concat(truths, ignore_index=True), pd.concat(stars, ignore_index=True)
+    return InjectedFile(target, pd.concat(truths, ignore_index=True), pd.concat(stars, ignore_index=True), skipped)
 
 
 def _seeds(seed: int, path: Path, quadrant: int) -> list[int]:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 
 from shutterless.pipeline.events import EVENT_KINDS
-from shutterless.pipeline.frame_injection import inject_file
+from shutterless.pipeline.frame_injection import InjectedFile, inject_file
 from shutterless.pipeline.injection import InjectionSettings
 from shutterless.pipeline.truth import write_tables
 from shutterless.workflows.cluster import Executor
-from shutterless.workflows.ingest import INGEST_PIXELS_PER_SECOND, TRUTH, prepare_folder, survey_files
+from shutterless.workflows.ingest import INGEST_PIXELS_PER_SECOND, TRUTH, Survey, prepare_folder, survey_files
 from shutterless.workflows.progress import Progress
 
 # a file is calibrated, read once more and packed
@@ -92,7 +92,8 @@ def inject_files(
 
     Notes
     -----
-    The truth holds what was injected. Events that a simulated frame held before are in the table beside it.
+    The truth holds what was injected. Events that a simulated frame held before are in the table beside it. Amplifiers
+    that cannot be read are copied as they are and listed.
 
     Raises
     ------
@@ -114,27 +115,28 @@ def inject_files(
         inject_file, out=out, settings=settings, events=events, seed=seed, instrument=instrument,
         supplied=dict(supplied or {}),
     )  # fmt: skip
-    written: list[Path] = []
-    truths: list[pd.DataFrame] = []
-    stars: list[pd.DataFrame] = []
+    copies: list[InjectedFile] = []
     failed = []
-    paths = [info.path for info in survey.infos]
-    for outcome in executor.map(work, paths, describe="injecting events", progress=progress):
-        if outcome.value is None:
-            failed.append({"file": outcome.item.name, "path": str(outcome.item), "reason": outcome.error})
-            continue
-        path, truth, star = outcome.value
-        written.append(path)
-        truths.append(truth)
-        stars.append(star)
+    for outcome in executor.map(work, [i.path for i in survey.infos], describe="injecting events", progress=progress):
+        path = outcome.item
+        reasons = {None: outcome.error} if outcome.value is None else _found_out_late(outcome.value, survey)
+        failed += [{"file": path.name, "path": str(path), "quadrant": q, "reason": why} for q, why in reasons.items()]
+        if outcome.value is not None:
+            copies.append(outcome.value)
     failures = pd.concat([survey.failures, pd.DataFrame(failed, columns=survey.failures.columns)], ignore_index=True)
-    truth_path, stars_path = write_tables(tables, truths, stars)
+    truth_path, stars_path = write_tables(tables, [copy.truth for copy in copies], [copy.stars for copy in copies])
     return InjectResult(
-        files=tuple(written),
+        files=tuple(copy.path for copy in copies),
         truth=truth_path,
         stars=stars_path,
-        n_events=sum(map(len, truths)),
+        n_events=sum(len(copy.truth) for copy in copies),
         failures=failures,
         warnings=survey.warnings,
         instruments=tuple(survey.instruments),
     )
+
+
+def _found_out_late(copy: InjectedFile, survey: Survey) -> dict[int, str]:
+    """Amplifiers that only their pixels showed to be damaged; what the headers say is in the survey."""
+    known = next(info.skipped for info in survey.infos if info.path.name == copy.path.name)
+    return {quadrant: f"FrameError: {why}" for quadrant, why in copy.skipped.items() if quadrant not in known}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pandas as pd
 import pytest
+from astropy.io import fits
 from typer.testing import CliRunner
 
 from shutterless.pipeline.events import EVENT_KINDS
@@ -73,6 +76,16 @@ def test_settings_are_checked():
         build_injection(["burst"], (6.0, 5.0))
     with pytest.raises(InjectError, match=r"a share of 2 partial events does not lie between 0 and 1"):
         build_injection(["burst"], (5.0, 6.0), 2.0)
+
+
+def test_dead_amplifiers_are_listed_once(frames, tiny_camera, tmp_path):
+    dead = tmp_path / "dead.fits"
+    shutil.copy(frames[0], dead)
+    with fits.open(dead, mode="update") as hdus:
+        hdus[2].data[:] = 7
+    result = inject_files([dead], tmp_path / "out", instrument=tiny_camera, **EASY)
+    assert result.failures[["path", "quadrant"]].to_numpy().tolist() == [[str(dead), 2]]
+    assert len(result.files) == 1
 
 
 def test_command_lists_what_cannot_be_read(frames, tiny_camera, tmp_path):
