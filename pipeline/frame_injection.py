@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from astropy.io import fits
 
-from shutterless.pipeline.electrons import overscan_level
+from shutterless.pipeline.electrons import dropped_rows, overscan_level
 from shutterless.pipeline.events import magnitude_change
 from shutterless.pipeline.frames import Frame, FrameError, frame_stem, read_amplifier, read_info, to_read_order
 from shutterless.pipeline.ingest import ingest_amplifier
@@ -132,14 +132,15 @@ def add_to_frame(frame: Frame, amplifier: Amplifier, injection: Injection, rng: 
     anew, the event's electrons are added to the whole (`draw_change`) through the profile's non-linearity, and the
     result is rounded again. So the mean of a changed pixel moves by the event exactly, however small that is, and its
     variance is that of a pixel exposed with the event. Saturated pixels stay as they are, and so do rows that were
-    never read (all columns alike). What the serial register would move of the new charge into the next columns (the
+    never read. What the serial register would move of the new charge into the next columns (the
     pocket effect, some per cent of the first bright column) is left out.
     """
     rows, columns = injection.rows_lit, injection.columns
     readout, curve = frame.readout, frame.profile.nonlinearity
     gain = readout.gain_e_per_adu
     found = frame.pixels_adu[rows, columns]
-    bias = overscan_level(frame.overscan_adu[rows], frame.profile.overscan_used)[:, None]
+    bias_adu = overscan_level(frame.overscan_adu[rows], frame.profile.overscan_used)
+    bias = bias_adu[:, None]
     level = interpolate_blocks(amplifier.baseline_e[0, columns].T, rows.start, rows.stop).astype(np.float64)
     reading = found.astype(np.float64)
     whole = np.issubdtype(found.dtype, np.integer)
@@ -152,8 +153,7 @@ def add_to_frame(frame: Frame, amplifier: Amplifier, injection: Injection, rng: 
     changed = reading + read_adu(true + change / gain, curve) - read_adu(true, curve)
     changed = np.minimum(np.rint(changed) if whole else changed, readout.saturation_adu)
     lowest = np.iinfo(found.dtype).min if whole else -np.inf
-    dropped = np.ptp(frame.pixels_adu[rows], axis=1) == 0
-    keep = (found >= readout.saturation_adu) | dropped[:, None]
+    keep = (found >= readout.saturation_adu) | dropped_rows(frame.pixels_adu[rows], bias_adu)[:, None]
     frame.pixels_adu[rows, columns] = np.where(keep, found, np.maximum(changed, lowest)).astype(found.dtype)
 
 
