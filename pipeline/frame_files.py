@@ -23,7 +23,7 @@ _FITS_BLOCK = 2880
 _DESCRIPTORS = np.dtype([("length", ">i8"), ("offset", ">i8")])
 _COPIED_TILES = 4096
 # pixels and rows that are packed at a time: astropy takes some milliseconds a call whatever it packs
-_PACKED_PIXELS, _MOST_PACKED_ROWS = 2**21, 4096
+_PACKED_PIXELS, _MOST_PACKED_ROWS = 2**22, 4096
 # rows of a compressed tile: for each tile astropy takes as long as Rice's code takes for 3,000 pixels
 _TILE_ROWS = 16
 _LARGEST_32_BIT_HEAP = 2**31 - 1

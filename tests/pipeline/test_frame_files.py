@@ -139,7 +139,7 @@ import sys, tracemalloc
 from shutterless.pipeline.scene import SceneSettings
 from shutterless.pipeline.simulate import simulate_file
 settings = SceneSettings(instrument=sys.argv[1], rows=int(sys.argv[2]), events=3, suffix=sys.argv[3],
-    n_bright_stars=20_000, sky_mag=17.0, atmosphere=True)
+    n_bright_stars=2_000, sky_mag=17.0, atmosphere=True, detector=True)
 simulate_file(settings, 1, 0, sys.argv[4])  # compiled, imported, cached
 tracemalloc.start()
 simulate_file(settings, 1, 0, sys.argv[4])
@@ -159,7 +159,7 @@ def test_memory_does_not_depend_on_the_number_of_rows(wide_profile, tmp_path, su
 
 @pytest.fixture
 def wide_profile(tiny_profile, tmp_path) -> str:
-    """The tiny camera with 1,024 columns."""
+    """The tiny camera with as many columns as ZTF."""
     path = tmp_path / "wide.toml"
-    path.write_text(Path(tiny_profile).read_text().replace("n_columns = 64", "n_columns = 1024"))
+    path.write_text(Path(tiny_profile).read_text().replace("n_columns = 64", "n_columns = 3072"))
     return str(path)
