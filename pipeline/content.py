@@ -20,6 +20,8 @@ from shutterless.pipeline.artefacts import (
 )
 from shutterless.pipeline.atmosphere import Atmosphere, draw_atmosphere
 from shutterless.pipeline.detector import Detector, draw_detector, draw_dropped_rows
+from shutterless.pipeline.focal_plane import focal_plane
+from shutterless.pipeline.moving_lights import TrailRates
 from shutterless.pipeline.placement import PlacedEvent, place_events
 from shutterless.pipeline.scene import (
     ATMOSPHERE,
@@ -28,13 +30,16 @@ from shutterless.pipeline.scene import (
     DRIFT,
     DROPPED_ROWS,
     EVENTS,
+    GHOSTS,
     MAINS,
     PICKUP,
+    TRAILS,
     Rows,
     Scene,
     SceneSettings,
     draw_scene,
 )
+from shutterless.pipeline.sky_lights import SkyLights, draw_sky_ghosts, draw_sky_trails
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class AmplifierContent:
         Without it the stars are steady.
     detector : Detector or None
         Without it there are no faults and no pocket effect.
+    sky_lights : SkyLights or None
+        Moving lights and ghosts.
     """
 
     scene: Scene
@@ -63,6 +70,7 @@ class AmplifierContent:
     waves: Sequence[RowWaves] = ()
     air: Atmosphere | None = None
     detector: Detector | None = None
+    sky_lights: SkyLights | None = None
 
     def row_offsets_e(self, block: slice) -> np.ndarray:
         """Electrons that interference adds to every column and the overscan in a block of file rows, shape (t,)."""
@@ -86,13 +94,45 @@ def draw_content(settings: SceneSettings, ccd: int, quadrant: int, file_index: i
     events = place_events(settings, scene, settings.generator(EVENTS, *keys), rows, orphan_y0)
     air = draw_air(settings, scene, ccd, quadrant) if settings.atmosphere else None
     detector = draw_faults(settings, ccd, quadrant, file_index) if settings.detector else None
+    lights = draw_sky_lights(settings, scene, ccd, quadrant, rows) if settings.sky_lights else None
+    whole = AmplifierContent(scene, rows, events, air=air, detector=detector, sky_lights=lights)
     if not settings.artefacts:
-        return AmplifierContent(scene, rows, events, air=air, detector=detector)
+        return whole
     rays = draw_cosmic_rays(
         settings.generator(COSMIC_RAYS, *keys), rows, scene.n_columns, scene.row_rate_hz, scene.n_transit
     )
     bursts = draw_pickup_bursts(settings.generator(PICKUP, *keys), len(rows), scene.row_rate_hz)
-    return AmplifierContent(scene, rows, events, rays, bursts, draw_row_waves(settings, ccd, quadrant), air, detector)
+    waves = draw_row_waves(settings, ccd, quadrant)
+    return replace(whole, cosmic_rays=rays, pickup_bursts=bursts, waves=waves)
+
+
+def draw_sky_lights(settings: SceneSettings, scene: Scene, ccd: int, quadrant: int, rows: range) -> SkyLights:
+    """Draw what moves or glows over one amplifier of one file; what moves is drawn for the whole sequence, then cut."""
+    plane = focal_plane(settings.profile, scene.n_transit)
+    rates = TrailRates(
+        settings.geosynchronous_per_hour,
+        settings.low_orbit_per_hour,
+        settings.aircraft_per_hour,
+        settings.meteors_per_hour,
+    )
+    trails = draw_sky_trails(
+        settings.generator(TRAILS),
+        rates,
+        plane,
+        scene,
+        ccd,
+        quadrant,
+        duration_s=settings.sequence_rows(settings.files - 1)[-1] / scene.row_rate_hz,
+        rows=rows,
+        zero_point_mag=settings.magnitude_of_one_e_s,
+        pixel_scale_arcsec=settings.electronics("pixel_scale_arcsec"),
+    )
+    opposite = plane.mirrored(ccd, quadrant)
+    if opposite is None:
+        return SkyLights(scene, trails)
+    stars = draw_scene(settings, *opposite)
+    ghosts = draw_sky_ghosts(settings.generator(GHOSTS, ccd, quadrant), stars, scene, rows)
+    return SkyLights(scene, trails, ghosts, draw_air(settings, stars, *opposite) if settings.atmosphere else None)
 
 
 def draw_faults(settings: SceneSettings, ccd: int, quadrant: int, file_index: int) -> Detector:
@@ -111,7 +151,7 @@ def draw_faults(settings: SceneSettings, ccd: int, quadrant: int, file_index: in
 
 
 def draw_row_waves(settings: SceneSettings, ccd: int, quadrant: int) -> list[RowWaves]:
-    """Draw the row noise of one amplifier: mains in phase over the amplifiers of a CCD, drift that is in part common."""
+    """Draw the row noise of one amplifier: mains in phase over the amplifiers of a CCD, drift in part common."""
     common, own = DRIFT_E * np.sqrt([DRIFT_COMMON_SHARE, 1 - DRIFT_COMMON_SHARE])
     return [
         draw_mains(settings.generator(MAINS, ccd)),

@@ -109,7 +109,7 @@ class Camera:
 
 
 def mean_electrons(content: AmplifierContent, block: slice, air: AirRun | None = None) -> np.ndarray:
-    """Mean electrons from the sky, stars, events and hot columns in a block of file rows, shape (t, x).
+    """Mean electrons of all light and dark charge in a block of file rows, shape (t, x).
 
     Parameters
     ----------
@@ -126,6 +126,8 @@ def mean_electrons(content: AmplifierContent, block: slice, air: AirRun | None =
             first, curve = placed.within(block)
             columns = slice(placed.first_column, placed.first_column + len(placed.profile))
             mean[first : first + len(curve), columns] += placed.event.amplitude_e * np.outer(curve, placed.profile)
+    if content.sky_lights is not None:
+        content.sky_lights.add(mean, int(content.rows[block.start]))
     if content.detector is not None:
         for hot in content.detector.hot_columns:
             mean[:, hot.column] += hot.light_e(content.rows[block], content.scene.row_rate_hz)

@@ -13,16 +13,18 @@ from shutterless.pipeline.events import DEFAULT_KINDS, EVENT_KINDS, LONGEST_FLAR
 from shutterless.pipeline.frames import FRAME_SUFFIXES
 from shutterless.pipeline.instruments import InstrumentProfile, load_profile
 from shutterless.pipeline.psf import pixel_profile
+from shutterless.pipeline.star_counts import draw_magnitudes
 
 # magnitude of 1 e-/s: ZTF headers' MAGZP at a gain of 5.8 e-/ADU
 ZERO_POINTS_MAG = {"g": 24.54, "r": 24.49, "i": 23.88}
 # detector on which `n_bright_stars` is counted (one ZTF quadrant)
 _REFERENCE_PIXELS = 3080 * 3072
 # first domain of every seed: which part of the simulation draws from it
-STARS, EVENTS, PIXELS, COSMIC_RAYS, PICKUP, MAINS, DRIFT, ATMOSPHERE, DETECTOR, DROPPED_ROWS = range(10)
+STARS, EVENTS, PIXELS, COSMIC_RAYS, PICKUP, MAINS, DRIFT, ATMOSPHERE, DETECTOR, DROPPED_ROWS, TRAILS, GHOSTS = range(12)
 _STRENGTHS = ("scintillation_rms", "motion_rms_arcsec", "focus_rms", "transparency_rms")
 # consecutive sequence rows
 Rows = Sequence[int] | np.ndarray
+_TRAIL_RATES = ("geosynchronous_per_hour", "low_orbit_per_hour", "aircraft_per_hour", "meteors_per_hour")
 _TIMES = ("scintillation_s", "motion_s", "focus_s", "transparency_s")
 
 
@@ -54,6 +56,10 @@ class SceneSettings:
         Optimal S/N of events, drawn uniformly between the two.
     artefacts : bool
         Cosmic rays and pickup.
+    sky_lights : bool
+        Satellites, aircraft, meteors and ghosts of bright stars; see `sky_lights.SkyLights`.
+    geosynchronous_per_hour, low_orbit_per_hour, aircraft_per_hour, meteors_per_hour : float
+        Objects that cross a CCD (3.0 deg²) in an hour; see `moving_lights.TrailRates`.
     detector : bool
         Pocket effect (where the profile has one), bias structure, hot columns, traps, dropped rows; see `detector`.
     hot_columns, traps : float
@@ -89,6 +95,9 @@ class SceneSettings:
         Expected stars brighter than magnitude 14.5 in one ZTF quadrant (others: in proportion to the area).
     star_slope : float
         Slope of log10 of the counts per magnitude.
+    galactic_latitude_deg : float or None
+        Where the field lies: the counts of stars in r are those of `star_counts` there, and ``n_bright_stars`` and
+        ``star_slope`` do not matter.
     bright_mag, faint_mag : float
         Range of magnitudes.
     suffix : str
@@ -105,6 +114,11 @@ class SceneSettings:
     longest_flare_s: float = LONGEST_FLARE_S
     rho: tuple[float, float] = (4.0, 20.0)
     artefacts: bool = True
+    sky_lights: bool = False
+    geosynchronous_per_hour: float = 2.0
+    low_orbit_per_hour: float = 10.0
+    aircraft_per_hour: float = 1.0
+    meteors_per_hour: float = 100.0
     detector: bool = False
     hot_columns: float = 4.0
     traps: float = 2.0
@@ -130,6 +144,7 @@ class SceneSettings:
     seeing_arcsec: float = 2.0
     n_bright_stars: float = 300.0
     star_slope: float = 0.28
+    galactic_latitude_deg: float | None = None
     bright_mag: float = 7.5
     faint_mag: float = 17.0
     suffix: str = ".fits.fz"
@@ -142,6 +157,12 @@ class SceneSettings:
             raise SceneError(f"these settings must be positive: {positive}")
         if not self.ccds or len(set(self.ccds)) < len(self.ccds) or min(self.ccds) < 1:
             raise SceneError(f"ccds {self.ccds} must be different whole numbers from 1")
+        latitude = self.galactic_latitude_deg
+        if latitude is not None and not -90 <= latitude <= 90:
+            raise SceneError(f"galactic_latitude_deg {latitude} must lie between -90 and 90")
+        rates = {name: getattr(self, name) for name in _TRAIL_RATES}
+        if min(rates.values()) < 0:
+            raise SceneError(f"rates of moving lights must not be negative: {rates}")
         if min(self.hot_columns, self.traps, self.dropped_runs_per_hour) < 0:
             raise SceneError(
                 f"numbers of faults must not be negative: hot_columns {self.hot_columns}, traps {self.traps}, "
@@ -311,10 +332,8 @@ def draw_scene(settings: SceneSettings, ccd: int, quadrant: int) -> Scene:
     """
     rng = settings.generator(STARS, ccd, quadrant)
     n_columns, n_transit = settings.profile.n_columns, int(settings.electronics("n_transit"))
-    bright, faint = 10 ** (settings.star_slope * (np.array([settings.bright_mag, settings.faint_mag]) - 14.5))
-    expected = settings.n_bright_stars * (faint - bright) * n_columns * n_transit / _REFERENCE_PIXELS
-    n_stars = rng.poisson(expected)
-    mag = 14.5 + np.log10(bright + (faint - bright) * rng.random(n_stars)) / settings.star_slope
+    mag = _draw_magnitudes(settings, rng, n_columns * n_transit)
+    n_stars = len(mag)
     scale = settings.electronics("pixel_scale_arcsec")
     zero_point = settings.magnitude_of_one_e_s
     return Scene(
@@ -330,3 +349,14 @@ def draw_scene(settings: SceneSettings, ccd: int, quadrant: int) -> Scene:
         n_columns=n_columns,
         close_row=settings.shutter_close_row,
     )
+
+
+def _draw_magnitudes(settings: SceneSettings, rng: np.random.Generator, n_pixels: int) -> np.ndarray:
+    """Magnitudes of the stars on so many pixels, shape (s,)."""
+    limits = settings.bright_mag, settings.faint_mag
+    if settings.galactic_latitude_deg is not None:
+        area_deg2 = n_pixels * (settings.electronics("pixel_scale_arcsec") / 3600) ** 2
+        return draw_magnitudes(rng, area_deg2, settings.galactic_latitude_deg, *limits)
+    bright, faint = 10 ** (settings.star_slope * (np.array(limits) - 14.5))
+    n_stars = rng.poisson(settings.n_bright_stars * (faint - bright) * n_pixels / _REFERENCE_PIXELS)
+    return 14.5 + np.log10(bright + (faint - bright) * rng.random(n_stars)) / settings.star_slope

@@ -145,6 +145,9 @@ def simulate(
     files: Annotated[int, typer.Option(help="Consecutive files of each CCD.")] = 1,
     events: Annotated[int, typer.Option(help="Events in each amplifier of each file.")] = 10,
     artefacts: Annotated[bool, typer.Option(help="Cosmic rays and electronic pickup.")] = True,
+    atmosphere: Annotated[bool, typer.Option(help="Scintillation, motion, focus, thin cloud.")] = False,
+    detector: Annotated[bool, typer.Option(help="Pocket effect, bad columns, dropped rows.")] = False,
+    sky_lights: Annotated[bool, typer.Option(help="Satellites, aircraft, meteors, ghosts.")] = False,
     seed: Annotated[int, typer.Option(help="Same seed, same frames.")] = 1,
     sequence: Annotated[str, typer.Option(help="Name of the sequence; begins the file names.")] = "simulated",
     set_: Annotated[
@@ -166,6 +169,7 @@ def simulate(
 
     given = {"instrument": instrument, "ccds": parse_numbers(ccds), "rows": rows, "files": files, "events": events}
     given |= {"artefacts": artefacts, "seed": seed, "sequence": sequence}
+    given |= {"atmosphere": atmosphere, "detector": detector, "sky_lights": sky_lights}
     scene = build_scene(load_scene(given, set_ or ()))
     with open_executor(workers, scheduler, no_dask) as executor:
         result = simulate_scene(scene, out, executor=executor, progress=make_progress(quiet))
@@ -197,8 +201,7 @@ def inject(
 ) -> int:
     """Write copies of frames with events in them and their truth, for a blind test of any detector."""
     from shutterless.workflows.cluster import open_executor
-    from shutterless.workflows.ingest import INGEST_PIXELS_PER_SECOND
-    from shutterless.workflows.inject import build_injection, inject_files
+    from shutterless.workflows.inject import INJECT_PIXELS_PER_SECOND, build_injection, inject_files
     from shutterless.workflows.settings import load_settings
 
     wanted = build_injection([kind.strip() for kind in kinds.split(",")], parse_range(rho, "--rho"), partial)
@@ -207,7 +210,7 @@ def inject(
     instrument, supplied = instrument or settings.instrument, {**settings.header, **header}
     if dry_run:
         written = f"as many frames to {out}, truth.parquet and stars.parquet to {hide or out}"
-        return describe_plan(files, instrument, supplied, workers, INGEST_PIXELS_PER_SECOND / 2, lambda _: written)
+        return describe_plan(files, instrument, supplied, workers, INJECT_PIXELS_PER_SECOND, lambda _: written)
     progress = make_progress(quiet)
     with open_executor(workers, scheduler, no_dask) as executor:
         result = inject_files(

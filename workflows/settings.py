@@ -48,6 +48,11 @@ class SceneSection(_Section):
     longest_flare_s: _Positive = 2.0
     rho: tuple[_Positive, _Positive] = (4.0, 20.0)
     artefacts: bool = True
+    sky_lights: bool = False
+    geosynchronous_per_hour: _Strength = 2.0
+    low_orbit_per_hour: _Strength = 10.0
+    aircraft_per_hour: _Strength = 1.0
+    meteors_per_hour: _Strength = 100.0
     detector: bool = False
     hot_columns: _Strength = 4.0
     traps: _Strength = 2.0
@@ -71,6 +76,7 @@ class SceneSection(_Section):
     seeing_arcsec: _Positive = 2.0
     n_bright_stars: Annotated[float, Field(ge=0)] = 300.0
     star_slope: _Positive = 0.28
+    galactic_latitude_deg: Annotated[float, Field(ge=-90, le=90)] | None = None
     bright_mag: float = 7.5
     faint_mag: float = 17.0
     suffix: str = ".fits.fz"
