@@ -20,13 +20,13 @@ from shutterless.pipeline.levels import (
     reject_outliers,
     running_mean,
 )
-from shutterless.pipeline.pocket import PocketEffect, remove_pocket
+from shutterless.pipeline.pocket import PocketEffect, noise_gain, remove_pocket
 from shutterless.pipeline.pocket_strength import measure_strength
 from shutterless.pipeline.ramp import SETTLE_ROWS, Ramp, fit_drain, fit_ramp
 from shutterless.pipeline.readout import Readout
 
 CHUNK_ROWS = 256  # rows calibrated at a time: 3 MB of float32, which stays in the cache
-POCKET_ROWS = 1024  # of the steady state, in which the strength of the pocket effect is measured
+POCKET_ROWS = 2048  # of the steady state, in which the strength of the pocket effect is measured
 _MEAN_ROWS = 8 * BLOCK_ROWS
 
 
@@ -55,12 +55,13 @@ class Baseline:
 class ResidualChunk:
     """Calibrated rows ``start`` to ``start + n``.
 
-    ``residual`` is ``(n, x)`` in units of σ with NaN where masked, ``sigma_e`` the σ used, ``row_residual`` ``(n,)``
-    what all columns share, in units of the median σ.
+    ``residual`` is ``(n, x)`` in units of σ with NaN where masked, ``level_e`` and ``sigma_e`` the baseline and the σ
+    used, ``row_residual`` ``(n,)`` what all columns share, in units of the median σ.
     """
 
     start: int
     residual: np.ndarray
+    level_e: np.ndarray
     sigma_e: np.ndarray
     row_residual: np.ndarray
 
@@ -153,8 +154,15 @@ def noise_floor_e2(readout: Readout) -> float:
     return readout.read_noise_e**2 + readout.gain_e_per_adu**2 / 12
 
 
-def iterate_residuals(frame: Frame, baseline: Baseline) -> Iterator[ResidualChunk]:
+def iterate_residuals(frame: Frame, baseline: Baseline, *, shared_rows: bool = True) -> Iterator[ResidualChunk]:
     """Calibrate an amplifier chunk by chunk, in row order.
+
+    Parameters
+    ----------
+    frame : Frame
+    baseline : Baseline
+    shared_rows : bool
+        Whether to take off what all columns of a row share.
 
     Yields
     ------
@@ -163,10 +171,13 @@ def iterate_residuals(frame: Frame, baseline: Baseline) -> Iterator[ResidualChun
     Notes
     -----
     The variance is photon statistics of the baseline (never of the data, which would favour downward fluctuations)
-    plus read noise and digitisation: ``V = max(b, 0) + RN² + gain²/12``. What all columns of a row share is their
-    mean weighted by ``1/V`` and clipped: pickup is read with a row, light is not shared by 3,072 columns.
+    plus read noise and digitisation: ``V = max(b, 0) + RN² + gain²/12``, the latter as much larger as undoing the
+    pocket effect makes them. What all columns of a row share is their mean weighted by ``1/V`` and clipped: pickup is
+    read with a row, light is not shared by 3,072 columns.
     """
     floor_e2 = np.float32(noise_floor_e2(frame.readout))
+    if baseline.pocket is not None:
+        floor_e2 *= np.float32(noise_gain(float(np.median(baseline.level_e)), baseline.pocket))
     for start in range(0, len(frame.pixels_adu), CHUNK_ROWS):
         rows = slice(start, min(start + CHUNK_ROWS, len(frame.pixels_adu)))
         residual = to_electrons(frame.pixels_adu[rows], baseline.bias_adu[rows], frame, baseline.pocket)
@@ -177,8 +188,8 @@ def iterate_residuals(frame: Frame, baseline: Baseline) -> Iterator[ResidualChun
             here, own = ramp.overlap(rows.start, rows.stop)
             level[here] += ramp.deficit_e[own]
         sigma = np.sqrt(np.maximum(level, 0) + floor_e2)
-        shared = _subtract_shared_rows(residual, sigma, CLIP_SIGMA)
-        yield ResidualChunk(start, residual, sigma, shared / np.median(sigma, axis=1))
+        shared = _subtract_shared_rows(residual, sigma, CLIP_SIGMA if shared_rows else 0.0)
+        yield ResidualChunk(start, residual, level, sigma, shared / np.median(sigma, axis=1))
 
 
 @numba.njit(cache=True, nogil=True)

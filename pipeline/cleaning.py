@@ -122,12 +122,26 @@ def clean_streaks(
         if motion is not None and subtract_motion(residual, streak, motion):
             moved.add(streak.streak_id)
     for streak in bright:
-        if _subtract_own_motion(residual, streak, sigma_px):
+        if subtract_own_motion(residual, streak, sigma_px):
             moved.add(streak.streak_id)
     return len(moved)
 
 
-def _subtract_own_motion(residual: np.ndarray, streak: Streak, sigma_px: float) -> bool:
+def subtract_own_motion(residual: np.ndarray, streak: Streak, sigma_px: float) -> bool:
+    """Take out of one streak, in place, the motion and focus that its own neighbouring rows predict.
+
+    Parameters
+    ----------
+    residual : ndarray of float16, shape (x, t)
+    streak : Streak
+    sigma_px : float
+        Width of the mean point-spread function.
+
+    Returns
+    -------
+    bool
+        Whether anything was predicted.
+    """
     patch = residual[streak.columns].astype(np.float32)
     noise_e = streak.sigma_e.mean(axis=1)
     modes = streak_modes(streak.x, streak.flux_e_row, sigma_px, noise_e, streak.columns.start)

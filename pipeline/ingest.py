@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from shutterless.pipeline.background import sky_level
-from shutterless.pipeline.calibrate import Baseline, fit_baseline, iterate_residuals, noise_floor_e2
+from shutterless.pipeline.calibrate import Baseline, fit_baseline, iterate_residuals
 from shutterless.pipeline.cleaning import clean_streaks
 from shutterless.pipeline.frames import Frame, frame_stem, read_amplifier, read_info
 from shutterless.pipeline.levels import BLOCK_ROWS
+from shutterless.pipeline.quality import column_statistics, restless_columns, summarise_quality
 from shutterless.pipeline.store import MANIFEST_COLUMNS, EntryWriter, entry_name, read_entry
 from shutterless.pipeline.streaks import collapse_profile, find_streaks
 
@@ -88,10 +89,15 @@ def _write_entry(frame: Frame, store: Path, name: str, origin: str) -> dict[str,
     profile, error = collapse_profile(baseline.level_e, frame.readout.read_noise_e, n_rows)
     streaks, sigma_px = find_streaks(profile, error, frame.readout.psf_sigma_px, frame.readout, baseline.ramps)
     with EntryWriter(store, name, n_columns=n_columns, n_rows=n_rows) as writer:
-        arrays, live_pixel_rows, noise = _write_residuals(frame, baseline, writer.residual)
+        residual = writer.residual[0]
+        arrays = _write_residuals(frame, baseline, residual)
         n_moving = clean_streaks(
-            writer.residual[0], arrays["sigma_e"][0], steady, sky_level(steady), streaks, sigma_px, frame.readout
+            residual, arrays["sigma_e"][0], steady, sky_level(steady), streaks, sigma_px, frame.readout
         )
+        statistics = column_statistics(residual)
+        bad = restless_columns(statistics, sigma_px)
+        residual[bad] = np.nan
+        arrays["column_noise"] = np.where(bad, np.nan, statistics["noise"]).astype(np.float32)
         return writer.finish(
             arrays,
             streaks,
@@ -105,41 +111,37 @@ def _write_entry(frame: Frame, store: Path, name: str, origin: str) -> dict[str,
                 "psf_sigma_px": sigma_px,
                 "n_streaks": len(streaks),
                 "n_moving_streaks": n_moving,
-                "live_pixel_rows": live_pixel_rows,
-                "noise": noise,
+                "pocket_capacity_e": baseline.pocket.capacity_e if baseline.pocket else 0.0,
+                **summarise_quality(statistics, bad, n_rows),
                 "origin": origin,
             },
         )
 
 
-def _write_residuals(
-    frame: Frame, baseline: Baseline, residual: np.ndarray
-) -> tuple[dict[str, np.ndarray], int, float]:
-    """Stream the residuals into their memory map; return the arrays beside it, the live pixels and the noise.
-
-    ``noise`` is the standard deviation of the residuals between ±5 σ: 1 where the calibration is right.
-    """
+def _write_residuals(frame: Frame, baseline: Baseline, residual: np.ndarray) -> dict[str, np.ndarray]:
+    """Stream the residuals into their memory map (x, t); return the arrays beside it."""
     n_rows, n_columns = frame.pixels_adu.shape
     n_blocks = -(-n_rows // BLOCK_ROWS)
     level = np.empty((n_blocks, n_columns), dtype=np.float32)
     sigma = np.empty((n_blocks, n_columns), dtype=np.float32)
     row_residual = np.empty(n_rows, dtype=np.float32)
-    live, squares, quiet = 0, 0.0, 0
+    offset = (baseline.bias_adu - np.median(baseline.bias_adu)) * frame.readout.gain_e_per_adu
     for chunk in iterate_residuals(frame, baseline):
         stop = chunk.start + len(chunk.residual)
-        residual[0, :, chunk.start : stop] = chunk.residual.astype(np.float16).T
+        residual[:, chunk.start : stop] = chunk.residual.astype(np.float16).T
         row_residual[chunk.start : stop] = chunk.row_residual
+        offset[chunk.start : stop] += chunk.row_residual * np.median(chunk.sigma_e, axis=1)
+        offset[chunk.start : stop][np.isnan(chunk.residual).all(axis=1)] = np.nan
         for start in range(chunk.start, stop, BLOCK_ROWS):
             rows = slice(start - chunk.start, min(start + BLOCK_ROWS, stop) - chunk.start)
+            level[start // BLOCK_ROWS] = chunk.level_e[rows].mean(axis=0)
             sigma[start // BLOCK_ROWS] = chunk.sigma_e[rows].mean(axis=0)
-        valid = np.isfinite(chunk.residual)
-        calm = np.abs(np.where(valid, chunk.residual, 9)) < 5
-        live += int(valid.sum())
-        quiet += int(calm.sum())
-        squares += float(np.sum(np.square(chunk.residual, where=calm, out=np.zeros_like(chunk.residual))))
-    np.subtract(sigma**2, noise_floor_e2(frame.readout), out=level)
-    arrays = {"baseline_e": level.T[None], "sigma_e": sigma.T[None], "row_residual": row_residual}
-    return arrays, live, float(np.sqrt(squares / max(quiet, 1)))
+    return {
+        "baseline_e": level.T[None],
+        "sigma_e": sigma.T[None],
+        "row_residual": row_residual,
+        "row_offset_e": offset.astype(np.float32),
+    }
 
 
 def _manifest_row(name: str, description: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ _N_ITERATIONS = (
     2  # of the inverse; each leaves a twentieth of the error, on the flank of a star 0.1 electrons after two
 )
 _ROWS_ABREAST = 16
+_BUMP_E, _REACH = 8.0, 12  # electrons, and columns over which the pocket gives back what it took
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,29 @@ def remove_pocket(electrons: np.ndarray, effect: PocketEffect) -> None:
     if effect.capacity_e > 0:
         release, capture = effect.tables()
         _remove(electrons, effect.capacity_e, effect.full_well_e, release, capture)
+
+
+def noise_gain(sky_e: float, effect: PocketEffect) -> float:
+    """How much larger `remove_pocket` makes the variance of read noise, which no pocket has smoothed.
+
+    Parameters
+    ----------
+    sky_e : float
+        Level of the pixels (electrons).
+    effect : PocketEffect
+
+    Returns
+    -------
+    float
+        ``Σ g²`` over what a pixel read one electron too high puts into itself and the pixels after it.
+    """
+    if not sky_e > 0 or effect.capacity_e <= 0:
+        return 1.0
+    rows = np.full((2, 4 * _REACH), sky_e)
+    apply_pocket(rows, effect)
+    rows[1, 2 * _REACH] += _BUMP_E
+    remove_pocket(rows, effect)
+    return float(np.sum(((rows[1] - rows[0])[2 * _REACH : 3 * _REACH] / _BUMP_E) ** 2))
 
 
 @numba.njit(cache=True, nogil=True, inline="always")

@@ -10,9 +10,10 @@ from shutterless.pipeline.pocket import PocketEffect, apply_pocket
 
 MAX_STRENGTH = 2.0  # times the profile's capacity; more is another effect
 MIN_SIGNIFICANCE = 5.0  # of the covariance; less is no reason to change every pixel
-MAX_STARLIGHT = 0.03  # of the sky in a column; more, and image motion correlates neighbours too
+MAX_STARLIGHT = 0.1  # of the sky in a column that is taken for sky
 MIN_PAIRS = 100_000  # of neighbouring sky pixels, which tell a strength of 1 to 8 %
 CLIP_SIGMA = 5.0
+_FAR_E = 500.0  # beyond, no noise of a sky pixel
 _BUMP_E, _REACH = 8.0, 12  # columns over which the pocket gives back what it took
 
 
@@ -39,7 +40,7 @@ def measure_strength(electrons: np.ndarray, effect: PocketEffect) -> float:
     strength four times worse than its error.
     """
     electrons = electrons[np.isfinite(electrons).any(axis=1)]
-    if len(electrons) < 2:
+    if len(electrons) < 3:
         return 0.0
     level = np.nanmean(electrons, axis=0)
     sky = sky_level(level[np.isfinite(level)])
@@ -47,15 +48,16 @@ def measure_strength(electrons: np.ndarray, effect: PocketEffect) -> float:
     first = np.flatnonzero(dark[:-1] & dark[1:])
     if first.size * len(electrons) < MIN_PAIRS:
         return 0.0
-    shared = np.nanmedian(electrons - level, axis=1, keepdims=True)
-    left, right = (electrons[:, columns] - level[columns] - shared for columns in (first, first + 1))
-    limit = CLIP_SIGMA * float(np.nanstd(left))
+    change = np.diff(electrons, axis=0) / np.float32(np.sqrt(2))  # stars move from row to row by next to nothing
+    limit = CLIP_SIGMA * float(np.nanstd(change[:, first][np.abs(change[:, first]) < _FAR_E]))
+    shared = np.nanmean(np.clip(change, -limit, limit), axis=1, keepdims=True)
+    left, right = (change[:, columns] - shared for columns in (first, first + 1))
     good = (np.abs(left) < limit) & (np.abs(right) < limit)  # cosmic rays, which reach over several columns
     if good.sum() < MIN_PAIRS:
         return 0.0
     left, right = left[good].astype(np.float64), right[good].astype(np.float64)
     variance = float(np.mean(left**2))
-    covariance = float(np.mean(left * right)) + variance / electrons.shape[1]  # the middle of the row is in both
+    covariance = float(np.mean(left * right)) + variance / electrons.shape[1]  # the mean of the row is in both
     if covariance < MIN_SIGNIFICANCE * variance / np.sqrt(left.size):
         return 0.0
     if covariance >= neighbour_covariance(sky, effect.scaled(MAX_STRENGTH)):
