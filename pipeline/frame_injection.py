@@ -11,7 +11,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +23,13 @@ from shutterless.pipeline.events import magnitude_change
 from shutterless.pipeline.frames import Frame, FrameError, frame_stem, read_amplifier, read_info, to_read_order
 from shutterless.pipeline.ingest import ingest_amplifier
 from shutterless.pipeline.injection import Injection, InjectionSettings, draw_change, place_injections
+from shutterless.pipeline.instruments import InstrumentProfile
 from shutterless.pipeline.levels import interpolate_blocks
-from shutterless.pipeline.store import Amplifier, open_amplifier
+from shutterless.pipeline.pocket import PocketEffect, apply_pocket, remove_pocket
+from shutterless.pipeline.store import Amplifier, open_amplifier, read_entry
 from shutterless.pipeline.truth import STAR_COLUMNS, TRUTH_COLUMNS
 
+_POCKET_COLUMNS = 40  # on either side: before them a pocket is filled as the sky fills it, after them it is so again
 _STEEPEST = 1.9  # slope of the density of what rounding hid; beyond 2 it would be negative
 
 
@@ -95,8 +98,9 @@ def inject_file(
             frame = read_amplifier(path, quadrant, instrument, supplied)
             rng = np.random.default_rng(_seeds(seed, path, quadrant))
             injections = place_injections(amplifier, rng, settings, events)
+            pocket = _measured_pocket(info.profile, Path(work), row["entry"])
             for injection in injections:
-                add_to_frame(frame, amplifier, injection, rng)
+                add_to_frame(frame, amplifier, injection, rng, pocket)
             layout = info.profile.quadrants[quadrant - 1]
             changed[layout.data_hdu] = Path(work) / f"hdu{layout.data_hdu}.npy"
             np.save(changed[layout.data_hdu], to_read_order(frame.pixels_adu, layout))
@@ -114,7 +118,19 @@ def _seeds(seed: int, path: Path, quadrant: int) -> list[int]:
     return [seed, int.from_bytes(digest, "little"), quadrant]
 
 
-def add_to_frame(frame: Frame, amplifier: Amplifier, injection: Injection, rng: np.random.Generator) -> None:
+def _measured_pocket(profile: InstrumentProfile, store: Path, entry: str) -> PocketEffect | None:
+    """Pocket effect of the profile, as strong as the calibration found it; None where it found none."""
+    capacity_e = (read_entry(store, entry) or {}).get("pocket_capacity_e", 0.0)
+    return replace(profile.pocket, capacity_e=capacity_e) if profile.pocket is not None and capacity_e > 0 else None
+
+
+def add_to_frame(
+    frame: Frame,
+    amplifier: Amplifier,
+    injection: Injection,
+    rng: np.random.Generator,
+    pocket: PocketEffect | None = None,
+) -> None:
     """Add an event to the pixels of a frame in place.
 
     Parameters
@@ -124,24 +140,25 @@ def add_to_frame(frame: Frame, amplifier: Amplifier, injection: Injection, rng: 
     amplifier : Amplifier
         What calibration made of it: the level of light in each pixel, and its noise.
     injection : Injection
+    pocket : PocketEffect, optional
+        What the serial register does to the frame's rows.
 
     Notes
     -----
     A reading is what rounding left of a continuous one. The part it hid lies within half an ADU, more probably towards
     the mean than away from it (to first order ``1 - (reading - mean) u / σ²`` for the hidden part u); it is drawn
-    anew, the event's electrons are added to the whole (`draw_change`) through the profile's non-linearity, and the
-    result is rounded again. So the mean of a changed pixel moves by the event exactly, however small that is, and its
-    variance is that of a pixel exposed with the event. Saturated pixels stay as they are, and so do rows that were
-    never read. What the serial register would move of the new charge into the next columns (the
-    pocket effect, some per cent of the first bright column) is left out.
+    anew, the event's electrons are added to the whole (`draw_change`) and read through the pocket effect and the
+    profile's non-linearity, and the result is rounded again. So the mean of a changed pixel moves by the event exactly,
+    however small that is, and its variance is that of a pixel exposed with the event. Saturated pixels stay as they
+    are, and so do rows that were never read.
     """
-    rows, columns = injection.rows_lit, injection.columns
-    readout, curve = frame.readout, frame.profile.nonlinearity
-    gain = readout.gain_e_per_adu
-    found = frame.pixels_adu[rows, columns]
+    rows, columns, readout, curve = injection.rows_lit, injection.columns, frame.readout, frame.profile.nonlinearity
+    gain, reach = readout.gain_e_per_adu, 0 if pocket is None else _POCKET_COLUMNS
+    window = slice(max(columns.start - reach, 0), min(columns.stop + reach, frame.pixels_adu.shape[1]))
+    found = frame.pixels_adu[rows, window]
     bias_adu = overscan_level(frame.overscan_adu[rows], frame.profile.overscan_used)
     bias = bias_adu[:, None]
-    level = interpolate_blocks(amplifier.baseline_e[0, columns].T, rows.start, rows.stop).astype(np.float64)
+    level = interpolate_blocks(amplifier.baseline_e[0, window].T, rows.start, rows.stop).astype(np.float64)
     reading = found.astype(np.float64)
     whole = np.issubdtype(found.dtype, np.integer)
     if whole:
@@ -149,12 +166,36 @@ def add_to_frame(frame: Frame, amplifier: Amplifier, injection: Injection, rng: 
         variance_e2 = np.maximum(level, 0) + readout.read_noise_e**2
         reading += _hidden_by_rounding(rng, excess_e * gain / variance_e2)
     true = true_adu(reading - bias, curve)
-    change = draw_change(rng, injection.signal_e().T, level, gain * true, readout.read_noise_e**2)
+    lit = slice(columns.start - window.start, columns.stop - window.start)
+    change = _change_read(rng, injection.signal_e().T, level, gain * true, lit, readout.read_noise_e**2, pocket)
     changed = reading + read_adu(true + change / gain, curve) - read_adu(true, curve)
     changed = np.minimum(np.rint(changed) if whole else changed, readout.saturation_adu)
     lowest = np.iinfo(found.dtype).min if whole else -np.inf
-    keep = (found >= readout.saturation_adu) | dropped_rows(frame.pixels_adu[rows], bias_adu)[:, None]
-    frame.pixels_adu[rows, columns] = np.where(keep, found, np.maximum(changed, lowest)).astype(found.dtype)
+    keep = (found >= readout.saturation_adu) | dropped_rows(frame.pixels_adu[rows], bias_adu)[:, None] | (change == 0)
+    frame.pixels_adu[rows, window] = np.where(keep, found, np.maximum(changed, lowest)).astype(found.dtype)
+
+
+def _change_read(
+    rng: np.random.Generator,
+    signal_e: np.ndarray,
+    level_e: np.ndarray,
+    read_e: np.ndarray,
+    lit: slice,
+    floor_e2: float,
+    pocket: PocketEffect | None,
+) -> np.ndarray:
+    """Electrons by which an event changes what is read of a window (t, x) whose columns ``lit`` it lights."""
+    charge_e = read_e.copy()
+    if pocket is not None:
+        remove_pocket(charge_e, pocket)
+    change_e = np.zeros_like(read_e)
+    change_e[:, lit] = draw_change(rng, signal_e, level_e[:, lit], charge_e[:, lit], floor_e2)
+    if pocket is None:
+        return change_e
+    changed_e = charge_e + change_e
+    apply_pocket(charge_e, pocket)
+    apply_pocket(changed_e, pocket)
+    return changed_e - charge_e
 
 
 def true_adu(reading_adu: np.ndarray, nonlinearity: tuple[float, float] | None) -> np.ndarray:

@@ -17,6 +17,7 @@ from shutterless.pipeline.ingest import ingest_amplifier
 from shutterless.pipeline.injection import InjectionSettings, stamp_injection
 from shutterless.pipeline.instruments import load_profile
 from shutterless.pipeline.matching import match_truth
+from shutterless.pipeline.pocket import apply_pocket
 from shutterless.pipeline.store import open_amplifier
 from shutterless.pipeline.triggers import find_triggers
 from shutterless.pipeline.truth import STAR_COLUMNS, TRUTH_COLUMNS
@@ -74,6 +75,33 @@ def test_changed_pixels_have_the_mean_and_variance_of_an_exposure(star_frame, ki
     np.testing.assert_allclose(moved, signal, atol=error * np.sqrt(np.abs(signal) + 2 * GAIN**2).max())
     variance = level + signal + READ_NOISE_E**2 + GAIN**2 / 12
     np.testing.assert_allclose(after.var(axis=0), variance, rtol=1.5 * error)
+
+
+def test_the_register_does_to_an_event_what_it_does_to_a_star(star_frame):
+    """Exposed with the event and read through the pocket, or read through it and injected: the same means.
+
+    The pocket takes 19 e- from the event's first columns and gives them to those after it.
+    """
+    frame, amplifier = star_frame()
+    pocket = load_profile("ztf").pocket
+    rng = np.random.default_rng(9)
+    event = Event("burst", 16.0, 0.0, 40_000.0, 900.0, shape=(("profile", "tophat"),))
+    injection = stamp_injection(amplifier, event)
+    dark = np.repeat(amplifier.baseline_e[0, :, :1].T.astype(np.float64) * 0 + 300.0, 19_900, axis=0)
+    lit = dark.copy()
+    lit[:, injection.columns] += injection.signal_e().T[:19_900]
+    readings = []
+    for mean in (dark, lit):
+        charge = rng.poisson(mean).astype(np.float64)
+        apply_pocket(charge, pocket)
+        noisy = charge + rng.normal(0, READ_NOISE_E, charge.shape)
+        readings.append(np.rint(read_adu(noisy / GAIN, frame.profile.nonlinearity) + BIAS_ADU).astype(np.uint16))
+    steady = replace(amplifier, baseline_e=np.full_like(amplifier.baseline_e, 300.0))
+    dark_frame = replace(frame, pixels_adu=readings[0], overscan_adu=frame.overscan_adu[:19_900])
+    injection = replace(injection, rows_lit=slice(0, 19_900), curve=injection.curve[:19_900])
+    add_to_frame(dark_frame, steady, injection, rng, pocket)
+    difference = (dark_frame.pixels_adu.astype(float) - readings[1]).mean(axis=0)
+    np.testing.assert_allclose(difference, 0, atol=5 * np.sqrt(2 * 900.0) / GAIN / np.sqrt(19_900))
 
 
 def test_what_rounding_hid_is_drawn_back():
