@@ -147,8 +147,8 @@ def _mean_through_air(content: AmplifierContent, air: AirRun, block: slice) -> n
     light = factors * scene.flux_e_row
     changing, settled = scene.changing_stars(rows)
     light[:, ~(changing | settled)] = 0.0
-    for star in np.flatnonzero(changing):
-        light[:, star] *= np.maximum(scene.streak(rows, scene.y0[star]), 0.0)
+    for beginning in np.flatnonzero(changing):
+        light[:, beginning] *= np.maximum(scene.streak(rows, scene.y0[beginning]), 0.0)
     add_sources(mean, first_row, light, scene.x, scene.y0, scene.psf_sigma_px, series, source_edges(scene.flux_e_row))
     for placed in content.events:
         first, curve = placed.within(block)

@@ -63,10 +63,10 @@ def truth_rows(content: AmplifierContent, file: str, ccd: int, quadrant: int) ->
     entries += [_cosmic_ray_truth(content, ray) for ray in content.cosmic_rays]
     entries += [_pickup_truth(content, burst) for burst in content.pickup_bursts]
     if content.sky_lights is not None:
-        rows = range(int(content.rows[0]), int(content.rows[-1]) + 1)
+        file_rows = range(int(content.rows[0]), int(content.rows[-1]) + 1)
         entries += [
             _artefact_truth(light.kind, light.x, light.first_row, light.light_e, light.rho)
-            for light in content.sky_lights.artefacts(rows)
+            for light in content.sky_lights.artefacts(file_rows)
         ]
     if content.detector is not None:
         entries += [_hot_column_truth(content, hot) for hot in content.detector.hot_columns]

@@ -107,6 +107,22 @@ def test_flux_of_a_star_is_recovered_by_summing_columns(tiny):
     np.testing.assert_allclose(start[26:], 2000, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("mag", "asked"), [(10, 36.0), (12, 8.3), (14, 1.45), (16, 0.23)])
+def test_signal_to_noise_of_an_optimally_weighted_row(mag, asked):
+    # F/v over sqrt(F/v + 2 sqrt(pi) sigma (sky + read noise²)); 75 lone stars and 2,000 rows
+    settings = SceneSettings(rows=2000, events=0, artefacts=False, first_row=None, n_bright_stars=0)
+    x = np.arange(20, 3050, 40) + 0.3
+    stars = {"x": x, "y0": np.zeros(len(x)), "flux_e_row": np.full(len(x), 10 ** (-0.4 * (mag - 24.49)) / 300)}
+    scene = replace(draw_scene(settings, 1, 1), **stars)
+    image = render(settings, AmplifierContent(scene, settings.sequence_rows(0)), np.random.default_rng(1))[0] - 100.0
+    columns = np.rint(x).astype(int)[:, None] + np.arange(-8, 9)
+    profile = pixel_profile(columns - x[:, None], scene.psf_sigma_px)
+    weight = profile / (scene.sky_e_s * 3080 / 300 + 100 + scene.flux_e_row[:, None] * profile)
+    far = np.min(np.abs(np.arange(3072)[:, None] - x), axis=1) > 12
+    flux = np.sum((image[:, columns] - image[:, far].mean()) * weight, axis=2)
+    assert flux.mean() / flux.std(axis=0).mean() == pytest.approx(asked, rel=0.05)
+
+
 def test_baseline_of_a_window_is_a_cut_of_the_whole(starry):
     scene = draw_scene(starry, 1, 1)
     assert len(scene.x) > 5

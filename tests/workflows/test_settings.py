@@ -62,7 +62,10 @@ def test_settings_cannot_be_changed():
         ("train.epoch=2", r"\[train\] epoch: unknown key; did you mean 'epochs'\?"),
         ("trian.epochs=2", r"\[trian\]: unknown key; did you mean 'train'\?"),
         ("train.grid.rows=2", r"\[train.grid\] rows: unknown key; did you mean 'n_rows'\?"),
-        ("simulate.training.zzz=2", r"\[simulate.training\] zzz: unknown key; known are \['aircraft_per_hour', 'artefacts'"),
+        (
+            "simulate.training.zzz=2",
+            r"\[simulate.training\] zzz: unknown key; known are \['aircraft_per_hour', 'artefacts'",
+        ),
         ("train.epochs=many", r"\[train\] epochs = 'many': input should be a valid integer"),
         ("train.epochs=0", r"\[train\] epochs = 0: input should be greater than or equal to 1"),
         ("train.learning_rate=-1", r"\[train\] learning_rate = -1: input should be greater than 0"),
