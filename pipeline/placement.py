@@ -25,6 +25,7 @@ from shutterless.pipeline.scene import Rows, Scene, SceneError, SceneSettings
 _LEAST_SEPARATION_PX, _LEAST_GAP_ROWS = 12.0, 12
 # of the peak: below, light counts for nothing, and below its square it is not kept
 _FAINTEST = 1e-9
+_PIECE_ROWS = 2048
 
 
 @dataclass(frozen=True)
@@ -148,15 +149,29 @@ def place_event(
         )
     reached = abs(event.amplitude_e) * unit_rho
     if kind == "eclipse":  # the change is the shadow's, not that of a streak that begins or ends
-        start, stop, peak = event_rows(kind, event.light_curve(len(rows), scene.psf_sigma_px))
+        start, stop, peak = event_rows(kind, light_curve_by_pieces(event, len(rows), scene.psf_sigma_px))
     else:
         start, stop, peak = (first_row + row for row in event_rows(kind, curve))
     return PlacedEvent(event, first_row, curve, first_column, profile, reached, (start, stop, peak), y0)
 
 
+def light_curve_by_pieces(event: Event, n_rows: int, sigma_rows: float) -> np.ndarray:
+    """Light curve of unit amplitude over a file's rows, shape (t,), in the memory of some thousand rows and the result.
+
+    A light curve knows rows only by their distance from the peak. Taken at once, a flare that is long against a row
+    needs a hundred numbers for each.
+    """
+    pieces = [
+        replace(event, row_peak=event.row_peak - start).light_curve(min(_PIECE_ROWS, n_rows - start), sigma_rows)
+        for start in range(0, n_rows, _PIECE_ROWS)
+    ]
+    return np.concatenate(pieces)
+
+
 def _lit_stamp(scene: Scene, event: Event, rows: Rows, y0: float) -> tuple[int, np.ndarray, int, np.ndarray]:
     """First file row, light curve, first column and profile of what an event lights while its place is lit."""
-    curve, first_column, profile = event_stamp(event, len(rows), scene.n_columns, scene.psf_sigma_px)
+    _, first_column, profile = event_stamp(event, 1, scene.n_columns, scene.psf_sigma_px)
+    curve = light_curve_by_pieces(event, len(rows), scene.psf_sigma_px)
     lit = np.flatnonzero(np.abs(curve) > _FAINTEST * _FAINTEST)
     if lit.size == 0:
         raise ValueError("none of its light falls into these rows")
@@ -169,7 +184,7 @@ def _lit_stamp(scene: Scene, event: Event, rows: Rows, y0: float) -> tuple[int, 
 
 def _choose_star(scene: Scene, rng: np.random.Generator, event: Event, rho: float, rows: Rows) -> Event:
     """Put an event on a star that shines by then, on which the amplitude for ``rho`` is plausible or nearly so."""
-    curve = event.light_curve(len(rows), scene.psf_sigma_px)
+    curve = light_curve_by_pieces(event, len(rows), scene.psf_sigma_px)
     reach = 6 * scene.psf_sigma_px
     start, stop, peak = event_rows(event.kind, curve)
     shining = scene.y0 < rows[start] - reach

@@ -48,7 +48,8 @@ def render_blocks(
         draw_photons(rng, mean_electrons(content, block, air), camera.data_of(charge))
         _add_cosmic_rays(camera.data_of(charge), content.cosmic_rays, block)
         adu = camera.read(rng, charge, block)
-        yield camera.data_of(adu), camera.overscan_of(adu)
+        # a view of the overscan would keep the data alive for as long
+        yield camera.data_of(adu), camera.overscan_of(adu).copy()
 
 
 def _add_cosmic_rays(charge_e: np.ndarray, rays: Sequence[CosmicRay], block: slice) -> None:

@@ -11,8 +11,9 @@ from astropy.io import fits
 
 from shutterless.pipeline.artefacts import CosmicRay, PickupBurst
 from shutterless.pipeline.content import AmplifierContent, draw_content
+from shutterless.pipeline.events import EVENT_KINDS, draw_event
 from shutterless.pipeline.frames import FrameError, read_amplifier, read_info
-from shutterless.pipeline.placement import place_event
+from shutterless.pipeline.placement import light_curve_by_pieces, place_event
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.rendering import mean_electrons, render
 from shutterless.pipeline.scene import PIXELS, Scene, SceneError, SceneSettings, draw_scene
@@ -441,3 +442,12 @@ def test_a_cut_simulation_is_not_read_as_whole(starry, tmp_path):
 def test_scene_is_a_value():
     assert isinstance(draw_scene(SceneSettings(), 1, 1), Scene)
     np.testing.assert_array_equal(draw_scene(SceneSettings(), 1, 1).x, draw_scene(SceneSettings(), 1, 1).x)
+
+
+@pytest.mark.parametrize("kind", EVENT_KINDS)
+def test_pieces_make_up_a_light_curve(kind):
+    rng = np.random.default_rng(5)
+    for _ in range(3):
+        event = draw_event(rng, kind, row_rate_hz=300.0, n_rows=7000, x=30.0)
+        whole = event.light_curve(7000, 0.84)
+        np.testing.assert_allclose(light_curve_by_pieces(event, 7000, 0.84), whole, rtol=1e-6, atol=1e-9)
