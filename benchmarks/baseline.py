@@ -1,0 +1,84 @@
+"""What the running level of the baseline takes from the S/N of an event, against its duration.
+
+    python benchmarks/baseline.py
+
+Columns of sky and of an r = 12 star, 16,384 rows of Poisson and read noise; top-hats and flares of optimal S/N 10 and
+50 at random places. The loss is the share of ``Σ s d / √Σ s²`` by which the level of the same noise rises with the event
+in it. Flares are quoted by their FWHM; their tails reach fifteen times as far.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import pandas as pd
+
+from shutterless.pipeline.levels import (
+    BLOCK_ROWS,
+    CLIP_SIGMA,
+    KNOT_BLOCKS,
+    WINDOW_ROWS,
+    block_means,
+    interpolate_blocks,
+    reject_outliers,
+    running_mean,
+)
+from shutterless.pipeline.light_curves import event_light_curve
+
+ROW_RATE_HZ, READ_NOISE_E, SIGMA_ROWS = 300.0, 10.0, 0.84
+LEVELS_E = {"sky": 314.0, "r = 12": 314.0 + 150.0}
+DURATIONS_S = (0.03, 0.1, 0.3, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0)
+SHAPES = {"top-hat": ("burst", {"profile": "tophat"}), "flare": ("flare", {})}
+
+
+def level(electrons: np.ndarray) -> np.ndarray:
+    """Level of every row (t, x) as the calibration makes it."""
+    means = block_means(electrons, BLOCK_ROWS, READ_NOISE_E, CLIP_SIGMA)
+    knots = running_mean(reject_outliers(means), WINDOW_ROWS // BLOCK_ROWS, KNOT_BLOCKS)
+    return interpolate_blocks(knots, 0, len(electrons))
+
+
+def losses(
+    rng: np.random.Generator, n_rows: int, shape: str, duration_s: float, rho: float, sky_e: float, n: int
+) -> np.ndarray:
+    """Share of the S/N lost by ``n`` events, each in a column of its own, that lie inside the file; (n,)."""
+    kind, arguments = SHAPES[shape]
+    rows = duration_s * ROW_RATE_HZ
+    before, after = (0.5 * rows, 0.5 * rows) if shape == "top-hat" else (rows, 6 * rows)
+    quiet = rng.poisson(sky_e, (n_rows, n)) + rng.normal(0, READ_NOISE_E, (n_rows, n))
+    quiet = quiet.astype(np.float32)
+    peaks = rng.uniform(before, n_rows - after, n)
+    curves = np.stack([event_light_curve(kind, n_rows, peak, rows, SIGMA_ROWS, **arguments) for peak in peaks], axis=1)
+    sigma = np.sqrt(sky_e + READ_NOISE_E**2)
+    curves *= rho * sigma / np.linalg.norm(curves, axis=0)
+    taken = level(quiet + curves.astype(np.float32)) - level(quiet)
+    return np.sum(taken * curves, axis=0) / np.sum(curves**2, axis=0)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=16_384)
+    parser.add_argument("--events", type=int, default=96)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(arguments.seed)
+    table = []
+    for shape in SHAPES:
+        for duration_s in DURATIONS_S:
+            row: dict[str, object] = {"shape": shape, "duration (s)": duration_s}
+            reach = duration_s * ROW_RATE_HZ * (1 if shape == "top-hat" else 7)
+            if reach > arguments.rows:
+                continue
+            for name, sky_e in LEVELS_E.items():
+                for rho in (10, 50):
+                    found = losses(rng, arguments.rows, shape, duration_s, rho, sky_e, arguments.events)
+                    row[f"{name}, rho {rho}"] = f"{100 * found.mean():.1f} ({100 * found.max():.1f})"
+            table.append(row)
+    print(f"{arguments.rows} rows; percent of rho that the baseline takes: mean (worst place)")
+    print(pd.DataFrame(table).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
