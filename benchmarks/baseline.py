@@ -3,8 +3,8 @@
     python benchmarks/baseline.py
 
 Columns of sky and of an r = 12 star, 16,384 rows of Poisson and read noise; top-hats and flares of optimal S/N 10 and
-50 at random places. The loss is the share of ``Σ s d / √Σ s²`` by which the level rises with the event in the same noise.
-in it. Flares are quoted by their FWHM; their tails reach fifteen times as far.
+50 at random places. The loss is the share of ``Σ s d / √Σ s²`` by which the level rises with the event in the same
+noise. Flares are quoted by their FWHM; their tails reach fifteen times as far.
 """
 
 from __future__ import annotations
