@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm, poisson
 
 from shutterless.pipeline.background import sky_level
 from shutterless.pipeline.calibrate import Baseline, fit_baseline, iterate_residuals, noise_floor_e2
@@ -27,6 +26,7 @@ from shutterless.pipeline.content import AmplifierContent, draw_content
 from shutterless.pipeline.frames import Frame
 from shutterless.pipeline.levels import BLOCK_ROWS
 from shutterless.pipeline.pocket import noise_gain
+from shutterless.pipeline.quality import expected_tails
 from shutterless.pipeline.readout import Readout
 from shutterless.pipeline.rendering import render
 from shutterless.pipeline.scene import PIXELS, SceneSettings
@@ -166,15 +166,6 @@ class Columns:
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
     """Correlation of two arrays of mean 0, NaN left out."""
     return float(np.nanmean(one * other) / np.sqrt(np.nanmean(one**2) * np.nanmean(other**2)))
-
-
-def expected_tails(sky_e: float, electronic_e: float, limit: float = 5.0) -> tuple[float, float]:
-    """Probability of a sky pixel below -limit and above limit sigma: Poisson, read noise and digitisation."""
-    sigma = np.sqrt(sky_e + electronic_e**2)
-    counts = np.arange(poisson.ppf(1e-14, sky_e), poisson.isf(1e-14, sky_e) + 1)
-    weight, offset = poisson.pmf(counts, sky_e), counts - sky_e
-    below = np.sum(weight * norm.cdf((-limit * sigma - offset) / electronic_e))
-    return float(below), float(np.sum(weight * norm.sf((limit * sigma - offset) / electronic_e)))
 
 
 def main() -> None:

@@ -98,6 +98,7 @@ def _write_entry(frame: Frame, store: Path, name: str, origin: str) -> dict[str,
         bad = restless_columns(statistics, sigma_px)
         residual[bad] = np.nan
         arrays["column_noise"] = np.where(bad, np.nan, statistics["noise"]).astype(np.float32)
+        arrays["column_tails"] = statistics[["lone_below", "lone_above"]].to_numpy(np.int32)
         return writer.finish(
             arrays,
             streaks,

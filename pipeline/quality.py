@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 import pandas as pd
+from scipy.stats import gamma, norm, poisson
 
+from shutterless.pipeline.background import sky_level
 from shutterless.pipeline.levels import BLOCK_ROWS
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.readout import Readout
+from shutterless.pipeline.store import open_amplifier, read_entry
 
 CALM_SIGMA = 5.0  # what lies farther out is an event, an artefact or a tail, and counted as such
+LONE_SIGMA = 3.0  # a tail with nothing so far out beside it is one of the noise: 1 % has by chance, most rays have
 # a column is restless by itself if its slow or fast variance exceeds 1 by so much ...
 MIN_RESTLESS = 0.3
 RESTLESS_SIGMA = 6.0  # ... and by so many of its errors ...
 PSF_SHARE = 0.5  # ... while its neighbours have less than this share of what a point source would give them
 SPECTRUM_ROWS = 2048  # in each stretch of which the spectrum is the mean
+FALSE_PEAKS = 0.01  # peaks that the spectrum of noise may have
+SKY_SHARE = 0.02  # by which the level of a column may differ from the sky's and still be taken for sky
 _COLUMNS_AT_ONCE = 64
+_FIRST_BIN, _MEDIAN_BINS = 8, 32  # below the first, 1/f noise leaves no level to compare with
 
 
 def column_statistics(residual: np.ndarray) -> pd.DataFrame:
@@ -34,16 +45,20 @@ def column_statistics(residual: np.ndarray) -> pd.DataFrame:
     DataFrame, x rows
         ``live`` (unmasked pixels), ``noise`` (standard deviation within `CALM_SIGMA`; 1 is theory), ``slow`` (variance
         of the means of `BLOCK_ROWS` rows over its expectation), ``row_correlation`` (of successive rows),
-        ``column_correlation`` (with the next column), ``above`` and ``below`` (pixels beyond `CALM_SIGMA`). NaN where
-        nothing is unmasked.
+        ``column_correlation`` (with the next column), ``above`` and ``below`` (pixels beyond `CALM_SIGMA`),
+        ``lone_above`` and ``lone_below`` (those of them without one beyond `LONE_SIGMA` among the eight around them:
+        cosmic rays, trails and events are left out). NaN where nothing is unmasked.
     """
     n_columns = residual.shape[0]
-    table = np.empty((n_columns, 7))
+    table = np.empty((n_columns, 9))
     for start in range(0, n_columns, _COLUMNS_AT_ONCE):
         stop = min(start + _COLUMNS_AT_ONCE, n_columns)
-        _measure(residual[start : stop + 1].astype(np.float32), table[start:stop], np.float32(CALM_SIGMA), BLOCK_ROWS)
-    names = ["live", "noise", "slow", "row_correlation", "column_correlation", "above", "below"]
-    return pd.DataFrame(table, columns=names).astype({"live": int, "above": int, "below": int})
+        before = min(start, 1)
+        columns = residual[start - before : stop + 1].astype(np.float32)
+        _measure(columns, before, table[start:stop], np.float32(CALM_SIGMA), np.float32(LONE_SIGMA), BLOCK_ROWS)
+    counts = ["above", "below", "lone_above", "lone_below"]
+    names = ["live", "noise", "slow", "row_correlation", "column_correlation", *counts]
+    return pd.DataFrame(table, columns=names).astype(dict.fromkeys(["live", *counts], int))
 
 
 def restless_columns(statistics: pd.DataFrame, sigma_px: float) -> np.ndarray:
@@ -121,27 +136,237 @@ def pickup_spectrum(row_offset_e: np.ndarray, readout: Readout) -> tuple[np.ndar
         return np.empty(0), np.empty(0)
     series = np.interp(np.arange(len(series)), np.flatnonzero(known), series[known])
     window = np.hanning(length)
-    starts = range(0, len(series) - length + 1, max(length // 2, 1))
-    stretches = np.stack([series[start : start + length] for start in starts])
+    stretches = np.stack([series[start : start + length] for start in _stretch_starts(len(series))])
     stretches -= stretches.mean(axis=1, keepdims=True)
     power = np.mean(np.abs(np.fft.rfft(window * stretches, axis=1)) ** 2, axis=0)
     return np.fft.rfftfreq(length, 1 / readout.row_rate_hz), 2 * np.sqrt(power) / window.sum()
 
 
+def _stretch_starts(n_rows: int) -> range:
+    length = min(SPECTRUM_ROWS, n_rows)
+    return range(0, n_rows - length + 1, max(length // 2, 1))
+
+
+def pickup_peaks(frequency_hz: np.ndarray, amplitude_e: np.ndarray, n_rows: int) -> pd.DataFrame:
+    """Lines of a spectrum that stand above what surrounds them by more than noise would.
+
+    Parameters
+    ----------
+    frequency_hz, amplitude_e : ndarray, shape (f,)
+        From `pickup_spectrum`.
+    n_rows : int
+        Of the series, which says over how many stretches the spectrum is a mean.
+
+    Returns
+    -------
+    DataFrame
+        ``frequency_hz`` and ``amplitude_e`` of the sinusoid, ``times_median`` (its bin over the median of those
+        around); the strongest first. Noise alone has 0.02 to 0.04 of them, more than `FALSE_PEAKS`,
+        for medians of few bins scatter.
+
+    Notes
+    -----
+    The mean power of ``n`` Hann windows that overlap by half is gamma-distributed for noise, of shape
+    ``n / (1 + (n - 1) / 18 n)``, since neighbouring ones are correlated by 1/6 (Welch 1967). A sinusoid between two
+    bins, ``d`` from the nearest, has ``(1 + d) / (2 - d)`` as much in the next as in that, and there
+    ``sinc(d) / (1 - d²)`` of its amplitude, as the transform of a Hann window says.
+    """
+    n = len(_stretch_starts(n_rows))
+    shape = n / (1 + 2 / 36 * (n - 1) / n)
+    limit = np.sqrt(gamma.isf(FALSE_PEAKS / max(len(amplitude_e), 1), shape) / gamma.median(shape))
+    rows = []
+    for k in range(_FIRST_BIN, len(amplitude_e) - 1):
+        reach = min(k // 2, _MEDIAN_BINS)  # narrower where 1/f noise is steep
+        ratio = amplitude_e[k] / np.median(amplitude_e[k - reach : k + reach + 1])
+        if ratio > limit and amplitude_e[k] == amplitude_e[k - 2 : k + 3].max():
+            side = 1 if amplitude_e[k + 1] > amplitude_e[k - 1] else -1
+            beside = amplitude_e[k + side] / amplitude_e[k]
+            offset = float(np.clip((2 * beside - 1) / (1 + beside), 0, 0.5))
+            amplitude = amplitude_e[k] * (1 - offset**2) / np.sinc(offset)
+            rows.append((frequency_hz[k] + side * offset * frequency_hz[1], amplitude, ratio))
+    peaks = pd.DataFrame(rows, columns=["frequency_hz", "amplitude_e", "times_median"], dtype=float)
+    return peaks.sort_values("times_median", ascending=False, ignore_index=True)
+
+
+def expected_tails(level_e: float, electronic_e: float, limit: float = CALM_SIGMA) -> tuple[float, float]:
+    """Probability of a pixel below -limit and above limit sigma, of Poisson and Gaussian electronic noise.
+
+    Parameters
+    ----------
+    level_e : float
+        Electrons per pixel.
+    electronic_e : float
+        Read noise and digitisation (electrons, rms).
+    limit : float
+        In units of √(level + electronic²).
+
+    Returns
+    -------
+    below, above : float
+        A Gaussian has 2.9e-7 in each beyond 5; the skewness of Poisson moves them apart.
+    """
+    sigma = np.sqrt(level_e + electronic_e**2)
+    counts = np.arange(poisson.ppf(1e-14, level_e), poisson.isf(1e-14, level_e) + 1)
+    weight, offset = poisson.pmf(counts, level_e), counts - level_e
+    below = np.sum(weight * norm.cdf((-limit * sigma - offset) / electronic_e))
+    return float(below), float(np.sum(weight * norm.sf((limit * sigma - offset) / electronic_e)))
+
+
+def masked_fractions(residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How much of each column and of each row is masked.
+
+    Parameters
+    ----------
+    residual : ndarray of float16, shape (x, t)
+        NaN where masked.
+
+    Returns
+    -------
+    by_column : ndarray of float64, shape (x,)
+    by_row : ndarray of float64, shape (t,)
+        Of the columns that are not masked from end to end; 1 where there is none.
+    """
+    n_columns, n_rows = residual.shape
+    by_column, in_row, n_live = np.empty(n_columns), np.zeros(n_rows), 0
+    for start in range(0, n_columns, _COLUMNS_AT_ONCE):
+        masked = np.isnan(residual[start : start + _COLUMNS_AT_ONCE])
+        by_column[start : start + len(masked)] = masked.mean(axis=1)
+        live = ~masked.all(axis=1)
+        in_row += masked[live].sum(axis=0)
+        n_live += int(live.sum())
+    return by_column, in_row / n_live if n_live else np.ones(n_rows)
+
+
+@dataclass(frozen=True)
+class AmplifierQuality:
+    """What the ingest of an amplifier noted of its quality.
+
+    Parameters
+    ----------
+    entry : str
+        Folder in the store.
+    numbers : mapping
+        Description of the entry; an older version wrote less into it.
+    readout : Readout
+    n_rows, n_columns : int
+    level_e, sigma_e : ndarray of float32, shape (x, b)
+        Baseline and noise (electrons per pixel) every `BLOCK_ROWS` rows.
+    column_noise : ndarray of float32, shape (x,), or None
+        Noise over theory; NaN where a column is masked from end to end. None in an entry of an older version.
+    column_tails : ndarray of int32, shape (x, 2), or None
+        Lone pixels below and above `CALM_SIGMA`.
+    row_offset_e : ndarray of float32, shape (t,), or None
+        What all columns of a row share (electrons).
+    """
+
+    entry: str
+    numbers: Mapping[str, Any]
+    readout: Readout
+    n_rows: int
+    n_columns: int
+    level_e: np.ndarray
+    sigma_e: np.ndarray
+    column_noise: np.ndarray | None
+    column_tails: np.ndarray | None
+    row_offset_e: np.ndarray | None
+
+    @property
+    def live_hours(self) -> float:
+        """Amplifier-hours of unmasked pixels: pixel-rows / (columns × row rate × 3600)."""
+        return self.numbers["live_pixel_rows"] / (self.n_columns * self.readout.row_rate_hz * 3600)
+
+    @cached_property
+    def sky(self) -> np.ndarray:
+        """Columns without a star, a ghost or a mask from end to end: level as the sky's by `SKY_SHARE` or 3 errors."""
+        level = self.level_e.mean(axis=1, dtype=np.float64)
+        middle = sky_level(level)
+        error = np.median(self.sigma_e) / np.sqrt(self.n_rows)
+        sky = np.abs(level - middle) < max(SKY_SHARE * abs(middle), 3 * error)
+        return sky if self.column_noise is None else sky & np.isfinite(self.column_noise)
+
+    @cached_property
+    def sky_noise(self) -> float:
+        """Noise over theory of all calm pixels of the sky columns; NaN if unknown."""
+        if self.column_noise is None or not self.sky.any():
+            return np.nan
+        return float(np.sqrt(np.mean(self.column_noise[self.sky].astype(np.float64) ** 2)))
+
+    def tails(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lone pixels of the sky columns beyond `CALM_SIGMA`, and how many photon and read noise would have.
+
+        Returns
+        -------
+        found, expected : ndarray of float64, shape (2,)
+            Below and above; NaN if unknown.
+        """
+        if self.column_tails is None or self.column_noise is None or not self.sky.any():
+            return np.full(2, np.nan), np.full(2, np.nan)
+        found = self.column_tails[self.sky].sum(axis=0).astype(np.float64)
+        light = np.maximum(self.level_e[self.sky].astype(np.float64), 0)
+        floor_e2 = np.median(self.sigma_e[self.sky].astype(np.float64) ** 2 - light)
+        level = np.median(light, axis=0)
+        grid = np.linspace(level.min(), level.max(), 2 if np.ptp(level) < SKY_SHARE * level.max() else 16)
+        probability = np.array([expected_tails(step, np.sqrt(floor_e2)) for step in grid])
+        share = [np.interp(level, grid, column).mean() for column in probability.T]
+        live = self.numbers["live_pixel_rows"] / max(np.isfinite(self.column_noise).sum(), 1) * self.sky.sum()
+        return found, np.array(share) * live
+
+
+def read_quality(store: str | Path, entry: str) -> AmplifierQuality:
+    """Read what the ingest of an amplifier noted of its quality.
+
+    Raises
+    ------
+    StoreError
+        If the entry is absent or of another version.
+    """
+    amplifier = open_amplifier(store, entry)
+    folder = Path(store) / entry
+    arrays = {}
+    for name in ("column_noise", "column_tails", "row_offset_e"):
+        path = folder / f"{name}.npy"
+        arrays[name] = np.load(path) if path.is_file() else None
+    return AmplifierQuality(
+        entry,
+        read_entry(Path(store), entry) or {},
+        amplifier.readout,
+        amplifier.n_rows,
+        amplifier.n_columns,
+        amplifier.baseline_e[0],
+        amplifier.sigma_e[0],
+        **arrays,
+    )
+
+
 @numba.njit(cache=True, nogil=True)
-def _measure(residual, table, calm, block_rows):  # pragma: no cover - compiled
-    """Statistics of all but the last of some columns, which is there to be compared with (unless it is their last)."""
-    n_columns, n_rows = table.shape[0], residual.shape[1]
-    for x in range(n_columns):
-        live = within = above = below = pairs = across = blocks = in_block = 0
+def _is_lone(residual, x, t, limit):  # pragma: no cover - compiled
+    """Whether none of the eight pixels around one is beyond the limit."""
+    for column in range(max(x - 1, 0), min(x + 2, residual.shape[0])):
+        for row in range(max(t - 1, 0), min(t + 2, residual.shape[1])):
+            if (column != x or row != t) and abs(residual[column, row]) > limit:
+                return False
+    return True
+
+
+@numba.njit(cache=True, nogil=True)
+def _measure(residual, first, table, calm, lone, block_rows):  # pragma: no cover - compiled
+    """Statistics of columns from the first on, one for each row of the table; those around are for comparison."""
+    n_rows = residual.shape[1]
+    for i in range(table.shape[0]):
+        x = first + i
+        live = within = above = below = lone_above = lone_below = pairs = across = blocks = in_block = 0
         squares = lagged = beside = slow = total = 0.0
         previous = np.float32(np.nan)
         for t in range(n_rows):
             value = residual[x, t]
             if value == value:
                 live += 1
-                above += value > calm
-                below += value < -calm
+                if value > calm:
+                    above += 1
+                    lone_above += _is_lone(residual, x, t, lone)
+                elif value < -calm:
+                    below += 1
+                    lone_below += _is_lone(residual, x, t, lone)
             if abs(value) < calm:
                 within += 1
                 squares += value * value
@@ -160,9 +385,10 @@ def _measure(residual, table, calm, block_rows):  # pragma: no cover - compiled
                     blocks += 1
                 total, in_block = 0.0, 0
         variance = squares / within if within else np.nan
-        table[x, 0] = live
-        table[x, 1] = np.sqrt(variance)
-        table[x, 2] = slow / blocks if blocks else np.nan
-        table[x, 3] = lagged / pairs / variance if pairs and variance > 0 else np.nan
-        table[x, 4] = beside / across / variance if across and variance > 0 else np.nan
-        table[x, 5], table[x, 6] = above, below
+        table[i, 0] = live
+        table[i, 1] = np.sqrt(variance)
+        table[i, 2] = slow / blocks if blocks else np.nan
+        table[i, 3] = lagged / pairs / variance if pairs and variance > 0 else np.nan
+        table[i, 4] = beside / across / variance if across and variance > 0 else np.nan
+        table[i, 5], table[i, 6] = above, below
+        table[i, 7], table[i, 8] = lone_above, lone_below

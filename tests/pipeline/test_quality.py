@@ -1,12 +1,22 @@
-"""Statistics of columns, put in and found; who is restless alone; the spectrum of a sine."""
+"""Statistics of columns, put in and found; who is restless alone; sines in a spectrum; what a store tells of it all."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from shutterless.pipeline.psf import pixel_profile
-from shutterless.pipeline.quality import column_statistics, pickup_spectrum, restless_columns, summarise_quality
+from shutterless.pipeline.quality import (
+    column_statistics,
+    expected_tails,
+    masked_fractions,
+    pickup_peaks,
+    pickup_spectrum,
+    read_quality,
+    restless_columns,
+    summarise_quality,
+)
 from shutterless.pipeline.readout import Readout
+from shutterless.pipeline.store import EntryWriter, StoreError
 
 READOUT = Readout(300.0, 6.2, 10.0, 48_000.0, 3080)
 SIGMA_PX = 0.84
@@ -41,6 +51,20 @@ def test_tails_and_masked_pixels_are_counted_apart():
     residual[1, 10:20] = np.nan
     table = column_statistics(residual)
     assert table[["live", "above", "below"]].to_numpy().tolist() == [[640, 2, 1], [630, 0, 0]]
+
+
+def test_tails_in_company_are_not_lone():
+    """A cosmic ray of two pixels is not, nor one whose diagonal neighbour is at 4 sigma; noise beside it is."""
+    residual = np.zeros((70, 640), dtype=np.float16)
+    residual[10, 10:12] = 8
+    residual[63, 20], residual[64, 21] = 8, -4  # neighbours across the columns measured together
+    residual[64, 40], residual[63, 39] = 8, 2
+    residual[69, 639] = -6
+    residual[0, 0], residual[0, 1] = 6, np.nan
+    table = column_statistics(residual)
+    assert (int(table["above"].sum()), int(table["below"].sum())) == (5, 1)
+    assert table["lone_above"].to_numpy().nonzero()[0].tolist() == [0, 64]
+    assert table["lone_below"].to_numpy().nonzero()[0].tolist() == [69]
 
 
 def test_a_column_without_a_live_pixel_has_no_noise():
@@ -99,3 +123,109 @@ def test_spectrum_shows_a_sine_with_its_amplitude():
 def test_nothing_has_no_spectrum(offsets):
     frequency, amplitude = pickup_spectrum(offsets, READOUT)
     assert frequency.size == amplitude.size == 0
+
+
+def test_peaks_are_sines_with_their_frequency_and_amplitude():
+    """One between two bins of 300 / 2048 Hz, and one on a bin, under noise of 3 electrons."""
+    n_rows = 16_384
+    t = np.arange(n_rows) / 300
+    offsets = 3 * np.random.default_rng(4).standard_normal(n_rows)
+    offsets += 2.0 * np.sin(2 * np.pi * 60 * t) + 1.0 * np.sin(2 * np.pi * 100 * 300 / 2048 * t + 1)
+    peaks = pickup_peaks(*pickup_spectrum(offsets, READOUT), n_rows)
+    np.testing.assert_allclose(peaks["frequency_hz"], [60, 14.648], atol=0.02)
+    np.testing.assert_allclose(peaks["amplitude_e"], [2, 1], atol=0.15)  # noise has 0.08 in a bin
+    assert peaks["times_median"].is_monotonic_decreasing
+
+
+def test_noise_and_drift_have_no_peaks():
+    """White noise, and a random walk, whose power falls by four in each octave."""
+    rng = np.random.default_rng(5)
+    white = rng.standard_normal((30, 8000))
+    walks = 0.1 * np.cumsum(rng.standard_normal((30, 8000)), axis=1) + white
+    n_peaks = [len(pickup_peaks(*pickup_spectrum(series, READOUT), 8000)) for series in (*white, *walks)]
+    assert sum(n_peaks) <= 6  # 2.4 expected
+
+
+def test_nothing_has_no_peaks():
+    peaks = pickup_peaks(np.empty(0), np.empty(0), 0)
+    assert peaks.columns.tolist() == ["frequency_hz", "amplitude_e", "times_median"]
+    assert peaks.empty
+
+
+def test_tails_of_bright_pixels_are_gaussian_and_those_of_faint_ones_skew():
+    gaussian = 2.8665e-7  # one side, beyond 5
+    assert expected_tails(1e7, 10.0) == pytest.approx((gaussian, gaussian), rel=0.05)
+    below, above = expected_tails(314.0, 10.0)
+    assert below < gaussian / 2
+    assert above > 1.8 * gaussian
+
+
+def test_tails_agree_with_numbers_drawn():
+    rng = np.random.default_rng(6)
+    drawn = rng.poisson(50, 2_000_000) - 50 + rng.normal(0, 5, 2_000_000)
+    for share, expected in zip((drawn < -3 * 75**0.5, drawn > 3 * 75**0.5), expected_tails(50, 5, 3), strict=True):
+        assert share.mean() == pytest.approx(expected, abs=5 * np.sqrt(expected / 2_000_000))
+
+
+def test_masked_fractions_count_rows_of_columns_that_live():
+    residual = np.zeros((4, 5), dtype=np.float16)
+    residual[1] = np.nan
+    residual[2:, 3] = np.nan
+    by_column, by_row = masked_fractions(residual)
+    np.testing.assert_allclose(by_column, [0, 1, 0.2, 0.2])
+    np.testing.assert_allclose(by_row, [0, 0, 0, 2 / 3, 0])
+    assert (masked_fractions(np.full((2, 3), np.nan, np.float16))[1] == 1).all()
+
+
+def write_entry(store, *, level_e=300.0, tails=None, noise=None, **arrays):
+    """An amplifier of 200 columns and 6,400 rows with a star on columns 50 to 54; arrays as given."""
+    baseline = np.full((1, 200, 100), level_e, dtype=np.float32)
+    baseline[0, 50:55] *= 2
+    arrays |= {"baseline_e": baseline, "sigma_e": np.sqrt(baseline + 104), "row_residual": np.zeros(6400, np.float32)}
+    arrays |= {} if noise is None else {"column_noise": noise.astype(np.float32)}
+    arrays |= {} if tails is None else {"column_tails": tails}
+    description = {"file": "a.fits", "readout": READOUT.to_dict(), "psf_sigma_px": 0.84, "live_pixel_rows": 1_080_000}
+    with EntryWriter(store, "a_c01_q1", n_columns=200, n_rows=6400) as writer:
+        writer.residual[:] = 0
+        writer.finish(arrays, pd.DataFrame({"x": [52.0]}), description)
+    return read_quality(store, "a_c01_q1")
+
+
+def test_quality_of_the_sky_leaves_out_the_star_and_bad_columns(tmp_path):
+    noise = np.ones(200)
+    noise[50:55], noise[100:120] = 3.0, np.nan
+    noise[:87] += np.where(np.arange(87) < 50, 0.01, 0)
+    tails = np.tile(np.array([[1, 2]], dtype=np.int32), (200, 1))
+    quality = write_entry(tmp_path, noise=noise, tails=tails)
+    assert quality.sky.sum() == 175
+    assert quality.sky_noise == pytest.approx(np.sqrt((50 * 1.01**2 + 125) / 175), rel=1e-6)
+    found, expected = quality.tails()
+    assert found.tolist() == [175, 350]
+    share = np.array(expected_tails(300, np.sqrt(104)))
+    np.testing.assert_allclose(expected, share * 1_080_000 / 180 * 175, rtol=1e-3)
+    assert quality.live_hours == pytest.approx(1_080_000 / (200 * 300 * 3600))
+
+
+def test_tails_of_a_ramp_are_expected_at_the_level_of_each_row(tmp_path):
+    """Half of the rows have no light, half 600 electrons."""
+    level = np.where(np.arange(100) < 50, 0.001, 600.0)
+    ones = np.ones(200)
+    quality = write_entry(tmp_path, level_e=level, noise=ones, tails=np.zeros((200, 2), dtype=np.int32))
+    dark, bright = np.array(expected_tails(0.001, np.sqrt(104))), np.array(expected_tails(600, np.sqrt(104)))
+    _, expected = quality.tails()
+    np.testing.assert_allclose(expected, (dark + bright) / 2 * 1_080_000 / 200 * 195, rtol=0.01)
+
+
+def test_entry_of_an_older_version_has_no_noise_and_no_tails(tmp_path):
+    quality = write_entry(tmp_path)
+    assert quality.column_noise is None
+    assert quality.column_tails is None
+    assert quality.row_offset_e is None
+    assert np.isnan(quality.sky_noise)
+    assert np.isnan(quality.tails()).all()
+    assert quality.sky.sum() == 195
+
+
+def test_absent_entry_is_refused(tmp_path):
+    with pytest.raises(StoreError, match="no finished entry 'b_c01_q1' of version 1; ingest it again"):
+        read_quality(tmp_path, "b_c01_q1")
