@@ -3,9 +3,10 @@
     python benchmarks/calibration.py --amplifiers 2
 
 Simulated amplifiers of 16,384 rows in the steady state: atmosphere, cosmic rays, pickup, drift, pocket effect, hot
-columns, traps, dropped rows, satellites, aircraft, meteors, ghosts. Pixels that an artefact reaches are left out by the truth.
-Prints, after every step, the noise over its expectation in sky columns and in the seven columns of lone streaks, the
-correlation of neighbouring rows and columns of sky, and at the end the tails at 5 sigma against Poisson and read noise.
+columns, traps, dropped rows, satellites, aircraft, meteors, ghosts. Pixels that an artefact reaches are left out by the
+truth. Prints, after every step, the noise over its expectation in sky columns and in the seven columns of lone
+streaks, the correlation of neighbouring rows and columns of sky, and at the end the tails at 5 sigma against Poisson and
+read noise.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def steps(frame: Frame) -> Iterator[tuple[str, np.ndarray]]:
         subtract_motion(residual, streak, motion)
     yield "+ shared motion", residual.copy()
     for streak in bright:
-        subtract_own_motion(residual, streak, sigma_px)
+        subtract_own_motion(residual, streak, sigma_px, streaks["x"].to_numpy())
     yield "+ own motion", residual
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -9,14 +11,24 @@ from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.readout import Readout
 from shutterless.pipeline.shared_motion import Streak, bright_streaks, learn_motion, subtract_motion
 
-WINDOWS = (5, 9, 17, 33)  # rows over which the amplitude of a mode may be averaged; motion changes in about 30
+# rows over which the amplitude of a mode may be averaged; motion changes in about 30, focus in some hundred
+WINDOWS = (5, 9, 17, 33, 65, 129)
 MIN_GAIN = 0.01  # of the variance of a mode's amplitude that must be predicted before anything is subtracted
 CLIP_SIGMA = 5.0
+MAX_COMPANIONS = 3  # streaks within the modelled columns that are fitted along: an event on one is no motion
+MIN_SEPARATION_PX = 1.2  # closer ones cannot be told from the motion of one
 _STEP = 0.01
 
 
-def streak_modes(x: float, flux_e_row: float, sigma_px: float, sigma_e: np.ndarray, first_column: int) -> np.ndarray:
-    """What motion along x and a change of width do to a streak, orthogonal to its flux and to each other.
+def streak_modes(
+    x: float,
+    flux_e_row: float,
+    sigma_px: float,
+    sigma_e: np.ndarray,
+    first_column: int,
+    companions: Sequence[float] = (),
+) -> tuple[np.ndarray, np.ndarray]:
+    """What motion along x and a change of width do to a streak, and how to measure each without its flux.
 
     Parameters
     ----------
@@ -27,24 +39,24 @@ def streak_modes(x: float, flux_e_row: float, sigma_px: float, sigma_e: np.ndarr
     sigma_e : ndarray, shape (w,)
         Noise of the columns (electrons) from ``first_column`` on.
     first_column : int
+    companions : sequence of float
+        Positions of other streaks (pixels).
 
     Returns
     -------
-    ndarray, shape (2, w)
-        ``F/σ dP/dx`` and ``F/σ dP/dσ_px`` with what is parallel to ``P/σ`` taken out (Gram–Schmidt), so that an event
-        on the star, whose shape is ``P/σ``, has no part in them.
+    modes : ndarray, shape (2, w)
+        ``F/σ dP/dx`` (per pixel) and ``F/σ dP/dσ`` (per pixel).
+    estimators : ndarray, shape (2, w)
+        Rows of the pseudo-inverse of (``P/σ``, the modes, and ``P/σ`` of every companion): times a residual they give
+        the amplitude of each mode, and nothing for an event on the star or a companion.
     """
     offsets = first_column + np.arange(len(sigma_e)) - x
     profile = pixel_profile(offsets, sigma_px)
     shift = (pixel_profile(offsets - _STEP, sigma_px) - pixel_profile(offsets + _STEP, sigma_px)) / (2 * _STEP)
     widen = (pixel_profile(offsets, sigma_px + _STEP) - pixel_profile(offsets, sigma_px - _STEP)) / (2 * _STEP)
-    basis = [profile / sigma_e]
-    for mode in (shift, widen):
-        vector = flux_e_row * mode / sigma_e
-        for known in basis:
-            vector = vector - known * (vector @ known) / (known @ known)
-        basis.append(vector)
-    return np.array(basis[1:])
+    beside = [pixel_profile(offsets - (other - x), sigma_px) for other in companions]
+    design = np.array([flux_e_row * shift, flux_e_row * widen, profile, *beside]) / sigma_e
+    return design[:2], np.linalg.pinv(design.T)[:2]
 
 
 def predict_amplitude(amplitude: np.ndarray, noise: float) -> np.ndarray | None:
@@ -113,7 +125,8 @@ def clean_streaks(
     Notes
     -----
     First what the stars share in star time (`shared_motion`), then what each star's own neighbouring rows still
-    predict of its motion and focus. The second never touches a star's flux, the first only as the others say.
+    predict of its motion and focus: of two stars in one column, say, which move at different times. That is measured
+    orthogonally to the flux of the star and its neighbours, so no event on them has a part in it.
     """
     bright, crowding = bright_streaks(sigma_e, level_e, sky_e, streaks, sigma_px, readout)
     motion = learn_motion(residual, bright, crowding, sigma_px, readout.n_transit)
@@ -121,13 +134,14 @@ def clean_streaks(
     for streak in bright:
         if motion is not None and subtract_motion(residual, streak, motion):
             moved.add(streak.streak_id)
+    everyone = streaks["x"].to_numpy()
     for streak in bright:
-        if subtract_own_motion(residual, streak, sigma_px):
+        if subtract_own_motion(residual, streak, sigma_px, everyone):
             moved.add(streak.streak_id)
     return len(moved)
 
 
-def subtract_own_motion(residual: np.ndarray, streak: Streak, sigma_px: float) -> bool:
+def subtract_own_motion(residual: np.ndarray, streak: Streak, sigma_px: float, everyone: np.ndarray) -> bool:
     """Take out of one streak, in place, the motion and focus that its own neighbouring rows predict.
 
     Parameters
@@ -136,27 +150,32 @@ def subtract_own_motion(residual: np.ndarray, streak: Streak, sigma_px: float) -
     streak : Streak
     sigma_px : float
         Width of the mean point-spread function.
+    everyone : ndarray, shape (s,)
+        Positions of all streaks; events on those nearby are not taken for motion.
 
     Returns
     -------
     bool
         Whether anything was predicted.
     """
-    patch = residual[streak.columns].astype(np.float32)
+    columns = streak.columns
+    near = everyone[(everyone > columns.start - 1) & (everyone < columns.stop)]
+    near = near[np.abs(near - streak.x) > MIN_SEPARATION_PX]
+    companions = near[np.argsort(np.abs(near - streak.x))[:MAX_COMPANIONS]]
     noise_e = streak.sigma_e.mean(axis=1)
-    modes = streak_modes(streak.x, streak.flux_e_row, sigma_px, noise_e, streak.columns.start)
-    correction = _predict_motion(np.nan_to_num(patch), modes)
+    modes, estimators = streak_modes(streak.x, streak.flux_e_row, sigma_px, noise_e, columns.start, companions)
+    patch = residual[columns].astype(np.float32)
+    correction = _predict_motion(np.nan_to_num(patch), modes, estimators)
     if correction is not None:
-        residual[streak.columns] = patch - correction
+        residual[columns] = patch - correction
     return correction is not None
 
 
-def _predict_motion(patch: np.ndarray, modes: np.ndarray) -> np.ndarray | None:
+def _predict_motion(patch: np.ndarray, modes: np.ndarray, estimators: np.ndarray) -> np.ndarray | None:
     """What is predicted of each mode, in σ, (w, t); None where nothing is."""
     correction = None
-    for mode in modes:
-        power = float(mode @ mode)
-        predicted = predict_amplitude(mode @ patch / power, 1 / np.sqrt(power))
+    for mode, estimator in zip(modes, estimators, strict=True):
+        predicted = predict_amplitude(estimator @ patch, float(np.linalg.norm(estimator)))
         if predicted is not None:
             part = np.outer(mode, predicted)
             correction = part if correction is None else correction + part

@@ -16,6 +16,7 @@ from shutterless.pipeline.calibrate import Baseline, fit_baseline, iterate_resid
 from shutterless.pipeline.cleaning import clean_streaks
 from shutterless.pipeline.frames import Frame, frame_stem, read_amplifier, read_info
 from shutterless.pipeline.levels import BLOCK_ROWS
+from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.quality import column_statistics, restless_columns, summarise_quality
 from shutterless.pipeline.store import MANIFEST_COLUMNS, EntryWriter, entry_name, read_entry
 from shutterless.pipeline.streaks import collapse_profile, find_streaks
@@ -95,7 +96,8 @@ def _write_entry(frame: Frame, store: Path, name: str, origin: str) -> dict[str,
             residual, arrays["sigma_e"][0], steady, sky_level(steady), streaks, sigma_px, frame.readout
         )
         statistics = column_statistics(residual)
-        bad = restless_columns(statistics, sigma_px)
+        bright = streaks["flux_e_row"].to_numpy() * pixel_profile(0, sigma_px) > np.median(arrays["sigma_e"])
+        bad = restless_columns(statistics, sigma_px, streaks["x"].to_numpy()[bright])
         residual[bad] = np.nan
         arrays["column_noise"] = np.where(bad, np.nan, statistics["noise"]).astype(np.float32)
         arrays["column_tails"] = statistics[["lone_below", "lone_above"]].to_numpy(np.int32)

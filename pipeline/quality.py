@@ -25,6 +25,7 @@ LONE_SIGMA = 3.0  # a tail with nothing so far out beside it is one of the noise
 MIN_RESTLESS = 0.3
 RESTLESS_SIGMA = 6.0  # ... and by so many of its errors ...
 PSF_SHARE = 0.5  # ... while its neighbours have less than this share of what a point source would give them
+STREAK_PX = 4.0
 SPECTRUM_ROWS = 2048  # in each stretch of which the spectrum is the mean
 FALSE_PEAKS = 0.01  # peaks that the spectrum of noise may have
 SKY_SHARE = 0.02  # by which the level of a column may differ from the sky's and still be taken for sky
@@ -61,7 +62,7 @@ def column_statistics(residual: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(table, columns=names).astype(dict.fromkeys(["live", *counts], int))
 
 
-def restless_columns(statistics: pd.DataFrame, sigma_px: float) -> np.ndarray:
+def restless_columns(statistics: pd.DataFrame, sigma_px: float, bright_x: np.ndarray) -> np.ndarray:
     """Columns that vary alone, as hot pixels that blink and traps do and no star does.
 
     Parameters
@@ -70,6 +71,9 @@ def restless_columns(statistics: pd.DataFrame, sigma_px: float) -> np.ndarray:
         From `column_statistics`.
     sigma_px : float
         Width of the point-spread function (pixels).
+    bright_x : ndarray, shape (s,)
+        Columns of bright streaks: what cleaning leaves of one need not look like a point source, so the columns within
+        `STREAK_PX` of it are let be.
 
     Returns
     -------
@@ -87,6 +91,9 @@ def restless_columns(statistics: pd.DataFrame, sigma_px: float) -> np.ndarray:
         beside = np.maximum(np.maximum(padded[:-2], padded[2:]), 0)
         error = np.sqrt(2 / np.maximum(degrees, 1))
         restless |= (excess > MIN_RESTLESS) & (excess > RESTLESS_SIGMA * error) & (beside < flanks * excess)
+    columns = np.arange(len(statistics))
+    for x in bright_x:
+        restless[np.abs(columns - x) <= STREAK_PX] = False
     return restless
 
 

@@ -71,7 +71,7 @@ def test_a_column_without_a_live_pixel_has_no_noise():
     table = column_statistics(np.full((1, 100), np.nan, dtype=np.float16))
     assert table["live"].iloc[0] == 0
     assert table[["noise", "slow", "row_correlation"]].isna().all().all()
-    assert not restless_columns(table, SIGMA_PX).any()
+    assert not restless_columns(table, SIGMA_PX, np.empty(0)).any()
 
 
 def test_a_blinking_column_is_restless_and_a_varying_star_is_not():
@@ -81,7 +81,9 @@ def test_a_blinking_column_is_restless_and_a_varying_star_is_not():
     residual[35:46] += 3 * np.outer(pixel_profile(np.arange(-5, 6), SIGMA_PX), blink)
     residual[50] += 0.8 * np.random.default_rng(2).standard_normal(20_000)  # noisier by itself, row by row
     table = column_statistics(residual.astype(np.float16))
-    np.testing.assert_array_equal(np.flatnonzero(restless_columns(table, SIGMA_PX)), [20, 50])
+    np.testing.assert_array_equal(np.flatnonzero(restless_columns(table, SIGMA_PX, np.empty(0))), [20, 50])
+    # under a bright streak nobody can tell
+    np.testing.assert_array_equal(np.flatnonzero(restless_columns(table, SIGMA_PX, np.array([18.3]))), [50])
 
 
 def test_summary_leaves_bad_columns_out():
