@@ -5,8 +5,8 @@
 Simulated amplifiers of 16,384 rows in the steady state: atmosphere, cosmic rays, pickup, drift, pocket effect, hot
 columns, traps, dropped rows, satellites, aircraft, meteors, ghosts. Pixels that an artefact reaches are left out by the
 truth. Prints, after every step, the noise over its expectation in sky columns and in the seven columns of lone
-streaks, the correlation of neighbouring rows and columns of sky, and at the end the tails at 5 sigma against Poisson and
-read noise.
+streaks, the correlation of neighbouring rows and columns of sky, and at the end the tails at 5 sigma against Poisson
+and read noise.
 """
 
 from __future__ import annotations
