@@ -16,7 +16,7 @@ _TABLE = 4096  # entries per table; the powers below are interpolated to 2e-4 of
 _N_ITERATIONS = (
     2  # of the inverse; each leaves a twentieth of the error, on the flank of a star 0.1 electrons after two
 )
-_ROWS_ABREAST = 16
+_ROWS_ABREAST = 16  # rows go side by side through the register: each alone waits for every pixel's result
 _BUMP_E, _REACH = 8.0, 12  # electrons, and columns over which the pocket gives back what it took
 
 
@@ -82,8 +82,7 @@ def remove_pocket(electrons: np.ndarray, effect: PocketEffect) -> None:
     Notes
     -----
     The filling follows from what was read, pixel by pixel. ``n = read - out + in(n)`` is found by fixed-point
-    iteration from what the pixel before gave up, on rows side by side, since a row alone waits for each pixel's result.
-    Negative readings capture nothing.
+    iteration from what the pixel before gave up. Negative readings capture nothing.
     """
     if effect.capacity_e > 0:
         release, capture = effect.tables()
@@ -121,19 +120,23 @@ def _look_up(table, place):  # pragma: no cover - compiled
     return table[i] + (place - np.float32(i)) * (table[i + 1] - table[i])
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _apply(electrons, capacity, full_well, release, capture):  # pragma: no cover - compiled
-    for t in range(electrons.shape[0]):
-        held = 0.0
-        for x in range(electrons.shape[1]):
-            charge = max(electrons[t, x], 0.0)
-            filling = np.float32(held / capacity)
-            out = min(capacity * _look_up(release, filling), held)
-            room = capacity * _look_up(release, 1 - filling)
-            taken = room * _look_up(capture, np.float32(np.sqrt(charge / full_well)))
-            taken = min(taken, charge)
-            electrons[t, x] += out - taken
-            held += taken - out
+    n_rows, n_columns = electrons.shape
+    held = np.empty(_ROWS_ABREAST)
+    per_capacity, per_full_well = 1 / capacity, 1 / full_well
+    for first in range(0, n_rows, _ROWS_ABREAST):
+        rows = min(_ROWS_ABREAST, n_rows - first)
+        held[:] = 0
+        for x in range(n_columns):
+            for k in range(rows):
+                charge = max(electrons[first + k, x], 0.0)
+                filling = np.float32(held[k] * per_capacity)
+                out = min(capacity * _look_up(release, filling), held[k])
+                room = capacity * _look_up(release, 1 - filling)
+                taken = min(room * _look_up(capture, np.float32(np.sqrt(charge * per_full_well))), charge)
+                electrons[first + k, x] += out - taken
+                held[k] += taken - out
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
