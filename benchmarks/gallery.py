@@ -173,7 +173,9 @@ def draw_air_panels(  # one column of the figure
         column = round(STAR_COLUMNS[star])
         piece = pixels[start : start + SHOWN_ROWS, column - 7 : column + 8].T
         extent = (0, SHOWN_ROWS / ROW_RATE_HZ, column - 7.5, column + 7.5)
-        ax.imshow(piece, cmap="gray", vmin=0, vmax=3000, extent=extent, aspect="auto", interpolation="nearest")
+        ax.imshow(
+            piece, cmap="gray", vmin=0, vmax=3000, extent=extent, aspect="auto", interpolation="nearest", origin="lower"
+        )
         ax.set_ylabel(f"Streak of y0 = {STAR_ROWS[star]:.0f}:\ncolumn (px)")
 
 
