@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.ndimage import uniform_filter1d
 
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.readout import Readout
@@ -77,13 +78,12 @@ def predict_amplitude(amplitude: np.ndarray, noise: float) -> np.ndarray | None:
     """
     spread = max(1.4826 * float(np.median(np.abs(amplitude))), noise)
     limited = np.clip(amplitude, -CLIP_SIGMA * spread, CLIP_SIGMA * spread)  # a cosmic ray must not spread
-    best, least = None, (1 - MIN_GAIN) * np.mean(limited**2)
+    best, least, ones = None, (1 - MIN_GAIN) * np.mean(limited**2), np.ones(len(amplitude))
     for window in WINDOWS:
         if window > len(amplitude):
             break
-        ones = np.ones(window)
-        count = np.convolve(np.ones(len(amplitude)), ones, mode="same") - 1
-        predicted = (np.convolve(limited, ones, mode="same") - limited) / count
+        count = uniform_filter1d(ones, window, mode="constant") * window - 1
+        predicted = (uniform_filter1d(limited, window, mode="constant") * window - limited) / count
         error = np.mean((limited - predicted) ** 2)
         if error < least:
             best, least = predicted, error

@@ -152,16 +152,15 @@ def _remove(electrons, capacity, full_well, release, capture):  # pragma: no cov
         for x in range(n_columns):
             for k in range(rows):
                 read = electrons[first + k, x]
-                if read != read:
-                    continue
+                live = read == read
                 filling = held[k] * per_capacity
                 out = min(capacity * _look_up(release, filling), held[k])
                 room = capacity * _look_up(release, 1 - filling)
-                charge = read - out
+                charge = (read if live else out) - out
                 caught = taken[k]
                 for _ in range(_N_ITERATIONS):
                     inside = max(charge + caught, np.float32(0))
                     caught = min(room * _look_up(capture, np.sqrt(inside * per_full_well)), inside)
-                electrons[first + k, x] = charge + caught
-                held[k] += caught - out
-                taken[k] = caught
+                electrons[first + k, x] = charge + caught if live else read
+                held[k] += caught - out if live else np.float32(0)
+                taken[k] = caught if live else taken[k]

@@ -32,7 +32,7 @@ MIN_ANCHORS = 4  # fewer cannot outvote the one on which something happens
 MIN_ANCHOR_SIGMA = 3.0  # light of the central pixel in one row over its noise
 MIN_FOLLOW_SIGMA = 8.0  # below, the noise of a row exceeds the motion and the linear fit serves as well
 MIN_FLUX_SIGMA = 1.0  # a fainter streak moves by less than its noise (0.4 px of r = 14 leave 1.05 sigma)
-MIN_ROWS = 512  # after the ramp; in fewer, nothing can be learned of motion that changes in 30
+MIN_ROWS = 512  # of an anchor, after the ramp; fewer tell nothing of motion that changes in 30
 MAX_NEIGHBOURS = 0.2  # of an anchor: light of others within its modelled columns, over its own
 # rows over which the other stars are averaged; set on simulated motion of 0.1 s, focus of 1 s and cloud of 5 s
 WINDOWS = {LIGHT: (5, 15, 45, 135), SHIFT: (1, 5, 15), WIDTH: (1, 5, 15, 45)}
@@ -194,9 +194,14 @@ def learn_motion(
         if share < MAX_NEIGHBOURS
         and streak.flux_e_row * pixel_profile(0, sigma_px) > MIN_ANCHOR_SIGMA * streak.sigma_e.mean(axis=1).max()
     ][:MAX_ANCHORS]
-    if len(lonely) < MIN_ANCHORS or residual.shape[1] - lonely[0].settled < MIN_ROWS:
+    if len(lonely) < MIN_ANCHORS:
         return None
     states, valid, _ = _measure(residual, lonely, sigma_px)
+    seen_long = valid.sum(axis=1) >= MIN_ROWS
+    lonely = [streak for streak, long in zip(lonely, seen_long, strict=True) if long]
+    if len(lonely) < MIN_ANCHORS:
+        return None
+    states, valid = states[seen_long], valid[seen_long]
     moving = [np.var(state[SHIFT, seen]) for state, seen in zip(states, valid, strict=True)]
     narrow = float(np.sqrt(max(sigma_px**2 - np.median(moving), 0.25 * sigma_px**2)))
     states, valid, errors = _measure(residual, lonely, narrow)

@@ -116,7 +116,7 @@ def _model_row(state, x, flux, sigma, light, design):  # pragma: no cover - comp
         z, below, density = upper, above, rising
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _follow(rows, weight, x, flux, sigma, largest):  # pragma: no cover - compiled
     """Twin of `follow_state`; rows (t, w) to states (t, 3)."""
     n_rows, n_columns = rows.shape
@@ -144,7 +144,8 @@ def _follow(rows, weight, x, flux, sigma, largest):  # pragma: no cover - compil
         # cofactors of the symmetric normal matrix
         c00, c01, c02 = a11 * a22 - a12 * a12, a02 * a12 - a01 * a22, a01 * a12 - a02 * a11
         determinant = a00 * c00 + a01 * c01 + a02 * c02
-        if a00 + a11 < _LEAST_LIVE * whole or determinant < _LEAST_LIVE * a00 * a11 * a22 / 10:
+        known = a00 + a11 >= _LEAST_LIVE * whole > 0
+        if not (known and determinant > _LEAST_LIVE * a00 * a11 * a22 / 10):
             states[t, :] = np.nan
             continue
         c11, c12, c22 = a00 * a22 - a02 * a02, a01 * a02 - a00 * a12, a00 * a11 - a01 * a01

@@ -92,6 +92,19 @@ def test_fewer_stars_than_can_outvote_one_share_nothing():
     assert learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, 500) is None
 
 
+def test_masked_stars_and_short_files_say_nothing():
+    residual, sigma, level, streaks = sky(8, moving=True)
+    bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT)
+    residual[bright[1].columns] = np.nan
+    motion = learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, 500)
+    assert bright[1].streak_id not in motion.predicted
+    for streak in bright[2:4]:
+        residual[streak.columns] = np.nan
+    assert learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, 500) is None
+    whole, _, _, _ = sky(8, moving=True)
+    assert learn_motion(whole[:, :256], bright, crowding, MEAN_SIGMA_PX, 500) is None
+
+
 def test_a_star_without_an_unmasked_row_is_left_alone():
     residual, sigma, level, streaks = sky(6, moving=True)
     bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT)
