@@ -27,7 +27,7 @@ from shutterless.pipeline.sky_plots import plot_event, plot_pixels, plot_series
 
 SKY_E, READ_NOISE_E, SIGMA_PX = 314.0, 10.0, 0.84
 N_COLUMNS = 64
-STAR_E_ROW = 2000.0  # r = 10.1
+STAR_E_ROW = 2000.0  # r = 10.0
 GREY_E = (200.0, 600.0)  # black and white: sky of 314 e- with a noise of 20
 
 
@@ -227,7 +227,7 @@ def show_pocket(ax: Axes, rng: np.random.Generator) -> None:
         columns, {"without": without, "with": through}, ax,
         xlabel="Column from the star (px)", ylabel="Mean of a pixel (e⁻)", steps=True,
     )  # fmt: skip
-    ax.set_title("Pocket effect: streak of r = 10.1")
+    ax.set_title("Pocket effect: streak of r = 10.0")
 
 
 def show_pocket_loss(ax: Axes, rng: np.random.Generator) -> None:
@@ -285,7 +285,7 @@ N_POINTS = 250  # at most, in a panel
 
 
 def event_sheet(rng: np.random.Generator) -> Figure:
-    """Every class of event, on a star of r = 10.1 where it has one, and one that the file's first row cuts."""
+    """Every class of event, on a star of r = 10.0 where it has one, and one that the file's first row cuts."""
     figure, panels = sheet(3, 4, (9.0, 9.0))
     for title, kind, shape, scales_s in EVENT_PANELS:
         show_event(next(panels), rng, title, draw_example(rng, kind, shape, scales_s))
