@@ -1,16 +1,27 @@
-"""Pictures of pixels: a frame, its streaks, a candidate's strip and light curve. Data and Axes in, Axes out."""
+"""Pictures of pixels: a frame, its streaks, a candidate's strip and light curve, the quality of a calibrated amplifier.
+
+Data and Axes in, Axes out.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from astropy.visualization import ZScaleInterval
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 # Okabe & Ito's palette: told apart with every common colour blindness
 BLACK, BLUE, VERMILLION, GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
 PURPLE, ORANGE, SKY_BLUE, GREY = "#CC79A7", "#E69F00", "#56B4E9", "#777777"
+NOISE_RANGE = (0.9, 1.5)  # of the noise of columns as drawn; what lies outside is set on the edge
+_AS_THEY_ARE: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest"}
+_LEAST_APART = 0.06  # ticks that are named, as a share of the axis
+_LABEL_APART = 0.65  # labels of a spectrum, in the logarithm of the frequency
 
 
 def plot_frame(
@@ -22,8 +33,9 @@ def plot_frame(
     marked: tuple[float, float] | None = None,
     unit: str = "ADU",
     contrast: float = 0.25,
+    limit_sigma: float | None = None,
 ) -> Axes:
-    """Show a piece of one amplifier in read order, time downward.
+    """Show a piece of one amplifier in read order, time downward: as it was read, or calibrated.
 
     Parameters
     ----------
@@ -38,6 +50,8 @@ def plot_frame(
         Unit of the pixel values, for the colour bar.
     contrast : float
         Of the ZScale stretch; smaller is softer.
+    limit_sigma : float, optional
+        The pixels are residuals in units of σ, NaN (masked) is grey, and the colours end at plus and minus this.
 
     Returns
     -------
@@ -46,16 +60,22 @@ def plot_frame(
     ax.set(xlabel="Column x (pixel, read order)", ylabel="File row (read order; time runs down)")
     if pixels.size == 0:
         return say_nothing(ax, "no pixels")
-    low, high = ZScaleInterval(contrast=contrast).get_limits(pixels)
     n_rows, n_columns = pixels.shape
     extent = (first_column - 0.5, first_column + n_columns - 0.5, first_row + n_rows - 0.5, first_row - 0.5)
-    image = ax.imshow(
-        pixels, cmap="gray", vmin=low, vmax=high, extent=extent, aspect="auto", interpolation="nearest", origin="upper"
-    )
+    if limit_sigma is None:
+        low, high = ZScaleInterval(contrast=contrast).get_limits(pixels)
+        colours, label = {"cmap": "gray", "vmin": low, "vmax": high}, f"Pixel value ({unit}), ZScale"
+    else:
+        colours, label = _residual_colours(limit_sigma), "Residual (σ)"
+    image = ax.imshow(np.ma.masked_invalid(pixels), **colours, extent=extent, **_AS_THEY_ARE, origin="upper")
     if marked is not None:
         ax.plot(*marked, ls="none", marker="o", ms=22, mfc="none", mec=ORANGE, mew=1.6)
-    ax.figure.colorbar(image, ax=ax, label=f"Pixel value ({unit}), ZScale", pad=0.02, extend="both")
+    ax.figure.colorbar(image, ax=ax, label=label, pad=0.02, extend="both")
     return ax
+
+
+def _residual_colours(limit_sigma: float) -> dict[str, Any]:
+    return {"cmap": colormaps["RdBu_r"].with_extremes(bad="0.6"), "vmin": -limit_sigma, "vmax": limit_sigma}
 
 
 def plot_streaks(profile_e: np.ndarray, streaks: pd.DataFrame, ax: Axes, *, n_labels: int = 12) -> Axes:
@@ -149,14 +169,7 @@ def plot_strip(
         first_column + n_columns - 0.5,
     )
     image = ax.imshow(
-        np.ma.masked_invalid(residual),
-        cmap=colormaps["RdBu_r"].with_extremes(bad="0.6"),
-        vmin=-limit_sigma,
-        vmax=limit_sigma,
-        extent=extent,
-        aspect="auto",
-        interpolation="nearest",
-        origin="lower",
+        np.ma.masked_invalid(residual), **_residual_colours(limit_sigma), extent=extent, **_AS_THEY_ARE, origin="lower"
     )
     if marked_rows is not None:
         for row in (marked_rows[0] - 0.5, marked_rows[1] + 0.5):
@@ -194,6 +207,157 @@ def plot_light_curve(
     if len(seconds) > 1:
         ax.set_xlim(seconds[0], seconds[-1])
     return ax
+
+
+def plot_column_noise(
+    level_e: np.ndarray,
+    noise: np.ndarray,
+    groups: Mapping[str, np.ndarray],
+    ax: Axes,
+    *,
+    magnitudes: Mapping[str, float] | None = None,
+) -> Axes:
+    """Draw the noise of each column over what photons and electronics make, against its level.
+
+    Parameters
+    ----------
+    level_e : ndarray, shape (x,)
+        Mean level of each column (electrons per pixel).
+    noise : ndarray, shape (x,)
+        Measured noise over theory; NaN is left out.
+    groups : mapping of str to ndarray of bool, shape (x,)
+        Up to three kinds of columns by their names; each is drawn over the one before.
+    ax : Axes
+    magnitudes : mapping of str to float, optional
+        Levels (electrons) of the middle of stars of some magnitudes, for the axis above.
+
+    Returns
+    -------
+    Axes
+    """
+    ax.set(xlabel="Mean level of the column (e⁻ per pixel; sky at the left)", ylabel="Noise / theory")
+    drawn = np.isfinite(noise) & (level_e > 0)
+    if not drawn.any():
+        return say_nothing(ax, "no columns")
+    for (name, group), colour in zip(groups.items(), (ORANGE, BLUE, BLACK), strict=False):
+        inside = drawn & group & (noise >= NOISE_RANGE[0]) & (noise <= NOISE_RANGE[1])
+        label = f"{name} ({(drawn & group).sum()})"
+        ax.plot(level_e[inside], noise[inside], ls="none", marker=".", ms=4, color=colour, label=label)
+    _mark_outside(level_e[drawn], noise[drawn], ax)
+    ax.axhspan(0.98, 1.02, color=GREEN, alpha=0.2, lw=0, label="1.00 ± 0.02")
+    ax.axhline(1.05, color=GREY, ls="--", lw=1.2, label="1.05")
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xlim(level_e[drawn].min() / 1.03, level_e[drawn].max() * 1.1)
+    ax.set_ylim(NOISE_RANGE[0] - 0.01, NOISE_RANGE[1] + 0.02)
+    _add_magnitudes(magnitudes or {}, ax)
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), markerscale=1.6)
+    return ax
+
+
+def _add_magnitudes(magnitudes: Mapping[str, float], ax: Axes) -> None:
+    """Name levels on the axis above, those apart enough for their names."""
+    low, high = np.log(ax.get_xlim())
+    shown: dict[str, float] = {}
+    for name, level in sorted(magnitudes.items(), key=lambda item: -item[1]):
+        nearest = min(shown.values(), default=np.inf)
+        if low < np.log(level) < high and np.log(nearest / level) > _LEAST_APART * (high - low):
+            shown[name] = level
+    if shown:
+        above = ax.secondary_xaxis("top")
+        above.set_xticks(list(shown.values()), list(shown))
+        above.set_xticks([], minor=True)
+        above.set_xlabel("Magnitude of a star with this level in its middle column")
+
+
+def _mark_outside(level_e: np.ndarray, noise: np.ndarray, ax: Axes) -> None:
+    low, high = NOISE_RANGE
+    for side, edge, outside, marker in (("below", low, noise < low, "v"), ("above", high, noise > high, "^")):
+        if outside.any():
+            label, edges = f"{side} {edge:g} ({outside.sum()})", np.full(outside.sum(), edge)
+            ax.plot(level_e[outside], edges, ls="none", marker=marker, ms=5, color=VERMILLION, label=label)
+
+
+def plot_pickup(
+    frequency_hz: np.ndarray,
+    amplitude_e: np.ndarray,
+    peaks: pd.DataFrame,
+    ax: Axes,
+    *,
+    row_rate_hz: float,
+    n_labels: int = 6,
+) -> Axes:
+    """Draw the amplitude spectrum of what the columns of a row share, and label its lines.
+
+    Parameters
+    ----------
+    frequency_hz, amplitude_e : ndarray, shape (f,)
+        Amplitude (electrons) of a sinusoid that would stand at each frequency; the first is 0 Hz and not drawn.
+    peaks : DataFrame
+        Columns ``frequency_hz`` and ``amplitude_e``; the strongest first.
+    ax : Axes
+    row_rate_hz : float
+        Rows per second: labels tell periods in rows.
+    n_labels : int
+        How many of the peaks are labelled at most, where labels have room; of the others only the place is marked.
+
+    Returns
+    -------
+    Axes
+    """
+    ax.set(xlabel="Frequency (Hz)", ylabel="Amplitude (e⁻)")
+    drawn = (frequency_hz > 0) & (amplitude_e > 0)
+    if not drawn.any():
+        return say_nothing(ax, "no rows")
+    ax.loglog(frequency_hz[drawn], amplitude_e[drawn], color=BLUE, lw=0.9)
+    if len(peaks):
+        ax.plot(peaks["frequency_hz"], peaks["amplitude_e"], ls="none", marker="v", ms=5, mfc="none", mec=VERMILLION)
+    named: list[float] = []
+    for frequency, amplitude in peaks[["frequency_hz", "amplitude_e"]].to_numpy():
+        if len(named) < n_labels and all(abs(np.log(frequency / other)) > _LABEL_APART for other in named):
+            named.append(frequency)
+            words = f"{frequency:.1f} Hz\n{row_rate_hz / frequency:.2f} rows"
+            at = (frequency, amplitude)
+            ax.annotate(words, at, xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8)
+    ax.margins(y=0.25)
+    ax.grid(alpha=0.25)
+    return ax
+
+
+def plot_masked(
+    fraction: np.ndarray, ax: Axes, *, n_bins: int = 128, marked: np.ndarray | None = None, along: str = "Column x"
+) -> Axes:
+    """Draw the masked fraction along columns or rows, in bins.
+
+    Parameters
+    ----------
+    fraction : ndarray, shape (n,)
+        Masked fraction of each column or row.
+    ax : Axes
+    n_bins : int
+        At most; all hold equally many but for one at most.
+    marked : ndarray of int, optional
+        Columns to mark below: those that are masked from end to end.
+    along : str
+        What ``fraction`` runs along.
+
+    Returns
+    -------
+    Axes
+    """
+    ax.set(xlabel=f"{along} (read order)", ylabel="Masked (%)")
+    if fraction.size == 0:
+        return say_nothing(ax, "no pixels")
+    edges = np.linspace(0, fraction.size, min(n_bins, fraction.size) + 1).astype(int)
+    mean = np.add.reduceat(fraction, edges[:-1]) / np.diff(edges)
+    ax.stairs(100 * mean, edges - 0.5, fill=True, color=SKY_BLUE, lw=0)
+    ax.set_xlim(-0.5, fraction.size - 0.5)
+    ax.set_ylim(0, max(1.0, 110 * mean.max()))
+    if marked is not None and len(marked):
+        ax.plot(marked, np.zeros(len(marked)), ls="none", marker="|", ms=9, color=VERMILLION, clip_on=False)
+    return ax if mean.any() else say_nothing(ax, "none")
 
 
 def say_nothing(ax: Axes, text: str) -> Axes:

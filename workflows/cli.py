@@ -471,14 +471,18 @@ def register(
 
 @command
 def report(
-    directory: Annotated[Path, typer.Argument(help="Folder of a run or a search.", show_default=False)],
+    directory: Annotated[Path, typer.Argument(help="Folder of a run, a search or a store.", show_default=False)],
+    entry: Annotated[
+        list[str] | None,
+        typer.Option(help="Amplifier of a store to show pictures of; repeatable. Default: all, or the 16 worst."),
+    ] = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Write a self-contained HTML report."""
+    """Write a self-contained HTML report: of a run, of a search, or of the quality of a store's amplifiers."""
     from shutterless.workflows.report import write_report
 
-    typer.echo(f"report: {write_report(directory)}")
+    typer.echo(f"report: {write_report(directory, entry or ())}")
     return DONE
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -29,6 +29,7 @@ figure { margin: .8rem 0; } figure img { max-width: 100%; height: auto; display:
 figcaption { font-size: .86rem; color: #444; }
 pre { background: #f6f6f6; border: 1px solid #ddd; padding: .7rem; font-size: .8rem; white-space: pre-wrap;
   overflow-wrap: anywhere; max-height: 24rem; overflow-y: auto; }
+td.marked { background: #fbe0cf; font-weight: 700; }
 .left-out { color: #555; font-style: italic; }
 .note { color: #444; font-size: .9rem; }
 .verdict { white-space: pre-line; border-left: 4px solid #0072B2;
@@ -54,25 +55,32 @@ def preformatted(text: str) -> str:
     return f"<pre>{escape(text)}</pre>"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return an HTML table of cells that are formatted text; columns that hold only numbers are set flush right."""
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, marked: Collection[tuple[int, int]] = ()) -> str:
+    """Return an HTML table of cells that are formatted text; columns that hold only numbers are set flush right.
+
+    Cells ``marked`` by their row and column, from 0, are set off from the others.
+    """
     rows = [list(row) for row in rows]
     numeric = [bool(rows) and all(_looks_numeric(row[i]) for row in rows) for i in range(len(header))]
 
-    def line(cells: Sequence[str], tag: str) -> str:
-        marked = zip(cells, numeric, strict=True)
-        return "".join(f"<{tag}{_cell_class(cell, right)}>{escape(cell)}</{tag}>" for cell, right in marked)
+    def line(cells: Sequence[str], tag: str, place: int = -1) -> str:
+        known = enumerate(zip(cells, numeric, strict=True))
+        return "".join(
+            f"<{tag}{_cell_class(cell, right, (place, i) in marked)}>{escape(cell)}</{tag}>"
+            for i, (cell, right) in known
+        )
 
-    body = "\n".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
+    body = "\n".join(f"<tr>{line(row, 'td', place)}</tr>" for place, row in enumerate(rows))
     head = f"<thead><tr>{line(header, 'th')}</tr></thead>"
     return f'<div class="scroll"><table>{head}<tbody>\n{body}\n</tbody></table></div>'
 
 
-def _cell_class(cell: str, right: bool) -> str:
+def _cell_class(cell: str, right: bool, set_off: bool) -> str:
     """Numbers flush right; single words as long as a time stamp or shorter are not broken."""
-    if right:
-        return " class=number"
-    return " class=word" if len(cell) <= 26 and " " not in cell else ""
+    kind = "number" if right else "word" if len(cell) <= 26 and " " not in cell else ""
+    if set_off:
+        return f' class="marked {kind}"'
+    return f" class={kind}" if kind else ""
 
 
 def _looks_numeric(cell: str) -> bool:

@@ -1,12 +1,13 @@
-"""The report of a run or a search: one self-contained HTML file, one small function per section.
+"""The report of a run, a search or a store: one self-contained HTML file, one small function per section.
 
-``shutterless report DIR`` writes ``DIR/report.html``. What a folder lacks is left out, with one line that says so.
+``shutterless report DIR`` writes ``DIR/report.html``. What a folder lacks is left out, with one line that says so. Of a
+store it is the quality page of `shutterless.workflows.quality`.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,8 @@ import pandas as pd
 from shutterless.pipeline.frames import FrameError, read_amplifier
 from shutterless.pipeline.instruments import ProfileError
 from shutterless.pipeline.plots import plot_frame, plot_streaks
+from shutterless.pipeline.quality import read_quality
+from shutterless.pipeline.store import MANIFEST, StoreError
 from shutterless.workflows.candidate_cards import amplifier_shown, candidates_html
 from shutterless.workflows.detector_sections import (
     write_comparison,
@@ -27,6 +30,7 @@ from shutterless.workflows.detector_sections import (
     write_reliability,
 )
 from shutterless.workflows.page import figure, new_figure, number, page, paragraph, preformatted, table
+from shutterless.workflows.quality import quality_sections, summary_html
 from shutterless.workflows.run_folder import LeftOutError, RunFolder, required
 
 _PIECE_ROWS, _PIECE_COLUMNS = 400, 800
@@ -50,12 +54,14 @@ class Section:
     of_run: bool = False
 
 
-def write_report(folder: Path) -> Path:
-    """Write ``report.html`` into the output folder of ``shutterless run`` or ``shutterless search``.
+def write_report(folder: Path, entries: Sequence[str] = ()) -> Path:
+    """Write ``report.html`` into the output folder of ``shutterless run`` or ``search``, or into a store.
 
     Parameters
     ----------
     folder : Path
+    entries : sequence of str
+        Amplifiers of a store of which pictures are wanted; left out, all or the worst.
 
     Returns
     -------
@@ -65,32 +71,49 @@ def write_report(folder: Path) -> Path:
     Raises
     ------
     ReportError
-        If the folder does not exist or holds nothing to report.
+        If the folder does not exist or holds nothing to report, or ``entries`` are named of what is no store.
+    StoreError
+        If the store has no such entry.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ReportError(
-            f"no folder {folder}; give the folder named as --out to `shutterless run` or `shutterless search`"
+            f"no folder {folder}; give the folder named as --out to `shutterless run`, `shutterless search` or "
+            "`shutterless ingest`"
         )
     run = RunFolder(folder)
+    if (folder / MANIFEST).is_file():
+        skipped, _ = _write_sections((_FAILURES,), run)
+        return _write_page(folder, [*quality_sections(folder, entries), *skipped])
+    if entries:
+        raise ReportError(f"{folder} is not a store (it has no {MANIFEST}), so it has no entry {entries[0]!r}")
+    sections, n_found = _write_sections([s for s in SECTIONS if not (s.of_run and run.is_search)], run)
+    if not n_found:
+        raise ReportError(
+            f"{folder} holds nothing to report: no settings.toml, frames/, store/, models/, evaluation/, "
+            f"candidates.parquet or {MANIFEST}; give the folder named as --out to `shutterless run`, `shutterless "
+            "search` or `shutterless ingest`"
+        )
+    return _write_page(folder, sections)
+
+
+def _write_sections(sections: Iterable[Section], run: RunFolder) -> tuple[list[tuple[str, str, str]], int]:
+    """Anchor, heading and HTML of each section, and how many have data; those without say why they are left out."""
     written, n_found = [], 0
-    for section in SECTIONS:
-        if section.of_run and run.is_search:
-            continue
+    for section in sections:
         try:
             body = section.write(run)
             n_found += 1
         except LeftOutError as reason:
             body = paragraph(f"Left out: {reason}.", "left-out")
         written.append((section.anchor, section.heading, body))
-    if not n_found:
-        raise ReportError(
-            f"{folder} holds nothing to report: no settings.toml, frames/, store/, models/, evaluation/ or "
-            "candidates.parquet; give the folder named as --out to `shutterless run` or `shutterless search`"
-        )
+    return written, n_found
+
+
+def _write_page(folder: Path, sections: list[tuple[str, str, str]]) -> Path:
     title = f"shutterless report: {folder.resolve().name}"
     report = folder / "report.html"
-    report.write_text(page(title, f"Written by shutterless {version('shutterless')}.", written), encoding="utf-8")
+    report.write_text(page(title, f"Written by shutterless {version('shutterless')}.", sections), encoding="utf-8")
     return report
 
 
@@ -198,6 +221,19 @@ def write_candidates(run: RunFolder) -> str:
     return candidates_html(run, required(run.candidates, "search/candidates.parquet or candidates.parquet"))
 
 
+def write_quality(run: RunFolder) -> str:
+    """Table of the quality of all amplifiers."""
+    folders = [Path(folder) for folder in required(run.manifest, "store/")["folder"]]
+    if not folders:
+        raise LeftOutError("no amplifier in store/")
+    try:
+        summary = summary_html([read_quality(folder.parent, folder.name) for folder in folders])
+    except StoreError as error:
+        raise LeftOutError(str(error)) from error
+    stores = ", ".join(f"`shutterless report {store}`" for store in dict.fromkeys(str(f.parent) for f in folders))
+    return summary + paragraph(f"Pictures of each amplifier: {stores}.", "note")
+
+
 def write_failures(run: RunFolder) -> str:
     """List files and amplifiers that were skipped, and why."""
     failures = required(run.table("failures.parquet"), "failures.parquet")
@@ -228,16 +264,18 @@ def write_places(run: RunFolder) -> str:
     return paragraph(f"In {run.path.resolve()}:") + table(["path", "holds"], rows)
 
 
+_FAILURES = Section("failures", "Skipped files", write_failures)
 SECTIONS = (
     Section("run", "What was run", write_run),
     Section("frame", "The frame", write_frame),
     Section("streaks", "Its streaks", write_streaks),
+    Section("quality", "How well it is calibrated", write_quality),
     Section("comparison", "Detectors compared", write_comparison, of_run=True),
     Section("completeness", "Completeness", write_completeness, of_run=True),
     Section("kinds", "Completeness by kind of event", write_kinds, of_run=True),
     Section("learning", "Learning curves", write_learning, of_run=True),
     Section("reliability", "Are the probabilities right?", write_reliability, of_run=True),
     Section("candidates", "Candidates", write_candidates),
-    Section("failures", "Skipped files", write_failures),
+    _FAILURES,
     Section("places", "Where everything lies", write_places),
 )

@@ -3,7 +3,15 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from shutterless.pipeline.plots import plot_frame, plot_light_curve, plot_streaks, plot_strip
+from shutterless.pipeline.plots import (
+    plot_column_noise,
+    plot_frame,
+    plot_light_curve,
+    plot_masked,
+    plot_pickup,
+    plot_streaks,
+    plot_strip,
+)
 
 
 @pytest.fixture
@@ -83,9 +91,67 @@ def test_light_curve_shows_its_values_and_shades_the_event(ax):
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("Time (s)", "Flux (σ)")
 
 
+def test_residual_shows_time_downward_and_what_is_masked(ax):
+    residual = np.array([[0.0, 9.0], [np.nan, -1.0], [2.0, 3.0]])
+    assert plot_frame(residual, ax, first_row=100, first_column=20, limit_sigma=5) is ax
+    image = ax.images[0]
+    np.testing.assert_array_equal(image.get_array().filled(99), [[0, 9], [99, -1], [2, 3]])
+    assert image.get_extent() == [19.5, 21.5, 102.5, 99.5]
+    assert image.get_clim() == (-5, 5)
+    assert image.colorbar.ax.get_ylabel() == "Residual (σ)"
+
+
+def test_noise_of_columns_is_drawn_by_kind_and_what_is_outside_on_the_edge(ax):
+    level = np.array([300.0, 310.0, 500.0, 900.0, -5.0])
+    noise = np.array([1.0, np.nan, 1.1, 3.0, 1.0])
+    sky = np.array([True, True, False, False, True])
+    magnitudes = {"9": 5000.0, "11": 600.0, "12": 420.0, "13": 415.0}
+    assert plot_column_noise(level, noise, {"sky": sky, "stars": ~sky}, ax, magnitudes=magnitudes) is ax
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
+    assert drawn["sky (1)"] == [[300, 1]]
+    assert drawn["stars (2)"] == [[500, 1.1]]
+    assert drawn["above 1.5 (1)"] == [[900, 1.5]]
+    assert ax.get_xscale() == "log"
+    named = [text.get_text() for text in ax.child_axes[0].get_xticklabels()]
+    assert named == ["11", "12"]  # 9 lies outside, and 13 has no room beside 12
+
+
+def test_pickup_labels_its_lines_with_their_periods_where_there_is_room(ax):
+    frequency, amplitude = np.arange(151.0), np.full(151, 0.1)
+    peaks = pd.DataFrame({"frequency_hz": [60.0, 120.0, 62.0], "amplitude_e": [2.0, 1.0, 0.5]})
+    assert plot_pickup(frequency, amplitude, peaks, ax, row_rate_hz=300.0) is ax
+    assert texts(ax) == ["60.0 Hz\n5.00 rows", "120.0 Hz\n2.50 rows"]
+    spectrum, marks = ax.lines
+    assert spectrum.get_xdata()[0] == 1  # not 0 Hz
+    assert marks.get_xydata().tolist() == [[60, 2], [120, 1], [62, 0.5]]
+    assert ax.get_ylabel() == "Amplitude (e⁻)"
+
+
+def test_masked_fraction_is_binned_in_percent_and_bad_columns_are_marked(ax):
+    fraction = np.array([0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.5, 0.5])
+    assert plot_masked(fraction, ax, n_bins=4, marked=np.array([4])) is ax
+    values, edges, _ = ax.patches[0].get_data()
+    np.testing.assert_allclose(values, [0, 0, 50, 50])
+    np.testing.assert_allclose(edges, [-0.5, 1.5, 3.5, 5.5, 7.5])
+    assert ax.lines[0].get_xdata().tolist() == [4]
+    assert texts(ax) == []
+
+
+def test_nothing_masked_is_said(ax):
+    plot_masked(np.zeros(10), ax, along="File row")
+    assert texts(ax) == ["none"]
+    assert ax.get_xlabel() == "File row (read order)"
+
+
+NO_PEAKS = pd.DataFrame({"frequency_hz": [], "amplitude_e": []})
+
+
 @pytest.mark.parametrize(
     ("draw", "said"),
     [
+        (lambda ax: plot_masked(np.empty(0), ax), "no pixels"),
+        (lambda ax: plot_pickup(np.empty(0), np.empty(0), NO_PEAKS, ax, row_rate_hz=300.0), "no rows"),
+        (lambda ax: plot_column_noise(np.ones(2), np.full(2, np.nan), {}, ax), "no columns"),
         (lambda ax: plot_frame(np.empty((0, 5)), ax), "no pixels"),
         (lambda ax: plot_streaks(np.empty(0), pd.DataFrame({"x": [], "mag": []}), ax), "no columns"),
         (lambda ax: plot_strip(np.empty((16, 0)), ax), "no pixels"),
