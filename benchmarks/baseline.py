@@ -1,6 +1,6 @@
 """What the running level of the baseline takes from the S/N of an event, against its duration.
 
-    python benchmarks/baseline.py
+    python benchmarks/baseline.py --figure docs/figures/baseline_loss.png
 
 Columns of sky and of an r = 12 star, 16,384 rows of Poisson and read noise; top-hats and flares of optimal S/N 10 and
 50 at random places. The loss is the share of ``Σ s d / √Σ s²`` by which the level rises with the event in the same
@@ -10,7 +10,10 @@ noise. Flares are quoted by their FWHM; their tails reach fifteen times as far.
 from __future__ import annotations
 
 import argparse
+import itertools
+from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
@@ -25,6 +28,7 @@ from shutterless.pipeline.levels import (
     running_mean,
 )
 from shutterless.pipeline.light_curves import event_light_curve
+from shutterless.pipeline.plots import BLUE, GREY, VERMILLION
 
 ROW_RATE_HZ, READ_NOISE_E, SIGMA_ROWS = 300.0, 10.0, 0.84
 LEVELS_E = {"sky": 314.0, "r = 12": 314.0 + 150.0}
@@ -56,28 +60,49 @@ def losses(
     return np.sum(taken * curves, axis=0) / np.sum(curves**2, axis=0)
 
 
+def draw_figure(table: pd.DataFrame, path: Path) -> None:
+    """Loss against duration, with the two marks that it is to stay under."""
+    figure, ax = plt.subplots(figsize=(7, 4.5), dpi=100, layout="constrained")
+    for (shape, rho), part in table[table["column"] == "sky"].groupby(["shape", "rho"]):
+        style = {"color": BLUE if shape == "top-hat" else VERMILLION, "ls": "-" if rho == 10 else "--"}
+        ax.plot(part["duration_s"], 100 * part["mean"], marker="o", ms=4, label=f"{shape}, ρ = {rho}", **style)
+    ax.plot([0.03, 1.0], [5, 5], color=GREY, lw=1)
+    ax.plot(5.0, 20, marker="_", ms=14, color=GREY)
+    ax.annotate("at most 5 % up to 1 s, 20 % at 5 s", (0.032, 5.6), color=GREY)
+    ax.set(
+        xscale="log",
+        xlabel="Duration of a top-hat, FWHM of a flare (s)",
+        ylabel="Share of ρ that the baseline takes (%)",
+    )
+    ax.set_ylim(0, 60)
+    ax.legend(frameon=False)
+    figure.savefig(path)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=16_384)
     parser.add_argument("--events", type=int, default=96)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--figure", type=Path)
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
-    table = []
-    for shape in SHAPES:
-        for duration_s in DURATIONS_S:
-            row: dict[str, object] = {"shape": shape, "duration (s)": duration_s}
-            reach = duration_s * ROW_RATE_HZ * (1 if shape == "top-hat" else 7)
-            if reach > arguments.rows:
-                continue
-            for name, sky_e in LEVELS_E.items():
-                for rho in (10, 50):
-                    found = losses(rng, arguments.rows, shape, duration_s, rho, sky_e, arguments.events)
-                    row[f"{name}, rho {rho}"] = f"{100 * found.mean():.1f} ({100 * found.max():.1f})"
-            table.append(row)
+    rows = []
+    for shape, duration_s in itertools.product(SHAPES, DURATIONS_S):
+        if duration_s * ROW_RATE_HZ * (1 if shape == "top-hat" else 7) > arguments.rows:
+            continue
+        for (column, sky_e), rho in itertools.product(LEVELS_E.items(), (10, 50)):
+            found = losses(rng, arguments.rows, shape, duration_s, rho, sky_e, arguments.events)
+            rows.append((shape, duration_s, column, rho, found.mean(), found.max()))
+    table = pd.DataFrame(rows, columns=["shape", "duration_s", "column", "rho", "mean", "worst"])
     print(f"{arguments.rows} rows; percent of rho that the baseline takes: mean (worst place)")
-    print(pd.DataFrame(table).to_string(index=False))
+    words = table.assign(
+        loss=[f"{100 * m:.1f} ({100 * w:.1f})" for m, w in zip(table["mean"], table["worst"], strict=True)]
+    )
+    print(words.pivot_table("loss", ["shape", "duration_s"], ["column", "rho"], aggfunc="first").to_string())
+    if arguments.figure is not None:
+        draw_figure(table, arguments.figure)
 
 
 if __name__ == "__main__":
