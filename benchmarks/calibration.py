@@ -142,7 +142,7 @@ class Columns:
         """Largest standard deviation of the seven columns around a streak, without what is far outside it."""
         window = residual[middle - 3 : middle + 4].astype(np.float32)
         limit = np.maximum(6.0, 6 * np.nanstd(window, axis=1, keepdims=True))
-        return float(np.nanstd(np.where(np.abs(window) < limit, window, np.nan), axis=1).max())
+        return float(np.nanmax(np.nanstd(np.where(np.abs(window) < limit, window, np.nan), axis=1)))
 
     def counts(self) -> dict[str, int]:
         """How many lone streaks there are in each range of magnitudes."""
@@ -160,7 +160,7 @@ class Columns:
         }
         for (low, high), columns in self.streaks.items():
             values = [self.spread(residual, middle) for middle in columns]
-            numbers[f"r {low:g}-{high:g}"] = float(np.median(values)) if values else np.nan
+            numbers[f"r {low:g}-{high:g}"] = float(np.nanmedian(values)) if values else np.nan
         return numbers
 
 
