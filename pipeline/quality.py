@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numba
@@ -13,11 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import gamma, norm, poisson
 
-from shutterless.pipeline.background import sky_level
 from shutterless.pipeline.levels import BLOCK_ROWS
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.readout import Readout
-from shutterless.pipeline.store import open_amplifier, read_entry
 
 CALM_SIGMA = 5.0  # what lies farther out is an event, an artefact or a tail, and counted as such
 LONE_SIGMA = 3.0  # a tail with nothing so far out beside it is one of the noise: 1 % has by chance, most rays have
@@ -28,7 +22,6 @@ PSF_SHARE = 0.5  # ... while its neighbours have less than this share of what a 
 STREAK_PX = 4.0
 SPECTRUM_ROWS = 2048  # in each stretch of which the spectrum is the mean
 FALSE_PEAKS = 0.01  # peaks that the spectrum of noise may have
-SKY_SHARE = 0.02  # by which the level of a column may differ from the sky's and still be taken for sky
 _COLUMNS_AT_ONCE = 64
 _FIRST_BIN, _MEDIAN_BINS = 8, 32  # below the first, 1/f noise leaves no level to compare with
 
@@ -242,107 +235,6 @@ def masked_fractions(residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         in_row += masked[live].sum(axis=0)
         n_live += int(live.sum())
     return by_column, in_row / n_live if n_live else np.ones(n_rows)
-
-
-@dataclass(frozen=True)
-class AmplifierQuality:
-    """What the ingest of an amplifier noted of its quality.
-
-    Parameters
-    ----------
-    entry : str
-        Folder in the store.
-    numbers : mapping
-        Description of the entry; an older version wrote less into it.
-    readout : Readout
-    n_rows, n_columns : int
-    level_e, sigma_e : ndarray of float32, shape (x, b)
-        Baseline and noise (electrons per pixel) every `BLOCK_ROWS` rows.
-    column_noise : ndarray of float32, shape (x,), or None
-        Noise over theory; NaN where a column is masked from end to end. None in an entry of an older version.
-    column_tails : ndarray of int32, shape (x, 2), or None
-        Lone pixels below and above `CALM_SIGMA`.
-    row_offset_e : ndarray of float32, shape (t,), or None
-        What all columns of a row share (electrons).
-    """
-
-    entry: str
-    numbers: Mapping[str, Any]
-    readout: Readout
-    n_rows: int
-    n_columns: int
-    level_e: np.ndarray
-    sigma_e: np.ndarray
-    column_noise: np.ndarray | None
-    column_tails: np.ndarray | None
-    row_offset_e: np.ndarray | None
-
-    @property
-    def live_hours(self) -> float:
-        """Amplifier-hours of unmasked pixels: pixel-rows / (columns × row rate × 3600)."""
-        return self.numbers["live_pixel_rows"] / (self.n_columns * self.readout.row_rate_hz * 3600)
-
-    @cached_property
-    def sky(self) -> np.ndarray:
-        """Columns without a star, a ghost or a mask from end to end: level as the sky's by `SKY_SHARE` or 3 errors."""
-        level = self.level_e.mean(axis=1, dtype=np.float64)
-        middle = sky_level(level)
-        error = np.median(self.sigma_e) / np.sqrt(self.n_rows)
-        sky = np.abs(level - middle) < max(SKY_SHARE * abs(middle), 3 * error)
-        return sky if self.column_noise is None else sky & np.isfinite(self.column_noise)
-
-    @cached_property
-    def sky_noise(self) -> float:
-        """Noise over theory of all calm pixels of the sky columns; NaN if unknown."""
-        if self.column_noise is None or not self.sky.any():
-            return np.nan
-        return float(np.sqrt(np.mean(self.column_noise[self.sky].astype(np.float64) ** 2)))
-
-    def tails(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lone pixels of the sky columns beyond `CALM_SIGMA`, and how many photon and read noise would have.
-
-        Returns
-        -------
-        found, expected : ndarray of float64, shape (2,)
-            Below and above; NaN if unknown.
-        """
-        if self.column_tails is None or self.column_noise is None or not self.sky.any():
-            return np.full(2, np.nan), np.full(2, np.nan)
-        found = self.column_tails[self.sky].sum(axis=0).astype(np.float64)
-        light = np.maximum(self.level_e[self.sky].astype(np.float64), 0)
-        floor_e2 = np.median(self.sigma_e[self.sky].astype(np.float64) ** 2 - light)
-        level = np.median(light, axis=0)
-        grid = np.linspace(level.min(), level.max(), 2 if np.ptp(level) < SKY_SHARE * level.max() else 16)
-        probability = np.array([expected_tails(step, np.sqrt(floor_e2)) for step in grid])
-        share = [np.interp(level, grid, column).mean() for column in probability.T]
-        live = self.numbers["live_pixel_rows"] / max(np.isfinite(self.column_noise).sum(), 1) * self.sky.sum()
-        return found, np.array(share) * live
-
-
-def read_quality(store: str | Path, entry: str) -> AmplifierQuality:
-    """Read what the ingest of an amplifier noted of its quality.
-
-    Raises
-    ------
-    StoreError
-        If the entry is absent or of another version.
-    """
-    amplifier = open_amplifier(store, entry)
-    folder = Path(store) / entry
-    arrays = {}
-    for name in ("column_noise", "column_tails", "row_offset_e"):
-        path = folder / f"{name}.npy"
-        arrays[name] = np.load(path) if path.is_file() else None
-    return AmplifierQuality(
-        entry,
-        read_entry(Path(store), entry) or {},
-        amplifier.readout,
-        amplifier.n_rows,
-        amplifier.n_columns,
-        amplifier.baseline_e[0],
-        amplifier.sigma_e[0],
-        **arrays,
-    )
 
 
 @numba.njit(cache=True, nogil=True)

@@ -20,19 +20,17 @@ from shutterless.pipeline.plots import plot_column_noise, plot_frame, plot_maske
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.quality import (
     CALM_SIGMA,
-    SKY_SHARE,
     SPECTRUM_ROWS,
-    AmplifierQuality,
     masked_fractions,
     pickup_peaks,
     pickup_spectrum,
-    read_quality,
 )
+from shutterless.pipeline.quality_record import SKY_SHARE, AmplifierQuality, read_quality
 from shutterless.pipeline.store import Amplifier, StoreError, open_amplifier, read_manifest
 from shutterless.workflows.page import figure, new_figure, number, paragraph, table
 
 NOISE_OFF, MAX_CORRELATION, MAX_MASKED = 0.02, 0.03, 0.05
-TAIL_FACTOR, MIN_EXPECTED, CHANCE = 1.5, 10.0, 1e-3
+TAIL_FACTOR, MIN_COUNT, CHANCE = 1.5, 10.0, 1e-3
 MAX_SECTIONS = 16
 _PIECE_ROWS, _PIECE_COLUMNS = 200, 400
 _STREAK_REACH = 4  # columns on either side
@@ -98,7 +96,7 @@ def find_unusual(quality: AmplifierQuality) -> dict[str, str]:
             unusual[f"{axis}_correlation"] = f"neighbouring {axis}s are correlated by {number(correlation, '{:.3f}')}"
     if numbers.get("masked_fraction", np.nan) > MAX_MASKED:
         unusual["masked_fraction"] = f"{100 * numbers['masked_fraction']:.1f} % of the pixels are masked"
-    found, expected = quality.tails()
+    found, expected = quality.sky_tails, quality.expected_tails
     for side, i in _TAIL_WORDS.items():
         if _tail_is_unusual(found[i], expected[i]):
             unusual[side] = (
@@ -108,8 +106,8 @@ def find_unusual(quality: AmplifierQuality) -> dict[str, str]:
 
 
 def _tail_is_unusual(found: float, expected: float) -> bool:
-    """Whether a count differs by `TAIL_FACTOR` and by more than chance does."""
-    if not expected > MIN_EXPECTED or 1 / TAIL_FACTOR <= found / expected <= TAIL_FACTOR:
+    """Whether counts that are no few differ by `TAIL_FACTOR` and by more than chance does."""
+    if not max(found, expected) > MIN_COUNT or 1 / TAIL_FACTOR <= found / expected <= TAIL_FACTOR:
         return False
     return bool(min(poisson.cdf(found, expected), poisson.sf(found - 1, expected)) < CHANCE)
 
@@ -129,7 +127,7 @@ def _noted(name: str, heading: str, pattern: str, factor: float = 1.0) -> _Colum
 
 def _tail(side: str) -> _Column:
     def write(quality: AmplifierQuality) -> str:
-        found, expected = (part[_TAIL_WORDS[side]] for part in quality.tails())
+        found, expected = (part[_TAIL_WORDS[side]] for part in (quality.sky_tails, quality.expected_tails))
         return "–" if np.isnan(found) else f"{found:.0f} / {expected:.1f}"
 
     return _Column(side, f"{side} {CALM_SIGMA:g} σ", write)
@@ -195,7 +193,7 @@ _NOTE = (
     "is given as measured, as a fraction of the instrument profile's. "
     f"Marked: noise of the sky outside 1.00 ± {NOISE_OFF:.2f}; correlation beyond ± {MAX_CORRELATION:.2f}; more than "
     f"{100 * MAX_MASKED:g} % masked; tails off by more than a factor of {TAIL_FACTOR:g} where more than "
-    f"{MIN_EXPECTED:g} are expected, unless chance does so once in {1 / CHANCE:,.0f} times or oftener."
+    f"{MIN_COUNT:g} are found or expected, unless chance does so once in {1 / CHANCE:,.0f} times or oftener."
 )
 
 
@@ -237,10 +235,10 @@ def _left_out(what: str) -> str:
 def _draw_noise(quality: AmplifierQuality, amplifier: Amplifier) -> str:
     if quality.column_noise is None:
         return _left_out("the noise of the columns")
-    level = quality.level_e.mean(axis=1, dtype=np.float64)
+    level, sky = quality.level_e, quality.sky
     drawing = new_figure(9.6, 3.8)
-    magnitudes = _levels_of_magnitudes(amplifier, float(np.median(level[quality.sky])) if quality.sky.any() else 0.0)
-    groups = _group_columns(amplifier, quality.sky)
+    magnitudes = _levels_of_magnitudes(amplifier, float(np.median(level[sky])) if sky.any() else 0.0)
+    groups = _group_columns(amplifier, sky)
     plot_column_noise(level, quality.column_noise, groups, drawing.subplots(), magnitudes=magnitudes)
     caption = (
         "Measured noise of each column over theory, against the column's level. The sky columns together have "

@@ -19,7 +19,7 @@ import pandas as pd
 from shutterless.pipeline.frames import FrameError, read_amplifier
 from shutterless.pipeline.instruments import ProfileError
 from shutterless.pipeline.plots import plot_frame, plot_streaks
-from shutterless.pipeline.quality import read_quality
+from shutterless.pipeline.quality_record import read_quality
 from shutterless.pipeline.store import MANIFEST, StoreError
 from shutterless.workflows.candidate_cards import amplifier_shown, candidates_html
 from shutterless.workflows.detector_sections import (

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from shutterless.pipeline.quality import AmplifierQuality, column_statistics, read_quality, summarise_quality
+from shutterless.pipeline.quality import column_statistics, summarise_quality
+from shutterless.pipeline.quality_record import AmplifierQuality, read_quality
 from shutterless.pipeline.readout import Readout
 from shutterless.pipeline.store import EntryWriter, StoreError, open_amplifier, read_manifest, write_manifest
 from shutterless.workflows import quality as quality_module
@@ -42,15 +43,16 @@ ORDINARY = {
 
 def make_quality(sky_noise=1.0, tails=(0, 0), entry="night_c03_q2", **numbers):
     """An amplifier of 100 columns of sky; tails per column, below and above."""
-    level = np.full((100, 10), 314.0, dtype=np.float32)
+    numbers = ORDINARY | numbers
     return AmplifierQuality(
         entry,
-        ORDINARY | numbers,
+        numbers,
         READOUT,
         n_rows=640,
         n_columns=100,
-        level_e=level,
-        sigma_e=np.sqrt(level + 103.2),
+        level_e=np.full(100, 314.0),
+        sky=np.ones(100, dtype=bool),
+        expected_tails=np.array([1.25e-7, 5.83e-7]) * numbers["live_pixel_rows"],
         column_noise=np.full(100, sky_noise, dtype=np.float32),
         column_tails=np.tile(np.array([tails], dtype=np.int32), (100, 1)),
         row_offset_e=np.zeros(640, dtype=np.float32),
@@ -85,13 +87,12 @@ def test_what_is_out_of_the_ordinary_is_named(numbers, said):
 
 def test_tails_are_judged_where_noise_has_enough_of_them():
     """Of 10⁸ sky pixels 12.5 are below and 58 above 5 sigma (Poisson and read noise), of 10⁹ ten times as many."""
-    _, expected = make_quality().tails()
-    np.testing.assert_allclose(expected, [12.5, 58.3], rtol=0.01)
     assert set(find_unusual(make_quality(tails=(0, 0)))) == {"above", "below"}  # none of 12.5 and of 58
-    assert find_unusual(make_quality(tails=(3, 0), live_pixel_rows=10**7)) == {}  # 1.2 and 5.8 expected
+    assert find_unusual(make_quality(tails=(0, 0), live_pixel_rows=10**7)) == {}  # 1.2 and 5.8 expected
     assert find_unusual(make_quality(tails=(1, 6), live_pixel_rows=10**9)) == {}  # 100 and 600 of 125 and 583
     unusual = find_unusual(make_quality(tails=(2, 6), live_pixel_rows=10**9))
-    assert unusual == {"below": "200 lone sky pixels are below 5 σ where noise has 125.3"}
+    assert unusual == {"below": "200 lone sky pixels are below 5 σ where noise has 125.0"}
+    assert list(find_unusual(make_quality(tails=(0, 1), live_pixel_rows=10**6))) == ["above"]  # 100 of 0.6
 
 
 def test_a_few_more_than_chance_brings_are_not_out_of_the_ordinary():
