@@ -280,6 +280,31 @@ def _mark_outside(level_e: np.ndarray, noise: np.ndarray, ax: Axes) -> None:
             ax.plot(level_e[outside], edges, ls="none", marker=marker, ms=5, color=VERMILLION, label=label)
 
 
+def plot_noise_over_time(edges: np.ndarray, noise: np.ndarray, ax: Axes) -> Axes:
+    """Draw the noise of sky columns over theory against the row.
+
+    Parameters
+    ----------
+    edges : ndarray, shape (n + 1,)
+        First file row of each stretch, and the row after the last.
+    noise : ndarray, shape (n,)
+        NaN leaves a gap.
+    ax : Axes
+
+    Returns
+    -------
+    Axes
+    """
+    ax.set(xlabel="File row (read order)", ylabel="Noise / theory")
+    if not np.isfinite(noise).any():
+        return say_nothing(ax, "no sky columns")
+    ax.axhspan(0.98, 1.02, color=GREEN, alpha=0.2, lw=0)
+    ax.stairs(noise, edges - 0.5, baseline=None, color=ORANGE, lw=1.4)
+    ax.set_xlim(edges[0] - 0.5, edges[-1] - 0.5)
+    ax.set_ylim(min(0.96, np.nanmin(noise) - 0.01), max(1.06, np.nanmax(noise) + 0.01))
+    return ax
+
+
 def plot_pickup(
     frequency_hz: np.ndarray,
     amplitude_e: np.ndarray,

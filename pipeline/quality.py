@@ -237,6 +237,35 @@ def masked_fractions(residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return by_column, in_row / n_live if n_live else np.ones(n_rows)
 
 
+def noise_over_time(residual: np.ndarray, n_bins: int = 128) -> tuple[np.ndarray, np.ndarray]:
+    """Noise of some columns in stretches of rows.
+
+    Parameters
+    ----------
+    residual : ndarray of float16, shape (x, t)
+        In units of σ; NaN where masked.
+    n_bins : int
+        At most.
+
+    Returns
+    -------
+    edges : ndarray of int, shape (n + 1,)
+        First row of each stretch, and the number of rows.
+    noise : ndarray of float64, shape (n,)
+        Standard deviation within `CALM_SIGMA`; 1 is theory, NaN where nothing is unmasked.
+    """
+    n_columns, n_rows = residual.shape
+    edges = np.linspace(0, n_rows, min(n_bins, n_rows) + 1).astype(int)
+    squares, counts = np.zeros(n_rows), np.zeros(n_rows)
+    for start in range(0, n_columns, _COLUMNS_AT_ONCE):
+        part = residual[start : start + _COLUMNS_AT_ONCE].astype(np.float32)
+        calm = np.abs(part) < CALM_SIGMA
+        squares += np.sum(np.where(calm, part, 0) ** 2, axis=0)
+        counts += calm.sum(axis=0)
+    squares, counts = (np.add.reduceat(values, edges[:-1]) for values in (squares, counts))
+    return edges, np.sqrt(np.divide(squares, counts, out=np.full(len(counts), np.nan), where=counts > 0))
+
+
 @numba.njit(cache=True, nogil=True)
 def _is_lone(residual, x, t, limit):  # pragma: no cover - compiled
     """Whether none of the eight pixels around one is beyond the limit."""

@@ -16,12 +16,13 @@ from scipy.stats import poisson
 
 from shutterless.pipeline.instruments import ProfileError, load_profile
 from shutterless.pipeline.levels import interpolate_blocks
-from shutterless.pipeline.plots import plot_column_noise, plot_frame, plot_masked, plot_pickup
+from shutterless.pipeline.plots import plot_column_noise, plot_frame, plot_masked, plot_noise_over_time, plot_pickup
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.quality import (
     CALM_SIGMA,
     SPECTRUM_ROWS,
     masked_fractions,
+    noise_over_time,
     pickup_peaks,
     pickup_spectrum,
 )
@@ -130,7 +131,7 @@ def _tail(side: str) -> _Column:
         found, expected = (part[_TAIL_WORDS[side]] for part in (quality.sky_tails, quality.expected_tails))
         return "–" if np.isnan(found) else f"{found:.0f} / {expected:.1f}"
 
-    return _Column(side, f"{side} {CALM_SIGMA:g} σ", write)
+    return _Column(side, f"{side} {CALM_SIGMA:g}\u00a0σ", write)
 
 
 def pocket_strength(quality: AmplifierQuality) -> str:
@@ -156,11 +157,11 @@ _COLUMNS = (
     _Column("rows", "rows", lambda q: f"{q.n_rows:,}"),
     _Column("live_hours", "live (h)", lambda q: number(q.live_hours, "{:.4f}")),
     _noted("masked_fraction", "masked (%)", "{:.1f}", 100.0),
-    _noted("bad_columns", "bad columns", "{:.0f}"),
+    _noted("bad_columns", "bad col.", "{:.0f}"),
     _Column("sky_noise", "noise, sky", lambda q: number(q.sky_noise, "{:.3f}")),
     _noted("noise", "noise, all", "{:.3f}"),
-    _noted("row_correlation", "corr. of rows", "{:.3f}"),
-    _noted("column_correlation", "corr. of columns", "{:.3f}"),
+    _noted("row_correlation", "row corr.", "{:.3f}"),
+    _noted("column_correlation", "col. corr.", "{:.3f}"),
     _tail("above"),
     _tail("below"),
     _Column("streaks", "streaks / moving", _streaks),
@@ -187,7 +188,8 @@ def summary_html(qualities: Iterable[AmplifierQuality]) -> str:
 _NOTE = (
     "Noise is the standard deviation over what photons, read noise and digitisation make, of pixels within "
     f"{CALM_SIGMA:g} σ; sky columns are those whose level is within {100 * SKY_SHARE:g} % of the sky's. Correlations "
-    "are those of successive rows and of neighbouring columns, medians over the columns. Tails count sky pixels "
+    "(corr.) are those of successive rows and of neighbouring columns, medians over the columns. Bad columns are "
+    "those masked because they vary alone. Tails count sky pixels "
     "with nothing beside them (rays, trails and events have company) / how many Poisson and read noise "
     "predict among as many. Moving streaks are those from which image motion or focus was taken off. The pocket effect "
     "is given as measured, as a fraction of the instrument profile's. "
@@ -236,17 +238,19 @@ def _draw_noise(quality: AmplifierQuality, amplifier: Amplifier) -> str:
     if quality.column_noise is None:
         return _left_out("the noise of the columns")
     level, sky = quality.level_e, quality.sky
-    drawing = new_figure(9.6, 3.8)
+    drawing = new_figure(9.6, 5.6)
+    above, below = drawing.subplots(2, 1, height_ratios=(5, 2))
     magnitudes = _levels_of_magnitudes(amplifier, float(np.median(level[sky])) if sky.any() else 0.0)
     groups = _group_columns(amplifier, sky)
-    plot_column_noise(level, quality.column_noise, groups, drawing.subplots(), magnitudes=magnitudes)
+    plot_column_noise(level, quality.column_noise, groups, above, magnitudes=magnitudes)
+    plot_noise_over_time(*noise_over_time(amplifier.residual[0, sky]), below)
     caption = (
-        "Measured noise of each column over theory, against the column's level. The sky columns together have "
+        "Above: measured noise of each column over theory, against the column's level. The sky columns together have "
         f"{number(quality.sky_noise, '{:.3f}')}, all columns {number(quality.numbers.get('noise'), '{:.3f}')}; "
         f"{_describe_faint(quality.column_noise[groups[_FAINT]])}Near bright stars are the columns within "
         f"{_STREAK_REACH} of one that is brighter in its middle than half the sky; what stands above theory there is "
-        "starlight that moves: image motion, focus and scintillation that could not be taken off. Elsewhere it is "
-        "hot columns, traps and trails."
+        "mostly starlight that moves: image motion, focus and scintillation that could not be taken off. Elsewhere it "
+        "is hot columns, traps, trails, and stretches of rows. Below: noise of the sky columns against the row."
     )
     return figure(drawing, caption, alt="Noise of each column over theory against its level", image=True)
 

@@ -8,6 +8,7 @@ from shutterless.pipeline.plots import (
     plot_frame,
     plot_light_curve,
     plot_masked,
+    plot_noise_over_time,
     plot_pickup,
     plot_streaks,
     plot_strip,
@@ -116,6 +117,14 @@ def test_noise_of_columns_is_drawn_by_kind_and_what_is_outside_on_the_edge(ax):
     assert named == ["11", "12"]  # 9 lies outside, and 13 has no room beside 12
 
 
+def test_noise_over_time_is_drawn_in_steps_with_all_of_it_in_view(ax):
+    assert plot_noise_over_time(np.array([0, 10, 20]), np.array([1.4, np.nan]), ax) is ax
+    values, edges, _ = ax.patches[-1].get_data()
+    np.testing.assert_array_equal(values, [1.4, np.nan])
+    np.testing.assert_array_equal(edges, [-0.5, 9.5, 19.5])
+    assert ax.get_ylim() == (0.96, pytest.approx(1.41))
+
+
 def test_pickup_labels_its_lines_with_their_periods_where_there_is_room(ax):
     frequency, amplitude = np.arange(151.0), np.full(151, 0.1)
     peaks = pd.DataFrame({"frequency_hz": [60.0, 120.0, 62.0], "amplitude_e": [2.0, 1.0, 0.5]})
@@ -150,6 +159,7 @@ NO_PEAKS = pd.DataFrame({"frequency_hz": [], "amplitude_e": []})
     ("draw", "said"),
     [
         (lambda ax: plot_masked(np.empty(0), ax), "no pixels"),
+        (lambda ax: plot_noise_over_time(np.array([0, 5]), np.array([np.nan]), ax), "no sky columns"),
         (lambda ax: plot_pickup(np.empty(0), np.empty(0), NO_PEAKS, ax, row_rate_hz=300.0), "no rows"),
         (lambda ax: plot_column_noise(np.ones(2), np.full(2, np.nan), {}, ax), "no columns"),
         (lambda ax: plot_frame(np.empty((0, 5)), ax), "no pixels"),

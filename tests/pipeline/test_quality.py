@@ -9,6 +9,7 @@ from shutterless.pipeline.quality import (
     column_statistics,
     expected_tails,
     masked_fractions,
+    noise_over_time,
     pickup_peaks,
     pickup_spectrum,
     restless_columns,
@@ -175,3 +176,15 @@ def test_masked_fractions_count_rows_of_columns_that_live():
     np.testing.assert_allclose(by_column, [0, 1, 0.2, 0.2])
     np.testing.assert_allclose(by_row, [0, 0, 0, 2 / 3, 0])
     assert (masked_fractions(np.full((2, 3), np.nan, np.float16))[1] == 1).all()
+
+
+def test_noise_over_time_follows_what_was_put_in():
+    """Twice the noise in the first quarter, a ray that does not count, and a masked quarter."""
+    residual = np.tile(np.array([1.0, -1.0], dtype=np.float16), (70, 50))
+    residual[:, :25] *= 2
+    residual[3, 40] = 30
+    residual[:, 75:] = np.nan
+    edges, noise = noise_over_time(residual, n_bins=4)
+    assert edges.tolist() == [0, 25, 50, 75, 100]
+    np.testing.assert_allclose(noise, [2, 1, 1, np.nan])
+    assert noise_over_time(residual[:, :3])[0].tolist() == [0, 1, 2, 3]
