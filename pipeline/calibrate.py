@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from shutterless.pipeline.electrons import overscan_level, to_electrons
+from shutterless.pipeline.electrons import overscan_level, to_electrons, undo_pocket
 from shutterless.pipeline.frames import Frame
 from shutterless.pipeline.levels import (
     BLOCK_ROWS,
@@ -20,7 +20,7 @@ from shutterless.pipeline.levels import (
     reject_outliers,
     running_mean,
 )
-from shutterless.pipeline.pocket import PocketEffect, noise_gain, remove_pocket
+from shutterless.pipeline.pocket import PocketEffect, noise_gain, photon_gain, remove_pocket
 from shutterless.pipeline.pocket_strength import measure_strength
 from shutterless.pipeline.ramp import SETTLE_ROWS, Ramp, fit_drain, fit_ramp
 from shutterless.pipeline.readout import Readout
@@ -28,6 +28,7 @@ from shutterless.pipeline.readout import Readout
 CHUNK_ROWS = 256  # rows calibrated at a time: 3 MB of float32, which stays in the cache
 POCKET_ROWS = 2048  # of the steady state, in which the strength of the pocket effect is measured
 _MEAN_ROWS = 8 * BLOCK_ROWS
+_SKY_STRIDE = 16  # of the columns whose median tells how bright a row's sky is
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ def fit_baseline(frame: Frame) -> Baseline:
     for start in range(0, len(bias), _MEAN_ROWS):
         rows = slice(start, min(start + _MEAN_ROWS, len(bias)))
         covered = [ramp for ramp in ramps if ramp.overlap(rows.start, rows.stop)[0].stop > 0]
-        electrons = to_electrons(frame.pixels_adu[rows], bias[rows], frame, pocket if covered else None)
+        electrons = to_electrons(frame.pixels_adu[rows], bias[rows], frame)
+        if covered:
+            undo_pocket(electrons, pocket, _within(steady, rows))
         for ramp in covered:
             ramp.remove(electrons, start)
         mean = block_means(electrons, BLOCK_ROWS, frame.readout.read_noise_e, CLIP_SIGMA)
@@ -102,6 +105,12 @@ def steady_rows(readout: Readout, n_rows: int) -> slice:
     return slice(start, stop)
 
 
+def _within(steady: slice, rows: slice) -> slice:
+    """Part of a stretch of rows that is steady, counted from the stretch's first row."""
+    start = min(max(steady.start, rows.start), rows.stop)
+    return slice(start - rows.start, min(max(steady.stop, start), rows.stop) - rows.start)
+
+
 def _measure_pocket(frame: Frame, bias: np.ndarray, steady: slice) -> PocketEffect | None:
     effect, rows = frame.profile.pocket, slice(steady.start, min(steady.stop, steady.start + POCKET_ROWS))
     if effect is None or rows.stop <= rows.start:
@@ -117,14 +126,16 @@ def _fit_ramps(frame: Frame, bias: np.ndarray, pocket: PocketEffect | None, stea
     if steady.start > 0:
         rows = slice(0, min(steady.start + SETTLE_ROWS, n_rows))
         level = _steady_level(frame, bias, pocket, slice(steady.start, min(steady.start + WINDOW_ROWS, steady.stop)))
-        electrons = _whole_rows(to_electrons(frame.pixels_adu[rows], bias[rows], frame, pocket))
+        electrons = _whole_rows(to_electrons(frame.pixels_adu[rows], bias[rows], frame))
+        undo_pocket(electrons, pocket, _within(steady, rows))
         optics = (readout.n_transit, readout.psf_sigma_px, readout.read_noise_e)
         ramps.append(fit_ramp(electrons, first_row, *optics, level))
     if steady.stop < n_rows:
         covered = ramps[0].n_rows if ramps else 0
         rows = slice(max(steady.stop - SETTLE_ROWS, covered), n_rows)
         level = _steady_level(frame, bias, pocket, slice(max(steady.stop - WINDOW_ROWS, steady.start), steady.stop))
-        electrons = _whole_rows(to_electrons(frame.pixels_adu[rows], bias[rows], frame, pocket))
+        electrons = _whole_rows(to_electrons(frame.pixels_adu[rows], bias[rows], frame))
+        undo_pocket(electrons, pocket, _within(steady, rows))
         closed_rows = n_rows - ((readout.close_row or 0) - first_row)
         ramps.append(fit_drain(electrons, closed_rows, rows.start, readout, level))
     return tuple(ramps)
@@ -175,21 +186,35 @@ def iterate_residuals(frame: Frame, baseline: Baseline, *, shared_rows: bool = T
     pocket effect makes them. What all columns of a row share is their mean weighted by ``1/V`` and clipped: pickup is
     read with a row, light is not shared by 3,072 columns.
     """
-    floor_e2 = np.float32(noise_floor_e2(frame.readout))
-    if baseline.pocket is not None:
-        floor_e2 *= np.float32(noise_gain(float(np.median(baseline.level_e)), baseline.pocket))
+    steady = steady_rows(frame.readout, len(frame.pixels_adu))
     for start in range(0, len(frame.pixels_adu), CHUNK_ROWS):
         rows = slice(start, min(start + CHUNK_ROWS, len(frame.pixels_adu)))
-        residual = to_electrons(frame.pixels_adu[rows], baseline.bias_adu[rows], frame, baseline.pocket)
+        bright = _within(steady, rows)
+        residual = to_electrons(frame.pixels_adu[rows], baseline.bias_adu[rows], frame)
+        undo_pocket(residual, baseline.pocket, bright)
         level = interpolate_blocks(baseline.level_e, rows.start, rows.stop)
         residual -= level
         for ramp in baseline.ramps:
             ramp.remove(residual, start)
             here, own = ramp.overlap(rows.start, rows.stop)
             level[here] += ramp.deficit_e[own]
-        sigma = np.sqrt(np.maximum(level, 0) + floor_e2)
+        sigma = np.sqrt(_variance(level, noise_floor_e2(frame.readout), baseline.pocket, bright))
         shared = _subtract_shared_rows(residual, sigma, CLIP_SIGMA if shared_rows else 0.0)
         yield ResidualChunk(start, residual, level, sigma, shared / np.median(sigma, axis=1))
+
+
+def _variance(level_e: np.ndarray, floor_e2: float, pocket: PocketEffect | None, bright: slice) -> np.ndarray:
+    """Variance of each pixel (electrons²): undoing the pocket made read noise grow; elsewhere it evened the photons."""
+    photons = np.maximum(level_e, 0)
+    variance = photons + np.float32(floor_e2)
+    if pocket is not None:
+        sky = np.median(level_e[:, ::_SKY_STRIDE], axis=1, keepdims=True)
+        if bright.stop > bright.start:
+            variance[bright] += np.float32(floor_e2 * (noise_gain(float(np.median(sky[bright])), pocket) - 1))
+        for dim in (slice(0, bright.start), slice(bright.stop, len(level_e))):
+            gains = [photon_gain(max(float(value), 1.0), pocket) for value in sky[dim, 0]]
+            variance[dim] += photons[dim] * (np.array(gains, dtype=np.float32)[:, None] - 1)
+    return variance
 
 
 @numba.njit(cache=True, nogil=True)

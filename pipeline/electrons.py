@@ -7,6 +7,7 @@ import numpy as np
 from shutterless.pipeline.frames import Frame
 from shutterless.pipeline.pocket import PocketEffect, remove_pocket
 
+DIM_ROWS = 64
 _FIRST_LOOK = 8  # columns that tell most rows from dropped ones
 
 
@@ -30,10 +31,8 @@ def overscan_level(overscan_adu: np.ndarray, used: tuple[int, int]) -> np.ndarra
     return np.clip(columns, middle - 5 * spread, middle + 5 * spread).mean(axis=1)
 
 
-def to_electrons(
-    pixels_adu: np.ndarray, bias_adu: np.ndarray, frame: Frame, pocket: PocketEffect | None = None
-) -> np.ndarray:
-    """Bias-subtracted, linearised electrons; saturated pixels and dropped rows are NaN.
+def to_electrons(pixels_adu: np.ndarray, bias_adu: np.ndarray, frame: Frame) -> np.ndarray:
+    """Bias-subtracted, linearised electrons as they were read; saturated pixels and dropped rows are NaN.
 
     Parameters
     ----------
@@ -41,8 +40,6 @@ def to_electrons(
     bias_adu : ndarray, shape (n,)
     frame : Frame
         For gain, saturation and the profile.
-    pocket : PocketEffect, optional
-        Undone where given.
 
     Returns
     -------
@@ -60,9 +57,33 @@ def to_electrons(
     adu *= np.float32(frame.readout.gain_e_per_adu)
     adu[pixels_adu >= frame.readout.saturation_adu] = np.nan
     adu[dropped_rows(pixels_adu, bias_adu)] = np.nan
-    if pocket is not None:
-        remove_pocket(adu, pocket)
     return adu
+
+
+def undo_pocket(electrons: np.ndarray, pocket: PocketEffect | None, steady: slice) -> None:
+    """Put the charge of each pixel back where it fell, in place.
+
+    Parameters
+    ----------
+    electrons : ndarray of float32, shape (n, x)
+    pocket : PocketEffect or None
+        Nothing is done without.
+    steady : slice
+        Rows of ``electrons`` with the whole sky, corrected pixel by pixel. In the others there may be less light than
+        read noise, which the correction would blow up; there the mean of every `DIM_ROWS` rows says how much to put
+        back.
+    """
+    if pocket is None:
+        return
+    remove_pocket(electrons[steady], pocket)
+    for start, stop in ((0, steady.start), (steady.stop, len(electrons))):
+        for first in range(start, stop, DIM_ROWS):
+            rows = electrons[first : min(first + DIM_ROWS, stop)]
+            known = np.isfinite(rows)
+            mean = np.where(known, rows, 0).sum(axis=0, keepdims=True) / np.maximum(known.sum(axis=0), 1)
+            whole = mean.astype(np.float32)
+            remove_pocket(whole, pocket)
+            rows += whole - mean
 
 
 def dropped_rows(pixels_adu: np.ndarray, bias_adu: np.ndarray) -> np.ndarray:

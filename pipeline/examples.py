@@ -23,7 +23,14 @@ from shutterless.pipeline.triggers import count_same_row, find_triggers
 
 INJECTIONS_PER_MPIX = 8  # at a time, so that injections stay apart
 _MAX_PASSES = 40
-_VETO_KINDS = {"": "noise", "sharp": "cosmic_ray", "shape": "cosmic_ray", "wide": "pickup", "same row": "pickup"}
+_VETO_KINDS = {
+    "": "noise",
+    "flanks": "noise",
+    "sharp": "cosmic_ray",
+    "shape": "cosmic_ray",
+    "wide": "pickup",
+    "same row": "pickup",
+}
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,27 @@ def noise_gain(sky_e: float, effect: PocketEffect) -> float:
     return float(np.sum(((rows[1] - rows[0])[2 * _REACH : 3 * _REACH] / _BUMP_E) ** 2))
 
 
+def photon_gain(sky_e: float, effect: PocketEffect) -> float:
+    """How much smaller the pocket makes the variance of photons, since it hands on some of each pixel's to the next.
+
+    Parameters
+    ----------
+    sky_e : float
+        Level of the pixels (electrons).
+    effect : PocketEffect
+
+    Returns
+    -------
+    float
+        ``Σ h²`` over what a pixel with one electron more puts into itself and the pixels after it.
+    """
+    rows = np.full((2, 4 * _REACH), sky_e)
+    rows[1, 2 * _REACH] += min(_BUMP_E, sky_e / 4)
+    response = (rows[1] - rows[0]).sum()
+    apply_pocket(rows, effect)
+    return float(np.sum(((rows[1] - rows[0])[2 * _REACH : 3 * _REACH] / response) ** 2))
+
+
 @numba.njit(cache=True, nogil=True, inline="always")
 def _look_up(table, place):  # pragma: no cover - compiled
     """Value between the entries of a table over 0 to 1, its ends beyond."""

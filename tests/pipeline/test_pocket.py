@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shutterless.pipeline.pocket import PocketEffect, apply_pocket, remove_pocket
+from shutterless.pipeline.pocket import PocketEffect, apply_pocket, noise_gain, photon_gain, remove_pocket
 
 # medians of Regnault et al. 2025 (arXiv:2509.04073)
 EFFECT = PocketEffect(capacity_e=756.0, exponent=1.52, flux_exponent=0.372, full_well_e=3.2e5)
@@ -89,3 +89,22 @@ def test_a_pocket_without_room_does_nothing(function):
     before = rows.copy()
     function(rows, EFFECT.scaled(0.0))
     np.testing.assert_array_equal(rows, before)
+
+
+@pytest.mark.parametrize("sky_e", [100.0, 314.0])
+def test_gains_are_those_of_simulated_noise(sky_e):
+    rng = np.random.default_rng(5)
+    photons = rng.poisson(sky_e, (2000, 200)).astype(np.float64)
+    apply_pocket(photons, EFFECT)
+    assert photons[:, 20:].var() / sky_e == pytest.approx(photon_gain(sky_e, EFFECT), rel=0.02)
+    read = np.full((2000, 200), sky_e)
+    apply_pocket(read, EFFECT)
+    read += rng.normal(0, 3, read.shape)
+    remove_pocket(read, EFFECT)
+    assert read[:, 20:].var() / 9 == pytest.approx(noise_gain(sky_e, EFFECT), rel=0.03)
+
+
+def test_no_pocket_changes_no_noise():
+    assert noise_gain(314.0, EFFECT.scaled(0.0)) == 1
+    assert photon_gain(314.0, EFFECT.scaled(0.0)) == pytest.approx(1)
+    assert noise_gain(0.0, EFFECT) == 1
