@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from shutterless.pipeline.event_shapes import event_light_curve
 from shutterless.pipeline.levels import (
     BLOCK_ROWS,
     CLIP_SIGMA,
@@ -27,7 +28,6 @@ from shutterless.pipeline.levels import (
     reject_outliers,
     running_mean,
 )
-from shutterless.pipeline.light_curves import event_light_curve
 from shutterless.pipeline.plots import BLUE, GREY, VERMILLION
 
 ROW_RATE_HZ, READ_NOISE_E, SIGMA_ROWS = 300.0, 10.0, 0.84

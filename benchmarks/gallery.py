@@ -26,13 +26,13 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from simulator import ROW_RATE_HZ, quiet
 
-from shutterless.pipeline.atmosphere import AirRun, SharedSeries
-from shutterless.pipeline.content import AmplifierContent, draw_air, draw_content
 from shutterless.pipeline.events import EVENT_KINDS
 from shutterless.pipeline.frames import Frame
 from shutterless.pipeline.plots import BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILLION
-from shutterless.pipeline.rendering import render
-from shutterless.pipeline.scene import PIXELS, Scene, SceneSettings, draw_scene
+from shutterless.pipeline.simulation.atmosphere import AirRun, SharedSeries
+from shutterless.pipeline.simulation.content import AmplifierContent, draw_air, draw_content
+from shutterless.pipeline.simulation.rendering import render
+from shutterless.pipeline.simulation.scene import PIXELS, Scene, SceneSettings, draw_scene
 from shutterless.pipeline.sky_plots import plot_noise_by_magnitude, plot_pixels, plot_series
 
 STYLE = {"font.size": 8, "axes.titlesize": 9, "figure.dpi": 100, "savefig.dpi": 100}

@@ -22,9 +22,9 @@ from scipy.special import ndtr
 from shutterless.pipeline.events import EVENT_KINDS, STAR_KINDS, draw_event, scale_to_rho
 from shutterless.pipeline.ingest import ingest_amplifier
 from shutterless.pipeline.injection import add_injection, stamp_injection
-from shutterless.pipeline.placement import place_event
-from shutterless.pipeline.scene import SceneSettings, draw_scene
-from shutterless.pipeline.simulate import simulate_file
+from shutterless.pipeline.simulation.placement import place_event
+from shutterless.pipeline.simulation.scene import SceneSettings, draw_scene
+from shutterless.pipeline.simulation.simulate import simulate_file
 from shutterless.pipeline.store import BLOCK_ROWS, Amplifier, open_amplifier
 
 RHO = (4.0, 5.0, 6.0, 7.0, 8.0, 9.0)

@@ -21,14 +21,14 @@ import numpy as np
 from scipy.ndimage import label
 from scipy.optimize import brentq
 
-from shutterless.pipeline.artefacts import draw_mains
-from shutterless.pipeline.content import AmplifierContent, draw_air, draw_content
-from shutterless.pipeline.detector import draw_detector
 from shutterless.pipeline.frames import read_amplifier
 from shutterless.pipeline.psf import pixel_profile
-from shutterless.pipeline.rendering import render_blocks
-from shutterless.pipeline.scene import MAINS, PIXELS, SceneSettings, draw_scene
-from shutterless.pipeline.simulate import simulate_file
+from shutterless.pipeline.simulation.artefacts import draw_mains
+from shutterless.pipeline.simulation.content import AmplifierContent, draw_air, draw_content
+from shutterless.pipeline.simulation.detector import draw_detector
+from shutterless.pipeline.simulation.rendering import render_blocks
+from shutterless.pipeline.simulation.scene import MAINS, PIXELS, SceneSettings, draw_scene
+from shutterless.pipeline.simulation.simulate import simulate_file
 
 GAIN, READ_NOISE_E, ROW_RATE_HZ = 6.2, 10.0, 300.0
 STILL = {"scintillation_rms": 0.0, "motion_rms_arcsec": 0.0, "focus_rms": 0.0, "transparency_rms": 0.0}

@@ -30,13 +30,13 @@ import pandas as pd
 
 from shutterless.models.evaluation import wilson_interval
 from shutterless.pipeline.calibrate import BLOCK_ROWS, Baseline, fit_baseline, iterate_residuals, noise_floor_e2
-from shutterless.pipeline.content import AmplifierContent, draw_content
 from shutterless.pipeline.frames import Frame
 from shutterless.pipeline.lightcurves import fit_light_curves
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.readout import Readout
-from shutterless.pipeline.rendering import render
-from shutterless.pipeline.scene import PIXELS, Scene, SceneSettings
+from shutterless.pipeline.simulation.content import AmplifierContent, draw_content
+from shutterless.pipeline.simulation.rendering import render
+from shutterless.pipeline.simulation.scene import PIXELS, Scene, SceneSettings
 from shutterless.pipeline.store import Amplifier
 from shutterless.pipeline.streaks import collapse_profile, find_streaks
 from shutterless.pipeline.triggers import find_triggers

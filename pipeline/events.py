@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from shutterless.pipeline.diffraction import occultation_depth
-from shutterless.pipeline.light_curves import event_light_curve, smeared_step
+from shutterless.pipeline.event_shapes import event_light_curve, smeared_step
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.variability import flickering_waves, qpo_waves
 

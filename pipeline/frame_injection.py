@@ -26,8 +26,8 @@ from shutterless.pipeline.injection import Injection, InjectionSettings, draw_ch
 from shutterless.pipeline.instruments import InstrumentProfile
 from shutterless.pipeline.levels import interpolate_blocks
 from shutterless.pipeline.pocket import PocketEffect, apply_pocket, remove_pocket
+from shutterless.pipeline.simulation.truth import STAR_COLUMNS, TRUTH_COLUMNS
 from shutterless.pipeline.store import Amplifier, open_amplifier, read_entry
-from shutterless.pipeline.truth import STAR_COLUMNS, TRUTH_COLUMNS
 
 _POCKET_COLUMNS = 40  # on either side: before them a pocket is filled as the sky fills it, after them it is so again
 _STEEPEST = 1.9  # slope of the density of what rounding hid; beyond 2 it would be negative

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.artefacts import CosmicRay, draw_cosmic_ray
 from shutterless.pipeline.calibrate import noise_floor_e2
 from shutterless.pipeline.events import (
     EDGES,
@@ -23,6 +22,7 @@ from shutterless.pipeline.events import (
     scale_to_rho,
 )
 from shutterless.pipeline.levels import interpolate_blocks
+from shutterless.pipeline.simulation.artefacts import CosmicRay, draw_cosmic_ray
 from shutterless.pipeline.store import BLOCK_ROWS, Amplifier
 
 INJECTED_COLUMNS = (

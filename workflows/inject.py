@@ -12,7 +12,7 @@ import pandas as pd
 from shutterless.pipeline.events import EVENT_KINDS
 from shutterless.pipeline.frame_injection import InjectedFile, inject_file
 from shutterless.pipeline.injection import InjectionSettings
-from shutterless.pipeline.truth import write_tables
+from shutterless.pipeline.simulation.truth import write_tables
 from shutterless.workflows.cluster import Executor
 from shutterless.workflows.ingest import INGEST_PIXELS_PER_SECOND, TRUTH, Survey, prepare_folder, survey_files
 from shutterless.workflows.progress import Progress

@@ -31,7 +31,7 @@ class _Section(BaseModel):
 
 
 class SceneSection(_Section):
-    """One simulated sequence; the meaning of every key is that of `shutterless.pipeline.scene.SceneSettings`.
+    """One simulated sequence; every key means what it does in `shutterless.pipeline.simulation.scene.SceneSettings`.
 
     ``events`` counts those of each amplifier of each file.
     """

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from shutterless.pipeline.scene import SceneSettings
-from shutterless.pipeline.simulate import simulate_file
-from shutterless.pipeline.truth import write_tables
+from shutterless.pipeline.simulation.scene import SceneSettings
+from shutterless.pipeline.simulation.simulate import simulate_file
+from shutterless.pipeline.simulation.truth import write_tables
 from shutterless.workflows.cluster import Executor
 from shutterless.workflows.ingest import prepare_folder
 from shutterless.workflows.progress import Progress

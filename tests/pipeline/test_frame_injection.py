@@ -18,9 +18,9 @@ from shutterless.pipeline.injection import InjectionSettings, stamp_injection
 from shutterless.pipeline.instruments import load_profile
 from shutterless.pipeline.matching import match_truth
 from shutterless.pipeline.pocket import apply_pocket
+from shutterless.pipeline.simulation.truth import STAR_COLUMNS, TRUTH_COLUMNS
 from shutterless.pipeline.store import open_amplifier
 from shutterless.pipeline.triggers import find_triggers
-from shutterless.pipeline.truth import STAR_COLUMNS, TRUTH_COLUMNS
 
 BIAS_ADU, GAIN, READ_NOISE_E = 112.0, 6.2, 10.0
 BURSTS = InjectionSettings(kinds=(("burst", 0.5), ("glint", 0.5)), rho=(40.0, 60.0), orphan_fraction=1.0, partial=0.0)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from shutterless.pipeline.atmosphere import draw_waves
 from shutterless.pipeline.habits import MIN_BOXES, Habits
 from shutterless.pipeline.psf import pixel_profile
+from shutterless.pipeline.simulation.atmosphere import draw_waves
 from shutterless.pipeline.triggers import find_triggers
 
 N_ROWS, X = 8192, 20

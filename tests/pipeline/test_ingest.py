@@ -8,8 +8,8 @@ import pytest
 
 from shutterless.pipeline.frames import FrameError
 from shutterless.pipeline.ingest import ingest_amplifier
-from shutterless.pipeline.scene import SceneSettings
-from shutterless.pipeline.simulate import simulate_file
+from shutterless.pipeline.simulation.scene import SceneSettings
+from shutterless.pipeline.simulation.simulate import simulate_file
 from shutterless.pipeline.store import MANIFEST_COLUMNS, open_amplifier, read_entry, read_manifest, write_manifest
 
 FULL_COLUMNS = 3072

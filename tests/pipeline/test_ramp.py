@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 
 from shutterless.pipeline.calibrate import fit_baseline
-from shutterless.pipeline.content import AmplifierContent
 from shutterless.pipeline.frames import Frame
 from shutterless.pipeline.ingest import _write_entry
 from shutterless.pipeline.ramp import MASK_ROWS, _isotonic_starts, _place_step, _staircase, _unknown_rows, fit_ramp
 from shutterless.pipeline.readout import Readout
-from shutterless.pipeline.rendering import render
-from shutterless.pipeline.scene import Scene, SceneSettings, draw_scene
+from shutterless.pipeline.simulation.content import AmplifierContent
+from shutterless.pipeline.simulation.rendering import render
+from shutterless.pipeline.simulation.scene import Scene, SceneSettings, draw_scene
 from shutterless.pipeline.store import Amplifier, open_amplifier
 from shutterless.pipeline.template_bank import scan
 from shutterless.pipeline.triggers import find_triggers

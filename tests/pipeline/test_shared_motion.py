@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shutterless.pipeline.atmosphere import draw_waves
 from shutterless.pipeline.cleaning import clean_streaks
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.readout import Readout
 from shutterless.pipeline.shared_motion import MIN_ANCHORS, bright_streaks, learn_motion, subtract_motion
+from shutterless.pipeline.simulation.atmosphere import draw_waves
 from shutterless.pipeline.streak_model import first_columns, streak_light
 
 N_COLUMNS, N_ROWS, SIGMA_PX, SKY_E, READ_NOISE_E = 140, 6016, 0.84, 300.0, 10.0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shutterless.pipeline.atmosphere import draw_waves
+from shutterless.pipeline.simulation.atmosphere import draw_waves
 from shutterless.pipeline.star_time import COARSE_ROWS, REFINE_ROWS, SharedSeries, find_lags, find_outliers, refine_lag
 
 N_ROWS, MAX_LAG = 6000, 900

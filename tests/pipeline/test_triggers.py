@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shutterless.pipeline.artefacts import draw_cosmic_ray
 from shutterless.pipeline.events import Event, event_stamp, optimal_rho, scale_to_rho
 from shutterless.pipeline.readout import Readout
+from shutterless.pipeline.simulation.artefacts import draw_cosmic_ray
 from shutterless.pipeline.store import BLOCK_ROWS, Amplifier
 from shutterless.pipeline.streaks import STREAK_COLUMNS
 from shutterless.pipeline.triggers import TRIGGER_COLUMNS, count_same_row, find_triggers, shape_bank, veto_reasons

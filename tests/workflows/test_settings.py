@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from pydantic import ValidationError
 
-from shutterless.pipeline.scene import SceneSettings
+from shutterless.pipeline.simulation.scene import SceneSettings
 from shutterless.workflows.settings import FAMILIES, SettingsError, load_scene, load_settings, resolved_toml
 from shutterless.workflows.simulate import build_scene
 

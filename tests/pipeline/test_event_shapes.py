@@ -7,7 +7,7 @@ import pytest
 from scipy.special import erf, erfc
 
 from shutterless.pipeline.diffraction import edge_rise
-from shutterless.pipeline.light_curves import event_light_curve, flare_template, smeared_step
+from shutterless.pipeline.event_shapes import event_light_curve, flare_template, smeared_step
 from shutterless.pipeline.psf import pixel_profile
 
 SIGMA = 0.84

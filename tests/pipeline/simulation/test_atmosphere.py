@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shutterless.pipeline.atmosphere import (
+from shutterless.pipeline.psf import pixel_profile
+from shutterless.pipeline.simulation.atmosphere import (
     AirRun,
     Atmosphere,
     AtmosphereError,
@@ -18,10 +19,9 @@ from shutterless.pipeline.atmosphere import (
     draw_scintillation,
     draw_waves,
 )
-from shutterless.pipeline.content import AmplifierContent, draw_air, draw_content
-from shutterless.pipeline.psf import pixel_profile
-from shutterless.pipeline.rendering import mean_electrons, render
-from shutterless.pipeline.scene import SceneError, SceneSettings, draw_scene
+from shutterless.pipeline.simulation.content import AmplifierContent, draw_air, draw_content
+from shutterless.pipeline.simulation.rendering import mean_electrons, render
+from shutterless.pipeline.simulation.scene import SceneError, SceneSettings, draw_scene
 
 QUIET = {name: 0.0 for name in ("scintillation_rms", "motion_rms_arcsec", "focus_rms", "transparency_rms")}
 STRENGTHS = {

@@ -14,7 +14,7 @@ from functools import lru_cache
 import numba
 import numpy as np
 
-from shutterless.pipeline.focal_plane import CENTRAL_OBSTRUCTION
+from shutterless.pipeline.simulation.focal_plane import CENTRAL_OBSTRUCTION
 
 FAINTEST_MAG = 9.0
 # of the star's light, log-uniform: two reflections of a few per cent each; radius in pixels. Both are a choice.

@@ -20,7 +20,7 @@ from shutterless.pipeline.events import (
     scale_to_rho,
 )
 from shutterless.pipeline.psf import pixel_profile
-from shutterless.pipeline.scene import Rows, Scene, SceneError, SceneSettings
+from shutterless.pipeline.simulation.scene import Rows, Scene, SceneError, SceneSettings
 
 _LEAST_SEPARATION_PX, _LEAST_GAP_ROWS = 12.0, 12
 # of the peak: below, light counts for nothing, and below its square it is not kept

@@ -7,12 +7,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shutterless.pipeline.atmosphere import Atmosphere, log_normal
-from shutterless.pipeline.focal_plane import FocalPlane
-from shutterless.pipeline.ghosts import Ghost, add_ghosts, annulus_image, draw_ghosts, star_time_rows, steady_light
-from shutterless.pipeline.moving_lights import TrailRates, draw_trails
-from shutterless.pipeline.scene import Scene
-from shutterless.pipeline.trails import AmplifierTrail, add_trails, trail_light, trail_rho, trails_in_amplifier
+from shutterless.pipeline.simulation.atmosphere import Atmosphere, log_normal
+from shutterless.pipeline.simulation.focal_plane import FocalPlane
+from shutterless.pipeline.simulation.ghosts import (
+    Ghost,
+    add_ghosts,
+    annulus_image,
+    draw_ghosts,
+    star_time_rows,
+    steady_light,
+)
+from shutterless.pipeline.simulation.moving_lights import TrailRates, draw_trails
+from shutterless.pipeline.simulation.scene import Scene
+from shutterless.pipeline.simulation.trails import (
+    AmplifierTrail,
+    add_trails,
+    trail_light,
+    trail_rho,
+    trails_in_amplifier,
+)
 
 # what is fainter leaves nothing that anybody could tell from noise, and is not true of a file
 _LEAST_RHO = 1.0

@@ -13,11 +13,11 @@ import pandas as pd
 from astropy.io import fits
 from astropy.time import Time, TimeDelta
 
-from shutterless.pipeline.content import AmplifierContent, draw_content
-from shutterless.pipeline.frame_files import FrameFile, FrameFileError, create_frame_file
-from shutterless.pipeline.rendering import render_blocks
-from shutterless.pipeline.scene import PIXELS, SceneError, SceneSettings
-from shutterless.pipeline.truth import star_rows, truth_rows
+from shutterless.pipeline.simulation.content import AmplifierContent, draw_content
+from shutterless.pipeline.simulation.frame_files import FrameFile, FrameFileError, create_frame_file
+from shutterless.pipeline.simulation.rendering import render_blocks
+from shutterless.pipeline.simulation.scene import PIXELS, SceneError, SceneSettings
+from shutterless.pipeline.simulation.truth import star_rows, truth_rows
 
 
 def file_name(settings: SceneSettings, ccd: int, file_index: int) -> str:

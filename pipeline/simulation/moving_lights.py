@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shutterless.pipeline.focal_plane import FocalPlane
+from shutterless.pipeline.simulation.focal_plane import FocalPlane
 
 APERTURE_M = 1.22  # ZTF header
 SIDEREAL_ARCSEC_S = 15.041

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.artefacts import CosmicRay, PickupBurst, cosmic_ray_light_curve
-from shutterless.pipeline.content import AmplifierContent
-from shutterless.pipeline.detector import HotColumn, Trap
 from shutterless.pipeline.events import central_rows, optimal_rho
-from shutterless.pipeline.placement import PlacedEvent
-from shutterless.pipeline.scene import Scene
+from shutterless.pipeline.simulation.artefacts import CosmicRay, PickupBurst, cosmic_ray_light_curve
+from shutterless.pipeline.simulation.content import AmplifierContent
+from shutterless.pipeline.simulation.detector import HotColumn, Trap
+from shutterless.pipeline.simulation.placement import PlacedEvent
+from shutterless.pipeline.simulation.scene import Scene
 
 _ROWS_AT_A_TIME = 4096
 TRUTH_COLUMNS = {

@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shutterless.pipeline.atmosphere import draw_atmosphere
-from shutterless.pipeline.focal_plane import focal_plane
-from shutterless.pipeline.ghosts import Ghost
 from shutterless.pipeline.instruments import load_profile
-from shutterless.pipeline.moving_lights import TrailRates
-from shutterless.pipeline.scene import Scene, SceneSettings, draw_scene
-from shutterless.pipeline.sky_lights import SkyLights, draw_sky_ghosts, draw_sky_trails
+from shutterless.pipeline.simulation.atmosphere import draw_atmosphere
+from shutterless.pipeline.simulation.focal_plane import focal_plane
+from shutterless.pipeline.simulation.ghosts import Ghost
+from shutterless.pipeline.simulation.moving_lights import TrailRates
+from shutterless.pipeline.simulation.scene import Scene, SceneSettings, draw_scene
+from shutterless.pipeline.simulation.sky_lights import SkyLights, draw_sky_ghosts, draw_sky_trails
 
 SETTINGS = SceneSettings(seed=3)
 RATES = TrailRates(geosynchronous=50.0, low_orbit=400.0, aircraft=0.0, meteor=2000.0)

@@ -9,8 +9,8 @@ import pytest
 from scipy.special import ndtr
 
 from shutterless.pipeline.events import EVENT_KINDS, STAR_KINDS
-from shutterless.pipeline.placement import place_event, place_events
-from shutterless.pipeline.scene import EVENTS, SceneError, SceneSettings, draw_scene
+from shutterless.pipeline.simulation.placement import place_event, place_events
+from shutterless.pipeline.simulation.scene import EVENTS, SceneError, SceneSettings, draw_scene
 
 SETTINGS = SceneSettings(rows=6000, n_bright_stars=100.0, seed=5)
 

@@ -5,11 +5,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from shutterless.pipeline.focal_plane import FocalPlane, focal_plane
 from shutterless.pipeline.instruments import load_profile
-from shutterless.pipeline.moving_lights import Brightness, TrailError, TrailRates, draw_trails
-from shutterless.pipeline.sky_examples import example_trail
-from shutterless.pipeline.trails import trails_in_amplifier
+from shutterless.pipeline.simulation.focal_plane import FocalPlane, focal_plane
+from shutterless.pipeline.simulation.moving_lights import Brightness, TrailError, TrailRates, draw_trails
+from shutterless.pipeline.simulation.sky_examples import example_trail
+from shutterless.pipeline.simulation.trails import trails_in_amplifier
 
 NONE = {"geosynchronous": 0.0, "low_orbit": 0.0, "aircraft": 0.0, "meteor": 0.0}
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shutterless.pipeline.focal_plane import FocalPlane, FocalPlaneError, focal_plane
 from shutterless.pipeline.instruments import QuadrantLayout, load_profile
+from shutterless.pipeline.simulation.focal_plane import FocalPlane, FocalPlaneError, focal_plane
 
 
 @pytest.fixture

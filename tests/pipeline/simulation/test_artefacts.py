@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shutterless.pipeline.artefacts import (
+from shutterless.pipeline.simulation.artefacts import (
     COSMIC_RAYS_PER_PIXEL_S,
     RowWaves,
     _draw_cosine,
@@ -15,8 +15,8 @@ from shutterless.pipeline.artefacts import (
     draw_mains,
     draw_pickup_bursts,
 )
-from shutterless.pipeline.content import draw_row_waves
-from shutterless.pipeline.scene import SceneSettings
+from shutterless.pipeline.simulation.content import draw_row_waves
+from shutterless.pipeline.simulation.scene import SceneSettings
 
 
 def test_rate_is_that_of_a_ztf_quadrant():

@@ -7,9 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shutterless.pipeline.artefacts import CosmicRay
-from shutterless.pipeline.content import AmplifierContent, draw_content
-from shutterless.pipeline.detector import (
+from shutterless.pipeline.frames import read_amplifier
+from shutterless.pipeline.instruments import ProfileError, load_profile
+from shutterless.pipeline.pocket import PocketEffect, apply_pocket
+from shutterless.pipeline.simulation.artefacts import CosmicRay
+from shutterless.pipeline.simulation.content import AmplifierContent, draw_content
+from shutterless.pipeline.simulation.detector import (
     Blinking,
     Detector,
     HotColumn,
@@ -18,13 +21,10 @@ from shutterless.pipeline.detector import (
     draw_dropped_rows,
     pass_trap,
 )
-from shutterless.pipeline.frames import read_amplifier
-from shutterless.pipeline.instruments import ProfileError, load_profile
-from shutterless.pipeline.pocket import PocketEffect, apply_pocket
-from shutterless.pipeline.rendering import render
-from shutterless.pipeline.scene import SceneError, SceneSettings, draw_scene
-from shutterless.pipeline.simulate import simulate_file
-from shutterless.pipeline.truth import truth_rows
+from shutterless.pipeline.simulation.rendering import render
+from shutterless.pipeline.simulation.scene import SceneError, SceneSettings, draw_scene
+from shutterless.pipeline.simulation.simulate import simulate_file
+from shutterless.pipeline.simulation.truth import truth_rows
 
 POCKET = "\n[pocket]\ncapacity_e = 756.0\nexponent = 1.52\nflux_exponent = 0.372\nfull_well_e = 3.2e5\n"
 

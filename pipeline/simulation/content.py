@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shutterless.pipeline.artefacts import (
+from shutterless.pipeline.simulation.artefacts import (
     DRIFT_COMMON_SHARE,
     DRIFT_E,
     CosmicRay,
@@ -18,12 +18,12 @@ from shutterless.pipeline.artefacts import (
     draw_mains,
     draw_pickup_bursts,
 )
-from shutterless.pipeline.atmosphere import Atmosphere, draw_atmosphere
-from shutterless.pipeline.detector import Detector, draw_detector, draw_dropped_rows
-from shutterless.pipeline.focal_plane import focal_plane
-from shutterless.pipeline.moving_lights import TrailRates
-from shutterless.pipeline.placement import PlacedEvent, place_events
-from shutterless.pipeline.scene import (
+from shutterless.pipeline.simulation.atmosphere import Atmosphere, draw_atmosphere
+from shutterless.pipeline.simulation.detector import Detector, draw_detector, draw_dropped_rows
+from shutterless.pipeline.simulation.focal_plane import focal_plane
+from shutterless.pipeline.simulation.moving_lights import TrailRates
+from shutterless.pipeline.simulation.placement import PlacedEvent, place_events
+from shutterless.pipeline.simulation.scene import (
     ATMOSPHERE,
     COSMIC_RAYS,
     DETECTOR,
@@ -39,7 +39,7 @@ from shutterless.pipeline.scene import (
     SceneSettings,
     draw_scene,
 )
-from shutterless.pipeline.sky_lights import SkyLights, draw_sky_ghosts, draw_sky_trails
+from shutterless.pipeline.simulation.sky_lights import SkyLights, draw_sky_ghosts, draw_sky_trails
 
 
 @dataclass(frozen=True)

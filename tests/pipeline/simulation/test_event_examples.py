@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shutterless.pipeline.event_examples import example_event
 from shutterless.pipeline.events import EVENT_KINDS
+from shutterless.pipeline.simulation.event_examples import example_event
 
 
 @pytest.mark.parametrize("kind", EVENT_KINDS)

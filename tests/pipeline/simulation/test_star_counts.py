@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shutterless.pipeline.star_counts import draw_magnitudes, star_counts
+from shutterless.pipeline.simulation.star_counts import draw_magnitudes, star_counts
 
 QUADRANT_DEG2 = 3072 * 3080 * (1.012 / 3600) ** 2
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shutterless.pipeline.content import AmplifierContent, draw_content
 from shutterless.pipeline.frames import FrameError, read_info
 from shutterless.pipeline.readout import Readout
-from shutterless.pipeline.rendering import mean_electrons
-from shutterless.pipeline.scene import SceneError, SceneSettings, draw_scene
-from shutterless.pipeline.simulate import simulate_file
+from shutterless.pipeline.simulation.content import AmplifierContent, draw_content
+from shutterless.pipeline.simulation.rendering import mean_electrons
+from shutterless.pipeline.simulation.scene import SceneError, SceneSettings, draw_scene
+from shutterless.pipeline.simulation.simulate import simulate_file
 
 CLOSE = 200
 

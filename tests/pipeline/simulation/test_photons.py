@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare, poisson
 
-from shutterless.pipeline.photons import _build_tables, draw_photons
+from shutterless.pipeline.simulation.photons import _build_tables, draw_photons
 
 
 def draw(mean: float, n: int, seed: int = 4) -> np.ndarray:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from shutterless.pipeline.focal_plane import FocalPlane
-from shutterless.pipeline.ghosts import Ghost, add_ghosts, star_time_rows, steady_light
 from shutterless.pipeline.instruments import QuadrantLayout
-from shutterless.pipeline.moving_lights import Brightness, SkyTrail, TrailError
-from shutterless.pipeline.trails import add_trails, trails_in_amplifier
+from shutterless.pipeline.simulation.focal_plane import FocalPlane
+from shutterless.pipeline.simulation.ghosts import Ghost, add_ghosts, star_time_rows, steady_light
+from shutterless.pipeline.simulation.moving_lights import Brightness, SkyTrail, TrailError
+from shutterless.pipeline.simulation.trails import add_trails, trails_in_amplifier
 
 
 def example_trail(kind: str, n_rows: int = 1024, n_columns: int = 1024, row_rate_hz: float = 300.0) -> np.ndarray:

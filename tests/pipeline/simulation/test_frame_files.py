@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from shutterless.pipeline import frame_files
-from shutterless.pipeline.frame_files import FrameFileError, create_frame_file
 from shutterless.pipeline.instruments import QuadrantLayout
+from shutterless.pipeline.simulation import frame_files
+from shutterless.pipeline.simulation.frame_files import FrameFileError, create_frame_file
 
 SUFFIXES = [".fits", ".fits.gz", ".fits.fz"]
 FLIPS = [QuadrantLayout(1, 2, columns, rows) for columns in (False, True) for rows in (False, True)]
@@ -136,8 +136,8 @@ def test_a_gap_between_the_hdus_is_refused(tmp_path):
 
 PEAK = """
 import sys, tracemalloc
-from shutterless.pipeline.scene import SceneSettings
-from shutterless.pipeline.simulate import simulate_file
+from shutterless.pipeline.simulation.scene import SceneSettings
+from shutterless.pipeline.simulation.simulate import simulate_file
 settings = SceneSettings(instrument=sys.argv[1], rows=int(sys.argv[2]), events=3, suffix=sys.argv[3],
     n_bright_stars=2_000, sky_mag=17.0, atmosphere=True, detector=True)
 simulate_file(settings, 1, 0, sys.argv[4])  # compiled, imported, cached

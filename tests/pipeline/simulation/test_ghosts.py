@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shutterless.pipeline.ghosts import (
+from shutterless.pipeline.simulation.ghosts import (
     Ghost,
     GhostError,
     add_ghosts,
@@ -12,7 +12,7 @@ from shutterless.pipeline.ghosts import (
     star_time_rows,
     steady_light,
 )
-from shutterless.pipeline.sky_examples import example_ghost
+from shutterless.pipeline.simulation.sky_examples import example_ghost
 
 GHOST = Ghost(x=50.25, y0=40, star_id=0, star_mag=8.0, share=5e-4, radius_px=12.0, flux_e_row=6.0)
 

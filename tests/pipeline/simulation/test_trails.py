@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from shutterless.pipeline.events import smeared_step
-from shutterless.pipeline.focal_plane import FocalPlane
 from shutterless.pipeline.frames import to_read_order
 from shutterless.pipeline.instruments import QuadrantLayout
-from shutterless.pipeline.moving_lights import Brightness, SkyTrail, TrailError
 from shutterless.pipeline.psf import pixel_profile
-from shutterless.pipeline.trails import (
+from shutterless.pipeline.simulation.focal_plane import FocalPlane
+from shutterless.pipeline.simulation.moving_lights import Brightness, SkyTrail, TrailError
+from shutterless.pipeline.simulation.trails import (
     AmplifierTrail,
     add_trails,
     pupil_points,

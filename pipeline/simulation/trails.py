@@ -17,8 +17,8 @@ from math import erf
 import numba
 import numpy as np
 
-from shutterless.pipeline.focal_plane import CENTRAL_OBSTRUCTION, FocalPlane
-from shutterless.pipeline.moving_lights import Brightness, SkyTrail, TrailError
+from shutterless.pipeline.simulation.focal_plane import CENTRAL_OBSTRUCTION, FocalPlane
+from shutterless.pipeline.simulation.moving_lights import Brightness, SkyTrail, TrailError
 
 _REACH = 5.0  # standard deviations of the point-spread function that are lit
 _STEP = 0.5  # of σ along the path: the midpoint rule over a Gaussian errs by 1e-34, where a light begins by 0.3 %

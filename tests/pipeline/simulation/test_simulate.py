@@ -9,16 +9,16 @@ import pandas as pd
 import pytest
 from astropy.io import fits
 
-from shutterless.pipeline.artefacts import CosmicRay, PickupBurst
-from shutterless.pipeline.content import AmplifierContent, draw_content
 from shutterless.pipeline.events import EVENT_KINDS, draw_event
 from shutterless.pipeline.frames import FrameError, read_amplifier, read_info
-from shutterless.pipeline.placement import light_curve_by_pieces, place_event
 from shutterless.pipeline.psf import pixel_profile
-from shutterless.pipeline.rendering import mean_electrons, render
-from shutterless.pipeline.scene import PIXELS, Scene, SceneError, SceneSettings, draw_scene
-from shutterless.pipeline.simulate import simulate_file
-from shutterless.pipeline.truth import STAR_COLUMNS, TRUTH_COLUMNS, truth_rows, write_tables
+from shutterless.pipeline.simulation.artefacts import CosmicRay, PickupBurst
+from shutterless.pipeline.simulation.content import AmplifierContent, draw_content
+from shutterless.pipeline.simulation.placement import light_curve_by_pieces, place_event
+from shutterless.pipeline.simulation.rendering import mean_electrons, render
+from shutterless.pipeline.simulation.scene import PIXELS, Scene, SceneError, SceneSettings, draw_scene
+from shutterless.pipeline.simulation.simulate import simulate_file
+from shutterless.pipeline.simulation.truth import STAR_COLUMNS, TRUTH_COLUMNS, truth_rows, write_tables
 
 
 @pytest.fixture
