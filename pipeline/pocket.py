@@ -89,19 +89,37 @@ def remove_pocket(electrons: np.ndarray, effect: PocketEffect) -> None:
         _remove(electrons, effect.capacity_e, effect.full_well_e, release, capture)
 
 
-def noise_gain(sky_e: float, effect: PocketEffect) -> float:
-    """How much larger `remove_pocket` makes the variance of read noise, which no pocket has smoothed.
+def pocket_response(sky_e: float, effect: PocketEffect) -> np.ndarray:
+    """What a pixel with one electron more than the sky puts into itself and the pixels read after it.
 
     Parameters
     ----------
     sky_e : float
-        Level of the pixels (electrons).
+        Level of the pixels (electrons), above 0.
     effect : PocketEffect
 
     Returns
     -------
-    float
-        ``Σ g²`` over what a pixel read one electron too high puts into itself and the pixels after it.
+    ndarray of float64, shape (k,)
+    """
+    rows, bump_e = np.full((2, 4 * _REACH), sky_e), min(_BUMP_E, sky_e / 4)
+    rows[1, 2 * _REACH] += bump_e
+    apply_pocket(rows, effect)
+    return (rows[1] - rows[0])[2 * _REACH : 3 * _REACH] / bump_e
+
+
+def photon_gain(sky_e: float, effect: PocketEffect) -> float:
+    """How much smaller the pocket makes the variance of photons, since it hands on some of each pixel's to the next.
+
+    Sum of the squares of `pocket_response`.
+    """
+    return float(np.sum(pocket_response(sky_e, effect) ** 2))
+
+
+def noise_gain(sky_e: float, effect: PocketEffect) -> float:
+    """How much larger `remove_pocket` makes the variance of read noise, which no pocket has evened.
+
+    ``Σ g²`` over what a pixel that is read one electron too high puts into itself and the pixels after it.
     """
     if not sky_e > 0 or effect.capacity_e <= 0:
         return 1.0
@@ -110,27 +128,6 @@ def noise_gain(sky_e: float, effect: PocketEffect) -> float:
     rows[1, 2 * _REACH] += _BUMP_E
     remove_pocket(rows, effect)
     return float(np.sum(((rows[1] - rows[0])[2 * _REACH : 3 * _REACH] / _BUMP_E) ** 2))
-
-
-def photon_gain(sky_e: float, effect: PocketEffect) -> float:
-    """How much smaller the pocket makes the variance of photons, since it hands on some of each pixel's to the next.
-
-    Parameters
-    ----------
-    sky_e : float
-        Level of the pixels (electrons).
-    effect : PocketEffect
-
-    Returns
-    -------
-    float
-        ``Σ h²`` over what a pixel with one electron more puts into itself and the pixels after it.
-    """
-    rows = np.full((2, 4 * _REACH), sky_e)
-    rows[1, 2 * _REACH] += min(_BUMP_E, sky_e / 4)
-    response = (rows[1] - rows[0]).sum()
-    apply_pocket(rows, effect)
-    return float(np.sum(((rows[1] - rows[0])[2 * _REACH : 3 * _REACH] / response) ** 2))
 
 
 @numba.njit(cache=True, nogil=True, inline="always")

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from shutterless.pipeline.background import sky_level
-from shutterless.pipeline.pocket import PocketEffect, apply_pocket
+from shutterless.pipeline.pocket import PocketEffect, pocket_response
 
 MAX_STRENGTH = 2.0  # times the profile's capacity; more is another effect
 MIN_SIGNIFICANCE = 5.0  # of the covariance; less is no reason to change every pixel
@@ -14,7 +14,6 @@ MAX_STARLIGHT = 0.1  # of the sky in a column that is taken for sky
 MIN_PAIRS = 100_000  # of neighbouring sky pixels, which tell a strength of 1 to 8 %
 CLIP_SIGMA = 5.0
 _FAR_E = 500.0  # beyond, no noise of a sky pixel
-_BUMP_E, _REACH = 8.0, 12  # columns over which the pocket gives back what it took
 
 
 def measure_strength(electrons: np.ndarray, effect: PocketEffect) -> float:
@@ -70,11 +69,8 @@ def neighbour_covariance(sky_e: float, effect: PocketEffect) -> float:
 
     Notes
     -----
-    A pixel with a few electrons more than the sky is read ``h_0`` of them higher, the next ones ``h_1``, ``h_2``, …; so
-    Poisson noise of variance ``sky_e`` becomes a covariance of ``sky_e Σ h_k h_{k+1}``.
+    A pixel with one electron more than the sky is read ``h_0`` higher, the next ones ``h_1``, ``h_2``, …
+    so Poisson noise of variance ``sky_e`` becomes a covariance of ``sky_e Σ h_k h_{k+1}``.
     """
-    rows = np.full((2, 4 * _REACH), sky_e)
-    rows[1, 2 * _REACH] += _BUMP_E
-    apply_pocket(rows, effect)
-    response = (rows[1] - rows[0])[2 * _REACH : 3 * _REACH] / _BUMP_E
+    response = pocket_response(sky_e, effect)
     return float(sky_e * np.sum(response[:-1] * response[1:]))
