@@ -102,7 +102,9 @@ def steps(frame: Frame) -> Iterator[tuple[str, np.ndarray]]:
     steady = whole.level_e.mean(axis=0)
     profile, error = collapse_profile(whole.level_e, frame.readout.read_noise_e, len(frame.pixels_adu))
     streaks, sigma_px = find_streaks(profile, error, frame.readout.psf_sigma_px, frame.readout)
-    bright, crowding = bright_streaks(sigma, steady, sky_level(steady), streaks, sigma_px, frame.readout)
+    bright, crowding = bright_streaks(
+        sigma, steady, sky_level(steady), streaks, sigma_px, frame.readout, residual.shape[1]
+    )
     motion = learn_motion(residual, bright, crowding, sigma_px, frame.readout.n_transit)
     for streak in bright if motion is not None else ():
         subtract_motion(residual, streak, motion)

@@ -75,7 +75,7 @@ def fit_baseline(frame: Frame) -> Baseline:
     streak's columns skew: medians make stars 3 % fainter.
     """
     bias = overscan_level(frame.overscan_adu, frame.profile.overscan_used)
-    steady = steady_rows(frame.readout, len(bias))
+    steady = frame.readout.steady_rows(len(bias))
     pocket = _measure_pocket(frame, bias, steady)
     ramps = _fit_ramps(frame, bias, pocket, steady)
     means = []
@@ -95,14 +95,6 @@ def fit_baseline(frame: Frame) -> Baseline:
         means.append(mean)
     level = running_mean(reject_outliers(np.concatenate(means)), WINDOW_ROWS // BLOCK_ROWS, KNOT_BLOCKS)
     return Baseline(level, ramps, bias, pocket)
-
-
-def steady_rows(readout: Readout, n_rows: int) -> slice:
-    """File rows that had the sky for a whole transit: neither in the ramp nor in the drain; may be none."""
-    start, stop = readout.n_ramp_rows(n_rows), n_rows
-    if readout.close_row is not None and readout.first_row is not None:
-        stop = int(np.clip(readout.close_row - readout.first_row, start, n_rows))
-    return slice(start, stop)
 
 
 def _within(steady: slice, rows: slice) -> slice:
@@ -186,7 +178,7 @@ def iterate_residuals(frame: Frame, baseline: Baseline, *, shared_rows: bool = T
     pocket effect makes them. What all columns of a row share is their mean weighted by ``1/V`` and clipped: pickup is
     read with a row, light is not shared by 3,072 columns.
     """
-    steady = steady_rows(frame.readout, len(frame.pixels_adu))
+    steady = frame.readout.steady_rows(len(frame.pixels_adu))
     for start in range(0, len(frame.pixels_adu), CHUNK_ROWS):
         rows = slice(start, min(start + CHUNK_ROWS, len(frame.pixels_adu)))
         bright = _within(steady, rows)

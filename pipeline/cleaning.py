@@ -128,7 +128,7 @@ def clean_streaks(
     predict of its motion and focus: of two stars in one column, say, which move at different times. That is measured
     orthogonally to the flux of the star and its neighbours, so no event on them has a part in it.
     """
-    bright, crowding = bright_streaks(sigma_e, level_e, sky_e, streaks, sigma_px, readout)
+    bright, crowding = bright_streaks(sigma_e, level_e, sky_e, streaks, sigma_px, readout, residual.shape[1])
     motion = learn_motion(residual, bright, crowding, sigma_px, readout.n_transit)
     moved = set()
     for streak in bright:

@@ -79,6 +79,13 @@ class Readout:
             return 0
         return int(np.clip(self.n_transit - self.first_row, 0, n_rows))
 
+    def steady_rows(self, n_rows: int) -> slice:
+        """File rows that had the sky for a whole transit: neither in the ramp nor after the closing; may be none."""
+        start, stop = self.n_ramp_rows(n_rows), n_rows
+        if self.close_row is not None and self.first_row is not None:
+            stop = int(np.clip(self.close_row - self.first_row, start, n_rows))
+        return slice(start, stop)
+
     def seconds(self, row: Any) -> np.ndarray:
         """Read time of file rows, in seconds since the shutter opened (since file row 0 without ``first_row``)."""
         return (np.asarray(row, dtype=np.float64) + (self.first_row or 0)) / self.row_rate_hz

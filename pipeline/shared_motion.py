@@ -36,7 +36,7 @@ MIN_ROWS = 512  # of an anchor, after the ramp; fewer tell nothing of motion tha
 MAX_NEIGHBOURS = 0.2  # of an anchor: light of others within its modelled columns, over its own
 # rows over which the other stars are averaged; set on simulated motion of 0.1 s, focus of 1 s and cloud of 5 s
 WINDOWS = {LIGHT: (5, 15, 45, 135), SHIFT: (1, 5, 15), WIDTH: (1, 5, 15, 45)}
-BEGIN_ROWS = 8  # after its onset in which a star says nothing
+BEGIN_ROWS = 8  # after its onset, and before its end, in which a star says nothing
 CLIP_SIGMA = 5.0
 _N_PASSES = 2  # of weights, lags and outliers
 
@@ -55,8 +55,9 @@ class Streak:
         Noise of the columns in blocks of `BLOCK_ROWS` rows.
     steady_e : ndarray of float64, shape (w,)
         Mean light of the star on them.
-    begins, settled : int
-        First file row in which it shines for certain, and the first after the ramp, whose levels are rough.
+    shines, settled : slice
+        File rows in which it shines for certain, and those among them that are neither ramp nor drain, whose levels are
+        rough.
     lag : float
         File row of its star time 0; NaN where unknown.
     """
@@ -67,8 +68,8 @@ class Streak:
     columns: slice
     sigma_e: np.ndarray
     steady_e: np.ndarray
-    begins: int
-    settled: int
+    shines: slice
+    settled: slice
     lag: float
 
     def sigma_rows(self, n_rows: int) -> np.ndarray:
@@ -76,20 +77,20 @@ class Streak:
         return np.repeat(self.sigma_e, BLOCK_ROWS, axis=1)[:, :n_rows]
 
     def states(self, residual: np.ndarray, sigma_px: float, *, follow: bool) -> tuple[np.ndarray, np.ndarray]:
-        """State in every row (3, t), NaN before the ramp is over and where masked, and its standard error (3,)."""
+        """State in every row (3, t), NaN in ramp and drain and where masked, and its standard error (3,)."""
         patch = residual[self.columns].astype(np.float32) * self.sigma_rows(residual.shape[1])
         patch += self.steady_e[:, None].astype(np.float32)
         fit = follow_state if follow else linear_state
         noise = self.sigma_e.mean(axis=1)
         state, error = fit(patch, noise, self.x - self.columns.start, self.flux_e_row, sigma_px)
-        state[:, : self.settled] = np.nan
+        state[:, : self.settled.start] = state[:, self.settled.stop :] = np.nan
         return state, error
 
     def subtract(self, residual: np.ndarray, state: np.ndarray, sigma_px: float) -> None:
         """Take off, in place, what differs from the mean over the baseline's window when the star has these states."""
         light = streak_light(state, self.x - self.columns.start, self.flux_e_row, sigma_px)
         n_rows = light.shape[1]
-        light[:, : self.begins] = np.nan
+        light[:, : self.shines.start] = light[:, self.shines.stop :] = np.nan
         padded = np.full((len(light), -(-n_rows // BLOCK_ROWS) * BLOCK_ROWS), np.nan, dtype=np.float32)
         padded[:, :n_rows] = light
         blocks = padded.reshape(len(light), -1, BLOCK_ROWS)
@@ -122,7 +123,13 @@ class SharedMotion:
 
 
 def bright_streaks(
-    sigma_e: np.ndarray, level_e: np.ndarray, sky_e: float, streaks: pd.DataFrame, sigma_px: float, readout: Readout
+    sigma_e: np.ndarray,
+    level_e: np.ndarray,
+    sky_e: float,
+    streaks: pd.DataFrame,
+    sigma_px: float,
+    readout: Readout,
+    n_rows: int,
 ) -> tuple[list[Streak], np.ndarray]:
     """Streaks whose motion shows, brightest first, and the share of neighbours in their light.
 
@@ -137,6 +144,8 @@ def bright_streaks(
     sigma_px : float
         Width of the mean point-spread function.
     readout : Readout
+    n_rows : int
+        Of the file.
 
     Returns
     -------
@@ -152,20 +161,31 @@ def bright_streaks(
     columns = np.minimum(first[:, None] + np.arange(2 * HALF_WIDTH + 1), n_columns - 1)
     own = flux[:, None] * pixel_profile(columns - x[:, None], sigma_px)
     everyone = np.bincount(columns.ravel(), weights=own.ravel(), minlength=n_columns)
-    n_ramp = readout.n_ramp_rows(sigma_e.shape[1] * BLOCK_ROWS)
+    settled = readout.steady_rows(n_rows)
     found, crowding = [], []
     for row, light, start in zip(order.itertuples(), own, first, strict=True):
         here = slice(int(start), min(int(start) + 2 * HALF_WIDTH + 1, n_columns))
         light = light[: here.stop - here.start]
         others = everyone[here] - light
         lag = float(row.y0) - (readout.first_row or 0)
-        begins = (n_ramp if np.isnan(lag) else max(int(lag) + BEGIN_ROWS, 0)) if n_ramp else 0
-        steady = level_e[here] - sky_e - others
         found.append(
-            Streak(int(row.streak_id), row.x, row.flux_e_row, here, sigma_e[here], steady, begins, n_ramp, lag)
-        )
+            Streak(
+                streak_id=int(row.streak_id), x=row.x, flux_e_row=row.flux_e_row, columns=here, sigma_e=sigma_e[here],
+                steady_e=level_e[here] - sky_e - others, shines=_shining_rows(lag, settled, readout, n_rows),
+                settled=settled, lag=lag,
+            )
+        )  # fmt: skip
         crowding.append(others.sum() / light.sum())
     return found, np.array(crowding)
+
+
+def _shining_rows(lag: float, settled: slice, readout: Readout, n_rows: int) -> slice:
+    """Rows in which a star shines for certain: from its onset to its end where they are known, else the steady ones."""
+    if np.isnan(lag):
+        return settled
+    start = max(int(lag) + BEGIN_ROWS, 0) if settled.start else 0
+    stop = n_rows if readout.close_row is None else min(int(lag) + readout.close_row - BEGIN_ROWS, n_rows)
+    return slice(min(start, n_rows), max(stop, 0))
 
 
 def learn_motion(

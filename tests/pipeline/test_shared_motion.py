@@ -1,5 +1,7 @@
 """Six stars under one moving sky: the motion is learned from them, taken off each, and what one does alone stays."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -63,7 +65,7 @@ def test_still_air_leaves_every_bit():
 
 def test_the_width_in_one_row_is_told_from_that_of_the_mean():
     residual, sigma, level, streaks = sky(3, moving=True)
-    bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT)
+    bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT, N_ROWS)
     motion = learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, 500)
     assert motion.sigma_px == pytest.approx(SIGMA_PX, rel=0.03)
     assert set(motion.channels) == {0, 1, 2}
@@ -88,13 +90,13 @@ def test_a_flare_on_one_star_stays_there_and_comes_to_no_other(star):
 
 def test_fewer_stars_than_can_outvote_one_share_nothing():
     residual, sigma, level, streaks = sky(5, moving=True, n_stars=MIN_ANCHORS - 1)
-    bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT)
+    bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT, N_ROWS)
     assert learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, 500) is None
 
 
 def test_masked_stars_and_short_files_say_nothing():
     residual, sigma, level, streaks = sky(8, moving=True)
-    bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT)
+    bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT, N_ROWS)
     residual[bright[1].columns] = np.nan
     motion = learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, 500)
     assert bright[1].streak_id not in motion.predicted
@@ -107,7 +109,7 @@ def test_masked_stars_and_short_files_say_nothing():
 
 def test_a_star_without_an_unmasked_row_is_left_alone():
     residual, sigma, level, streaks = sky(6, moving=True)
-    bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT)
+    bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT, N_ROWS)
     motion = learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, 500)
     residual[bright[5].columns] = np.nan
     assert not subtract_motion(residual, bright[5], motion)
@@ -117,6 +119,19 @@ def test_a_star_without_an_unmasked_row_is_left_alone():
 def test_bright_streaks_come_brightest_first_without_the_faint():
     _, sigma, level, streaks = sky(7, moving=False)
     streaks = pd.concat([streaks, pd.DataFrame({"streak_id": [9], "x": [130.0], "flux_e_row": [5.0], "y0": [np.nan]})])
-    bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, SIGMA_PX, READOUT)
+    bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, SIGMA_PX, READOUT, N_ROWS)
     assert [streak.streak_id for streak in bright] == [0, 1, 2, 3, 4, 5]
     np.testing.assert_allclose(crowding, 0, atol=1e-3)
+
+
+def test_stars_say_nothing_before_they_begin_and_after_they_end():
+    _, sigma, level, streaks = sky(9, moving=True, y0_known=True)
+    readout = replace(READOUT, first_row=0, close_row=5000)
+    bright, _ = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, readout, N_ROWS)
+    first = bright[0]  # y0 = 100
+    assert (first.shines, first.settled) == (slice(108, 5092), slice(500, 5000))
+    unknown, _ = bright_streaks(sigma, level, SKY_E, streaks.assign(y0=np.nan), MEAN_SIGMA_PX, readout, N_ROWS)
+    assert unknown[0].shines == unknown[0].settled == slice(500, 5000)
+    steady = replace(READOUT, first_row=9000)
+    later, _ = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, steady, N_ROWS)
+    assert later[0].shines == slice(0, N_ROWS)
