@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +25,24 @@ from shutterless.workflows.console import (
     parse_range,
     split_set,
 )
+from shutterless.workflows.options import (
+    MODEL_HELP,
+    Catalogue,
+    Config,
+    Debug,
+    DryRun,
+    Family,
+    Files,
+    Instrument,
+    NoDask,
+    Quiet,
+    Resume,
+    Scheduler,
+    Set,
+    Store,
+    TrackingOption,
+    Workers,
+)
 
 app = typer.Typer(
     name="shutterless",
@@ -35,59 +52,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: nothing more to import
 )
-
-
-class Family(StrEnum):
-    """Families of detectors."""
-
-    TRANSFORMER = "transformer"
-    CNN = "cnn"
-    MLP = "mlp"
-
-
-Files = Annotated[list[Path], typer.Argument(help="FITS files.", show_default=False)]
-Store = Annotated[Path, typer.Argument(help="Store made by `shutterless ingest`.", show_default=False)]
-Config = Annotated[
-    Path | None, typer.Option(help="TOML file; it need hold only the keys it changes.", show_default=False)
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change one value; repeatable. SECTION.KEY is a setting (train.epochs=2), "
-        "a bare KEY a header value (ROWRATE=300).",
-        show_default=False,
-    ),
-]
-Instrument = Annotated[
-    str | None,
-    typer.Option(help="Profile name or TOML file; recognised from the header if left out.", show_default=False),
-]
-Workers = Annotated[int | None, typer.Option(help="Local worker processes; default: one per core.", show_default=False)]
-Scheduler = Annotated[str | None, typer.Option(help="Address of an existing Dask scheduler.", show_default=False)]
-NoDask = Annotated[bool, typer.Option("--no-dask", help="Do everything in this process.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Keep what is already finished.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be read and written and how long it takes; do nothing.")
-]
-TrackingOption = Annotated[
-    str | None,
-    typer.Option(
-        "--tracking",
-        help="Folder or URI of the tracking store; default: MLFLOW_TRACKING_URI, else the folder runs.",
-        show_default=False,
-    ),
-]
-Catalogue = Annotated[
-    Path | None,
-    typer.Option(
-        help="CSV, ECSV or Parquet with x, y, mag and perhaps name: names and event times.", show_default=False
-    ),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-MODEL_HELP = "Folder, models:/NAME@ALIAS, run id, bundled or template-bank."
 
 
 def main() -> None:
