@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.store import Amplifier
 from shutterless.pipeline.template_bank import column_kernels
 
 MIN_BOXES = 16  # of one width in a file; fewer do not tell a habit from one event
 TAIL = 3  # lengths of an event after it in which a flare still glows
 ERROR_MARGIN = 2.2  # errors by which the scatter must exceed 1: still stars keep their S/N
+MIN_HEIGHT_SIGMA, REACH_PX = 0.5, 4.0  # light of a streak's central pixel in a row over its noise: r = 15
 _MAD = 1.4826
 _MAD_EFFICIENCY = 1.17  # error of a scatter from the median deviation over that from the standard deviation, per 1/√2n
 
@@ -29,6 +31,7 @@ class Habits:
     def __init__(self, amplifier: Amplifier) -> None:
         self._amplifier = amplifier
         self._kernels = column_kernels(amplifier)
+        self._shines = _starlit_columns(amplifier)
         self._cumulative: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._boxes: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
@@ -47,9 +50,11 @@ class Habits:
         Returns
         -------
         float
-            1.4826 times the median absolute deviation, less `ERROR_MARGIN` of its own errors. Where an event leaves too
-            few boxes, that of the differences of successive ones over √2.
+            1 where no star shines; else 1.4826 times the median absolute deviation, less `ERROR_MARGIN` of its own
+            errors. Where an event leaves too few boxes, that of the differences of successive ones over √2.
         """
+        if not self._shines[column]:
+            return 1.0
         width = max(min(width_rows, self._amplifier.n_rows // MIN_BOXES), 1)
         width = 1 << int(np.log2(width))
         first, boxes = self._boxes_of(column, width)
@@ -89,3 +94,16 @@ class Habits:
                 np.concatenate([[0.0], np.cumsum(seen, dtype=np.float64)]),
             )
         return self._cumulative[column]
+
+
+def _starlit_columns(amplifier: Amplifier) -> np.ndarray:
+    """Columns near a streak that is bright enough for its swings to show, bool (x,)."""
+    streaks, sigma = amplifier.streaks, amplifier.sigma_e[0].mean(axis=1)
+    columns = np.arange(amplifier.n_columns)
+    x = streaks["x"].to_numpy(dtype=np.float64)
+    middle = np.clip(np.round(x).astype(np.int64), 0, amplifier.n_columns - 1)
+    height = streaks["flux_e_row"].to_numpy() * pixel_profile(0, amplifier.psf_sigma_px)
+    shines = np.zeros(amplifier.n_columns, dtype=bool)
+    for place in x[height > MIN_HEIGHT_SIGMA * sigma[middle]]:
+        shines |= np.abs(columns - place) <= REACH_PX
+    return shines
