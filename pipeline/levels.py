@@ -13,37 +13,51 @@ CLIP_SIGMA = 4.0
 MIN_LIVE_FRACTION = 0.25  # of a block's rows; the mean of fewer counts as much as any other, and is noise
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def block_means(electrons, block_rows, read_noise, clip):  # pragma: no cover - compiled
-    """Mean of each block of rows, leaving out values further than ``clip`` sigma from a first mean; NaN of too few."""
+    """Mean of each block of rows, leaving out values further than ``clip`` sigma from a first mean; NaN of too few.
+
+    A star that sways is not clipped (bright ones would lose 1.5 %), since sigma is at least the scatter around the
+    first mean; one bright pixel of 64 still is.
+    """
     n_rows, n_columns = electrons.shape
     n_blocks = (n_rows + block_rows - 1) // block_rows
     means = np.empty((n_blocks, n_columns), dtype=np.float32)
+    limit = np.empty(n_columns, dtype=np.float32)
+    total, count = np.empty_like(limit), np.empty_like(limit)
     for block in range(n_blocks):
         start, stop = block * block_rows, min((block + 1) * block_rows, n_rows)
+        centre = means[block]
         for column in range(n_columns):
             first = start
             while first < stop - 1 and np.isnan(electrons[first, column]):  # an onset masks the first rows
                 first += 1
-            centre = np.nanmedian(electrons[first : min(first + 9, stop), column])
-            apart, count = 0.0, 0
+            centre[column] = np.nanmedian(electrons[first : min(first + 9, stop), column])
+        total[:] = 0
+        count[:] = 0
+        for row in range(start, stop):
+            for column in range(n_columns):
+                apart = abs(electrons[row, column] - centre[column])
+                known = apart == apart
+                total[column] += apart if known else np.float32(0)
+                count[column] += np.float32(1) if known else np.float32(0)
+        for column in range(n_columns):
+            photons = np.sqrt(max(centre[column], 0.0) + read_noise**2)
+            limit[column] = clip * max(1.2533 * total[column] / max(count[column], 1), photons) + 1e-6
+        for _ in range(2):
+            total[:] = 0
+            count[:] = 0
             for row in range(start, stop):
-                if electrons[row, column] == electrons[row, column]:
-                    apart += abs(electrons[row, column] - centre)
-                    count += 1
-            # a star that sways is not clipped (bright ones would lose 1.5 %); one bright pixel of 64 still is
-            scatter = max(1.2533 * apart / max(count, 1), np.sqrt(max(centre, 0.0) + read_noise**2))
-            limit = clip * scatter + 1e-6
-            count = 0
-            for _ in range(2):
-                total, count = 0.0, 0
-                for row in range(start, stop):
-                    value = electrons[row, column]
-                    if abs(value - centre) <= limit:
-                        total += value
-                        count += 1
-                centre = total / count if count else np.nan
-            means[block, column] = centre if count >= MIN_LIVE_FRACTION * (stop - start) else np.nan
+                for column in range(n_columns):
+                    apart = electrons[row, column] - centre[column]
+                    inside = abs(apart) <= limit[column]
+                    total[column] += apart if inside else np.float32(0)
+                    count[column] += np.float32(1) if inside else np.float32(0)
+            for column in range(n_columns):
+                centre[column] += total[column] / count[column]
+        for column in range(n_columns):
+            if count[column] < MIN_LIVE_FRACTION * (stop - start):
+                centre[column] = np.nan
     return means
 
 

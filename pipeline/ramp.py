@@ -112,7 +112,7 @@ def fit_ramp(
     level, mask = np.empty_like(flat), np.zeros(flat.shape, dtype=bool)
     for column in range(flat.shape[1]):
         breaks = np.unique(row[np.abs(x - column) <= SAME_ONSET_COLUMNS])
-        level[:, column] = _staircase(binned[:, column], breaks, len(flat))
+        level[:, column] = _staircase(np.ascontiguousarray(binned[:, column]), breaks, len(flat))
         for start, stop in _unknown_rows(breaks, len(flat)):
             mask[start:stop, column] = True
         if steady_e is not None:
@@ -263,21 +263,32 @@ def _find_onsets(
     x, row, height, score, spread = _column_steps(
         np.ascontiguousarray(flux.T), columns, variance, MIN_STEP_SIGNIFICANCE
     )
-    brightest: dict[int, int] = {}  # of each accepted step, the one of its star that is highest: in the star's column
-    for index in np.argsort(-score, kind="stable"):
-        same = [
-            k
-            for k in brightest
-            if abs(x[k] - x[index]) <= SAME_ONSET_COLUMNS and abs(row[k] - row[index]) <= spread[index]
-        ]
-        if not same:
-            brightest[int(index)] = int(index)
-        elif height[index] > height[brightest[same[0]]]:
-            brightest[same[0]] = int(index)
-    accepted = np.array(list(brightest), dtype=np.int64)
-    highest = np.array(list(brightest.values()), dtype=np.int64)
+    strongest = np.argsort(-score, kind="stable")
+    accepted, highest = _merge_steps(x[strongest], row[strongest], height[strongest], spread[strongest])
+    accepted, highest = strongest[accepted], strongest[highest]
     order = np.argsort(-height[highest], kind="stable")
     return x[highest[order]], np.maximum(row[accepted[order]] - n_dark, 0), height[highest[order]]
+
+
+@numba.njit(cache=True, nogil=True)
+def _merge_steps(x, row, height, spread):  # pragma: no cover - compiled
+    """Steps of one star each, strongest first, and for each the highest of those joined to it: in the star's column."""
+    accepted, highest = np.empty(len(x), np.int64), np.empty(len(x), np.int64)
+    n = 0
+    for index in range(len(x)):
+        same = -1
+        for k in range(n):
+            other = accepted[k]
+            near = abs(x[other] - x[index]) <= SAME_ONSET_COLUMNS
+            if near and abs(row[other] - row[index]) <= spread[index]:
+                same = k
+                break
+        if same < 0:
+            accepted[n] = highest[n] = index
+            n += 1
+        elif height[index] > height[highest[same]]:
+            highest[same] = index
+    return accepted[:n], highest[:n]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -387,15 +398,18 @@ def _place_step(series, start, stop, low, high):  # pragma: no cover - compiled
     return best_row
 
 
-def _staircase(binned: np.ndarray, breaks: np.ndarray, n_rows: int) -> np.ndarray:
+@numba.njit(cache=True, nogil=True)
+def _staircase(binned, breaks, n_rows):  # pragma: no cover - compiled
     """Level of each row: the median of the whole bins between two breaks."""
     level = np.empty(n_rows, dtype=np.float32)
-    edges = np.concatenate(([0], breaks, [n_rows]))
-    for start, stop in pairwise(edges):
+    for i in range(len(breaks) + 1):
+        start = breaks[i - 1] if i else 0
+        stop = breaks[i] if i < len(breaks) else n_rows
         first = -(-(start + (MASK_ROWS if start else 0)) // BIN_ROWS)
         last = max((stop - (MASK_ROWS if stop < n_rows else 0)) // BIN_ROWS, first + 1)
         inside = binned[first : min(last, len(binned))]
         if inside.size == 0:
-            inside = binned[min(start // BIN_ROWS, len(binned) - 1) :][:1]
+            only = min(start // BIN_ROWS, len(binned) - 1)
+            inside = binned[only : only + 1]
         level[start:stop] = np.median(inside)
     return level
