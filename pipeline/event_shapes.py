@@ -93,7 +93,11 @@ def smeared_step(offsets: np.ndarray, sigma_rows: float) -> np.ndarray:
     def integral(z: np.ndarray) -> np.ndarray:
         return sigma_rows * (z * ndtr(z) + np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi))
 
-    return integral((offsets + 0.5) / sigma_rows) - integral((offsets - 0.5) / sigma_rows)
+    step = (np.asarray(offsets) > 0).astype(np.float64)
+    near = np.abs(offsets) < 10 * sigma_rows + 1  # beyond, the rounding of 1e-12 is larger than what is missing
+    z = offsets[near]
+    step[near] = integral((z + 0.5) / sigma_rows) - integral((z - 0.5) / sigma_rows)
+    return step
 
 
 def _flare_rows(offsets: np.ndarray, fwhm_rows: float, sigma_rows: float) -> np.ndarray:
