@@ -12,7 +12,7 @@ import pytest
 from shutterless.pipeline.calibrate import fit_baseline
 from shutterless.pipeline.frames import Frame
 from shutterless.pipeline.ingest import _write_entry
-from shutterless.pipeline.ramp import MASK_ROWS, _isotonic_starts, _place_step, _staircase, _unknown_rows, fit_ramp
+from shutterless.pipeline.ramp import MASK_ROWS, _staircase, _unknown_rows, fit_ramp
 from shutterless.pipeline.readout import Readout
 from shutterless.pipeline.simulation.content import AmplifierContent
 from shutterless.pipeline.simulation.rendering import render
@@ -61,19 +61,6 @@ def calibrate(tmp_path) -> Callable[[Frame], Amplifier]:
         return open_amplifier(tmp_path / "store", "entry")
 
     return calibrate
-
-
-def test_isotonic_regression_pools_what_falls():
-    assert _isotonic_starts(np.array([1.0, 2.0, 3.0])).tolist() == [0, 1, 2, 3]
-    assert _isotonic_starts(np.array([1.0, 5.0, 2.0, 9.0])).tolist() == [0, 1, 3, 4]  # 5 and 2 become 3.5
-    assert _isotonic_starts(np.array([3.0, 1.0, 2.0])).tolist() == [0, 3]
-
-
-def test_step_is_placed_on_its_row_though_a_cosmic_ray_is_near():
-    series = np.repeat([0.0, 10.0], 40)
-    assert _place_step(series, 0, 80, 0.0, 10.0) == 40
-    series[35] = 1000
-    assert _place_step(series, 0, 80, 0.0, 10.0) == 40
 
 
 def test_unknown_rows_surround_onsets_and_fill_short_levels():
