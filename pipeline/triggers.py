@@ -108,16 +108,21 @@ def find_triggers(amplifier: Amplifier, threshold: float = TRIGGER_THRESHOLD) ->
         central 90 % of the best template; ``veto`` is empty or the reason against; ``amplitude_e`` is in electrons
         per row at the peak, summed over columns.
     """
-    return characterise(amplifier, scan(amplifier, threshold))
+    return characterise(amplifier, scan(amplifier, threshold), threshold)
 
 
-def characterise(amplifier: Amplifier, hits: pd.DataFrame) -> pd.DataFrame:
-    """Refine the hits of `shutterless.pipeline.template_bank.scan` and add what the vetoes look at."""
+def characterise(amplifier: Amplifier, hits: pd.DataFrame, threshold: float = 0.0) -> pd.DataFrame:
+    """Refine the hits of `shutterless.pipeline.template_bank.scan` and add what the vetoes look at.
+
+    What falls below the threshold once it is measured by its star's habit is no trigger, and left out.
+    """
     rows = [_refine(amplifier, int(hit.x), int(hit.row_start), int(hit.width_rows)) for hit in hits.itertuples()]
     triggers = pd.DataFrame(
         [row for row in rows if row is not None], columns=[c for c in TRIGGER_COLUMNS if c not in _LATE]
     )
-    triggers["snr"] /= _habitual_scatter(amplifier, triggers)
+    scatter = np.array(_habitual_scatter(amplifier, triggers))
+    triggers["snr"] /= scatter
+    triggers = triggers[(scatter == 1) | (triggers["snr"].abs() >= threshold)].reset_index(drop=True)
     triggers["n_same_row"] = count_same_row(triggers, triggers)
     streak = nearest_streak(amplifier.streaks, triggers["x"].to_numpy(dtype=np.float64), within_px=1.5)
     ids = amplifier.streaks["streak_id"].to_numpy()
