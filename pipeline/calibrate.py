@@ -20,7 +20,7 @@ from shutterless.pipeline.levels import (
     reject_outliers,
     running_mean,
 )
-from shutterless.pipeline.pocket import PocketEffect, noise_gain, photon_gain, remove_pocket
+from shutterless.pipeline.pocket import PocketEffect, noise_gain, photon_gain
 from shutterless.pipeline.pocket_strength import measure_strength
 from shutterless.pipeline.ramp import SETTLE_ROWS, Ramp, fit_drain, fit_ramp
 from shutterless.pipeline.readout import Readout
@@ -81,17 +81,15 @@ def fit_baseline(frame: Frame) -> Baseline:
     means = []
     for start in range(0, len(bias), _MEAN_ROWS):
         rows = slice(start, min(start + _MEAN_ROWS, len(bias)))
-        covered = [ramp for ramp in ramps if ramp.overlap(rows.start, rows.stop)[0].stop > 0]
+        covered = [ramp for ramp in ramps if ramp.covers(rows.start, rows.stop)]
         electrons = to_electrons(frame.pixels_adu[rows], bias[rows], frame)
         if covered:
             undo_pocket(electrons, pocket, _within(steady, rows))
         for ramp in covered:
             ramp.remove(electrons, start)
         mean = block_means(electrons, BLOCK_ROWS, frame.readout.read_noise_e, CLIP_SIGMA)
-        if (
-            pocket is not None and not covered
-        ):  # 64 times fewer pixels; the effect bends by 0.02 electrons over the noise
-            remove_pocket(mean, pocket)
+        if not covered:  # 64 times fewer pixels; over their noise the effect bends by 0.02 electrons
+            undo_pocket(mean, pocket, slice(0, len(mean)))
         means.append(mean)
     level = running_mean(reject_outliers(np.concatenate(means)), WINDOW_ROWS // BLOCK_ROWS, KNOT_BLOCKS)
     return Baseline(level, ramps, bias, pocket)
@@ -118,16 +116,14 @@ def _fit_ramps(frame: Frame, bias: np.ndarray, pocket: PocketEffect | None, stea
     if steady.start > 0:
         rows = slice(0, min(steady.start + SETTLE_ROWS, n_rows))
         level = _steady_level(frame, bias, pocket, slice(steady.start, min(steady.start + WINDOW_ROWS, steady.stop)))
-        electrons = _whole_rows(to_electrons(frame.pixels_adu[rows], bias[rows], frame))
-        undo_pocket(electrons, pocket, _within(steady, rows))
+        electrons = _whole_electrons(frame, bias, pocket, steady, rows)
         optics = (readout.n_transit, readout.psf_sigma_px, readout.read_noise_e)
         ramps.append(fit_ramp(electrons, first_row, *optics, level))
     if steady.stop < n_rows:
         covered = ramps[0].n_rows if ramps else 0
         rows = slice(max(steady.stop - SETTLE_ROWS, covered), n_rows)
         level = _steady_level(frame, bias, pocket, slice(max(steady.stop - WINDOW_ROWS, steady.start), steady.stop))
-        electrons = _whole_rows(to_electrons(frame.pixels_adu[rows], bias[rows], frame))
-        undo_pocket(electrons, pocket, _within(steady, rows))
+        electrons = _whole_electrons(frame, bias, pocket, steady, rows)
         closed_rows = n_rows - ((readout.close_row or 0) - first_row)
         ramps.append(fit_drain(electrons, closed_rows, rows.start, readout, level))
     return tuple(ramps)
@@ -139,16 +135,19 @@ def _steady_level(frame: Frame, bias: np.ndarray, pocket: PocketEffect | None, r
         return None
     electrons = to_electrons(frame.pixels_adu[rows], bias[rows], frame)
     means = block_means(electrons, BLOCK_ROWS, frame.readout.read_noise_e, CLIP_SIGMA)
-    if pocket is not None:
-        remove_pocket(means, pocket)
+    undo_pocket(means, pocket, slice(0, len(means)))
     return np.nanmean(reject_outliers(means), axis=0)
 
 
-def _whole_rows(electrons: np.ndarray) -> np.ndarray:
-    """Rows in which what is masked repeats the row before, so that a dropped row is no step; in place."""
+def _whole_electrons(
+    frame: Frame, bias: np.ndarray, pocket: PocketEffect | None, steady: slice, rows: slice
+) -> np.ndarray:
+    """Electrons of some rows, in which what is masked repeats the row before, so that a dropped row is no step."""
+    electrons = to_electrons(frame.pixels_adu[rows], bias[rows], frame)
     for row in np.flatnonzero(np.isnan(electrons).any(axis=1)):
         before = electrons[row - 1] if row else np.zeros(electrons.shape[1], dtype=electrons.dtype)
         electrons[row] = np.where(np.isnan(electrons[row]), before, electrons[row])
+    undo_pocket(electrons, pocket, _within(steady, rows))
     return electrons
 
 

@@ -8,6 +8,7 @@ how to undo it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numba
 import numpy as np
@@ -51,9 +52,13 @@ class PocketEffect:
 
     def tables(self) -> tuple[np.ndarray, np.ndarray]:
         """``x^exponent`` at x from 0 to 1, and ``u^flux_exponent`` at √u from 0 to 1, where it is smooth enough."""
-        steps = np.linspace(0.0, 1.0, _TABLE)
-        powers = steps**self.exponent, steps ** (2 * self.flux_exponent)
-        return powers[0].astype(np.float32), powers[1].astype(np.float32)
+        return _tabulate(self.exponent, self.flux_exponent)
+
+
+@lru_cache(maxsize=8)
+def _tabulate(exponent: float, flux_exponent: float) -> tuple[np.ndarray, np.ndarray]:
+    steps = np.linspace(0.0, 1.0, _TABLE)
+    return (steps**exponent).astype(np.float32), (steps ** (2 * flux_exponent)).astype(np.float32)
 
 
 def apply_pocket(electrons: np.ndarray, effect: PocketEffect) -> None:

@@ -63,6 +63,10 @@ class Ramp:
         first = min(first, last)
         return slice(first - start, last - start), slice(first - self.start, last - self.start)
 
+    def covers(self, start: int, stop: int) -> bool:
+        """Whether any of the file rows ``start..stop`` is covered."""
+        return start < self.start + self.n_rows and stop > self.start
+
     def remove(self, electrons: np.ndarray, start: int) -> None:
         """Bring rows from file row ``start`` on to the steady state in place; beginning streaks become NaN."""
         here, own = self.overlap(start, start + len(electrons))

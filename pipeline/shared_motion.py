@@ -88,7 +88,7 @@ class Streak:
 
     def subtract(self, residual: np.ndarray, state: np.ndarray, sigma_px: float) -> None:
         """Take off, in place, what differs from the mean over the baseline's window when the star has these states."""
-        light = streak_light(state, self.x - self.columns.start, self.flux_e_row, sigma_px)
+        light = streak_light(state, self.x - self.columns.start, self.flux_e_row, sigma_px, len(self.sigma_e))
         n_rows = light.shape[1]
         light[:, : self.shines.start] = light[:, self.shines.stop :] = np.nan
         padded = np.full((len(light), -(-n_rows // BLOCK_ROWS) * BLOCK_ROWS), np.nan, dtype=np.float32)

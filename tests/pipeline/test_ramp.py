@@ -12,7 +12,7 @@ import pytest
 from shutterless.pipeline.calibrate import fit_baseline
 from shutterless.pipeline.frames import Frame
 from shutterless.pipeline.ingest import _write_entry
-from shutterless.pipeline.ramp import MASK_ROWS, _staircase, _unknown_rows, fit_ramp
+from shutterless.pipeline.ramp import MASK_ROWS, Ramp, _staircase, _unknown_rows, fit_ramp
 from shutterless.pipeline.readout import Readout
 from shutterless.pipeline.simulation.content import AmplifierContent
 from shutterless.pipeline.simulation.rendering import render
@@ -179,6 +179,12 @@ def test_residual_in_the_ramp_is_as_quiet_as_after_it(settings, calibrate):
     residual = np.asarray(amplifier.residual[0], dtype=np.float32)
     for rows in (slice(0, 800), slice(800, 3080), slice(3080, 6000)):
         assert np.nanstd(residual[:, rows]) == pytest.approx(1, abs=0.02)
+
+
+def test_a_ramp_covers_its_own_rows():
+    ramp = Ramp(np.zeros((10, 1)), np.zeros((10, 1), bool), 300.0, np.empty(0), np.empty(0), np.empty(0), start=20)
+    stretches = [(0, 20), (0, 21), (25, 28), (29, 40), (30, 40)]
+    assert [ramp.covers(*rows) for rows in stretches] == [False, True, True, True, False]
 
 
 CLOSE_ROW = 9000
