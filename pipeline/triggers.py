@@ -65,7 +65,7 @@ MIN_CHI2_SIGNIFICANCE_LONG = 5.0
 MAX_FLATNESS = 0.5  # a point source has -0.2, light shared by all columns of the patch 1.1
 # a point source has -0.2 ± 1.2 / S/N; what is left of a star that moved or widened gives the middle what it takes from
 # the flanks. Costs 0.5 % of events injected above 8 sigma in still air; on two amplifiers with all nuisances on it took
-# 26 and 8 triggers above 7 sigma down to 15 and 7
+# 29 and 15 triggers above 7 sigma down to 18 and 12
 MIN_FLATNESS, FLATNESS_NOISE = -0.3, 3.5
 MAX_SAME_ROW = 1  # further triggers elsewhere on the amplifier in the same rows
 SAME_ROW_TOLERANCE = 2
