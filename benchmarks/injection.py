@@ -110,13 +110,13 @@ def injected_trials(
             continue  # no star gives more than it has
         window = np.s_[:, injection.columns, injection.rows_lit]
         before = amplifier.residual[window].copy()
-        sigma = amplifier.sigma_rows(injection.columns, injection.rows_lit.start, injection.rows_lit.stop)
+        sigma = amplifier.sigma_rows(injection.y, injection.columns, injection.rows_lit.start, injection.rows_lit.stop)[0]
         live = np.isfinite(before[0])
         for rho in RHO:
             scaled = replace(injection, event=scale_to_rho(event, injection.unit_rho, rho))
             add_injection(amplifier, scaled, rng)
             after = np.nan_to_num(amplifier.residual[window][0].astype(np.float64))
-            found[rho].append(float(known_shape_statistic(after, scaled.signal_e() / sigma * live, np.ones(1))))
+            found[rho].append(float(known_shape_statistic(after, scaled.signal_e()[0] / sigma * live, np.ones(1))))
             amplifier.residual[window] = before
     return {rho: np.array(values) for rho, values in found.items()}
 

@@ -160,7 +160,7 @@ def cluster_detections(detections: pd.DataFrame) -> np.ndarray:
     Parameters
     ----------
     detections : DataFrame
-        With ``entry``, ``x``, ``row_start``, ``row_stop`` and ``width_rows``.
+        With ``entry``, ``x``, ``y`` (of a stack of images), ``row_start``, ``row_stop`` and ``width_rows``.
 
     Returns
     -------
@@ -171,11 +171,12 @@ def cluster_detections(detections: pd.DataFrame) -> np.ndarray:
     x, start, stop, width = (
         detections[name].to_numpy(dtype=np.float64) for name in ("x", "row_start", "row_stop", "width_rows")
     )
+    y = detections["y"].to_numpy(dtype=np.float64) if "y" in detections else np.zeros(len(detections))
     for name in pd.unique(entry):
         member = np.flatnonzero(entry == name)
         for a in member:
             reach = np.maximum(width[a], width[member])
-            near = np.abs(x[member] - x[a]) <= MATCH_PX
+            near = (np.abs(x[member] - x[a]) <= MATCH_PX) & (np.abs(y[member] - y[a]) <= MATCH_PX)
             near &= (start[member] <= stop[a] + reach) & (stop[member] >= start[a] - reach)
             for b in member[near]:
                 if label[b] != label[a]:

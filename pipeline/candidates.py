@@ -55,7 +55,7 @@ def empty_candidates() -> pd.DataFrame:
 
 
 def build_candidates(
-    detections: pd.DataFrame, streaks: pd.DataFrame, readout: Readout, *, file: str, model: str
+    detections: pd.DataFrame, streaks: pd.DataFrame, readout: Readout, *, file: str, model: str, n_y: int = 1
 ) -> pd.DataFrame:
     """Candidates of one amplifier of one file.
 
@@ -69,6 +69,8 @@ def build_candidates(
     readout : Readout
     file, model : str
         Names of the FITS file and of the detector.
+    n_y : int
+        Height of the stack; in one that is a single row high no candidate has a ``y``.
 
     Returns
     -------
@@ -80,18 +82,21 @@ def build_candidates(
     earliest, latest = readout.event_utc_range(peak, star["y0"].to_numpy(dtype=np.float64))
     n_rows = detections["row_stop"] - detections["row_start"] + 1
     missing = pd.Series(np.nan, index=detections.index)
+    place_y = detections["y"].round().astype("Int64") if n_y > 1 else missing.astype("Int64")
     table = detections.assign(
-        candidate_id=[_candidate_id(file, readout, x, row) for x, row in zip(detections["x"], peak, strict=True)],
+        candidate_id=[
+            _candidate_id(file, readout, *place) for place in zip(detections["x"], place_y, peak, strict=True)
+        ],
         file=file,
         ccd=readout.ccd,
         quadrant=readout.quadrant,
-        y=pd.NA,
+        y=place_y,
         duration_s=n_rows / readout.row_rate_hz,
         probability=detections.get("probability", missing),
         kind=detections.get("kind", missing.astype("string")),
         kind_probability=detections.get("kind_probability", missing),
         star_mag=star["mag"].to_numpy(),
-        time_archive=np.nan,
+        time_archive=readout.archive_time(peak),
         time_read_utc=readout.read_utc(peak),
         time_event_min_utc=earliest,
         time_event_max_utc=latest,
@@ -182,8 +187,9 @@ def write_candidates(candidates: pd.DataFrame, folder: str | Path, settings: Map
     return parquet, ecsv
 
 
-def _candidate_id(file: str, readout: Readout, x: float, row: int) -> str:
-    return f"{frame_stem(file)}_c{readout.ccd or 0:02d}_q{readout.quadrant or 0}_x{x:07.2f}_r{row:07d}"
+def _candidate_id(file: str, readout: Readout, x: float, y: Any, row: int) -> str:
+    place = f"x{x:07.2f}" if pd.isna(y) else f"y{y:04d}_x{x:07.2f}"
+    return f"{frame_stem(file)}_c{readout.ccd or 0:02d}_q{readout.quadrant or 0}_{place}_r{row:07d}"
 
 
 def _adopt_onsets(table: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:

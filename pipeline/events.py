@@ -92,6 +92,8 @@ class Event:
         NaN for an orphan.
     shape : tuple of (str, value)
         Further arguments of `event_light_curve`.
+    y : float
+        Row position in a stack of images; 0 in continuous readout.
     """
 
     kind: str
@@ -102,6 +104,7 @@ class Event:
     star_id: int = -1
     star_mag: float = float("nan")
     shape: tuple[tuple[str, Any], ...] = ()
+    y: float = 0.0
 
     def light_curve(self, n_rows: int, sigma_rows: float) -> np.ndarray:
         """Light curve of unit amplitude over the file's rows, shape (t,)."""
@@ -133,15 +136,31 @@ def event_stamp(
         Existing columns within 6 σ + 1 of the event, from ``first_column``; a source at the edge loses what falls
         beside.
     """
-    reach = 6 * sigma_px + 1
-    columns = np.arange(max(int(np.ceil(event.x - reach)), 0), min(int(np.floor(event.x + reach)) + 1, n_columns))
-    first_column = int(columns[0]) if columns.size else 0
-    curve = event.light_curve(n_rows, sigma_px)
+    columns = lit_pixels(event.x, n_columns, sigma_px)
+    curve = event_curve(event, n_rows, sigma_px, begins_row, ends_row)
+    return curve, int(columns[0]) if columns.size else 0, pixel_profile(columns - event.x, sigma_px)
+
+
+def event_curve(
+    event: Event,
+    n_rows: int,
+    sigma_rows: float,
+    begins_row: float | None = None,
+    ends_row: float | None = None,
+) -> np.ndarray:
+    """Light curve of an event of unit amplitude in all rows of a file, shape (t,); ``begins_row`` as `event_stamp`."""
+    curve = event.light_curve(n_rows, sigma_rows)
     if begins_row is not None:
-        curve *= np.maximum(smeared_step(np.arange(n_rows) - begins_row, sigma_px), 0.0)
+        curve *= np.maximum(smeared_step(np.arange(n_rows) - begins_row, sigma_rows), 0.0)
     if ends_row is not None:
-        curve *= np.maximum(smeared_step(ends_row - np.arange(n_rows), sigma_px), 0.0)
-    return curve, first_column, pixel_profile(columns - event.x, sigma_px)
+        curve *= np.maximum(smeared_step(ends_row - np.arange(n_rows), sigma_rows), 0.0)
+    return curve
+
+
+def lit_pixels(position: float, n_pixels: int, sigma_px: float) -> np.ndarray:
+    """Existing pixels along one axis within 6 σ + 1 of a source, ascending."""
+    reach = 6 * sigma_px + 1
+    return np.arange(max(int(np.ceil(position - reach)), 0), min(int(np.floor(position + reach)) + 1, n_pixels))
 
 
 def event_rows(kind: str, curve: np.ndarray) -> tuple[int, int, int]:
@@ -222,10 +241,12 @@ def draw_event(
     row_rate_hz: float,
     n_rows: int,
     x: float,
+    y: float = 0.0,
     earliest_row: float = 0.0,
     star_id: int = -1,
     star_mag: float = float("nan"),
     longest_flare_s: float = LONGEST_FLARE_S,
+    scale_range_s: tuple[float, float] | None = None,
     cut: str | None = None,
 ) -> Event:
     """Draw an event of unit amplitude whose central 90 % lie between ``earliest_row`` and the end of the file.
@@ -234,6 +255,8 @@ def draw_event(
     ----------
     longest_flare_s : float
         Flares that lie in the file whole are no wider.
+    scale_range_s : (float, float), optional
+        Instead of that of `SCALE_RANGES_S`, for stacks of images that are slower than continuous readout.
     cut : {"first", "last"}, optional
         Draw a partial event instead: row ``earliest_row`` or the last row falls somewhere within it, and the rest is
         not in the file. Of any width of `SCALE_RANGES_S`.
@@ -249,7 +272,7 @@ def draw_event(
         If not even the shortest event of this kind fits.
     """
     before, after = _EXTENTS[kind]
-    shortest, longest = (scale * row_rate_hz for scale in SCALE_RANGES_S[kind])
+    shortest, longest = (scale * row_rate_hz for scale in scale_range_s or SCALE_RANGES_S[kind])
     if cut is None or not before + after:
         longest = min(longest, longest_flare_s * row_rate_hz) if kind == "flare" else longest
         scale, row_peak = _fit_in(rng, kind, shortest, max(longest, shortest), earliest_row, n_rows)
@@ -258,7 +281,7 @@ def draw_event(
         edge = {"first": earliest_row, "last": n_rows - 1}[cut]
         row_peak = edge - _CUT_SHARE * scale * rng.uniform(-before, after)
     sign, shape = _draw_shape(rng, kind, row_rate_hz)
-    return Event(kind, float(x), float(row_peak), scale, sign, star_id, star_mag, shape)
+    return Event(kind, float(x), float(row_peak), scale, sign, star_id, star_mag, shape, float(y))
 
 
 def _fit_in(

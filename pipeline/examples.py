@@ -14,18 +14,22 @@ import pandas as pd
 
 from shutterless.pipeline.events import KINDS
 from shutterless.pipeline.injection import InjectionSettings, inject, scramble_rows
-from shutterless.pipeline.matching import match_truth
+from shutterless.pipeline.matching import MATCH_PX, match_truth
 from shutterless.pipeline.store import Amplifier
 from shutterless.pipeline.strips import choose_bins, cut_strips, strip_first_rows
-from shutterless.pipeline.template_bank import TRIGGER_THRESHOLD
+from shutterless.pipeline.template_bank import TRIGGER_THRESHOLD, scan
 from shutterless.pipeline.tokens import StripBatch, TokenGrid, concatenate_strips
-from shutterless.pipeline.triggers import count_same_row, find_triggers
+from shutterless.pipeline.triggers import characterise, count_same_row, find_triggers
 
-INJECTIONS_PER_MPIX = 8  # at a time, so that injections stay apart
-_MAX_PASSES = 40
+# at a time, so that injections stay apart: in continuous readout by columns, in a small stack of images by rows alone
+INJECTIONS_PER_MPIX, ROWS_PER_INJECTION = 8, 1600
+_NOISE_PIXELS = 40_000_000  # at least so many are scrambled and searched before noise examples are taken to be rare
+_MAX_PASSES = 40  # of as many injections at a time; beyond, what is wanted does not fit
+_REFINED_WIDTHS = 8  # template's rows and shift on either side of a hit, in widths of its box
 _VETO_KINDS = {
     "": "noise",
     "flanks": "noise",
+    "edge": "noise",
     "sharp": "cosmic_ray",
     "shape": "cosmic_ray",
     "wide": "pickup",
@@ -175,7 +179,7 @@ def _draw_noise(
 ) -> list[tuple[StripBatch, Labels]]:
     parts: list[tuple[StripBatch, Labels]] = []
     missing = settings.n_noise
-    for _ in range(_MAX_PASSES):
+    for _ in range(max(_MAX_PASSES, _NOISE_PIXELS // amplifier.residual.size)):
         if missing <= 0:
             break
         scrambled = scramble_rows(amplifier, rng)
@@ -192,8 +196,10 @@ def _draw_injected(
     """Inject a few at a time, until as many as wanted have been tried."""
     parts: list[tuple[StripBatch, Labels]] = []
     events, rays = settings.n_events, settings.n_cosmic_rays
-    at_once = max(int(INJECTIONS_PER_MPIX * amplifier.residual.size / 1e6), 1)
-    for _ in range(_MAX_PASSES):
+    at_once = max(
+        int(INJECTIONS_PER_MPIX * amplifier.residual.size / 1e6), amplifier.n_rows // ROWS_PER_INJECTION, 1
+    )
+    for _ in range(max(_MAX_PASSES, -(-(events + rays) // at_once))):
         if events + rays <= 0:
             break
         n_events = min(events, max(at_once * events // (events + rays), 1) if events else 0)
@@ -214,7 +220,8 @@ def _one_pass(
 ) -> tuple[StripBatch, Labels]:
     """Inject, search, and keep the strongest trigger of each injection that was found."""
     injected, truth = inject(amplifier, rng, settings.injection, n_events, n_rays)
-    triggers = find_triggers(injected, settings.threshold)
+    hits = scan(injected, settings.threshold)
+    triggers = characterise(injected, hits[_may_match(hits, truth)], settings.threshold)
     matched = match_truth(triggers, truth)
     strength = triggers["snr"].abs().to_numpy()
     order = np.lexsort((-strength, matched))
@@ -224,6 +231,17 @@ def _one_pass(
     # other injections in the same rows are no sign of pickup: only what was there before counts
     chosen = chosen.assign(n_same_row=count_same_row(chosen, found))
     return cut_strips(injected, chosen, grid), _injected_labels(chosen, rows, grid)
+
+
+def _may_match(hits: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
+    """Hits that may match a truth row once they are refined, which moves them by a pixel and some widths at most."""
+    near = np.zeros(len(hits), dtype=bool)
+    start, width = hits["row_start"].to_numpy(), hits["width_rows"].to_numpy()
+    margin = _REFINED_WIDTHS * np.maximum(width, 4)
+    for row in truth.itertuples():
+        close = (hits["x"] - row.x).abs().le(MATCH_PX + 1) & (hits["y"] - row.y).abs().le(MATCH_PX + 1)
+        near |= close.to_numpy() & (start <= row.row_stop + margin) & (start + width >= row.row_start - margin)
+    return near
 
 
 def _injected_labels(triggers: pd.DataFrame, truth: pd.DataFrame, grid: TokenGrid) -> Labels:

@@ -24,7 +24,6 @@ from shutterless.pipeline.frames import Frame, FrameError, frame_stem, read_ampl
 from shutterless.pipeline.ingest import ingest_amplifier
 from shutterless.pipeline.injection import Injection, InjectionSettings, draw_change, place_injections
 from shutterless.pipeline.instruments import InstrumentProfile
-from shutterless.pipeline.levels import interpolate_blocks
 from shutterless.pipeline.pocket import PocketEffect, apply_pocket, remove_pocket
 from shutterless.pipeline.simulation.truth import STAR_COLUMNS, TRUTH_COLUMNS
 from shutterless.pipeline.store import Amplifier, open_amplifier, read_entry
@@ -158,7 +157,7 @@ def add_to_frame(
     found = frame.pixels_adu[rows, window]
     bias_adu = overscan_level(frame.overscan_adu[rows], frame.profile.overscan_used)
     bias = bias_adu[:, None]
-    level = interpolate_blocks(amplifier.baseline_e[0, window].T, rows.start, rows.stop).astype(np.float64)
+    level = amplifier.level_rows(injection.y, window, rows.start, rows.stop)[0].T.astype(np.float64)
     reading = found.astype(np.float64)
     whole = np.issubdtype(found.dtype, np.integer)
     if whole:
@@ -167,7 +166,7 @@ def add_to_frame(
         reading += _hidden_by_rounding(rng, excess_e * gain / variance_e2)
     true = true_adu(reading - bias, curve)
     lit = slice(columns.start - window.start, columns.stop - window.start)
-    change = _change_read(rng, injection.signal_e().T, level, gain * true, lit, readout.read_noise_e**2, pocket)
+    change = _change_read(rng, injection.signal_e()[0].T, level, gain * true, lit, readout.read_noise_e**2, pocket)
     changed = reading + read_adu(true + change / gain, curve) - read_adu(true, curve)
     changed = np.minimum(np.rint(changed) if whole else changed, readout.saturation_adu)
     lowest = np.iinfo(found.dtype).min if whole else -np.inf

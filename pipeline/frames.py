@@ -2,50 +2,72 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import warnings
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
 from astropy.time import Time
 from astropy.utils.exceptions import AstropyWarning
 
-from shutterless.pipeline.instruments import (
-    InstrumentProfile,
-    ProfileError,
-    QuadrantLayout,
-    load_profile,
-    recognise_profile,
+from shutterless.pipeline.fits_files import (
+    FRAME_SUFFIXES,
+    FrameError,
+    HeaderValues,
+    check_supplied,
+    choose_profile,
+    frame_stem,
+    open_fits,
 )
+from shutterless.pipeline.instruments import CubeProfile, InstrumentProfile, QuadrantLayout
 from shutterless.pipeline.readout import Readout
 
-FRAME_SUFFIXES = (".fits", ".fits.gz", ".fits.fz")
-
-
-class FrameError(ValueError):
-    """A file or amplifier that cannot be read as a continuous-readout frame."""
+__all__ = [
+    "FRAME_SUFFIXES",
+    "Frame",
+    "FrameError",
+    "FrameInfo",
+    "frame_stem",
+    "read_amplifier",
+    "read_info",
+    "to_read_order",
+]
+_REQUIRED = ("row_rate_hz", "gain_e_per_adu", "read_noise_e", "saturation_adu")
 
 
 @dataclass(frozen=True)
 class FrameInfo:
     """What the headers of one file say, without its pixels.
 
-    ``readouts`` maps each quadrant (from 1) to its `Readout`; ``skipped`` maps quadrants that cannot be read to the
-    reason.
+    Parameters
+    ----------
+    path : Path
+    profile : InstrumentProfile or CubeProfile
+    n_rows : int
+        Rows of the time axis: of the detector in continuous readout, of the regular grid of cadences in an image cube.
+    readouts : mapping of int or None to Readout
+        By quadrant (from 1); an image cube has one, None.
+    skipped : mapping of int to str
+        Quadrants that cannot be read and why.
+    n_columns, n_y : int
+        Width and height (pixels) of what is read in one row; continuous readout is one pixel high.
     """
 
     path: Path
-    profile: InstrumentProfile
+    profile: InstrumentProfile | CubeProfile
     n_rows: int
-    readouts: Mapping[int, Readout]
+    readouts: Mapping[int | None, Readout]
     skipped: Mapping[int, str]
+    n_columns: int
+    n_y: int = 1
+
+    @property
+    def n_pixels(self) -> int:
+        """Pixels of all rows of all amplifiers that can be read."""
+        return self.n_rows * self.n_y * self.n_columns * len(self.readouts)
 
 
 @dataclass(frozen=True)
@@ -70,15 +92,6 @@ class Frame:
     path: Path
 
 
-def frame_stem(path: str | Path) -> str:
-    """File name without the FITS ending."""
-    name = Path(path).name
-    for suffix in sorted(FRAME_SUFFIXES, key=len, reverse=True):
-        if name.endswith(suffix):
-            return name.removesuffix(suffix)
-    return name
-
-
 def read_info(path: str | Path, instrument: str | None = None, supplied: Mapping[str, str] | None = None) -> FrameInfo:
     """Read and check the headers of one file.
 
@@ -94,17 +107,17 @@ def read_info(path: str | Path, instrument: str | None = None, supplied: Mapping
     Raises
     ------
     FrameError
-        If the file is not readable FITS, is truncated, has the wrong layout or lacks a value that nothing supplies.
+        If the file is not readable FITS, is truncated, has the wrong layout, lacks a value that nothing supplies or is
+        an image cube.
     ProfileError
         If no profile fits.
     """
     path = Path(path)
     supplied = dict(supplied or {})
-    with _open_fits(path) as hdus:
-        header = hdus[0].header
-        profile = load_profile(instrument) if instrument else _recognise(path, header, supplied)
-        _check_supplied(supplied, profile)
-        readouts: dict[int, Readout] = {}
+    with open_fits(path) as hdus:
+        profile = _choose_profile(path, hdus[0].header, instrument, supplied)
+        check_supplied(supplied, profile)
+        readouts: dict[int | None, Readout] = {}
         skipped: dict[int, str] = {}
         rows = {}
         for quadrant, layout in enumerate(profile.quadrants, start=1):
@@ -118,7 +131,9 @@ def read_info(path: str | Path, instrument: str | None = None, supplied: Mapping
         if len(set(rows.values())) > 1:
             raise FrameError(f"{path}: quadrants differ in length (rows by quadrant: {rows}); the file is damaged")
         n_rows = next(iter(rows.values()))
-    return FrameInfo(path=path, profile=profile, n_rows=n_rows, readouts=readouts, skipped=skipped)
+    return FrameInfo(
+        path=path, profile=profile, n_rows=n_rows, readouts=readouts, skipped=skipped, n_columns=profile.n_columns
+    )
 
 
 def read_amplifier(
@@ -135,8 +150,8 @@ def read_amplifier(
     """
     path = Path(path)
     supplied = dict(supplied or {})
-    with _open_fits(path) as hdus:
-        profile = load_profile(instrument) if instrument else _recognise(path, hdus[0].header, supplied)
+    with open_fits(path) as hdus:
+        profile = _choose_profile(path, hdus[0].header, instrument, supplied)
         if not 1 <= quadrant <= len(profile.quadrants):
             raise FrameError(f"{path}: quadrant {quadrant} is not one of 1..{len(profile.quadrants)} of {profile.name}")
         layout = profile.quadrants[quadrant - 1]
@@ -162,48 +177,15 @@ def to_read_order(raw: np.ndarray, layout: QuadrantLayout) -> np.ndarray:
     return np.ascontiguousarray(raw[rows, columns])
 
 
-@contextmanager
-def _open_fits(path: Path) -> Iterator[fits.HDUList]:
-    """Open a FITS file with every way in which it may be damaged turned into a `FrameError`."""
-    if not path.exists():
-        raise FrameError(f"{path} does not exist")
-    if not path.is_file():
-        raise FrameError(f"{path} is not a file")
-    if not path.name.endswith(FRAME_SUFFIXES):
-        raise FrameError(f"{path} does not end in one of {', '.join(FRAME_SUFFIXES)}")
-    if path.stat().st_size == 0:
-        raise FrameError(f"{path} is empty (0 bytes)")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", AstropyWarning)  # astropy only warns of a truncated file
-            # scaled (BZERO) images cannot be memory-mapped; lazy loading would postpone the check for truncation
-            # the handle is ours: astropy leaves its own open where it fails half-way
-            with _open_stream(path) as stream, fits.open(stream, memmap=False, lazy_load_hdus=False) as hdus:
-                yield hdus
-    except (FrameError, ProfileError):
-        raise
-    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, IndexError, AstropyWarning) as error:
-        reason = " ".join(str(error).split())
-        raise FrameError(f"{path} is not a complete FITS file: {reason}") from error
-
-
-def _open_stream(path: Path) -> IO[bytes]:
-    """Bytes of the file; a gzip stream is unpacked whole, since only its end says whether it is complete."""
-    return io.BytesIO(gzip.decompress(path.read_bytes())) if path.name.endswith(".gz") else path.open("rb")
-
-
-def _recognise(path: Path, header: fits.Header, supplied: Mapping[str, str]) -> InstrumentProfile:
-    try:
-        return recognise_profile({**dict(header), **supplied})
-    except ProfileError as error:
-        raise ProfileError(f"{path}: {error}") from error
-
-
-def _check_supplied(supplied: Mapping[str, str], profile: InstrumentProfile) -> None:
-    known = set(profile.keywords.values())
-    for key in supplied:
-        if key not in known:
-            raise FrameError(f"--set {key}: profile {profile.name} has no such keyword; it reads {sorted(known)}")
+def _choose_profile(
+    path: Path, header: fits.Header, instrument: str | None, supplied: Mapping[str, str]
+) -> InstrumentProfile:
+    profile = choose_profile(path, header, instrument, supplied)
+    if isinstance(profile, CubeProfile):
+        raise FrameError(
+            f"{path} is an image cube (profile {profile.name}); this command needs continuous-readout frames"
+        )
+    return profile
 
 
 def _check_layout(
@@ -245,62 +227,33 @@ def _build_readout(
     supplied: Mapping[str, str],
     path: Path,
 ) -> Readout:
-    header, primary = hdus[layout.data_hdu].header, hdus[0].header
-
-    def look_up(name: str) -> Any:
-        keyword = profile.keywords.get(name)
-        for source in (supplied, header, primary):
-            if keyword is not None and keyword in source and source[keyword] not in ("", None):
-                return source[keyword]
-        return profile.defaults.get(name)
-
-    _check_amplifier_number(look_up("amplifier"), profile, quadrant, path)
-
-    def number(name: str, kind: type, *, positive: bool = True) -> Any:
-        value = look_up(name)
-        keyword = profile.keywords.get(name, name)
-        if value is None:
-            return None
-        try:
-            parsed = kind(float(value))
-            exact = kind is float or parsed == float(value)
-        except (TypeError, ValueError, OverflowError):
-            raise FrameError(
-                f"{path}: {keyword} = {value!r} is not a number; correct it with --set {keyword}=VALUE"
-            ) from None
-        if not np.isfinite(parsed) or not exact or (positive and parsed <= 0):
-            wanted = ("a positive " if positive else "a ") + ("whole number" if kind is int else "finite number")
-            raise FrameError(f"{path}: {keyword} = {value!r} is not {wanted}; correct it with --set {keyword}=VALUE")
-        return parsed
-
-    required = {
-        name: number(name, float) for name in ("row_rate_hz", "gain_e_per_adu", "read_noise_e", "saturation_adu")
-    }
-    required["n_transit"] = number("n_transit", int)
+    values = HeaderValues(path, profile, supplied, (hdus[layout.data_hdu].header, hdus[0].header))
+    _check_amplifier_number(values.find("amplifier"), profile, quadrant, path)
+    required = {name: values.number(name) for name in _REQUIRED}
+    required["n_transit"] = values.number("n_transit", int)
     for name, value in required.items():
         if value is None:
-            keyword = profile.keywords.get(name, name)
-            raise FrameError(f"{path}: {keyword} is missing and has no default; give it with --set {keyword}=VALUE")
-    first_row = number("first_row", int, positive=False)
+            raise values.missing(name)
+    first_row = values.number("first_row", int, positive=False)
     if first_row is not None and first_row < 0:
         raise FrameError(f"{path}: {profile.keywords['first_row']} = {first_row} is negative")
-    opened = _check_utc(look_up("shutter_open_utc"), "shutter_open_utc", profile, path)
+    opened = _check_utc(values.find("shutter_open_utc"), "shutter_open_utc", profile, path)
     # single exposures say when the shutter closed too; without a first row it closes at no row
     timed = opened is not None and first_row is not None
-    closed = _check_utc(look_up("shutter_close_utc"), "shutter_close_utc", profile, path) if timed else None
+    closed = _check_utc(values.find("shutter_close_utc"), "shutter_close_utc", profile, path) if timed else None
     return Readout(
         **required,
         first_row=first_row,
         shutter_open_utc=opened,
         close_row=None if closed is None else _close_row(opened, closed, required["row_rate_hz"], profile, path),
-        sequence=str(look_up("sequence") or frame_stem(path)),
-        ccd=number("ccd", int, positive=False),
+        sequence=str(values.find("sequence") or frame_stem(path)),
+        ccd=values.number("ccd", int, positive=False),
         quadrant=quadrant,
-        band=str(look_up("band") or ""),
-        zero_point_mag=number("zero_point_mag", float, positive=False),
-        pixel_scale_arcsec=number("pixel_scale_arcsec", float) or 1.0,
-        seeing_arcsec=number("seeing_arcsec", float) or 2.0,
-        supplied=tuple(sorted((key, str(value)) for key, value in supplied.items())),
+        band=str(values.find("band") or ""),
+        zero_point_mag=values.number("zero_point_mag", positive=False),
+        pixel_scale_arcsec=values.number("pixel_scale_arcsec") or 1.0,
+        seeing_arcsec=values.number("seeing_arcsec") or 2.0,
+        supplied=values.sorted_supplied,
     )
 
 

@@ -1,10 +1,11 @@
-"""One file and amplifier into the store: read, calibrate, find and clean streaks. Idempotent, whole or absent."""
+"""One file and amplifier into the store: read, calibrate, find the stars, clean them. Idempotent, whole or absent."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import singledispatch
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,28 @@ import numpy as np
 from shutterless.pipeline.background import sky_level
 from shutterless.pipeline.calibrate import Baseline, fit_baseline, iterate_residuals
 from shutterless.pipeline.cleaning import clean_streaks
-from shutterless.pipeline.frames import Frame, frame_stem, read_amplifier, read_info
+from shutterless.pipeline.cube_calibration import calibrate_cube, star_table
+from shutterless.pipeline.cubes import Cube
+from shutterless.pipeline.fits_files import frame_stem
+from shutterless.pipeline.frames import Frame
 from shutterless.pipeline.levels import BLOCK_ROWS
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.quality import column_statistics, restless_columns, summarise_quality
-from shutterless.pipeline.store import MANIFEST_COLUMNS, EntryWriter, entry_name, read_entry
+from shutterless.pipeline.reading import read_amplifier, read_info
+from shutterless.pipeline.store import MANIFEST_COLUMNS, ROW_TIMES, EntryWriter, entry_name, read_entry
 from shutterless.pipeline.streaks import collapse_profile, find_streaks
+
+# pixels times rows of an amplifier-hour of a stack of images, which has no columns that are read for an hour: as many as
+# the columns of a ZTF amplifier hold in one at 300 rows a second, so that a rate of false alarms means as many trials
+PIXEL_ROWS_PER_HOUR = 3072 * 300 * 3600
+NO_SMEAR_ROWS = 0.01  # an image is exposed at once: nothing smears time
+EVENT_SCALES_ROWS = {"flare": (0.5, 8.0), "burst": (1.0, 24.0)}  # of a cube whose profile knows no others
+_LARGEST_HALF = 6e4  # what float16 holds
 
 
 def ingest_amplifier(
     path: str | Path,
-    quadrant: int,
+    quadrant: int | None,
     store: str | Path,
     *,
     instrument: str | None = None,
@@ -37,8 +49,8 @@ def ingest_amplifier(
     ----------
     path : path
         FITS file.
-    quadrant : int
-        Amplifier, from 1.
+    quadrant : int or None
+        Amplifier, from 1; None for an image cube.
     store : path
         Folder of the store; made if absent.
     instrument : str, optional
@@ -70,7 +82,7 @@ def ingest_amplifier(
     return _manifest_row(name, _write_entry(frame, store, name, _origin(path, quadrant, instrument, supplied)))
 
 
-def _origin(path: Path, quadrant: int, instrument: str | None, supplied: Mapping[str, str] | None) -> str:
+def _origin(path: Path, quadrant: int | None, instrument: str | None, supplied: Mapping[str, str] | None) -> str:
     """Fingerprint of what an entry is made from: the file's bytes at both ends, its size, settings and version."""
     digest = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
@@ -83,7 +95,14 @@ def _origin(path: Path, quadrant: int, instrument: str | None, supplied: Mapping
     return digest.hexdigest()
 
 
-def _write_entry(frame: Frame, store: Path, name: str, origin: str) -> dict[str, Any]:
+@singledispatch
+def _write_entry(exposure: Frame | Cube, store: Path, name: str, origin: str) -> dict[str, Any]:
+    """Calibrate what was read and write its entry; its description."""
+    raise TypeError(f"there is no calibration for a {type(exposure).__name__}")
+
+
+@_write_entry.register
+def _(frame: Frame, store: Path, name: str, origin: str) -> dict[str, Any]:
     n_rows, n_columns = frame.pixels_adu.shape
     baseline = fit_baseline(frame)
     steady = baseline.level_e.mean(axis=0)
@@ -105,12 +124,8 @@ def _write_entry(frame: Frame, store: Path, name: str, origin: str) -> dict[str,
             arrays,
             streaks,
             {
-                "file": frame.path.name,
-                "source": str(frame.path.resolve()),
-                "instrument": frame.profile.name,
-                "readout": frame.readout.to_dict(),
-                "n_rows": n_rows,
-                "n_columns": n_columns,
+                **_describe(frame, (1, n_columns, n_rows)),
+                "pixel_rows_per_hour": n_columns * frame.readout.row_rate_hz * 3600,
                 "psf_sigma_px": sigma_px,
                 "n_streaks": len(streaks),
                 "n_moving_streaks": n_moving,
@@ -119,6 +134,60 @@ def _write_entry(frame: Frame, store: Path, name: str, origin: str) -> dict[str,
                 "origin": origin,
             },
         )
+
+
+@_write_entry.register
+def _(cube: Cube, store: Path, name: str, origin: str) -> dict[str, Any]:
+    n_y, n_columns, n_rows = cube.flux_e.shape
+    calibrated = calibrate_cube(cube)
+    stars = star_table(cube, calibrated.stars)
+    with EntryWriter(store, name, n_y=n_y, n_columns=n_columns, n_rows=n_rows) as writer:
+        writer.residual[:] = np.clip(calibrated.residual, -_LARGEST_HALF, _LARGEST_HALF)
+        return writer.finish(
+            {
+                "baseline_e": calibrated.level_e,
+                "sigma_e": calibrated.sigma_e,
+                "row_residual": calibrated.row_residual,
+                "pixel_noise": calibrated.noise,
+                "quality": cube.quality,
+                ROW_TIMES: np.stack([cube.readout.row_times.seconds, cube.readout.row_times.archive]),
+                **({} if cube.aperture is None else {"aperture": cube.aperture}),
+                **({} if calibrated.motion_px is None else {"motion_px": calibrated.motion_px}),
+            },
+            stars,
+            {
+                **_describe(cube, (n_y, n_columns, n_rows)),
+                "pixel_rows_per_hour": PIXEL_ROWS_PER_HOUR,
+                "block_rows": 1,
+                "smear_rows": NO_SMEAR_ROWS,
+                "token_grid": dict(cube.profile.token_grid),
+                "event_scales_s": cube_event_scales(cube),
+                "psf_sigma_px": calibrated.stars.sigma_px,
+                "n_streaks": len(stars),
+                "n_moving_streaks": len(stars) if calibrated.motion_px is not None else 0,
+                "live_pixel_rows": int(np.isfinite(calibrated.residual).sum()),
+                "origin": origin,
+            },
+        )
+
+
+def cube_event_scales(cube: Cube) -> dict[str, tuple[float, float]]:
+    """Kinds of event that are injected into a cube and the range of their scale (s): the profile's, or by cadence."""
+    if cube.profile.event_scales_s:
+        return dict(cube.profile.event_scales_s)
+    cadence_s = 1 / cube.readout.row_rate_hz
+    return {kind: (low * cadence_s, high * cadence_s) for kind, (low, high) in EVENT_SCALES_ROWS.items()}
+
+
+def _describe(exposure: Frame | Cube, shape: tuple[int, int, int]) -> dict[str, Any]:
+    """What every entry says of where it is from, and its shape (y, x, t)."""
+    return {
+        "file": exposure.path.name,
+        "source": str(exposure.path.resolve()),
+        "instrument": exposure.profile.name,
+        "readout": exposure.readout.to_dict(),
+        **dict(zip(("n_y", "n_columns", "n_rows"), shape, strict=True)),
+    }
 
 
 def _write_residuals(frame: Frame, baseline: Baseline, residual: np.ndarray) -> dict[str, np.ndarray]:

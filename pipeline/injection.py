@@ -16,19 +16,20 @@ from shutterless.pipeline.events import (
     amplitude_limits,
     choose_cut,
     draw_event,
+    event_curve,
     event_rows,
-    event_stamp,
+    lit_pixels,
     optimal_rho,
     scale_to_rho,
 )
-from shutterless.pipeline.levels import interpolate_blocks
 from shutterless.pipeline.simulation.artefacts import CosmicRay, draw_cosmic_ray
-from shutterless.pipeline.store import BLOCK_ROWS, Amplifier
+from shutterless.pipeline.store import Y_AXIS, Amplifier
 
 INJECTED_COLUMNS = (
     "kind",
     "is_event",
     "x",
+    "y",
     "row_start",
     "row_stop",
     "row_peak",
@@ -81,18 +82,18 @@ class InjectionSettings:
 
 @dataclass(frozen=True)
 class Injection:
-    """An event with the pixels of an amplifier that it changes, by ``amplitude_e * outer(profile, curve)`` electrons.
+    """An event with the pixels of an amplifier that it changes, by ``amplitude_e`` times profile and curve (electrons).
 
     Parameters
     ----------
     event : Event
     star_flux_e_row : float
         Electrons per row of its star; infinite for an orphan.
-    rows_lit, columns : slice
-        File rows and columns it reaches.
+    rows_lit, y, columns : slice
+        File rows and pixels it reaches.
     curve : ndarray of float64, shape (t,)
         Unit amplitude.
-    profile : ndarray of float64, shape (w,)
+    profile : ndarray of float64, shape (y, x)
     rows : (int, int, int)
         First, last and peak row for the truth table.
     unit_rho : float
@@ -102,6 +103,7 @@ class Injection:
     event: Event
     star_flux_e_row: float
     rows_lit: slice
+    y: slice
     columns: slice
     curve: np.ndarray
     profile: np.ndarray
@@ -114,13 +116,13 @@ class Injection:
         return abs(self.event.amplitude_e) * self.unit_rho
 
     def signal_e(self) -> np.ndarray:
-        """Mean change of each pixel (electrons), shape (x, t)."""
-        return self.event.amplitude_e * np.outer(self.profile, self.curve)
+        """Mean change of each pixel (electrons), shape (y, x, t)."""
+        return self.event.amplitude_e * self.profile[:, :, None] * self.curve
 
     def truth(self) -> tuple:
         """Row of `INJECTED_COLUMNS`."""
         event = self.event
-        return event.kind, True, event.x, *self.rows, event.amplitude_e, self.rho, event.star_id, event.star_mag
+        return event.kind, True, event.x, event.y, *self.rows, event.amplitude_e, self.rho, event.star_id, event.star_mag
 
 
 def inject(
@@ -164,17 +166,18 @@ def inject(
 
 
 class _Room:
-    """Places already taken, as (x, first row, last row)."""
+    """Places already taken, as (x, y, first row, last row)."""
 
     def __init__(self) -> None:
-        self._taken: list[tuple[float, float, float]] = []
+        self._taken: list[tuple[float, float, float, float]] = []
 
-    def take(self, x: float, start: float, stop: float) -> bool:
+    def take(self, x: float, y: float, start: float, stop: float) -> bool:
         """Take a place and say so, unless it is too near to another."""
-        for other, first, last in self._taken:
-            if abs(other - x) < SEPARATION_PX and start - SEPARATION_ROWS < last and stop + SEPARATION_ROWS > first:
+        for other, other_y, first, last in self._taken:
+            near = max(abs(other - x), abs(other_y - y)) < SEPARATION_PX
+            if near and start - SEPARATION_ROWS < last and stop + SEPARATION_ROWS > first:
                 return False
-        self._taken.append((x, start, stop))
+        self._taken.append((x, y, start, stop))
         return True
 
 
@@ -199,10 +202,27 @@ def place_injections(
     return [injection for injection in placed if injection is not None]
 
 
+def kinds_for(amplifier: Amplifier, settings: InjectionSettings) -> tuple[list[str], np.ndarray]:
+    """Kinds of event that can happen in an amplifier, and their shares.
+
+    Raises
+    ------
+    ValueError
+        If none of the settings' kinds can.
+    """
+    known = amplifier.event_scales_s
+    possible = {kind: share for kind, share in settings.kinds if not known or kind in known}
+    if not possible:
+        wanted = [kind for kind, _ in settings.kinds]
+        raise ValueError(f"of the kinds {wanted} none is known at the pace of {amplifier.entry}, only {sorted(known)}")
+    shares = np.array(list(possible.values()))
+    return list(possible), shares / shares.sum()
+
+
 def _place_event(
     amplifier: Amplifier, rng: np.random.Generator, settings: InjectionSettings, room: _Room
 ) -> Injection | None:
-    names, shares = zip(*settings.kinds, strict=True)
+    names, shares = kinds_for(amplifier, settings)
     kind = str(rng.choice(names, p=shares))
     # nothing happened before the shutter opened
     cut = choose_cut(rng, settings.partial, EDGES if amplifier.readout.first_row != 0 else EDGES[1:])
@@ -215,7 +235,7 @@ def _place_event(
         event = scale_to_rho(injection.event, injection.unit_rho, _draw_rho(rng, settings))
         lowest, highest = amplitude_limits(event, injection.star_flux_e_row)
         start, stop, _ = injection.rows
-        if lowest <= abs(event.amplitude_e) <= highest and room.take(event.x, start, stop):
+        if lowest <= abs(event.amplitude_e) <= highest and room.take(event.x, event.y, start, stop):
             return replace(injection, event=event)
     return None
 
@@ -226,28 +246,31 @@ def _draw_event(
     """Draw an event of unit amplitude; of its star the flux and the file rows where its streak begins and ends."""
     readout = amplifier.readout
     on_star = kind in STAR_KINDS and not (kind == "burst" and rng.random() < settings.orphan_fraction)
-    x, star_id, star_mag, flux = rng.uniform(0, amplifier.n_columns - 1), -1, float("nan"), float("inf")
-    y0 = float("nan")
+    x, y = rng.uniform(0, amplifier.n_columns - 1), rng.uniform(0, amplifier.n_y - 1) if amplifier.n_y > 1 else 0.0
+    star_id, star_mag, flux, y0 = -1, float("nan"), float("inf"), float("nan")
     if on_star and len(amplifier.streaks):
         star = amplifier.streaks.iloc[int(rng.integers(len(amplifier.streaks)))]
         x, star_id, star_mag, flux = star["x"], int(star["streak_id"]), float(star["mag"]), float(star["flux_e_row"])
-        y0 = float(star["y0"])
+        y, y0 = float(star["y"]), float(star["y0"])
     elif on_star and kind != "burst":
         raise ValueError(f"a {kind} needs a star, and {amplifier.entry} has none")
     first_row = readout.first_row or 0
     begins_row = y0 - first_row if np.isfinite(y0) else None
     # of what has an unknown place on the detector, nothing is lit for certain once the shutter has closed
     ends_row = None if readout.close_row is None else readout.close_row + np.nan_to_num(y0) - first_row
+    scale_range_s = amplifier.event_scales_s.get(kind)
     event = draw_event(
         rng,
         kind,
         row_rate_hz=readout.row_rate_hz,
         n_rows=amplifier.n_rows if ends_row is None else int(np.clip(ends_row, 0, amplifier.n_rows)),
         x=float(np.clip(x, 0, amplifier.n_columns - 1)),
+        y=float(np.clip(y, 0, amplifier.n_y - 1)),
         earliest_row=max(begins_row or 0.0, 0.0),  # before its streak begins a star cannot flare
         star_id=star_id,
         star_mag=star_mag,
-        longest_flare_s=settings.longest_flare_s,
+        longest_flare_s=settings.longest_flare_s if scale_range_s is None else scale_range_s[1],
+        scale_range_s=scale_range_s,
         cut=cut,
     )
     return event, (flux, begins_row, ends_row)
@@ -282,29 +305,30 @@ def stamp_injection(
     ValueError
         If nothing of it falls on unmasked pixels of the file.
     """
-    curve, first_column, profile = event_stamp(
-        event, amplifier.n_rows, amplifier.n_columns, amplifier.psf_sigma_px, begins_row, ends_row
-    )
+    curve = event_curve(event, amplifier.n_rows, amplifier.smear_rows, begins_row, ends_row)
+    y = lit_pixels(event.y, amplifier.n_y, amplifier.psf_sigma_px)
+    x = lit_pixels(event.x, amplifier.n_columns, amplifier.psf_sigma_px)
+    profile = amplifier.profile(y - event.y, x - event.x)
     rows = event_rows(event.kind, curve)
     lit = np.flatnonzero(np.abs(curve) > _FAINTEST * np.abs(curve).max())
-    rows_lit, columns = slice(int(lit[0]), int(lit[-1]) + 1), slice(first_column, first_column + len(profile))
-    curve = curve[rows_lit]
-    sigma = amplifier.sigma_rows(columns, rows_lit.start, rows_lit.stop)
-    live = np.isfinite(amplifier.residual[0, columns, rows_lit])
-    unit_rho = optimal_rho(np.outer(profile, curve) * live, sigma**2)
+    window = slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1), slice(int(lit[0]), int(lit[-1]) + 1)
+    curve = curve[window[2]]
+    sigma = amplifier.sigma_rows(*window[:2], window[2].start, window[2].stop)
+    live = np.isfinite(amplifier.residual[window])
+    unit_rho = optimal_rho(profile[:, :, None] * curve * live, sigma**2)
     if not unit_rho > 0:
         raise ValueError(f"all pixels of {amplifier.entry} that a {event.kind} at x = {event.x:.1f} lights are masked")
-    return Injection(event, star_flux_e_row, rows_lit, columns, curve, profile, rows, unit_rho)
+    return Injection(event, star_flux_e_row, window[2], *window[:2], curve, profile, rows, unit_rho)
 
 
 def add_injection(amplifier: Amplifier, injection: Injection, rng: np.random.Generator) -> None:
     """Add an event with its photon noise to the residual in place."""
-    columns, rows = injection.columns, injection.rows_lit
-    sigma = amplifier.sigma_rows(columns, rows.start, rows.stop)
-    level = interpolate_blocks(amplifier.baseline_e[0, columns].T, rows.start, rows.stop).T
-    found = level + sigma * amplifier.residual[0, columns, rows].astype(np.float32)
+    place, rows = (injection.y, injection.columns), injection.rows_lit
+    sigma = amplifier.sigma_rows(*place, rows.start, rows.stop)
+    level = amplifier.level_rows(*place, rows.start, rows.stop)
+    found = level + sigma * amplifier.residual[*place, rows].astype(np.float32)
     change = draw_change(rng, injection.signal_e(), level, found, noise_floor_e2(amplifier.readout))
-    _add(amplifier, columns, rows, change / sigma)
+    _add(amplifier, (*place, rows), change / sigma)
 
 
 def draw_change(
@@ -353,23 +377,36 @@ def _add_cosmic_ray(
 ) -> tuple | None:
     """Add one cosmic ray in place, if there is room; its truth row."""
     x, row = rng.uniform(0, amplifier.n_columns - 1), rng.uniform(0, amplifier.n_rows - 1)
-    ray: CosmicRay = draw_cosmic_ray(rng, row, x, amplifier.n_rows, amplifier.n_columns)
-    if not ray.rows.size or not room.take(x, ray.rows.min(), ray.rows.max()):
+    pixels, charge_e = _draw_ray_pixels(amplifier, rng, x, row)
+    if not charge_e.size or not room.take(x, pixels[0].mean(), pixels[2].min(), pixels[2].max()):
         return None
-    charge_e = ray.charge_e * np.exp(rng.uniform(np.log(settings.faintest_ray), 0))
-    blocks = np.minimum(ray.rows // BLOCK_ROWS, amplifier.sigma_e.shape[2] - 1)
-    sigma = amplifier.sigma_e[0, ray.columns, blocks]
-    amplifier.residual[0, ray.columns, ray.rows] += (charge_e / sigma).astype(amplifier.residual.dtype)
-    brightest = int(np.argmax(charge_e))
-    place = (float(ray.columns[brightest]), int(ray.rows.min()), int(ray.rows.max()), int(ray.rows[brightest]))
-    rho = optimal_rho(charge_e, sigma**2)
-    return "cosmic_ray", False, *place, float(charge_e.sum()), rho, -1, float("nan")
+    charge_e = charge_e * np.exp(rng.uniform(np.log(settings.faintest_ray), 0))
+    sigma = amplifier.sigma_e[pixels[0], pixels[1], amplifier.block_of(pixels[2])]
+    amplifier.residual[pixels] += (charge_e / sigma).astype(amplifier.residual.dtype)
+    y, x, rows = (axis[np.argmax(charge_e)] for axis in pixels)
+    place = (float(x), float(y), int(pixels[2].min()), int(pixels[2].max()), int(rows))
+    return "cosmic_ray", False, *place, float(charge_e.sum()), optimal_rho(charge_e, sigma**2), -1, float("nan")
 
 
-def _add(amplifier: Amplifier, columns: slice, rows: slice, sigmas: np.ndarray) -> None:
+def _draw_ray_pixels(
+    amplifier: Amplifier, rng: np.random.Generator, x: float, row: float
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+    """Pixels (y, x, t) of a cosmic ray and the charge in each.
+
+    Its track runs over the rows of the detector: in a stack of images along y, in continuous readout along time.
+    """
+    start = [rng.uniform(0, amplifier.n_y - 1), x, row] if amplifier.detector_axis == Y_AXIS else [0.0, x, row]
+    along = amplifier.detector_axis
+    ray: CosmicRay = draw_cosmic_ray(rng, start[along], x, amplifier.residual.shape[along], amplifier.n_columns)
+    pixels = [np.full(ray.rows.shape, round(place)) for place in start]
+    pixels[along], pixels[1] = ray.rows, ray.columns
+    return (pixels[0], pixels[1], pixels[2]), ray.charge_e
+
+
+def _add(amplifier: Amplifier, window: tuple[slice, slice, slice], sigmas: np.ndarray) -> None:
     """Add to the residual in float32, limited to what float16 holds."""
-    total = amplifier.residual[0, columns, rows].astype(np.float32) + sigmas
-    amplifier.residual[0, columns, rows] = np.clip(total, -6e4, 6e4)
+    total = amplifier.residual[window].astype(np.float32) + sigmas
+    amplifier.residual[window] = np.clip(total, -6e4, 6e4)
 
 
 def scramble_rows(amplifier: Amplifier, rng: np.random.Generator, spike_sigma: float = 6.0) -> Amplifier:

@@ -14,14 +14,14 @@ def match_truth(detections: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
     Parameters
     ----------
     detections : DataFrame
-        With ``x``, ``row_start``, ``row_stop`` and ``width_rows``.
+        With ``x``, ``row_start``, ``row_stop`` and ``width_rows``, and of a stack of images ``y``.
     truth : DataFrame
-        With ``x``, ``row_start``, ``row_stop`` and ``rho``.
+        With ``x``, ``row_start``, ``row_stop`` and ``rho``, and of a stack of images ``y``.
 
     Returns
     -------
     ndarray of int64, shape (number of detections,)
-        Position of the matching truth row, -1 without one. A match lies within `MATCH_PX` in x, and its rows overlap
+        Position of the matching truth row, -1 without one. A match lies within `MATCH_PX` in x and y, and its rows overlap
         those of the truth, give or take one width of the template. Of several truth rows one that overlaps without
         that tolerance goes first, then the one with the highest ``rho``.
     """
@@ -31,8 +31,9 @@ def match_truth(detections: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
     }
     best = np.full(len(detections), -np.inf)
     overlapped = np.zeros(len(detections), dtype=bool)
+    y, truth_y = (table["y"].fillna(0).to_numpy(float) if "y" in table else np.zeros(len(table)) for table in (detections, truth))
     for position, row in enumerate(truth[["x", "row_start", "row_stop", "rho"]].itertuples(index=False)):
-        near = np.abs(columns["x"] - row.x) <= MATCH_PX
+        near = (np.abs(columns["x"] - row.x) <= MATCH_PX) & (np.abs(y - truth_y[position]) <= MATCH_PX)
         near &= columns["row_start"] <= row.row_stop + columns["width_rows"]
         near &= columns["row_stop"] >= row.row_start - columns["width_rows"]
         overlaps = (columns["row_start"] <= row.row_stop) & (columns["row_stop"] >= row.row_start)

@@ -59,8 +59,9 @@ class AmplifierQuality:
 
     @property
     def live_hours(self) -> float:
-        """Amplifier-hours of unmasked pixels: pixel-rows / (columns × row rate × 3600)."""
-        return self.numbers["live_pixel_rows"] / (self.n_columns * self.readout.row_rate_hz * 3600)
+        """Amplifier-hours of unmasked pixels."""
+        per_hour = self.numbers.get("pixel_rows_per_hour", self.n_columns * self.readout.row_rate_hz * 3600)
+        return self.numbers["live_pixel_rows"] / per_hour
 
     @property
     def sky_noise(self) -> float:

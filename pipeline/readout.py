@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,22 @@ from astropy.utils import iers
 
 # UTC needs leap seconds only, which ship with astropy: no table is ever fetched
 iers.conf.auto_download = False
+
+
+@dataclass(frozen=True, eq=False)
+class RowTimes:
+    """Times of rows that no constant rate gives, such as those of an archive's cadences.
+
+    Parameters
+    ----------
+    seconds : ndarray of float64, shape (t,)
+        Seconds since row 0 on the observer's clock, rising.
+    archive : ndarray of float64, shape (t,)
+        The archive's own value, in the unit and scale that `Readout.time_scale` names.
+    """
+
+    seconds: np.ndarray
+    archive: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -25,7 +41,8 @@ class Readout:
         Gain (electrons per ADU), read noise (electrons, rms) and saturation level (ADU).
     n_transit : int
         Rows from the far edge of the detector to the serial register: every row collects light for
-        ``n_transit / row_rate_hz`` seconds once the sky ramp is over.
+        ``n_transit / row_rate_hz`` seconds once the sky ramp is over. 0 for image cubes: no charge moves, and the read
+        time of a row is the middle of its exposure.
     first_row : int or None
         Sequence row number of the file's first row in read order; None means steady state (no ramp) and unknown.
     shutter_open_utc : str or None
@@ -44,6 +61,10 @@ class Readout:
         Header values given by the user instead of the file, kept so that results say so.
     close_row : int or None
         Sequence row that was read when the shutter closed; None: it stayed open, or nobody knows.
+    row_times : RowTimes or None
+        Times of the file's rows where ``row_rate_hz`` does not give them; neither compared nor stored with the rest.
+    time_scale : str
+        What the archive's own times are, such as ``BJD - 2454833 (TDB)``; empty where there are none.
     """
 
     row_rate_hz: float
@@ -62,6 +83,8 @@ class Readout:
     seeing_arcsec: float = 2.0
     supplied: tuple[tuple[str, str], ...] = ()
     close_row: int | None = None
+    row_times: RowTimes | None = field(default=None, compare=False, repr=False)
+    time_scale: str = ""
 
     @property
     def transit_s(self) -> float:
@@ -87,8 +110,24 @@ class Readout:
         return slice(start, stop)
 
     def seconds(self, row: Any) -> np.ndarray:
-        """Read time of file rows, in seconds since the shutter opened (since file row 0 without ``first_row``)."""
+        """Read time of file rows, in seconds since the shutter opened (since file row 0 without ``first_row``).
+
+        Where rows have times of their own, fractional rows lie between them and rows beyond the ends follow at the row
+        rate.
+        """
+        if self.row_times is not None:
+            return _interpolate(self.row_times.seconds, row, 1 / self.row_rate_hz)
         return (np.asarray(row, dtype=np.float64) + (self.first_row or 0)) / self.row_rate_hz
+
+    def archive_time(self, row: Any) -> np.ndarray:
+        """Read time of file rows in the archive's own unit and scale (``time_scale``), float64; NaN where it has none.
+
+        Fractional rows lie between the archive's values; rows beyond the ends follow at their mean step.
+        """
+        if self.row_times is None:
+            return np.full(np.shape(row), np.nan)
+        archive = self.row_times.archive
+        return _interpolate(archive, row, (archive[-1] - archive[0]) / max(len(archive) - 1, 1))
 
     def read_utc(self, row: Any) -> np.ndarray:
         """Read time of file rows as ISO 8601 UTC strings (µs); empty strings where no UTC is known.
@@ -108,7 +147,7 @@ class Readout:
         row : array_like, shape (n,)
             File rows in read order.
         y0 : array_like, shape (n,)
-            Detector row of the source, NaN where unknown.
+            Detector row of the source, NaN where unknown; it delays nothing in image cubes.
 
         Returns
         -------
@@ -121,13 +160,14 @@ class Readout:
         ``t = (k - y0) / v`` and, for unknown ``0 <= y0 < n_transit``, ``t`` lies in one transit before the read time.
         """
         read_s = self.seconds(row)
-        y0 = np.broadcast_to(np.asarray(y0, dtype=np.float64), read_s.shape)
+        y0 = np.broadcast_to(np.asarray(y0 if self.n_transit else np.nan, dtype=np.float64), read_s.shape)
         latest = read_s - np.where(np.isnan(y0), 0.0, y0) / self.row_rate_hz
         earliest = np.where(np.isnan(y0), read_s - self.transit_s, latest)
         known = self.first_row is not None
         if known:
             closes_s = np.inf if self.close_row is None else self.close_row / self.row_rate_hz
-            earliest = np.where(np.isnan(y0), np.clip(earliest, 0.0, closes_s), earliest)
+            # never later than the read time: cadence 0 of a cube collects light before its middle, which is second 0
+            earliest = np.where(np.isnan(y0), np.clip(earliest, np.minimum(read_s, 0.0), closes_s), earliest)
             latest = np.where(np.isnan(y0), np.minimum(latest, closes_s), latest)
         return (
             _utc_strings(self.shutter_open_utc, earliest, known=known),
@@ -135,18 +175,27 @@ class Readout:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; `from_dict` reads them back."""
-        return asdict(self)
+        """Return plain values for JSON, ``row_times`` left out; `from_dict` reads them back."""
+        values = asdict(replace(self, row_times=None))
+        del values["row_times"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Readout:
         """Rebuild a readout from `to_dict`."""
-        known = {f.name for f in fields(cls)}
+        known = {f.name for f in fields(cls)} - {"row_times"}
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"readout has unknown fields {unknown}; this version knows {sorted(known)}")
         supplied = tuple((str(key), str(value)) for key, value in values.get("supplied", ()))
         return cls(**{**values, "supplied": supplied})
+
+
+def _interpolate(values: np.ndarray, row: Any, step: float) -> np.ndarray:
+    """Values at fractional rows, going on by ``step`` a row beyond the first and the last."""
+    row = np.asarray(row, dtype=np.float64)
+    inside = np.clip(row, 0, len(values) - 1)
+    return np.asarray(np.interp(inside, np.arange(len(values)), values) + (row - inside) * step)
 
 
 def _utc_strings(shutter_open_utc: str | None, seconds: np.ndarray, *, known: bool) -> np.ndarray:

@@ -8,7 +8,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,21 +17,27 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.levels import BLOCK_ROWS, interpolate_blocks
-from shutterless.pipeline.readout import Readout
+from shutterless.pipeline.psf import stack_profile
+from shutterless.pipeline.readout import Readout, RowTimes
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 MANIFEST = "manifest.parquet"
 ENTRY = "entry.json"
+Y_AXIS, TIME_AXIS = 0, 2  # of a residual (y, x, t)
+ROW_TIMES = "row_times"  # array of an entry, (2, t): seconds and the archive's own times
+_OPTIONAL = ("block_rows", "smear_rows", "pixel_rows_per_hour", "token_grid", "event_scales_s")
 MANIFEST_COLUMNS = (
     "entry",
     "file",
     "ccd",
     "quadrant",
     "n_rows",
+    "n_y",
     "n_columns",
     "first_row",
     "row_rate_hz",
     "live_pixel_rows",
+    "pixel_rows_per_hour",
     "sequence",
     "band",
     "instrument",
@@ -54,9 +60,10 @@ class Amplifier:
     Parameters
     ----------
     residual : ndarray of float16, shape (y, x, t)
-        Residual in units of σ, memory-mapped; NaN where masked. ``y`` is 1 for continuous readout.
+        Residual in units of σ, memory-mapped; NaN where masked. ``y`` is 1 for continuous readout: a stack whose
+        images are one row high. A row of the time axis is then a row of the detector, of other stacks an image.
     baseline_e, sigma_e : ndarray of float32, shape (y, x, b)
-        Baseline and noise (electrons per pixel) at the centres of blocks of `BLOCK_ROWS` rows.
+        Baseline and noise (electrons per pixel) at the centres of blocks of ``block_rows`` rows.
     row_residual : ndarray of float32, shape (t,)
         What all columns of a row shared, in units of the median σ; already taken off ``residual``.
     streaks : DataFrame
@@ -68,6 +75,15 @@ class Amplifier:
         Unmasked pixels.
     sky_e, sky_sigma_e : float
         Median baseline and noise of the whole amplifier (electrons per pixel).
+    block_rows : int
+    smear_rows : float, optional
+        Width (σ) by which the point-spread function smears time, in rows; in continuous readout ``psf_sigma_px``.
+    pixel_rows_per_hour : float, optional
+        Pixels times rows that make an amplifier-hour; in continuous readout columns × row rate × 3600.
+    token_grid : mapping
+        Sizes of the token grid that suits the stack where that is not the grid of the settings.
+    event_scales_s : mapping of str to (float, float)
+        Kinds of event that are injected and the range of their scale, where they are not those of continuous readout.
     """
 
     residual: np.ndarray
@@ -82,6 +98,17 @@ class Amplifier:
     live_pixel_rows: int
     sky_e: float
     sky_sigma_e: float
+    block_rows: int = BLOCK_ROWS
+    smear_rows: float = np.nan
+    pixel_rows_per_hour: float = np.nan
+    token_grid: Mapping[str, Any] = field(default_factory=dict)
+    event_scales_s: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if np.isnan(self.smear_rows):
+            object.__setattr__(self, "smear_rows", self.psf_sigma_px)
+        if np.isnan(self.pixel_rows_per_hour):
+            object.__setattr__(self, "pixel_rows_per_hour", self.n_columns * self.readout.row_rate_hz * 3600)
 
     @property
     def n_rows(self) -> int:
@@ -93,14 +120,40 @@ class Amplifier:
         """Columns."""
         return self.residual.shape[1]
 
+    @property
+    def n_y(self) -> int:
+        """Height of the stack in pixels, 1 for continuous readout."""
+        return self.residual.shape[0]
+
+    @property
+    def detector_axis(self) -> int:
+        """Axis of the residual along which the rows of the detector lie: time in continuous readout, else y."""
+        return Y_AXIS if self.n_y > 1 else TIME_AXIS
+
     @cached_property
     def live_hours(self) -> float:
-        """Amplifier-hours of unmasked pixels: pixel-rows / (columns × row rate × 3600)."""
-        return self.live_pixel_rows / (self.n_columns * self.readout.row_rate_hz * 3600)
+        """Amplifier-hours of unmasked pixels."""
+        return self.live_pixel_rows / self.pixel_rows_per_hour
 
-    def sigma_rows(self, columns: slice, start: int, stop: int) -> np.ndarray:
-        """Noise of some columns in rows ``start..stop`` (electrons), shape (x, t)."""
-        return interpolate_blocks(self.sigma_e[0, columns].T, start, stop).T
+    def sigma_rows(self, y: slice, columns: slice, start: int, stop: int) -> np.ndarray:
+        """Noise of some pixels in rows ``start..stop`` (electrons), shape (y, x, t)."""
+        return self._expand(self.sigma_e[y, columns], start, stop)
+
+    def level_rows(self, y: slice, columns: slice, start: int, stop: int) -> np.ndarray:
+        """Baseline of some pixels in rows ``start..stop`` (electrons), shape (y, x, t)."""
+        return self._expand(self.baseline_e[y, columns], start, stop)
+
+    def block_of(self, row: Any) -> Any:
+        """Block of ``baseline_e`` and ``sigma_e`` that a row, or the nearest one that exists, lies in."""
+        return np.clip(np.asarray(row) // self.block_rows, 0, self.sigma_e.shape[2] - 1)
+
+    def profile(self, y_offsets_px: Any, x_offsets_px: Any) -> np.ndarray:
+        """Fraction of a source's light on pixels at these distances from it, shape (y, x)."""
+        return stack_profile(y_offsets_px, x_offsets_px, self.psf_sigma_px, self.n_y)
+
+    def _expand(self, blocks: np.ndarray, start: int, stop: int) -> np.ndarray:
+        by_block = blocks.reshape(-1, blocks.shape[-1]).T
+        return interpolate_blocks(by_block, start, stop, self.block_rows).T.reshape(*blocks.shape[:2], stop - start)
 
 
 def entry_name(stem: str, ccd: int | None, quadrant: int | None) -> str:
@@ -118,13 +171,13 @@ class EntryWriter:
     store : Path
     name : str
         Folder of the entry.
-    n_columns, n_rows : int
+    n_columns, n_rows, n_y : int
     """
 
-    def __init__(self, store: Path, name: str, *, n_columns: int, n_rows: int) -> None:
+    def __init__(self, store: Path, name: str, *, n_columns: int, n_rows: int, n_y: int = 1) -> None:
         self.final = Path(store) / name
         self.folder = Path(store) / f".{name}.{uuid.uuid4().hex[:8]}.partial"
-        self._shape = (1, n_columns, n_rows)
+        self._shape = (n_y, n_columns, n_rows)
 
     def __enter__(self) -> EntryWriter:
         self.folder.mkdir(parents=True)
@@ -192,14 +245,21 @@ def open_amplifier(store: str | Path, name: str) -> Amplifier:
         sigma_e=sigma_e,
         row_residual=np.load(folder / "row_residual.npy"),
         streaks=pd.read_parquet(folder / "streaks.parquet"),
-        readout=Readout.from_dict(description["readout"]),
+        readout=replace(Readout.from_dict(description["readout"]), row_times=_read_times(folder)),
         file=description["file"],
         entry=name,
         psf_sigma_px=description["psf_sigma_px"],
         live_pixel_rows=description["live_pixel_rows"],
-        sky_e=float(np.median(baseline_e)),
-        sky_sigma_e=float(np.median(sigma_e)),
+        sky_e=float(np.nanmedian(baseline_e)),
+        sky_sigma_e=float(np.nanmedian(sigma_e)),
+        **{name: description[name] for name in _OPTIONAL if name in description},
     )
+
+
+def _read_times(folder: Path) -> RowTimes | None:
+    """Times of rows that no row rate gives."""
+    path = folder / f"{ROW_TIMES}.npy"
+    return RowTimes(*np.load(path)) if path.is_file() else None
 
 
 def write_manifest(store: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.spatial import cKDTree
 
 from shutterless.pipeline.ramp import Ramp
 from shutterless.pipeline.readout import Readout
 from shutterless.pipeline.streak_fit import StreakFit
 
-STREAK_COLUMNS = ("streak_id", "x", "flux_e_row", "flux_error_e_row", "flux_e_s", "mag", "y0")
+STREAK_COLUMNS = ("streak_id", "x", "y", "flux_e_row", "flux_error_e_row", "flux_e_s", "mag", "y0")
 ONSET_MATCH_PX = 1.5
 _N_PASSES = 5
 _N_STEPS = 3
@@ -56,7 +58,7 @@ def find_streaks(
     Returns
     -------
     streaks : DataFrame
-        `STREAK_COLUMNS`: ``x`` (pixels, read order), ``flux_e_row`` and its error (electrons per row, all columns),
+        `STREAK_COLUMNS`: ``x`` (pixels, read order), ``y`` (0: the amplifier is one row high), ``flux_e_row`` and its error (electrons per row, all columns),
         ``flux_e_s``, ``mag`` (NaN without a zero point), ``y0`` (detector row, NaN where unknown); by ``x``.
     sigma_px : float
         Width of the point-spread function, fitted where bright streaks allow it.
@@ -86,6 +88,7 @@ def find_streaks(
         {
             "streak_id": np.arange(x.size, dtype=np.int64),
             "x": x,
+            "y": np.zeros(x.size),
             "flux_e_row": flux,
             "flux_error_e_row": fit.total_error,
             "flux_e_s": flux_e_s,
@@ -96,16 +99,27 @@ def find_streaks(
     return streaks, float(fit.sigma_px)
 
 
-def nearest_streak(streaks: pd.DataFrame, x: np.ndarray, within_px: float) -> np.ndarray:
-    """Index (row number of the table) of the nearest streak to each column, -1 where none is near enough."""
-    positions = streaks["x"].to_numpy()
-    x = np.asarray(x, dtype=np.float64)
-    if positions.size == 0:
-        return np.full(x.shape, -1, dtype=np.int64)
-    right = np.clip(np.searchsorted(positions, x), 0, positions.size - 1)
-    left = np.maximum(right - 1, 0)
-    nearest = np.where(np.abs(positions[left] - x) <= np.abs(positions[right] - x), left, right)
-    return np.where(np.abs(positions[nearest] - x) <= within_px, nearest, -1)
+def nearest_streak(streaks: pd.DataFrame, x: Any, within_px: float, y: Any = 0.0) -> np.ndarray:
+    """Index (row number of the table) of the nearest star to each place, -1 where none is near enough.
+
+    Parameters
+    ----------
+    streaks : DataFrame
+        With ``x`` and ``y``.
+    x, y : array_like, shape (n,)
+        Pixels, broadcast against each other.
+    within_px : float
+        Largest distance along either axis.
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+    """
+    places = np.stack(np.broadcast_arrays(np.asarray(y, np.float64), np.asarray(x, np.float64)), axis=-1)
+    if streaks.empty or not places.size:
+        return np.full(places.shape[:-1], -1, dtype=np.int64)
+    distance, nearest = cKDTree(streaks[["y", "x"]].to_numpy(np.float64)).query(places, p=np.inf)
+    return np.where(distance <= within_px, nearest, -1).astype(np.int64)
 
 
 def _onset_rows(x: np.ndarray, flux: np.ndarray, ramps: Sequence[Ramp], readout: Readout) -> np.ndarray:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.store import BLOCK_ROWS, Amplifier
-from shutterless.pipeline.tokens import STAGE1_FEATURES, StripBatch, TokenGrid, patchify
+from shutterless.pipeline.store import Amplifier
+from shutterless.pipeline.tokens import STAGE1_FEATURES, GridError, StripBatch, TokenGrid, patchify
 
 ROWS_PER_WIDTH = 4  # a strip is at least four times as long as the trigger it is cut for
 
@@ -33,6 +33,28 @@ def strip_first_rows(triggers: pd.DataFrame, bins: np.ndarray, grid: TokenGrid) 
     return middle - bins * grid.n_rows // 2
 
 
+def suitable_grid(amplifier: Amplifier) -> TokenGrid:
+    """Token grid for an amplifier's kind of data where nobody asks for another."""
+    return TokenGrid.from_dict(amplifier.token_grid)
+
+
+def check_grid(amplifier: Amplifier, grid: TokenGrid) -> None:
+    """Refuse to cut what is one row high for a grid of several, or the other way round, showing both grids.
+
+    Raises
+    ------
+    GridError
+        In a stack one row high a pixel holds all light along y, in a higher one a part of it: a model of one kind knows
+        nothing of the other.
+    """
+    if (grid.n_y > 1) != (amplifier.n_y > 1):
+        raise GridError(
+            f"{amplifier.entry} is a stack of {amplifier.n_y} × {amplifier.n_columns} pixels (y, x), for which grids are "
+            f"like {suitable_grid(amplifier)}, but the model expects {grid}; train one on such a store, or search with "
+            "--model template-bank"
+        )
+
+
 def cut_strips(amplifier: Amplifier, triggers: pd.DataFrame, grid: TokenGrid) -> StripBatch:
     """Cut one strip per trigger.
 
@@ -42,17 +64,23 @@ def cut_strips(amplifier: Amplifier, triggers: pd.DataFrame, grid: TokenGrid) ->
     triggers : DataFrame
         From `shutterless.pipeline.triggers.find_triggers`.
     grid : TokenGrid
-        Its ``n_y`` must be the amplifier's.
 
     Returns
     -------
     StripBatch
         In the order of the triggers. Pixels that are masked or beyond the amplifier's borders are 0; binned rows are
         sums over √(live rows), so that they stay in units of σ.
+
+    Raises
+    ------
+    GridError
+        As `check_grid`.
     """
+    check_grid(amplifier, grid)
     bins = choose_bins(triggers["width_rows"].to_numpy(), grid)
     first_rows = strip_first_rows(triggers, bins, grid)
-    first_columns = np.round(triggers["x"].to_numpy()).astype(np.int64) - grid.n_columns // 2
+    size = np.array([grid.n_y, grid.n_columns])
+    corners = np.round(triggers[["y", "x"]].to_numpy(dtype=np.float64)).astype(np.int64) - size // 2
     n = len(triggers)
     strips = np.zeros((n, grid.n_y, grid.n_columns, grid.n_rows), dtype=np.float32)
     live = np.zeros((n, grid.n_rows), dtype=bool)
@@ -60,9 +88,9 @@ def cut_strips(amplifier: Amplifier, triggers: pd.DataFrame, grid: TokenGrid) ->
     profile = np.zeros((n, grid.profile_size), dtype=np.float32)
     for i in range(n):
         rows = (int(first_rows[i]), int(bins[i]), grid.n_rows)
-        strips[i], live[i] = _cut_residual(amplifier, int(first_columns[i]), grid.n_columns, *rows)
+        strips[i], live[i] = _cut_residual(amplifier, corners[i], size, *rows)
         context[i] = _cut_rows(amplifier.row_residual, *rows)
-        level = _cut_baseline(amplifier, int(first_columns[i]), grid.n_columns, rows[0] + rows[1] * rows[2] // 2)
+        level = _cut_baseline(amplifier, corners[i], size, rows[0] + rows[1] * rows[2] // 2)
         profile[i] = ((level - amplifier.sky_e) / amplifier.sky_sigma_e).ravel()
     return StripBatch(
         patches=patchify(strips, grid),
@@ -87,16 +115,16 @@ def stage1_features(triggers: pd.DataFrame, bins: np.ndarray) -> np.ndarray:
 
 
 def _cut_residual(
-    amplifier: Amplifier, first_column: int, n_columns: int, first_row: int, factor: int, n_rows: int
+    amplifier: Amplifier, corner: np.ndarray, size: np.ndarray, first_row: int, factor: int, n_rows: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Binned residual (y, x, t) and which binned rows hold a live pixel (t,)."""
-    whole = np.full((amplifier.residual.shape[0], n_columns, n_rows * factor), np.nan, dtype=np.float32)
-    c0, c1 = max(first_column, 0), min(first_column + n_columns, amplifier.n_columns)
-    r0, r1 = max(first_row, 0), min(first_row + n_rows * factor, amplifier.n_rows)
-    if c0 < c1 and r0 < r1:
-        whole[:, c0 - first_column : c1 - first_column, r0 - first_row : r1 - first_row] = amplifier.residual[
-            :, c0:c1, r0:r1
-        ]
+    """Binned residual (y, x, t) from a corner (y, x) on, and which binned rows hold a live pixel (t,)."""
+    whole = np.full((*size, n_rows * factor), np.nan, dtype=np.float32)
+    first = np.array([*corner, first_row])
+    start = np.maximum(first, 0)
+    stop = np.minimum(first + whole.shape, amplifier.residual.shape)
+    if np.all(start < stop):
+        inside = tuple(slice(a, b) for a, b in zip(start - first, stop - first, strict=True))
+        whole[inside] = amplifier.residual[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
     valid = np.isfinite(whole).reshape(*whole.shape[:2], n_rows, factor)
     count = valid.sum(axis=3, dtype=np.float32)
     total = np.where(valid, whole.reshape(valid.shape), 0).sum(axis=3)
@@ -112,8 +140,10 @@ def _cut_rows(series: np.ndarray, first_row: int, factor: int, n_rows: int) -> n
     return piece.reshape(n_rows, factor).sum(axis=1) / np.sqrt(np.float32(factor))
 
 
-def _cut_baseline(amplifier: Amplifier, first_column: int, n_columns: int, row: int) -> np.ndarray:
-    """Baseline (y, x) of a strip's columns at its middle row; columns beyond the border repeat the last."""
-    columns = np.clip(np.arange(first_column, first_column + n_columns), 0, amplifier.n_columns - 1)
-    block = int(np.clip(row // BLOCK_ROWS, 0, amplifier.baseline_e.shape[2] - 1))
-    return amplifier.baseline_e[:, columns, block]
+def _cut_baseline(amplifier: Amplifier, corner: np.ndarray, size: np.ndarray, row: int) -> np.ndarray:
+    """Baseline (y, x) of a strip at its middle row; pixels beyond the border repeat the last."""
+    y, x = (
+        np.clip(np.arange(first, first + n), 0, limit - 1)
+        for first, n, limit in zip(corner, size, amplifier.residual.shape, strict=False)
+    )
+    return amplifier.baseline_e[y[:, None], x, amplifier.block_of(row)]

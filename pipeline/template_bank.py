@@ -1,4 +1,4 @@
-"""Stage 1: a matched filter over every column, the PSF across columns and boxes of 1 to 1,024 rows along time.
+"""Stage 1: a matched filter over every pixel, the PSF across its neighbours and boxes of 1 to 1,024 rows along time.
 
 It proposes: every place where some box of either sign stands above a low threshold becomes a trigger, once. What a
 trigger is then worth, `shutterless.pipeline.triggers` finds out.
@@ -6,17 +6,18 @@ trigger is then worth, `shutterless.pipeline.triggers` finds out.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numba
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.store import Amplifier
 from shutterless.pipeline.streaks import nearest_streak
 
 BOX_WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 TRIGGER_THRESHOLD = 5.0  # about one noise trigger per amplifier-second; cosmic rays add 0.85
-SAME_CAUSE_COLUMNS = 3  # triggers this close, in overlapping rows, are one
+SAME_CAUSE_COLUMNS = 3  # triggers this close, along x and y, in overlapping rows, are one
 MIN_LIVE_FRACTION = 0.5  # a box or a PSF with more of it masked says nothing
 _COLUMNS_AT_ONCE = 64
 _STRIDES_PER_BOX = 8  # long boxes are tried at every eighth of their width, which costs at most 3 % of their S/N
@@ -27,25 +28,67 @@ def psf_half_width(sigma_px: float) -> int:
     return max(int(np.ceil(3.5 * sigma_px)), 1)
 
 
-def column_kernels(amplifier: Amplifier) -> np.ndarray:
-    """Matched filter across columns, for a source in each column.
+@dataclass(frozen=True)
+class Footprint:
+    """Pixels of a stack that the point-spread function reaches, and the matched filter over them.
 
-    Returns
-    -------
-    ndarray of float32, shape (x, 2 h + 1)
-        ``(P / σ) / √Σ(P / σ)²``, so that filtered residuals of pure noise have unit variance. ``P`` is centred on the
-        streak within half a pixel of the column where there is one, otherwise on the column.
+    Parameters
+    ----------
+    y, x : slice
+        Pixels whose time series are needed, all within the stack.
+    taps : ndarray of int64, shape (p, k)
+        For each of ``p`` sources the place of its ``k`` neighbours in ``residual[y, x]``, flattened; what lies beyond the
+        stack stands at 0, with no weight.
+    kernels : ndarray of float32, shape (p, k)
+        ``(P / σ) / √Σ(P / σ)²``, so that filtered residuals of pure noise have unit variance.
     """
-    columns = np.arange(amplifier.n_columns)
-    streak = nearest_streak(amplifier.streaks, columns, within_px=0.5)
-    centre = columns.astype(np.float64)
-    centre[streak >= 0] = amplifier.streaks["x"].to_numpy()[streak[streak >= 0]]
+
+    y: slice
+    x: slice
+    taps: np.ndarray
+    kernels: np.ndarray
+
+
+def footprint(amplifier: Amplifier, y: int, x: np.ndarray) -> Footprint:
+    """Matched filter for sources in neighbouring pixels of one row of a stack.
+
+    Parameters
+    ----------
+    amplifier : Amplifier
+    y : int
+    x : ndarray of int, shape (p,)
+        Ascending. ``P`` is centred on the star within half a pixel of its pixel where there is one, otherwise on the
+        pixel.
+    """
     half = psf_half_width(amplifier.psf_sigma_px)
-    taps = columns[:, None] + np.arange(-half, half + 1)
-    sigma = amplifier.sigma_e[0].mean(axis=1)
-    weight = pixel_profile(taps - centre[:, None], amplifier.psf_sigma_px) / sigma[np.clip(taps, 0, columns.size - 1)]
-    weight[(taps < 0) | (taps >= columns.size)] = 0
-    return (weight / np.sqrt(np.sum(weight**2, axis=1, keepdims=True))).astype(np.float32)
+    half_y = half if amplifier.n_y > 1 else 0
+    tap_y, tap_x = y + np.arange(-half_y, half_y + 1), x[:, None] + np.arange(-half, half + 1)
+    inside_y, inside_x = (tap_y >= 0) & (tap_y < amplifier.n_y), (tap_x >= 0) & (tap_x < amplifier.n_columns)
+    tap_y, tap_x = np.clip(tap_y, 0, amplifier.n_y - 1), np.clip(tap_x, 0, amplifier.n_columns - 1)
+    window = slice(tap_y[0], tap_y[-1] + 1), slice(tap_x.min(), tap_x.max() + 1)
+    sigma = amplifier.sigma_e[window].mean(axis=2)
+    columns = tap_x - window[1].start
+    lines = (tap_y - window[0].start)[None, :, None] * sigma.shape[1] + columns[:, None, :]
+    light = _centred_light(amplifier, y, x, half_y, half)
+    weight = light / sigma[(tap_y - window[0].start)[None, :, None], columns[:, None, :]]
+    weight *= inside_y[None, :, None] & inside_x[:, None, :]
+    weight = weight.reshape(len(x), -1)
+    kernels = (weight / np.sqrt(np.sum(weight**2, axis=1, keepdims=True))).astype(np.float32)
+    return Footprint(*window, lines.reshape(len(x), -1), kernels)
+
+
+def _centred_light(amplifier: Amplifier, y: int, x: np.ndarray, half_y: int, half: int) -> np.ndarray:
+    """Share of a source's light on the pixels around each place, (p, y, x); on the star of the pixel, if there is one."""
+    star = nearest_streak(amplifier.streaks, x, within_px=0.5, y=y)
+    centre = np.stack([np.full(len(x), y), x], axis=1).astype(np.float64)
+    centre[star >= 0] = amplifier.streaks[["y", "x"]].to_numpy(dtype=np.float64)[star[star >= 0]]
+    reach_y, reach = np.arange(-half_y, half_y + 1), np.arange(-half, half + 1)
+    return np.stack(
+        [
+            amplifier.profile(y + reach_y - cy, column + reach - cx)
+            for column, (cy, cx) in zip(x, centre, strict=True)
+        ]
+    )
 
 
 def scan(amplifier: Amplifier, threshold: float = TRIGGER_THRESHOLD) -> pd.DataFrame:
@@ -60,33 +103,32 @@ def scan(amplifier: Amplifier, threshold: float = TRIGGER_THRESHOLD) -> pd.DataF
     Returns
     -------
     DataFrame
-        ``x`` (column), ``row_start``, ``width_rows`` and ``snr`` (signed), ordered by row and column.
+        ``y`` and ``x`` (pixel), ``row_start``, ``width_rows`` and ``snr`` (signed), ordered by row, then pixel.
     """
-    kernels = column_kernels(amplifier)
-    half = kernels.shape[1] // 2
-    residual = amplifier.residual[0]
     widths = np.asarray([width for width in BOX_WIDTHS if width <= amplifier.n_rows], dtype=np.int64)
     found = []
-    for start in range(0, amplifier.n_columns, _COLUMNS_AT_ONCE):
-        stop = min(start + _COLUMNS_AT_ONCE, amplifier.n_columns)
-        first, last = max(start - half, 0), min(stop + half, amplifier.n_columns)
-        block = np.zeros((stop - start + 2 * half, amplifier.n_rows), dtype=np.float32)
-        block[first - start + half : last - start + half] = residual[first:last]
-        hits = _scan_columns(block, kernels[start:stop], widths, np.float32(threshold))
-        hits[:, 0] += start
-        found.append(hits)
-    return _keep_strongest(np.concatenate(found), widths)
+    for y in range(amplifier.n_y):
+        for start in range(0, amplifier.n_columns, _COLUMNS_AT_ONCE):
+            columns = np.arange(start, min(start + _COLUMNS_AT_ONCE, amplifier.n_columns))
+            near = footprint(amplifier, y, columns)
+            lines = amplifier.residual[near.y, near.x].astype(np.float32).reshape(-1, amplifier.n_rows)
+            hits = _scan_pixels(lines, near.taps, near.kernels, widths, np.float32(threshold))
+            hits[:, 0] += y * amplifier.n_columns + start
+            found.append(hits)
+    return _keep_strongest(np.concatenate(found), amplifier.n_y, amplifier.n_columns)
 
 
-def _keep_strongest(hits: np.ndarray, widths: np.ndarray) -> pd.DataFrame:
-    """One trigger per cause: the strongest of those within `SAME_CAUSE_COLUMNS` and one width in rows."""
+def _keep_strongest(hits: np.ndarray, n_y: int, n_columns: int) -> pd.DataFrame:
+    """One trigger per cause: the strongest of those within `SAME_CAUSE_COLUMNS` pixels and one width in rows."""
     order = np.lexsort((hits[:, 1], hits[:, 0], -np.abs(hits[:, 3])))
     hits = hits[order]
-    kept = hits[_suppress(hits, SAME_CAUSE_COLUMNS)]
+    kept = hits[_suppress(hits, n_y, n_columns, SAME_CAUSE_COLUMNS)]
     kept = kept[np.lexsort((kept[:, 0], kept[:, 1]))]
+    pixel = kept[:, 0].astype(np.int64)
     return pd.DataFrame(
         {
-            "x": kept[:, 0].astype(np.int64),
+            "y": pixel // n_columns,
+            "x": pixel % n_columns,
             "row_start": kept[:, 1].astype(np.int64),
             "width_rows": kept[:, 2].astype(np.int64),
             "snr": kept[:, 3],
@@ -95,28 +137,28 @@ def _keep_strongest(hits: np.ndarray, widths: np.ndarray) -> pd.DataFrame:
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
-def _scan_columns(block, kernels, widths, threshold):  # pragma: no cover - compiled
-    """Hits (column, first row, width, S/N) of ``block`` (x + 2 h, t), whose NaN are masked."""
-    n_columns, n_taps = kernels.shape
-    n_rows = block.shape[1]
+def _scan_pixels(lines, taps, kernels, widths, threshold):  # pragma: no cover - compiled
+    """Hits (pixel, first row, width, S/N) of the time series ``lines`` (l, t), whose NaN are masked."""
+    n_pixels, n_taps = kernels.shape
+    n_rows = lines.shape[1]
     hits = [(0.0, 0.0, 0.0, 0.0)]  # the first entry tells the compiler the type
     cumulative = np.empty(n_rows + 1, dtype=np.float32)
     live = np.empty(n_rows + 1, dtype=np.float32)
     series = np.empty(n_rows, dtype=np.float32)
-    masked = np.zeros(block.shape[0], dtype=np.bool_)
-    for row in range(block.shape[0]):
+    masked = np.zeros(lines.shape[0], dtype=np.bool_)
+    for line in range(lines.shape[0]):
         for t in range(n_rows):
-            if block[row, t] != block[row, t]:
-                masked[row] = True
+            if lines[line, t] != lines[line, t]:
+                masked[line] = True
                 break
-    for column in range(n_columns):
+    for pixel in range(n_pixels):
         any_masked = False
         for tap in range(n_taps):
-            any_masked = any_masked or masked[column + tap]
+            any_masked = any_masked or (masked[taps[pixel, tap]] and kernels[pixel, tap] > 0)
         if any_masked:
-            n_live = _filter_masked(block, kernels[column], column, series, live)
+            n_live = _filter_masked(lines, taps[pixel], kernels[pixel], series, live)
         else:
-            _filter_whole(block, kernels[column], column, series)
+            _filter_whole(lines, taps[pixel], kernels[pixel], series)
             n_live = n_rows
         total = 0.0
         cumulative[0] = 0
@@ -125,32 +167,32 @@ def _scan_columns(block, kernels, widths, threshold):  # pragma: no cover - comp
             cumulative[t + 1] = total
         if n_live:
             for width in widths:
-                _scan_box(cumulative, live, any_masked, column, width, threshold, hits)
+                _scan_box(cumulative, live, any_masked, pixel, width, threshold, hits)
     return np.array(hits)[1:]
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
-def _filter_whole(block, kernel, column, series):  # pragma: no cover - compiled
-    n_rows = block.shape[1]
-    first = block[column]
-    for t in range(n_rows):
-        series[t] = kernel[0] * first[t]
-    for tap in range(1, len(kernel)):
+def _filter_whole(lines, taps, kernel, series):  # pragma: no cover - compiled
+    n_rows = lines.shape[1]
+    series[:] = 0
+    for tap in range(len(kernel)):
         weight = kernel[tap]
-        line = block[column + tap]
+        if weight == 0:
+            continue
+        line = lines[taps[tap]]
         for t in range(n_rows):
             series[t] += weight * line[t]
 
 
 @numba.njit(cache=True, nogil=True)
-def _filter_masked(block, kernel, column, series, live):  # pragma: no cover - compiled
+def _filter_masked(lines, taps, kernel, series, live):  # pragma: no cover - compiled
     """As `_filter_whole` over the live pixels, scaled to unit variance; counts live rows cumulatively."""
     count = np.float32(0)
     live[0] = 0
-    for t in range(block.shape[1]):
+    for t in range(lines.shape[1]):
         total, weight = np.float32(0), np.float32(0)
         for tap in range(len(kernel)):
-            value = block[column + tap, t]
+            value = lines[taps[tap], t]
             if value == value:
                 total += kernel[tap] * value
                 weight += kernel[tap] * kernel[tap]
@@ -164,7 +206,7 @@ def _filter_masked(block, kernel, column, series, live):  # pragma: no cover - c
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
-def _scan_box(cumulative, live, any_masked, column, width, threshold, hits):  # pragma: no cover - compiled
+def _scan_box(cumulative, live, any_masked, pixel, width, threshold, hits):  # pragma: no cover - compiled
     """Append the highest S/N of each run of positions above the threshold, per sign."""
     stride = max(1, width // _STRIDES_PER_BOX)
     n_positions = (len(cumulative) - 1 - width) // stride + 1
@@ -187,36 +229,36 @@ def _scan_box(cumulative, live, any_masked, column, width, threshold, hits):  # 
             if abs(snr) < threshold:
                 continue
             if best_position >= 0 and ((i - last) * stride > width or (snr > 0) != (best > 0)):
-                hits.append((float(column), float(best_position * stride), float(width), float(best)))
+                hits.append((float(pixel), float(best_position * stride), float(width), float(best)))
                 best = np.float32(0)
             if abs(snr) > abs(best):
                 best, best_position = snr, i
             last = i
     if best_position >= 0:
-        hits.append((float(column), float(best_position * stride), float(width), float(best)))
+        hits.append((float(pixel), float(best_position * stride), float(width), float(best)))
 
 
 @numba.njit(cache=True, nogil=True)
-def _suppress(hits, same_columns):  # pragma: no cover - compiled
+def _suppress(hits, n_y, n_columns, same_pixels):  # pragma: no cover - compiled
     """Indices of hits, strongest first, that no stronger one explains."""
-    n_columns = int(hits[:, 0].max()) + 1 if len(hits) else 0
-    newest = np.full(n_columns, -1, dtype=np.int64)  # last kept hit of a column, and before it the one before
+    newest = np.full((n_y, n_columns), -1, dtype=np.int64)  # last kept hit of a pixel, and before it the one before
     before = np.full(len(hits), -1, dtype=np.int64)
     kept = np.empty(len(hits), dtype=np.int64)
     n_kept = 0
     for i in range(len(hits)):
-        column = int(hits[i, 0])
+        y, column = int(hits[i, 0]) // n_columns, int(hits[i, 0]) % n_columns
         explained = False
-        for other in range(max(column - same_columns, 0), min(column + same_columns + 1, n_columns)):
-            k = newest[other]
-            while k >= 0 and not explained:
-                explained = (
-                    hits[i, 1] <= hits[k, 1] + 2 * hits[k, 2] and hits[i, 1] + hits[i, 2] >= hits[k, 1] - hits[k, 2]
-                )
-                k = before[k]
+        for near_y in range(max(y - same_pixels, 0), min(y + same_pixels + 1, n_y)):
+            for other in range(max(column - same_pixels, 0), min(column + same_pixels + 1, n_columns)):
+                k = newest[near_y, other]
+                while k >= 0 and not explained:
+                    explained = (
+                        hits[i, 1] <= hits[k, 1] + 2 * hits[k, 2] and hits[i, 1] + hits[i, 2] >= hits[k, 1] - hits[k, 2]
+                    )
+                    k = before[k]
         if not explained:
-            before[i] = newest[column]
-            newest[column] = i
+            before[i] = newest[y, column]
+            newest[y, column] = i
             kept[n_kept] = i
             n_kept += 1
     return kept[:n_kept]

@@ -13,8 +13,8 @@ import pandas as pd
 
 from shutterless.pipeline.events import event_light_curve
 from shutterless.pipeline.habits import Habits
-from shutterless.pipeline.psf import pixel_profile
-from shutterless.pipeline.store import BLOCK_ROWS, Amplifier
+from shutterless.pipeline.psf import stack_profile
+from shutterless.pipeline.store import TIME_AXIS, Amplifier
 from shutterless.pipeline.streaks import nearest_streak
 from shutterless.pipeline.template_bank import MIN_LIVE_FRACTION, TRIGGER_THRESHOLD, psf_half_width, scan
 
@@ -31,6 +31,9 @@ TRIGGER_COLUMNS = (
     "chi2_significance",
     "sharpness",
     "flatness",
+    "template_sharpness",
+    "template_flatness",
+    "light_inside",
     "n_same_row",
     "veto",
     "amplitude_e",
@@ -43,14 +46,17 @@ SHAPES = (
     *(("flare", "flare", {}, scale) for scale in (0.25, 0.4, 0.6, 0.9)),
 )
 PHASES_PX = np.arange(-0.75, 0.76, 0.25)  # a source half a pixel off its template loses 8 % of its S/N
+# an eighth of a pixel off leaves 2.6 % of a light of this width, along each axis, to the residual: too much for a veto
+SHARP_PX = 0.7
+_FINE_GRID = np.array([(y, x) for y in (0, -1, 1) for x in (0, -1, 1)])
 HALF_ROW_WIDTH = 8  # up to this width templates are also centred between two rows
 BINS_PER_WIDTH = 16  # longer boxes are refined on rows binned to this many per width
-# pixels (row, column) of straight tracks that a cosmic ray may leave, one to four pixels long, in four directions
+# pixels (row, y, x) of straight tracks that a cosmic ray may leave, one to four pixels long; those in y are of stacks alone
 TRACKS = tuple(
-    np.array([(row * k + max(-row, 0) * (n - 1), column * k + max(-column, 0) * (n - 1)) for k in range(n)])
+    np.array([[max(-step, 0) * (n - 1) + step * k for step in direction] for k in range(n)])
     for n in (1, 2, 3, 4)
-    for row, column in ((0, 1), (1, 0), (1, 1), (1, -1))
-    if n > 1 or (row, column) == (0, 1)
+    for direction in ((0, 0, 1), (1, 0, 0), (1, 0, 1), (1, 0, -1), (0, 1, 0), (0, 1, 1), (0, 1, -1))
+    if n > 1 or direction == (0, 0, 1)
 )
 
 # Vetoes, set on events and cosmic rays injected into simulated training frames: they cost 1 % of the events and let
@@ -59,7 +65,7 @@ TRACKS = tuple(
 MAX_SHARPNESS, SHARPNESS_NOISE = 0.78, 1.3
 MAX_CHI2_EXCESS = 0.15  # chi-square over degrees of freedom, per squared S/N; a one-pixel spike leaves 1.5
 MIN_CHI2_SIGNIFICANCE = 3.5
-LONG_WIDTH = 9  # rows; beyond, few cosmic rays reach and the shapes of events fit worse
+LONG_WIDTH = 9  # rows; beyond, few cosmic rays reach in continuous readout and the shapes of events fit worse
 MAX_CHI2_EXCESS_LONG = 0.3
 MIN_CHI2_SIGNIFICANCE_LONG = 5.0
 MAX_FLATNESS = 0.5  # a point source has -0.2, light shared by all columns of the patch 1.1
@@ -67,6 +73,8 @@ MAX_FLATNESS = 0.5  # a point source has -0.2, light shared by all columns of th
 # the flanks. Costs 0.5 % of events injected above 8 sigma in still air; on two amplifiers with all nuisances on it took
 # 29 and 15 triggers above 7 sigma down to 18 and 12
 MIN_FLATNESS, FLATNESS_NOISE = -0.3, 3.5
+POINT_FLATNESS = -0.2  # on which that was set
+MIN_LIGHT_INSIDE = 0.8  # of a source; at the border of a stack, shape and place of one that is cut cannot be told
 MAX_SAME_ROW = 1  # further triggers elsewhere on the amplifier in the same rows
 SAME_ROW_TOLERANCE = 2
 SAME_ROW_DISTANCE_PX = 8
@@ -116,18 +124,23 @@ def characterise(amplifier: Amplifier, hits: pd.DataFrame, threshold: float = 0.
 
     What falls below the threshold once it is measured by its star's habit is no trigger, and left out.
     """
-    rows = [_refine(amplifier, int(hit.x), int(hit.row_start), int(hit.width_rows)) for hit in hits.itertuples()]
+    rows = [
+        _refine(amplifier, int(hit.y), int(hit.x), int(hit.row_start), int(hit.width_rows)) for hit in hits.itertuples()
+    ]
     triggers = pd.DataFrame(
         [row for row in rows if row is not None], columns=[c for c in TRIGGER_COLUMNS if c not in _LATE]
     )
+    # two hits beside one event may find it both
+    triggers = triggers[~triggers[["x", "y", "row_peak", "shape"]].duplicated()].reset_index(drop=True)
     scatter = np.array(_habitual_scatter(amplifier, triggers))
     triggers["snr"] /= scatter
     triggers = triggers[(scatter == 1) | (triggers["snr"].abs() >= threshold)].reset_index(drop=True)
     triggers["n_same_row"] = count_same_row(triggers, triggers)
-    streak = nearest_streak(amplifier.streaks, triggers["x"].to_numpy(dtype=np.float64), within_px=1.5)
+    x, y = (triggers[name].to_numpy(dtype=np.float64) for name in ("x", "y"))
+    streak = nearest_streak(amplifier.streaks, x, within_px=1.5, y=y)
     ids = amplifier.streaks["streak_id"].to_numpy()
     triggers["streak_id"] = pd.array([int(ids[k]) if k >= 0 else None for k in streak], dtype="Int64")
-    triggers["veto"] = veto_reasons(triggers)
+    triggers["veto"] = veto_reasons(triggers, LONG_WIDTH if amplifier.detector_axis == TIME_AXIS else 1)
     return triggers[list(TRIGGER_COLUMNS)].astype(_TYPES if triggers.empty else {})
 
 
@@ -135,39 +148,54 @@ def _habitual_scatter(amplifier: Amplifier, triggers: pd.DataFrame) -> list[floa
     """How much the star of each trigger swings anyway over so many rows, in units of its noise."""
     habits = Habits(amplifier)
     return [
-        habits.scatter(round(hit.x), int(hit.width_rows), hit.row_start, hit.row_stop) for hit in triggers.itertuples()
+        habits.scatter(round(hit.y), round(hit.x), int(hit.width_rows), hit.row_start, hit.row_stop)
+        for hit in triggers.itertuples()
     ]
 
 
-def veto_reasons(triggers: pd.DataFrame) -> pd.Series:
+def veto_reasons(triggers: pd.DataFrame, long_width: int = LONG_WIDTH) -> pd.Series:
     """Why a trigger is not taken for an event by the classical detector; empty where it is.
 
+    Parameters
+    ----------
+    triggers : DataFrame
+        With all of `TRIGGER_COLUMNS` that come before ``veto``.
+    long_width : int
+        Rows beyond which no cosmic ray lasts, so that the shape may fit worse.
+
+    Notes
+    -----
     ``same row``: others elsewhere on the amplifier in the same rows (pickup; a flash in the sky reaches two stars in
-    two different rows). ``wide``: wider than the point-spread function (rows shared by many columns). ``sharp``: a
+    two different rows). ``edge``: cut by the border of the
+    stack, so that nothing can be said of its shape. ``wide``: wider than the point-spread function (rows shared by many columns). ``sharp``: a
     track of a few pixels fits better (cosmic rays). ``shape``: what is left after the best template is too much.
-    ``flanks``: their light has the other sign (a star that moved or widened).
+    ``flanks``: their light has the other sign (a star that moved or widened). Where a sharp point-spread function makes
+    the best template itself look sharp or its flanks dark, that much is allowed.
     """
-    long = triggers["width_rows"] > LONG_WIDTH
+    long = triggers["width_rows"] > long_width
     excess = np.where(long, MAX_CHI2_EXCESS_LONG, MAX_CHI2_EXCESS)
     significance = np.where(long, MIN_CHI2_SIGNIFICANCE_LONG, MIN_CHI2_SIGNIFICANCE)
+    sharpest = triggers["template_sharpness"].clip(lower=MAX_SHARPNESS)
+    darkest = (triggers["template_flatness"] - POINT_FLATNESS).clip(upper=0) + MIN_FLATNESS
     checks = {
         "same row": triggers["n_same_row"] > MAX_SAME_ROW,
+        "edge": triggers["light_inside"] < MIN_LIGHT_INSIDE,
         "wide": triggers["flatness"] > MAX_FLATNESS,
-        "sharp": triggers["sharpness"] > MAX_SHARPNESS + SHARPNESS_NOISE / triggers["snr"].abs(),
+        "sharp": triggers["sharpness"] > sharpest + SHARPNESS_NOISE / triggers["snr"].abs(),
         "shape": (triggers["chi2_excess"] > excess) & (triggers["chi2_significance"] > significance),
-        "flanks": triggers["flatness"] < MIN_FLATNESS - FLATNESS_NOISE / triggers["snr"].abs(),
+        "flanks": triggers["flatness"] < darkest - FLATNESS_NOISE / triggers["snr"].abs(),
     }
     reasons = np.select(list(checks.values()), list(checks), default="")
     return pd.Series(reasons, index=triggers.index, dtype=object)
 
 
 def count_same_row(triggers: pd.DataFrame, others: pd.DataFrame) -> np.ndarray:
-    """How many other triggers of an amplifier peak in the same rows but elsewhere in x.
+    """How many other triggers of an amplifier peak in the same rows but elsewhere.
 
     Parameters
     ----------
     triggers, others : DataFrame
-        With ``x``, ``row_peak`` and ``snr``. Of ``others`` those above `TRIGGER_THRESHOLD` count that are at least half
+        With ``x``, ``y``, ``row_peak`` and ``snr``. Of ``others`` those above `TRIGGER_THRESHOLD` count that are at least half
         as strong: pickup is the same in all columns, and a bright event must not fall to two of noise beside it.
 
     Returns
@@ -175,14 +203,14 @@ def count_same_row(triggers: pd.DataFrame, others: pd.DataFrame) -> np.ndarray:
     ndarray of int64, shape (number of triggers,)
     """
     others = others[others["snr"].abs() >= TRIGGER_THRESHOLD].sort_values("row_peak", kind="stable")
-    rows, columns, strengths = (others[name].to_numpy() for name in ("row_peak", "x", "snr"))
-    peak, x, snr = (triggers[name].to_numpy() for name in ("row_peak", "x", "snr"))
+    rows, strengths, places = others["row_peak"].to_numpy(), others["snr"].to_numpy(), others[["x", "y"]].to_numpy()
+    peak, snr, own_places = triggers["row_peak"].to_numpy(), triggers["snr"].to_numpy(), triggers[["x", "y"]].to_numpy()
     first = np.searchsorted(rows, peak - SAME_ROW_TOLERANCE, side="left")
     last = np.searchsorted(rows, peak + SAME_ROW_TOLERANCE, side="right")
     counts = []
     for i in range(len(peak)):
         near = slice(first[i], last[i])
-        apart = np.abs(columns[near] - x[i]) > SAME_ROW_DISTANCE_PX
+        apart = np.abs(places[near] - own_places[i]).max(axis=1, initial=0) > SAME_ROW_DISTANCE_PX
         counts.append(np.sum(apart & (np.abs(strengths[near]) >= abs(snr[i]) / 2)))
     return np.asarray(counts, dtype=np.int64)
 
@@ -224,7 +252,7 @@ def shape_bank(width_rows: int, sigma_rows: float) -> ShapeBank:
 _LATE = ("n_same_row", "veto", "streak_id")
 _TYPES = {
     "x": "float64",
-    "y": "int64",
+    "y": "float64",
     "row_start": "int64",
     "row_stop": "int64",
     "row_peak": "int64",
@@ -235,73 +263,166 @@ _TYPES = {
     "chi2_significance": "float64",
     "sharpness": "float64",
     "flatness": "float64",
+    "template_sharpness": "float64",
+    "template_flatness": "float64",
+    "light_inside": "float64",
     "n_same_row": "int64",
     "veto": "object",
     "amplitude_e": "float64",
 }
 
 
-def _refine(amplifier: Amplifier, column: int, row_start: int, width_rows: int) -> tuple | None:
+@dataclass(frozen=True)
+class _Reach:
+    """Pixels on either side of a hit along y and x; where within a pixel a source is tried, as (y, x); its light there.
+
+    ``phases`` is (p, 2), ``light`` (p, k) over the pixels of the patch.
+    """
+
+    y: int
+    x: int
+    phases: np.ndarray
+    light: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return 2 * self.y + 1, 2 * self.x + 1
+
+    @property
+    def offsets(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.arange(-self.y, self.y + 1), np.arange(-self.x, self.x + 1)
+
+
+@lru_cache(maxsize=16)
+def _reach(sigma_px: float, is_high: bool) -> _Reach:
+    half = psf_half_width(sigma_px) + 1
+    phases_y = PHASES_PX if is_high else np.zeros(1)
+    phases = np.stack(np.meshgrid(phases_y, PHASES_PX, indexing="ij"), axis=-1).reshape(-1, 2)
+    y, x, n_y = np.arange(-half, half + 1) if is_high else np.zeros(1), np.arange(-half, half + 1), 1 + half * is_high
+    light = [stack_profile(y - at_y, x - at_x, sigma_px, n_y).ravel() for at_y, at_x in phases]
+    return _Reach(half if is_high else 0, half, phases, np.stack(light))
+
+
+def _refine(amplifier: Amplifier, y: int, column: int, row_start: int, width_rows: int) -> tuple | None:
     """Best position, time and shape around one hit; None where too little is unmasked."""
-    bank = shape_bank(width_rows, round(amplifier.psf_sigma_px, 3))
+    bank = shape_bank(width_rows, round(amplifier.smear_rows, 3))
+    reach = _reach(amplifier.psf_sigma_px, amplifier.n_y > 1)
     centre_row = row_start + (width_rows - 1) // 2
     first_row = centre_row - (bank.pre + bank.max_shift) * bank.bin_rows - (bank.bin_rows - 1) // 2
     n_bins = bank.kernels.shape[1] + 2 * bank.max_shift
-    half = psf_half_width(amplifier.psf_sigma_px) + 1
-    patch, live, sigma = _binned_patch(amplifier, column, half, first_row, n_bins, bank.bin_rows)
-    profiles = _column_profiles(amplifier, column, half, sigma)  # (p, w)
+    patch, live, sigma = _binned_patch(amplifier, y, column, reach, first_row, n_bins, bank.bin_rows)
+    weight = reach.light / sigma
+    profiles = (weight / np.linalg.norm(weight, axis=1, keepdims=True)).astype(np.float32)  # (p, k)
     snr = _correlate(patch, live, profiles, bank.kernels)  # (p, shift, s)
     if not np.any(np.isfinite(snr)):
         return None
     phase, shift, shape = np.unravel_index(np.nanargmax(np.abs(snr)), snr.shape)
-    value = float(snr[phase, shift, shape])
-    template = np.outer(profiles[phase], bank.kernels[shape])
-    window = slice(shift, shift + bank.kernels.shape[1])
-    fit = _fit_quality(patch[:, window], live[:, window], template, value, bank.kernels[shape])
+    window, kernel = slice(shift, shift + bank.kernels.shape[1]), bank.kernels[shape]
+    patch, live = patch[:, window], live[:, window]
+    place, value = _refine_place(amplifier, reach, reach.phases[phase], patch, live, sigma, kernel)
+    light = _light(amplifier, reach, place)
+    norm = np.linalg.norm(light / sigma)
+    fit = _fit_quality(patch, live, np.outer(light / sigma / norm, kernel), value, kernel, reach.shape)
+    look = (round(amplifier.smear_rows, 3), amplifier.psf_sigma_px, amplifier.n_y > 1, int(phase))
+    sharpness, flatness = _template_look(width_rows, int(shape), *look)
+    # where the rows after a flare's first are masked, or it rises faster than any template, that row is all there is
+    own = max(sharpness, _template_look(1, 0, *look)[0]), flatness
     zero = first_row + (shift + bank.pre) * bank.bin_rows
-    light_px = pixel_profile(np.arange(-half, half + 1) - PHASES_PX[phase], amplifier.psf_sigma_px)
-    norm = np.sqrt(np.sum((light_px / sigma) ** 2))
+    # the brightest row that was seen
+    peak = int(np.argmax(np.where((light / sigma) ** 2 @ live >= MIN_LIVE_FRACTION * norm**2, np.abs(kernel), -1.0)))
     peak_row = bank.peak_value[shape] / np.sqrt(bank.bin_rows)  # of the unit-norm template in rows
     limits = (0, amplifier.n_rows - 1)
     return (
-        float(np.clip(column + PHASES_PX[phase], 0, amplifier.n_columns - 1)),
-        0,
+        float(np.clip(column + place[1], 0, amplifier.n_columns - 1)),
+        float(np.clip(y + place[0], 0, amplifier.n_y - 1)),
         int(np.clip(zero + bank.start[shape] * bank.bin_rows, *limits)),
         int(np.clip(zero + (bank.stop[shape] + 1) * bank.bin_rows - 1, *limits)),
-        int(np.clip(zero + bank.peak[shape] * bank.bin_rows + bank.bin_rows // 2, *limits)),
+        int(np.clip(first_row + (shift + peak) * bank.bin_rows + bank.bin_rows // 2, *limits)),
         float((bank.stop[shape] - bank.start[shape] + 1) * bank.bin_rows),
         bank.names[shape],
         value,
         *fit,
+        *own,
+        _light_inside(amplifier, light, reach, y, column),
         value * peak_row / norm,
     )
 
 
+def _light_inside(amplifier: Amplifier, light: np.ndarray, reach: _Reach, y: int, column: int) -> float:
+    """Fraction of a source's light on a patch around a pixel that falls on pixels of the stack."""
+    inside_y, inside_x = (
+        (offsets + middle >= 0) & (offsets + middle < size)
+        for offsets, middle, size in zip(reach.offsets, (y, column), amplifier.residual.shape, strict=False)
+    )
+    return float(np.sum(light.reshape(reach.shape)[inside_y][:, inside_x]))
+
+
+def _light(amplifier: Amplifier, reach: _Reach, place: np.ndarray) -> np.ndarray:
+    """Share of the light of a source at ``place`` (y, x) on every pixel of a patch, shape (k,)."""
+    return amplifier.profile(*(o - p for o, p in zip(reach.offsets, place, strict=True))).ravel()
+
+
+def _refine_place(
+    amplifier: Amplifier,
+    reach: _Reach,
+    phase: np.ndarray,
+    patch: np.ndarray,
+    live: np.ndarray,
+    sigma: np.ndarray,
+    kernel: np.ndarray,
+) -> tuple[np.ndarray, float]:
+    """Place (y, x) within a pixel of the highest S/N at the best time and shape, and that S/N.
+
+    The phases lie dense enough for a wide point-spread function; around a sharp one's best phase others are tried.
+    """
+    best, value = phase, 0.0
+    for step in (None, *_fine_steps(amplifier.psf_sigma_px)):
+        places = [best] if step is None else best + step * _FINE_GRID * [amplifier.n_y > 1, True]
+        weight = np.stack([_light(amplifier, reach, place) for place in places]) / sigma
+        profiles = (weight / np.linalg.norm(weight, axis=1, keepdims=True)).astype(np.float32)
+        snr = _correlate(patch, live, profiles, kernel[None])[:, 0, 0]
+        first = int(np.argmax(np.nan_to_num(np.abs(snr))))
+        best, value = places[first], float(snr[first])
+    return np.asarray(best, dtype=np.float64), value
+
+
+def _fine_steps(sigma_px: float) -> tuple[float, ...]:
+    """Distances at which further places are tried, each half the one before (pixels)."""
+    return () if sigma_px >= SHARP_PX else (0.125, 0.0625)
+
+
+@lru_cache(maxsize=4096)
+def _template_look(
+    width_rows: int, shape: int, smear_rows: float, sigma_px: float, is_high: bool, phase: int
+) -> tuple[float, float]:
+    """Sharpness and flatness that a template itself has where the noise of all pixels is the same."""
+    bank, reach = shape_bank(width_rows, smear_rows), _reach(sigma_px, is_high)
+    offsets = (o - p for o, p in zip(reach.offsets, reach.phases[phase], strict=True))
+    light = stack_profile(*offsets, sigma_px, reach.shape[0]).ravel()
+    template = np.outer(light / np.linalg.norm(light), bank.kernels[shape])
+    return _fit_quality(template, np.ones_like(template), template, 1.0, bank.kernels[shape], reach.shape)[2:]
+
+
 def _binned_patch(
-    amplifier: Amplifier, column: int, half: int, first_row: int, n_bins: int, bin_rows: int
+    amplifier: Amplifier, y: int, column: int, reach: _Reach, first_row: int, n_bins: int, bin_rows: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Residuals around a column in bins of rows, (w, bins) in σ of a bin; live fraction of each; noise per column."""
-    n_columns, n_rows = amplifier.n_columns, amplifier.n_rows
-    patch = np.full((2 * half + 1, n_bins * bin_rows), np.nan, dtype=np.float32)
-    c0, c1 = max(column - half, 0), min(column + half + 1, n_columns)
+    """Residuals around a pixel in bins of rows, (k, bins) in σ of a bin; live fraction of each; noise per pixel."""
+    n_rows = amplifier.n_rows
+    patch = np.full((*reach.shape, n_bins * bin_rows), np.nan, dtype=np.float32)
+    y0, y1 = max(y - reach.y, 0), min(y + reach.y + 1, amplifier.n_y)
+    c0, c1 = max(column - reach.x, 0), min(column + reach.x + 1, amplifier.n_columns)
     r0, r1 = max(first_row, 0), min(first_row + n_bins * bin_rows, n_rows)
-    patch[c0 - column + half : c1 - column + half, r0 - first_row : r1 - first_row] = amplifier.residual[
-        0, c0:c1, r0:r1
-    ]
+    patch[
+        y0 - y + reach.y : y1 - y + reach.y, c0 - column + reach.x : c1 - column + reach.x, r0 - first_row : r1 - first_row
+    ] = amplifier.residual[y0:y1, c0:c1, r0:r1]
+    patch = patch.reshape(-1, n_bins * bin_rows)
     valid = np.isfinite(patch)
-    binned = np.where(valid, patch, 0).reshape(2 * half + 1, n_bins, bin_rows)
+    binned = np.where(valid, patch, 0).reshape(len(patch), n_bins, bin_rows)
     live = valid.reshape(binned.shape).mean(axis=2, dtype=np.float32)
-    block = np.clip((r0 + r1) // 2 // BLOCK_ROWS, 0, amplifier.sigma_e.shape[2] - 1)
-    taps = np.clip(np.arange(column - half, column + half + 1), 0, n_columns - 1)
-    return binned.sum(axis=2) / np.sqrt(np.float32(bin_rows)), live, amplifier.sigma_e[0, taps, block]
-
-
-def _column_profiles(amplifier: Amplifier, column: int, half: int, sigma: np.ndarray) -> np.ndarray:
-    """Unit-norm matched filters across columns at each phase, shape (p, w)."""
-    offsets = np.arange(-half, half + 1)
-    profiles = [pixel_profile(offsets - phase, amplifier.psf_sigma_px) for phase in PHASES_PX]
-    weight = np.asarray(profiles) / sigma
-    return (weight / np.linalg.norm(weight, axis=1, keepdims=True)).astype(np.float32)
+    taps_y = np.clip(y + reach.offsets[0], 0, amplifier.n_y - 1)
+    taps = np.clip(column + reach.offsets[1], 0, amplifier.n_columns - 1)
+    sigma = amplifier.sigma_e[taps_y[:, None], taps, amplifier.block_of((r0 + r1) // 2)]
+    return binned.sum(axis=2) / np.sqrt(np.float32(bin_rows)), live, sigma.ravel()
 
 
 def _correlate(patch: np.ndarray, live: np.ndarray, profiles: np.ndarray, kernels: np.ndarray) -> np.ndarray:
@@ -317,7 +438,12 @@ def _correlate(patch: np.ndarray, live: np.ndarray, profiles: np.ndarray, kernel
 
 
 def _fit_quality(
-    patch: np.ndarray, live: np.ndarray, template: np.ndarray, snr: float, kernel: np.ndarray
+    patch: np.ndarray,
+    live: np.ndarray,
+    template: np.ndarray,
+    snr: float,
+    kernel: np.ndarray,
+    shape: tuple[int, int],
 ) -> tuple[float, float, float, float]:
     """chi2_excess, chi2_significance, sharpness and flatness of the best fit.
 
@@ -326,7 +452,7 @@ def _fit_quality(
     The patch is the whole two-dimensional footprint of the template, so a cosmic ray, sharper than the point-spread
     function in either direction, is left over. The chi-square of 60 pixels drowns a faint one, so ``sharpness`` asks
     directly: the S/N of the best track (`TRACKS`) near the trigger over that of the best template. ``flatness`` is
-    what the sum of all columns has over the best single column, per S/N.
+    what the sum of all pixels has over the best single one of the middle, per S/N.
     """
     significant = np.flatnonzero(np.abs(kernel) > 0.02 * np.abs(kernel).max())
     rows = slice(max(significant[0] - 3, 0), significant[-1] + 4)
@@ -334,23 +460,24 @@ def _fit_quality(
     left = (patch[:, rows] - snr * template[:, rows])[used]
     dof = max(left.size - 1, 1)
     excess = float(np.sum(left**2) - dof)
-    across = patch @ kernel  # S/N of each column alone at the best time
-    middle = len(across) // 2
-    flat = float(np.sum(across) / np.sqrt(len(across)))
-    single = float(across[middle - 1 : middle + 2][np.argmax(np.abs(across[middle - 1 : middle + 2]))])
-    return excess / snr**2, excess / np.sqrt(2 * dof), _best_track(patch[:, rows] / snr), (flat - single) / snr
+    across = patch @ kernel  # S/N of each pixel alone at the best time
+    flat = float(np.sum(across) / np.sqrt(max(np.count_nonzero(live.max(axis=1)), 1)))
+    middle = across.reshape(shape)[tuple(slice(max(n // 2 - 1, 0), n // 2 + 2) for n in shape)].ravel()
+    single = float(middle[np.argmax(np.abs(middle))])
+    track = _best_track((patch[:, rows] / snr).reshape(*shape, -1))
+    return excess / snr**2, excess / np.sqrt(2 * dof), track, (flat - single) / snr
 
 
 def _best_track(patch: np.ndarray) -> float:
-    """Highest S/N of a straight track of one to four pixels anywhere in a patch."""
+    """Highest S/N of a straight track of one to four pixels anywhere in a patch (y, x, t)."""
     best = -np.inf
+    n_y, n_columns, n_rows = patch.shape
     for steps in TRACKS:
-        n_rows, n_columns = steps.max(axis=0) + 1
-        if n_columns > patch.shape[0] or n_rows > patch.shape[1]:
+        room = np.array([n_rows, n_y, n_columns]) - steps.max(axis=0)
+        if room.min() < 1:
             continue
         total = sum(
-            patch[column : patch.shape[0] - n_columns + column + 1, row : patch.shape[1] - n_rows + row + 1]
-            for row, column in steps
+            patch[y : y + room[1], column : column + room[2], row : row + room[0]] for row, y, column in steps
         )
         best = max(best, float(np.max(total)) / np.sqrt(len(steps)))
     return best

@@ -276,7 +276,7 @@ def measure_throughput(folder: str, store: Path, entry: str, n_strips: int = 102
     rng = np.random.default_rng(0)
     rows = np.sort(rng.integers(0, amplifier.n_rows - 8, n_strips))
     places = pd.DataFrame(
-        {"x": rng.uniform(0, amplifier.n_columns - 1, n_strips), "row_start": rows, "row_stop": rows + 7}
+        {"x": rng.uniform(0, amplifier.n_columns - 1, n_strips), "y": 0.0, "row_start": rows, "row_stop": rows + 7}
     )
     places = places.assign(width_rows=8.0, snr=5.0, chi2_excess=0.0, chi2_significance=0.0)
     places = places.assign(sharpness=0.8, flatness=-0.2, n_same_row=0)
@@ -335,7 +335,7 @@ def _open_truth(truth: pd.DataFrame, manifest: pd.DataFrame) -> _HeldOut:
 
 
 def _live_hours(manifest: pd.DataFrame) -> pd.Series:
-    return manifest["live_pixel_rows"] / (manifest["n_columns"] * manifest["row_rate_hz"] * 3600)
+    return manifest["live_pixel_rows"] / manifest["pixel_rows_per_hour"]
 
 
 def _describe(detector: Detector) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from shutterless.pipeline.frames import FrameInfo, frame_stem, read_info
+from shutterless.pipeline.frames import FrameInfo, frame_stem
 from shutterless.pipeline.ingest import ingest_amplifier
 from shutterless.pipeline.instruments import load_profile
+from shutterless.pipeline.reading import read_info
 from shutterless.pipeline.store import MANIFEST, read_manifest, write_manifest, write_parquet
 from shutterless.workflows.cluster import Executor
 from shutterless.workflows.progress import Progress
@@ -37,10 +38,10 @@ class IngestError(ValueError):
 
 @dataclass(frozen=True)
 class AmplifierTask:
-    """One unit of work: a quadrant of a file."""
+    """One unit of work: a quadrant of a file, or an image cube, which has none."""
 
     path: Path
-    quadrant: int
+    quadrant: int | None
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Survey:
     @property
     def n_pixels(self) -> int:
         """Pixels of all readable amplifiers."""
-        return sum(info.n_rows * info.profile.n_columns * len(info.readouts) for info in self.infos)
+        return sum(info.n_pixels for info in self.infos)
 
     @property
     def instruments(self) -> list[str]:
@@ -209,7 +210,7 @@ def find_overlaps(infos: Iterable[FrameInfo]) -> list[str]:
     spans = defaultdict(list)
     for info in infos:
         for quadrant, readout in info.readouts.items():
-            if readout.first_row is not None:
+            if readout.first_row is not None and quadrant is not None:
                 stop = readout.first_row + info.n_rows
                 spans[readout.sequence, readout.ccd, quadrant].append((readout.first_row, stop, info.path))
     found: dict[str, None] = {}  # every quadrant of two overlapping files says the same

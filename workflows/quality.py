@@ -15,7 +15,6 @@ import pandas as pd
 from scipy.stats import poisson
 
 from shutterless.pipeline.instruments import ProfileError, load_profile
-from shutterless.pipeline.levels import interpolate_blocks
 from shutterless.pipeline.plots import plot_column_noise, plot_frame, plot_masked, plot_noise_over_time, plot_pickup
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.quality import (
@@ -34,6 +33,7 @@ NOISE_OFF, MAX_CORRELATION, MAX_MASKED = 0.02, 0.03, 0.05
 TAIL_FACTOR, MIN_COUNT, CHANCE = 1.5, 10.0, 1e-3
 MAX_SECTIONS = 16
 _PIECE_ROWS, _PIECE_COLUMNS = 200, 400
+_ONLY = slice(0, 1)  # the one row of a stack in continuous readout
 _STREAK_REACH = 4  # columns on either side
 _STREAK_NOISE_OFF = 0.05  # what is asked of columns of faint stars
 _SKY, _FAINT = "sky", "other stars"
@@ -330,8 +330,8 @@ def _draw_piece(amplifier: Amplifier) -> str:
     """Draw the pixels around the brightest streak, before and after what is known was taken off."""
     rows, columns, streak = _piece(amplifier)
     residual = np.asarray(amplifier.residual[0, columns, rows], dtype=np.float32).T
-    level = interpolate_blocks(amplifier.baseline_e[0, columns].T, rows.start, rows.stop)
-    light = level + np.nan_to_num(residual) * amplifier.sigma_rows(columns, rows.start, rows.stop).T
+    level, sigma = (part(_ONLY, columns, rows.start, rows.stop)[0].T for part in (amplifier.level_rows, amplifier.sigma_rows))
+    light = level + np.nan_to_num(residual) * sigma
     drawing = new_figure(9.6, 6.4)
     above, below = drawing.subplots(2, 1, sharex=True)
     place: dict[str, Any] = {"first_row": rows.start, "first_column": columns.start}

@@ -145,7 +145,7 @@ def _find_seeds(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, A
 
 def _files_table(manifest: pd.DataFrame) -> str:
     """Files, amplifiers and live time of each scene."""
-    hours = manifest["live_pixel_rows"] / (_LIVE_COLUMNS * manifest["row_rate_hz"] * 3600)
+    hours = manifest["live_pixel_rows"] / manifest["pixel_rows_per_hour"]
     header = ["scene", "files", "amplifiers", "rows", "live amplifier-hours"]
     rows = []
     for scene, part in manifest.assign(hours=hours).groupby("scene", sort=False):

@@ -189,7 +189,9 @@ def _assemble(
 ) -> pd.DataFrame:
     """One table of all amplifiers, grouped, the surest first."""
     tables = [
-        build_candidates(found[entry], streaks[entry], amplifier.readout, file=amplifier.file, model=name)
+        build_candidates(
+            found[entry], streaks[entry], amplifier.readout, file=amplifier.file, model=name, n_y=amplifier.n_y
+        )
         for entry, amplifier in amplifiers.items()
         if len(found[entry])
     ]

@@ -256,7 +256,8 @@ def _example_items(store: str | Path, settings: TrainSettings, n_examples: int, 
 
 def sky_groups(manifest: pd.DataFrame) -> pd.Series:
     """Number the fields of stars: files of one sequence, CCD and quadrant show the same stars and stay together."""
-    field = manifest["sequence"] + "/" + manifest["ccd"].astype("string") + "/" + manifest["quadrant"].astype("string")
+    keys = [manifest[name].astype("string").fillna("") for name in ("sequence", "ccd", "quadrant")]
+    field = keys[0].str.cat(keys[1:], sep="/")
     return pd.Series(pd.factorize(field)[0], index=manifest.index)
 
 

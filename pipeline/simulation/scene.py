@@ -11,7 +11,7 @@ from astropy.time import Time
 
 from shutterless.pipeline.events import DEFAULT_KINDS, EVENT_KINDS, LONGEST_FLARE_S, smeared_step
 from shutterless.pipeline.frames import FRAME_SUFFIXES
-from shutterless.pipeline.instruments import InstrumentProfile, load_profile
+from shutterless.pipeline.instruments import InstrumentProfile, load_frame_profile
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.simulation.star_counts import draw_magnitudes
 
@@ -210,7 +210,7 @@ class SceneSettings:
     @property
     def profile(self) -> InstrumentProfile:
         """Instrument profile."""
-        return load_profile(self.instrument)
+        return load_frame_profile(self.instrument)
 
     @property
     def magnitude_of_one_e_s(self) -> float:

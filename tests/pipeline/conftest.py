@@ -28,6 +28,7 @@ def streak_table(stars: tuple[tuple[float, float], ...], row_rate_hz: float = 30
         {
             "streak_id": np.arange(x.size, dtype=np.int64),
             "x": x,
+            "y": np.zeros(x.size),
             "flux_e_row": flux,
             "flux_error_e_row": np.ones(x.size),
             "flux_e_s": flux * row_rate_hz,

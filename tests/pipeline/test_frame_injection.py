@@ -89,7 +89,7 @@ def test_the_register_does_to_an_event_what_it_does_to_a_star(star_frame):
     injection = stamp_injection(amplifier, event)
     dark = np.repeat(amplifier.baseline_e[0, :, :1].T.astype(np.float64) * 0 + 300.0, 19_900, axis=0)
     lit = dark.copy()
-    lit[:, injection.columns] += injection.signal_e().T[:19_900]
+    lit[:, injection.columns] += injection.signal_e()[0].T[:19_900]
     readings = []
     for mean in (dark, lit):
         charge = rng.poisson(mean).astype(np.float64)

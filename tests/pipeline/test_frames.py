@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 from astropy.io import fits
+from fake_cubes import star_images, write_kepler, write_plain
 
 from shutterless.pipeline.frames import FrameError, frame_stem, read_amplifier, read_info, to_read_order
 from shutterless.pipeline.instruments import ProfileError, load_profile
@@ -73,6 +74,11 @@ def test_headers_become_the_readout(write_frame):
     assert (readout.row_rate_hz, readout.n_transit, readout.first_row, readout.ccd) == (300.0, 3000, 12, 1)
     assert (readout.seeing_arcsec, readout.pixel_scale_arcsec, readout.band) == (1.5, 1.012, "r")
     assert (readout.sequence, readout.zero_point_mag, readout.supplied) == ("fake", 24.49, ())
+
+
+def test_pixels_of_a_frame_are_counted_over_its_readable_quadrants(write_frame):
+    info = read_info(write_frame())
+    assert (info.n_y, info.n_columns, info.n_pixels) == (1, 3072, 4 * 20 * 3072)
 
 
 def test_silent_headers_take_defaults_or_stay_unknown(write_frame):
@@ -259,6 +265,24 @@ def test_unrecognised_file_and_a_users_profile(tmp_path, tiny_profile):
     assert list(frame.readout.read_utc(90)) == ["2026-01-01T00:00:01.000000"]
     with pytest.raises(FrameError, match=r"--set ROWRATE: profile tiny has no such keyword; it reads .*'CLOCK'"):
         read_info(path, instrument=tiny_profile, supplied={"ROWRATE": "300"})
+
+
+def test_image_cubes_are_refused_where_frames_are_needed(tmp_path):
+    kepler = write_kepler(tmp_path / "k.fits", star_images(4))
+    plain = write_plain(tmp_path / "c.fits", star_images(4))
+    message = r"k\.fits is an image cube \(profile kepler\); this command needs continuous-readout frames"
+    with pytest.raises(FrameError, match=message):
+        read_info(kepler)
+    with pytest.raises(FrameError, match=r"c\.fits is an image cube \(profile cube\)"):
+        read_amplifier(plain, 1)
+    with pytest.raises(FrameError, match=r"is an image cube \(profile tess\)"):
+        read_info(plain, instrument="tess")
+
+
+def test_header_cards_that_say_nothing_are_silent(write_frame):
+    path = write_frame(primary={"FILTER": "", "SEQID": "  ", "SEEING": fits.card.UNDEFINED})
+    readout = read_info(path).readouts[1]
+    assert (readout.band, readout.sequence, readout.seeing_arcsec) == ("", "fake", 2.0)
 
 
 def test_reading_leaves_no_warning(write_frame):

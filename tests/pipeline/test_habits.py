@@ -28,8 +28,8 @@ def swings(rms_e: float) -> np.ndarray:
 def test_noise_has_no_habit(make_amplifier):
     habits = Habits(make_amplifier(n_rows=N_ROWS))
     for width in (1, 7, 64, 500):
-        assert habits.scatter(X, width, *NOWHERE) < 1.1
-        assert habits.scatter(50, width, *NOWHERE) < 1.1
+        assert habits.scatter(0, X, width, *NOWHERE) < 1.1
+        assert habits.scatter(0, 50, width, *NOWHERE) < 1.1
 
 
 def test_swings_grow_with_the_width_of_the_box_until_the_file_holds_too_few(make_amplifier):
@@ -39,9 +39,9 @@ def test_swings_grow_with_the_width_of_the_box_until_the_file_holds_too_few(make
     noise = amplifier.sigma_e[0, X - 5 : X + 6, 0]
     per_row = 40 * np.sqrt(np.sum((kernel / noise) ** 2))  # S/N of one row at the rms
     # swings of 200 rows are constant over a box of 32, so they add up: √(1 + 32 s²)
-    assert habits.scatter(X, 32, *NOWHERE) == pytest.approx(np.sqrt(1 + 32 * per_row**2), rel=0.25)
-    assert habits.scatter(X, 1, *NOWHERE) < habits.scatter(X, 16, *NOWHERE) < habits.scatter(X, 64, *NOWHERE)
-    assert habits.scatter(X, 4000, *NOWHERE) == habits.scatter(X, N_ROWS // MIN_BOXES, *NOWHERE)
+    assert habits.scatter(0, X, 32, *NOWHERE) == pytest.approx(np.sqrt(1 + 32 * per_row**2), rel=0.25)
+    assert habits.scatter(0, X, 1, *NOWHERE) < habits.scatter(0, X, 16, *NOWHERE) < habits.scatter(0, X, 64, *NOWHERE)
+    assert habits.scatter(0, X, 4000, *NOWHERE) == habits.scatter(0, X, N_ROWS // MIN_BOXES, *NOWHERE)
 
 
 def test_an_event_is_not_its_stars_habit(make_amplifier):
@@ -49,30 +49,30 @@ def test_an_event_is_not_its_stars_habit(make_amplifier):
     light[1000:2000] = 300
     light[5000:7500] = 300
     habits = Habits(shining(make_amplifier, light))
-    assert habits.scatter(X, 128, *NOWHERE) > 2  # two events of half a file are a habit ...
+    assert habits.scatter(0, X, 128, *NOWHERE) > 2  # two events of half a file are a habit ...
     light[5000:] = 0
     habits = Habits(shining(make_amplifier, light))
-    assert habits.scatter(X, 128, 1000, 1999) < 1.15  # ... one is not
+    assert habits.scatter(0, X, 128, 1000, 1999) < 1.15  # ... one is not
 
 
 def test_a_smooth_event_that_fills_the_file_is_not_its_stars_habit(make_amplifier):
     light = 300 * np.exp(-np.arange(N_ROWS) / 3000)
-    assert Habits(shining(make_amplifier, light)).scatter(X, 128, 0, 7000) < 2
-    assert Habits(shining(make_amplifier, swings(40.0))).scatter(X, 128, 0, 7000) > 2
+    assert Habits(shining(make_amplifier, light)).scatter(0, X, 128, 0, 7000) < 2
+    assert Habits(shining(make_amplifier, swings(40.0))).scatter(0, X, 128, 0, 7000) > 2
 
 
 def test_a_short_event_has_no_say(make_amplifier):
     light = np.zeros(N_ROWS)
     light[4000:4100] = 300
-    assert Habits(shining(make_amplifier, light)).scatter(X, 100, *NOWHERE) < 1.15
+    assert Habits(shining(make_amplifier, light)).scatter(0, X, 100, *NOWHERE) < 1.15
 
 
 def test_masked_columns_and_edges_have_none(make_amplifier):
     amplifier = make_amplifier(n_rows=N_ROWS)
     amplifier.residual[0, 0] = np.nan
     habits = Habits(amplifier)
-    assert habits.scatter(0, 10, *NOWHERE) == 1
-    assert habits.scatter(amplifier.n_columns - 1, 10, *NOWHERE) < 1.1
+    assert habits.scatter(0, 0, 10, *NOWHERE) == 1
+    assert habits.scatter(0, amplifier.n_columns - 1, 10, *NOWHERE) < 1.1
 
 
 def test_triggers_are_measured_by_the_habit_and_an_event_on_a_still_star_is_not(make_amplifier):

@@ -46,7 +46,7 @@ def electrons(amplifier, truth, event):
     """What the only injection of a noiseless amplifier added and what was to be expected, over its footprint (x, t)."""
     curve, first, profile = event_stamp(event, amplifier.n_rows, amplifier.n_columns, amplifier.psf_sigma_px)
     columns = slice(first, first + len(profile))
-    added = amplifier.residual[0, columns].astype(np.float64) * amplifier.sigma_rows(columns, 0, amplifier.n_rows)
+    added = amplifier.residual[0, columns].astype(np.float64) * amplifier.sigma_rows(slice(None), columns, 0, amplifier.n_rows)[0]
     return added, truth["amplitude_e"].iloc[0] * np.outer(profile, curve)
 
 
@@ -150,7 +150,7 @@ def test_rho_follows_the_noise_along_the_event(make_amplifier):
     doubled = np.where(np.arange(amplifier.sigma_e.shape[2]) >= 16, 2, 1)  # from row 1024 on
     amplifier = replace(amplifier, sigma_e=(amplifier.sigma_e * doubled).astype(np.float32))
     injection = stamp_injection(amplifier, replace(BAR, row_peak=1024.0, amplitude_e=30.0))
-    sigma = amplifier.sigma_rows(injection.columns, injection.rows_lit.start, injection.rows_lit.stop)
+    sigma = amplifier.sigma_rows(injection.y, injection.columns, injection.rows_lit.start, injection.rows_lit.stop)
     assert injection.rho == pytest.approx(np.sqrt(np.sum((injection.signal_e() / sigma) ** 2)), rel=1e-6)
     quiet = stamp_injection(make_amplifier(noise=0, stars=()), replace(BAR, row_peak=1024.0, amplitude_e=30.0)).rho
     assert injection.rho == pytest.approx(quiet * np.sqrt((1 + 1 / 4) / 2), rel=0.03)

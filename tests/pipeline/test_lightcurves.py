@@ -23,7 +23,7 @@ def profiles(amplifier):
 
 def with_change(amplifier, change_e):
     """The amplifier with a change of flux (s, t) added, its residual in float64."""
-    sigma = amplifier.sigma_rows(slice(None), 0, amplifier.n_rows)
+    sigma = amplifier.sigma_rows(slice(None), slice(None), 0, amplifier.n_rows)[0]
     return replace(amplifier, residual=amplifier.residual + (profiles(amplifier).T @ change_e / sigma)[None])
 
 
@@ -65,7 +65,7 @@ def test_blocks_agree_with_dense_least_squares_row_by_row(make_amplifier):
     rows = slice(70, 215)
     curves = fit_light_curves(amplifier, rows)
     steady = fit_light_curves(replace(amplifier, residual=np.zeros_like(amplifier.residual)), rows).flux_e_row
-    sigma = amplifier.sigma_rows(slice(None), rows.start, rows.stop)
+    sigma = amplifier.sigma_rows(slice(None), slice(None), rows.start, rows.stop)[0]
     design = profiles(amplifier).T
     compared = 0
     for t in range(rows.stop - rows.start):

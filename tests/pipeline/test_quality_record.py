@@ -60,5 +60,5 @@ def test_entry_of_an_older_version_has_no_noise_and_no_tails(tmp_path):
 
 
 def test_absent_entry_is_refused(tmp_path):
-    with pytest.raises(StoreError, match="no finished entry 'b_c01_q1' of version 1; ingest it again"):
+    with pytest.raises(StoreError, match="no finished entry 'b_c01_q1' of version 2; ingest it again"):
         read_quality(tmp_path, "b_c01_q1")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shutterless.pipeline.readout import Readout
+from shutterless.pipeline.readout import Readout, RowTimes
 
 
 def readout(**changes) -> Readout:
@@ -86,3 +86,59 @@ def test_round_trip_through_plain_values():
     assert Readout.from_dict(clock.to_dict()) == clock
     with pytest.raises(ValueError, match=r"unknown fields \['colour'\]"):
         Readout.from_dict({**clock.to_dict(), "colour": "red"})
+
+
+def cube_clock(**changes) -> Readout:
+    """Cadences of 10 s that light reached 1 s later each time; the archive counts days."""
+    times = RowTimes(seconds=np.array([0.0, 11.0, 22.0, 33.0]), archive=np.array([5.0, 6.0, 8.0, 9.0]))
+    values = {"row_rate_hz": 0.1, "n_transit": 0, "row_times": times, "time_scale": "BJD - 2454833 (TDB)", **changes}
+    return readout(**values)
+
+
+def test_rows_with_times_of_their_own_are_interpolated_and_extrapolated_by_the_cadence():
+    np.testing.assert_allclose(cube_clock().seconds([0, 1, 1.5, 3]), [0, 11, 16.5, 33])
+    np.testing.assert_allclose(cube_clock().seconds([-0.5, -2, 5]), [-5, -20, 53])
+    assert cube_clock().seconds(2) == 22
+
+
+def test_archive_times_are_kept_in_their_own_scale():
+    # mean step (9 - 5) / 3 beyond the ends
+    np.testing.assert_allclose(cube_clock().archive_time([0, 2, 2.5, 6, -3]), [5, 8, 8.5, 13, 1])
+    assert cube_clock().archive_time(1) == 6
+    without = readout().archive_time([1, 2, 3])
+    assert without.shape == (3,)
+    assert np.isnan(without).all()
+    assert np.isnan(readout().archive_time(1))
+
+
+def test_light_of_a_cube_is_not_delayed():
+    earliest, latest = cube_clock().event_utc_range([0, 2, 2], [np.nan, np.nan, 1.0])
+    assert list(earliest) == list(latest) == list(cube_clock().read_utc([0, 2, 2]))
+    assert earliest[1] == "2026-03-04T05:06:29.000000"
+    # cadence 0 began before its middle
+    earliest, latest = cube_clock().event_utc_range([-0.5])
+    assert earliest[0] == latest[0] == "2026-03-04T05:06:02.000000"
+
+
+def test_a_cube_has_no_ramp_and_no_transit():
+    clock = cube_clock()
+    assert (clock.transit_s, clock.n_ramp_rows(4), clock.steady_rows(4)) == (0.0, 0, slice(0, 4))
+
+
+def test_a_cube_without_utc_has_empty_strings():
+    clock = cube_clock(shutter_open_utc=None)
+    assert list(clock.read_utc([0, 1])) == ["", ""]
+    assert [list(times) for times in clock.event_utc_range([2], [1.0])] == [[""], [""]]
+
+
+def test_row_times_are_neither_compared_nor_stored():
+    clock = cube_clock()
+    stored = clock.to_dict()
+    assert "row_times" not in stored
+    assert stored["time_scale"] == "BJD - 2454833 (TDB)"
+    back = Readout.from_dict(stored)
+    assert back == clock
+    assert hash(back) == hash(clock)
+    assert back.row_times is None
+    with pytest.raises(ValueError, match=r"unknown fields \['row_times'\]"):
+        Readout.from_dict({**stored, "row_times": None})

@@ -36,7 +36,7 @@ def write_entry(store: Path, name: str = "entry", offset: float = 0.0) -> dict:
     with EntryWriter(store, name, n_columns=N_COLUMNS, n_rows=N_ROWS) as writer:
         writer.residual[0] = residual
         arrays = {"baseline_e": 10 * sigma, "sigma_e": sigma, "row_residual": np.zeros(N_ROWS, dtype=np.float32)}
-        streaks = pd.DataFrame([[0, 1.5, 100.0, 1.0, 30_000.0, 13.3, np.nan]], columns=list(STREAK_COLUMNS))
+        streaks = pd.DataFrame([[0, 1.5, 0.0, 100.0, 1.0, 30_000.0, 13.3, np.nan]], columns=list(STREAK_COLUMNS))
         description = {"file": "a.fits", "readout": READOUT.to_dict(), "psf_sigma_px": 0.84, "live_pixel_rows": 390}
         return writer.finish(arrays, streaks, description)
 
@@ -77,7 +77,7 @@ def test_live_hours_are_pixel_rows_over_columns_rate_and_hour(tmp_path):
 def test_sigma_of_rows_is_linear_between_block_centres(tmp_path):
     write_entry(tmp_path)
     amplifier = open_amplifier(tmp_path, "entry")
-    rows = amplifier.sigma_rows(slice(1, 3), 0, N_ROWS)
+    rows = amplifier.sigma_rows(slice(None), slice(1, 3), 0, N_ROWS)[0]
     assert rows.shape == (2, N_ROWS)
     # row 63 ends where row 64 begins, half-way between the centres of two blocks
     assert rows[:, BLOCK_ROWS - 1 : BLOCK_ROWS + 1].mean(axis=1) == pytest.approx([4.5, 7.5])
@@ -119,7 +119,7 @@ def test_folder_without_description_is_no_entry(tmp_path):
     write_entry(tmp_path)
     (tmp_path / "entry" / "entry.json").unlink()
     assert read_entry(tmp_path, "entry") is None
-    with pytest.raises(StoreError, match=r"no finished entry 'entry' of version 1; ingest it again"):
+    with pytest.raises(StoreError, match=r"no finished entry 'entry' of version 2; ingest it again"):
         open_amplifier(tmp_path, "entry")
 
 
@@ -128,7 +128,7 @@ def test_entry_of_another_version_is_refused(tmp_path):
     path = tmp_path / "entry" / "entry.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"store_version": 0}))
     assert read_entry(tmp_path, "entry") is None
-    with pytest.raises(StoreError, match="no finished entry 'entry' of version 1"):
+    with pytest.raises(StoreError, match="no finished entry 'entry' of version 2"):
         open_amplifier(tmp_path, "entry")
 
 

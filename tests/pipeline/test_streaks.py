@@ -100,8 +100,11 @@ def test_onset_of_the_same_height_gives_the_detector_row():
 
 
 def test_nearest_streak_in_the_head():
-    streaks = pd.DataFrame({"x": [2.0, 5.0, 9.0]})
-    # 3.4 is 1.4 from the first; 7 is 2 from both its neighbours and goes to the left one; 20 is far from all
-    assert nearest_streak(streaks, [0, 2.0, 3.4, 3.6, 7, 8.9, 20], within_px=2.0).tolist() == [0, 0, 0, 1, 1, 2, -1]
+    streaks = pd.DataFrame({"x": [2.0, 5.0, 9.0], "y": 0.0})
+    # 3.4 is 1.4 from the first; 7.1 is nearer to the last than to the second; 20 is far from all
+    assert nearest_streak(streaks, [0, 2.0, 3.4, 3.6, 7.1, 8.9, 20], within_px=2.0).tolist() == [0, 0, 0, 1, 2, 2, -1]
     assert nearest_streak(streaks, [3.5], within_px=1.4).tolist() == [-1]
     assert nearest_streak(streaks.iloc[:0], [1, 2], within_px=5).tolist() == [-1, -1]
+    # in a stack of images the farther axis counts: the second star is 1.5 rows and 0.5 columns away
+    assert nearest_streak(streaks.assign(y=[0.0, 3.5, 8.0]), [5.5, 5.5], within_px=1.5, y=[5, 2]).tolist() == [1, 1]
+    assert nearest_streak(streaks.assign(y=[0.0, 3.5, 8.0]), [5.5], within_px=1.4, y=[5]).tolist() == [-1]

@@ -18,7 +18,7 @@ FIELDS = ("patches", "context", "profile", "features", "mask")
 def triggers_at(*places):
     """Triggers at (x, first row, width): S/N 6, other features as of a quiet place."""
     x, start, width = np.asarray(places, dtype=np.float64).reshape(-1, 3).T
-    table = pd.DataFrame({"x": x, "row_start": start.astype(np.int64), "width_rows": width})
+    table = pd.DataFrame({"x": x, "y": 0.0, "row_start": start.astype(np.int64), "width_rows": width})
     table["row_stop"] = table["row_start"] + width.astype(np.int64) - 1
     quiet = {"chi2_excess": 0.1, "chi2_significance": 0.6, "sharpness": 0.3, "flatness": -0.2, "n_same_row": 0}
     return table.assign(snr=6.0, **quiet)

@@ -14,7 +14,7 @@ from shutterless.pipeline.template_bank import (
     _filter_masked,
     _filter_whole,
     _keep_strongest,
-    column_kernels,
+    footprint,
     psf_half_width,
     scan,
 )
@@ -28,6 +28,7 @@ def make_amplifier(residual: np.ndarray, sigma_px: float = SIGMA_PX, streak_x=()
     blocks = np.ones((1, n_columns, -(-n_rows // BLOCK_ROWS)), dtype=np.float32)
     streaks = pd.DataFrame({name: pd.Series(dtype="float64") for name in STREAK_COLUMNS})
     streaks["x"] = np.asarray(streak_x, dtype=np.float64)
+    streaks["y"] = 0.0
     streaks["streak_id"] = np.arange(len(streak_x))
     return Amplifier(
         residual=residual.astype(np.float16)[None],
@@ -63,7 +64,7 @@ def test_half_width_holds_all_but_a_thousandth():
 
 
 def test_kernels_have_unit_norm_even_at_the_edge():
-    kernels = column_kernels(make_amplifier(np.zeros((20, 64))))
+    kernels = footprint(make_amplifier(np.zeros((20, 64))), 0, np.arange(20)).kernels
     np.testing.assert_allclose(np.sum(kernels**2, axis=1), 1, rtol=1e-5)
     half = kernels.shape[1] // 2
     assert np.all(kernels[0, :half] == 0)
@@ -71,7 +72,7 @@ def test_kernels_have_unit_norm_even_at_the_edge():
 
 
 def test_kernel_is_centred_on_the_streak_of_its_column():
-    kernels = column_kernels(make_amplifier(np.zeros((20, 64)), streak_x=[10.3]))
+    kernels = footprint(make_amplifier(np.zeros((20, 64)), streak_x=[10.3]), 0, np.arange(20)).kernels
     profile = pixel_profile(np.arange(-3, 4) - 0.3, SIGMA_PX)
     np.testing.assert_allclose(kernels[10], profile / np.linalg.norm(profile), atol=1e-6)
 
@@ -108,7 +109,7 @@ def test_source_between_columns_counts_in_full_where_its_streak_is_known():
 def test_scan_equals_a_plain_search_over_noise():
     residual = noise((70, 3000))  # more columns than are scanned at a time
     triggers = scan(make_amplifier(residual), threshold=3.5)
-    kernel = column_kernels(make_amplifier(residual))
+    kernel = footprint(make_amplifier(residual), 0, np.arange(len(residual))).kernels
     padded = np.pad(residual, ((3, 3), (0, 0)))
     series = np.array([kernel[x] @ padded[x : x + 7] for x in range(70)])
     cumulative = np.pad(np.cumsum(series, axis=1, dtype=np.float64), ((0, 0), (1, 0)))
@@ -134,10 +135,10 @@ def test_clean_noise_gives_unit_variance_and_no_trigger_above_the_optimum():
 
 def test_masked_filter_equals_the_whole_one_where_nothing_is_masked():
     block = noise((7, 500))
-    kernel = column_kernels(make_amplifier(np.zeros((20, 64))))[10]
+    kernel = footprint(make_amplifier(np.zeros((20, 64))), 0, np.arange(20)).kernels[10]
     whole, masked, live = np.empty(500, np.float32), np.empty(500, np.float32), np.empty(501, np.float32)
-    _filter_whole(block, kernel, 0, whole)
-    assert _filter_masked(block, kernel, 0, masked, live) == 500
+    _filter_whole(block, np.arange(7), kernel, whole)
+    assert _filter_masked(block, np.arange(7), kernel, masked, live) == 500
     np.testing.assert_allclose(masked, whole, atol=1e-5)
     np.testing.assert_array_equal(live, np.arange(501))
 
@@ -157,11 +158,11 @@ def test_filter_over_half_the_light_keeps_unit_variance():
     block = np.concatenate(
         [np.full((3, 4000), np.nan, dtype=np.float32), residual, np.full((3, 4000), np.nan, dtype=np.float32)]
     )
-    kernel = column_kernels(make_amplifier(np.zeros((20, 64)), sigma_px=0.5))[10]
+    kernel = footprint(make_amplifier(np.zeros((20, 64)), sigma_px=0.5), 0, np.arange(20)).kernels[10]
     kernel = np.pad(kernel, 3 - len(kernel) // 2)
     assert kernel[3] ** 2 > MIN_LIVE_FRACTION
     series, live = np.empty(4000, np.float32), np.empty(4001, np.float32)
-    assert _filter_masked(block, kernel, 0, series, live) == 4000
+    assert _filter_masked(block, np.arange(7), kernel, series, live) == 4000
     np.testing.assert_allclose(series, residual[0], rtol=1e-5)
 
 
@@ -210,5 +211,5 @@ def test_keep_strongest_in_the_head():
             [10, 300, 4, -6.0],  # elsewhere in time
         ]
     )
-    kept = _keep_strongest(hits, np.array(BOX_WIDTHS))
+    kept = _keep_strongest(hits, 1, 64)
     assert kept[["x", "row_start", "snr"]].to_numpy().tolist() == [[10, 100, 9.0], [14, 102, 6.5], [10, 300, -6.0]]

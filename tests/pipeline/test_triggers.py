@@ -22,6 +22,7 @@ def make_amplifier(residual: np.ndarray, streak_x=()) -> Amplifier:
     blocks = np.ones((1, n_columns, -(-n_rows // BLOCK_ROWS)), dtype=np.float32)
     streaks = pd.DataFrame({name: pd.Series(dtype="float64") for name in STREAK_COLUMNS})
     streaks["x"] = np.asarray(streak_x, dtype=np.float64)
+    streaks["y"] = 0.0
     streaks["streak_id"] = 7 + np.arange(len(streak_x))
     return Amplifier(
         residual=np.clip(residual, -6e4, 6e4).astype(np.float16)[None],
@@ -183,6 +184,7 @@ def test_count_same_row_in_the_head():
     triggers = pd.DataFrame(
         {
             "x": [10.0, 50.0, 14.0, 90.0, 70.0],
+            "y": 0.0,
             "row_peak": [100, 102, 100, 103, 101],
             "snr": [9.0, -8.0, 7.0, 6.0, 4.0],  # the last is too weak to count, but has its own count
         }
@@ -213,6 +215,7 @@ def test_veto_reasons_and_their_order():
             "expected",
         ],
     )
+    table = table.assign(template_sharpness=0.7, template_flatness=-0.2, light_inside=1.0)
     assert veto_reasons(table).tolist() == table["expected"].tolist()
 
 

@@ -1,0 +1,195 @@
+"""Which stars an image shows: positions and fluxes of Gaussian point sources, fitted together with their width."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.ndimage import convolve, maximum_filter
+
+from shutterless.pipeline.psf import pixel_profile
+
+MIN_SNR = 10.0
+PIXELS_PER_STAR = 9  # an image holds at most one star in so many pixels; more would be the residuals of bright ones
+SHAPE_ERROR = 0.03  # of the brightest light next to a pixel: real point-spread functions are no Gaussians
+_N_PASSES, _N_STEPS, _FLUX_STEPS = 4, 6, 3
+_N_WIDTHS = 4  # times per pass that the width is refined
+_WIDTH_LIMITS = (0.6, 1.7)  # of the width that was guessed
+_MAX_STEP_PX = 0.5
+
+
+@dataclass
+class StarFit:
+    """Stars of one image.
+
+    Parameters
+    ----------
+    image, error : ndarray of float64, shape (y, x)
+        Electrons, and their error; NaN where a pixel is dead.
+    sigma_px : float
+        Width of the point-spread function, refined by the fit.
+    y, x, flux : ndarray of float64, shape (s,)
+    background : float
+    """
+
+    image: np.ndarray
+    error: np.ndarray
+    sigma_px: float
+    y: np.ndarray = field(default_factory=lambda: np.empty(0))
+    x: np.ndarray = field(default_factory=lambda: np.empty(0))
+    flux: np.ndarray = field(default_factory=lambda: np.empty(0))
+    background: float = 0.0
+
+    @property
+    def half(self) -> int:
+        """Pixels to either side of a star that its fit looks at."""
+        return max(int(np.ceil(3.5 * self.sigma_px)), 1)
+
+    def model(self) -> np.ndarray:
+        """Background and all stars, shape (y, x)."""
+        model = np.full(self.image.shape, self.background)
+        for star in range(self.flux.size):
+            window, light, *_ = self._stamp(star)
+            model[window] += self.flux[star] * light
+        return model
+
+    def weight(self) -> np.ndarray:
+        """Inverse variance, the error of the assumed shape included; 0 where dead."""
+        stars = maximum_filter(np.maximum(np.nan_to_num(self.image) - self.background, 0), size=3)
+        variance = self.error**2 + (SHAPE_ERROR * stars) ** 2
+        return np.where(np.isfinite(self.image) & (variance > 0), 1 / np.maximum(variance, 1e-30), 0.0)
+
+    def errors(self) -> np.ndarray:
+        """Error of each flux, shape (s,)."""
+        weight = self.weight()
+        power = [np.sum(weight[window] * light**2) for window, light, *_ in map(self._stamp, range(self.flux.size))]
+        return 1 / np.sqrt(np.maximum(power, 1e-30))
+
+    def _stamp(self, star: int) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray, np.ndarray]:
+        """Window of a star; its light of unit flux there, and the derivatives of that along y and x."""
+        place = np.array([self.y[star], self.x[star]])
+        first = np.maximum(np.round(place).astype(int) - self.half, 0)
+        last = np.minimum(np.round(place).astype(int) + self.half + 1, self.image.shape)
+        along, slope = [], []
+        for a, b, centre in zip(first, last, place, strict=True):
+            offsets = np.arange(a, b) - centre
+            along.append(pixel_profile(offsets, self.sigma_px))
+            slope.append((pixel_profile(offsets - 0.05, self.sigma_px) - pixel_profile(offsets + 0.05, self.sigma_px)) / 0.1)
+        window = slice(first[0], last[0]), slice(first[1], last[1])
+        return window, np.outer(*along), np.outer(slope[0], along[1]), np.outer(along[0], slope[1])
+
+
+def find_stars(image: np.ndarray, error: np.ndarray, sigma_px: float) -> StarFit:
+    """Find and fit the stars of an image.
+
+    Parameters
+    ----------
+    image, error : ndarray, shape (y, x)
+        Electrons and their error; NaN where a pixel is dead.
+    sigma_px : float
+        First guess of the width of the point-spread function.
+
+    Returns
+    -------
+    StarFit
+
+    Notes
+    -----
+    Maxima of the image filtered with the point-spread function are fitted one after the other, each with the light of
+    the others taken off, until positions and fluxes settle; what is left is searched again. Light without the shape of
+    a star (bleeding columns, nebulae) stays in the residual, whose error grows with it (`SHAPE_ERROR`), so that it is
+    not taken for many faint stars.
+    """
+    fit = StarFit(np.asarray(image, np.float64), np.asarray(error, np.float64), sigma_px)
+    live = np.isfinite(fit.image)
+    if not live.any():
+        return fit
+    fit.background = float(np.median(fit.image[live & (fit.image <= np.median(fit.image[live]))]))
+    for _ in range(_N_PASSES):
+        if not _add_maxima(fit):
+            break
+        for _ in range(_N_WIDTHS):
+            for _ in range(_N_STEPS):
+                _refine_stars(fit)
+            _refine_width(fit, sigma_px)
+            _refine_background(fit)
+    _refine_stars(fit)
+    kept = fit.flux > MIN_SNR * fit.errors()
+    fit.y, fit.x, fit.flux = fit.y[kept], fit.x[kept], fit.flux[kept]
+    return fit
+
+
+def _add_maxima(fit: StarFit) -> int:
+    """Add a star at every maximum of the filtered residual, the strongest first; how many."""
+    weight = fit.weight()
+    light = np.outer(*[pixel_profile(np.arange(-fit.half, fit.half + 1), fit.sigma_px)] * 2)
+    left = np.where(weight > 0, fit.image - fit.model(), 0.0)
+    power = convolve(weight, light**2, mode="constant")
+    score = convolve(weight * left, light, mode="constant") / np.sqrt(np.maximum(power, 1e-30))
+    peaks = (score == maximum_filter(score, size=3)) & (score > MIN_SNR) & (weight > 0)
+    places = np.argwhere(peaks)
+    room = fit.image.size // PIXELS_PER_STAR - fit.flux.size
+    places = places[np.argsort(-score[peaks], kind="stable")][: max(room, 0)]
+    known = np.stack([fit.y, fit.x], axis=1)
+    places = [p for p in places if not known.size or np.abs(known - p).max(axis=1).min() > 1]  # what is left of a star
+    fit.y = np.append(fit.y, [p[0] for p in places])
+    fit.x = np.append(fit.x, [p[1] for p in places])
+    fluxes = [score[tuple(p)] / np.sqrt(power[tuple(p)]) for p in places]
+    fit.flux = np.append(fit.flux, fluxes)
+    return len(places)
+
+
+def _refine_stars(fit: StarFit) -> None:
+    """One Gauss-Newton step of every star's position and flux, the others held."""
+    weight, left = fit.weight(), np.nan_to_num(fit.image) - fit.model()
+    for star in range(fit.flux.size):
+        window, light, dy, dx = fit._stamp(star)
+        flux = max(fit.flux[star], 1e-12)
+        own = left[window] + fit.flux[star] * light
+        design = np.stack([light, flux * dy, flux * dx]).reshape(3, -1)
+        scaled = design * np.sqrt(weight[window].ravel())
+        target = (own - fit.flux[star] * light).ravel() * np.sqrt(weight[window].ravel())
+        step = np.linalg.lstsq(scaled.T, target, rcond=1e-8)[0]
+        left[window] += fit.flux[star] * light
+        fit.flux[star] = max(fit.flux[star] + step[0], 0.0)
+        limits = np.array(fit.image.shape) - 0.5
+        fit.y[star] = np.clip(fit.y[star] + np.clip(step[1], -_MAX_STEP_PX, _MAX_STEP_PX), -0.5, limits[0])
+        fit.x[star] = np.clip(fit.x[star] + np.clip(step[2], -_MAX_STEP_PX, _MAX_STEP_PX), -0.5, limits[1])
+        window, light, *_ = fit._stamp(star)
+        left[window] -= fit.flux[star] * light
+
+
+def _refine_width(fit: StarFit, guess_px: float) -> None:
+    """Width of least chi-square around the present one, each with the fluxes that suit it."""
+    widths = fit.sigma_px * np.array([0.9, 1.0, 1.1])
+    costs = []
+    for width in widths:
+        fit.sigma_px = width
+        _scale_fluxes(fit)
+        costs.append(float(np.sum(fit.weight() * np.nan_to_num(fit.image - fit.model()) ** 2)))
+    curve, slope, _ = np.polyfit(widths, costs, 2)
+    best = -slope / (2 * curve) if curve > 0 else widths[int(np.argmin(costs))]
+    best = float(np.clip(best, widths[0], widths[-1]))
+    fit.sigma_px = float(np.clip(best, *(limit * guess_px for limit in _WIDTH_LIMITS)))
+    _scale_fluxes(fit)
+
+
+def _scale_fluxes(fit: StarFit) -> None:
+    """Fluxes of least chi-square, one star after the other, positions held."""
+    weight, left = fit.weight(), np.nan_to_num(fit.image) - fit.model()
+    for _ in range(_FLUX_STEPS):
+        for star in range(fit.flux.size):
+            window, light, *_ = fit._stamp(star)
+            power = np.sum(weight[window] * light**2)
+            step = np.sum(weight[window] * light * left[window]) / max(power, 1e-30)
+            step = max(step, -fit.flux[star])
+            fit.flux[star] += step
+            left[window] -= step * light
+
+
+def _refine_background(fit: StarFit) -> None:
+    weight = fit.weight()
+    left = np.nan_to_num(fit.image) - fit.model()
+    used = (weight > 0) & (np.abs(left) < 5 * fit.error)
+    if used.any():
+        fit.background += float(np.average(left[used], weights=weight[used]))
