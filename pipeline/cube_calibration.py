@@ -1,4 +1,4 @@
-"""From an image cube to residuals in units of their own noise: pointing drifts, slow trends, shared light, variance."""
+"""From an image cube to residuals in units of their own noise: drifts, trends, shared light, variance, cosmic rays."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import convolve, uniform_filter
 
+from shutterless.pipeline.cosmic_rays import mask_cosmic_rays
 from shutterless.pipeline.cubes import Cube
 from shutterless.pipeline.local_trend import local_trend
+from shutterless.pipeline.psf import stack_profile
 from shutterless.pipeline.star_finding import StarFit, find_stars
 
 TREND_ROWS = 512  # window of the slow trend where the profile gives none
 DRIFT_WINDOWS = 10  # drift windows are so many trend windows long
+SKY_WINDOWS, STARLIT_SIGMA = 4, 3.0  # and those of pixels that no star lights, above so many σ of a row, so many
 MAX_DRIFT_ORDER, LIVE_ROWS_PER_TERM = 2, 10
 MIN_STAR_SNR = 20.0  # of the light around a pixel in one row: fainter, its own changes are not seen
 MIN_SKY_PIXELS = 8
@@ -40,8 +43,11 @@ class CalibratedCube:
     row_residual : ndarray of float32, shape (t,)
         What all sky pixels of a row shared, in units of the median σ; taken off ``residual``.
     noise : ndarray of float32, shape (y, x)
-        Robust scatter of each pixel over the noise that the archive or the photons give it.
+        Robust scatter of each pixel, and of the light of a source there, over the noise that the archive or the photons
+        give it.
     stars : StarFit
+    cosmic_rays : DataFrame
+        What `shutterless.pipeline.cosmic_rays.mask_cosmic_rays` masked.
     motion_px : ndarray of float64, shape (t, 2), or None
         Pointing that the light of the pixels was fitted with; None where none is known.
     """
@@ -52,6 +58,7 @@ class CalibratedCube:
     row_residual: np.ndarray
     noise: np.ndarray
     stars: StarFit
+    cosmic_rays: pd.DataFrame
     motion_px: np.ndarray | None
 
 
@@ -90,20 +97,27 @@ def calibrate_cube(cube: Cube) -> CalibratedCube:
     motion = cube.position_px if cube.position_px is not None else measure_motion(by_row, image, row_error, common)
     if motion is not None:
         motion = np.where(live[:, None], motion, np.nan)  # archives write hundreds of pixels where they lost the star
-    level = model_light(by_row, common, motion, trend_rows)
+    lit = np.nan_to_num(image) - stars.background > STARLIT_SIGMA * row_error
+    level = model_light(by_row, common, motion, np.where(lit, trend_rows, SKY_WINDOWS * trend_rows))
     shared = shared_light(by_row - level, stars, image, row_error)
     level += shared[:, None, None]
     if motion is not None:
         by_row[np.isnan(motion).any(axis=1)] = np.nan  # nobody knows what pixels should show without the pointing
     residual = np.moveaxis(by_row - level, 0, 2) / expected
     noise = pixel_noise(residual)
+    residual /= noise[:, :, None]
+    cosmic_rays = mask_cosmic_rays(residual, row_error * noise, stars.sigma_px)
+    restless = pixel_noise(filter_light(residual, stars.sigma_px))
+    residual /= restless[:, :, None]
+    noise *= restless
     return CalibratedCube(
-        residual=(residual / noise[:, :, None]).astype(np.float32),
+        residual=residual.astype(np.float32),
         level_e=np.moveaxis(level, 0, 2).astype(np.float32),
         sigma_e=(expected * noise[:, :, None]).astype(np.float32),
         row_residual=(shared / np.median(row_error)).astype(np.float32),
         noise=noise.astype(np.float32),
         stars=stars,
+        cosmic_rays=cosmic_rays,
         motion_px=motion,
     )
 
@@ -176,22 +190,28 @@ def measure_motion(
     return shift if np.any(scatter > MIN_MOTION_ERRORS * error) else None
 
 
-def model_light(by_row: np.ndarray, common: np.ndarray, motion: np.ndarray | None, trend_rows: int) -> np.ndarray:
+def model_light(by_row: np.ndarray, common: np.ndarray, motion: np.ndarray | None, windows: np.ndarray) -> np.ndarray:
     """Light that each pixel has without events, shape (t, y, x): drift times common light, and a slow trend.
 
     Parameters
     ----------
     by_row, common : ndarray of float64, shape (t, y, x)
     motion : ndarray of float64, shape (t, 2), or None
-    trend_rows : int
+    windows : ndarray of int, shape (y, x)
+        Rows of the trend's window. The coefficients of the drift change over `DRIFT_WINDOWS` times the shortest.
     """
+    drift_rows = DRIFT_WINDOWS * int(windows.min())
     series = by_row.reshape(len(by_row), -1)
     common = common.reshape(series.shape)
     level = np.empty_like(series)
     for start in range(0, series.shape[1], _PIXELS_AT_ONCE):
         part = slice(start, start + _PIXELS_AT_ONCE)
-        drift = _fit_drift(series[:, part], common[:, part], motion, DRIFT_WINDOWS * trend_rows)
-        level[:, part] = drift + local_trend(series[:, part] - drift, trend_rows)
+        level[:, part] = _fit_drift(series[:, part], common[:, part], motion, drift_rows)
+    for rows in np.unique(windows):
+        chosen = windows.ravel() == rows
+        level[:, chosen] += local_trend(
+            series[:, chosen] - level[:, chosen], int(rows), spare_boxes=rows > windows.min()
+        )
     return level.reshape(by_row.shape)
 
 
@@ -220,6 +240,21 @@ def pixel_noise(residual: np.ndarray) -> np.ndarray:
     spread = _MAD * np.nanmedian(np.where(counts[:, :, None] > 0, np.abs(residual), 0.0), axis=2)
     error = _MAD_ERROR / np.sqrt(2 * np.maximum(counts, 1))
     return np.where(counts >= MIN_NOISE_ROWS, np.maximum(spread * (1 + error), 1.0), 1.0)
+
+
+def filter_light(residual: np.ndarray, sigma_px: float) -> np.ndarray:
+    """Light of a source in each pixel in units of its noise: the residual weighted by a point-spread function there.
+
+    A star that is never quiet, and what drifts leave, is the same in all pixels that it lights, and more in their sum
+    than in each of them.
+    """
+    half = max(int(np.ceil(3.5 * sigma_px)), 1)
+    offsets = np.arange(-half, half + 1)
+    light = stack_profile(offsets, offsets, sigma_px, 2)[:, :, None]
+    live = np.isfinite(residual)
+    total = convolve(np.where(live, residual, 0.0), light, mode="constant")
+    power = convolve(live.astype(np.float64), light**2, mode="constant")
+    return np.where(live, total / np.sqrt(np.maximum(power, 1e-12)), np.nan)
 
 
 def star_table(cube: Cube, stars: StarFit) -> pd.DataFrame:

@@ -165,6 +165,43 @@ def read_cube(path: str | Path, instrument: str | None = None, supplied: Mapping
         return _read_pixels(cube, readout, grid)
 
 
+def write_changed_cube(
+    path: str | Path,
+    target: Path,
+    change_e: np.ndarray,
+    variance_e2: np.ndarray,
+    instrument: str | None = None,
+    supplied: Mapping[str, str] | None = None,
+) -> None:
+    """Write a copy of a cube's file whose pixels are changed, all else as it was.
+
+    Parameters
+    ----------
+    path, target : path
+    change_e : ndarray, shape (y, x, t)
+        Electrons to be added, in the rows of `read_cube`.
+    variance_e2 : ndarray, shape (y, x, t)
+        By which the squares of the file's errors grow (electrons²).
+    instrument, supplied
+        As `read_cube_info`.
+    """
+    path = Path(path)
+    with open_fits(path) as hdus:
+        cube = _open_cube(hdus, path, instrument, supplied)
+        readout, grid = _build_readout(cube)
+        factor = _electrons_per_value(cube, 1 / readout.row_rate_hz)
+        change, variance = (np.moveaxis(part, 2, 0)[grid.rows] for part in (change_e / factor, variance_e2 / factor**2))
+        if cube.profile.table_hdu is None:
+            whole = np.issubdtype(cube.pixels.data.dtype, np.integer)
+            cube.pixels.data[:] += (np.rint(change) if whole else change).astype(cube.pixels.data.dtype)
+        else:
+            columns, data = cube.profile.columns, cube.table.data
+            data[columns["flux"]][:] += change
+            if columns.get("flux_error") in cube.table.columns.names:
+                data[columns["flux_error"]][:] = np.sqrt(data[columns["flux_error"]] ** 2 + variance)
+        hdus.writeto(target, output_verify="silentfix+ignore")
+
+
 def _open_cube(hdus: fits.HDUList, path: Path, instrument: str | None, supplied: Mapping[str, str] | None) -> _OpenCube:
     supplied = dict(supplied or {})
     profile = choose_profile(path, hdus[0].header, instrument, supplied)

@@ -6,12 +6,10 @@ pixels elsewhere. Any detector, whoever wrote it, can be tested blind on it.
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,33 +17,26 @@ import pandas as pd
 from astropy.io import fits
 
 from shutterless.pipeline.electrons import dropped_rows, overscan_level
-from shutterless.pipeline.events import magnitude_change
-from shutterless.pipeline.frames import Frame, FrameError, frame_stem, read_amplifier, read_info, to_read_order
+from shutterless.pipeline.frames import Frame, FrameError, read_amplifier, read_info, to_read_order
 from shutterless.pipeline.ingest import ingest_amplifier
+from shutterless.pipeline.injected_files import (
+    InjectedFile,
+    put_in_place,
+    seeds_of,
+    star_table,
+    target_of,
+    truth_table,
+)
 from shutterless.pipeline.injection import Injection, InjectionSettings, draw_change, place_injections
 from shutterless.pipeline.instruments import InstrumentProfile
 from shutterless.pipeline.pocket import PocketEffect, apply_pocket, remove_pocket
-from shutterless.pipeline.simulation.truth import STAR_COLUMNS, TRUTH_COLUMNS
 from shutterless.pipeline.store import Amplifier, open_amplifier, read_entry
 
 _POCKET_COLUMNS = 40  # on either side: before them a pocket is filled as the sky fills it, after them it is so again
 _STEEPEST = 1.9  # slope of the density of what rounding hid; beyond 2 it would be negative
 
 
-@dataclass(frozen=True)
-class InjectedFile:
-    """A copy with events in it, its truth and streaks (`TRUTH_COLUMNS`, `STAR_COLUMNS`), and what was left as it was.
-
-    ``skipped`` maps quadrants that cannot be read or calibrated to the reason.
-    """
-
-    path: Path
-    truth: pd.DataFrame
-    stars: pd.DataFrame
-    skipped: Mapping[int, str]
-
-
-def inject_file(
+def inject_frames(
     path: str | Path,
     out: str | Path,
     settings: InjectionSettings,
@@ -80,14 +71,16 @@ def inject_file(
     FrameError
         If no amplifier of the file can be read, or the copy would take its place.
     """
-    path, target = Path(path), Path(out) / Path(path).name
-    if target.resolve() == path.resolve():
-        raise FrameError(f"{path}: the copy with events would replace it; choose another folder than {out}")
+    path = Path(path)
+    target = target_of(path, out)
     info = read_info(path, instrument, supplied)
+    assert isinstance(info.profile, InstrumentProfile), "frames are read with a profile of frames"
     truths, stars, skipped = [], [], dict(info.skipped)
     with tempfile.TemporaryDirectory(dir=out, prefix=f".{path.name}.") as work:
         changed = {}
-        for quadrant, readout in info.readouts.items():
+        for quadrant, layout in enumerate(info.profile.quadrants, start=1):
+            if quadrant not in info.readouts:
+                continue
             try:
                 row = ingest_amplifier(path, quadrant, work, instrument=instrument, supplied=supplied)
             except FrameError as error:
@@ -95,26 +88,20 @@ def inject_file(
                 continue
             amplifier = open_amplifier(work, row["entry"])
             frame = read_amplifier(path, quadrant, instrument, supplied)
-            rng = np.random.default_rng(_seeds(seed, path, quadrant))
+            rng = np.random.default_rng(seeds_of(seed, path, quadrant))
             injections = place_injections(amplifier, rng, settings, events)
             pocket = _measured_pocket(info.profile, Path(work), row["entry"])
             for injection in injections:
                 add_to_frame(frame, amplifier, injection, rng, pocket)
-            layout = info.profile.quadrants[quadrant - 1]
             changed[layout.data_hdu] = Path(work) / f"hdu{layout.data_hdu}.npy"
             np.save(changed[layout.data_hdu], to_read_order(frame.pixels_adu, layout))
             shutil.rmtree(Path(work) / row["entry"])
-            truths.append(_truth(injections, path, readout.ccd, quadrant, readout.row_rate_hz))
-            stars.append(_stars(amplifier.streaks, path, readout.ccd, quadrant))
+            truths.append(truth_table(injections, amplifier, path))
+            stars.append(star_table(amplifier, path))
         if not changed:
             raise FrameError(next(iter(skipped.values())))
         _write_copy(path, target, changed, Path(work))
     return InjectedFile(target, pd.concat(truths, ignore_index=True), pd.concat(stars, ignore_index=True), skipped)
-
-
-def _seeds(seed: int, path: Path, quadrant: int) -> list[int]:
-    digest = hashlib.blake2b(frame_stem(path).encode(), digest_size=8).digest()
-    return [seed, int.from_bytes(digest, "little"), quadrant]
 
 
 def _measured_pocket(profile: InstrumentProfile, store: Path, entry: str) -> PocketEffect | None:
@@ -221,44 +208,6 @@ def _hidden_by_rounding(rng: np.random.Generator, slope: np.ndarray) -> np.ndarr
     return -2 * rest / (1 + np.sqrt(1 + 2 * slope * rest))
 
 
-def _truth(injections: list[Injection], path: Path, ccd: int | None, quadrant: int, row_rate_hz: float) -> pd.DataFrame:
-    rows = []
-    for index, injection in enumerate(injections):
-        event, (start, stop, peak) = injection.event, injection.rows
-        rows.append(
-            {
-                "event_id": f"{frame_stem(path)}_q{quadrant}_i{index:04d}",
-                "kind": event.kind,
-                "is_event": True,
-                "file": path.name,
-                "ccd": ccd,
-                "quadrant": quadrant,
-                "x": event.x,
-                "row_start": start,
-                "row_stop": stop,
-                "row_peak": peak,
-                "duration_s": (stop - start + 1) / row_rate_hz,
-                "amplitude_e": event.amplitude_e,
-                "sign": int(np.sign(event.amplitude_e)),
-                "rho": injection.rho,
-                "star_id": event.star_id,
-                "star_mag": event.star_mag,
-                "delta_mag": magnitude_change(event, injection.star_flux_e_row),
-            }
-        )
-    return _typed(pd.DataFrame(rows, columns=list(TRUTH_COLUMNS)), TRUTH_COLUMNS)
-
-
-def _stars(streaks: pd.DataFrame, path: Path, ccd: int | None, quadrant: int) -> pd.DataFrame:
-    table = streaks.rename(columns={"streak_id": "star_id"})[["star_id", "x", "y0", "mag"]]
-    return _typed(table.assign(file=path.name, ccd=ccd, quadrant=quadrant)[list(STAR_COLUMNS)], STAR_COLUMNS)
-
-
-def _typed(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
-    """Give columns their types; a camera whose files name no CCD leaves it null."""
-    return table.astype({**columns, "ccd": "Int64" if table["ccd"].isna().any() else columns["ccd"]})
-
-
 def _write_copy(path: Path, target: Path, changed: Mapping[int, Path], work: Path) -> None:
     """Copy a file HDU by HDU with the pixels of some changed; checksums are renewed by astropy. One is in memory."""
     partial = work / "copy.fits"
@@ -272,9 +221,4 @@ def _write_copy(path: Path, target: Path, changed: Mapping[int, Path], work: Pat
             with fits.open(partial, mode="append", memmap=False) as file:
                 file.append(hdu)
             del hdu.data
-    if path.name.endswith(".gz"):
-        packed = work / "copy.fits.gz"
-        with partial.open("rb") as plain, packed.open("wb") as sink, gzip.GzipFile("", "wb", 6, sink, 0) as archive:
-            shutil.copyfileobj(plain, archive)
-        partial = packed
-    partial.replace(target)
+    put_in_place(partial, target)

@@ -234,6 +234,7 @@ def _place_event(
             continue
         event = scale_to_rho(injection.event, injection.unit_rho, _draw_rho(rng, settings))
         lowest, highest = amplitude_limits(event, injection.star_flux_e_row)
+        lowest = 0.0 if amplifier.event_scales_s else lowest  # an image of many minutes shows a star to a thousandth
         start, stop, _ = injection.rows
         if lowest <= abs(event.amplitude_e) <= highest and room.take(event.x, event.y, start, stop):
             return replace(injection, event=event)

@@ -74,7 +74,7 @@ MAX_FLATNESS = 0.5  # a point source has -0.2, light shared by all columns of th
 # 29 and 15 triggers above 7 sigma down to 18 and 12
 MIN_FLATNESS, FLATNESS_NOISE = -0.3, 3.5
 POINT_FLATNESS = -0.2  # on which that was set
-MIN_LIGHT_INSIDE = 0.8  # of a source; at the border of a stack, shape and place of one that is cut cannot be told
+MIN_LIGHT_INSIDE = 0.82  # of a source; at the border of a stack, shape and place of one that is cut cannot be told
 MAX_SAME_ROW = 1  # further triggers elsewhere on the amplifier in the same rows
 SAME_ROW_TOLERANCE = 2
 SAME_ROW_DISTANCE_PX = 8
@@ -295,7 +295,7 @@ class _Reach:
 
 @lru_cache(maxsize=16)
 def _reach(sigma_px: float, is_high: bool) -> _Reach:
-    half = psf_half_width(sigma_px) + 1
+    half = psf_half_width(sigma_px) + (0 if is_high else 1)
     phases_y = PHASES_PX if is_high else np.zeros(1)
     phases = np.stack(np.meshgrid(phases_y, PHASES_PX, indexing="ij"), axis=-1).reshape(-1, 2)
     y, x, n_y = np.arange(-half, half + 1) if is_high else np.zeros(1), np.arange(-half, half + 1), 1 + half * is_high
@@ -323,7 +323,7 @@ def _refine(amplifier: Amplifier, y: int, column: int, row_start: int, width_row
     light = _light(amplifier, reach, place)
     norm = np.linalg.norm(light / sigma)
     fit = _fit_quality(patch, live, np.outer(light / sigma / norm, kernel), value, kernel, reach.shape)
-    look = (round(amplifier.smear_rows, 3), amplifier.psf_sigma_px, amplifier.n_y > 1, int(phase))
+    look = (round(amplifier.smear_rows, 3), amplifier.psf_sigma_px, amplifier.n_y > 1, tuple(place.tolist()))
     sharpness, flatness = _template_look(width_rows, int(shape), *look)
     # where the rows after a flare's first are masked, or it rises faster than any template, that row is all there is
     own = max(sharpness, _template_look(1, 0, *look)[0]), flatness
@@ -393,11 +393,11 @@ def _fine_steps(sigma_px: float) -> tuple[float, ...]:
 
 @lru_cache(maxsize=4096)
 def _template_look(
-    width_rows: int, shape: int, smear_rows: float, sigma_px: float, is_high: bool, phase: int
+    width_rows: int, shape: int, smear_rows: float, sigma_px: float, is_high: bool, place: tuple[float, float]
 ) -> tuple[float, float]:
     """Sharpness and flatness that a template itself has where the noise of all pixels is the same."""
     bank, reach = shape_bank(width_rows, smear_rows), _reach(sigma_px, is_high)
-    offsets = (o - p for o, p in zip(reach.offsets, reach.phases[phase], strict=True))
+    offsets = (o - p for o, p in zip(reach.offsets, place, strict=True))
     light = stack_profile(*offsets, sigma_px, reach.shape[0]).ravel()
     template = np.outer(light / np.linalg.norm(light), bank.kernels[shape])
     return _fit_quality(template, np.ones_like(template), template, 1.0, bank.kernels[shape], reach.shape)[2:]

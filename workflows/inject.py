@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from shutterless.pipeline.events import EVENT_KINDS
-from shutterless.pipeline.frame_injection import InjectedFile, inject_file
+from shutterless.pipeline.file_injection import inject_file
+from shutterless.pipeline.injected_files import InjectedFile
 from shutterless.pipeline.injection import InjectionSettings
 from shutterless.pipeline.simulation.truth import write_tables
 from shutterless.workflows.cluster import Executor
@@ -136,7 +137,7 @@ def inject_files(
     )
 
 
-def _found_out_late(copy: InjectedFile, survey: Survey) -> dict[int, str]:
+def _found_out_late(copy: InjectedFile, survey: Survey) -> dict[int | None, str]:
     """Amplifiers that only their pixels showed to be damaged; what the headers say is in the survey."""
     known = next(info.skipped for info in survey.infos if info.path.name == copy.path.name)
     return {quadrant: f"FrameError: {why}" for quadrant, why in copy.skipped.items() if quadrant not in known}

@@ -1,7 +1,8 @@
 """The report of a run, a search or a store: one self-contained HTML file, one small function per section.
 
 ``shutterless report DIR`` writes ``DIR/report.html``. What a folder lacks is left out, with one line that says so. Of a
-store it is the quality page of `shutterless.workflows.quality`.
+store it is the quality page of `shutterless.workflows.quality`, or of image cubes that of
+`shutterless.workflows.cube_sections`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,15 @@ from shutterless.pipeline.frames import FrameError, read_amplifier
 from shutterless.pipeline.instruments import ProfileError
 from shutterless.pipeline.plots import plot_frame, plot_streaks
 from shutterless.pipeline.quality_record import read_quality
-from shutterless.pipeline.store import MANIFEST, StoreError
-from shutterless.workflows.candidate_cards import amplifier_shown, candidates_html
+from shutterless.pipeline.store import MANIFEST, StoreError, read_manifest
+from shutterless.workflows.candidate_cards import candidates_html, write_cube_candidates
+from shutterless.workflows.cube_sections import (
+    cube_store_sections,
+    write_cubes,
+    write_every_pixel,
+    write_light,
+    write_pixels,
+)
 from shutterless.workflows.detector_sections import (
     write_comparison,
     write_completeness,
@@ -30,11 +38,11 @@ from shutterless.workflows.detector_sections import (
     write_reliability,
 )
 from shutterless.workflows.page import figure, new_figure, number, page, paragraph, preformatted, table
-from shutterless.workflows.quality import quality_sections, summary_html
-from shutterless.workflows.run_folder import LeftOutError, RunFolder, required
+from shutterless.workflows.quality import MAX_SECTIONS, quality_sections, summary_html
+from shutterless.workflows.run_folder import LeftOutError, RunFolder, is_cube, required
 
 _PIECE_ROWS, _PIECE_COLUMNS = 400, 800
-_LIVE_COLUMNS = 3072  # one amplifier-hour is 3072 columns for one hour, whatever the width of the amplifier
+_MIDDLE_COLUMN = 1536  # of an amplifier of 3072 columns; moved to lie inside a narrower one
 
 
 class ReportError(ValueError):
@@ -84,10 +92,10 @@ def write_report(folder: Path, entries: Sequence[str] = ()) -> Path:
     run = RunFolder(folder)
     if (folder / MANIFEST).is_file():
         skipped, _ = _write_sections((_FAILURES,), run)
-        return _write_page(folder, [*quality_sections(folder, entries), *skipped])
+        return _write_page(folder, [*store_sections(folder, entries), *skipped])
     if entries:
         raise ReportError(f"{folder} is not a store (it has no {MANIFEST}), so it has no entry {entries[0]!r}")
-    sections, n_found = _write_sections([s for s in SECTIONS if not (s.of_run and run.is_search)], run)
+    sections, n_found = _write_sections([s for s in choose_sections(run) if not (s.of_run and run.is_search)], run)
     if not n_found:
         raise ReportError(
             f"{folder} holds nothing to report: no settings.toml, frames/, store/, models/, evaluation/, "
@@ -95,6 +103,28 @@ def write_report(folder: Path, entries: Sequence[str] = ()) -> Path:
             "search` or `shutterless ingest`"
         )
     return _write_page(folder, sections)
+
+
+def choose_sections(run: RunFolder) -> tuple[Section, ...]:
+    """Sections of the amplifier or image cube that the report shows: that of the first candidate, or the first one."""
+    if run.manifest is None or run.shown_entry is None:
+        return SECTIONS
+    entry = run.manifest[run.manifest["folder"] == str(run.shown_entry)]
+    return CUBE_SECTIONS if is_cube(entry).any() else SECTIONS
+
+
+def store_sections(store: Path, entries: Sequence[str] = ()) -> list[tuple[str, str, str]]:
+    """Anchor, heading and HTML of the parts of a store's page: its image cubes, then its amplifiers.
+
+    Parameters and errors are those of `shutterless.workflows.quality.quality_sections`.
+    """
+    manifest = read_manifest(store)
+    cubes = is_cube(manifest)
+    if not cubes.any():
+        return quality_sections(store, entries)
+    sections = cube_store_sections(store, entries)
+    frames = [entry for entry in manifest.loc[~cubes, "entry"] if entry in entries or not entries]
+    return [*sections, *quality_sections(store, frames[:MAX_SECTIONS])] if frames else sections
 
 
 def _write_sections(sections: Iterable[Section], run: RunFolder) -> tuple[list[tuple[str, str, str]], int]:
@@ -145,16 +175,16 @@ def _find_seeds(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, A
 
 def _files_table(manifest: pd.DataFrame) -> str:
     """Files, amplifiers and live time of each scene."""
-    hours = manifest["live_pixel_rows"] / manifest["pixel_rows_per_hour"]
+    per_hour = manifest.get("pixel_rows_per_hour", np.nan)  # a store of an older version does not say
     header = ["scene", "files", "amplifiers", "rows", "live amplifier-hours"]
     rows = []
-    for scene, part in manifest.assign(hours=hours).groupby("scene", sort=False):
+    for scene, part in manifest.assign(hours=manifest["live_pixel_rows"] / per_hour).groupby("scene", sort=False):
         n_files, n_rows = part["file"].nunique(), int(part["n_rows"].sum())
-        rows.append(
-            [str(scene) or "all", str(n_files), str(len(part)), f"{n_rows:,}", number(part["hours"].sum(), "{:.4g}")]
-        )
+        hours = number(part["hours"].sum(min_count=1), "{:.4g}")
+        rows.append([str(scene) or "all", str(n_files), str(len(part)), f"{n_rows:,}", hours])
     note = (
-        "Live time is unmasked pixel-rows / (3072 × row rate × 3600): one amplifier-hour is 3072 columns for one hour."
+        "Live time is unmasked pixel-rows / (columns × row rate × 3600): one amplifier-hour is all columns of an "
+        "amplifier for one hour."
     )
     return table(header, rows) + paragraph(note, "note")
 
@@ -189,18 +219,18 @@ def write_frame(run: RunFolder) -> str:
 def _piece(run: RunFolder) -> tuple[Path, int, int, int, str]:
     """File, quadrant, row, column and name of the first candidate whose file is here, or of the first file."""
     by_name = {file.name: file for file in run.frames}
-    found = run.candidates if run.candidates is not None else pd.DataFrame({"file": []})
-    here = found[found["file"].isin(by_name)]
+    found = run.candidates if run.candidates is not None else pd.DataFrame({"file": [], "quadrant": []})
+    here = found[found["file"].isin(by_name) & found["quadrant"].notna()]
     if len(here):
         first = here.iloc[0]
         place = int(first["quadrant"]), int(first["row_peak"]), round(first["x"])
         return by_name[first["file"]], *place, str(first["candidate_id"])
-    return run.frames[0], 1, _PIECE_ROWS // 2, _LIVE_COLUMNS // 2, ""
+    return run.frames[0], 1, _PIECE_ROWS // 2, _MIDDLE_COLUMN, ""
 
 
 def write_streaks(run: RunFolder) -> str:
     """Draw the time-collapsed profile of one amplifier with its streaks."""
-    entry = required(amplifier_shown(run), "store/")
+    entry = required(run.shown_entry, "store/")
     amplifier = run.open_entry(entry)
     baseline = np.asarray(amplifier.baseline_e, dtype=np.float64)
     n_valid = np.isfinite(baseline).sum(axis=(0, 2))
@@ -276,6 +306,15 @@ SECTIONS = (
     Section("learning", "Learning curves", write_learning, of_run=True),
     Section("reliability", "Are the probabilities right?", write_reliability, of_run=True),
     Section("candidates", "Candidates", write_candidates),
+    _FAILURES,
+    Section("places", "Where everything lies", write_places),
+)
+CUBE_SECTIONS = (
+    Section("cubes", "Image cubes", write_cubes),
+    Section("pixels", "The pixels", write_pixels),
+    Section("light", "Light curve", write_light),
+    Section("every-pixel", "Every pixel", write_every_pixel),
+    Section("candidates", "Candidates", write_cube_candidates),
     _FAILURES,
     Section("places", "Where everything lies", write_places),
 )

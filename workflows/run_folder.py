@@ -12,6 +12,7 @@ from shutterless.pipeline.frames import FRAME_SUFFIXES
 from shutterless.pipeline.store import MANIFEST, Amplifier, open_amplifier
 
 SHUFFLED_SUFFIX = "-shuffled"  # ends the names of models trained with shuffled labels, the control
+N_LISTED = 50  # groups of candidates that a report lists
 _SAME_AMPLIFIER = ("file", "ccd", "quadrant")
 
 
@@ -24,6 +25,19 @@ def required(part: Any, what: str) -> Any:
     if part is None:
         raise LeftOutError(f"no {what} in this folder")
     return part
+
+
+def is_cube(manifest: pd.DataFrame) -> pd.Series:
+    """Which entries of a manifest are image cubes: those higher than the one row of continuous readout."""
+    return manifest["n_y"].fillna(1) > 1 if "n_y" in manifest else pd.Series(False, index=manifest.index)
+
+
+def best_of_groups(candidates: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:
+    """First candidate of each group, in the order given, and how many candidates each group has."""
+    groups = candidates["group_id"].astype(object).where(candidates["group_id"].notna(), candidates["candidate_id"])
+    sizes = groups.map(groups.value_counts())
+    first = ~groups.duplicated()
+    return candidates[first].reset_index(drop=True), sizes[first].astype(int).tolist()
 
 
 class RunFolder:
@@ -86,6 +100,17 @@ class RunFolder:
             ["_vetoed", "probability", "_size"], ascending=[True, False, False], na_position="last", kind="stable"
         )
         return order.drop(columns=["_vetoed", "_size"]).reset_index(drop=True)
+
+    @cached_property
+    def shown_entry(self) -> Path | None:
+        """Folder of the entry that pictures show: that of the first candidate, or else the first of the store."""
+        if self.candidates is not None and len(self.candidates):
+            folder = self.entry_of(self.candidates.iloc[0])
+            if folder is not None and folder.is_dir():
+                return folder
+        if self.manifest is None or self.manifest.empty:
+            return None
+        return Path(self.manifest["folder"].iloc[0])
 
     def entry_of(self, candidate: pd.Series) -> Path | None:
         """Folder of the store entry that a candidate was found in."""

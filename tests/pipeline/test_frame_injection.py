@@ -11,7 +11,7 @@ import pytest
 from astropy.io import fits
 
 from shutterless.pipeline.events import Event
-from shutterless.pipeline.frame_injection import _hidden_by_rounding, add_to_frame, inject_file, read_adu, true_adu
+from shutterless.pipeline.frame_injection import _hidden_by_rounding, add_to_frame, inject_frames, read_adu, true_adu
 from shutterless.pipeline.frames import Frame, FrameError, read_amplifier
 from shutterless.pipeline.ingest import ingest_amplifier
 from shutterless.pipeline.injection import InjectionSettings, stamp_injection
@@ -159,7 +159,7 @@ def test_the_copy_differs_where_the_truth_says_and_nowhere_else(write_frame, tin
     original = path.read_bytes()
     out = tmp_path / "out"
     out.mkdir()
-    injected = inject_file(path, out, BURSTS, events=3, seed=1, instrument=tiny_profile)
+    injected = inject_frames(path, out, BURSTS, events=3, seed=1, instrument=tiny_profile)
     copy, truth, stars = injected.path, injected.truth, injected.stars
     assert injected.skipped == {}
     assert path.read_bytes() == original
@@ -197,7 +197,7 @@ def test_the_same_seed_gives_the_same_copy_and_another_another(write_frame, tiny
     copies = []
     for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
         (tmp_path / folder).mkdir()
-        copies.append(inject_file(path, tmp_path / folder, BURSTS, events=2, seed=seed, instrument=tiny_profile))
+        copies.append(inject_frames(path, tmp_path / folder, BURSTS, events=2, seed=seed, instrument=tiny_profile))
     assert copies[0].path.read_bytes() == copies[1].path.read_bytes() != copies[2].path.read_bytes()
     assert copies[0].truth.equals(copies[1].truth)
 
@@ -209,7 +209,7 @@ def test_checksums_of_changed_images_are_renewed(write_frame, tiny_profile, tmp_
         pass
     out = tmp_path / "out"
     out.mkdir()
-    copy = inject_file(path, out, BURSTS, events=1, seed=1, instrument=tiny_profile).path
+    copy = inject_frames(path, out, BURSTS, events=1, seed=1, instrument=tiny_profile).path
     with fits.open(copy, checksum=True) as hdus:  # a wrong one is a warning, and so an error here
         assert all(hdu.data is None or hdu.data.any() for hdu in hdus)
         assert "CHECKSUM" in hdus[0].header
@@ -218,7 +218,7 @@ def test_checksums_of_changed_images_are_renewed(write_frame, tiny_profile, tmp_
 def test_an_input_is_never_replaced(write_frame, tiny_profile):
     path = write_tiny(write_frame, "tiny.fits", n_rows=300)
     with pytest.raises(FrameError, match=r"tiny.fits: the copy with events would replace it; choose another folder"):
-        inject_file(path, path.parent, BURSTS, events=1, seed=1, instrument=tiny_profile)
+        inject_frames(path, path.parent, BURSTS, events=1, seed=1, instrument=tiny_profile)
 
 
 def test_a_camera_that_numbers_no_ccd_leaves_it_null(write_frame, tiny_profile, tmp_path):
@@ -226,7 +226,7 @@ def test_a_camera_that_numbers_no_ccd_leaves_it_null(write_frame, tiny_profile, 
     with fits.open(path, mode="update") as hdus:
         del hdus[0].header["CHIP"]
     (tmp_path / "out").mkdir()
-    injected = inject_file(path, tmp_path / "out", BURSTS, events=1, seed=1, instrument=tiny_profile)
+    injected = inject_frames(path, tmp_path / "out", BURSTS, events=1, seed=1, instrument=tiny_profile)
     assert injected.truth["ccd"].isna().all()
     assert injected.stars["ccd"].isna().all()
 
@@ -236,7 +236,7 @@ def test_a_dead_amplifier_is_copied_as_it_is(write_frame, tiny_profile, tmp_path
     with fits.open(path, mode="update") as hdus:
         hdus[2].data[:] = 100
     (tmp_path / "out").mkdir()
-    injected = inject_file(path, tmp_path / "out", BURSTS, events=1, seed=1, instrument=tiny_profile)
+    injected = inject_frames(path, tmp_path / "out", BURSTS, events=1, seed=1, instrument=tiny_profile)
     assert set(injected.truth["quadrant"]) == {1}
     assert list(injected.skipped) == [2]
     assert "all pixels equal 100" in injected.skipped[2]
@@ -244,7 +244,7 @@ def test_a_dead_amplifier_is_copied_as_it_is(write_frame, tiny_profile, tmp_path
     with fits.open(path, mode="update") as hdus:
         hdus[1].data[:] = 100
     with pytest.raises(FrameError, match=r"quadrant 1: all pixels equal 100"):
-        inject_file(path, tmp_path / "out", BURSTS, events=1, seed=1, instrument=tiny_profile)
+        inject_frames(path, tmp_path / "out", BURSTS, events=1, seed=1, instrument=tiny_profile)
 
 
 def test_bright_events_in_frames_of_another_program_are_found_where_the_truth_says(tmp_path):
@@ -254,7 +254,7 @@ def test_bright_events_in_frames_of_another_program_are_found_where_the_truth_sa
     another_program.write_frame(path, first_row=20_000, n_rows=4096, stars=stars, pulses=[])
     (tmp_path / "out").mkdir()
     settings = replace(InjectionSettings(), rho=(12.0, 25.0), partial=0.0)
-    injected = inject_file(path, tmp_path / "out", settings, events=12, seed=2)
+    injected = inject_frames(path, tmp_path / "out", settings, events=12, seed=2)
     copy, truth = injected.path, injected.truth
     found, n_events = 0, 0
     for quadrant in (2, 4):

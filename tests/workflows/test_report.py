@@ -89,7 +89,9 @@ def write_entry(store, rng, n_rows, star_x, mag, light, candidates):
         entry.residual[0] = residual
         entry.finish(arrays, streaks, description)
     row = {"entry": "night_c03_q2", "file": FILE, "ccd": 3, "quadrant": 2, "n_rows": n_rows, "first_row": 4000}
-    write_manifest(store, [{**row, "row_rate_hz": RATE_HZ, "live_pixel_rows": 3072 * int(RATE_HZ * 3600) * 2}])
+    per_hour = 3072 * int(RATE_HZ * 3600)
+    row |= {"row_rate_hz": RATE_HZ, "live_pixel_rows": 2 * per_hour, "pixel_rows_per_hour": per_hour}
+    write_manifest(store, [row])
 
 
 def make_candidates(star_x, n_rows):

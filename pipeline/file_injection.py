@@ -1,0 +1,42 @@
+"""Copies of files with events in them, whatever kind of file it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from shutterless.pipeline.cube_injection import inject_cube
+from shutterless.pipeline.frame_injection import inject_frames
+from shutterless.pipeline.injected_files import InjectedFile
+from shutterless.pipeline.injection import InjectionSettings
+from shutterless.pipeline.instruments import CubeProfile
+from shutterless.pipeline.reading import read_info
+
+
+def inject_file(
+    path: str | Path, out: str | Path, settings: InjectionSettings, *, events: int, seed: int, **reading: Any
+) -> InjectedFile:
+    """Write a copy of a file with events in it.
+
+    Parameters
+    ----------
+    path : path
+        FITS file; it is only read.
+    out : path
+        Folder for the copy, which keeps the file's name and is whole or absent.
+    settings : InjectionSettings
+    events : int
+        How many to try in each amplifier; fewer are injected where there is no room for more.
+    seed : int
+        With the file's name and the quadrant it gives the random numbers.
+    **reading
+        ``instrument`` and ``supplied``, as `shutterless.pipeline.reading.read_info`.
+
+    Raises
+    ------
+    FrameError
+        If nothing of the file can be read, or the copy would take its place.
+    """
+    is_cube = isinstance(read_info(path, **reading).profile, CubeProfile)
+    inject = inject_cube if is_cube else inject_frames
+    return inject(path, out, settings, events=events, seed=seed, **reading)
