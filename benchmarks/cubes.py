@@ -14,6 +14,7 @@ import argparse
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,9 @@ COLUMNS = ["known shape", "unvetoed"]  # besides the detectors: the exact templa
 BINS = (3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 12.0, 15.0, 20.0)
 
 
-def search_copy(seed: int, *, file: str, settings: InjectionSettings, events: int, references: list[str]) -> pd.DataFrame:
+def search_copy(
+    seed: int, *, file: str, settings: InjectionSettings, events: int, references: list[str]
+) -> pd.DataFrame:
     """Truth of one copy with the best score of each detector, -inf where nothing matched or it was vetoed."""
     detectors = tuple(find_detector(reference) for reference in references)
     with tempfile.TemporaryDirectory() as work:
@@ -98,7 +101,7 @@ def print_completeness(found: pd.DataFrame, references: list[str], thresholds: d
     """Print completeness in bins of rho beside Φ(ρ - η), then the rho of 50 % and the loss."""
     print(f"{'rho':>9s}{'n':>6s}{'optimum':>9s}" + "".join(f"{name[-22:]:>26s}" for name in COLUMNS + references))
     columns = {"known shape": eta, "unvetoed": thresholds["template-bank"], **thresholds}
-    for low, high in zip(BINS[:-1], BINS[1:], strict=True):
+    for low, high in pairwise(BINS):
         part = found[(found["rho"] >= low) & (found["rho"] < high)]
         if part.empty:
             continue
@@ -133,9 +136,7 @@ def main() -> None:
         kinds=tuple((kind, 1 / len(kinds)) for kind in kinds), orphan_fraction=arguments.orphans, rho=(3.0, 20.0),
         partial=0.0,
     )  # fmt: skip
-    work = partial(
-        search_copy, file=arguments.file, settings=settings, events=arguments.events, references=references
-    )
+    work = partial(search_copy, file=arguments.file, settings=settings, events=arguments.events, references=references)
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.copies)
     with ProcessPoolExecutor(2) as pool:
         found = pd.concat(list(pool.map(work, seeds)), ignore_index=True)

@@ -110,7 +110,9 @@ def injected_trials(
             continue  # no star gives more than it has
         window = np.s_[:, injection.columns, injection.rows_lit]
         before = amplifier.residual[window].copy()
-        sigma = amplifier.sigma_rows(injection.y, injection.columns, injection.rows_lit.start, injection.rows_lit.stop)[0]
+        sigma = amplifier.sigma_rows(injection.y, injection.columns, injection.rows_lit.start, injection.rows_lit.stop)[
+            0
+        ]
         live = np.isfinite(before[0])
         for rho in RHO:
             scaled = replace(injection, event=scale_to_rho(event, injection.unit_rho, rho))

@@ -12,9 +12,9 @@ from shutterless.pipeline.psf import pixel_profile
 MIN_SIGMA = 5.0  # of the brightest pixel
 NEIGHBOUR_SIGMA = 4.0  # of the pixels around it that are masked with it
 # of sources of 8 to 100 sigma in one row 0.3 % are masked, of one-pixel rays of 8 sigma 92 %, of 14 sigma all; the
-# margin is what a Gaussian lacks against the point-spread function of Kepler, whose flares have 0.03 more than it at most
+# margin is what a Gaussian lacks against the point-spread function of Kepler: flares have 0.03 more than it at most
 SHARPNESS_MARGIN, SHARPNESS_NOISE = 0.05, 0.8
-# second singular value of a source in units of the first: 0.05 of a flare of 380 sigma in K2; of noise alone 1.9 ± 0.5 σ
+# second singular value of a source over the first: 0.05 of a flare of 350 sigma in K2; of noise alone 1.9 ± 0.5 σ
 MAX_SECOND, MIN_SECOND_SIGMA = 0.1, 4.5
 MAX_LASTING = 0.3  # light in the rows before and after over that of the row: a flare of several rows is none
 COLUMNS = ("row", "y", "x", "snr", "n_pixels")
@@ -132,6 +132,7 @@ def _best_track(stamps: np.ndarray) -> np.ndarray:
     best = np.full(len(stamps), -np.inf)
     for steps in _TRACKS:
         room = 3 - steps.max(axis=0)
-        total = sum(stamps[:, dy : dy + room[0], dx : dx + room[1]] for dy, dx in steps)
-        best = np.maximum(best, total.reshape(len(stamps), -1).max(axis=1) / np.sqrt(len(steps)))
+        pixels = [stamps[:, dy : dy + room[0], dx : dx + room[1]] for dy, dx in steps]
+        total = np.sum(pixels, axis=0).reshape(len(stamps), -1)
+        best = np.maximum(best, total.max(axis=1) / np.sqrt(len(steps)))
     return best

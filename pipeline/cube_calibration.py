@@ -83,7 +83,7 @@ def calibrate_cube(cube: Cube) -> CalibratedCube:
     pointing it is measured from the images themselves, and left out where it is lost in the noise.
     """
     by_row = np.moveaxis(cube.flux_e, 2, 0).astype(np.float64)
-    live = np.isfinite(by_row).any(axis=(1, 2))
+    live = np.asarray(np.isfinite(by_row).any(axis=(1, 2)))
     expected = expected_noise(cube)
     image = np.nanmedian(np.where(np.isfinite(by_row).any(axis=0), by_row, 0.0), axis=0)
     row_error = np.nanmedian(expected, axis=2)
@@ -233,8 +233,8 @@ def pixel_noise(residual: np.ndarray) -> np.ndarray:
     """Robust scatter of each pixel in units of its expected noise, at least 1, shape (y, x); 1 where too few rows tell.
 
     A calibration that leaves something behind, or a star that is never quiet, has more than its photons explain. The
-    scatter is raised by its own error (1.17 / √(2 n), of the median deviation of n normal variates), since from few rows
-    it may come out too small, and significances with it too large.
+    scatter is raised by its own error (1.17 / √(2 n), of the median deviation of n normal variates), since from few
+    rows it may come out too small, and significances with it too large.
     """
     counts = np.isfinite(residual).sum(axis=2)
     spread = _MAD * np.nanmedian(np.where(counts[:, :, None] > 0, np.abs(residual), 0.0), axis=2)
@@ -258,7 +258,7 @@ def filter_light(residual: np.ndarray, sigma_px: float) -> np.ndarray:
 
 
 def star_table(cube: Cube, stars: StarFit) -> pd.DataFrame:
-    """Stars as the streak table that a store keeps; ``y0`` is unknown, for no row is read while the image moves past."""
+    """Stars as the streak table that a store keeps; ``y0`` is unknown, for no charge moves while it collects."""
     zero_point = np.nan if cube.readout.zero_point_mag is None else cube.readout.zero_point_mag
     order = np.lexsort((stars.y, stars.x))
     flux, error = stars.flux[order], stars.errors()[order]

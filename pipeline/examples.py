@@ -6,7 +6,7 @@ Every example is cut where stage 1 triggered, so that a model learns from just w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from shutterless.pipeline.injection import InjectionSettings, inject, scramble_r
 from shutterless.pipeline.matching import MATCH_PX, match_truth
 from shutterless.pipeline.store import Amplifier
 from shutterless.pipeline.strips import choose_bins, cut_strips, strip_first_rows
-from shutterless.pipeline.template_bank import TRIGGER_THRESHOLD, scan
+from shutterless.pipeline.template_bank import TRIGGER_THRESHOLD, psf_half_width, scan
 from shutterless.pipeline.tokens import StripBatch, TokenGrid, concatenate_strips
 from shutterless.pipeline.triggers import characterise, count_same_row, find_triggers
 
@@ -138,6 +138,32 @@ def concatenate_training_sets(parts: Sequence[TrainingSet]) -> TrainingSet:
     return TrainingSet(concatenate_strips([part.strips for part in parts]), labels, groups, parts[0].grid)
 
 
+def hide_events(amplifier: Amplifier, threshold: float) -> Amplifier:
+    """Mask what the classical detector takes for events, so that the rest may pass for event-free.
+
+    Parameters
+    ----------
+    amplifier : Amplifier
+    threshold : float
+        Smallest S/N; the pixels that a source there lights are masked in the event's rows, half its length before and
+        twice its length after.
+
+    Returns
+    -------
+    Amplifier
+        Its residual in memory.
+    """
+    residual = np.array(amplifier.residual)
+    reach = psf_half_width(amplifier.psf_sigma_px)
+    found = find_triggers(amplifier, threshold)
+    for event in found[(found["veto"] == "") & (found["snr"].abs() >= threshold)].itertuples():
+        length = event.row_stop - event.row_start + 1
+        y, x = round(event.y), round(event.x)
+        rows = slice(max(event.row_start - length // 2 - 1, 0), event.row_stop + 2 * length + 1)
+        residual[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1, rows] = np.nan
+    return replace(amplifier, residual=residual, live_pixel_rows=int(np.count_nonzero(np.isfinite(residual))))
+
+
 def draw_examples(
     amplifier: Amplifier, grid: TokenGrid, rng: np.random.Generator, settings: ExampleSettings, group: int = 0
 ) -> TrainingSet:
@@ -196,9 +222,7 @@ def _draw_injected(
     """Inject a few at a time, until as many as wanted have been tried."""
     parts: list[tuple[StripBatch, Labels]] = []
     events, rays = settings.n_events, settings.n_cosmic_rays
-    at_once = max(
-        int(INJECTIONS_PER_MPIX * amplifier.residual.size / 1e6), amplifier.n_rows // ROWS_PER_INJECTION, 1
-    )
+    at_once = max(int(INJECTIONS_PER_MPIX * amplifier.residual.size / 1e6), amplifier.n_rows // ROWS_PER_INJECTION, 1)
     for _ in range(max(_MAX_PASSES, -(-(events + rays) // at_once))):
         if events + rays <= 0:
             break

@@ -75,7 +75,8 @@ def inject_frames(
     target = target_of(path, out)
     info = read_info(path, instrument, supplied)
     assert isinstance(info.profile, InstrumentProfile), "frames are read with a profile of frames"
-    truths, stars, skipped = [], [], dict(info.skipped)
+    truths, stars = [], []
+    skipped: dict[int | None, str] = dict(info.skipped.items())
     with tempfile.TemporaryDirectory(dir=out, prefix=f".{path.name}.") as work:
         changed = {}
         for quadrant, layout in enumerate(info.profile.quadrants, start=1):

@@ -26,8 +26,8 @@ from shutterless.pipeline.reading import read_amplifier, read_info
 from shutterless.pipeline.store import MANIFEST_COLUMNS, ROW_TIMES, EntryWriter, entry_name, read_entry
 from shutterless.pipeline.streaks import collapse_profile, find_streaks
 
-# pixels times rows of an amplifier-hour of a stack of images, which has no columns that are read for an hour: as many as
-# the columns of a ZTF amplifier hold in one at 300 rows a second, so that a rate of false alarms means as many trials
+# pixels times rows of an amplifier-hour of a stack of images, which has no columns that are read for an hour: as many
+# as those of a ZTF amplifier hold in one at 300 rows a second, so that a rate of false alarms means as many trials
 PIXEL_ROWS_PER_HOUR = 3072 * 300 * 3600
 NO_SMEAR_ROWS = 0.01  # an image is exposed at once: nothing smears time
 EVENT_SCALES_ROWS = {"flare": (0.5, 8.0), "burst": (1.0, 24.0)}  # of a cube whose profile knows no others
@@ -139,7 +139,8 @@ def _(frame: Frame, store: Path, name: str, origin: str) -> dict[str, Any]:
 @_write_entry.register
 def _(cube: Cube, store: Path, name: str, origin: str) -> dict[str, Any]:
     n_y, n_columns, n_rows = cube.flux_e.shape
-    calibrated = calibrate_cube(cube)
+    times, calibrated = cube.readout.row_times, calibrate_cube(cube)
+    assert times is not None, "every cube has the times of its rows"
     stars = star_table(cube, calibrated.stars)
     with EntryWriter(store, name, n_y=n_y, n_columns=n_columns, n_rows=n_rows) as writer:
         writer.residual[:] = np.clip(calibrated.residual, -_LARGEST_HALF, _LARGEST_HALF)
@@ -151,7 +152,7 @@ def _(cube: Cube, store: Path, name: str, origin: str) -> dict[str, Any]:
                 "pixel_noise": calibrated.noise,
                 "quality": cube.quality,
                 "cosmic_rays": calibrated.cosmic_rays.to_numpy(np.float64),
-                ROW_TIMES: np.stack([cube.readout.row_times.seconds, cube.readout.row_times.archive]),
+                ROW_TIMES: np.stack([times.seconds, times.archive]),
                 **({} if cube.aperture is None else {"aperture": cube.aperture}),
                 **({} if calibrated.motion_px is None else {"motion_px": calibrated.motion_px}),
             },

@@ -1,4 +1,4 @@
-"""What a file with injected events comes with, whatever kind of file it is: truth and stars, and how it is put in place."""
+"""What a file with injected events comes with, whatever kind of file it is: truth, stars, and its place."""
 
 from __future__ import annotations
 

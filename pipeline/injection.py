@@ -122,7 +122,17 @@ class Injection:
     def truth(self) -> tuple:
         """Row of `INJECTED_COLUMNS`."""
         event = self.event
-        return event.kind, True, event.x, event.y, *self.rows, event.amplitude_e, self.rho, event.star_id, event.star_mag
+        return (
+            event.kind,
+            True,
+            event.x,
+            event.y,
+            *self.rows,
+            event.amplitude_e,
+            self.rho,
+            event.star_id,
+            event.star_mag,
+        )
 
 
 def inject(

@@ -34,8 +34,8 @@ def local_trend(series: np.ndarray, window_rows: int, *, spare_boxes: bool = Fal
     Notes
     -----
     At every row a quadratic is fitted to the rows around it with tricube weights (Cleveland 1979, JASA 74, 829), and
-    again without those that stand `CLIP_SIGMA` robust scatters off it. The fit has as much freedom as a running mean over
-    a quarter of the window: a faint top-hat of a sixteenth of it loses a quarter of its height, of an eighth half.
+    again without those that stand `CLIP_SIGMA` robust scatters off it. The fit has as much freedom as a running mean
+    over a quarter of the window: a faint top-hat of a sixteenth of it loses a quarter of its height, of an eighth half.
     """
     half = max(window_rows // 2, 1)
     offsets = np.arange(-half, half + 1) / (half + 1)
@@ -49,7 +49,7 @@ def local_trend(series: np.ndarray, window_rows: int, *, spare_boxes: bool = Fal
         trend = middle + _fit((values - middle) * used, used, kernel, offsets)
         apart = np.abs(values - trend)
         spread = _MAD * np.nanmedian(np.where(known | empty, apart, np.nan), axis=0)
-        used = known & (apart <= CLIP_SIGMA * spread) 
+        used = known & (apart <= CLIP_SIGMA * spread)
         if spare_boxes:
             used &= ~_in_box(values - trend, known, spread, window_rows)
     return trend

@@ -21,9 +21,9 @@ def match_truth(detections: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
     Returns
     -------
     ndarray of int64, shape (number of detections,)
-        Position of the matching truth row, -1 without one. A match lies within `MATCH_PX` in x and y, and its rows overlap
-        those of the truth, give or take one width of the template. Of several truth rows one that overlaps without
-        that tolerance goes first, then the one with the highest ``rho``.
+        Position of the matching truth row, -1 without one. A match lies within `MATCH_PX` in x and y, and its rows
+        overlap those of the truth, give or take one width of the template. Of several truth rows one that overlaps
+        without that tolerance goes first, then the one with the highest ``rho``.
     """
     matched = np.full(len(detections), -1, dtype=np.int64)
     columns = {
@@ -31,7 +31,9 @@ def match_truth(detections: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
     }
     best = np.full(len(detections), -np.inf)
     overlapped = np.zeros(len(detections), dtype=bool)
-    y, truth_y = (table["y"].fillna(0).to_numpy(float) if "y" in table else np.zeros(len(table)) for table in (detections, truth))
+    y, truth_y = (
+        table["y"].fillna(0).to_numpy(float) if "y" in table else np.zeros(len(table)) for table in (detections, truth)
+    )
     for position, row in enumerate(truth[["x", "row_start", "row_stop", "rho"]].itertuples(index=False)):
         near = (np.abs(columns["x"] - row.x) <= MATCH_PX) & (np.abs(y - truth_y[position]) <= MATCH_PX)
         near &= columns["row_start"] <= row.row_stop + columns["width_rows"]
@@ -42,3 +44,8 @@ def match_truth(detections: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
         best[near] = row.rho
         overlapped[near] = overlaps[near]
     return matched
+
+
+def _heights(table: pd.DataFrame) -> np.ndarray:
+    """``y`` of a table, 0 where there is none, as in continuous readout."""
+    return table["y"].fillna(0).to_numpy(dtype=np.float64) if "y" in table else np.zeros(len(table))

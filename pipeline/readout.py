@@ -129,6 +129,14 @@ class Readout:
         archive = self.row_times.archive
         return _interpolate(archive, row, (archive[-1] - archive[0]) / max(len(archive) - 1, 1))
 
+    def from_row(self, start: int, stop: int) -> Readout:
+        """Clocks of rows ``start`` to ``stop`` of the file as if they were a file of their own."""
+        times = self.row_times
+        if times is not None:
+            times = RowTimes(times.seconds[start:stop], times.archive[start:stop])
+        first_row = None if self.first_row is None else self.first_row + start
+        return replace(self, first_row=first_row, row_times=times)
+
     def read_utc(self, row: Any) -> np.ndarray:
         """Read time of file rows as ISO 8601 UTC strings (µs); empty strings where no UTC is known.
 

@@ -16,6 +16,7 @@ _N_PASSES, _N_STEPS, _FLUX_STEPS = 4, 6, 3
 _N_WIDTHS = 4  # times per pass that the width is refined
 _WIDTH_LIMITS = (0.6, 1.7)  # of the width that was guessed
 _MAX_STEP_PX = 0.5
+_STEP_PX = 0.05  # of numerical derivatives
 
 
 @dataclass
@@ -74,7 +75,9 @@ class StarFit:
         for a, b, centre in zip(first, last, place, strict=True):
             offsets = np.arange(a, b) - centre
             along.append(pixel_profile(offsets, self.sigma_px))
-            slope.append((pixel_profile(offsets - 0.05, self.sigma_px) - pixel_profile(offsets + 0.05, self.sigma_px)) / 0.1)
+            slope.append(
+                (pixel_profile(offsets - 0.05, self.sigma_px) - pixel_profile(offsets + 0.05, self.sigma_px)) / 0.1
+            )
         window = slice(first[0], last[0]), slice(first[1], last[1])
         return window, np.outer(*along), np.outer(slope[0], along[1]), np.outer(along[0], slope[1])
 
@@ -130,12 +133,12 @@ def _add_maxima(fit: StarFit) -> int:
     places = np.argwhere(peaks)
     room = fit.image.size // PIXELS_PER_STAR - fit.flux.size
     places = places[np.argsort(-score[peaks], kind="stable")][: max(room, 0)]
-    known = np.stack([fit.y, fit.x], axis=1)
-    places = [p for p in places if not known.size or np.abs(known - p).max(axis=1).min() > 1]  # what is left of a star
-    fit.y = np.append(fit.y, [p[0] for p in places])
-    fit.x = np.append(fit.x, [p[1] for p in places])
-    fluxes = [score[tuple(p)] / np.sqrt(power[tuple(p)]) for p in places]
-    fit.flux = np.append(fit.flux, fluxes)
+    if fit.flux.size:  # nearer lies what is left of a star that is known
+        distance = np.abs(places[:, None] - np.stack([fit.y, fit.x], axis=1)).max(axis=2)
+        places = places[distance.min(axis=1) > 1]
+    y, x = places.T
+    fit.y, fit.x = np.append(fit.y, y), np.append(fit.x, x)
+    fit.flux = np.append(fit.flux, score[y, x] / np.sqrt(power[y, x]))
     return len(places)
 
 
@@ -170,7 +173,8 @@ def _refine_width(fit: StarFit, guess_px: float) -> None:
     curve, slope, _ = np.polyfit(widths, costs, 2)
     best = -slope / (2 * curve) if curve > 0 else widths[int(np.argmin(costs))]
     best = float(np.clip(best, widths[0], widths[-1]))
-    fit.sigma_px = float(np.clip(best, *(limit * guess_px for limit in _WIDTH_LIMITS)))
+    smallest, largest = (limit * guess_px for limit in _WIDTH_LIMITS)
+    fit.sigma_px = float(np.clip(best, smallest, largest))
     _scale_fluxes(fit)
 
 

@@ -151,6 +151,21 @@ class Amplifier:
         """Fraction of a source's light on pixels at these distances from it, shape (y, x)."""
         return stack_profile(y_offsets_px, x_offsets_px, self.psf_sigma_px, self.n_y)
 
+    def between(self, start: int, stop: int) -> Amplifier:
+        """Rows ``start`` to ``stop`` as an amplifier of its own, ``start`` rounded down to the beginning of a block."""
+        start -= start % self.block_rows
+        blocks = slice(start // self.block_rows, -(-stop // self.block_rows))
+        residual = self.residual[:, :, start:stop]
+        return replace(
+            self,
+            residual=residual,
+            baseline_e=self.baseline_e[:, :, blocks],
+            sigma_e=self.sigma_e[:, :, blocks],
+            row_residual=self.row_residual[start:stop],
+            readout=self.readout.from_row(start, stop),
+            live_pixel_rows=int(np.count_nonzero(np.isfinite(residual))),
+        )
+
     def _expand(self, blocks: np.ndarray, start: int, stop: int) -> np.ndarray:
         by_block = blocks.reshape(-1, blocks.shape[-1]).T
         return interpolate_blocks(by_block, start, stop, self.block_rows).T.reshape(*blocks.shape[:2], stop - start)

@@ -58,8 +58,9 @@ def find_streaks(
     Returns
     -------
     streaks : DataFrame
-        `STREAK_COLUMNS`: ``x`` (pixels, read order), ``y`` (0: the amplifier is one row high), ``flux_e_row`` and its error (electrons per row, all columns),
-        ``flux_e_s``, ``mag`` (NaN without a zero point), ``y0`` (detector row, NaN where unknown); by ``x``.
+        `STREAK_COLUMNS`: ``x`` (pixels, read order), ``y`` (0: the amplifier is one row high), ``flux_e_row`` and its
+        error (electrons per row, all columns), ``flux_e_s``, ``mag`` (NaN without a zero point), ``y0`` (detector row,
+        NaN where unknown); by ``x``.
     sigma_px : float
         Width of the point-spread function, fitted where bright streaks allow it.
 

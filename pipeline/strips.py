@@ -49,9 +49,9 @@ def check_grid(amplifier: Amplifier, grid: TokenGrid) -> None:
     """
     if (grid.n_y > 1) != (amplifier.n_y > 1):
         raise GridError(
-            f"{amplifier.entry} is a stack of {amplifier.n_y} × {amplifier.n_columns} pixels (y, x), for which grids are "
-            f"like {suitable_grid(amplifier)}, but the model expects {grid}; train one on such a store, or search with "
-            "--model template-bank"
+            f"{amplifier.entry} is a stack of {amplifier.n_y} × {amplifier.n_columns} pixels (y, x), for which a grid "
+            f"is like {suitable_grid(amplifier)}, but the model expects {grid}; train one on such a store, or search "
+            "with --model template-bank"
         )
 
 

@@ -37,8 +37,8 @@ class Footprint:
     y, x : slice
         Pixels whose time series are needed, all within the stack.
     taps : ndarray of int64, shape (p, k)
-        For each of ``p`` sources the place of its ``k`` neighbours in ``residual[y, x]``, flattened; what lies beyond the
-        stack stands at 0, with no weight.
+        For each of ``p`` sources the place of its ``k`` neighbours in ``residual[y, x]``, flattened; what lies beyond
+        the stack is some pixel of its border, with no weight.
     kernels : ndarray of float32, shape (p, k)
         ``(P / σ) / √Σ(P / σ)²``, so that filtered residuals of pure noise have unit variance.
     """
@@ -78,16 +78,13 @@ def footprint(amplifier: Amplifier, y: int, x: np.ndarray) -> Footprint:
 
 
 def _centred_light(amplifier: Amplifier, y: int, x: np.ndarray, half_y: int, half: int) -> np.ndarray:
-    """Share of a source's light on the pixels around each place, (p, y, x); on the star of the pixel, if there is one."""
+    """Share of a source's light on the pixels around each place, (p, y, x); centred on the star of the pixel if any."""
     star = nearest_streak(amplifier.streaks, x, within_px=0.5, y=y)
     centre = np.stack([np.full(len(x), y), x], axis=1).astype(np.float64)
     centre[star >= 0] = amplifier.streaks[["y", "x"]].to_numpy(dtype=np.float64)[star[star >= 0]]
     reach_y, reach = np.arange(-half_y, half_y + 1), np.arange(-half, half + 1)
     return np.stack(
-        [
-            amplifier.profile(y + reach_y - cy, column + reach - cx)
-            for column, (cy, cx) in zip(x, centre, strict=True)
-        ]
+        [amplifier.profile(y + reach_y - cy, column + reach - cx) for column, (cy, cx) in zip(x, centre, strict=True)]
     )
 
 

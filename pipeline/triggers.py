@@ -51,7 +51,7 @@ SHARP_PX = 0.7
 _FINE_GRID = np.array([(y, x) for y in (0, -1, 1) for x in (0, -1, 1)])
 HALF_ROW_WIDTH = 8  # up to this width templates are also centred between two rows
 BINS_PER_WIDTH = 16  # longer boxes are refined on rows binned to this many per width
-# pixels (row, y, x) of straight tracks that a cosmic ray may leave, one to four pixels long; those in y are of stacks alone
+# pixels (row, y, x) of straight tracks that a cosmic ray may leave, one to four pixels long; in y in stacks alone
 TRACKS = tuple(
     np.array([[max(-step, 0) * (n - 1) + step * k for step in direction] for k in range(n)])
     for n in (1, 2, 3, 4)
@@ -166,11 +166,11 @@ def veto_reasons(triggers: pd.DataFrame, long_width: int = LONG_WIDTH) -> pd.Ser
     Notes
     -----
     ``same row``: others elsewhere on the amplifier in the same rows (pickup; a flash in the sky reaches two stars in
-    two different rows). ``edge``: cut by the border of the
-    stack, so that nothing can be said of its shape. ``wide``: wider than the point-spread function (rows shared by many columns). ``sharp``: a
-    track of a few pixels fits better (cosmic rays). ``shape``: what is left after the best template is too much.
-    ``flanks``: their light has the other sign (a star that moved or widened). Where a sharp point-spread function makes
-    the best template itself look sharp or its flanks dark, that much is allowed.
+    two different rows). ``edge``: cut by the border of the stack, so that nothing can be said of its shape. ``wide``:
+    wider than the point-spread function (rows shared by many columns). ``sharp``: a track of a few pixels fits better
+    (cosmic rays). ``shape``: what is left after the best template is too much. ``flanks``: their light has the other
+    sign (a star that moved or widened). Where a sharp point-spread function makes the best template itself look sharp
+    or its flanks dark, that much is allowed.
     """
     long = triggers["width_rows"] > long_width
     excess = np.where(long, MAX_CHI2_EXCESS_LONG, MAX_CHI2_EXCESS)
@@ -195,8 +195,9 @@ def count_same_row(triggers: pd.DataFrame, others: pd.DataFrame) -> np.ndarray:
     Parameters
     ----------
     triggers, others : DataFrame
-        With ``x``, ``y``, ``row_peak`` and ``snr``. Of ``others`` those above `TRIGGER_THRESHOLD` count that are at least half
-        as strong: pickup is the same in all columns, and a bright event must not fall to two of noise beside it.
+        With ``x``, ``y``, ``row_peak`` and ``snr``. Of ``others`` those above `TRIGGER_THRESHOLD` count that are at
+        least half as strong: pickup is the same in all columns, and a bright event must not fall to two of noise
+        beside it.
 
     Returns
     -------
@@ -397,8 +398,8 @@ def _template_look(
 ) -> tuple[float, float]:
     """Sharpness and flatness that a template itself has where the noise of all pixels is the same."""
     bank, reach = shape_bank(width_rows, smear_rows), _reach(sigma_px, is_high)
-    offsets = (o - p for o, p in zip(reach.offsets, place, strict=True))
-    light = stack_profile(*offsets, sigma_px, reach.shape[0]).ravel()
+    (y, x), (at_y, at_x) = reach.offsets, place
+    light = stack_profile(y - at_y, x - at_x, sigma_px, reach.shape[0]).ravel()
     template = np.outer(light / np.linalg.norm(light), bank.kernels[shape])
     return _fit_quality(template, np.ones_like(template), template, 1.0, bank.kernels[shape], reach.shape)[2:]
 
@@ -413,11 +414,12 @@ def _binned_patch(
     c0, c1 = max(column - reach.x, 0), min(column + reach.x + 1, amplifier.n_columns)
     r0, r1 = max(first_row, 0), min(first_row + n_bins * bin_rows, n_rows)
     patch[
-        y0 - y + reach.y : y1 - y + reach.y, c0 - column + reach.x : c1 - column + reach.x, r0 - first_row : r1 - first_row
+        y0 - y + reach.y : y1 - y + reach.y,
+        c0 - column + reach.x : c1 - column + reach.x,
+        r0 - first_row : r1 - first_row,
     ] = amplifier.residual[y0:y1, c0:c1, r0:r1]
-    patch = patch.reshape(-1, n_bins * bin_rows)
-    valid = np.isfinite(patch)
-    binned = np.where(valid, patch, 0).reshape(len(patch), n_bins, bin_rows)
+    valid = np.isfinite(patch).reshape(-1, n_bins * bin_rows)
+    binned = np.where(valid, patch.reshape(valid.shape), 0).reshape(len(valid), n_bins, bin_rows)
     live = valid.reshape(binned.shape).mean(axis=2, dtype=np.float32)
     taps_y = np.clip(y + reach.offsets[0], 0, amplifier.n_y - 1)
     taps = np.clip(column + reach.offsets[1], 0, amplifier.n_columns - 1)
@@ -461,7 +463,7 @@ def _fit_quality(
     dof = max(left.size - 1, 1)
     excess = float(np.sum(left**2) - dof)
     across = patch @ kernel  # S/N of each pixel alone at the best time
-    flat = float(np.sum(across) / np.sqrt(max(np.count_nonzero(live.max(axis=1)), 1)))
+    flat = float(np.sum(across) / np.sqrt(max(int(np.count_nonzero(live.max(axis=1))), 1)))
     middle = across.reshape(shape)[tuple(slice(max(n // 2 - 1, 0), n // 2 + 2) for n in shape)].ravel()
     single = float(middle[np.argmax(np.abs(middle))])
     track = _best_track((patch[:, rows] / snr).reshape(*shape, -1))
@@ -476,8 +478,6 @@ def _best_track(patch: np.ndarray) -> float:
         room = np.array([n_rows, n_y, n_columns]) - steps.max(axis=0)
         if room.min() < 1:
             continue
-        total = sum(
-            patch[y : y + room[1], column : column + room[2], row : row + room[0]] for row, y, column in steps
-        )
+        total = sum(patch[y : y + room[1], column : column + room[2], row : row + room[0]] for row, y, column in steps)
         best = max(best, float(np.max(total)) / np.sqrt(len(steps)))
     return best

@@ -14,7 +14,8 @@ from shutterless.models.evaluation import RateCurve, detection_score
 from shutterless.models.families import load_model
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.scoring import score_strips
-from shutterless.pipeline.store import open_amplifier
+from shutterless.pipeline.examples import hide_events
+from shutterless.pipeline.store import Amplifier, open_amplifier
 from shutterless.pipeline.strips import cut_strips
 from shutterless.pipeline.tokens import StripBatch, TokenGrid
 from shutterless.pipeline.triggers import find_triggers
@@ -31,6 +32,21 @@ class Detector:
 
 
 @dataclass(frozen=True)
+class StackView:
+    """What of an amplifier is looked at: some of its rows, and without the events above a S/N (0: with them)."""
+
+    rows: tuple[int, int] | None = None
+    hide_above: float = 0.0
+
+    def open(self, store: str, entry: str) -> Amplifier:
+        """Open an entry as it is to be seen."""
+        amplifier = open_amplifier(store, entry)
+        if self.hide_above > 0:
+            amplifier = hide_events(amplifier, self.hide_above)
+        return amplifier if self.rows is None else amplifier.between(*self.rows)
+
+
+@dataclass(frozen=True)
 class DetectTask:
     """One amplifier, and who is to look at it."""
 
@@ -39,6 +55,7 @@ class DetectTask:
     detectors: tuple[Detector, ...]
     threshold: float
     batch_size: int = 256
+    view: StackView = StackView()
 
 
 def detect(task: DetectTask) -> pd.DataFrame:
@@ -51,7 +68,7 @@ def detect(task: DetectTask) -> pd.DataFrame:
         detector ``NAME/score`` (higher is surer, -inf where vetoed), ``NAME/probability``, ``NAME/kind`` and
         ``NAME/kind_probability`` (missing for the template bank).
     """
-    amplifier = open_amplifier(task.store, task.entry)
+    amplifier = task.view.open(task.store, task.entry)
     triggers = find_triggers(amplifier, task.threshold).assign(entry=task.entry)
     strips: dict[TokenGrid, StripBatch] = {}
     for detector in task.detectors:

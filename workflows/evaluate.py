@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from shutterless.pipeline.store import manifest_hash, open_amplifier, read_manif
 from shutterless.pipeline.strips import cut_strips
 from shutterless.pipeline.template_bank import TRIGGER_THRESHOLD
 from shutterless.workflows.cluster import Executor, SerialExecutor
-from shutterless.workflows.detect import Detector, DetectTask, detect, write_rates
+from shutterless.workflows.detect import Detector, DetectTask, StackView, detect, write_rates
 from shutterless.workflows.progress import Progress
 from shutterless.workflows.record import TRAINING, record_evaluation
 from shutterless.workflows.run_folder import SHUFFLED_SUFFIX
@@ -198,9 +198,14 @@ def collect_detections(
     detectors: Sequence[Detector],
     executor: Executor | None = None,
     progress: Progress | None = None,
+    views: Mapping[str, StackView] | None = None,
 ) -> pd.DataFrame:
-    """Triggers of every amplifier of a store with the scores of every detector."""
-    tasks = [DetectTask(str(store), entry, tuple(detectors), TRIGGER_THRESHOLD) for entry in manifest["entry"]]
+    """Triggers of every amplifier of a store, or of a view of each, with the scores of every detector."""
+    views = views or {}
+    tasks = [
+        DetectTask(str(store), entry, tuple(detectors), TRIGGER_THRESHOLD, view=views.get(entry, StackView()))
+        for entry in manifest["entry"]
+    ]
     tables = []
     for outcome in (executor or SerialExecutor()).map(detect, tasks, describe="detecting", progress=progress):
         if outcome.value is None:
@@ -215,12 +220,15 @@ def count_false_alarms(
     detector: Detector,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    views: Mapping[str, StackView] | None = None,
 ) -> RateCurve:
-    """False-alarm curve of a detector on amplifiers that are taken to hold no event."""
-    detections = collect_detections(store, manifest, [detector], executor, progress)
+    """False-alarm curve of a detector on amplifiers, or views of them, that are taken to hold no event."""
+    detections = collect_detections(store, manifest, [detector], executor, progress, views)
     nothing = pd.DataFrame({name: [] for name in ("entry", "x", "row_start", "row_stop", "rho")}).assign(is_event=False)
     score = detections[f"{detector.name}/score"].to_numpy()
-    return false_alarm_curve(detections, score, nothing, float(_live_hours(manifest).sum()))
+    hours = dict(zip(manifest["entry"], _live_hours(manifest), strict=True))
+    hours |= {entry: view.open(str(store), entry).live_hours for entry, view in (views or {}).items() if entry in hours}
+    return false_alarm_curve(detections, score, nothing, float(sum(hours.values())))
 
 
 def write_verdict(summary: pd.DataFrame, found: dict[str, np.ndarray], samples: list[np.ndarray]) -> str:

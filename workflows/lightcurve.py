@@ -14,7 +14,7 @@ from shutterless.pipeline.barycentric import BarycentreError, Direction, read_po
 from shutterless.pipeline.catalogue import MATCH_MAG, MATCH_PX, know_streaks, read_catalogue
 from shutterless.pipeline.frames import FrameError, read_info
 from shutterless.pipeline.lightcurves import LightCurveError, fit_light_curves
-from shutterless.pipeline.store import open_amplifier
+from shutterless.pipeline.store import Amplifier, open_amplifier
 from shutterless.pipeline.streaks import nearest_streak
 from shutterless.workflows.cluster import Executor
 from shutterless.workflows.ingest import failed_tasks, ingest_files, prepare_folder, used_entries, write_failures
@@ -122,6 +122,7 @@ def write_light_curves(
     )  # fmt: skip
     entries = used_entries(ingested.manifest, files)["entry"].tolist()
     amplifiers = {entry: open_amplifier(out / "store", entry) for entry in entries}
+    _check_streaks(amplifiers)
     streaks, unmatched = know_streaks(
         {entry: amplifier.streaks for entry, amplifier in amplifiers.items()},
         {entry: amplifier.readout for entry, amplifier in amplifiers.items()},
@@ -194,6 +195,16 @@ def _check_options(formats: Sequence[str], bin_rows: int) -> None:
         raise LightCurveError(f"--format {', '.join(unknown) or '(none)'}: it is not one of {', '.join(FORMATS)}")
     if bin_rows < 1:
         raise LightCurveError(f"--bin-rows {bin_rows}: it must be 1 (every row) or more")
+
+
+def _check_streaks(amplifiers: Mapping[str, Amplifier]) -> None:
+    for entry, amplifier in amplifiers.items():
+        if amplifier.n_y > 1:
+            raise LightCurveError(
+                f"{entry} is a stack of images of {amplifier.n_y} × {amplifier.n_columns} pixels (y, x), and light "
+                "curves are made of streaks; lightkurve makes them of target pixel files, and sums of pixels are in "
+                "`shutterless report` of a search"
+            )
 
 
 def _check_star(x: float | None, name: str | None, stars: pd.DataFrame | None) -> None:

@@ -330,7 +330,9 @@ def _draw_piece(amplifier: Amplifier) -> str:
     """Draw the pixels around the brightest streak, before and after what is known was taken off."""
     rows, columns, streak = _piece(amplifier)
     residual = np.asarray(amplifier.residual[0, columns, rows], dtype=np.float32).T
-    level, sigma = (part(_ONLY, columns, rows.start, rows.stop)[0].T for part in (amplifier.level_rows, amplifier.sigma_rows))
+    level, sigma = (
+        part(_ONLY, columns, rows.start, rows.stop)[0].T for part in (amplifier.level_rows, amplifier.sigma_rows)
+    )
     light = level + np.nan_to_num(residual) * sigma
     drawing = new_figure(9.6, 6.4)
     above, below = drawing.subplots(2, 1, sharex=True)

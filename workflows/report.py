@@ -38,7 +38,7 @@ from shutterless.workflows.detector_sections import (
     write_reliability,
 )
 from shutterless.workflows.page import figure, new_figure, number, page, paragraph, preformatted, table
-from shutterless.workflows.quality import MAX_SECTIONS, quality_sections, summary_html
+from shutterless.workflows.quality import MAX_SECTIONS, amplifier_html, quality_sections, summary_html
 from shutterless.workflows.run_folder import LeftOutError, RunFolder, is_cube, required
 
 _PIECE_ROWS, _PIECE_COLUMNS = 400, 800
@@ -122,9 +122,17 @@ def store_sections(store: Path, entries: Sequence[str] = ()) -> list[tuple[str, 
     cubes = is_cube(manifest)
     if not cubes.any():
         return quality_sections(store, entries)
-    sections = cube_store_sections(store, entries)
-    frames = [entry for entry in manifest.loc[~cubes, "entry"] if entry in entries or not entries]
-    return [*sections, *quality_sections(store, frames[:MAX_SECTIONS])] if frames else sections
+    return [*cube_store_sections(store, entries), *_amplifiers_beside_cubes(store, manifest[~cubes]["entry"], entries)]
+
+
+def _amplifiers_beside_cubes(store: Path, known: Iterable[str], entries: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Quality of the amplifiers of a store that holds cubes, too; without ``entries`` the first are pictured."""
+    qualities = [read_quality(store, entry) for entry in known]
+    if not qualities:
+        return []
+    shown = [quality for quality in qualities if quality.entry in entries or not entries][:MAX_SECTIONS]
+    pictures = [(quality.entry, quality.entry, amplifier_html(store, quality)) for quality in shown]
+    return [("amplifiers", "Amplifiers", summary_html(qualities)), *pictures]
 
 
 def _write_sections(sections: Iterable[Section], run: RunFolder) -> tuple[list[tuple[str, str, str]], int]:
@@ -253,7 +261,8 @@ def write_candidates(run: RunFolder) -> str:
 
 def write_quality(run: RunFolder) -> str:
     """Table of the quality of all amplifiers."""
-    folders = [Path(folder) for folder in required(run.manifest, "store/")["folder"]]
+    manifest = required(run.manifest, "store/")
+    folders = [Path(folder) for folder in manifest[~is_cube(manifest)]["folder"]]
     if not folders:
         raise LeftOutError("no amplifier in store/")
     try:

@@ -139,6 +139,9 @@ class TrainSettings(_Section):
     """What every family is trained with; `Settings.train_for` adds the family's own ``architecture``.
 
     ``n_examples`` is shared out evenly over the amplifiers; ``event_fraction`` of them hold an injected event.
+    ``split`` "field" sets fields of stars apart for validation, "time" the last part of every amplifier: a model is
+    then judged on the stars that it was trained on. Triggers that the classical detector takes for events above
+    ``hide_above`` are masked first; 0 takes all for event-free, as simulated frames are.
     """
 
     seed: _Seed = 1
@@ -150,6 +153,8 @@ class TrainSettings(_Section):
     n_examples: _Count = 20_000
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     event_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    split: Literal["field", "time"] = "field"
+    hide_above: Annotated[float, Field(ge=0)] = 0.0
     grid: GridSettings = GridSettings()
     architecture: dict[str, Any] = Field(default_factory=dict)
 

@@ -18,10 +18,11 @@ from shutterless.models.families import build_model, family_of, load_model
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.scoring import calibrate_model
 from shutterless.pipeline.examples import ExampleSettings, TrainingSet, concatenate_training_sets, draw_examples
-from shutterless.pipeline.store import manifest_hash, open_amplifier, read_manifest, write_parquet
+from shutterless.pipeline.store import Amplifier, manifest_hash, read_manifest, write_parquet
+from shutterless.pipeline.strips import suitable_grid
 from shutterless.pipeline.tokens import TokenGrid
 from shutterless.workflows.cluster import Executor, SerialExecutor
-from shutterless.workflows.detect import Detector, write_rates
+from shutterless.workflows.detect import Detector, StackView, write_rates
 from shutterless.workflows.evaluate import count_false_alarms
 from shutterless.workflows.progress import Progress
 from shutterless.workflows.record import HISTORY, TRAINING, record_training
@@ -29,7 +30,9 @@ from shutterless.workflows.settings import TrainSettings
 from shutterless.workflows.tracking import Tracking, track_run
 
 EXPERIMENT = "train"
-VALIDATION_GROUP = 1_000_000  # groups of a separate validation store count from here
+VALIDATION_GROUP = (
+    1_000_000  # groups of a separate validation store, or of the last parts of amplifiers, count from here
+)
 _RAY_SHARE = 0.3  # of the examples without an event
 
 
@@ -77,11 +80,11 @@ def draw_training_set(
     TrainError
         If an amplifier cannot be used; the message names it.
     """
-    items = _example_items(store, settings, settings.n_examples, 0)
+    items = _example_items(store, settings, settings.n_examples, 0, apart=validation_store is None)
     if validation_store is not None:
         n_examples = max(int(settings.n_examples * settings.validation_fraction), 1)
-        items += _example_items(validation_store, settings, n_examples, VALIDATION_GROUP)
-    grid = TokenGrid.from_dict(settings.grid.model_dump())
+        items += _example_items(validation_store, settings, n_examples, VALIDATION_GROUP, apart=False)
+    grid = choose_grid(items[0].open(), settings)
     work = partial(_draw_from_entry, grid=grid, seed=settings.seed)
     parts = []
     for outcome in (executor or SerialExecutor()).map(work, items, describe="drawing examples", progress=progress):
@@ -131,9 +134,11 @@ def train_model(
     data_hash = manifest_hash(manifest)
     out = Path(out)
     summary = fit_detector(TrainTask(family, family), training_set, settings, out, data_hash=data_hash, init=init)
-    apart = manifest[sky_groups(manifest).isin(summary["validation_groups"])]
-    curve = count_false_alarms(store, apart, Detector(out.name, str(out)), executor, progress)
-    write_rates(out, curve, manifest_hash(apart))
+    apart = {item.entry: item.view for item in _example_items(store, settings, 1, 0)
+             if item.group in summary["validation_groups"]}  # fmt: skip
+    held_back = manifest[manifest["entry"].isin(apart)]
+    curve = count_false_alarms(store, held_back, Detector(out.name, str(out)), executor, progress, views=apart)
+    write_rates(out, curve, manifest_hash(held_back))
     if tracking is not None:
         with track_run(tracking, EXPERIMENT, out.name) as run:
             record_training(run, out, settings)
@@ -222,6 +227,12 @@ def _start_model(family: str, grid: TokenGrid, settings: TrainSettings, init: Pa
     return model
 
 
+def choose_grid(amplifier: Amplifier, settings: TrainSettings) -> TokenGrid:
+    """Grid of the settings, or where that is for stacks of another kind the one that suits the amplifier."""
+    grid = TokenGrid.from_dict(settings.grid.model_dump())
+    return grid if (grid.n_y > 1) == (amplifier.n_y > 1) else suitable_grid(amplifier)
+
+
 @dataclass(frozen=True)
 class _ExampleItem:
     store: str
@@ -229,29 +240,52 @@ class _ExampleItem:
     group: int
     number: int
     examples: ExampleSettings
+    view: StackView
+
+    def open(self) -> Amplifier:
+        return self.view.open(self.store, self.entry)
 
 
-def _example_items(store: str | Path, settings: TrainSettings, n_examples: int, first_group: int) -> list[_ExampleItem]:
+def _example_items(
+    store: str | Path, settings: TrainSettings, n_examples: int, first_group: int, *, apart: bool = True
+) -> list[_ExampleItem]:
+    """What to draw from which part of each amplifier; with ``apart`` something must be left for validation."""
     manifest = read_manifest(store)
     if manifest.empty:
         raise TrainError(f"store {store} holds no amplifier; see its failures.parquet")
     groups = sky_groups(manifest)
-    if first_group == 0 and groups.nunique() < 2:
+    by_time = apart and settings.split == "time"
+    if apart and not by_time and groups.nunique() < 2:
         raise TrainError(
             f"store {store} holds one field of stars; training needs at least two, one of them for validation: "
-            "ingest another quadrant, CCD or sequence"
+            "ingest another quadrant, CCD, sequence or target, or validate on the last part of each with "
+            "--set train.split=time"
         )
-    events = n_examples * settings.event_fraction / len(manifest)
-    others = n_examples * (1 - settings.event_fraction) / len(manifest)
-    examples = ExampleSettings(
+    items: list[_ExampleItem] = []
+    for i, row in enumerate(manifest.itertuples()):
+        for part, (rows, share) in enumerate(_parts(row.n_rows, settings.validation_fraction if by_time else 0.0)):
+            view = StackView(rows, settings.hide_above)
+            group = part * VALIDATION_GROUP + i if by_time else first_group + int(groups.iloc[i])
+            examples = _example_counts(share * n_examples / len(manifest), settings.event_fraction)
+            items.append(_ExampleItem(str(store), row.entry, group, len(items), examples, view))
+    return items
+
+
+def _parts(n_rows: int, last_share: float) -> list[tuple[tuple[int, int] | None, float]]:
+    """Rows and share of the examples of the first and the last part of an amplifier, or of the whole."""
+    if not last_share:
+        return [(None, 1.0)]
+    border = round(n_rows * (1 - last_share))
+    return [((0, border), 1 - last_share), ((border, n_rows), last_share)]
+
+
+def _example_counts(n_examples: float, event_fraction: float) -> ExampleSettings:
+    events, others = n_examples * event_fraction, n_examples * (1 - event_fraction)
+    return ExampleSettings(
         n_events=max(round(events), 1),
         n_cosmic_rays=max(round(others * _RAY_SHARE), 1),
         n_noise=max(round(others * (1 - _RAY_SHARE)), 1),
     )
-    return [
-        _ExampleItem(str(store), entry, first_group + int(group), i, examples)
-        for i, (entry, group) in enumerate(zip(manifest["entry"], groups, strict=True))
-    ]
 
 
 def sky_groups(manifest: pd.DataFrame) -> pd.Series:
@@ -263,4 +297,4 @@ def sky_groups(manifest: pd.DataFrame) -> pd.Series:
 
 def _draw_from_entry(item: _ExampleItem, *, grid: TokenGrid, seed: int) -> TrainingSet:
     rng = np.random.default_rng([seed, item.group, item.number])
-    return draw_examples(open_amplifier(item.store, item.entry), grid, rng, item.examples, item.group)
+    return draw_examples(item.open(), grid, rng, item.examples, item.group)

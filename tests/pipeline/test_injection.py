@@ -46,7 +46,10 @@ def electrons(amplifier, truth, event):
     """What the only injection of a noiseless amplifier added and what was to be expected, over its footprint (x, t)."""
     curve, first, profile = event_stamp(event, amplifier.n_rows, amplifier.n_columns, amplifier.psf_sigma_px)
     columns = slice(first, first + len(profile))
-    added = amplifier.residual[0, columns].astype(np.float64) * amplifier.sigma_rows(slice(None), columns, 0, amplifier.n_rows)[0]
+    added = (
+        amplifier.residual[0, columns].astype(np.float64)
+        * amplifier.sigma_rows(slice(None), columns, 0, amplifier.n_rows)[0]
+    )
     return added, truth["amplitude_e"].iloc[0] * np.outer(profile, curve)
 
 
