@@ -185,7 +185,9 @@ def measure_motion(
     apart = ((by_row / common - image) * weight).reshape(len(by_row), -1)
     shift = np.full((len(by_row), 2), np.nan)
     shift[whole] = np.linalg.solve(normal, design.T @ np.nan_to_num(apart[whole]).T)[1:].T
-    error = np.sqrt(np.diag(np.linalg.inv(normal)))[1:]
+    # by what pixels do from row to row, should the noise be larger than it was taken for
+    jitter = np.nanmedian(_MAD * np.nanmedian(np.abs(np.diff(apart, axis=0)), axis=0)) / np.sqrt(2)
+    error = np.sqrt(np.diag(np.linalg.inv(normal)))[1:] * max(float(np.nan_to_num(jitter)), 1.0)
     scatter = _MAD * np.nanmedian(np.abs(shift - np.nanmedian(shift, axis=0)), axis=0)
     return shift if np.any(scatter > MIN_MOTION_ERRORS * error) else None
 
@@ -306,6 +308,8 @@ def _drift_terms(motion: np.ndarray | None, n_rows: int, n_live: int) -> np.ndar
     """Powers and products of the pointing up to the order that the live rows allow, shape (t, m); 1 where unknown."""
     if motion is None:
         return np.ones((n_rows, 1))
+    low, high = np.nanpercentile(motion, [1, 99], axis=0)  # beyond, a polynomial knows nothing
+    motion = np.clip(motion, low - (high - low) / 4, high + (high - low) / 4)
     moved = motion - np.nanmedian(motion, axis=0)
     moved = np.nan_to_num(moved / np.maximum(np.nanstd(motion, axis=0), 1e-12))
     order = MAX_DRIFT_ORDER

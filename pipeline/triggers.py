@@ -74,7 +74,7 @@ MAX_FLATNESS = 0.5  # a point source has -0.2, light shared by all columns of th
 # 29 and 15 triggers above 7 sigma down to 18 and 12
 MIN_FLATNESS, FLATNESS_NOISE = -0.3, 3.5
 POINT_FLATNESS = -0.2  # on which that was set
-MIN_LIGHT_INSIDE = 0.82  # of a source; at the border of a stack, shape and place of one that is cut cannot be told
+MIN_LIGHT_INSIDE = 0.8  # of a source; at the border of a stack, shape and place of one that is cut cannot be told
 MAX_SAME_ROW = 1  # further triggers elsewhere on the amplifier in the same rows
 SAME_ROW_TOLERANCE = 2
 SAME_ROW_DISTANCE_PX = 8

@@ -84,8 +84,7 @@ def draw_training_set(
     if validation_store is not None:
         n_examples = max(int(settings.n_examples * settings.validation_fraction), 1)
         items += _example_items(validation_store, settings, n_examples, VALIDATION_GROUP, apart=False)
-    grid = choose_grid(items[0].open(), settings)
-    work = partial(_draw_from_entry, grid=grid, seed=settings.seed)
+    work = partial(_draw_from_entry, settings=settings)
     parts = []
     for outcome in (executor or SerialExecutor()).map(work, items, describe="drawing examples", progress=progress):
         if outcome.value is None:
@@ -295,6 +294,7 @@ def sky_groups(manifest: pd.DataFrame) -> pd.Series:
     return pd.Series(pd.factorize(field)[0], index=manifest.index)
 
 
-def _draw_from_entry(item: _ExampleItem, *, grid: TokenGrid, seed: int) -> TrainingSet:
-    rng = np.random.default_rng([seed, item.group, item.number])
-    return draw_examples(item.open(), grid, rng, item.examples, item.group)
+def _draw_from_entry(item: _ExampleItem, *, settings: TrainSettings) -> TrainingSet:
+    rng = np.random.default_rng([settings.seed, item.group, item.number])
+    amplifier = item.open()
+    return draw_examples(amplifier, choose_grid(amplifier, settings), rng, item.examples, item.group)
