@@ -1,11 +1,13 @@
 """Completeness of flares and bursts injected into the pixels of an image cube, against what no detector can beat.
 
-    python benchmarks/cubes.py CUBE.fits --copies 100 [--model FOLDER] [--rate 50]
+    python benchmarks/cubes.py CUBE.fits --copies 100 [--model FOLDER] [--alarms 10]
 
 Every copy of the file goes the whole way: events into its pixels, calibration, template bank, vetoes, threshold. What
 the file holds by itself (real flares, cosmic rays, drifts) is a trigger without injections too and does not count as
 found. "known shape" is the matched filter of the exact shape at the exact place in the calibrated pixels, in units of
 its own robust scatter over all rows: what a perfect template finds in this noise, against Φ(ρ - η) in ideal noise.
+Thresholds are those of a rate of false alarms, or with --alarms those at which each detector has as many in the file
+itself, its own events hidden (unvetoed triggers above 6 σ are masked).
 """
 
 from __future__ import annotations
@@ -28,10 +30,12 @@ from shutterless.pipeline.injected_files import seeds_of
 from shutterless.pipeline.injection import Injection, InjectionSettings, place_injections
 from shutterless.pipeline.matching import match_truth
 from shutterless.pipeline.store import Amplifier, open_amplifier
-from shutterless.workflows.detect import DetectTask, detect, detector_columns
+from shutterless.workflows.detect import DetectTask, StackView, detect, detector_columns
+from shutterless.workflows.evaluate import count_false_alarms
 from shutterless.workflows.search import find_detector, find_threshold
 
 TRIGGERS_FROM = 4.0
+HIDDEN_FROM = 6.0
 SHORT_ROWS = 12  # a quarter of the window of a day in which slow changes are followed
 COLUMNS = ["known shape", "unvetoed"]  # besides the detectors: the exact template, and the template bank without vetoes
 BINS = (3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 12.0, 15.0, 20.0)
@@ -90,6 +94,18 @@ def was_there(triggers: pd.DataFrame, before: pd.DataFrame) -> np.ndarray:
     return same
 
 
+def count_thresholds(file: str, references: list[str], from_row: int, n_alarms: int) -> tuple[dict[str, float], float]:
+    """Scores that so many false alarms of the file exceed, its own events hidden, and their rate per amplifier-hour."""
+    with tempfile.TemporaryDirectory() as store:
+        manifest = pd.DataFrame([ingest_amplifier(file, None, store)])
+        views = {manifest["entry"][0]: StackView((from_row, int(manifest["n_rows"][0])), HIDDEN_FROM)}
+        curves = {
+            name: count_false_alarms(Path(store), manifest, find_detector(name), views=views) for name in references
+        }
+    thresholds = {name: float(curve.scores[min(n_alarms, len(curve.scores)) - 1]) for name, curve in curves.items()}
+    return thresholds, n_alarms / curves[references[0]].live_hours
+
+
 def best(score: np.ndarray, matched: np.ndarray, n: int) -> np.ndarray:
     """Highest score that matches each of ``n`` truth rows."""
     highest = np.full(n, -np.inf)
@@ -125,12 +141,18 @@ def main() -> None:
     parser.add_argument("--kinds", default="flare")
     parser.add_argument("--orphans", type=float, default=0.0, help="share of bursts off the stars")
     parser.add_argument("--rate", type=float, default=50.0, help="false alarms per amplifier-hour (3.3 Gpix)")
+    parser.add_argument("--alarms", type=int, default=0, help="false alarms in the file instead of a rate")
     parser.add_argument("--model", action="append", default=[], help="besides the template bank; repeatable")
     parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--from-row", type=int, default=0, help="count events from here on: a model has seen the rest")
     arguments = parser.parse_args()
     references = ["template-bank", *arguments.model]
-    thresholds = {name: find_threshold(find_detector(name), arguments.rate)[0] for name in references}
-    eta = optimum_threshold(arguments.rate)
+    if arguments.alarms:
+        thresholds, rate = count_thresholds(arguments.file, references, arguments.from_row, arguments.alarms)
+    else:
+        thresholds = {name: find_threshold(find_detector(name), arguments.rate)[0] for name in references}
+        rate = arguments.rate
+    eta = optimum_threshold(rate)
     kinds = arguments.kinds.split(",")
     settings = InjectionSettings(
         kinds=tuple((kind, 1 / len(kinds)) for kind in kinds), orphan_fraction=arguments.orphans, rho=(3.0, 20.0),
@@ -140,6 +162,7 @@ def main() -> None:
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.copies)
     with ProcessPoolExecutor(2) as pool:
         found = pd.concat(list(pool.map(work, seeds)), ignore_index=True)
+    found = found[found["row_peak"] >= arguments.from_row]
     print(f"{len(found)} events in {arguments.copies} copies; eta {eta:.2f}, thresholds {thresholds}")
     n_rows = found["row_stop"] - found["row_start"] + 1
     for kind in kinds:

@@ -17,7 +17,7 @@ SHARPNESS_MARGIN, SHARPNESS_NOISE = 0.05, 0.8
 # second singular value of a source over the first: 0.05 of a flare of 350 sigma in K2; of noise alone 1.9 ± 0.5 σ
 MAX_SECOND, MIN_SECOND_SIGMA = 0.1, 4.5
 MAX_LASTING = 0.3  # light in the rows before and after over that of the row: a flare of several rows is none
-COLUMNS = ("row", "y", "x", "snr", "n_pixels")
+COLUMNS = ("row", "y", "x", "snr", "n_pixels", "charge_e")
 _PLACES_PX = np.arange(-0.5, 0.51, 0.125)
 _TRACKS = tuple(
     np.array([(max(-dy, 0) + dy * k, dx * k + max(-dx, 0)) for k in range(n)])
@@ -33,14 +33,15 @@ def mask_cosmic_rays(residual: np.ndarray, noise_e: np.ndarray, sigma_px: float)
     residual : ndarray of float, shape (y, x, t)
         In units of σ; NaN where masked.
     noise_e : ndarray of float, shape (y, x)
-        σ of each pixel (electrons), to any scale.
+        σ of each pixel (electrons).
     sigma_px : float
         Width of the point-spread function (pixels).
 
     Returns
     -------
     DataFrame
-        `COLUMNS`, one row for each: where its brightest pixel is, that pixel's S/N, and how many were masked.
+        `COLUMNS`, one row for each: where its brightest pixel is, that pixel's S/N, how many were masked and what they
+        held (in the unit of ``noise_e``).
 
     Notes
     -----
@@ -55,23 +56,24 @@ def mask_cosmic_rays(residual: np.ndarray, noise_e: np.ndarray, sigma_px: float)
     padded = np.pad(residual, ((1, 1), (1, 1), (0, 0)), constant_values=np.nan)
     places = _bright_maxima(padded)
     if not len(places):
-        return pd.DataFrame(columns=list(COLUMNS)).astype({"snr": "float64"})
+        return pd.DataFrame(columns=list(COLUMNS)).astype({"snr": "float64", "charge_e": "float64"})
     y, x, t = places.T
     reach = np.arange(-1, 2)
     stamps = padded[y[:, None, None] + reach[:, None], x[:, None, None] + reach, t[:, None, None]]  # (n, 3, 3)
     peak = stamps[:, 1, 1]
     scale = np.pad(noise_e, 1)[y[:, None, None] + reach[:, None], x[:, None, None] + reach]
-    hit = _is_sharp(stamps, sigma_px) | _is_crooked(stamps, scale)
+    hit = _is_sharp(stamps, scale, sigma_px) | _is_crooked(stamps, scale)
     hit &= _lasting(padded, y, x, t) < MAX_LASTING * peak
-    n_masked = np.zeros(len(places), dtype=np.int64)
+    n_masked, charge_e = np.zeros(len(places), dtype=np.int64), np.zeros(len(places))
     for i in np.flatnonzero(hit):
         window = padded[y[i] - 1 : y[i] + 2, x[i] - 1 : x[i] + 2, t[i]]
         bright = window > NEIGHBOUR_SIGMA
         bright[1, 1] = True
-        n_masked[i] = bright.sum()
+        n_masked[i], charge_e[i] = bright.sum(), np.sum((window * scale[i])[bright])
         window[bright] = np.nan
     residual[:] = padded[1:-1, 1:-1]
     found = {"row": t[hit], "y": y[hit] - 1, "x": x[hit] - 1, "snr": peak[hit].astype(float), "n_pixels": n_masked[hit]}
+    found["charge_e"] = charge_e[hit]
     return pd.DataFrame(found).sort_values(["row", "y", "x"], ignore_index=True)
 
 
@@ -95,18 +97,20 @@ def _row(padded: np.ndarray, y: np.ndarray, x: np.ndarray, t: np.ndarray) -> np.
     return padded[y, x, np.clip(t, 0, padded.shape[2] - 1)]
 
 
-def _is_sharp(stamps: np.ndarray, sigma_px: float) -> np.ndarray:
+def _is_sharp(stamps: np.ndarray, noise_e: np.ndarray, sigma_px: float) -> np.ndarray:
     """Whether tracks explain stamps (n, 3, 3) better than any source within the middle pixel would let them."""
-    light, own = _sources(sigma_px)
-    live = np.isfinite(stamps).reshape(len(stamps), -1)
-    values = np.where(live, stamps.reshape(len(stamps), -1), 0.0)
-    norm = np.sqrt(live @ (light**2).T)
-    snr = values @ light.T / np.maximum(norm, 1e-6)  # (n, places)
-    best = snr.argmax(axis=1)
-    highest = snr[np.arange(len(stamps)), best]
-    track = _best_track(values.reshape(stamps.shape))
-    limit = own[best] + SHARPNESS_MARGIN + SHARPNESS_NOISE / np.maximum(highest, 1e-6)
-    return track > limit * highest
+    light, every = _sources(sigma_px), np.arange(len(stamps))
+    live = np.isfinite(stamps)
+    values = np.where(live, stamps, 0.0)
+    weight = (noise_e[:, 1:2, 1:2] / np.where(noise_e > 0, noise_e, noise_e[:, 1:2, 1:2])).reshape(len(stamps), -1)
+    seen = weight * live.reshape(weight.shape)
+    snr = (values.reshape(weight.shape) * seen) @ light.T / np.sqrt(np.maximum(seen**2 @ (light**2).T, 1e-12))
+    best = snr.argmax(axis=1)  # of the places
+    highest = snr[every, best]
+    own = light[best] * weight
+    own /= np.linalg.norm(own, axis=1, keepdims=True)
+    limit = _best_track(own.reshape(stamps.shape)) + SHARPNESS_MARGIN + SHARPNESS_NOISE / np.maximum(highest, 1e-6)
+    return _best_track(values) > limit * highest
 
 
 def _is_crooked(stamps: np.ndarray, noise_e: np.ndarray) -> np.ndarray:
@@ -119,12 +123,10 @@ def _is_crooked(stamps: np.ndarray, noise_e: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def _sources(sigma_px: float) -> tuple[np.ndarray, np.ndarray]:
-    """Light of sources at places within a pixel, of unit norm, (places, 9), and the best track over S/N of each."""
+def _sources(sigma_px: float) -> np.ndarray:
+    """Light of sources at places within a pixel on the pixels around it, (places, 9)."""
     along = [pixel_profile(np.arange(-1, 2) - place, sigma_px) for place in _PLACES_PX]
-    light = np.array([np.outer(a, b).ravel() for a in along for b in along])
-    light /= np.linalg.norm(light, axis=1, keepdims=True)
-    return light, _best_track(light.reshape(-1, 3, 3))
+    return np.array([np.outer(a, b).ravel() for a in along for b in along])
 
 
 def _best_track(stamps: np.ndarray) -> np.ndarray:

@@ -19,7 +19,8 @@ from shutterless.pipeline.store import Amplifier
 from shutterless.pipeline.strips import choose_bins, cut_strips, strip_first_rows
 from shutterless.pipeline.template_bank import TRIGGER_THRESHOLD, psf_half_width, scan
 from shutterless.pipeline.tokens import StripBatch, TokenGrid, concatenate_strips
-from shutterless.pipeline.triggers import characterise, count_same_row, find_triggers
+from shutterless.pipeline.triggers import characterise, find_triggers
+from shutterless.pipeline.vetoes import count_same_row
 
 # at a time, so that injections stay apart: in continuous readout by columns, in a small stack of images by rows alone
 INJECTIONS_PER_MPIX, ROWS_PER_INJECTION = 8, 1600

@@ -7,9 +7,10 @@ from scipy.signal import fftconvolve
 
 CLIP_SIGMA = 3.0
 BOX_SIGMA = 4.0  # of the mean of a stretch of rows
-_N_PASSES = 6
+_N_PASSES, _N_PLAIN = 6, 2  # passes; before boxes are looked for, what is bright by itself must be out
 _ORDER = 2
-_RIDGE = np.array([1e-9, 1e-3, 1e-3])  # of the weight: where few rows are live a trend turns into their mean
+# of the weight of one row: where few rows are live a trend turns into their mean, and where many are it is not biased
+_RIDGE = np.array([1e-9, 1e-3, 1e-3])
 _MAD = 1.4826
 
 
@@ -35,7 +36,7 @@ def local_trend(series: np.ndarray, window_rows: int, *, spare_boxes: bool = Fal
     -----
     At every row a quadratic is fitted to the rows around it with tricube weights (Cleveland 1979, JASA 74, 829), and
     again without those that stand `CLIP_SIGMA` robust scatters off it. The fit has as much freedom as a running mean
-    over a quarter of the window: a faint top-hat of a sixteenth of it loses a quarter of its height, of an eighth half.
+    over a third of the window: a faint top-hat of a sixteenth of it loses a fifth of its height, of an eighth 37 %.
     """
     half = max(window_rows // 2, 1)
     offsets = np.arange(-half, half + 1) / (half + 1)
@@ -45,20 +46,20 @@ def local_trend(series: np.ndarray, window_rows: int, *, spare_boxes: bool = Fal
     values = np.where(known, series, 0.0)
     middle = np.nanmedian(np.where(empty, 0.0, series), axis=0)
     trend, used = np.zeros(series.shape), known
-    for _ in range(_N_PASSES):
+    for step in range(_N_PASSES):
         trend = middle + _fit((values - middle) * used, used, kernel, offsets)
         apart = np.abs(values - trend)
         spread = _MAD * np.nanmedian(np.where(known | empty, apart, np.nan), axis=0)
         used = known & (apart <= CLIP_SIGMA * spread)
-        if spare_boxes:
-            used &= ~_in_box(values - trend, known, spread, window_rows)
+        if spare_boxes and step >= _N_PLAIN:
+            used &= ~_in_box(values - trend, used, spread, window_rows)
     return trend
 
 
-def _in_box(apart: np.ndarray, known: np.ndarray, spread: np.ndarray, window_rows: int) -> np.ndarray:
-    """Rows of boxes of up to a quarter of the window whose mean stands out, bool (t, k)."""
-    scaled = np.where(known, apart, 0.0) / np.maximum(spread, 1e-30)
-    total, live = (np.concatenate([np.zeros((1, part.shape[1])), np.cumsum(part, axis=0)]) for part in (scaled, known))
+def _in_box(apart: np.ndarray, used: np.ndarray, spread: np.ndarray, window_rows: int) -> np.ndarray:
+    """Rows of boxes of up to a quarter of the window in which the mean of those used stands out, bool (t, k)."""
+    scaled = np.where(used, apart, 0.0) / np.maximum(spread, 1e-30)
+    total, live = (np.concatenate([np.zeros((1, part.shape[1])), np.cumsum(part, axis=0)]) for part in (scaled, used))
     inside = np.zeros(apart.shape, dtype=bool)
     width = 2
     while width <= min(window_rows // 4, len(apart) // 2):
@@ -77,8 +78,7 @@ def _fit(values: np.ndarray, used: np.ndarray, kernel: np.ndarray, offsets: np.n
     moments = [_correlate(used.astype(np.float64), kernel * offsets**power) for power in range(2 * _ORDER + 1)]
     sums = [_correlate(values, kernel * offsets**power) for power in range(_ORDER + 1)]
     normal = np.stack([np.stack([moments[a + b] for b in range(_ORDER + 1)], axis=-1) for a in range(_ORDER + 1)], -2)
-    normal = normal + np.maximum(moments[0], 1e-6)[..., None, None] * np.diag(_RIDGE)
-    return np.linalg.solve(normal, np.stack(sums, axis=-1)[..., None])[..., 0, 0]
+    return np.linalg.solve(normal + np.diag(_RIDGE), np.stack(sums, axis=-1)[..., None])[..., 0, 0]
 
 
 def _correlate(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:

@@ -13,7 +13,8 @@ MIN_SNR = 10.0
 PIXELS_PER_STAR = 9  # an image holds at most one star in so many pixels; more would be the residuals of bright ones
 SHAPE_ERROR = 0.03  # of the brightest light next to a pixel: real point-spread functions are no Gaussians
 _N_PASSES, _N_STEPS, _FLUX_STEPS = 4, 6, 3
-_N_WIDTHS = 4  # times per pass that the width is refined
+# by which the width is varied, each time that it is refined: a wide curve finds the way, but it is no parabola
+_WIDTH_STEPS = (0.1, 0.1, 0.1, 0.1, 0.03)
 _WIDTH_LIMITS = (0.6, 1.7)  # of the width that was guessed
 _MAX_STEP_PX = 0.5
 _STEP_PX = 0.05  # of numerical derivatives
@@ -111,10 +112,10 @@ def find_stars(image: np.ndarray, error: np.ndarray, sigma_px: float) -> StarFit
     for _ in range(_N_PASSES):
         if not _add_maxima(fit):
             break
-        for _ in range(_N_WIDTHS):
+        for step in _WIDTH_STEPS:
             for _ in range(_N_STEPS):
                 _refine_stars(fit)
-            _refine_width(fit, sigma_px)
+            _refine_width(fit, sigma_px, step)
             _refine_background(fit)
     _refine_stars(fit)
     kept = fit.flux > MIN_SNR * fit.errors()
@@ -162,9 +163,9 @@ def _refine_stars(fit: StarFit) -> None:
         left[window] -= fit.flux[star] * light
 
 
-def _refine_width(fit: StarFit, guess_px: float) -> None:
+def _refine_width(fit: StarFit, guess_px: float, step: float) -> None:
     """Width of least chi-square around the present one, each with the fluxes that suit it."""
-    widths = fit.sigma_px * np.array([0.9, 1.0, 1.1])
+    widths = fit.sigma_px * np.array([1 - step, 1.0, 1 + step])
     costs = []
     for width in widths:
         fit.sigma_px = width

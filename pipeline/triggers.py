@@ -11,12 +11,13 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.events import event_light_curve
 from shutterless.pipeline.habits import Habits
 from shutterless.pipeline.psf import stack_profile
+from shutterless.pipeline.shape_bank import shape_bank
 from shutterless.pipeline.store import TIME_AXIS, Amplifier
 from shutterless.pipeline.streaks import nearest_streak
 from shutterless.pipeline.template_bank import MIN_LIVE_FRACTION, TRIGGER_THRESHOLD, psf_half_width, scan
+from shutterless.pipeline.vetoes import LONG_WIDTH, count_same_row, veto_reasons
 
 TRIGGER_COLUMNS = (
     "x",
@@ -39,18 +40,10 @@ TRIGGER_COLUMNS = (
     "amplitude_e",
     "streak_id",
 )
-# shapes tried around a box of width w: name, keyword arguments, scale in units of w
-SHAPES = (
-    *(("box", "burst", {"profile": "tophat"}, scale) for scale in (0.7, 1.0, 1.4)),
-    *(("gaussian", "burst", {"profile": "gaussian"}, scale) for scale in (0.6, 0.85, 1.2)),
-    *(("flare", "flare", {}, scale) for scale in (0.25, 0.4, 0.6, 0.9)),
-)
 PHASES_PX = np.arange(-0.75, 0.76, 0.25)  # a source half a pixel off its template loses 8 % of its S/N
 # an eighth of a pixel off leaves 2.6 % of a light of this width, along each axis, to the residual: too much for a veto
 SHARP_PX = 0.7
 _FINE_GRID = np.array([(y, x) for y in (0, -1, 1) for x in (0, -1, 1)])
-HALF_ROW_WIDTH = 8  # up to this width templates are also centred between two rows
-BINS_PER_WIDTH = 16  # longer boxes are refined on rows binned to this many per width
 # pixels (row, y, x) of straight tracks that a cosmic ray may leave, one to four pixels long; in y in stacks alone
 TRACKS = tuple(
     np.array([[max(-step, 0) * (n - 1) + step * k for step in direction] for k in range(n)])
@@ -58,46 +51,6 @@ TRACKS = tuple(
     for direction in ((0, 0, 1), (1, 0, 0), (1, 0, 1), (1, 0, -1), (0, 1, 0), (0, 1, 1), (0, 1, -1))
     if n > 1 or direction == (0, 0, 1)
 )
-
-# Vetoes, set on events and cosmic rays injected into simulated training frames: they cost 1 % of the events and let
-# 17 % of the cosmic rays between 6.5 and 8 sigma pass, 3 % between 8 and 20, none above; docs/experiments.md
-# S/N of the best track over that of the best template: 0.8 for events, 1.15 for cosmic rays; noise adds about 1.3 / S/N
-MAX_SHARPNESS, SHARPNESS_NOISE = 0.78, 1.3
-MAX_CHI2_EXCESS = 0.15  # chi-square over degrees of freedom, per squared S/N; a one-pixel spike leaves 1.5
-MIN_CHI2_SIGNIFICANCE = 3.5
-LONG_WIDTH = 9  # rows; beyond, few cosmic rays reach in continuous readout and the shapes of events fit worse
-MAX_CHI2_EXCESS_LONG = 0.3
-MIN_CHI2_SIGNIFICANCE_LONG = 5.0
-MAX_FLATNESS = 0.5  # a point source has -0.2, light shared by all columns of the patch 1.1
-# a point source has -0.2 ± 1.2 / S/N; what is left of a star that moved or widened gives the middle what it takes from
-# the flanks. Costs 0.5 % of events injected above 8 sigma in still air; on two amplifiers with all nuisances on it took
-# 29 and 15 triggers above 7 sigma down to 18 and 12
-MIN_FLATNESS, FLATNESS_NOISE = -0.3, 3.5
-POINT_FLATNESS = -0.2  # on which that was set
-MIN_LIGHT_INSIDE = 0.8  # of a source; at the border of a stack, shape and place of one that is cut cannot be told
-MAX_SAME_ROW = 1  # further triggers elsewhere on the amplifier in the same rows
-SAME_ROW_TOLERANCE = 2
-SAME_ROW_DISTANCE_PX = 8
-
-
-@dataclass(frozen=True)
-class ShapeBank:
-    """Time templates for boxes of one width.
-
-    ``kernels`` is (s, k), each row of unit norm, ``names`` their shapes; ``bin_rows`` rows per bin; ``pre`` the bin of
-    the centre; ``max_shift`` bins to try on either side; ``start``, ``stop``, ``peak`` the central 90 % of each
-    template, in bins relative to the centre; ``peak_value`` the largest element of each.
-    """
-
-    kernels: np.ndarray
-    names: tuple[str, ...]
-    bin_rows: int
-    pre: int
-    max_shift: int
-    start: np.ndarray
-    stop: np.ndarray
-    peak: np.ndarray
-    peak_value: np.ndarray
 
 
 def find_triggers(amplifier: Amplifier, threshold: float = TRIGGER_THRESHOLD) -> pd.DataFrame:
@@ -151,103 +104,6 @@ def _habitual_scatter(amplifier: Amplifier, triggers: pd.DataFrame) -> list[floa
         habits.scatter(round(hit.y), round(hit.x), int(hit.width_rows), hit.row_start, hit.row_stop)
         for hit in triggers.itertuples()
     ]
-
-
-def veto_reasons(triggers: pd.DataFrame, long_width: int = LONG_WIDTH) -> pd.Series:
-    """Why a trigger is not taken for an event by the classical detector; empty where it is.
-
-    Parameters
-    ----------
-    triggers : DataFrame
-        With all of `TRIGGER_COLUMNS` that come before ``veto``.
-    long_width : int
-        Rows beyond which no cosmic ray lasts, so that the shape may fit worse.
-
-    Notes
-    -----
-    ``same row``: others elsewhere on the amplifier in the same rows (pickup; a flash in the sky reaches two stars in
-    two different rows). ``edge``: cut by the border of the stack, so that nothing can be said of its shape. ``wide``:
-    wider than the point-spread function (rows shared by many columns). ``sharp``: a track of a few pixels fits better
-    (cosmic rays). ``shape``: what is left after the best template is too much. ``flanks``: their light has the other
-    sign (a star that moved or widened). Where a sharp point-spread function makes the best template itself look sharp
-    or its flanks dark, that much is allowed.
-    """
-    long = triggers["width_rows"] > long_width
-    excess = np.where(long, MAX_CHI2_EXCESS_LONG, MAX_CHI2_EXCESS)
-    significance = np.where(long, MIN_CHI2_SIGNIFICANCE_LONG, MIN_CHI2_SIGNIFICANCE)
-    sharpest = triggers["template_sharpness"].clip(lower=MAX_SHARPNESS)
-    darkest = (triggers["template_flatness"] - POINT_FLATNESS).clip(upper=0) + MIN_FLATNESS
-    checks = {
-        "same row": triggers["n_same_row"] > MAX_SAME_ROW,
-        "edge": triggers["light_inside"] < MIN_LIGHT_INSIDE,
-        "wide": triggers["flatness"] > MAX_FLATNESS,
-        "sharp": triggers["sharpness"] > sharpest + SHARPNESS_NOISE / triggers["snr"].abs(),
-        "shape": (triggers["chi2_excess"] > excess) & (triggers["chi2_significance"] > significance),
-        "flanks": triggers["flatness"] < darkest - FLATNESS_NOISE / triggers["snr"].abs(),
-    }
-    reasons = np.select(list(checks.values()), list(checks), default="")
-    return pd.Series(reasons, index=triggers.index, dtype=object)
-
-
-def count_same_row(triggers: pd.DataFrame, others: pd.DataFrame) -> np.ndarray:
-    """How many other triggers of an amplifier peak in the same rows but elsewhere.
-
-    Parameters
-    ----------
-    triggers, others : DataFrame
-        With ``x``, ``y``, ``row_peak`` and ``snr``. Of ``others`` those above `TRIGGER_THRESHOLD` count that are at
-        least half as strong: pickup is the same in all columns, and a bright event must not fall to two of noise
-        beside it.
-
-    Returns
-    -------
-    ndarray of int64, shape (number of triggers,)
-    """
-    others = others[others["snr"].abs() >= TRIGGER_THRESHOLD].sort_values("row_peak", kind="stable")
-    rows, strengths, places = others["row_peak"].to_numpy(), others["snr"].to_numpy(), others[["x", "y"]].to_numpy()
-    peak, snr, own_places = triggers["row_peak"].to_numpy(), triggers["snr"].to_numpy(), triggers[["x", "y"]].to_numpy()
-    first = np.searchsorted(rows, peak - SAME_ROW_TOLERANCE, side="left")
-    last = np.searchsorted(rows, peak + SAME_ROW_TOLERANCE, side="right")
-    counts = []
-    for i in range(len(peak)):
-        near = slice(first[i], last[i])
-        apart = np.abs(places[near] - own_places[i]).max(axis=1, initial=0) > SAME_ROW_DISTANCE_PX
-        counts.append(np.sum(apart & (np.abs(strengths[near]) >= abs(snr[i]) / 2)))
-    return np.asarray(counts, dtype=np.int64)
-
-
-@lru_cache(maxsize=128)
-def shape_bank(width_rows: int, sigma_rows: float) -> ShapeBank:
-    """Time templates around a box of ``width_rows``, smeared by the PSF, on rows binned for speed.
-
-    Short ones are there twice, centred on a row and between two: half a row off costs a delta burst 8 % of its S/N.
-    """
-    bin_rows = max(width_rows // BINS_PER_WIDTH, 1)
-    width = width_rows / bin_rows
-    pre, post = int(np.ceil(max(2 * width, 6))), int(np.ceil(max(6 * width, 8)))
-    n_bins, centre = pre + post + 1, pre * bin_rows + (bin_rows - 1) / 2
-    curves, names = [], []
-    for phase in (0.0, 0.5) if width_rows <= HALF_ROW_WIDTH else (0.0,):
-        for name, kind, arguments, scale in SHAPES:
-            curve = event_light_curve(
-                kind, n_bins * bin_rows, centre + phase, scale * width_rows, sigma_rows, **arguments
-            )
-            curves.append(curve.reshape(n_bins, bin_rows).sum(axis=1))
-            names.append(name)
-    kernels = np.asarray(curves)
-    cumulative = np.cumsum(kernels, axis=1) / kernels.sum(axis=1, keepdims=True)
-    kernels /= np.linalg.norm(kernels, axis=1, keepdims=True)
-    return ShapeBank(
-        kernels=kernels.astype(np.float32),
-        names=tuple(names),
-        bin_rows=bin_rows,
-        pre=pre,
-        max_shift=int(np.ceil(max(width, 3))),
-        start=(cumulative >= 0.05).argmax(axis=1) - pre,
-        stop=(cumulative >= 0.95).argmax(axis=1) - pre,
-        peak=kernels.argmax(axis=1) - pre,
-        peak_value=kernels.max(axis=1),
-    )
 
 
 _LATE = ("n_same_row", "veto", "streak_id")

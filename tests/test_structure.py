@@ -168,3 +168,19 @@ def test_every_command_stands_in_the_readme():
     names = [info.callback.__name__ for info in app.registered_commands]
     assert [name for name in names if f"shutterless {name}" not in readme] == []
     assert len(app.registered_commands) >= 10
+
+
+# reading, calibration, files and figures; all else takes stacks of any height, one row high in continuous readout
+KNOW_CUBES = {
+    *("archive_times", "cubes", "fits_files", "frames", "instruments", "reading", "readout"),
+    *("cube_calibration", "ingest", "local_trend"),
+    *("cube_injection", "file_injection"),
+    *("candidate_cards", "cube_plots", "cube_sections", "report", "run_folder"),
+}
+
+
+def test_only_reading_calibration_and_plotting_know_of_cubes():
+    files = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    knowing = {path.stem for path in files if "cube" in path.read_text(encoding="utf-8").lower()}
+    assert knowing <= KNOW_CUBES
+    assert {"template_bank", "triggers", "tokens", "strips", "injection", "search"} <= {p.stem for p in files} - knowing

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from shutterless.pipeline.cosmic_rays import COLUMNS
 from shutterless.pipeline.cube_plots import (
     duration_unit,
     name_cadences,
@@ -25,6 +26,7 @@ from shutterless.workflows.run_folder import N_LISTED, RunFolder, best_of_groups
 
 MAX_PIXELS = 15  # on a side, of which each gets a light curve of its own
 MAX_SECTIONS = 16
+N_RAYS = 12
 _ARRAYS = ("quality", "pixel_noise", "aperture", "motion_px")
 _ZOOM = 4.0  # a light curve whose range is so many times that of its central 98 % is drawn again without the rest
 _MAD = 1.4826
@@ -51,6 +53,8 @@ class CubeEntry:
         self.amplifier: Amplifier = open_amplifier(self.folder.parent, self.folder.name)
         self.quality, noise, self.aperture, self.motion_px = (_load(self.folder / f"{name}.npy") for name in _ARRAYS)
         self.noise = np.full(self.shape, np.nan) if noise is None else noise
+        rays = _load(self.folder / "cosmic_rays.npy")
+        self.cosmic_rays = pd.DataFrame(np.zeros((0, len(COLUMNS))) if rays is None else rays, columns=list(COLUMNS))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -194,6 +198,11 @@ def write_every_pixel(run: RunFolder) -> str:
 
 
 @lru_cache(maxsize=1)
+def write_cosmic_rays(run: RunFolder) -> str:
+    """List the strongest of what was taken for cosmic rays."""
+    return cosmic_rays_html(shown_cube(run))
+
+
 def shown_cube(run: RunFolder) -> CubeEntry:
     """Cube of the first candidate, or the first of the store.
 
@@ -256,6 +265,7 @@ def cube_html(folder: Path) -> str:
         "The pixels": pixels_html(cube),
         "Light curve": light_html(cube, _NO_CANDIDATES),
         "Every pixel": every_pixel_html(cube, _NO_CANDIDATES),
+        "Cosmic rays": cosmic_rays_html(cube),
     }
     return _entry_numbers(cube) + "".join(f"<h3>{heading}</h3>{part}" for heading, part in parts.items())
 
@@ -434,6 +444,41 @@ def every_pixel_html(cube: CubeEntry, candidates: pd.DataFrame) -> str:
         + (" Orange frames: pixels of candidates, with their numbers." if places else "")
     )
     return figure(drawing, caption, alt="Light curve of each pixel", image=True)
+
+
+def cosmic_rays_html(cube: CubeEntry) -> str:
+    """Words, and a table of the strongest: peaks of the file's summed light that are no light of a star."""
+    rays = cube.cosmic_rays
+    if rays.empty:
+        return paragraph("No pixel was masked as the hit of a cosmic ray.")
+    strongest = rays.sort_values("charge_e", ascending=False, kind="stable").head(N_RAYS)
+    readout, median_e = cube.amplifier.readout, np.nanmedian(cube.total_e)
+    rows = [
+        [
+            archive_text(float(readout.archive_time(ray.row)), cube.amplifier),
+            str(readout.read_utc(ray.row)[0])[:19] or "unknown",
+            *(number(value, "{:.0f}") for value in (ray.row, ray.x, ray.y)),
+            number(ray.n_pixels, "{:.0f}"),
+            number(ray.snr, "{:.1f}"),
+            number(100 * ray.charge_e / median_e, "{:.1f}") if median_e > 0 else "–",
+        ]
+        for ray in strongest.itertuples()
+    ]
+    words = (
+        f"{len(rays):,} hits were masked: light in one cadence alone that is sharper than a star can be, or crooked. "
+        "They stand out of the sum of the file's pixels, and are left out of the light curves above. The strongest:"
+    )
+    header = [
+        scale_text(readout.time_scale),
+        "UTC",
+        "cadence",
+        "x",
+        "y",
+        "pixels",
+        "S/N of brightest",
+        "% of all light",
+    ]
+    return paragraph(words) + table(header, rows)
 
 
 def shown_pixels(cube: CubeEntry) -> tuple[slice, slice]:

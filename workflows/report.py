@@ -25,6 +25,7 @@ from shutterless.pipeline.store import MANIFEST, StoreError, read_manifest
 from shutterless.workflows.candidate_cards import candidates_html, write_cube_candidates
 from shutterless.workflows.cube_sections import (
     cube_store_sections,
+    write_cosmic_rays,
     write_cubes,
     write_every_pixel,
     write_light,
@@ -323,6 +324,7 @@ CUBE_SECTIONS = (
     Section("pixels", "The pixels", write_pixels),
     Section("light", "Light curve", write_light),
     Section("every-pixel", "Every pixel", write_every_pixel),
+    Section("cosmic-rays", "Cosmic rays", write_cosmic_rays),
     Section("candidates", "Candidates", write_cube_candidates),
     _FAILURES,
     Section("places", "Where everything lies", write_places),

@@ -17,7 +17,7 @@ from shutterless.pipeline.candidates import (
     write_candidates,
 )
 from shutterless.pipeline.catalogue import know_streaks, read_catalogue
-from shutterless.pipeline.store import Amplifier, manifest_hash, open_amplifier
+from shutterless.pipeline.store import Amplifier, manifest_hash, open_amplifier, read_entry
 from shutterless.workflows.cluster import Executor
 from shutterless.workflows.detect import Detector, DetectTask, detect, detector_columns, read_rates
 from shutterless.workflows.ingest import failed_tasks, ingest_files, prepare_folder, used_entries, write_failures
@@ -112,6 +112,7 @@ def search_files(
             "catalogue": None if catalogue is None else str(catalogue),
             "supplied": dict(supplied or {}),
             "manifest_hash": manifest_hash(manifest),
+            "time_archive": _time_scales(out / "store", manifest),
         },
     )
     return SearchResult(candidates, failures, threshold, (*notes, *ingested.warnings, *unmatched), ingested.instruments)
@@ -179,6 +180,13 @@ def find_threshold(detector: Detector, rate_per_hour: float) -> tuple[float, lis
             f"{len(curve.scores)} alarms were counted in {curve.live_hours:.3g} amplifier-hours"
         )
     return threshold, notes
+
+
+def _time_scales(store: Path, manifest: pd.DataFrame) -> dict[str, str]:
+    """What the archive's own times of each file are, for files that have any."""
+    entries = {row.file: read_entry(store, row.entry) or {} for row in manifest.itertuples()}
+    scales = {file: entry.get("readout", {}).get("time_scale", "") for file, entry in entries.items()}
+    return {file: scale for file, scale in scales.items() if scale}
 
 
 def _assemble(

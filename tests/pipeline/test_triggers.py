@@ -8,10 +8,12 @@ import pytest
 
 from shutterless.pipeline.events import Event, event_stamp, optimal_rho, scale_to_rho
 from shutterless.pipeline.readout import Readout
+from shutterless.pipeline.shape_bank import shape_bank
 from shutterless.pipeline.simulation.artefacts import draw_cosmic_ray
 from shutterless.pipeline.store import BLOCK_ROWS, Amplifier
 from shutterless.pipeline.streaks import STREAK_COLUMNS
-from shutterless.pipeline.triggers import TRIGGER_COLUMNS, count_same_row, find_triggers, shape_bank, veto_reasons
+from shutterless.pipeline.triggers import TRIGGER_COLUMNS, find_triggers
+from shutterless.pipeline.vetoes import count_same_row, veto_reasons
 
 SIGMA_PX, SIGMA_E = 0.84, 20.0
 
