@@ -107,10 +107,15 @@ def _is_sharp(stamps: np.ndarray, noise_e: np.ndarray, sigma_px: float) -> np.nd
     snr = (values.reshape(weight.shape) * seen) @ light.T / np.sqrt(np.maximum(seen**2 @ (light**2).T, 1e-12))
     best = snr.argmax(axis=1)  # of the places
     highest = snr[every, best]
-    own = light[best] * weight
-    own /= np.linalg.norm(own, axis=1, keepdims=True)
-    limit = _best_track(own.reshape(stamps.shape)) + SHARPNESS_MARGIN + SHARPNESS_NOISE / np.maximum(highest, 1e-6)
+    # a neighbour that is noisier makes a source sharper in units of noise; `SHARPNESS_MARGIN` was set without noise
+    own = np.maximum(*(_own_track(light[best] * part) for part in (weight, np.ones_like(weight))))
+    limit = own + SHARPNESS_MARGIN + SHARPNESS_NOISE / np.maximum(highest, 1e-6)
     return _best_track(values) > limit * highest
+
+
+def _own_track(light: np.ndarray) -> np.ndarray:
+    """S/N of the best track in the light of a source (n, 9) over the S/N of all of it."""
+    return _best_track((light / np.linalg.norm(light, axis=1, keepdims=True)).reshape(-1, 3, 3))
 
 
 def _is_crooked(stamps: np.ndarray, noise_e: np.ndarray) -> np.ndarray:

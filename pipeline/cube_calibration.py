@@ -172,9 +172,10 @@ def measure_motion(
     Notes
     -----
     Least squares of each image with the median one and its two gradients, so that a change of brightness is no motion.
+    Differences of pixels are less steep than a sharp point-spread function, and shifts come out up to a quarter larger.
     """
     weight = np.where(np.isfinite(by_row).any(axis=0), 1 / row_error, 0.0)
-    modes = np.stack([image, *np.gradient(image)]) if min(image.shape) > 1 else None
+    modes = np.stack([image, *(-slope for slope in np.gradient(image))]) if min(image.shape) > 1 else None
     if modes is None or np.count_nonzero(weight) < 9:
         return None
     design = (modes * weight).reshape(3, -1).T

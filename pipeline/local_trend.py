@@ -7,6 +7,7 @@ from scipy.signal import fftconvolve
 
 CLIP_SIGMA = 3.0
 BOX_SIGMA = 4.0  # of the mean of a stretch of rows
+BINS_PER_WINDOW = 48
 _N_PASSES, _N_PLAIN = 6, 2  # passes; before boxes are looked for, what is bright by itself must be out
 _ORDER = 2
 # of the weight of one row: where few rows are live a trend turns into their mean, and where many are it is not biased
@@ -38,16 +39,13 @@ def local_trend(series: np.ndarray, window_rows: int, *, spare_boxes: bool = Fal
     again without those that stand `CLIP_SIGMA` robust scatters off it. The fit has as much freedom as a running mean
     over a third of the window: a faint top-hat of a sixteenth of it loses a fifth of its height, of an eighth 37 %.
     """
-    half = max(window_rows // 2, 1)
-    offsets = np.arange(-half, half + 1) / (half + 1)
-    kernel = (1 - np.abs(offsets) ** 3) ** 3
     known = np.isfinite(series)
     empty = ~known.any(axis=0)
     values = np.where(known, series, 0.0)
     middle = np.nanmedian(np.where(empty, 0.0, series), axis=0)
     trend, used = np.zeros(series.shape), known
     for step in range(_N_PASSES):
-        trend = middle + _fit((values - middle) * used, used, kernel, offsets)
+        trend = middle + _fit((values - middle) * used, used, window_rows)
         apart = np.abs(values - trend)
         spread = _MAD * np.nanmedian(np.where(known | empty, apart, np.nan), axis=0)
         used = known & (apart <= CLIP_SIGMA * spread)
@@ -73,12 +71,39 @@ def _in_box(apart: np.ndarray, used: np.ndarray, spread: np.ndarray, window_rows
     return inside
 
 
-def _fit(values: np.ndarray, used: np.ndarray, kernel: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Weighted quadratic around every row, at the row itself, shape (t, k)."""
-    moments = [_correlate(used.astype(np.float64), kernel * offsets**power) for power in range(2 * _ORDER + 1)]
+def _fit(values: np.ndarray, used: np.ndarray, window_rows: int) -> np.ndarray:
+    """Weighted quadratic around every row, at the row itself, shape (t, k).
+
+    Rows are joined so that a window has `BINS_PER_WINDOW` bins or a few more, each with as much weight as it has rows.
+    """
+    n_rows = len(values)
+    n_bins = max(n_rows // max(window_rows // BINS_PER_WINDOW, 1), 1)
+    bin_rows = n_rows / n_bins
+    half = max(round(window_rows / (2 * bin_rows)), 1)
+    offsets = np.arange(-half, half + 1) / (half + 1)
+    kernel = (1 - np.abs(offsets) ** 3) ** 3
+    edges = np.round(np.arange(n_bins) * bin_rows).astype(np.int64)
+    values, weight = (np.add.reduceat(part, edges, axis=0, dtype=np.float64) for part in (values, used))
+    moments = [_correlate(weight, kernel * offsets**power) for power in range(2 * _ORDER + 1)]
     sums = [_correlate(values, kernel * offsets**power) for power in range(_ORDER + 1)]
     normal = np.stack([np.stack([moments[a + b] for b in range(_ORDER + 1)], axis=-1) for a in range(_ORDER + 1)], -2)
-    return np.linalg.solve(normal + np.diag(_RIDGE), np.stack(sums, axis=-1)[..., None])[..., 0, 0]
+    normal = normal + np.diag(_RIDGE)
+    curves = np.linalg.solve(normal, np.stack(sums, axis=-1)[..., None])[..., 0]
+    return curves[..., 0] if n_bins == n_rows else _between_bins(curves, n_rows, bin_rows, half + 1)
+
+
+def _between_bins(curves: np.ndarray, n_rows: int, bin_rows: float, unit: int) -> np.ndarray:
+    """Quadratics (b, k, 3) around the middles of bins, in ``unit`` bins, blended from one to the next, shape (t, k)."""
+    middles = curves[..., 0] - curves[..., 2] * (1 - bin_rows**-2) / (12 * unit**2)  # of bins, whose means were fitted
+    position = (np.arange(n_rows) + 0.5) / bin_rows - 0.5
+    lower = np.clip(np.floor(position).astype(np.int64), 0, max(len(curves) - 2, 0))
+    upper = np.minimum(lower + 1, len(curves) - 1)
+    share = np.clip(position - lower, 0, 1)[:, None]
+    values = []
+    for bins in (lower, upper):
+        step = ((position - bins) / unit)[:, None]
+        values.append(middles[bins] + curves[bins, :, 1] * step + curves[bins, :, 2] * step**2)
+    return (1 - share) * values[0] + share * values[1]
 
 
 def _correlate(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:

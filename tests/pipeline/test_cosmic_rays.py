@@ -53,19 +53,13 @@ def test_share_of_rays_that_are_masked(pixels, snr, at_least):
     residual = noise()
     for y, x in pixels:
         residual[y, x, ::2] += snr / np.sqrt(len(pixels))
-    share = share_masked(residual)
-    print(len(pixels), snr, share)
-    assert share >= at_least
+    assert share_masked(residual) >= at_least
 
 
-@pytest.mark.parametrize(
-    ("snr", "at_most"), [(0, 0.0), (8, 0.015), (14, 0.01), (30, 0.004), (100, 0.004), (1000, 0.004)]
-)
+@pytest.mark.parametrize(("snr", "at_most"), [(0, 0.0), (8, 0.01), (14, 0.005), (30, 0.002), (1000, 0.002)])
 def test_flashes_of_one_row_stay(snr, at_most):
     """A star that shines in a single image, anywhere within a pixel: as sharp as the optics, and no sharper."""
-    share = share_masked(with_flashes(snr))
-    print(snr, share)
-    assert share <= at_most
+    assert share_masked(with_flashes(snr)) <= at_most
 
 
 def test_noise_alone_loses_no_pixel():
@@ -115,15 +109,12 @@ def test_light_on_pixels_of_unequal_noise_is_not_crooked():
 
 
 def test_rays_at_the_border_and_beside_masked_pixels():
-    """In a corner and beside a dead pixel a single bright pixel is a ray; two beside the border may be half a star."""
+    """In a corner and beside a dead pixel a single bright pixel is a ray; a star half beyond the border is none."""
     residual = np.zeros((SIZE, SIZE, N_ROWS))
     residual[4, 4] = np.nan
     residual[4, 5, 50] = residual[0, 0, 100] = 100
-    found = mask_cosmic_rays(residual, QUIET, SIGMA_PX)
-    print(found)
-    cut = np.zeros((SIZE, SIZE, N_ROWS))
-    cut[:, :, 10] = flash(-0.4, 4.1, 200)
-    assert mask_cosmic_rays(cut, QUIET, SIGMA_PX).empty
+    residual[:, :, 150] = flash(-0.4, 4.1, 200)
+    assert mask_cosmic_rays(residual, QUIET, SIGMA_PX)["row"].tolist() == [50, 100]
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 5), (1, 6, 5), (2, 2, 1)])
