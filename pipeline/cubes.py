@@ -192,14 +192,22 @@ def write_changed_cube(
         factor = _electrons_per_value(cube, 1 / readout.row_rate_hz)
         change, variance = (np.moveaxis(part, 2, 0)[grid.rows] for part in (change_e / factor, variance_e2 / factor**2))
         if cube.profile.table_hdu is None:
-            whole = np.issubdtype(cube.pixels.data.dtype, np.integer)
-            cube.pixels.data[:] += (np.rint(change) if whole else change).astype(cube.pixels.data.dtype)
+            cube.pixels.data[:] = _add_within(cube.pixels.data, change)
         else:
             columns, data = cube.profile.columns, cube.table.data
             data[columns["flux"]][:] += change
             if columns.get("flux_error") in cube.table.columns.names:
                 data[columns["flux_error"]][:] = np.sqrt(data[columns["flux_error"]] ** 2 + variance)
         hdus.writeto(target, output_verify="silentfix+ignore")
+
+
+def _add_within(images: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """Images with a change added, of the type that they had: integers are rounded, and full where they overflow."""
+    changed = images + change
+    if np.issubdtype(images.dtype, np.integer):
+        limits = np.iinfo(images.dtype)
+        changed = np.clip(np.rint(changed), limits.min, limits.max)
+    return changed.astype(images.dtype)
 
 
 def _open_cube(hdus: fits.HDUList, path: Path, instrument: str | None, supplied: Mapping[str, str] | None) -> _OpenCube:

@@ -7,10 +7,9 @@ a star does all the time is no event, however significant.
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
 from shutterless.pipeline.store import Amplifier
-from shutterless.pipeline.streaks import nearest_streak
+from shutterless.pipeline.streaks import nearest_place
 from shutterless.pipeline.template_bank import footprint
 
 MIN_BOXES = 16  # of one width in a file; fewer do not tell a habit from one event
@@ -53,7 +52,7 @@ class Habits:
             1 where no star shines; else 1.4826 times the median absolute deviation, less `ERROR_MARGIN` of its own
             errors. Where an event leaves too few boxes, that of the differences of successive ones over √2.
         """
-        if nearest_streak(self._shining, [column], REACH_PX, y)[0] < 0:
+        if nearest_place(self._shining, np.array([[y, column]]), REACH_PX)[0] < 0:
             return 1.0
         width = max(min(width_rows, self._amplifier.n_rows // MIN_BOXES), 1)
         width = 1 << int(np.log2(width))
@@ -96,10 +95,9 @@ class Habits:
         return self._cumulative[key]
 
 
-def _shining_stars(amplifier: Amplifier) -> pd.DataFrame:
-    """Rows of the streak table that are bright enough for their swings to show."""
-    streaks, sigma = amplifier.streaks, amplifier.sigma_e.mean(axis=2)
-    places = streaks[["y", "x"]].to_numpy(dtype=np.float64)
+def _shining_stars(amplifier: Amplifier) -> np.ndarray:
+    """Places (y, x) of stars that are bright enough for their swings to show, shape (s, 2)."""
+    places, sigma = amplifier.star_places, amplifier.sigma_e.mean(axis=2)
     y, x = np.clip(np.round(places).astype(np.int64), 0, np.array(sigma.shape) - 1).T
-    height = streaks["flux_e_row"].to_numpy() * amplifier.profile([0.0], [0.0])[0, 0]
-    return streaks[height > MIN_HEIGHT_SIGMA * sigma[y, x]]
+    height = amplifier.streaks["flux_e_row"].to_numpy() * amplifier.profile([0.0], [0.0])[0, 0]
+    return places[height > MIN_HEIGHT_SIGMA * sigma[y, x]]

@@ -125,6 +125,11 @@ class Amplifier:
         """Height of the stack in pixels, 1 for continuous readout."""
         return self.residual.shape[0]
 
+    @cached_property
+    def star_places(self) -> np.ndarray:
+        """Positions (y, x) of the stars in the order of ``streaks``, float64, shape (s, 2)."""
+        return self.streaks[["y", "x"]].to_numpy(dtype=np.float64)
+
     @property
     def detector_axis(self) -> int:
         """Axis of the residual along which the rows of the detector lie: time in continuous readout, else y."""

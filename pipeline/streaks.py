@@ -117,9 +117,18 @@ def nearest_streak(streaks: pd.DataFrame, x: Any, within_px: float, y: Any = 0.0
     ndarray of int64, shape (n,)
     """
     places = np.stack(np.broadcast_arrays(np.asarray(y, np.float64), np.asarray(x, np.float64)), axis=-1)
-    if streaks.empty or not places.size:
-        return np.full(places.shape[:-1], -1, dtype=np.int64)
-    distance, nearest = cKDTree(streaks[["y", "x"]].to_numpy(np.float64)).query(places, p=np.inf)
+    return nearest_place(streaks[["y", "x"]].to_numpy(np.float64), places, within_px)
+
+
+def nearest_place(known: np.ndarray, places: np.ndarray, within_px: float) -> np.ndarray:
+    """As `nearest_streak` for places (n, 2) among known ones (s, 2), both as (y, x)."""
+    if not known.size or not places.size:
+        return np.full(len(places), -1, dtype=np.int64)
+    if len(places) == 1:  # no tree pays for a single place
+        distance = np.abs(known - places).max(axis=1)
+        nearest = distance.argmin(keepdims=True)
+        return np.where(distance[nearest] <= within_px, nearest, -1).astype(np.int64)
+    distance, nearest = cKDTree(known).query(places, p=np.inf)
     return np.where(distance <= within_px, nearest, -1).astype(np.int64)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.store import Amplifier
-from shutterless.pipeline.streaks import nearest_streak
+from shutterless.pipeline.streaks import nearest_place
 
 BOX_WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 TRIGGER_THRESHOLD = 5.0  # about one noise trigger per amplifier-second; cosmic rays add 0.85
@@ -79,9 +79,9 @@ def footprint(amplifier: Amplifier, y: int, x: np.ndarray) -> Footprint:
 
 def _centred_light(amplifier: Amplifier, y: int, x: np.ndarray, half_y: int, half: int) -> np.ndarray:
     """Share of a source's light on the pixels around each place, (p, y, x); centred on the star of the pixel if any."""
-    star = nearest_streak(amplifier.streaks, x, within_px=0.5, y=y)
     centre = np.stack([np.full(len(x), y), x], axis=1).astype(np.float64)
-    centre[star >= 0] = amplifier.streaks[["y", "x"]].to_numpy(dtype=np.float64)[star[star >= 0]]
+    star = nearest_place(amplifier.star_places, centre, within_px=0.5)
+    centre[star >= 0] = amplifier.star_places[star[star >= 0]]
     reach_y, reach = np.arange(-half_y, half_y + 1), np.arange(-half, half + 1)
     return np.stack(
         [amplifier.profile(y + reach_y - cy, column + reach - cx) for column, (cy, cx) in zip(x, centre, strict=True)]

@@ -185,8 +185,7 @@ def _refine(amplifier: Amplifier, y: int, column: int, row_start: int, width_row
     # where the rows after a flare's first are masked, or it rises faster than any template, that row is all there is
     own = max(sharpness, _template_look(1, 0, *look)[0]), flatness
     zero = first_row + (shift + bank.pre) * bank.bin_rows
-    # the brightest row that was seen
-    peak = int(np.argmax(np.where((light / sigma) ** 2 @ live >= MIN_LIVE_FRACTION * norm**2, np.abs(kernel), -1.0)))
+    peak = _seen_peak(bank.pre + bank.peak[shape], kernel, (light / sigma / norm) ** 2 @ live)
     peak_row = bank.peak_value[shape] / np.sqrt(bank.bin_rows)  # of the unit-norm template in rows
     limits = (0, amplifier.n_rows - 1)
     return (
@@ -203,6 +202,13 @@ def _refine(amplifier: Amplifier, y: int, column: int, row_start: int, width_row
         _light_inside(amplifier, light, reach, y, column),
         value * peak_row / norm,
     )
+
+
+def _seen_peak(peak: int, kernel: np.ndarray, seen: np.ndarray) -> int:
+    """Bin of a template's peak, or where that is masked of the brightest bin that is not."""
+    if seen[peak] >= MIN_LIVE_FRACTION:
+        return int(peak)
+    return int(np.argmax(np.where(seen >= MIN_LIVE_FRACTION, np.abs(kernel), -1.0)))
 
 
 def _light_inside(amplifier: Amplifier, light: np.ndarray, reach: _Reach, y: int, column: int) -> float:
