@@ -25,6 +25,7 @@ from shutterless.pipeline.vetoes import count_same_row
 # at a time, so that injections stay apart: in continuous readout by columns, in a small stack of images by rows alone
 INJECTIONS_PER_MPIX, ROWS_PER_INJECTION = 8, 1600
 _NOISE_PIXELS = 40_000_000  # at least so many are scrambled and searched before noise examples are taken to be rare
+_MOST_NOISE_PASSES = 400
 _MAX_PASSES = 40  # of as many injections at a time; beyond, what is wanted does not fit
 _REFINED_WIDTHS = 8  # template's rows and shift on either side of a hit, in widths of its box
 _VETO_KINDS = {
@@ -206,7 +207,7 @@ def _draw_noise(
 ) -> list[tuple[StripBatch, Labels]]:
     parts: list[tuple[StripBatch, Labels]] = []
     missing = settings.n_noise
-    for _ in range(max(_MAX_PASSES, _NOISE_PIXELS // amplifier.residual.size)):
+    for _ in range(int(np.clip(_NOISE_PIXELS // amplifier.residual.size, _MAX_PASSES, _MOST_NOISE_PASSES))):
         if missing <= 0:
             break
         scrambled = scramble_rows(amplifier, rng)

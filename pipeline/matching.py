@@ -44,8 +44,3 @@ def match_truth(detections: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
         best[near] = row.rho
         overlapped[near] = overlaps[near]
     return matched
-
-
-def _heights(table: pd.DataFrame) -> np.ndarray:
-    """``y`` of a table, 0 where there is none, as in continuous readout."""
-    return table["y"].fillna(0).to_numpy(dtype=np.float64) if "y" in table else np.zeros(len(table))

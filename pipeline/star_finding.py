@@ -17,7 +17,6 @@ _N_PASSES, _N_STEPS, _FLUX_STEPS = 4, 6, 3
 _WIDTH_STEPS = (0.1, 0.1, 0.1, 0.1, 0.03)
 _WIDTH_LIMITS = (0.6, 1.7)  # of the width that was guessed
 _MAX_STEP_PX = 0.5
-_STEP_PX = 0.05  # of numerical derivatives
 
 
 @dataclass

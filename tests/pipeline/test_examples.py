@@ -13,9 +13,11 @@ from shutterless.pipeline.examples import (
     TrainingSet,
     concatenate_training_sets,
     draw_examples,
+    hide_events,
 )
 from shutterless.pipeline.injection import InjectionSettings
 from shutterless.pipeline.tokens import STAGE1_FEATURES, StripBatch, TokenGrid, unpatchify
+from shutterless.pipeline.triggers import find_triggers
 
 GRID = TokenGrid(n_columns=9, n_rows=64, patch_rows=8, bins=(1, 4, 16))
 FEW = ExampleSettings(n_events=16, n_cosmic_rays=8, n_noise=12, threshold=4.3)
@@ -98,6 +100,31 @@ def test_frame_as_it_is_holds_no_event(make_amplifier):
     found = draw_examples(amplifier, GRID, np.random.default_rng(0), NOTHING_ADDED)
     assert counts(found) == {"noise": 1}
     assert np.isnan(found.labels.onset).all()
+
+
+def test_hidden_events_are_masked_and_nothing_else(make_amplifier):
+    """A burst of 100 rows at (30, 1000), and half its length before and twice its length after it, in 3 px around it.
+
+    A spike of one pixel is no event to the classical detector, and what is too faint may be noise.
+    """
+    amplifier = make_amplifier(noise=0, stars=())
+    for x, share in ((29, 0.5), (30, 1.0), (31, 0.5)):
+        amplifier.residual[0, x, 1000:1100] = share  # as a whole 12 sigma
+        amplifier.residual[0, x + 20, 2500:2600] = 0.55 * share
+    amplifier.residual[0, 10, 3000] = 30
+    before = amplifier.residual.copy()
+    hidden = hide_events(amplifier, 8.0)
+    x, rows = np.nonzero(np.isnan(hidden.residual[0]))
+    assert (x.min(), x.max()) == (27, 33)
+    assert rows.min() == pytest.approx(950, abs=15)
+    assert rows.max() == pytest.approx(1300, abs=30)
+    assert len(rows) == 7 * (rows.max() - rows.min() + 1)
+    assert hidden.live_pixel_rows == amplifier.residual.size - len(rows)
+    np.testing.assert_array_equal(amplifier.residual, before)
+    np.testing.assert_array_equal(hidden.residual[~np.isnan(hidden.residual)], before[~np.isnan(hidden.residual)])
+    assert find_triggers(hidden, 8.0)["veto"].tolist() == ["sharp"]
+    assert np.isnan(hide_events(amplifier, 5.0).residual[0, 50, 2500:2600]).all()
+    assert not np.isnan(hide_events(amplifier, 100.0).residual).any()
 
 
 def test_as_much_scrambled_noise_as_asked_for(make_amplifier):

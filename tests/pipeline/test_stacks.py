@@ -11,6 +11,7 @@ import pytest
 from shutterless.models.evaluation import cluster_detections
 from shutterless.pipeline.candidates import build_candidates
 from shutterless.pipeline.events import Event
+from shutterless.pipeline.examples import hide_events
 from shutterless.pipeline.injection import InjectionSettings, add_injection, inject, kinds_for, stamp_injection
 from shutterless.pipeline.matching import match_truth
 from shutterless.pipeline.psf import stack_profile
@@ -305,6 +306,21 @@ def test_kinds_that_a_stack_does_not_know_are_not_injected():
     settings = InjectionSettings(kinds=(("occultation", 0.5), ("glint", 0.5)))
     with pytest.raises(ValueError, match=r"\['occultation', 'glint'\] none is known .* only \['burst', 'flare'\]"):
         inject(amplifier, np.random.default_rng(0), settings, 1)
+
+
+# --- examples ---
+
+
+def test_hidden_events_of_a_stack_are_masked_around_their_pixel():
+    """Four rows, three before and eight after them, in the seven pixels along each axis that a source there lights."""
+    residual = np.zeros((12, 12, N_ROWS))
+    add_source(residual, 5.0, 6.0, dict.fromkeys(range(200, 204), 10.0))
+    hidden = hide_events(make_stack(residual), 8.0)
+    masked = np.argwhere(np.isnan(hidden.residual))
+    assert masked.min(axis=0).tolist() == [2, 3, 197]
+    assert masked.max(axis=0).tolist() == [8, 9, 211]
+    assert len(masked) == 7 * 7 * 15
+    assert find_triggers(hidden).empty
 
 
 # --- strips ---

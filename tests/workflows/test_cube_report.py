@@ -281,6 +281,7 @@ def test_page_of_a_store_of_cubes_shows_every_cube_without_candidates(search):
         "The pixels",
         "Light curve",
         "Every pixel",
+        "Cosmic rays",
     ]
     assert "Noise / expected" in section_of(html, "quiet_c00_q0")
     assert "Candidates" not in html

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ import pytest
 from another_program import Pulse
 from another_program import write_frame as write_pulses
 from astropy.io import fits
-from astropy.time import Time
+from astropy.time import Time, TimeDelta
 from fake_cubes import KEPLER_CADENCE_D, KEPLER_LIVE_S, KEPLER_REFERENCE, OPENED, star_images, write_kepler, write_plain
 from typer.testing import CliRunner
 
 from shutterless.pipeline.candidates import CANDIDATE_TYPES
+from shutterless.pipeline.examples import ExampleSettings
 from shutterless.pipeline.store import open_amplifier, read_manifest
+from shutterless.workflows import train
 from shutterless.workflows.cli import app
 from shutterless.workflows.detect import read_rates
 from shutterless.workflows.lightcurve import LightCurveError
@@ -31,10 +34,18 @@ RISE = {0: 0.2, 1: 0.1, 2: 0.05}  # of the star's light
 TEMPLATE_BANK = ("--model", "template-bank")
 
 
-def write_star(path: Path, *, flare: bool = True, seed: int = 0) -> Path:
-    """A star of 1.6e6 e- a cadence in 7 x 7 pixels that flares by a fifth; twice as bright in a cadence that is flagged."""
-    rates = star_images(N_FRAMES, 7, 7, seed=seed)
-    for later, share in RISE.items() if flare else ():
+@pytest.fixture(scope="module", autouse=True)
+def frequent_noise():
+    """Take examples of noise from 4.2 sigma on: it takes minutes to find any above 4.9 in so small a stack."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "ExampleSettings", partial(ExampleSettings, threshold=4.2))
+        yield
+
+
+def write_star(path: Path) -> Path:
+    """A star of 1.6e6 e- a cadence in 7 x 7 pixels flares by a fifth, and by all in a cadence that is flagged."""
+    rates = star_images(N_FRAMES, 7, 7)
+    for later, share in RISE.items():
         rates[FLARE + later] *= 1 + share
     rates[FLAGGED] *= 2
     rates += 5.0  # the sky
@@ -108,7 +119,8 @@ def test_times_are_those_of_the_cadence_of_the_flare(searched):
     """The observer's clock, a quarter of a second before the middle of the cadence; the archive's BJD as it is."""
     _, _, candidates = searched
     flare = candidates.iloc[0]
-    middle = Time(OPENED, format="isot", scale="utc") + FLARE * KEPLER_CADENCE_D
+    elapsed = TimeDelta(FLARE * KEPLER_CADENCE_D * 86400, format="sec")
+    middle = (Time(OPENED, format="isot", scale="utc").tai + elapsed).utc
     for name in ("time_read_utc", "time_event_min_utc", "time_event_max_utc"):
         stated = Time(flare[name], format="isot", scale="utc")
         assert (middle - stated).to_value("s") == pytest.approx(0.25, abs=0.01)
@@ -140,7 +152,7 @@ def test_frames_and_cubes_in_one_search(target, tmp_path):
     frame = write_pulses(tmp_path / "frame.fits", first_row=9000, n_rows=600, stars=[], pulses=[pulse], seed=5)
     result, candidates = search([frame, target], tmp_path / "out", *TEMPLATE_BANK)
     assert result.exit_code == 0
-    ours = candidates[candidates["snr"] > 20].set_index("file")
+    ours = candidates[candidates["snr"] > 10].set_index("file")
     assert sorted(ours.index) == ["frame.fits", "k.fits"]
     assert ours.loc["frame.fits", ["quadrant", "x", "row_peak"]].tolist() == pytest.approx([2, 1400.3, 300], abs=2)
     assert ours.loc["k.fits", ["y", "row_peak"]].tolist() == [3, FLARE]
@@ -152,14 +164,19 @@ def test_frames_and_cubes_in_one_search(target, tmp_path):
 
 
 def test_cubes_of_any_camera_are_searched_by_name(tmp_path):
-    images = np.random.default_rng(3).poisson(400.0, (60, 8, 9)).astype(np.float32)
-    images[30, 3:6, 4:7] += 100 * np.array([[1, 3, 1], [3, 8, 3], [1, 3, 1]])  # a star of 0.7 px
-    header = {"CADENCE": 0.5, "DATE-OBS": "2026-03-04T05:06:07", "SEEING": 1.65}
+    """Of a flash of 3,000 e- on a sky of 400, in image 30 of a plain cube in an extension."""
+    y, x = np.indices((8, 9))
+    light = np.exp(-4 * np.log(2) * ((y - 4) ** 2 + (x - 5) ** 2) / 1.6**2)
+    mean = np.full((60, 8, 9), 400.0)
+    mean[30] += 3000 * light / light.sum()
+    # 1.6 px on the detector are 1.45 before its pixels widen them
+    header = {"CADENCE": 0.5, "DATE-OBS": "2026-03-04T05:06:07", "SEEING": 1.45}
+    images = np.random.default_rng(3).poisson(mean).astype(np.float32)
     path = write_plain(tmp_path / "c.fits", images, header=header, in_extension=True)
     result, candidates = search([path], tmp_path / "out", *TEMPLATE_BANK, "--instrument", "cube")
     assert result.exit_code == 0
-    print(candidates.T)
-    assert candidates[["x", "y", "row_peak"]].to_numpy().tolist() == [[pytest.approx(5, abs=0.2), 4, 30]]
+    assert candidates[["y", "row_peak"]].to_numpy().tolist() == [[4, 30]]
+    assert candidates["x"].tolist() == [pytest.approx(5, abs=0.2)]
     # 30 cadences of half a second after the first, in its middle
     assert candidates["time_read_utc"].tolist() == ["2026-03-04T05:06:22.250000"]
 
@@ -191,13 +208,11 @@ def test_injected_events_are_found_again(target, tmp_path):
     assert result.exit_code == 0, result.output
     truth, stars = (pd.read_parquet(tmp_path / "blind" / f"{name}.parquet") for name in ("truth", "stars"))
     assert f"{len(truth)} events in 1 files" in result.stdout
-    print(truth.T)
     assert len(truth) >= 2
     assert len(stars) == 1
     assert truth["ccd"].isna().all()
     assert truth["y"].between(0, 6).all()
     _, candidates = search([tmp_path / "blind" / "k.fits"], tmp_path / "out", *TEMPLATE_BANK)
-    print(candidates.T)
     short = truth[truth["row_stop"] - truth["row_start"] < 12]  # a quarter of the window of the trend
     assert len(short) >= 1
     for event in short.itertuples():
@@ -216,7 +231,9 @@ def test_inject_over_its_own_input_is_refused(target):
 
 def test_one_target_is_one_field(store):
     settings = load_settings(None).train_for("mlp")
-    with pytest.raises(TrainError, match=r"holds one field of stars; .* or validate on the last part of each with --set"):
+    with pytest.raises(
+        TrainError, match=r"holds one field of stars; .* or validate on the last part of each with --set"
+    ):
         draw_training_set(store, settings)
 
 
@@ -229,11 +246,9 @@ def test_split_in_time_trains_on_the_first_part_and_validates_on_the_last(store)
     # 30 events are tried, six of them in the last fifth; the template bank finds most
     assert 15 <= event.sum() <= 30
     assert 2 <= event[drawn.groups == VALIDATION_GROUP].sum() <= 6
-    # the flare of the target is neither an event nor noise: without --hide it would be an example that is taken for none
-    flare = drawn.strips.features[~event, 0].max()
+    # the flare of the target, which nobody injected, would be an example without an event if it were not hidden
+    assert drawn.strips.features[~event, 0].max() < 20
     shown = draw_training_set(store, load_settings(None, changes[:2]).train_for("mlp"))
-    print(flare, shown.strips.features[shown.labels.is_event == 0, 0].max())
-    assert flare < 20
     assert shown.strips.features[shown.labels.is_event == 0, 0].max() > 50
 
 
@@ -243,18 +258,15 @@ def test_model_of_one_target_is_kept_with_its_rates(model, store):
     # the last fifth of 500 cadences of 49 pixels, against 3072 columns read 300 times a second for an hour
     hours = read_rates(model).live_hours
     assert hours == pytest.approx(100 * 49 / (3072 * 300 * 3600), rel=0.01)
-    config = json.loads((model / "config.json").read_text())
-    print(config)
 
 
 def test_model_of_one_target_searches_it(model, target, tmp_path):
     result, candidates = search([target], tmp_path, "--model", model)
     assert result.exit_code == 0
-    print(candidates.T)
     assert "false alarms per amplifier-hour is extrapolated" in result.stderr
     assert FLARE in candidates["row_peak"].tolist()
     assert candidates["probability"].between(0, 1).all()
-    assert candidates["model"].str.startswith("mlp").all()
+    assert candidates["model"].str.startswith("shutterless-mlp (").all()
 
 
 # --- files of the archives ---
@@ -286,12 +298,15 @@ def test_no_candidate_of_k2_peaks_in_a_flagged_cadence_or_is_a_dip(k2):
 
 
 def test_thruster_firings_leave_nothing_on_the_star(k2):
-    """Twice a day the telescope turns back: within a cadence of it the star has one candidate, a flare of S/N 62."""
+    """Within a cadence of one of a hundred the star has one candidate above 7 sigma, a flare of 62.
+
+    Three pixels off it there is another, of 22 sigma at 3438.08: light that the optics may have brought.
+    """
     candidates, quality = k2
+    candidates = candidates[candidates["snr"] > 7]
     fired = np.flatnonzero(quality & THRUSTER)
     assert len(fired) > 90
     apart = np.abs(candidates["row_peak"].to_numpy()[:, None] - fired).min(axis=1)
-    print(candidates[apart<=1].T)
     on_star = np.hypot(candidates["x"] - 4.1, candidates["y"].astype(float) - 2.2) < 1.5
     beside = candidates[(apart <= 1) & on_star]
     assert beside["time_archive"].tolist() == pytest.approx([3468.97], abs=0.01)
