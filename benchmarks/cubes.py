@@ -17,6 +17,7 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +161,8 @@ def main() -> None:
     )  # fmt: skip
     work = partial(search_copy, file=arguments.file, settings=settings, events=arguments.events, references=references)
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.copies)
-    with ProcessPoolExecutor(2) as pool:
+    # a process that is forked after torch has run may wait for its threads for ever
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         found = pd.concat(list(pool.map(work, seeds)), ignore_index=True)
     found = found[found["row_peak"] >= arguments.from_row]
     print(f"{len(found)} events in {arguments.copies} copies; eta {eta:.2f}, thresholds {thresholds}")
