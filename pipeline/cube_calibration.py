@@ -10,8 +10,8 @@ from scipy.ndimage import convolve, uniform_filter
 
 from shutterless.pipeline.cosmic_rays import mask_cosmic_rays
 from shutterless.pipeline.cubes import Cube
-from shutterless.pipeline.local_trend import local_trend
-from shutterless.pipeline.psf import stack_profile
+from shutterless.pipeline.local_trend import local_trend, robust_spread
+from shutterless.pipeline.psf import psf_half_width, stack_profile
 from shutterless.pipeline.star_finding import StarFit, find_stars
 
 TREND_ROWS = 512  # window of the slow trend where the profile gives none
@@ -85,10 +85,11 @@ def calibrate_cube(cube: Cube) -> CalibratedCube:
     by_row = np.moveaxis(cube.flux_e, 2, 0).astype(np.float64)
     live = np.asarray(np.isfinite(by_row).any(axis=(1, 2)))
     expected = expected_noise(cube)
-    image = np.nanmedian(np.where(np.isfinite(by_row).any(axis=0), by_row, 0.0), axis=0)
+    seen = np.isfinite(by_row).any(axis=0)
+    image = np.nanmedian(np.where(seen, by_row, 0.0), axis=0)
     row_error = np.nanmedian(expected, axis=2)
     stars = find_stars(
-        np.where(np.isfinite(by_row).any(axis=0), image, np.nan),
+        np.where(seen, image, np.nan),
         row_error / np.sqrt(min(max(live.sum(), 1), STAR_ROWS)),
         cube.readout.psf_sigma_px,
     )
@@ -179,7 +180,7 @@ def measure_motion(
     if modes is None or np.count_nonzero(weight) < 9:
         return None
     design = (modes * weight).reshape(3, -1).T
-    whole = np.isfinite(by_row).all(axis=(1, 2)) | (np.isfinite(by_row) | (weight == 0)).all(axis=(1, 2))
+    whole = (np.isfinite(by_row) | (weight == 0)).all(axis=(1, 2))
     normal = design.T @ design
     if np.linalg.matrix_rank(normal) < 3 or whole.sum() < MIN_NOISE_ROWS:
         return None
@@ -223,7 +224,7 @@ def shared_light(left: np.ndarray, stars: StarFit, image: np.ndarray, row_error:
 
     A sky pixel holds no light of a star, nor any other that stands out of the background.
     """
-    faint = np.abs(np.nan_to_num(image) - stars.background) < np.maximum(SKY_LIGHT_SIGMA, 3.0) * row_error
+    faint = np.abs(np.nan_to_num(image) - stars.background) < STARLIT_SIGMA * row_error
     starless = stars.model() - stars.background < SKY_LIGHT_SIGMA * row_error
     sky = faint & starless & np.isfinite(left).any(axis=0)
     if sky.sum() < MIN_SKY_PIXELS:
@@ -251,7 +252,7 @@ def filter_light(residual: np.ndarray, sigma_px: float) -> np.ndarray:
     A star that is never quiet, and what drifts leave, is the same in all pixels that it lights, and more in their sum
     than in each of them.
     """
-    half = max(int(np.ceil(3.5 * sigma_px)), 1)
+    half = psf_half_width(sigma_px)
     offsets = np.arange(-half, half + 1)
     light = stack_profile(offsets, offsets, sigma_px, 2)[:, :, None]
     live = np.isfinite(residual)
@@ -324,7 +325,6 @@ def _robust_fit(series: np.ndarray, common: np.ndarray, terms: np.ndarray) -> np
     """Least squares of many series with ``common`` times ``terms``, outliers clipped, shape (t, k)."""
     known = np.isfinite(series)
     values = np.where(known, series, 0.0)
-    empty = ~known.any(axis=0)
     n_terms = terms.shape[1]
     products = (terms[:, :, None] * terms[:, None, :]).reshape(len(terms), -1)
     used, model = known, values
@@ -334,6 +334,5 @@ def _robust_fit(series: np.ndarray, common: np.ndarray, terms: np.ndarray) -> np
         right = (terms.T @ (used * common * values)).T[..., None]
         model = common * (terms @ np.linalg.solve(normal + 1e-9 * scale * np.eye(n_terms), right)[..., 0].T)
         apart = np.abs(values - model)
-        spread = _MAD * np.nanmedian(np.where(known | empty, apart, np.nan), axis=0)
-        used = known & (apart <= _CLIP_SIGMA * spread)
+        used = known & (apart <= _CLIP_SIGMA * robust_spread(apart, known))
     return model

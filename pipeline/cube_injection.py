@@ -26,7 +26,9 @@ def inject_cube(
     instrument: str | None = None,
     supplied: Mapping[str, str] | None = None,
 ) -> InjectedFile:
-    """Write a copy of an image cube with events in it; parameters and errors as those of `inject_frames`.
+    """Write a copy of an image cube with events in it.
+
+    Parameters and errors are those of `shutterless.pipeline.file_injection.inject_file`.
 
     Notes
     -----

@@ -15,9 +15,10 @@ import pandas as pd
 from shutterless.pipeline.events import KINDS
 from shutterless.pipeline.injection import InjectionSettings, inject, scramble_rows
 from shutterless.pipeline.matching import MATCH_PX, match_truth
+from shutterless.pipeline.psf import psf_half_width
 from shutterless.pipeline.store import Amplifier
 from shutterless.pipeline.strips import choose_bins, cut_strips, strip_first_rows
-from shutterless.pipeline.template_bank import TRIGGER_THRESHOLD, psf_half_width, scan
+from shutterless.pipeline.template_bank import TRIGGER_THRESHOLD, scan
 from shutterless.pipeline.tokens import StripBatch, TokenGrid, concatenate_strips
 from shutterless.pipeline.triggers import characterise, find_triggers
 from shutterless.pipeline.vetoes import count_same_row

@@ -9,8 +9,7 @@ from shutterless.pipeline.cube_injection import inject_cube
 from shutterless.pipeline.frame_injection import inject_frames
 from shutterless.pipeline.injected_files import InjectedFile
 from shutterless.pipeline.injection import InjectionSettings
-from shutterless.pipeline.instruments import CubeProfile
-from shutterless.pipeline.reading import read_info
+from shutterless.pipeline.reading import holds_cube
 
 
 def inject_file(
@@ -32,11 +31,14 @@ def inject_file(
     **reading
         ``instrument`` and ``supplied``, as `shutterless.pipeline.reading.read_info`.
 
+    Returns
+    -------
+    InjectedFile
+
     Raises
     ------
     FrameError
         If nothing of the file can be read, or the copy would take its place.
     """
-    is_cube = isinstance(read_info(path, **reading).profile, CubeProfile)
-    inject = inject_cube if is_cube else inject_frames
+    inject = inject_cube if holds_cube(path, **reading) else inject_frames
     return inject(path, out, settings, events=events, seed=seed, **reading)

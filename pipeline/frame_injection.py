@@ -46,30 +46,9 @@ def inject_frames(
     instrument: str | None = None,
     supplied: Mapping[str, str] | None = None,
 ) -> InjectedFile:
-    """Write a copy of a frame file with events in it.
+    """Write a copy of a file of frames with events in it.
 
-    Parameters
-    ----------
-    path : path
-        FITS file; it is only read.
-    out : path
-        Folder for the copy, which keeps the file's name and is whole or absent.
-    settings : InjectionSettings
-    events : int
-        How many to try in each amplifier; fewer are injected where there is no room for more.
-    seed : int
-        With the file's name and the quadrant it gives the random numbers.
-    instrument, supplied
-        As `shutterless.pipeline.frames.read_info`.
-
-    Returns
-    -------
-    InjectedFile
-
-    Raises
-    ------
-    FrameError
-        If no amplifier of the file can be read, or the copy would take its place.
+    Parameters and errors are those of `shutterless.pipeline.file_injection.inject_file`.
     """
     path = Path(path)
     target = target_of(path, out)

@@ -47,11 +47,19 @@ def local_trend(series: np.ndarray, window_rows: int, *, spare_boxes: bool = Fal
     for step in range(_N_PASSES):
         trend = middle + _fit((values - middle) * used, used, window_rows)
         apart = np.abs(values - trend)
-        spread = _MAD * np.nanmedian(np.where(known | empty, apart, np.nan), axis=0)
+        spread = robust_spread(apart, known)
         used = known & (apart <= CLIP_SIGMA * spread)
         if spare_boxes and step >= _N_PLAIN:
             used &= ~_in_box(values - trend, used, spread, window_rows)
     return trend
+
+
+def robust_spread(apart: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Scatter of each series from the median of its known distances ``apart`` (t, k), shape (k,).
+
+    Of a series without a known row it is that of all, so that none is NaN.
+    """
+    return _MAD * np.nanmedian(np.where(known | ~known.any(axis=0), apart, np.nan), axis=0)
 
 
 def _in_box(apart: np.ndarray, used: np.ndarray, spread: np.ndarray, window_rows: int) -> np.ndarray:

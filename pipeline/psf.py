@@ -43,6 +43,11 @@ def stack_profile(y_offsets_px: Any, x_offsets_px: Any, sigma_px: float, n_y: in
     return along_y[:, None] * pixel_profile(x_offsets_px, sigma_px)
 
 
+def psf_half_width(sigma_px: float) -> int:
+    """Pixels to either side of a source that hold all but 0.1 % of its light along one axis."""
+    return max(int(np.ceil(3.5 * sigma_px)), 1)
+
+
 def noise_equivalent_columns(sigma_px: float) -> float:
     """Columns whose background an optimally weighted row collects, 1/ΣP² ≈ 2√π σ (King 1983, PASP 95, 163)."""
     return float(2 * np.sqrt(np.pi) * sigma_px)

@@ -33,6 +33,11 @@ def read_info(
     return (cubes.read_cube_info if is_cube else frames.read_info)(path, instrument, supplied)
 
 
+def holds_cube(path: str | Path, instrument: str | None = None, supplied: Mapping[str, str] | None = None) -> bool:
+    """Whether a file is an image cube by its profile; parameters and errors are those of `read_info`."""
+    return _find_profile(Path(path), instrument, supplied)[1]
+
+
 def read_amplifier(
     path: str | Path,
     quadrant: int | None,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.ndimage import convolve, maximum_filter
 
-from shutterless.pipeline.psf import pixel_profile
+from shutterless.pipeline.psf import pixel_profile, psf_half_width
 
 MIN_SNR = 10.0
 PIXELS_PER_STAR = 9  # an image holds at most one star in so many pixels; more would be the residuals of bright ones
@@ -44,7 +44,7 @@ class StarFit:
     @property
     def half(self) -> int:
         """Pixels to either side of a star that its fit looks at."""
-        return max(int(np.ceil(3.5 * self.sigma_px)), 1)
+        return psf_half_width(self.sigma_px)
 
     def model(self) -> np.ndarray:
         """Background and all stars, shape (y, x)."""

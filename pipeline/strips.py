@@ -38,6 +38,11 @@ def suitable_grid(amplifier: Amplifier) -> TokenGrid:
     return TokenGrid.from_dict(amplifier.token_grid)
 
 
+def suits_stack(grid: TokenGrid, amplifier: Amplifier) -> bool:
+    """Whether a grid is for stacks of this kind, one row high or higher."""
+    return (grid.n_y > 1) == (amplifier.n_y > 1)
+
+
 def check_grid(amplifier: Amplifier, grid: TokenGrid) -> None:
     """Refuse to cut what is one row high for a grid of several, or the other way round, showing both grids.
 
@@ -47,7 +52,7 @@ def check_grid(amplifier: Amplifier, grid: TokenGrid) -> None:
         In a stack one row high a pixel holds all light along y, in a higher one a part of it: a model of one kind knows
         nothing of the other.
     """
-    if (grid.n_y > 1) != (amplifier.n_y > 1):
+    if not suits_stack(grid, amplifier):
         raise GridError(
             f"{amplifier.entry} is a stack of {amplifier.n_y} × {amplifier.n_columns} pixels (y, x), for which a grid "
             f"is like {suitable_grid(amplifier)}, but the model expects {grid}; train one on such a store, or search "

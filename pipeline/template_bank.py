@@ -12,6 +12,7 @@ import numba
 import numpy as np
 import pandas as pd
 
+from shutterless.pipeline.psf import psf_half_width
 from shutterless.pipeline.store import Amplifier
 from shutterless.pipeline.streaks import nearest_place
 
@@ -21,11 +22,6 @@ SAME_CAUSE_COLUMNS = 3  # triggers this close, along x and y, in overlapping row
 MIN_LIVE_FRACTION = 0.5  # a box or a PSF with more of it masked says nothing
 _COLUMNS_AT_ONCE = 64
 _STRIDES_PER_BOX = 8  # long boxes are tried at every eighth of their width, which costs at most 3 % of their S/N
-
-
-def psf_half_width(sigma_px: float) -> int:
-    """Columns to either side of a source that hold all but 0.1 % of its light."""
-    return max(int(np.ceil(3.5 * sigma_px)), 1)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.habits import Habits
-from shutterless.pipeline.psf import stack_profile
+from shutterless.pipeline.psf import psf_half_width, stack_profile
 from shutterless.pipeline.shape_bank import shape_bank
 from shutterless.pipeline.store import TIME_AXIS, Amplifier
 from shutterless.pipeline.streaks import nearest_streak
-from shutterless.pipeline.template_bank import MIN_LIVE_FRACTION, TRIGGER_THRESHOLD, psf_half_width, scan
+from shutterless.pipeline.template_bank import MIN_LIVE_FRACTION, TRIGGER_THRESHOLD, scan
 from shutterless.pipeline.vetoes import LONG_WIDTH, count_same_row, veto_reasons
 
 TRIGGER_COLUMNS = (

@@ -19,7 +19,7 @@ from shutterless.models.inputs import DetectorModel
 from shutterless.models.scoring import calibrate_model
 from shutterless.pipeline.examples import ExampleSettings, TrainingSet, concatenate_training_sets, draw_examples
 from shutterless.pipeline.store import Amplifier, manifest_hash, read_manifest, write_parquet
-from shutterless.pipeline.strips import suitable_grid
+from shutterless.pipeline.strips import suitable_grid, suits_stack
 from shutterless.pipeline.tokens import TokenGrid
 from shutterless.workflows.cluster import Executor, SerialExecutor
 from shutterless.workflows.detect import Detector, StackView, write_rates
@@ -229,7 +229,7 @@ def _start_model(family: str, grid: TokenGrid, settings: TrainSettings, init: Pa
 def choose_grid(amplifier: Amplifier, settings: TrainSettings) -> TokenGrid:
     """Grid of the settings, or where that is for stacks of another kind the one that suits the amplifier."""
     grid = TokenGrid.from_dict(settings.grid.model_dump())
-    return grid if (grid.n_y > 1) == (amplifier.n_y > 1) else suitable_grid(amplifier)
+    return grid if suits_stack(grid, amplifier) else suitable_grid(amplifier)
 
 
 @dataclass(frozen=True)

@@ -126,8 +126,11 @@ def test_image_without_a_live_pixel_says_so(ax):
 def test_flat_and_negative_images_are_drawn():
     for image_e in (np.zeros((2, 3)), np.full((2, 3), -5.0), np.array([[-3.0, np.nan, -2.0]])):
         figure = Figure()
-        plot_pixel_image(image_e, figure.subplots())
+        axes = plot_pixel_image(image_e, figure.subplots())
         figure.canvas.draw()
+        (drawn,) = axes.images
+        np.testing.assert_array_equal(np.ma.filled(drawn.get_array(), np.nan), image_e)
+        assert np.isfinite(drawn.get_clim()).all()
 
 
 def test_noise_is_written_into_the_pixels_of_small_images(ax):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shutterless.pipeline.psf import pixel_profile
+from shutterless.pipeline.psf import pixel_profile, psf_half_width
 from shutterless.pipeline.readout import Readout
 from shutterless.pipeline.store import BLOCK_ROWS, Amplifier
 from shutterless.pipeline.streaks import STREAK_COLUMNS
@@ -15,7 +15,6 @@ from shutterless.pipeline.template_bank import (
     _filter_whole,
     _keep_strongest,
     footprint,
-    psf_half_width,
     scan,
 )
 
