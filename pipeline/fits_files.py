@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import gzip
-import io
+import os
+import tempfile
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
@@ -26,10 +29,15 @@ from shutterless.pipeline.instruments import (
 )
 
 FRAME_SUFFIXES = (".fits", ".fits.gz", ".fits.fz")
+_BYTES_AT_ONCE = 1 << 20
 
 
 class FrameError(ValueError):
     """A file or amplifier that cannot be read as what its profile says it is."""
+
+
+class TemporarySpaceError(FrameError):
+    """No room to unpack a file."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +188,18 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
 
 
 @contextmanager
+def open_stored(path: Path) -> Iterator[tuple[IO[bytes], fits.HDUList, fits.HDUList]]:
+    """Open a FITS file as `open_fits`: its bytes, its HDUs, and its HDUs as they are stored (compressed: tables)."""
+    with (
+        open_fits(path) as hdus,
+        _open_stream(path) as stream,
+        # whose end the first has checked
+        fits.open(stream, memmap=False, lazy_load_hdus=True, disable_image_compression=True) as stored,
+    ):
+        yield stream, hdus, stored
+
+
+@contextmanager
 def _clear_errors(path: Path) -> Iterator[None]:
     """Check a file before it is opened, and turn errors of what is read within into a `FrameError`."""
     if not path.exists():
@@ -201,6 +221,56 @@ def _clear_errors(path: Path) -> Iterator[None]:
         raise FrameError(f"{path} is not a complete FITS file: {reason}") from error
 
 
-def _open_stream(path: Path) -> IO[bytes]:
+@contextmanager
+def _open_stream(path: Path) -> Iterator[IO[bytes]]:
     """Bytes of the file; a gzip stream is unpacked whole, since only its end says whether it is complete."""
-    return io.BytesIO(gzip.decompress(path.read_bytes())) if path.name.endswith(".gz") else path.open("rb")
+    with _open_unpacked(path) if path.name.endswith(".gz") else path.open("rb") as stream:
+        yield stream
+
+
+def _open_unpacked(path: Path) -> IO[bytes]:
+    """Open the unpacked bytes of a gzip file: on disk, however large, and without a name that could be left behind.
+
+    The last one is kept, for the amplifiers of a file are read one after the other.
+    """
+    status = path.stat()
+    key = path.resolve(), status.st_size, status.st_mtime_ns
+    with _unpacking:
+        if key not in _unpacked:
+            _forget_unpacked()
+            _unpacked[key] = _unpack(path)
+        # on Linux a file of its own, with its own place in it
+        return os.fdopen(os.open(f"/dev/fd/{_unpacked[key].fileno()}", os.O_RDONLY), "rb")
+
+
+def _unpack(path: Path) -> IO[bytes]:
+    unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - it stays open
+    try:
+        with gzip.open(path) as packed:
+            while block := packed.read(_BYTES_AT_ONCE):
+                _write_temporary(unpacked, block)
+    except BaseException:
+        unpacked.close()
+        raise
+    return unpacked
+
+
+def _write_temporary(file: IO[bytes], block: bytes) -> None:
+    try:
+        file.write(block)
+        file.flush()
+    except OSError as error:
+        # not of the file that is read, which would be called damaged
+        raise TemporarySpaceError(
+            f"cannot unpack into {tempfile.gettempdir()}: {error.strerror or error}; set TMPDIR to a folder with space"
+        ) from error
+
+
+def _forget_unpacked() -> None:
+    while _unpacked:
+        _unpacked.popitem()[1].close()
+
+
+_unpacked: dict[tuple[Path, int, int], IO[bytes]] = {}
+_unpacking = threading.Lock()
+atexit.register(_forget_unpacked)

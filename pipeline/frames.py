@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,21 @@ from shutterless.pipeline.fits_files import (
     choose_profile,
     frame_stem,
     open_fits,
+    open_stored,
 )
+from shutterless.pipeline.image_rows import ImageRows, open_image_rows
 from shutterless.pipeline.instruments import CubeProfile, InstrumentProfile, QuadrantLayout
 from shutterless.pipeline.readout import Readout
 
 __all__ = [
     "FRAME_SUFFIXES",
+    "AmplifierRows",
     "Frame",
     "FrameError",
     "FrameInfo",
+    "check_varies",
     "frame_stem",
+    "open_amplifier_rows",
     "read_amplifier",
     "read_info",
     "to_read_order",
@@ -148,26 +154,81 @@ def read_amplifier(
     FrameError
         As `read_info`, and if the amplifier's pixels are damaged, NaN or constant.
     """
+    with open_amplifier_rows(path, quadrant, instrument, supplied) as rows:
+        pixels = np.empty((rows.n_rows, rows.pixels.n_columns), dtype=rows.pixels.dtype)
+        overscan = rows.read(0, pixels)
+    check_varies(pixels, f"{path}: quadrant {quadrant}")
+    return Frame(pixels_adu=pixels, overscan_adu=overscan, readout=rows.readout, profile=rows.profile, path=Path(path))
+
+
+@dataclass(frozen=True)
+class AmplifierRows:
+    """Rows of one amplifier of an open file, in read order.
+
+    Parameters
+    ----------
+    path : Path
+    readout : Readout
+    profile : InstrumentProfile
+    pixels, overscan : ImageRows
+    """
+
+    path: Path
+    readout: Readout
+    profile: InstrumentProfile
+    pixels: ImageRows
+    overscan: ImageRows
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the file."""
+        return self.pixels.n_rows
+
+    def read(self, start: int, out: np.ndarray) -> np.ndarray:
+        """Fill ``out``, shape (t, x), with the rows from ``start`` on; their overscan, shape (t, o).
+
+        Raises
+        ------
+        FrameError
+            If they are damaged or hold NaN.
+        """
+        overscan = np.empty((len(out), self.overscan.n_columns), dtype=self.overscan.dtype)
+        for what, image, to in (("", self.pixels, out), ("overscan of ", self.overscan, overscan)):
+            try:
+                image.read(start, to)
+            except (AstropyWarning, OSError, ValueError, TypeError, KeyError, IndexError):
+                raise
+            except Exception as error:  # astropy's decompressor raises a class that it does not export
+                reason = " ".join(str(error).split())
+                raise FrameError(
+                    f"{self.path}: {what}quadrant {self.readout.quadrant} cannot be unpacked: {reason}"
+                ) from error
+            _check_finite(to, f"{self.path}: {what}quadrant {self.readout.quadrant}")
+        return overscan
+
+
+@contextmanager
+def open_amplifier_rows(
+    path: str | Path, quadrant: int, instrument: str | None = None, supplied: Mapping[str, str] | None = None
+) -> Iterator[AmplifierRows]:
+    """Open an amplifier whose rows are to be read a stretch at a time.
+
+    Parameters and errors are those of `read_amplifier`.
+    """
     path = Path(path)
     supplied = dict(supplied or {})
-    with open_fits(path) as hdus:
+    with open_stored(path) as (stream, hdus, stored):
         profile = _choose_profile(path, hdus[0].header, instrument, supplied)
         if not 1 <= quadrant <= len(profile.quadrants):
             raise FrameError(f"{path}: quadrant {quadrant} is not one of 1..{len(profile.quadrants)} of {profile.name}")
         layout = profile.quadrants[quadrant - 1]
         _check_layout(hdus, layout, profile, quadrant, path)
+        pixels, overscan = (
+            open_image_rows(stream, hdus[index], stored[index], layout)
+            for index in (layout.data_hdu, layout.overscan_hdu)
+        )
         readout = _build_readout(hdus, layout, profile, quadrant, supplied, path)
-        pixels = _read_pixels(hdus, layout.data_hdu, path)
-        overscan = _read_pixels(hdus, layout.overscan_hdu, path)
-    _check_pixels(pixels, f"{path}: quadrant {quadrant}")
-    _check_pixels(overscan, f"{path}: overscan of quadrant {quadrant}", may_be_constant=True)
-    return Frame(
-        pixels_adu=to_read_order(pixels, layout),
-        overscan_adu=to_read_order(overscan, layout),
-        readout=readout,
-        profile=profile,
-        path=path,
-    )
+        yield AmplifierRows(path, readout, profile, pixels, overscan)
 
 
 def to_read_order(raw: np.ndarray, layout: QuadrantLayout) -> np.ndarray:
@@ -298,21 +359,21 @@ def _close_row(opened: Any, closed: str, row_rate_hz: float, profile: Instrument
     return round(open_s * row_rate_hz)
 
 
-def _read_pixels(hdus: fits.HDUList, index: int, path: Path) -> np.ndarray:
-    try:
-        data = hdus[index].data
-    except (AstropyWarning, OSError, ValueError, TypeError, KeyError, IndexError):
-        raise
-    except Exception as error:  # astropy's decompressor raises a class that it does not export
-        raise FrameError(f"{path}: HDU {index} cannot be unpacked: {' '.join(str(error).split())}") from error
-    assert data is not None, f"{path}: HDU {index} has a shape but no pixels"
-    return data
+def check_varies(pixels: np.ndarray, what: str) -> None:
+    """Refuse an amplifier whose pixels all have one value.
+
+    Raises
+    ------
+    FrameError
+    """
+    first = pixels.flat[0]
+    # a look at one row decides nearly always
+    if np.all(pixels[0] == first) and pixels.min() == pixels.max():
+        raise FrameError(f"{what}: all pixels equal {first}; the amplifier is skipped")
 
 
-def _check_pixels(pixels: np.ndarray, what: str, *, may_be_constant: bool = False) -> None:
+def _check_finite(pixels: np.ndarray, what: str) -> None:
     if np.issubdtype(pixels.dtype, np.floating):
         n_bad = int(pixels.size - np.count_nonzero(np.isfinite(pixels)))
         if n_bad:
             raise FrameError(f"{what}: {n_bad} of {pixels.size} pixels are NaN or infinite; the amplifier is skipped")
-    if not may_be_constant and pixels.min() == pixels.max():
-        raise FrameError(f"{what}: all pixels equal {pixels.flat[0]}; the amplifier is skipped")

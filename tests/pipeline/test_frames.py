@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gzip
+import os
 import warnings
 
 import numpy as np
@@ -7,7 +9,15 @@ import pytest
 from astropy.io import fits
 from fake_cubes import star_images, write_kepler, write_plain
 
-from shutterless.pipeline.frames import FrameError, frame_stem, read_amplifier, read_info, to_read_order
+from shutterless.pipeline.frames import (
+    FrameError,
+    check_varies,
+    frame_stem,
+    open_amplifier_rows,
+    read_amplifier,
+    read_info,
+    to_read_order,
+)
 from shutterless.pipeline.instruments import ProfileError, load_profile
 
 SUFFIXES = [".fits", ".fits.gz", ".fits.fz"]
@@ -297,3 +307,118 @@ def test_reading_leaves_no_warning(write_frame):
 )
 def test_frame_stem(name, stem):
     assert frame_stem(name) == stem
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("quadrant", [1, 2, 3, 4])
+def test_rows_read_a_stretch_at_a_time_are_those_of_the_amplifier(write_frame, suffix, quadrant):
+    path = write_frame(f"fake{suffix}")
+    frame = read_amplifier(path, quadrant)
+    with open_amplifier_rows(path, quadrant) as rows:
+        assert (rows.n_rows, rows.path, rows.readout, rows.profile) == (20, path, frame.readout, frame.profile)
+        for start, stop in ((0, 20), (13, 20), (0, 1), (5, 12), (19, 20)):
+            pixels = np.zeros((stop - start, 3072), rows.pixels.dtype)
+            overscan = rows.read(start, pixels)
+            np.testing.assert_array_equal(pixels, frame.pixels_adu[start:stop])
+            np.testing.assert_array_equal(overscan, frame.overscan_adu[start:stop])
+            assert overscan.dtype == frame.overscan_adu.dtype
+
+
+def test_nan_is_an_error_of_the_rows_that_hold_it(write_frame):
+    image, overscan = coded(0, 20, 3072).astype(np.float32), coded(0, 20, 30).astype(np.float32)
+    image[3, 5:8], overscan[15, 0] = np.nan, np.inf
+    path = write_frame(data=[image] * 4, overscan=[overscan] * 4)
+    pixels = np.empty((10, 3072), np.float32)
+    with open_amplifier_rows(path, 1) as rows:
+        rows.read(4, pixels)
+        np.testing.assert_array_equal(pixels, image[4:14])
+        with pytest.raises(FrameError, match=r": quadrant 1: 3 of 30720 pixels are NaN or infinite"):
+            rows.read(0, pixels)
+        with pytest.raises(FrameError, match=r"overscan of quadrant 1: 1 of 300 pixels are NaN or infinite"):
+            rows.read(10, pixels)
+
+
+def test_no_such_quadrant_to_open(write_frame):
+    for quadrant in (0, 5):
+        message = rf"quadrant {quadrant} is not one of 1\.\.4 of ztf"
+        with pytest.raises(FrameError, match=message), open_amplifier_rows(write_frame(), quadrant):
+            pass
+
+
+@pytest.mark.parametrize("compression", ["RICE_1", "GZIP_1", "GZIP_2"])
+def test_tiles_that_hold_something_else(write_frame, compression):
+    """Zeros instead of the last third of a quadrant's tiles: its first rows can still be read."""
+    path = write_frame("fake.fits.fz")
+    with fits.open(path, memmap=False) as hdus:
+        images = [
+            fits.CompImageHDU(hdu.data, header=hdu.header, compression_type=compression) for hdu in list(hdus)[1:]
+        ]
+        fits.HDUList([hdus[0], *images]).writeto(path, overwrite=True)
+    with fits.open(path, disable_image_compression=True) as hdus:
+        header = hdus[1].header
+        start = hdus[1].fileinfo()["datLoc"] + header["NAXIS1"] * header["NAXIS2"]
+        stop, n_bytes = start + header["PCOUNT"], header["PCOUNT"] // 3
+    content = path.read_bytes()
+    path.write_bytes(content[: stop - n_bytes] + bytes(n_bytes) + content[stop:])
+    good, rest = np.empty((12, 3072), np.uint16), np.empty((8, 3072), np.uint16)
+    with pytest.raises(FrameError, match=r"fake\.fits\.fz"), open_amplifier_rows(path, 1) as rows:  # noqa: PT012
+        rows.read(0, good)
+        rows.read(12, rest)
+    assert good.min() >= 100
+    assert read_amplifier(path, 2).pixels_adu.shape == (20, 3072)
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".fits.fz"])
+def test_floats_of_a_file_that_shrinks_while_it_is_open(write_frame, suffix):
+    image = np.random.default_rng(1).normal(100, 5, (200, 3072)).astype(np.float32)
+    path = write_frame(f"fake{suffix}", data=[image] * 4)
+    pixels = np.empty((100, 3072), np.float32)
+    with pytest.raises(FrameError, match=r"fake\.fits"), open_amplifier_rows(path, 4) as rows:  # noqa: PT012
+        os.truncate(path, path.stat().st_size // 2)
+        rows.read(100, pixels)
+
+
+def test_amplifiers_of_one_gzip_file_are_unpacked_once(write_frame, monkeypatch):
+    unpacked = []
+    gunzip = gzip.open
+
+    def count(path, *arguments, **named):
+        unpacked.append(path.name)
+        return gunzip(path, *arguments, **named)
+
+    first, second = write_frame("first.fits.gz"), write_frame("second.fits.gz", data=raw_quadrants(5, 20))
+    monkeypatch.setattr(gzip, "open", count)
+    images = [read_amplifier(first, quadrant).pixels_adu for quadrant in (1, 2, 3)]
+    assert unpacked == ["first.fits.gz"]
+    assert not np.array_equal(images[0], images[1])
+    np.testing.assert_array_equal(read_amplifier(second, 1).pixels_adu, coded(5, 20, 3072))
+    np.testing.assert_array_equal(read_amplifier(first, 1).pixels_adu, images[0])
+    assert unpacked == ["first.fits.gz", "second.fits.gz", "first.fits.gz"]
+
+
+def test_gzip_file_that_changed_is_unpacked_again(write_frame):
+    for first_row in (0, 3, 9):
+        path = write_frame("fake.fits.gz", data=raw_quadrants(first_row, 20))
+        np.testing.assert_array_equal(read_amplifier(path, 2).pixels_adu, coded(first_row, 20, 3072))
+
+
+def test_two_gzip_files_open_at_a_time(write_frame):
+    paths = [write_frame(f"{row}.fits.gz", data=raw_quadrants(row, 20)) for row in (0, 7)]
+    pixels = np.empty((20, 3072), np.uint16)
+    with open_amplifier_rows(paths[0], 3) as first, open_amplifier_rows(paths[1], 3) as second:
+        for rows, row in ((first, 0), (second, 7), (first, 0)):
+            rows.read(0, pixels)
+            np.testing.assert_array_equal(pixels, coded(row, 20, 3072))
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 7), (3, 0), (4, 7)])
+def test_one_pixel_that_differs_is_enough(place):
+    pixels = np.full((5, 8), 100, np.uint16)
+    pixels[place] = 101
+    check_varies(pixels, "here")
+
+
+@pytest.mark.parametrize("shape", [(5, 8), (1, 8), (1, 1)])
+def test_one_value_is_no_image(shape):
+    with pytest.raises(FrameError, match=r"here: all pixels equal 100; the amplifier is skipped"):
+        check_varies(np.full(shape, 100, np.uint16), "here")
