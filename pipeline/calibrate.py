@@ -10,6 +10,7 @@ import numpy as np
 
 from shutterless.pipeline.electrons import overscan_level, to_electrons, undo_pocket
 from shutterless.pipeline.frames import Frame
+from shutterless.pipeline.half_floats import float_to_half
 from shutterless.pipeline.levels import (
     BLOCK_ROWS,
     CLIP_SIGMA,
@@ -25,9 +26,10 @@ from shutterless.pipeline.pocket_strength import measure_strength
 from shutterless.pipeline.ramp import SETTLE_ROWS, Ramp, fit_drain, fit_ramp
 from shutterless.pipeline.readout import Readout
 
-CHUNK_ROWS = 256  # rows calibrated at a time: 3 MB of float32, which stays in the cache
+CHUNK_ROWS = BLOCK_ROWS  # rows calibrated at a time: 0.8 MB of float32, which stays in the cache
 POCKET_ROWS = 2048  # of the steady state, in which the strength of the pocket effect is measured
-_MEAN_ROWS = 8 * BLOCK_ROWS
+_MEAN_ROWS = BLOCK_ROWS
+_TILE = 32  # columns transposed at a time: with 64 rows they fill 64 bytes of 32 lines
 _SKY_STRIDE = 16  # of the columns whose median tells how bright a row's sky is
 
 
@@ -57,7 +59,7 @@ class ResidualChunk:
     """Calibrated rows ``start`` to ``start + n``.
 
     ``residual`` is ``(n, x)`` in units of σ with NaN where masked, ``level_e`` and ``sigma_e`` the baseline and the σ
-    used, ``row_residual`` ``(n,)`` what all columns share, in units of the median σ.
+    used, ``row_residual`` ``(n,)`` what all columns share, in units of the median σ, ``median_sigma_e`` ``(n,)``.
     """
 
     start: int
@@ -65,6 +67,12 @@ class ResidualChunk:
     level_e: np.ndarray
     sigma_e: np.ndarray
     row_residual: np.ndarray
+    median_sigma_e: np.ndarray
+
+    def write_to(self, residual: np.ndarray) -> None:
+        """Write the residual to its rows of an array of float16, shape (x, t)."""
+        stop = self.start + len(self.residual)
+        _write_transposed(self.residual, residual[:, self.start : stop].view(np.uint16))
 
 
 def fit_baseline(frame: Frame) -> Baseline:
@@ -133,8 +141,12 @@ def _steady_level(frame: Frame, bias: np.ndarray, pocket: PocketEffect | None, r
     """Level of each column in the steady state (electrons); None where the file has too little of it."""
     if rows.stop - rows.start < SETTLE_ROWS:
         return None
-    electrons = to_electrons(frame.pixels_adu[rows], bias[rows], frame)
-    means = block_means(electrons, BLOCK_ROWS, frame.readout.read_noise_e, CLIP_SIGMA)
+    blocks = []
+    for start in range(rows.start, rows.stop, BLOCK_ROWS):
+        block = slice(start, min(start + BLOCK_ROWS, rows.stop))
+        electrons = to_electrons(frame.pixels_adu[block], bias[block], frame)
+        blocks.append(block_means(electrons, BLOCK_ROWS, frame.readout.read_noise_e, CLIP_SIGMA))
+    means = np.concatenate(blocks)
     undo_pocket(means, pocket, slice(0, len(means)))
     return np.nanmean(reject_outliers(means), axis=0)
 
@@ -178,53 +190,109 @@ def iterate_residuals(frame: Frame, baseline: Baseline, *, shared_rows: bool = T
     read with a row, light is not shared by 3,072 columns.
     """
     steady = frame.readout.steady_rows(len(frame.pixels_adu))
+    floor_e2 = noise_floor_e2(frame.readout)
+    clip = np.float32(CLIP_SIGMA if shared_rows else 0.0)
     for start in range(0, len(frame.pixels_adu), CHUNK_ROWS):
         rows = slice(start, min(start + CHUNK_ROWS, len(frame.pixels_adu)))
         bright = _within(steady, rows)
         residual = to_electrons(frame.pixels_adu[rows], baseline.bias_adu[rows], frame)
         undo_pocket(residual, baseline.pocket, bright)
         level = interpolate_blocks(baseline.level_e, rows.start, rows.stop)
-        residual -= level
         for ramp in baseline.ramps:
-            ramp.remove(residual, start)
             here, own = ramp.overlap(rows.start, rows.stop)
             level[here] += ramp.deficit_e[own]
-        sigma = np.sqrt(_variance(level, noise_floor_e2(frame.readout), baseline.pocket, bright))
-        shared = _subtract_shared_rows(residual, sigma, CLIP_SIGMA if shared_rows else 0.0)
-        yield ResidualChunk(start, residual, level, sigma, shared / np.median(sigma, axis=1))
+            residual[here][ramp.onset_mask[own]] = np.nan
+        electronic_e2, photon_share = _variance_terms(level, floor_e2, baseline.pocket, bright)
+        sigma = np.empty_like(level)
+        shared = _standardise(residual, level, sigma, electronic_e2, photon_share, clip)
+        typical = _row_medians(sigma, bright)
+        yield ResidualChunk(start, residual, level, sigma, shared / typical, typical)
 
 
-def _variance(level_e: np.ndarray, floor_e2: float, pocket: PocketEffect | None, bright: slice) -> np.ndarray:
-    """Variance of each pixel (electrons²): undoing the pocket made read noise grow; elsewhere it evened the photons."""
-    photons = np.maximum(level_e, 0)
-    variance = photons + np.float32(floor_e2)
+def _variance_terms(
+    level_e: np.ndarray, floor_e2: float, pocket: PocketEffect | None, bright: slice
+) -> tuple[np.ndarray, np.ndarray]:
+    """Variance of each row without light (electrons²) and what a photon adds to it, both float32, (t,).
+
+    Undoing the pocket made read noise grow in the steady rows; in the others the pocket evened the photons.
+    """
+    electronic_e2 = np.full(len(level_e), floor_e2, dtype=np.float32)
+    photon_share = np.ones(len(level_e), dtype=np.float32)
     if pocket is not None:
-        sky = np.median(level_e[:, ::_SKY_STRIDE], axis=1, keepdims=True)
+        sky = _row_medians(level_e, bright)
         if bright.stop > bright.start:
-            variance[bright] += np.float32(floor_e2 * (noise_gain(float(np.median(sky[bright])), pocket) - 1))
+            electronic_e2[bright] *= np.float32(noise_gain(float(sky[bright.start]), pocket))
         for dim in (slice(0, bright.start), slice(bright.stop, len(level_e))):
-            gains = [photon_gain(max(float(value), 1.0), pocket) for value in sky[dim, 0]]
-            variance[dim] += photons[dim] * (np.array(gains, dtype=np.float32)[:, None] - 1)
-    return variance
+            photon_share[dim] = [photon_gain(max(float(value), 1.0), pocket) for value in sky[dim]]
+    return electronic_e2, photon_share
+
+
+def _row_medians(values: np.ndarray, steady: slice) -> np.ndarray:
+    """Median over columns of each row, (t,); the steady rows of a chunk differ so little that one stands for all."""
+    medians = np.empty(len(values), dtype=np.float32)
+    if steady.stop > steady.start:
+        medians[steady] = np.median(values[(steady.start + steady.stop) // 2, ::_SKY_STRIDE])
+    for others in (slice(0, steady.start), slice(steady.stop, len(values))):
+        if others.stop > others.start:
+            medians[others] = np.median(values[others, ::_SKY_STRIDE], axis=1)
+    return medians
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _standardise(residual, level, sigma, electronic_e2, photon_share, clip):  # pragma: no cover - compiled
+    """From electrons to sigma in place: off goes the level, then the clipped weighted mean of each row, (t,).
+
+    Fills ``sigma`` and returns what was taken off (electrons).
+    """
+    n_rows, n_columns = residual.shape
+    shared = np.empty(n_rows, dtype=np.float32)
+    weight = np.empty(n_columns, dtype=np.float32)
+    for row in range(n_rows):
+        values, sigmas = residual[row], sigma[row]
+        _subtract_level(values, level[row], electronic_e2[row], photon_share[row], sigmas, weight)
+        centre = np.float32(0)
+        for _ in range(3):
+            total, weights = _clipped_sums(values, sigmas, weight, centre, clip)
+            centre = total / weights if weights > 0 else centre
+        shared[row] = centre
+        for column in range(n_columns):
+            values[column] = (values[column] - centre) / sigmas[column]
+    return shared
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _subtract_level(values, level, electronic_e2, photon_share, sigma, weight):  # pragma: no cover - compiled
+    for column in range(len(values)):
+        light = level[column]
+        values[column] -= light
+        variance = photon_share * (light if light > 0 else np.float32(0)) + electronic_e2
+        sigma[column] = np.sqrt(variance)
+        weight[column] = np.float32(1) / variance
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
+def _clipped_sums(values, sigma, weight, centre, clip):  # pragma: no cover - compiled
+    """Weighted sum of the values within ``clip`` sigma of a centre, which NaN are not, and sum of their weights."""
+    total, weights = np.float32(0), np.float32(0)
+    for column in range(len(values)):
+        inside = abs(values[column] - centre) <= clip * sigma[column]
+        total += weight[column] * values[column] if inside else np.float32(0)
+        weights += weight[column] if inside else np.float32(0)
+    return total, weights
 
 
 @numba.njit(cache=True, nogil=True)
-def _subtract_shared_rows(residual, sigma, clip):  # pragma: no cover - compiled
-    """Take the clipped weighted mean of each row off it, divide by sigma; return what was taken off (electrons)."""
-    n_rows, n_columns = residual.shape
-    shared = np.empty(n_rows, dtype=np.float32)
-    for row in range(n_rows):
-        centre = 0.0
-        for _ in range(3):
-            total, weights = 0.0, 0.0
-            for column in range(n_columns):
-                value = residual[row, column]
-                if abs(value - centre) <= clip * sigma[row, column]:
-                    weight = 1 / sigma[row, column] ** 2
-                    total += weight * value
-                    weights += weight
-            centre = total / weights if weights else centre
-        shared[row] = centre
-        for column in range(n_columns):
-            residual[row, column] = (residual[row, column] - np.float32(centre)) / sigma[row, column]
-    return shared
+def _write_transposed(rows, columns):  # pragma: no cover - compiled
+    """Rows (t, x) of float32 into columns (x, t) of the bits of float16."""
+    n_rows, n_columns = rows.shape
+    halves = np.empty((n_rows, _TILE), dtype=np.uint16)
+    for first in range(0, n_columns, _TILE):
+        n = min(_TILE, n_columns - first)
+        for row in range(n_rows):
+            values, bits = rows[row, first : first + n], halves[row]
+            for k in range(n):
+                bits[k] = float_to_half(values[k])
+        for k in range(n):
+            column = columns[first + k]
+            for row in range(n_rows):
+                column[row] = halves[row, k]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 
 from shutterless.pipeline.frames import Frame
@@ -50,14 +51,24 @@ def to_electrons(pixels_adu: np.ndarray, bias_adu: np.ndarray, frame: Frame) -> 
     Non-linearity: ``true = x / (a x² + b x + 1)`` with the profile's ``a`` and ``b`` (ztfimg, raw.py). A row whose
     columns all have one value, and no light, was never read: noise alone makes them differ.
     """
-    adu = pixels_adu - bias_adu[:, None].astype(np.float32)
-    if frame.profile.nonlinearity is not None:
-        a, b = (np.float32(value) for value in frame.profile.nonlinearity)
-        adu /= (a * adu + b) * adu + np.float32(1)
-    adu *= np.float32(frame.readout.gain_e_per_adu)
-    adu[pixels_adu >= frame.readout.saturation_adu] = np.nan
-    adu[dropped_rows(pixels_adu, bias_adu)] = np.nan
-    return adu
+    electrons = np.empty(pixels_adu.shape, dtype=np.float32)
+    a, b = frame.profile.nonlinearity or (0.0, 0.0)
+    _to_electrons(
+        pixels_adu, bias_adu.astype(np.float32), np.float32(a), np.float32(b),
+        np.float32(frame.readout.gain_e_per_adu), frame.readout.saturation_adu, electrons,
+    )  # fmt: skip
+    electrons[dropped_rows(pixels_adu, bias_adu)] = np.nan
+    return electrons
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _to_electrons(pixels, bias, a, b, gain, saturation, electrons):  # pragma: no cover - compiled
+    """Twin of `to_electrons` but for dropped rows."""
+    for row in range(pixels.shape[0]):
+        for column in range(pixels.shape[1]):
+            adu = np.float32(pixels[row, column]) - bias[row]
+            linear = adu / ((a * adu + b) * adu + np.float32(1)) * gain
+            electrons[row, column] = np.float32(np.nan) if pixels[row, column] >= saturation else linear
 
 
 def undo_pocket(electrons: np.ndarray, pocket: PocketEffect | None, steady: slice) -> None:
@@ -91,3 +102,10 @@ def dropped_rows(pixels_adu: np.ndarray, bias_adu: np.ndarray) -> np.ndarray:
     dropped = np.all(pixels_adu[:, :_FIRST_LOOK] == pixels_adu[:, :1], axis=1) & (pixels_adu[:, 0] <= bias_adu)
     dropped[dropped] = np.all(pixels_adu[dropped] == pixels_adu[dropped, :1], axis=1)
     return dropped
+
+
+def masked_rows(electrons: np.ndarray) -> np.ndarray:
+    """Rows (t,) of (t, x) in which every pixel is NaN."""
+    masked = np.isnan(electrons[:, :_FIRST_LOOK]).all(axis=1)
+    masked[masked] = np.isnan(electrons[masked]).all(axis=1)
+    return masked

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 from scipy.optimize import brentq
 
 from shutterless.pipeline.background import sky_level
+from shutterless.pipeline.electrons import masked_rows
 from shutterless.pipeline.pocket import PocketEffect, pocket_response
 
 MAX_STRENGTH = 2.0  # times the profile's capacity; more is another effect
@@ -38,26 +40,21 @@ def measure_strength(electrons: np.ndarray, effect: PocketEffect) -> float:
     Streaks lean, too, but so they do by image motion and unseen companions; tried on simulated frames, they told the
     strength four times worse than its error.
     """
-    electrons = electrons[np.isfinite(electrons).any(axis=1)]
+    masked = masked_rows(electrons)
+    electrons = electrons[~masked] if masked.any() else electrons
     if len(electrons) < 3:
         return 0.0
-    level = np.nanmean(electrons, axis=0)
+    level = _column_means(electrons)
     sky = sky_level(level[np.isfinite(level)])
     dark = np.abs(level - sky) < MAX_STARLIGHT * abs(sky)
     first = np.flatnonzero(dark[:-1] & dark[1:])
     if first.size * len(electrons) < MIN_PAIRS:
         return 0.0
-    change = np.diff(electrons, axis=0) / np.float32(np.sqrt(2))  # stars move from row to row by next to nothing
-    limit = CLIP_SIGMA * float(np.nanstd(change[:, first][np.abs(change[:, first]) < _FAR_E]))
-    shared = np.nanmean(np.clip(change, -limit, limit), axis=1, keepdims=True)
-    left, right = (change[:, columns] - shared for columns in (first, first + 1))
-    good = (np.abs(left) < limit) & (np.abs(right) < limit)  # cosmic rays, which reach over several columns
-    if good.sum() < MIN_PAIRS:
+    n_pairs, variance, covariance = _covariance(electrons, first, CLIP_SIGMA, _FAR_E)
+    if n_pairs < MIN_PAIRS:
         return 0.0
-    left, right = left[good].astype(np.float64), right[good].astype(np.float64)
-    variance = float(np.mean(left**2))
-    covariance = float(np.mean(left * right)) + variance / electrons.shape[1]  # the mean of the row is in both
-    if covariance < MIN_SIGNIFICANCE * variance / np.sqrt(left.size):
+    covariance += variance / electrons.shape[1]  # the mean of the row is in both
+    if covariance < MIN_SIGNIFICANCE * variance / np.sqrt(n_pairs):
         return 0.0
     if covariance >= neighbour_covariance(sky, effect.scaled(MAX_STRENGTH)):
         return 0.0
@@ -74,3 +71,56 @@ def neighbour_covariance(sky_e: float, effect: PocketEffect) -> float:
     """
     response = pocket_response(sky_e, effect)
     return float(sky_e * np.sum(response[:-1] * response[1:]))
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _column_means(electrons):  # pragma: no cover - compiled
+    """Mean of each column of (t, x), NaN left out."""
+    n_columns = electrons.shape[1]
+    total, count = np.zeros(n_columns), np.zeros(n_columns)
+    for row in range(len(electrons)):
+        values = electrons[row]
+        for column in range(n_columns):
+            known = values[column] == values[column]
+            total[column] += values[column] if known else np.float32(0)
+            count[column] += 1.0 if known else 0.0
+    return total / count
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _covariance(electrons, first, clip, far):  # pragma: no cover - compiled
+    """How many changes from row to row of pairs of columns are calm, their variance in the first, and covariance.
+
+    Parameters are electrons (t, x), the first column of each pair, and the sigma and electrons that are not calm. Stars
+    move from row to row by next to nothing; what a row shares, limited, is taken off. Cosmic rays reach over several
+    columns.
+    """
+    n_columns = electrons.shape[1]
+    half = np.float32(np.sqrt(0.5))
+    count, total, squares = 0, 0.0, 0.0
+    for row in range(len(electrons) - 1):
+        for column in first:
+            change = (electrons[row + 1, column] - electrons[row, column]) * half
+            if abs(change) < far:
+                count += 1
+                total += change
+                squares += change * change
+    limit = np.float32(clip * np.sqrt(squares / count - (total / count) ** 2))
+    n_pairs, variance, covariance = 0, 0.0, 0.0
+    changes = np.empty(n_columns, dtype=np.float32)
+    for row in range(len(electrons) - 1):
+        known, shared = 0, 0.0
+        for column in range(n_columns):
+            change = (electrons[row + 1, column] - electrons[row, column]) * half
+            changes[column] = change
+            if change == change:
+                known += 1
+                shared += min(max(change, -limit), limit)
+        shared /= max(known, 1)
+        for column in first:
+            left, right = changes[column] - shared, changes[column + 1] - shared
+            if abs(left) < limit and abs(right) < limit:
+                n_pairs += 1
+                variance += left * left
+                covariance += left * right
+    return n_pairs, variance / max(n_pairs, 1), covariance / max(n_pairs, 1)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import gamma, norm, poisson
 
+from shutterless.pipeline.half_floats import to_single
 from shutterless.pipeline.levels import BLOCK_ROWS
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.readout import Readout
@@ -45,10 +46,11 @@ def column_statistics(residual: np.ndarray) -> pd.DataFrame:
     """
     n_columns = residual.shape[0]
     table = np.empty((n_columns, 9))
+    memory = np.empty((_COLUMNS_AT_ONCE + 2, residual.shape[1]), dtype=np.float32)
     for start in range(0, n_columns, _COLUMNS_AT_ONCE):
         stop = min(start + _COLUMNS_AT_ONCE, n_columns)
         before = min(start, 1)
-        columns = residual[start - before : stop + 1].astype(np.float32)
+        columns = to_single(residual[start - before : stop + 1], memory)
         _measure(columns, before, table[start:stop], np.float32(CALM_SIGMA), np.float32(LONE_SIGMA), BLOCK_ROWS)
     counts = ["above", "below", "lone_above", "lone_below"]
     names = ["live", "noise", "slow", "row_correlation", "column_correlation", *counts]
@@ -280,38 +282,37 @@ def _is_lone(residual, x, t, limit):  # pragma: no cover - compiled
 def _measure(residual, first, table, calm, lone, block_rows):  # pragma: no cover - compiled
     """Statistics of columns from the first on, one for each row of the table; those around are for comparison."""
     n_rows = residual.shape[1]
+    nobody = np.full(block_rows, np.nan, dtype=np.float32)
+    before = np.empty(block_rows, dtype=np.float32)
     for i in range(table.shape[0]):
         x = first + i
-        live = within = above = below = lone_above = lone_below = pairs = across = blocks = in_block = 0
-        squares = lagged = beside = slow = total = 0.0
-        previous = np.float32(np.nan)
-        for t in range(n_rows):
-            value = residual[x, t]
-            if value == value:
-                live += 1
-                if value > calm:
+        live = within = above = below = lone_above = lone_below = pairs = across = blocks = 0
+        squares = lagged = beside = slow = 0.0
+        for start in range(0, n_rows, block_rows):
+            values = residual[x, start : start + block_rows]
+            neighbours = residual[x + 1, start : start + block_rows] if x + 1 < residual.shape[0] else nobody
+            before[0] = residual[x, start - 1] if start else np.float32(np.nan)
+            before[1 : len(values)] = values[:-1]
+            seen, calm_rows, far, total, squared = _sum_block(values, calm)
+            live += seen
+            within += calm_rows
+            squares += squared
+            n, product = _sum_products(values, before, calm)
+            pairs += n
+            lagged += product
+            n, product = _sum_products(values, neighbours, calm)
+            across += n
+            beside += product
+            if len(values) == block_rows and 2 * calm_rows > block_rows:
+                slow += total * total / calm_rows
+                blocks += 1
+            for t in range(start, start + len(values) if far else start):
+                if residual[x, t] > calm:
                     above += 1
                     lone_above += _is_lone(residual, x, t, lone)
-                elif value < -calm:
+                elif residual[x, t] < -calm:
                     below += 1
                     lone_below += _is_lone(residual, x, t, lone)
-            if abs(value) < calm:
-                within += 1
-                squares += value * value
-                total += value
-                in_block += 1
-                if abs(previous) < calm:
-                    lagged += value * previous
-                    pairs += 1
-                if x + 1 < residual.shape[0] and abs(residual[x + 1, t]) < calm:
-                    beside += value * residual[x + 1, t]
-                    across += 1
-            previous = value
-            if (t + 1) % block_rows == 0:
-                if 2 * in_block > block_rows:
-                    slow += total * total / in_block
-                    blocks += 1
-                total, in_block = 0.0, 0
         variance = squares / within if within else np.nan
         table[i, 0] = live
         table[i, 1] = np.sqrt(variance)
@@ -320,3 +321,31 @@ def _measure(residual, first, table, calm, lone, block_rows):  # pragma: no cove
         table[i, 4] = beside / across / variance if across and variance > 0 else np.nan
         table[i, 5], table[i, 6] = above, below
         table[i, 7], table[i, 8] = lone_above, lone_below
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
+def _sum_block(values, calm):  # pragma: no cover - compiled
+    """Live values, calm ones, those beyond, and sum and sum of squares of the calm ones."""
+    live, calm_rows, far = np.int32(0), np.int32(0), np.int32(0)
+    total, squares = np.float32(0), np.float32(0)
+    for t in range(len(values)):
+        value = values[t]
+        known, inside, outside = value == value, abs(value) < calm, abs(value) > calm
+        live += np.int32(1) if known else np.int32(0)
+        calm_rows += np.int32(1) if inside else np.int32(0)
+        far += np.int32(1) if outside else np.int32(0)
+        kept = value if inside else np.float32(0)
+        total += kept
+        squares += kept * kept
+    return live, calm_rows, far, total, squares
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
+def _sum_products(values, others, calm):  # pragma: no cover - compiled
+    """Pairs that are calm, and the sum of their products."""
+    pairs, total = np.int32(0), np.float32(0)
+    for t in range(len(values)):
+        inside = (abs(values[t]) < calm) & (abs(others[t]) < calm)
+        pairs += np.int32(1) if inside else np.int32(0)
+        total += values[t] * others[t] if inside else np.float32(0)
+    return pairs, total

@@ -1,8 +1,10 @@
 """Steps of a column, found and placed."""
 
+from itertools import pairwise
+
 import numpy as np
 
-from shutterless.pipeline.onsets import _isotonic_starts, _place_step, bin_means, find_onsets
+from shutterless.pipeline.onsets import _isotonic_starts, _merge_steps, _place_step, bin_means, find_onsets
 from shutterless.pipeline.psf import pixel_profile
 
 
@@ -10,6 +12,26 @@ def test_isotonic_regression_pools_what_falls():
     assert _isotonic_starts(np.array([1.0, 2.0, 3.0])).tolist() == [0, 1, 2, 3]
     assert _isotonic_starts(np.array([1.0, 5.0, 2.0, 9.0])).tolist() == [0, 1, 3, 4]  # 5 and 2 become 3.5
     assert _isotonic_starts(np.array([3.0, 1.0, 2.0])).tolist() == [0, 3]
+
+
+def test_isotonic_regression_sorts_each_block():
+    values = np.repeat([0.0, 2.0, 5.0], 50) + np.random.default_rng(3).normal(0, 1, 150)
+    ordered = values.copy()
+    blocks = [slice(start, stop) for start, stop in pairwise(_isotonic_starts(ordered))]
+    assert all(ordered[block].tolist() == sorted(values[block]) for block in blocks)
+    assert np.all(np.diff([np.median(values[block]) for block in blocks]) > 0)
+
+
+def test_step_is_placed_where_the_sum_over_all_rows_is_highest():
+    series = np.random.default_rng(4).normal(0, 20, 3000) + np.where(np.arange(3000) >= 1234, 5.0, 0.0)
+    gains = np.clip((2.5 - series) / 5, -1, 1)
+    assert _place_step(series, 0, 3000, 0.0, 5.0) == 1 + np.argmax(np.cumsum(gains))
+
+
+def test_steps_near_a_stronger_one_are_its_own():
+    x, row, height = np.array([10, 12, 14, 15]), np.array([100, 104, 100, 100]), np.array([5.0, 9.0, 1.0, 2.0])
+    accepted, highest = _merge_steps(x, row, height, np.array([1.0, 4.0, 1.0, 1.0]), 20)
+    assert (accepted.tolist(), highest.tolist()) == ([0, 3], [1, 3])  # 15 is five columns from 10
 
 
 def test_step_is_placed_on_its_row_though_a_cosmic_ray_is_near():

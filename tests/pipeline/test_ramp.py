@@ -12,7 +12,7 @@ import pytest
 from shutterless.pipeline.calibrate import fit_baseline
 from shutterless.pipeline.frames import Frame
 from shutterless.pipeline.ingest import _write_entry
-from shutterless.pipeline.ramp import MASK_ROWS, Ramp, _staircase, _unknown_rows, fit_ramp
+from shutterless.pipeline.ramp import MASK_ROWS, Ramp, _fit_levels, _piece_levels, _unknown_rows, fit_drain, fit_ramp
 from shutterless.pipeline.readout import Readout
 from shutterless.pipeline.simulation.content import AmplifierContent
 from shutterless.pipeline.simulation.rendering import render
@@ -72,8 +72,30 @@ def test_unknown_rows_surround_onsets_and_fill_short_levels():
 
 def test_staircase_takes_the_median_between_breaks():
     binned = np.array([1, 1, 1, 9, 1, 5, 5, 5], dtype=np.float32)  # bins of 16 rows, an outlier in the fourth
-    level = _staircase(binned, np.array([80]), 128)
-    np.testing.assert_array_equal(level, np.repeat([1, 5], [80, 48]))
+    assert _piece_levels(binned, np.array([80]), 128).tolist() == [1, 5]
+
+
+def test_columns_near_an_onset_step_at_its_row_and_the_others_never():
+    rows = np.full((800, 20), 300, dtype=np.float32)
+    rows[400:, 6:15] += 50
+    deficit, mask, final_e = _fit_levels(rows, np.zeros(800), (np.array([10]), np.array([400]), np.array([50.0])), None)
+    np.testing.assert_array_equal(final_e, np.where(np.abs(np.arange(20) - 10) <= 4, 350, 300))
+    np.testing.assert_array_equal(deficit, np.where(rows < final_e, -50, 0))
+    np.testing.assert_array_equal(np.argwhere(mask[:, 10])[[0, -1], 0], [400 - MASK_ROWS, 400 + MASK_ROWS])
+    assert mask.sum() == 9 * (2 * MASK_ROWS + 1)
+
+
+def test_drain_of_time_reversed_rows_is_the_reversed_ramp():
+    rng = np.random.default_rng(2)
+    fraction = np.minimum((np.arange(1600) + 1) / 1000, 1)
+    rows = (300 * fraction[:, None] + rng.normal(0, 10, (1600, 40))).astype(np.float32)
+    rows[500:, 19:22] += 200
+    readout = Readout(300.0, 6.2, 10.0, 48_000.0, 1000, first_row=0, close_row=5000, seeing_arcsec=2.0)
+    ramp = fit_ramp(rows, 0, 1000, readout.psf_sigma_px, 10.0)
+    drain = fit_drain(rows[::-1], 1000, 4400, readout)  # of 1600 rows 600 come before the closing
+    np.testing.assert_array_equal(drain.deficit_e, ramp.deficit_e[::-1])
+    np.testing.assert_array_equal(drain.onset_mask, ramp.onset_mask[::-1])
+    assert (drain.onset_x[0], drain.onset_row[0]) == (ramp.onset_x[0], 1000 - 500)
 
 
 def test_ramp_without_noise_is_its_own_straight_line():
