@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numba
 import numpy as np
 import pandas as pd
-from scipy.ndimage import uniform_filter1d
 
+from shutterless.pipeline.medians import median_absolute
+from shutterless.pipeline.moving_streaks import Streak
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.readout import Readout
-from shutterless.pipeline.shared_motion import Streak, bright_streaks, learn_motion, subtract_motion
+from shutterless.pipeline.running_means import cumulate, neighbour_errors, neighbour_mean
+from shutterless.pipeline.shared_motion import bright_streaks, learn_motion, subtract_shared
+from shutterless.pipeline.streak_columns import half_bits, project_modes, subtract_modes
 
-# rows over which the amplitude of a mode may be averaged; motion changes in about 30, focus in some hundred
+# rows over which the amplitude of a mode may be averaged, doubling (`neighbour_errors`); motion changes in about 30,
+# focus in some hundred
 WINDOWS = (5, 9, 17, 33, 65, 129)
 MIN_GAIN = 0.01  # of the variance of a mode's amplitude that must be predicted before anything is subtracted
 CLIP_SIGMA = 5.0
@@ -51,13 +56,32 @@ def streak_modes(
         Rows of the pseudo-inverse of (``P/σ``, the modes, and ``P/σ`` of every companion): times a residual they give
         the amplitude of each mode, and nothing for an event on the star or a companion.
     """
-    offsets = first_column + np.arange(len(sigma_e)) - x
+    first, beside = np.array([first_column]), np.full((1, MAX_COMPANIONS), np.nan)
+    beside[0, : len(companions)] = companions
+    modes, estimators = _all_modes(np.array([x]), np.array([flux_e_row]), sigma_px, sigma_e[None], first, beside)
+    return modes[0], estimators[0]
+
+
+def _all_modes(
+    x: np.ndarray, flux_e_row: np.ndarray, sigma_px: float, sigma_e: np.ndarray, first: np.ndarray, beside: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`streak_modes` of several streaks: noise (s, w), companions (s, c), NaN for none; modes and estimators (s, 2, w).
+
+    Columns of a design that belong to no companion are 0, and so are their shares: the pseudo-inverse of the normal
+    matrix leaves them out. Each other column is scaled to unit length, lest the flux spoil the condition.
+    """
+    offsets = first[:, None] + np.arange(sigma_e.shape[1]) - x[:, None]
     profile = pixel_profile(offsets, sigma_px)
     shift = (pixel_profile(offsets - _STEP, sigma_px) - pixel_profile(offsets + _STEP, sigma_px)) / (2 * _STEP)
     widen = (pixel_profile(offsets, sigma_px + _STEP) - pixel_profile(offsets, sigma_px - _STEP)) / (2 * _STEP)
-    beside = [pixel_profile(offsets - (other - x), sigma_px) for other in companions]
-    design = np.array([flux_e_row * shift, flux_e_row * widen, profile, *beside]) / sigma_e
-    return design[:2], np.linalg.pinv(design.T)[:2]
+    others = np.nan_to_num(pixel_profile(offsets[:, None] - (beside - x[:, None])[:, :, None], sigma_px))
+    flux = flux_e_row[:, None]
+    design = np.concatenate([np.stack([flux * shift, flux * widen, profile], axis=1), others], axis=1)
+    design /= sigma_e[:, None]
+    length = np.linalg.norm(design, axis=2, keepdims=True)
+    unit = design / np.where(length > 0, length, 1)
+    inverse = np.linalg.pinv(unit @ unit.transpose(0, 2, 1), hermitian=True)
+    return design[:, :2], (inverse[:, :2] @ unit) / length[:, :2]
 
 
 def predict_amplitude(amplitude: np.ndarray, noise: float) -> np.ndarray | None:
@@ -76,18 +100,25 @@ def predict_amplitude(amplitude: np.ndarray, noise: float) -> np.ndarray | None:
         Mean of the neighbouring rows, the row itself left out (so that no noise is subtracted from itself), over the
         window of `WINDOWS` that predicts best; None where none predicts `MIN_GAIN` of the variance: nothing moves.
     """
-    spread = max(1.4826 * float(np.median(np.abs(amplitude))), noise)
-    limited = np.clip(amplitude, -CLIP_SIGMA * spread, CLIP_SIGMA * spread)  # a cosmic ray must not spread
-    best, least, ones = None, (1 - MIN_GAIN) * np.mean(limited**2), np.ones(len(amplitude))
-    for window in WINDOWS:
-        if window > len(amplitude):
-            break
-        count = uniform_filter1d(ones, window, mode="constant") * window - 1
-        predicted = (uniform_filter1d(limited, window, mode="constant") * window - limited) / count
-        error = np.mean((limited - predicted) ** 2)
-        if error < least:
-            best, least = predicted, error
-    return best
+    predicted = np.empty(len(amplitude), dtype=np.float32)
+    amplitude = np.ascontiguousarray(amplitude, dtype=np.float32)
+    return predicted if _predict(amplitude, float(noise), predicted) else None
+
+
+@numba.njit(cache=True, nogil=True)
+def _predict(amplitude, noise, predicted):  # pragma: no cover - compiled
+    """Twin of `predict_amplitude`, into ``predicted``; whether anything is."""
+    reach = np.float32(CLIP_SIGMA * max(1.4826 * median_absolute(amplitude), noise))
+    limited, power = np.empty_like(amplitude), 0.0
+    for t in range(len(amplitude)):
+        limited[t] = min(max(amplitude[t], -reach), reach)  # a cosmic ray must not spread
+        power += np.float64(limited[t]) * limited[t]
+    errors = neighbour_errors(limited, len(WINDOWS))
+    best = np.argmin(errors)
+    moves = errors[best] < (1 - MIN_GAIN) * power / max(len(amplitude), 1)
+    if moves:
+        neighbour_mean(limited, cumulate(limited), WINDOWS[best], predicted)
+    return moves
 
 
 def clean_streaks(
@@ -130,24 +161,25 @@ def clean_streaks(
     """
     bright, crowding = bright_streaks(sigma_e, level_e, sky_e, streaks, sigma_px, readout, residual.shape[1])
     motion = learn_motion(residual, bright, crowding, sigma_px, readout.n_transit)
-    moved = set()
-    for streak in bright:
-        if motion is not None and subtract_motion(residual, streak, motion):
-            moved.add(streak.streak_id)
-    everyone = streaks["x"].to_numpy()
-    for streak in bright:
-        if subtract_own_motion(residual, streak, sigma_px, everyone):
-            moved.add(streak.streak_id)
-    return len(moved)
+    shared = [False] * len(bright) if motion is None else subtract_shared(residual, bright, motion)
+    moved = np.array(shared, dtype=bool) | subtract_own_motions(residual, bright, sigma_px, streaks["x"].to_numpy())
+    return int(moved.sum())
 
 
 def subtract_own_motion(residual: np.ndarray, streak: Streak, sigma_px: float, everyone: np.ndarray) -> bool:
-    """Take out of one streak, in place, the motion and focus that its own neighbouring rows predict.
+    """`subtract_own_motions` of one streak."""
+    return bool(subtract_own_motions(residual, [streak], sigma_px, everyone)[0])
+
+
+def subtract_own_motions(
+    residual: np.ndarray, streaks: Sequence[Streak], sigma_px: float, everyone: np.ndarray
+) -> np.ndarray:
+    """Take out of streaks, in place and one after the other, the motion and focus that their own rows predict.
 
     Parameters
     ----------
     residual : ndarray of float16, shape (x, t)
-    streak : Streak
+    streaks : sequence of Streak
     sigma_px : float
         Width of the mean point-spread function.
     everyone : ndarray, shape (s,)
@@ -155,28 +187,39 @@ def subtract_own_motion(residual: np.ndarray, streak: Streak, sigma_px: float, e
 
     Returns
     -------
-    bool
-        Whether anything was predicted.
+    ndarray of bool, shape (s,)
+        Of which streaks anything was predicted.
     """
-    columns = streak.columns
-    near = everyone[(everyone > columns.start - 1) & (everyone < columns.stop)]
+    moved = np.zeros(len(streaks), dtype=bool)
+    if not len(streaks):
+        return moved
+    first = np.array([streak.columns.start for streak in streaks])
+    x, flux = np.array([[streak.x, streak.flux_e_row] for streak in streaks]).T
+    beside = np.array([_companions(streak, everyone) for streak in streaks])
+    noise = np.array([streak.noise_e for streak in streaks], dtype=np.float64)
+    modes, estimators = _all_modes(x, flux, sigma_px, noise, first, beside)
+    halves = half_bits(residual)
+    for k, own in enumerate(zip(first, modes, estimators, np.linalg.norm(estimators, axis=2), strict=True)):
+        moved[k] = _subtract_own(halves, *own)
+    return moved
+
+
+def _subtract_own(halves: np.ndarray, first: int, modes: np.ndarray, estimators: np.ndarray, noise: np.ndarray) -> bool:
+    """Twin of `subtract_own_motions` for one streak of known modes; ``noise`` (2,) of their amplitudes."""
+    amplitude = np.empty((len(modes), halves.shape[1]), dtype=np.float32)
+    project_modes(halves, first, estimators.astype(np.float32), amplitude)
+    predicted = np.zeros_like(amplitude)
+    moves = [_predict(*mode) for mode in zip(amplitude, noise, predicted, strict=True)]
+    if any(moves):
+        subtract_modes(halves, first, modes.astype(np.float32), predicted)
+    return any(moves)
+
+
+def _companions(streak: Streak, everyone: np.ndarray) -> np.ndarray:
+    """Positions of the nearest other streaks within its columns, NaN where there are fewer; (c,)."""
+    near = everyone[(everyone > streak.columns.start - 1) & (everyone < streak.columns.stop)]
     near = near[np.abs(near - streak.x) > MIN_SEPARATION_PX]
-    companions = near[np.argsort(np.abs(near - streak.x))[:MAX_COMPANIONS]]
-    noise_e = streak.sigma_e.mean(axis=1)
-    modes, estimators = streak_modes(streak.x, streak.flux_e_row, sigma_px, noise_e, columns.start, companions)
-    patch = residual[columns].astype(np.float32)
-    correction = _predict_motion(np.nan_to_num(patch), modes, estimators)
-    if correction is not None:
-        residual[columns] = patch - correction
-    return correction is not None
-
-
-def _predict_motion(patch: np.ndarray, modes: np.ndarray, estimators: np.ndarray) -> np.ndarray | None:
-    """What is predicted of each mode, in σ, (w, t); None where nothing is."""
-    correction = None
-    for mode, estimator in zip(modes, estimators, strict=True):
-        predicted = predict_amplitude(estimator @ patch, float(np.linalg.norm(estimator)))
-        if predicted is not None:
-            part = np.outer(mode, predicted)
-            correction = part if correction is None else correction + part
-    return correction
+    companions = np.full(MAX_COMPANIONS, np.nan)
+    nearest = near[np.argsort(np.abs(near - streak.x))[:MAX_COMPANIONS]]
+    companions[: len(nearest)] = nearest
+    return companions

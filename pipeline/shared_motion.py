@@ -8,24 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.levels import BLOCK_ROWS, KNOT_BLOCKS, WINDOW_ROWS, interpolate_blocks, running_mean
+from shutterless.pipeline.moving_streaks import Streak, independent_groups, limit_states, measure_states
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.readout import Readout
-from shutterless.pipeline.star_time import MIN_GAIN, LagFinder, SharedSeries, find_lags, find_outliers, refine_lag
-from shutterless.pipeline.streak_model import (
-    HALF_WIDTH,
-    LIGHT,
-    N_STATES,
-    SHIFT,
-    WIDTH,
-    first_columns,
-    follow_state,
-    linear_state,
-    streak_light,
-)
+from shutterless.pipeline.shared_series import MIN_GAIN, SharedSeries
+from shutterless.pipeline.star_time import LagFinder, find_lags, find_outliers, refine_lag
+from shutterless.pipeline.streak_model import HALF_WIDTH, LIGHT, N_LANES, N_STATES, SHIFT, WIDTH, first_columns
 
 MAX_ANCHORS = 24  # more add little: the brightest weigh most
 MIN_ANCHORS = 4  # fewer cannot outvote the one on which something happens
@@ -37,68 +29,10 @@ MAX_NEIGHBOURS = 0.2  # of an anchor: light of others within its modelled column
 # rows over which the other stars are averaged; set on simulated motion of 0.1 s, focus of 1 s and cloud of 5 s
 WINDOWS = {LIGHT: (5, 15, 45, 135), SHIFT: (1, 5, 15), WIDTH: (1, 5, 15, 45)}
 BEGIN_ROWS = 8  # after its onset, and before its end, in which a star says nothing
-CLIP_SIGMA = 5.0
+# the air is still where the anchors' shifts correlate less than this in the mean over these lags (rows): half of
+# `MIN_GAIN`, and 5 times the scatter for 24 anchors of 12,000 rows; motion of 0.4 px has 0.98
+STILL_LAGS, STILL_CORRELATION = (1, 2, 4, 8), 0.5 * MIN_GAIN
 _N_PASSES = 2  # of weights, lags and outliers
-
-
-@dataclass(frozen=True)
-class Streak:
-    """One star with the pixels around its streak.
-
-    Parameters
-    ----------
-    streak_id : int
-    x, flux_e_row : float
-        Column on the amplifier; electrons per row.
-    columns : slice
-    sigma_e : ndarray of float32, shape (w, b)
-        Noise of the columns in blocks of `BLOCK_ROWS` rows.
-    steady_e : ndarray of float64, shape (w,)
-        Mean light of the star on them.
-    shines, settled : slice
-        File rows in which it shines for certain, and those among them that are neither ramp nor drain, whose levels are
-        rough.
-    lag : float
-        File row of its star time 0; NaN where unknown.
-    """
-
-    streak_id: int
-    x: float
-    flux_e_row: float
-    columns: slice
-    sigma_e: np.ndarray
-    steady_e: np.ndarray
-    shines: slice
-    settled: slice
-    lag: float
-
-    def sigma_rows(self, n_rows: int) -> np.ndarray:
-        """Noise in every row, (w, t), constant over blocks."""
-        return np.repeat(self.sigma_e, BLOCK_ROWS, axis=1)[:, :n_rows]
-
-    def states(self, residual: np.ndarray, sigma_px: float, *, follow: bool) -> tuple[np.ndarray, np.ndarray]:
-        """State in every row (3, t), NaN in ramp and drain and where masked, and its standard error (3,)."""
-        patch = residual[self.columns].astype(np.float32) * self.sigma_rows(residual.shape[1])
-        patch += self.steady_e[:, None].astype(np.float32)
-        fit = follow_state if follow else linear_state
-        noise = self.sigma_e.mean(axis=1)
-        state, error = fit(patch, noise, self.x - self.columns.start, self.flux_e_row, sigma_px)
-        state[:, : self.settled.start] = state[:, self.settled.stop :] = np.nan
-        return state, error
-
-    def subtract(self, residual: np.ndarray, state: np.ndarray, sigma_px: float) -> None:
-        """Take off, in place, what differs from the mean over the baseline's window when the star has these states."""
-        light = streak_light(state, self.x - self.columns.start, self.flux_e_row, sigma_px, len(self.sigma_e))
-        n_rows = light.shape[1]
-        light[:, : self.shines.start] = light[:, self.shines.stop :] = np.nan
-        padded = np.full((len(light), -(-n_rows // BLOCK_ROWS) * BLOCK_ROWS), np.nan, dtype=np.float32)
-        padded[:, :n_rows] = light
-        blocks = padded.reshape(len(light), -1, BLOCK_ROWS)
-        count = np.isfinite(blocks).sum(axis=2)
-        means = np.where(count > 0, np.nansum(blocks, axis=2) / np.maximum(count, 1), np.nan).T
-        level = interpolate_blocks(running_mean(means, WINDOW_ROWS // BLOCK_ROWS, KNOT_BLOCKS), 0, n_rows).T
-        departure = np.nan_to_num((light - level) / self.sigma_rows(n_rows))
-        residual[self.columns] = residual[self.columns].astype(np.float32) - departure
 
 
 @dataclass(frozen=True)
@@ -171,8 +105,8 @@ def bright_streaks(
         found.append(
             Streak(
                 streak_id=int(row.streak_id), x=row.x, flux_e_row=row.flux_e_row, columns=here, sigma_e=sigma_e[here],
-                steady_e=level_e[here] - sky_e - others, shines=_shining_rows(lag, settled, readout, n_rows),
-                settled=settled, lag=lag,
+                noise_e=noise[here], steady_e=level_e[here] - sky_e - others,
+                shines=_shining_rows(lag, settled, readout, n_rows), settled=settled, lag=lag,
             )
         )  # fmt: skip
         crowding.append(others.sum() / light.sum())
@@ -212,11 +146,14 @@ def learn_motion(
         streak
         for streak, share in zip(streaks, crowding, strict=True)
         if share < MAX_NEIGHBOURS
-        and streak.flux_e_row * pixel_profile(0, sigma_px) > MIN_ANCHOR_SIGMA * streak.sigma_e.mean(axis=1).max()
+        and streak.flux_e_row * pixel_profile(0, sigma_px) > MIN_ANCHOR_SIGMA * streak.noise_e.max()
     ][:MAX_ANCHORS]
     if len(lonely) < MIN_ANCHORS:
         return None
-    states, valid, _ = _measure(residual, lonely, sigma_px)
+    if _is_still(residual, lonely, sigma_px):
+        return None
+    states, errors = measure_states(residual, lonely, sigma_px, follow=True)
+    valid = np.isfinite(states[:, SHIFT])
     seen_long = valid.sum(axis=1) >= MIN_ROWS
     lonely = [streak for streak, long in zip(lonely, seen_long, strict=True) if long]
     if len(lonely) < MIN_ANCHORS:
@@ -224,9 +161,10 @@ def learn_motion(
     states, valid = states[seen_long], valid[seen_long]
     moving = [np.var(state[SHIFT, seen]) for state, seen in zip(states, valid, strict=True)]
     narrow = float(np.sqrt(max(sigma_px**2 - np.median(moving), 0.25 * sigma_px**2)))
-    states, valid, errors = _measure(residual, lonely, narrow)
+    states, errors = measure_states(residual, lonely, narrow, follow=True)
+    valid = np.isfinite(states[:, SHIFT])
     narrow *= 1 + float(np.median([np.mean(state[WIDTH, seen]) for state, seen in zip(states, valid, strict=True)]))
-    states = _limit(states, valid, errors)
+    states, _ = limit_states(states, valid, errors)
     # focus changes too slowly to tell a lag by
     lags, finder = find_lags(states[:, [SHIFT]], valid, np.array([s.lag for s in lonely]), n_transit)
     known = np.flatnonzero(~np.isnan(lags))
@@ -236,22 +174,37 @@ def learn_motion(
     return _share(lonely, states[known], valid[known], errors[known], np.round(lags[known]).astype(int), finder, narrow)
 
 
-def _measure(residual: np.ndarray, streaks: list[Streak], sigma_px: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """States (s, 3, t), which of them are known (s, t), and their errors (s, 3)."""
-    fits = [streak.states(residual, sigma_px, follow=True) for streak in streaks]
-    states = np.stack([state for state, _ in fits])
-    return states, np.all(np.isfinite(states), axis=1), np.stack([error for _, error in fits])
+def _is_still(residual: np.ndarray, streaks: list[Streak], sigma_px: float) -> bool:
+    """Whether the shifts of anchors are as good as white noise: then nothing can be shared, and no fit need follow.
+
+    A star's light falls on two rows at once, so whatever moves it does so in neighbouring rows alike: what the others
+    could predict of its variance shows in its own autocorrelation. A linear fit does for that, however far they move.
+    """
+    states, errors = measure_states(residual, streaks, sigma_px, follow=False)
+    valid = np.isfinite(states[:, SHIFT])
+    if np.sum(valid.sum(axis=1) >= MIN_ROWS) < MIN_ANCHORS:
+        return False
+    shifts = limit_states(states, valid, errors)[0][:, SHIFT]
+    return bool(_autocorrelation(shifts, errors[:, SHIFT] ** -2.0, np.array(STILL_LAGS)).mean() < STILL_CORRELATION)
 
 
-def _limit(states: np.ndarray, valid: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """States (s, 3, t) around their means, limited so that a cosmic ray does not spread; 0 where unknown."""
-    limited = np.zeros_like(states)
-    for out, state, seen, error in zip(limited, states, valid, errors, strict=True):
-        if seen.any():
-            around = state[:, seen] - state[:, seen].mean(axis=1, keepdims=True)
-            spread = np.maximum(1.4826 * np.median(np.abs(around), axis=1), error)[:, None]
-            out[:, seen] = np.clip(around, -CLIP_SIGMA * spread, CLIP_SIGMA * spread)
-    return limited
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
+def _autocorrelation(series, weight, lags):  # pragma: no cover - compiled
+    """Weighted over the stars, at each lag; of series (s, t) that are 0 where unknown."""
+    found = np.zeros(len(lags))
+    power = 0.0
+    for star in range(len(series)):
+        own, w = series[star], weight[star]
+        for i in range(len(lags)):
+            later, total = own[lags[i] :], 0.0
+            for t in range(len(later)):
+                total += np.float64(own[t]) * later[t]
+            found[i] += w * total
+        total = 0.0
+        for t in range(len(own)):
+            total += np.float64(own[t]) * own[t]
+        power += w * total
+    return found / power
 
 
 def _share(
@@ -277,7 +230,7 @@ def _share(
             for star, (own, others) in enumerate(zip(states[:, channel], shared.predicted, strict=True)):
                 seen[channel][star] = valid[star] & ~find_outliers(own, others, valid[star])
                 rows = seen[channel][star]
-                scatter = np.mean((own - others)[rows] ** 2) if rows.any() else np.inf
+                scatter = _mean_square(own, others, rows)
                 weight[channel, star] = 1 / max(scatter, errors[star, channel] ** 2)
         both = np.stack([channels[SHIFT].predicted, channels[WIDTH].predicted], axis=1)
         lags = lags + [refine_lag(s[[SHIFT, WIDTH]], v, p) for s, v, p in zip(states, valid, both, strict=True)]
@@ -295,36 +248,78 @@ def _share(
     )
 
 
-def subtract_motion(residual: np.ndarray, streak: Streak, motion: SharedMotion) -> bool:
-    """Take out of one streak, in place, what the other stars say happened to it.
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
+def _mean_square(own, others, rows):  # pragma: no cover - compiled
+    """Of the difference of two series in the given rows; infinite without any."""
+    total, n = 0.0, 0
+    for t in range(len(own)):
+        left = np.float64(own[t] - others[t])
+        total += left * left if rows[t] else 0.0
+        n += rows[t]
+    return total / n if n else np.inf
+
+
+def subtract_shared(residual: np.ndarray, streaks: list[Streak], motion: SharedMotion) -> list[bool]:
+    """Take out of streaks, in place and one after the other, what the (other) stars say happened to each.
 
     Parameters
     ----------
     residual : ndarray of float16, shape (x, t)
-    streak : Streak
+    streaks : list of Streak
+        Where two overlap, the second is fitted to what the first leaves.
     motion : SharedMotion
 
     Returns
     -------
-    bool
-        Whether anything was subtracted: not where the star's lag cannot be told, nor what does not help it.
+    list of bool
+        Of which streaks something was subtracted: not where a star's lag cannot be told, nor what does not help it.
     """
-    height = streak.flux_e_row * pixel_profile(0, motion.sigma_px) / streak.sigma_e.mean()
-    state, error = streak.states(residual, motion.sigma_px, follow=bool(height > MIN_FOLLOW_SIGMA))
-    valid = np.all(np.isfinite(state), axis=0)
+    helped = [False] * len(streaks)
+    peak = pixel_profile(0, motion.sigma_px)
+    for place in independent_groups(streaks):
+        following = [k for k in place if streaks[k].flux_e_row * peak > MIN_FOLLOW_SIGMA * streaks[k].noise_e.mean()]
+        linear = [k for k in place if k not in following]
+        for chosen, follow in ((following, True), (linear, False)):
+            for start in range(0, len(chosen), N_LANES):
+                some = chosen[start : start + N_LANES]
+                states, errors = measure_states(residual, [streaks[k] for k in some], motion.sigma_px, follow=follow)
+                for k, state, error in zip(some, states, errors, strict=True):
+                    helped[k] = _subtract_predicted(residual, streaks[k], state, error, motion)
+    return helped
+
+
+def subtract_motion(residual: np.ndarray, streak: Streak, motion: SharedMotion) -> bool:
+    """`subtract_shared` for one streak."""
+    return subtract_shared(residual, [streak], motion)[0]
+
+
+def _subtract_predicted(
+    residual: np.ndarray, streak: Streak, state: np.ndarray, error: np.ndarray, motion: SharedMotion
+) -> bool:
+    """Twin of `subtract_shared` for a streak of measured states (3, t)."""
+    valid = np.isfinite(state[SHIFT])
     if not valid.any():
         return False
-    own = _limit(state[None], valid[None], error[None])[0]
-    assumed = np.repeat(state[:, valid].mean(axis=1)[:, None], own.shape[1], axis=1)
+    own, mean = (found[0] for found in limit_states(state[None], valid[None], error[None]))
+    assumed = np.repeat(mean[:, None], own.shape[1], axis=1)
     helped = False
     for channel, series in _predict(streak, own, valid, motion).items():
-        # a star follows the others where taking off what they predict leaves less than taking off nothing
-        if 2 * np.sum(own[channel] * series, where=valid) > np.sum(series**2, where=valid):
+        if _follows(own[channel], series, valid):
             assumed[channel] += series
             helped = True
     if helped:
-        streak.subtract(residual, assumed.astype(np.float32), motion.sigma_px)
+        streak.subtract(residual, assumed, motion.sigma_px)
     return helped
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
+def _follows(own, series, valid):  # pragma: no cover - compiled
+    """Whether taking off what the others predict leaves less of a star's own series than taking off nothing."""
+    gain = 0.0
+    for t in range(len(own)):
+        told = np.float64(series[t])
+        gain += (2 * own[t] - told) * told if valid[t] else 0.0
+    return gain > 0
 
 
 def _predict(streak: Streak, own: np.ndarray, valid: np.ndarray, motion: SharedMotion) -> dict[int, np.ndarray]:

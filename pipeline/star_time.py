@@ -1,4 +1,4 @@
-"""What the stars of an amplifier do together in star time: series aligned, and each star predicted by the others.
+"""What the stars of an amplifier do together in star time: the rows by which each lags, and what one does alone.
 
 What the air does to two stars at once is seen in two different rows, ``y0`` apart. Where ``y0`` is not known, the lag
 between two stars is found from the series themselves.
@@ -6,21 +6,20 @@ between two stars is found from the series themselves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import numba
 import numpy as np
-from scipy.ndimage import uniform_filter1d
-from scipy.signal import correlate
+from scipy.fft import irfft, next_fast_len, rfft
+
+from shutterless.pipeline.medians import keep_known, median, median_absolute
+from shutterless.pipeline.running_means import cumulate, window_mean
 
 COARSE_ROWS = 4  # lags are searched on means of so many rows first; motion changes in about 30
 MIN_LAG_SIGNIFICANCE = 5.0  # of the cross-correlation's peak, over its own scatter
 MIN_OVERLAP = 0.3  # of a star's rows with those of the others at the lag in question
 REFINE_ROWS = 12  # to either side of a lag, known or found coarsely, that a better one is looked for
-MAX_SHARE = 0.25  # of the weight of all stars that one may have: nobody's flare becomes everybody's dip
 OUTLIER_WINDOWS = (1, 9, 65, 513)  # rows over which a star is compared with what the others predict
 OUTLIER_SIGMA = 5.0
-MIN_GAIN = 0.01  # of the variance of all stars together that the others must predict before anything is believed
-_RIDGE = 1e-4
+_SUMMED_ROWS = 512  # summed in single precision before they are added to the rest
 
 
 class LagFinder:
@@ -41,13 +40,16 @@ class LagFinder:
         self._n_bins, self._n_lags = n_rows // COARSE_ROWS, 2 * max_lag // COARSE_ROWS + 1
         self._total = np.zeros((n_channels, self._n_bins + self._n_lags))
         self._weight = np.zeros(self._n_bins + self._n_lags)
+        self._size = next_fast_len(self._n_bins + self._n_lags, real=True)
+        self._spectra: np.ndarray | None = None  # of what was laid down, (c + 1, f); made when first asked
 
     def add(self, star: np.ndarray, valid: np.ndarray, lag: float) -> None:
         """Lay a star of known lag over the others: ``star`` (c, t), ``valid`` (t,)."""
         start = int(np.clip(round((self._highest - lag) / COARSE_ROWS), 0, self._n_lags))
         here = slice(start, start + self._n_bins)
         self._total[:, here] += _coarse(_standardise(star, valid))
-        self._weight[here] += _coarse(valid.astype(np.float64))
+        self._weight[here] += _coarse(valid)
+        self._spectra = None
 
     def find(self, star: np.ndarray, valid: np.ndarray) -> float:
         """Lag of a star.
@@ -62,18 +64,26 @@ class LagFinder:
         float
             NaN where the peak of the cross-correlation is below `MIN_LAG_SIGNIFICANCE` times its own scatter.
         """
-        own, seen = _coarse(_standardise(star, valid)), _coarse(valid.astype(np.float64))
-        mean = self._total / np.sqrt(np.maximum(self._weight, 1.0))
-        score = sum(_slide(channel, one) for channel, one in zip(mean, own, strict=True))
-        overlap = _slide((self._weight > 0).astype(np.float64), seen)
+        own, seen = _coarse(_standardise(star, valid)), _coarse(valid)
+        score, overlap = self._slide(own, seen)
         usable = overlap > MIN_OVERLAP * max(float(seen.sum()), 1.0)
         if not usable.any():
             return float("nan")
         score = np.where(usable, score / np.sqrt(np.maximum(overlap, 1.0)), 0.0)
         best = int(np.argmax(score))
-        scatter = 1.4826 * float(np.median(np.abs(score[usable])))
+        scatter = 1.4826 * median_absolute(score[usable].astype(np.float32))
         stands_out = score[best] > MIN_LAG_SIGNIFICANCE * scatter > 0
         return self._highest - COARSE_ROWS * best if stands_out else float("nan")
+
+    def _slide(self, own: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sum of products with the mean of those laid down, and of rows seen by both, at every lag."""
+        if self._spectra is None:
+            mean = self._total / np.sqrt(np.maximum(self._weight, 1.0))
+            self._spectra = rfft(np.vstack([mean, self._weight > 0]), self._size)
+        product = self._spectra * np.conj(rfft(np.vstack([own, seen]), self._size))
+        # places up to the difference in length are free of what a transform carries around its end
+        score, overlap = irfft(np.stack([product[:-1].sum(axis=0), product[-1]]), self._size)[:, : self._n_lags + 1]
+        return score, overlap
 
 
 def find_lags(series: np.ndarray, valid: np.ndarray, lags: np.ndarray, max_lag: int) -> tuple[np.ndarray, LagFinder]:
@@ -111,22 +121,34 @@ def find_lags(series: np.ndarray, valid: np.ndarray, lags: np.ndarray, max_lag: 
 
 
 def _standardise(star: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Channels (c, t) of unit scatter around 0, limited to 3, and 0 where masked."""
-    if not valid.any():
-        return np.zeros(star.shape)
-    values = star - np.median(star[:, valid], axis=1, keepdims=True)
-    spread = 1.4826 * np.median(np.abs(values[:, valid]), axis=1, keepdims=True)
-    return np.where(valid, np.clip(values / np.maximum(spread, 1e-12), -3, 3), 0.0)
+    """Channels (c, t) of unit scatter around 0, limited to 3, and 0 where masked; float32."""
+    out = np.empty(star.shape, dtype=np.float32)
+    for channel, values in zip(out, np.ascontiguousarray(star, dtype=np.float32), strict=True):
+        _standardise_one(values, valid, channel)
+    return out
 
 
-def _slide(long: np.ndarray, short: np.ndarray) -> np.ndarray:
-    """Sum of products at every place of a short series inside a long one."""
-    return correlate(long, short, mode="valid", method="fft")
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _standardise_one(values, valid, out):  # pragma: no cover - compiled
+    """Twin of `_standardise` for one channel."""
+    known = np.empty_like(values)
+    n = keep_known(values, valid, known)
+    centre = np.float32(median(known[:n])) if n else np.float32(0)
+    for t in range(n):
+        known[t] -= centre
+    inverse = np.float32(1 / max(1.4826 * median_absolute(known[:n]), 1e-12)) if n else np.float32(0)
+    for t in range(len(values)):
+        value = min(max((values[t] - centre) * inverse, np.float32(-3)), np.float32(3))
+        out[t] = value if valid[t] else np.float32(0)
 
 
 def _coarse(series: np.ndarray) -> np.ndarray:
-    n = series.shape[-1] // COARSE_ROWS * COARSE_ROWS
-    return series[..., :n].reshape(*series.shape[:-1], -1, COARSE_ROWS).mean(axis=-1)
+    """Means of `COARSE_ROWS` rows each along the last axis; float64."""
+    n = series.shape[-1] // COARSE_ROWS
+    total = np.zeros((*series.shape[:-1], n))
+    for phase in range(COARSE_ROWS):
+        total += series[..., phase : n * COARSE_ROWS : COARSE_ROWS]
+    return total / COARSE_ROWS
 
 
 def refine_lag(star: np.ndarray, valid: np.ndarray, predicted: np.ndarray) -> int:
@@ -142,91 +164,25 @@ def refine_lag(star: np.ndarray, valid: np.ndarray, predicted: np.ndarray) -> in
     int
         Between ``-REFINE_ROWS`` and ``REFINE_ROWS``.
     """
-    own = _standardise(star, valid)
     scale = np.maximum(predicted.std(axis=1, keepdims=True), 1e-12)
-    padded = np.pad(predicted / scale, ((0, 0), (REFINE_ROWS, REFINE_ROWS)))
-    n_rows = own.shape[1]
-    score = [np.sum(padded[:, shift : shift + n_rows] * own) for shift in range(2 * REFINE_ROWS + 1)]
-    return REFINE_ROWS - int(np.argmax(score))
+    padded = np.pad((predicted / scale).astype(np.float32), ((0, 0), (REFINE_ROWS, REFINE_ROWS)))
+    return REFINE_ROWS - int(np.argmax(_slide_sums(padded, _standardise(star, valid))))
 
 
-class SharedSeries:
-    """One channel of the stars of an amplifier in star time, and what the others say of each.
-
-    Parameters
-    ----------
-    series : ndarray, shape (s, t)
-        Each star's values around its own mean.
-    valid : ndarray of bool, shape (s, t)
-    weight : ndarray, shape (s,)
-        Inverse variance of a star's values in one row.
-    lags : ndarray of int, shape (s,)
-    windows : sequence of int
-        Rows over which the others may be averaged; how much each counts is fitted to all stars together.
-    """
-
-    def __init__(
-        self, series: np.ndarray, valid: np.ndarray, weight: np.ndarray, lags: np.ndarray, windows: Sequence[int]
-    ) -> None:
-        self.n_rows = series.shape[1]
-        self.first = -int(lags.max())  # star time of the first entry
-        self.windows = tuple(windows)
-        weight = np.minimum(weight, MAX_SHARE * weight.sum())
-        size = self.n_rows + int(lags.max() - lags.min())
-        total, sums = np.zeros(size), np.zeros(size)
-        parts = [(w * np.where(v, s, 0.0), w * v) for s, v, w in zip(series, valid, weight, strict=True)]
-        places = [slice(start, start + self.n_rows) for start in lags.max() - lags]
-        for place, (part, own) in zip(places, parts, strict=True):
-            total[place] += part
-            sums[place] += own
-        known = sums > 0.5 * np.median(sums[sums > 0])
-        mean_noise = float(np.mean(1 / sums[known]))
-        self.variance = max(float(np.var(total[known] / sums[known])) - mean_noise, 1e-3 * mean_noise)
-        self._smooth = [(_box(total, window), _box(sums, window)) for window in self.windows]
-        features = np.stack(
-            [self._features(place, (part, own)) for place, (part, own) in zip(places, parts, strict=True)]
-        )
-        self.coefficients, self.gain = self._fit(features, series, valid, weight)
-        #: what the others say of each star, shape (s, t)
-        self.predicted = np.einsum("w,swt->st", self.coefficients, features)
-
-    def _features(self, place: slice, own: tuple[np.ndarray, np.ndarray] | None = None) -> np.ndarray:
-        """Means of the stars over each window, drawn towards 0 where few are seen; without ``own``; shape (w, t)."""
-        features = np.empty((len(self.windows), place.stop - place.start))
-        for feature, window, (total, sums) in zip(features, self.windows, self._smooth, strict=True):
-            part, count = total[place], sums[place]
-            if own is not None:
-                part, count = part - _box(own[0], window), np.maximum(count - _box(own[1], window), 0)
-            feature[:] = part / (count + 1 / (self.variance * window))
-        return features
-
-    def _fit(
-        self, features: np.ndarray, series: np.ndarray, valid: np.ndarray, weight: np.ndarray
-    ) -> tuple[np.ndarray, float]:
-        """Share of each window, by least squares over all stars, and the share of their variance so predicted."""
-        normal = np.zeros((len(self.windows), len(self.windows)))
-        right = np.zeros(len(self.windows))
-        for star, seen, own, w in zip(features, valid, series, weight, strict=True):
-            normal += w * star[:, seen] @ star[:, seen].T
-            right += w * star[:, seen] @ own[seen]
-        coefficients = np.linalg.solve(normal + _RIDGE * np.diag(np.diag(normal)) + 1e-30 * np.eye(len(normal)), right)
-        power = sum(w * np.sum(own[seen] ** 2) for seen, own, w in zip(valid, series, weight, strict=True))
-        return coefficients, float(coefficients @ right / max(power, 1e-30))
-
-    def at(self, lag: int) -> np.ndarray:
-        """What all stars together say of one more star, not among them, with a given lag; shape (t,)."""
-        size = len(self._smooth[0][0])
-        start = -lag - self.first
-        inside = slice(max(start, 0), max(min(start + self.n_rows, size), 0))
-        out = np.zeros(self.n_rows)
-        if inside.stop > inside.start:
-            out[inside.start - start : inside.stop - start] = self.coefficients @ self._features(inside)
-        return out
-
-
-def _box(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean over a centred window; nothing lies beyond the ends."""
-    return values if window == 1 else uniform_filter1d(values, window, mode="constant")
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
+def _slide_sums(long, short):  # pragma: no cover - compiled
+    """Sums of products of ``short`` (c, t) with ``long`` from each entry on that leaves room for it."""
+    n_rows = short.shape[1]
+    sums = np.zeros(long.shape[1] - n_rows + 1)
+    for channel in range(len(short)):
+        for start in range(0, n_rows, _SUMMED_ROWS):
+            own = short[channel, start : start + _SUMMED_ROWS]
+            for shift in range(len(sums)):
+                other, total = long[channel, start + shift : start + shift + len(own)], np.float32(0)
+                for t in range(len(own)):
+                    total += own[t] * other[t]
+                sums[shift] += total
+    return sums
 
 
 def find_outliers(series: np.ndarray, predicted: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -242,13 +198,25 @@ def find_outliers(series: np.ndarray, predicted: np.ndarray, valid: np.ndarray) 
     ndarray of bool, shape (t,)
         An event on one star must not be taken for something shared. The scatter it is compared with is the star's own.
     """
-    departure = np.where(valid, series - predicted, 0.0)
+    departure = np.where(valid, series - predicted, 0.0).astype(np.float32)
     outlying = np.zeros(len(series), dtype=bool)
-    for window in OUTLIER_WINDOWS:
-        if 4 * window > len(series):
-            break
-        mean = _box(departure, window)
-        spread = 1.4826 * np.median(np.abs(mean[valid])) if valid.any() else 0.0
-        far = np.abs(mean) > OUTLIER_SIGMA * max(spread, 1e-12)
-        outlying |= _box(far.astype(np.float64), window) > 0 if window > 1 else far
+    windows = np.array([window for window in OUTLIER_WINDOWS if 4 * window <= len(series)], dtype=np.int64)
+    _mark_outliers(departure, valid, windows, OUTLIER_SIGMA, outlying)
     return outlying
+
+
+@numba.njit(cache=True, nogil=True)
+def _mark_outliers(departure, valid, windows, limit, outlying):  # pragma: no cover - compiled
+    """Twin of `find_outliers`: rows within a window of which the mean is far off."""
+    n = len(departure)
+    mean, known, sums = np.empty_like(departure), np.empty_like(departure), cumulate(departure)
+    for window in windows:
+        window_mean(sums, window, mean)
+        n_known = keep_known(mean, valid, known)
+        far = limit * max(1.4826 * median_absolute(known[:n_known]) if n_known else 0.0, 1e-12)
+        half, free = window // 2, 0  # rows before ``free`` are marked already
+        for t in range(n):
+            if abs(mean[t]) > far:
+                for row in range(max(t - half, free), min(t + half + 1, n)):
+                    outlying[row] = True
+                free = min(t + half + 1, n)

@@ -10,13 +10,24 @@ import math
 
 import numba
 import numpy as np
+from scipy.special import ndtr
+
+from shutterless.pipeline.single_functions import erf_single, exp_single
+from shutterless.pipeline.streak_columns import BLOCK_ROWS, gather_rows, half_bits, project_states
 
 HALF_WIDTH = 5  # columns to either side of a streak that are modelled: 4 sigma of a 2 px FWHM moved by a pixel
 N_STATES = 3
 LIGHT, SHIFT, WIDTH = range(N_STATES)
-_FOLLOW = 0.3  # how fast the point around which a row is linearised follows the rows before it
-_LEAST_LIVE = 0.75  # of the information about flux and place
-_LARGEST = np.array([0.9, 2.5, 0.6])  # beyond, the linearisation point stays where it is
+N_LANES = 16  # stars that are followed side by side: the rows of one must be taken in turn, and wide registers hold 16
+_FOLLOW = np.float32(0.3)  # how fast the point around which a row is linearised follows the rows before it
+_LEAST_LIVE = np.float32(0.75)  # of the information about flux and place
+_LARGEST = np.array([0.9, 2.5, 0.6], dtype=np.float32)  # beyond, the linearisation point stays where it is
+_HALF, _ONE = np.float32(0.5), np.float32(1)
+_ROOT_HALF, _NORMAL_PEAK = np.float32(math.sqrt(0.5)), np.float32(1 / math.sqrt(2 * math.pi))
+# where each lane's sums lie in one array: the compiler must see that they do not overlap
+_Z, _BELOW, _DENSITY, _INVERSE, _WHOLE = range(0, 5 * N_LANES, N_LANES)
+_A00, _A01, _A02, _A11, _A12, _A22, _B0, _B1, _B2 = range(5 * N_LANES, 14 * N_LANES, N_LANES)
+_N_SUMS = 14 * N_LANES
 
 
 def first_columns(x: np.ndarray, n_columns: int) -> np.ndarray:
@@ -54,25 +65,120 @@ def follow_state(
     model is a Gaussian integrated over pixels, ``P_k = Φ(z_{k+1}) - Φ(z_k)``, with ``dP/dx = (φ(z_k) - φ(z_{k+1})) /
     σ`` and ``dP/dlnσ = z_k φ(z_k) - z_{k+1} φ(z_{k+1})``.
     """
-    weight = 1 / np.asarray(noise_e, dtype=np.float64) ** 2
-    state = _follow(np.ascontiguousarray(patch_e.T), weight, float(x), float(flux_e_row), float(sigma_px), _LARGEST)
-    design = np.empty((len(weight), N_STATES))
-    _model_row(np.zeros(N_STATES), float(x), float(flux_e_row), float(sigma_px), np.empty(len(weight)), design)
-    covariance = np.linalg.inv(design.T @ (weight[:, None] * design))
-    return state.T, np.sqrt(np.diag(covariance))
+    n_columns, n_rows = patch_e.shape
+    rows = np.full((n_rows, n_columns, N_LANES), np.nan, dtype=np.float32)
+    rows[:, :, 0] = patch_e.T / flux_e_row
+    noise, place = np.asarray(noise_e, dtype=np.float64)[None], np.array([x], dtype=np.float64)
+    states = np.empty((n_rows, N_STATES, N_LANES), dtype=np.float32)
+    _follow_rows(rows, *_lanes(noise, place), np.float32(sigma_px), _LARGEST, _start(), states)
+    _, _, error = steady_fit(noise, place, np.array([flux_e_row]), sigma_px)
+    return np.ascontiguousarray(states[:, :, 0].T), error[0]
 
 
 def linear_state(
     patch_e: np.ndarray, noise_e: np.ndarray, x: float, flux_e_row: float, sigma_px: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `follow_state`, linear around steady air: enough, and much faster, where noise exceeds the motion."""
-    weight = 1 / np.asarray(noise_e, dtype=np.float64) ** 2
-    light, design = np.empty(len(weight)), np.empty((len(weight), N_STATES))
-    _model_row(np.zeros(N_STATES), float(x), float(flux_e_row), float(sigma_px), light, design)
-    covariance = np.linalg.inv(design.T @ (weight[:, None] * design))
-    gain = (covariance @ (design * weight[:, None]).T).astype(np.float32)
-    state = gain @ (patch_e - light[:, None].astype(np.float32))  # NaN where any column is masked
-    return state, np.sqrt(np.diag(covariance))
+    noise = np.asarray(noise_e, dtype=np.float64)[None]
+    light, gain, error = steady_fit(noise, np.array([x]), np.array([flux_e_row]), sigma_px)
+    state = gain[0].astype(np.float32) @ (patch_e - light[0, :, None].astype(np.float32))  # NaN where any is masked
+    return state, error[0]
+
+
+def steady_fit(
+    noise_e: np.ndarray, x: np.ndarray, flux_e_row: np.ndarray, sigma_px: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Linear fit of states around steady air, for several stars.
+
+    Parameters
+    ----------
+    noise_e : ndarray of float64, shape (s, w)
+    x, flux_e_row : ndarray of float64, shape (s,)
+        Column of each star from its first; electrons per row.
+    sigma_px : float
+
+    Returns
+    -------
+    light : ndarray, shape (s, w)
+        In steady air (electrons per pixel).
+    gain : ndarray, shape (s, 3, w)
+        Times the departure from that light it gives the state.
+    error : ndarray, shape (s, 3)
+        Standard error of the state.
+    """
+    z = (np.arange(noise_e.shape[1] + 1) - 0.5 - x[:, None]) / sigma_px
+    density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    change = np.stack([np.diff(ndtr(z)), -np.diff(density) / sigma_px, -np.diff(z * density)], axis=1)  # (s, 3, w)
+    design = flux_e_row[:, None, None] * change
+    weighted = design / noise_e[:, None] ** 2
+    covariance = np.linalg.inv(weighted @ design.transpose(0, 2, 1))
+    return design[:, LIGHT], covariance @ weighted, np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+
+
+def linear_streak(
+    residual: np.ndarray,
+    first: int,
+    sigma_e: np.ndarray,
+    steady_e: np.ndarray,
+    light: np.ndarray,
+    gain: np.ndarray,
+    state: np.ndarray,
+) -> None:
+    """`linear_state` of the columns of a residual.
+
+    Parameters
+    ----------
+    residual : ndarray of float16, shape (x, t)
+    first : int
+        First column of the streak.
+    sigma_e : ndarray of float32, shape (w, b)
+    steady_e : ndarray, shape (w,)
+        Mean light of the star.
+    light, gain : ndarray, shape (w,) and (3, w)
+        From `steady_fit`.
+    state : ndarray of float32, shape (3, t)
+        Is written.
+    """
+    offset = (gain @ (steady_e - light)).astype(np.float32)
+    project_states(half_bits(residual), first, sigma_e, gain.astype(np.float32), offset, state)
+
+
+def follow_streaks(
+    residual: np.ndarray,
+    first: np.ndarray,
+    sigma_e: np.ndarray,
+    noise_e: np.ndarray,
+    steady_e: np.ndarray,
+    x: np.ndarray,
+    flux_e_row: np.ndarray,
+    sigma_px: float,
+) -> np.ndarray:
+    """`follow_state` of up to `N_LANES` streaks of a residual.
+
+    Parameters
+    ----------
+    residual : ndarray of float16, shape (x, t)
+    first : ndarray of int, shape (s,)
+        First column of each streak.
+    sigma_e : ndarray of float32, shape (s, w, b)
+    noise_e : ndarray, shape (s, w)
+        The same, averaged over the file.
+    steady_e : ndarray, shape (s, w)
+        Mean light of each star.
+    x, flux_e_row : ndarray, shape (s,)
+        Column of each star from its first; electrons per row.
+    sigma_px : float
+
+    Returns
+    -------
+    ndarray of float32, shape (s, 3, t)
+    """
+    states = np.empty((len(first), N_STATES, residual.shape[1]), dtype=np.float32)
+    scale = (sigma_e / flux_e_row[:, None, None]).astype(np.float32)
+    steady = (steady_e / flux_e_row[:, None]).astype(np.float32)
+    lanes = _lanes(noise_e, x)
+    _follow_blocks(half_bits(residual), first, scale, steady, *lanes, np.float32(sigma_px), _LARGEST, _start(), states)
+    return states
 
 
 def streak_light(
@@ -93,83 +199,138 @@ def streak_light(
         Electrons per pixel.
     """
     light = np.empty((n_columns, state.shape[1]), dtype=np.float32)
-    _light(np.asarray(state, dtype=np.float32), float(x), float(flux_e_row), float(sigma_px), light)
+    state = np.ascontiguousarray(state, dtype=np.float32)
+    _light(state, np.float32(x), np.float32(flux_e_row), np.float32(sigma_px), light)
     return light
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
-def _model_row(state, x, flux, sigma, light, design):  # pragma: no cover - compiled
-    """Light of one row (w,) and its derivatives (w, 3) at a state."""
-    spread = sigma * (1 + state[2])
-    brightness = flux * (1 + state[0])
-    z = (-0.5 - x - state[1]) / spread
-    below, density = 0.5 * math.erf(z / math.sqrt(2.0)), math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-    for k in range(light.shape[0]):
-        upper = (k + 0.5 - x - state[1]) / spread
-        above = 0.5 * math.erf(upper / math.sqrt(2.0))
-        rising = math.exp(-upper * upper / 2) / math.sqrt(2 * math.pi)
-        profile = above - below
-        light[k] = brightness * profile
-        design[k, 0] = flux * profile
-        design[k, 1] = brightness * (density - rising) / spread
-        design[k, 2] = brightness * (z * density - upper * rising) / (1 + state[2])
-        z, below, density = upper, above, rising
+def _lanes(noise_e: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Relative weights (w, lane) and columns (lane,) of stars side by side."""
+    weight = np.ones((noise_e.shape[1], N_LANES), dtype=np.float32)
+    weight[:, : len(x)] = ((noise_e.min(axis=1, keepdims=True) / noise_e) ** 2).T
+    column = np.zeros(N_LANES, dtype=np.float32)
+    column[: len(x)] = x
+    return weight, column
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _follow(rows, weight, x, flux, sigma, largest):  # pragma: no cover - compiled
-    """Twin of `follow_state`; rows (t, w) to states (t, 3)."""
-    n_rows, n_columns = rows.shape
-    states = np.empty((n_rows, 3), dtype=np.float32)
-    point, light, design = np.zeros(3), np.empty(n_columns), np.empty((n_columns, 3))
-    for t in range(n_rows):
-        _model_row(point, x, flux, sigma, light, design)
-        a00 = a01 = a02 = a11 = a12 = a22 = b0 = b1 = b2 = 0.0
-        whole = 0.0
-        for k in range(n_columns):
-            left = rows[t, k] - light[k]
-            w, d0, d1, d2 = weight[k], design[k, 0], design[k, 1], design[k, 2]
-            whole += w * (d0 * d0 + d1 * d1)
-            if left != left:
-                continue
-            a00 += w * d0 * d0
-            a01 += w * d0 * d1
-            a02 += w * d0 * d2
-            a11 += w * d1 * d1
-            a12 += w * d1 * d2
-            a22 += w * d2 * d2
-            b0 += w * d0 * left
-            b1 += w * d1 * left
-            b2 += w * d2 * left
-        # cofactors of the symmetric normal matrix
-        c00, c01, c02 = a11 * a22 - a12 * a12, a02 * a12 - a01 * a22, a01 * a12 - a02 * a11
-        determinant = a00 * c00 + a01 * c01 + a02 * c02
-        known = a00 + a11 >= _LEAST_LIVE * whole > 0
-        if not (known and determinant > _LEAST_LIVE * a00 * a11 * a22 / 10):
-            states[t, :] = np.nan
-            continue
-        c11, c12, c22 = a00 * a22 - a02 * a02, a01 * a02 - a00 * a12, a00 * a11 - a01 * a01
-        states[t, 0] = point[0] + (c00 * b0 + c01 * b1 + c02 * b2) / determinant
-        states[t, 1] = point[1] + (c01 * b0 + c11 * b1 + c12 * b2) / determinant
-        states[t, 2] = point[2] + (c02 * b0 + c12 * b1 + c22 * b2) / determinant
-        for i in range(3):
-            moved = point[i] + _FOLLOW * (states[t, i] - point[i])
-            if abs(moved) < largest[i]:
-                point[i] = moved
-    return states
+def _start() -> np.ndarray:
+    return np.zeros(N_STATES * N_LANES, dtype=np.float32)
 
 
 @numba.njit(cache=True, nogil=True)
+def _follow_blocks(halves, first, scale, steady, weight, x, sigma, largest, point, states):  # pragma: no cover
+    """Twin of `follow_streaks`, block by block of rows."""
+    n_columns = steady.shape[1]
+    rows = np.full((BLOCK_ROWS, n_columns, N_LANES), np.float32(np.nan), dtype=np.float32)
+    found = np.empty((BLOCK_ROWS, N_STATES, N_LANES), dtype=np.float32)
+    for block in range((halves.shape[1] + BLOCK_ROWS - 1) // BLOCK_ROWS):
+        n_rows = gather_rows(halves, first, block, scale, steady, rows)
+        _follow_rows(rows[:n_rows], weight, x, sigma, largest, point, found)
+        for star in range(len(first)):
+            for channel in range(N_STATES):
+                for t in range(n_rows):
+                    states[star, channel, block * BLOCK_ROWS + t] = found[t, channel, star]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def _follow_rows(rows, weight, x, sigma, largest, point, states):  # pragma: no cover - compiled
+    """Follow stars side by side: light over flux ``rows`` (t, w, lane) to ``states`` (t, 3, lane).
+
+    ``weight`` (w, lane) is relative; ``point`` (3 lane) is where the last call left off, and is left for the next.
+    """
+    sums = np.empty(_N_SUMS, dtype=np.float32)
+    for t in range(rows.shape[0]):
+        _begin_row(sums, x, sigma, point)
+        for k in range(rows.shape[1]):
+            _add_column(sums, rows, t, k, weight, x, sigma, point)
+        _solve_row(sums, largest, point, states, t)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def _begin_row(sums, x, sigma, point):  # pragma: no cover - compiled
+    """Left edge of the first column in every lane; nothing summed yet."""
+    for i in range(N_LANES):
+        inverse = _ONE / (sigma * (_ONE + point[WIDTH * N_LANES + i]))
+        z = (-_HALF - x[i] - point[SHIFT * N_LANES + i]) * inverse
+        sums[_INVERSE + i] = inverse
+        sums[_Z + i] = z
+        sums[_BELOW + i] = _HALF * erf_single(z * _ROOT_HALF)
+        sums[_DENSITY + i] = exp_single(-_HALF * z * z) * _NORMAL_PEAK
+    for i in range(_WHOLE, _N_SUMS):
+        sums[i] = 0
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def _add_column(sums, rows, t, k, weight, x, sigma, point):  # pragma: no cover - compiled
+    """Add column ``k`` of row ``t`` to the normal equations of every lane."""
+    edge = np.float32(k + 0.5)
+    for i in range(N_LANES):
+        inverse, bright = sums[_INVERSE + i], _ONE + point[LIGHT * N_LANES + i]
+        z, below, density = sums[_Z + i], sums[_BELOW + i], sums[_DENSITY + i]
+        upper = (edge - x[i] - point[SHIFT * N_LANES + i]) * inverse
+        above = _HALF * erf_single(upper * _ROOT_HALF)
+        rising = exp_single(-_HALF * upper * upper) * _NORMAL_PEAK
+        d0 = above - below
+        d1 = bright * (density - rising) * inverse
+        d2 = bright * (z * density - upper * rising) * sigma * inverse
+        left = rows[t, k, i] - bright * d0
+        seen = left == left
+        left = left if seen else np.float32(0)
+        sums[_WHOLE + i] += weight[k, i] * (d0 * d0 + d1 * d1)
+        w = weight[k, i] if seen else np.float32(0)
+        w0, w1, w2 = w * d0, w * d1, w * d2
+        sums[_A00 + i] += w0 * d0
+        sums[_A01 + i] += w0 * d1
+        sums[_A02 + i] += w0 * d2
+        sums[_A11 + i] += w1 * d1
+        sums[_A12 + i] += w1 * d2
+        sums[_A22 + i] += w2 * d2
+        sums[_B0 + i] += w0 * left
+        sums[_B1 + i] += w1 * left
+        sums[_B2 + i] += w2 * left
+        sums[_Z + i], sums[_BELOW + i], sums[_DENSITY + i] = upper, above, rising
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def _solve_row(sums, largest, point, states, t):  # pragma: no cover - compiled
+    """State of every lane by cofactors of its symmetric normal matrix; the points follow."""
+    for i in range(N_LANES):
+        a00, a01, a02 = sums[_A00 + i], sums[_A01 + i], sums[_A02 + i]
+        a11, a12, a22 = sums[_A11 + i], sums[_A12 + i], sums[_A22 + i]
+        b0, b1, b2 = sums[_B0 + i], sums[_B1 + i], sums[_B2 + i]
+        c00, c01, c02 = a11 * a22 - a12 * a12, a02 * a12 - a01 * a22, a01 * a12 - a02 * a11
+        c11, c12, c22 = a00 * a22 - a02 * a02, a01 * a02 - a00 * a12, a00 * a11 - a01 * a01
+        determinant = a00 * c00 + a01 * c01 + a02 * c02
+        enough = a00 + a11 >= _LEAST_LIVE * sums[_WHOLE + i]
+        known = enough & (determinant > _LEAST_LIVE * a00 * a11 * a22 / np.float32(10))
+        inverse = (_ONE if known else np.float32(np.nan)) / determinant
+        states[t, LIGHT, i] = point[i] + (c00 * b0 + c01 * b1 + c02 * b2) * inverse
+        states[t, SHIFT, i] = point[N_LANES + i] + (c01 * b0 + c11 * b1 + c12 * b2) * inverse
+        states[t, WIDTH, i] = point[2 * N_LANES + i] + (c02 * b0 + c12 * b1 + c22 * b2) * inverse
+    for channel in range(N_STATES):
+        for i in range(N_LANES):
+            before = point[channel * N_LANES + i]
+            moved = before + _FOLLOW * (states[t, channel, i] - before)
+            point[channel * N_LANES + i] = moved if abs(moved) < largest[channel] else before
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def _light(state, x, flux, sigma, light):  # pragma: no cover - compiled
     """Twin of `streak_light`."""
     n_columns, n_rows = light.shape
-    below = np.empty(n_rows, dtype=np.float32)
-    scale = np.empty(n_rows, dtype=np.float32)
-    for t in range(n_rows):
-        scale[t] = 1 / (sigma * (1 + state[2, t]) * math.sqrt(2.0))
-        below[t] = math.erf((-0.5 - x - state[1, t]) * scale[t])
-    for k in range(n_columns):
-        for t in range(n_rows):
-            above = math.erf((k + 0.5 - x - state[1, t]) * scale[t])
-            light[k, t] = 0.5 * flux * (1 + state[0, t]) * (above - below[t])
-            below[t] = above
+    below, scale = np.empty(BLOCK_ROWS, dtype=np.float32), np.empty(BLOCK_ROWS, dtype=np.float32)
+    place, bright = np.empty(BLOCK_ROWS, dtype=np.float32), np.empty(BLOCK_ROWS, dtype=np.float32)
+    for start in range(0, n_rows, BLOCK_ROWS):
+        n = min(BLOCK_ROWS, n_rows - start)
+        here = state[:, start : start + n]
+        for t in range(n):
+            scale[t] = _ROOT_HALF / (sigma * (_ONE + here[WIDTH, t]))
+            place[t] = (-_HALF - x - here[SHIFT, t]) * scale[t]
+            bright[t] = _HALF * flux * (_ONE + here[LIGHT, t])
+            below[t] = erf_single(place[t])
+        for k in range(n_columns):
+            out, step = light[k, start : start + n], np.float32(k + 1)
+            for t in range(n):
+                above = erf_single(place[t] + step * scale[t])
+                out[t] = bright[t] * (above - below[t])
+                below[t] = above

@@ -78,6 +78,13 @@ def test_white_noise_predicts_nothing():
     assert predict_amplitude(np.random.default_rng(1).normal(size=5000), noise=1.0) is None
 
 
+def test_companions_that_cannot_be_told_apart_count_as_one():
+    noise = np.full(11, SIGMA_E)
+    _, one = streak_modes(20.3, FLUX_E, SIGMA_PX, noise, 15, companions=[23.0])
+    _, twice = streak_modes(20.3, FLUX_E, SIGMA_PX, noise, 15, companions=[23.0, 23.0])
+    np.testing.assert_allclose(twice, one, atol=1e-9)
+
+
 def test_rows_fewer_than_the_shortest_window_predict_nothing():
     assert predict_amplitude(np.ones(WINDOWS[0] - 1), noise=0.1) is None
 
@@ -87,6 +94,10 @@ def test_still_air_leaves_every_bit():
     before = residual.copy()
     assert clean(residual) == 0
     np.testing.assert_array_equal(residual, before)
+
+
+def test_windows_double_as_the_sums_over_them_do():
+    np.testing.assert_array_equal(WINDOWS, 2 ** np.arange(2, 2 + len(WINDOWS)) + 1)
 
 
 def test_motion_is_taken_out_of_the_flanks():

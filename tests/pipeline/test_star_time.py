@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from shutterless.pipeline.shared_series import SharedSeries
 from shutterless.pipeline.simulation.atmosphere import draw_waves
-from shutterless.pipeline.star_time import COARSE_ROWS, REFINE_ROWS, SharedSeries, find_lags, find_outliers, refine_lag
+from shutterless.pipeline.star_time import COARSE_ROWS, REFINE_ROWS, find_lags, find_outliers, refine_lag
 
 N_ROWS, MAX_LAG = 6000, 900
 LAGS = np.array([310, 0, 875, 432, 77, 640])
