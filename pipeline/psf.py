@@ -28,19 +28,19 @@ def pixel_profile(offsets_px: Any, sigma_px: Any) -> np.ndarray:
 
 
 def stack_profile(y_offsets_px: Any, x_offsets_px: Any, sigma_px: float, n_y: int) -> np.ndarray:
-    """Fraction of a source's light that falls on the pixels of a stack, shape (y, x).
+    """Fraction of a source's light that falls on the pixels of a stack, shape (..., y, x).
 
     Parameters
     ----------
-    y_offsets_px, x_offsets_px : array_like, shape (y,) and (x,)
+    y_offsets_px, x_offsets_px : array_like, shape (..., y) and (..., x)
         Pixel centres minus source position.
     sigma_px : float
     n_y : int
         Height of the stack. One that is a single row high holds all light along y: in continuous readout every row was
         clocked past the whole source.
     """
-    along_y = pixel_profile(y_offsets_px, sigma_px) if n_y > 1 else np.ones(len(y_offsets_px))
-    return along_y[:, None] * pixel_profile(x_offsets_px, sigma_px)
+    along_y = pixel_profile(y_offsets_px, sigma_px) if n_y > 1 else np.ones(np.shape(y_offsets_px))
+    return along_y[..., :, None] * pixel_profile(x_offsets_px, sigma_px)[..., None, :]
 
 
 def psf_half_width(sigma_px: float) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import pandas as pd
 
+from shutterless.pipeline.residual_lines import compiled_lines, mark_live, sum_bins, unpack_line
 from shutterless.pipeline.store import Amplifier
 from shutterless.pipeline.tokens import STAGE1_FEATURES, GridError, StripBatch, TokenGrid, patchify
 
@@ -83,24 +85,20 @@ def cut_strips(amplifier: Amplifier, triggers: pd.DataFrame, grid: TokenGrid) ->
     """
     check_grid(amplifier, grid)
     bins = choose_bins(triggers["width_rows"].to_numpy(), grid)
-    first_rows = strip_first_rows(triggers, bins, grid)
+    first_rows = strip_first_rows(triggers, bins, grid).astype(np.int64)
     size = np.array([grid.n_y, grid.n_columns])
     corners = np.round(triggers[["y", "x"]].to_numpy(dtype=np.float64)).astype(np.int64) - size // 2
     n = len(triggers)
     strips = np.zeros((n, grid.n_y, grid.n_columns, grid.n_rows), dtype=np.float32)
     live = np.zeros((n, grid.n_rows), dtype=bool)
-    context = np.zeros((n, grid.n_rows), dtype=np.float32)
-    profile = np.zeros((n, grid.profile_size), dtype=np.float32)
-    for i in range(n):
-        rows = (int(first_rows[i]), int(bins[i]), grid.n_rows)
-        strips[i], live[i] = _cut_residual(amplifier, corners[i], size, *rows)
-        context[i] = _cut_rows(amplifier.row_residual, *rows)
-        level = _cut_baseline(amplifier, corners[i], size, rows[0] + rows[1] * rows[2] // 2)
-        profile[i] = ((level - amplifier.sky_e) / amplifier.sky_sigma_e).ravel()
+    _cut_residuals(
+        compiled_lines(amplifier.residual), amplifier.residual.shape[:2], corners, first_rows, bins, strips, live
+    )
+    level = _cut_baselines(amplifier, corners, grid, first_rows + bins * grid.n_rows // 2)
     return StripBatch(
         patches=patchify(strips, grid),
-        context=context.reshape(n, grid.n_tokens, grid.patch_rows),
-        profile=profile,
+        context=_cut_rows(amplifier.row_residual, first_rows, bins, grid),
+        profile=((level - amplifier.sky_e) / amplifier.sky_sigma_e).reshape(n, grid.profile_size).astype(np.float32),
         features=stage1_features(triggers, bins),
         mask=np.any(live.reshape(n, grid.n_tokens, grid.patch_rows), axis=2),
     )
@@ -119,36 +117,48 @@ def stage1_features(triggers: pd.DataFrame, bins: np.ndarray) -> np.ndarray:
     return np.stack([columns[name] for name in STAGE1_FEATURES], axis=1).astype(np.float32)
 
 
-def _cut_residual(
-    amplifier: Amplifier, corner: np.ndarray, size: np.ndarray, first_row: int, factor: int, n_rows: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Binned residual (y, x, t) from a corner (y, x) on, and which binned rows hold a live pixel (t,)."""
-    whole = np.full((*size, n_rows * factor), np.nan, dtype=np.float32)
-    first = np.array([*corner, first_row])
-    start = np.maximum(first, 0)
-    stop = np.minimum(first + whole.shape, amplifier.residual.shape)
-    if np.all(start < stop):
-        inside = tuple(slice(a, b) for a, b in zip(start - first, stop - first, strict=True))
-        whole[inside] = amplifier.residual[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
-    valid = np.isfinite(whole).reshape(*whole.shape[:2], n_rows, factor)
-    count = valid.sum(axis=3, dtype=np.float32)
-    total = np.where(valid, whole.reshape(valid.shape), 0).sum(axis=3)
-    return total / np.sqrt(np.maximum(count, 1)), np.any(valid, axis=(0, 1, 3))
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _cut_residuals(lines, size, corners, first_rows, bins, strips, live):  # pragma: no cover - compiled
+    """Write binned residuals (b, y, x, t) from corners (y, x) on, and which binned rows hold a live pixel (b, t)."""
+    n_rows, n_binned = lines.shape[1], strips.shape[3]
+    count = np.empty(n_binned, np.float32)
+    for i in range(len(strips)):
+        values, known = np.zeros((2, n_binned * bins[i]), np.float32)
+        start, stop = max(first_rows[i], 0), min(first_rows[i] + len(values), n_rows)
+        if start >= stop:
+            continue
+        inside = slice(start - first_rows[i], stop - first_rows[i])
+        for dy in range(strips.shape[1]):
+            for dx in range(strips.shape[2]):
+                y, x = corners[i, 0] + dy, corners[i, 1] + dx
+                if 0 <= y < size[0] and 0 <= x < size[1]:
+                    raw = lines[y * size[1] + x][start:stop]
+                    known[inside] = 1
+                    if unpack_line(raw, values[inside]):
+                        mark_live(raw, known[inside])
+                    sum_bins(values, bins[i], strips[i, dy, dx])
+                    sum_bins(known, bins[i], count)
+                    for b in range(n_binned):
+                        strips[i, dy, dx, b] /= np.sqrt(max(count[b], np.float32(1)))
+                        live[i, b] |= count[b] > 0
 
 
-def _cut_rows(series: np.ndarray, first_row: int, factor: int, n_rows: int) -> np.ndarray:
-    """Binned piece of a series per row, 0 beyond its ends, scaled as `_cut_residual`."""
-    piece = np.zeros(n_rows * factor, dtype=np.float32)
-    r0, r1 = max(first_row, 0), min(first_row + piece.size, len(series))
-    if r0 < r1:
-        piece[r0 - first_row : r1 - first_row] = series[r0:r1]
-    return piece.reshape(n_rows, factor).sum(axis=1) / np.sqrt(np.float32(factor))
+def _cut_rows(series: np.ndarray, first_rows: np.ndarray, bins: np.ndarray, grid: TokenGrid) -> np.ndarray:
+    """Binned pieces of a series per row, (b, n, r), 0 beyond its ends, scaled as `_cut_residuals`."""
+    pieces = np.zeros((len(bins), grid.n_rows), dtype=np.float32)
+    for factor in np.unique(bins):
+        same = np.flatnonzero(bins == factor)
+        rows = first_rows[same, None] + np.arange(grid.n_rows * factor)
+        inside = (rows >= 0) & (rows < len(series))
+        values = np.where(inside, series[np.clip(rows, 0, len(series) - 1)], np.float32(0))
+        pieces[same] = values.reshape(len(same), grid.n_rows, factor).sum(axis=2) / np.sqrt(np.float32(factor))
+    return pieces.reshape(len(bins), grid.n_tokens, grid.patch_rows)
 
 
-def _cut_baseline(amplifier: Amplifier, corner: np.ndarray, size: np.ndarray, row: int) -> np.ndarray:
-    """Baseline (y, x) of a strip at its middle row; pixels beyond the border repeat the last."""
+def _cut_baselines(amplifier: Amplifier, corners: np.ndarray, grid: TokenGrid, rows: np.ndarray) -> np.ndarray:
+    """Baselines (b, y, x) of strips at their middle rows; pixels beyond the border repeat the last."""
     y, x = (
-        np.clip(np.arange(first, first + n), 0, limit - 1)
-        for first, n, limit in zip(corner, size, amplifier.residual.shape, strict=False)
+        np.clip(corners[:, axis, None] + np.arange(n), 0, limit - 1)
+        for axis, n, limit in zip((0, 1), (grid.n_y, grid.n_columns), amplifier.residual.shape, strict=False)
     )
-    return amplifier.baseline_e[y[:, None], x, amplifier.block_of(row)]
+    return amplifier.baseline_e[y[:, :, None], x[:, None, :], amplifier.block_of(rows)[:, None, None]]

@@ -12,16 +12,18 @@ import numba
 import numpy as np
 import pandas as pd
 
+from shutterless.pipeline.box_search import MIN_LIVE_FRACTION, BoxWidths, search_pixels
 from shutterless.pipeline.psf import psf_half_width
+from shutterless.pipeline.residual_lines import compiled_lines
 from shutterless.pipeline.store import Amplifier
 from shutterless.pipeline.streaks import nearest_place
+
+__all__ = ["BOX_WIDTHS", "MIN_LIVE_FRACTION", "TRIGGER_THRESHOLD", "Footprint", "footprint", "scan"]
 
 BOX_WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 TRIGGER_THRESHOLD = 5.0  # about one noise trigger per amplifier-second; cosmic rays add 0.85
 SAME_CAUSE_COLUMNS = 3  # triggers this close, along x and y, in overlapping rows, are one
-MIN_LIVE_FRACTION = 0.5  # a box or a PSF with more of it masked says nothing
 _COLUMNS_AT_ONCE = 64
-_STRIDES_PER_BOX = 8  # long boxes are tried at every eighth of their width, which costs at most 3 % of their S/N
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,7 @@ def _centred_light(amplifier: Amplifier, y: int, x: np.ndarray, half_y: int, hal
     star = nearest_place(amplifier.star_places, centre, within_px=0.5)
     centre[star >= 0] = amplifier.star_places[star[star >= 0]]
     reach_y, reach = np.arange(-half_y, half_y + 1), np.arange(-half, half + 1)
-    return np.stack(
-        [amplifier.profile(y + reach_y - cy, column + reach - cx) for column, (cy, cx) in zip(x, centre, strict=True)]
-    )
+    return amplifier.profile(y + reach_y - centre[:, :1], x[:, None] + reach - centre[:, 1:])
 
 
 def scan(amplifier: Amplifier, threshold: float = TRIGGER_THRESHOLD) -> pd.DataFrame:
@@ -98,14 +98,14 @@ def scan(amplifier: Amplifier, threshold: float = TRIGGER_THRESHOLD) -> pd.DataF
     DataFrame
         ``y`` and ``x`` (pixel), ``row_start``, ``width_rows`` and ``snr`` (signed), ordered by row, then pixel.
     """
-    widths = np.asarray([width for width in BOX_WIDTHS if width <= amplifier.n_rows], dtype=np.int64)
+    widths = BoxWidths.up_to(BOX_WIDTHS, amplifier.n_rows)
     found = []
     for y in range(amplifier.n_y):
+        near = footprint(amplifier, y, np.arange(amplifier.n_columns))
+        lines = compiled_lines(amplifier.residual[near.y])
         for start in range(0, amplifier.n_columns, _COLUMNS_AT_ONCE):
-            columns = np.arange(start, min(start + _COLUMNS_AT_ONCE, amplifier.n_columns))
-            near = footprint(amplifier, y, columns)
-            lines = amplifier.residual[near.y, near.x].astype(np.float32).reshape(-1, amplifier.n_rows)
-            hits = _scan_pixels(lines, near.taps, near.kernels, widths, np.float32(threshold))
+            columns = slice(start, start + _COLUMNS_AT_ONCE)
+            hits = search_pixels(lines, near.taps[columns], near.kernels[columns], widths, threshold)
             hits[:, 0] += y * amplifier.n_columns + start
             found.append(hits)
     return _keep_strongest(np.concatenate(found), amplifier.n_y, amplifier.n_columns)
@@ -113,7 +113,7 @@ def scan(amplifier: Amplifier, threshold: float = TRIGGER_THRESHOLD) -> pd.DataF
 
 def _keep_strongest(hits: np.ndarray, n_y: int, n_columns: int) -> pd.DataFrame:
     """One trigger per cause: the strongest of those within `SAME_CAUSE_COLUMNS` pixels and one width in rows."""
-    order = np.lexsort((hits[:, 1], hits[:, 0], -np.abs(hits[:, 3])))
+    order = np.lexsort((hits[:, 2], hits[:, 1], hits[:, 0], -np.abs(hits[:, 3])))
     hits = hits[order]
     kept = hits[_suppress(hits, n_y, n_columns, SAME_CAUSE_COLUMNS)]
     kept = kept[np.lexsort((kept[:, 0], kept[:, 1]))]
@@ -127,108 +127,6 @@ def _keep_strongest(hits: np.ndarray, n_y: int, n_columns: int) -> pd.DataFrame:
             "snr": kept[:, 3],
         }
     )
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
-def _scan_pixels(lines, taps, kernels, widths, threshold):  # pragma: no cover - compiled
-    """Hits (pixel, first row, width, S/N) of the time series ``lines`` (l, t), whose NaN are masked."""
-    n_pixels, n_taps = kernels.shape
-    n_rows = lines.shape[1]
-    hits = [(0.0, 0.0, 0.0, 0.0)]  # the first entry tells the compiler the type
-    cumulative = np.empty(n_rows + 1, dtype=np.float32)
-    live = np.empty(n_rows + 1, dtype=np.float32)
-    series = np.empty(n_rows, dtype=np.float32)
-    masked = np.zeros(lines.shape[0], dtype=np.bool_)
-    for line in range(lines.shape[0]):
-        for t in range(n_rows):
-            if lines[line, t] != lines[line, t]:
-                masked[line] = True
-                break
-    for pixel in range(n_pixels):
-        any_masked = False
-        for tap in range(n_taps):
-            any_masked = any_masked or (masked[taps[pixel, tap]] and kernels[pixel, tap] > 0)
-        if any_masked:
-            n_live = _filter_masked(lines, taps[pixel], kernels[pixel], series, live)
-        else:
-            _filter_whole(lines, taps[pixel], kernels[pixel], series)
-            n_live = n_rows
-        total = 0.0
-        cumulative[0] = 0
-        for t in range(n_rows):
-            total += series[t]
-            cumulative[t + 1] = total
-        if n_live:
-            for width in widths:
-                _scan_box(cumulative, live, any_masked, pixel, width, threshold, hits)
-    return np.array(hits)[1:]
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
-def _filter_whole(lines, taps, kernel, series):  # pragma: no cover - compiled
-    n_rows = lines.shape[1]
-    series[:] = 0
-    for tap in range(len(kernel)):
-        weight = kernel[tap]
-        if weight == 0:
-            continue
-        line = lines[taps[tap]]
-        for t in range(n_rows):
-            series[t] += weight * line[t]
-
-
-@numba.njit(cache=True, nogil=True)
-def _filter_masked(lines, taps, kernel, series, live):  # pragma: no cover - compiled
-    """As `_filter_whole` over the live pixels, scaled to unit variance; counts live rows cumulatively."""
-    count = np.float32(0)
-    live[0] = 0
-    for t in range(lines.shape[1]):
-        total, weight = np.float32(0), np.float32(0)
-        for tap in range(len(kernel)):
-            value = lines[taps[tap], t]
-            if value == value:
-                total += kernel[tap] * value
-                weight += kernel[tap] * kernel[tap]
-        if weight >= MIN_LIVE_FRACTION:
-            series[t] = total / np.sqrt(weight)
-            count += 1
-        else:
-            series[t] = 0
-        live[t + 1] = count
-    return int(count)
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
-def _scan_box(cumulative, live, any_masked, pixel, width, threshold, hits):  # pragma: no cover - compiled
-    """Append the highest S/N of each run of positions above the threshold, per sign."""
-    stride = max(1, width // _STRIDES_PER_BOX)
-    n_positions = (len(cumulative) - 1 - width) // stride + 1
-    limit = threshold * np.sqrt(np.float32(width))
-    best, best_position, last = np.float32(0), -1, -1
-    for chunk in range(0, n_positions, 64):
-        stop = min(chunk + 64, n_positions)
-        highest = np.float32(0)
-        for i in range(chunk, stop):
-            highest = max(highest, abs(cumulative[i * stride + width] - cumulative[i * stride]))
-        if highest < limit * (np.float32(0.7) if any_masked else np.float32(1)):
-            continue
-        for i in range(chunk, stop):
-            norm = np.float32(width)
-            if any_masked:
-                norm = live[i * stride + width] - live[i * stride]
-                if norm < MIN_LIVE_FRACTION * width:
-                    continue
-            snr = (cumulative[i * stride + width] - cumulative[i * stride]) / np.sqrt(norm)
-            if abs(snr) < threshold:
-                continue
-            if best_position >= 0 and ((i - last) * stride > width or (snr > 0) != (best > 0)):
-                hits.append((float(pixel), float(best_position * stride), float(width), float(best)))
-                best = np.float32(0)
-            if abs(snr) > abs(best):
-                best, best_position = snr, i
-            last = i
-    if best_position >= 0:
-        hits.append((float(pixel), float(best_position * stride), float(width), float(best)))
 
 
 @numba.njit(cache=True, nogil=True)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from shutterless.pipeline.habits import MIN_BOXES, Habits
+from shutterless.pipeline.habits import MIN_BOXES, Habits, _filter_pixel, _median, _sum_boxes
 from shutterless.pipeline.psf import pixel_profile
+from shutterless.pipeline.residual_lines import compiled_lines
 from shutterless.pipeline.simulation.atmosphere import draw_waves
 from shutterless.pipeline.triggers import find_triggers
 
@@ -65,6 +66,37 @@ def test_a_short_event_has_no_say(make_amplifier):
     light = np.zeros(N_ROWS)
     light[4000:4100] = 300
     assert Habits(shining(make_amplifier, light)).scatter(0, X, 100, *NOWHERE) < 1.15
+
+
+def test_many_events_at_once_are_measured_as_each_alone(make_amplifier):
+    amplifier = shining(make_amplifier, swings(40.0))
+    amplifier.residual[0, X + 1, 3000:3100] = np.nan
+    rng = np.random.default_rng(1)
+    start = rng.integers(0, N_ROWS - 600, 30)
+    events = np.zeros(30, np.int64), rng.integers(X - 3, X + 9, 30), rng.integers(1, 600, 30), start, start + 50
+    together = Habits(amplifier).scatters(*events)
+    assert together.tolist() == [Habits(amplifier).scatter(*event) for event in zip(*events, strict=True)]
+    assert together.max() > 2
+    assert together.min() == 1
+
+
+def test_boxes_are_those_of_the_live_rows_in_the_head():
+    """Weights 0.6 and 0.8; one row of the second box is masked in one of the lines."""
+    lines = np.array([[1, 1, 2, 2, 3, 3, 3, 3, 1, 1], [0, 0, 0, 0, 1, 1, 1, 1, 5, 5]], dtype=np.float16)
+    lines[1, 4] = np.nan
+    light, seen = _filter_pixel(compiled_lines(lines[None]), np.array([0, 1]), np.array([0.6, 0.8], np.float32))
+    np.testing.assert_allclose(light, [0.6, 0.6, 1.2, 1.2, 0, 2.6, 2.6, 2.6, 4.6, 4.6], rtol=1e-6)
+    first, boxes = _sum_boxes(light, seen, 4)
+    assert first.tolist() == [0, 4]  # the last two rows are no box
+    np.testing.assert_allclose(boxes, [3.6 / np.sqrt(4), 7.8 / np.sqrt(3)], rtol=1e-6)
+    seen[4:6] = 0
+    assert _sum_boxes(light, seen, 4)[0].tolist() == [0]  # of the second no more than half is left
+
+
+@pytest.mark.parametrize("n", [8, 9, 200])
+def test_median_is_that_of_numpy(n):
+    values = np.random.default_rng(n).standard_normal(n)
+    assert _median(values) == np.median(values)
 
 
 def test_masked_columns_and_edges_have_none(make_amplifier):

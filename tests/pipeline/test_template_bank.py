@@ -4,21 +4,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shutterless.pipeline.psf import pixel_profile, psf_half_width
+from shutterless.pipeline import box_search
+from shutterless.pipeline.box_search import BoxWidths, _rescale, filter_rows, search_pixels
+from shutterless.pipeline.psf import pixel_profile, psf_half_width, stack_profile
 from shutterless.pipeline.readout import Readout
+from shutterless.pipeline.residual_lines import compiled_lines, weighted_sum
 from shutterless.pipeline.store import BLOCK_ROWS, Amplifier
 from shutterless.pipeline.streaks import STREAK_COLUMNS
 from shutterless.pipeline.template_bank import (
     BOX_WIDTHS,
     MIN_LIVE_FRACTION,
-    _filter_masked,
-    _filter_whole,
     _keep_strongest,
     footprint,
     scan,
 )
 
 SIGMA_PX = 0.84
+SEARCH_ROWS = box_search.BLOCK_ROWS
 
 
 def make_amplifier(residual: np.ndarray, sigma_px: float = SIGMA_PX, streak_x=()) -> Amplifier:
@@ -68,6 +70,15 @@ def test_kernels_have_unit_norm_even_at_the_edge():
     half = kernels.shape[1] // 2
     assert np.all(kernels[0, :half] == 0)
     np.testing.assert_allclose(kernels[10], kernels[10, ::-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("n_y", [1, 5])
+def test_light_of_many_sources_is_that_of_each(n_y):
+    y, x = np.arange(n_y) - np.array([[0.2], [-0.4], [2.0]]), np.arange(-3, 4) - np.array([[0.1], [0.0], [-0.5]])
+    together = stack_profile(y, x, SIGMA_PX, n_y)
+    assert together.shape == (3, n_y, 7)
+    for i in range(3):
+        np.testing.assert_array_equal(together[i], stack_profile(y[i], x[i], SIGMA_PX, n_y))
 
 
 def test_kernel_is_centred_on_the_streak_of_its_column():
@@ -135,11 +146,124 @@ def test_clean_noise_gives_unit_variance_and_no_trigger_above_the_optimum():
 def test_masked_filter_equals_the_whole_one_where_nothing_is_masked():
     block = noise((7, 500))
     kernel = footprint(make_amplifier(np.zeros((20, 64))), 0, np.arange(20)).kernels[10]
-    whole, masked, live = np.empty(500, np.float32), np.empty(500, np.float32), np.empty(501, np.float32)
-    _filter_whole(block, np.arange(7), kernel, whole)
-    assert _filter_masked(block, np.arange(7), kernel, masked, live) == 500
+    whole, masked, seen = np.empty((3, 500), np.float32)
+    weighted_sum(block, np.arange(7), kernel, whole)
+    weighted_sum(block, np.arange(7), kernel, masked)
+    _rescale(np.ones_like(block), np.arange(7), kernel, masked, seen)
     np.testing.assert_allclose(masked, whole, atol=1e-5)
-    np.testing.assert_array_equal(live, np.arange(501))
+    np.testing.assert_array_equal(seen, np.ones(500))
+
+
+def filtered(block: np.ndarray, kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Filtered light of one pixel over all lines of a block (k, t), and which rows were seen of a masked one."""
+    lines, n_rows = compiled_lines(block[None]), block.shape[1]
+    series, seen, whole = np.empty((1, n_rows), np.float32), np.empty((1, n_rows), np.float32), np.empty(1, bool)
+    taps = np.arange(len(block))
+    filter_rows(lines, taps, 0, n_rows, taps[None], kernel[None].astype(np.float32), series, seen, whole)
+    assert whole[0] == np.isfinite(block[kernel > 0]).all()
+    return series[0], seen[0]
+
+
+def test_filter_of_masked_pixels_in_the_head():
+    """Weights 0.6 and 0.8: alone the first holds 36 % of the weight, too little, the second 64 %."""
+    block = np.array([[1, 1, np.nan, np.nan], [2, np.nan, 2, np.nan]], dtype=np.float16)
+    series, seen = filtered(block, np.array([0.6, 0.8]))
+    np.testing.assert_allclose(series, [0.6 + 1.6, 0, 1.6 / 0.8, 0], rtol=1e-6)
+    assert seen.tolist() == [1, 0, 1, 0]
+
+
+def plain_search(series: np.ndarray, seen: np.ndarray, threshold: float) -> list[tuple[int, int, int, float]]:
+    """What `search_pixels` finds in rows of unit variance (p, t), by cumulative sums and in plain words."""
+    found = []
+    total, live = (np.pad(np.cumsum(part, axis=1, dtype=np.float64), ((0, 0), (1, 0))) for part in (series, seen))
+    for pixel in range(len(series)):
+        for width in BOX_WIDTHS:
+            starts = np.arange(0, series.shape[1] - width + 1, max(1, width // 8))
+            count = live[pixel, starts + width] - live[pixel, starts]
+            snr = (total[pixel, starts + width] - total[pixel, starts]) / np.sqrt(np.maximum(count, 1))
+            high = (count >= MIN_LIVE_FRACTION * width) & (np.abs(snr) >= threshold)
+            runs: list[list[int]] = []
+            for i in np.flatnonzero(high):
+                last = runs[-1][-1] if runs else i
+                if not runs or starts[i] - starts[last] > width or (snr[i] > 0) != (snr[last] > 0):
+                    runs.append([])
+                runs[-1].append(int(i))
+            peaks = (max(run, key=lambda i: abs(snr[i])) for run in runs)
+            found += [(pixel, int(starts[i]), width, float(snr[i])) for i in peaks]
+    return found
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_search_equals_a_plain_one_for_every_width_and_both_signs_with_masks(kind):
+    rng = np.random.default_rng(7)
+    residual = rng.standard_normal((6, SEARCH_ROWS + 3000)).astype(kind)  # more rows than are searched at a time
+    residual[1, rng.random(residual.shape[1]) < 0.3] = np.nan
+    residual[2, SEARCH_ROWS - 700 : SEARCH_ROWS + 500] = np.nan
+    residual[3, :5000] = np.nan
+    residual[4] = np.nan
+    residual[5, 20] = np.inf  # as good as masked
+    seen = np.isfinite(residual)
+    widths = BoxWidths.up_to(BOX_WIDTHS, residual.shape[1])
+    pixels = np.arange(6)[:, None]
+    hits = search_pixels(compiled_lines(residual[None]), pixels, np.ones((6, 1), np.float32), widths, 2.5)
+    expected = np.array(plain_search(np.where(seen, residual, 0), seen, 2.5))
+    assert {(width, sign) for width in BOX_WIDTHS for sign in (-1, 1)} == set(
+        zip(expected[:, 2], np.sign(expected[:, 3]), strict=True)
+    )
+    hits, expected = (table[np.lexsort(table.T[[1, 2, 0]])] for table in (hits, expected))
+    np.testing.assert_array_equal(hits[:, [0, 2]], expected[:, [0, 2]])
+    np.testing.assert_allclose(hits[:, 3], expected[:, 3], atol=1e-5)
+    # a box that loses a masked row and gains another is tied with the one before
+    assert np.mean(hits[:, 1] == expected[:, 1]) > 0.999
+    assert np.all(np.abs(hits[:, 1] - expected[:, 1]) <= hits[:, 2])
+
+
+@pytest.mark.parametrize("start", [-3, -1, 0, 1])
+@pytest.mark.parametrize("width", [1, 2, 4, 32, 1024])
+def test_box_at_the_seam_of_two_blocks_of_rows_is_found_once(width, start):
+    first = SEARCH_ROWS + start * width // 2
+    first -= first % max(1, width // 8)
+    residual = np.zeros((1, 1, SEARCH_ROWS + 2000), dtype=np.float16)
+    residual[0, 0, first : first + width] = 16 / np.sqrt(width)
+    widths = BoxWidths.up_to(BOX_WIDTHS, residual.shape[2])
+    hits = search_pixels(compiled_lines(residual), np.zeros((1, 1), np.int64), np.ones((1, 1), np.float32), widths, 5.0)
+    assert len(np.unique(hits[:, 2])) == len(hits)  # one run of every width
+    assert hits[np.argmax(hits[:, 3]), 1:].tolist() == [first, width, pytest.approx(16, rel=1e-3)]
+
+
+def test_search_of_a_million_rows_is_that_of_its_parts():
+    """No sum grows along the file: an S/N of its end is exactly what it would be at its beginning."""
+    part = 2 * np.abs(noise((1, SEARCH_ROWS))) + 1  # every sum grows
+    widths = BoxWidths.up_to(BOX_WIDTHS, part.shape[1])
+    one = np.zeros((1, 1), np.int64), np.ones((1, 1), np.float32), widths, 8.0
+    short = search_pixels(compiled_lines(part[None]), *one)
+    long = search_pixels(compiled_lines(np.tile(part, 80)[None]), *one)
+    narrow = short[(short[:, 2] == 1) & (short[:, 1] > 2) & (short[:, 1] < SEARCH_ROWS - 2)]
+    assert len(narrow) > 3
+    last = long[(long[:, 2] == 1) & (long[:, 1] >= 79 * SEARCH_ROWS)]
+    last[:, 1] -= 79 * SEARCH_ROWS
+    assert {tuple(hit) for hit in narrow} <= {tuple(hit) for hit in last}
+
+
+def test_pixel_without_a_known_noise_is_no_trigger():
+    """Its kernel, and those of the three on either side, are not numbers; beyond these nothing changes."""
+    amplifier = make_amplifier(noise((40, 4000), seed=9))
+    whole = scan(amplifier, 4.0)
+    amplifier.sigma_e[0, 5] = np.nan
+    found = scan(amplifier, 4.0)
+    assert not found["x"].between(2, 8).any()
+    assert np.isfinite(found["snr"]).all()
+    far = [table[table["x"] > 12].reset_index(drop=True) for table in (whole, found)]
+    assert len(far[0]) > 10
+    pd.testing.assert_frame_equal(*far, check_exact=True)
+
+
+def test_part_of_the_rows_is_scanned_as_an_array_of_its_own():
+    """Rows of a larger array do not lie one after another in memory."""
+    amplifier = make_amplifier(noise((40, 4096), seed=8))
+    part = amplifier.between(1024, 4096)
+    alone = make_amplifier(np.array(amplifier.residual[0, :, 1024:]))
+    pd.testing.assert_frame_equal(scan(part, 3.8), scan(alone, 3.8), check_exact=True)
 
 
 def test_masked_path_finds_the_same_away_from_the_mask():
@@ -160,8 +284,8 @@ def test_filter_over_half_the_light_keeps_unit_variance():
     kernel = footprint(make_amplifier(np.zeros((20, 64)), sigma_px=0.5), 0, np.arange(20)).kernels[10]
     kernel = np.pad(kernel, 3 - len(kernel) // 2)
     assert kernel[3] ** 2 > MIN_LIVE_FRACTION
-    series, live = np.empty(4000, np.float32), np.empty(4001, np.float32)
-    assert _filter_masked(block, np.arange(7), kernel, series, live) == 4000
+    series, seen = filtered(block, kernel)
+    assert seen.sum() == 4000
     np.testing.assert_allclose(series, residual[0], rtol=1e-5)
 
 

@@ -7,12 +7,15 @@ import pandas as pd
 import pytest
 
 from shutterless.pipeline.events import Event, event_stamp, optimal_rho, scale_to_rho
+from shutterless.pipeline.fit_quality import _best_track
+from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.readout import Readout
 from shutterless.pipeline.shape_bank import shape_bank
 from shutterless.pipeline.simulation.artefacts import draw_cosmic_ray
 from shutterless.pipeline.store import BLOCK_ROWS, Amplifier
 from shutterless.pipeline.streaks import STREAK_COLUMNS
-from shutterless.pipeline.triggers import TRIGGER_COLUMNS, find_triggers
+from shutterless.pipeline.template_bank import scan
+from shutterless.pipeline.triggers import TRIGGER_COLUMNS, characterise, find_triggers
 from shutterless.pipeline.vetoes import count_same_row, veto_reasons
 
 SIGMA_PX, SIGMA_E = 0.84, 20.0
@@ -160,6 +163,61 @@ def test_event_half_under_a_mask_keeps_what_is_left():
     best = find_triggers(make_amplifier(residual)).sort_values("snr").iloc[-1]
     assert best["snr"] == pytest.approx(30 * np.sqrt(25 / 40), abs=4)
     assert best["x"] == pytest.approx(event.x, abs=0.5)
+
+
+@pytest.mark.parametrize("width", [1, 6, 48, 512])
+def test_snr_is_the_highest_of_all_places_times_and_shapes(width):
+    """Tried one by one in plain words, on a patch with masked pixels and rows beyond the end of the file."""
+    residual = noise(12, (40, 3000))
+    residual[18:23, 2600 : 2600 + width] += 8 / np.sqrt(width)
+    residual[19, 2590:2610] = np.nan
+    amplifier = make_amplifier(residual)
+    hit = pd.DataFrame({"y": [0], "x": [20], "row_start": [2600 - 2600 % max(width // 8, 1)], "width_rows": [width]})
+    (found,) = characterise(amplifier, hit).itertuples()
+    bank = shape_bank(width, SIGMA_PX)
+    first = hit["row_start"][0] + (width - 1) // 2 - (bank.pre + 2 * bank.max_shift) * bank.bin_rows
+    n_bins = bank.kernels.shape[1]
+    rows = np.pad(amplifier.residual[0, 15:26].astype(np.float64), ((0, 0), (6000, 12000)), constant_values=np.nan)
+    best = 0.0
+    for shift in range(bank.max_shift, 3 * bank.max_shift + 1):
+        start = 6000 + first + shift * bank.bin_rows - (bank.bin_rows - 1) // 2
+        bins = rows[:, start : start + n_bins * bank.bin_rows].reshape(11, n_bins, bank.bin_rows)
+        light, live = np.nansum(bins, axis=2) / np.sqrt(bank.bin_rows), np.isfinite(bins).mean(axis=2)
+        for place in np.arange(-0.75, 0.76, 0.25):
+            profile = pixel_profile(np.arange(-5, 6) - place, SIGMA_PX)[1:-1]
+            profile /= np.linalg.norm(profile)
+            for kernel in bank.kernels:
+                coverage = profile**2 @ live[1:-1] @ kernel**2
+                snr = profile @ light[1:-1] @ kernel / np.sqrt(coverage) if coverage > 0.5 else 0
+                best = snr if abs(snr) > abs(best) else best
+    assert found.snr == pytest.approx(best, rel=1e-4)
+    assert best > 4
+
+
+def test_hits_are_measured_alone_as_together_and_keep_their_order():
+    residual = noise(13)
+    for k, event in enumerate(EVENTS.values()):
+        inject(residual, replace(event, x=5.0 + 7 * k, row_peak=500.0 + 600 * k), 15.0)
+    amplifier = make_amplifier(residual)
+    hits = scan(amplifier, 4.5).sample(frac=1, random_state=1)
+    together = characterise(amplifier, hits)
+    alone = pd.concat([characterise(amplifier, hits.iloc[[i]]) for i in range(len(hits))], ignore_index=True)
+    alone = alone[~alone[["x", "y", "row_peak", "shape"]].duplicated()].reset_index(drop=True)
+    same = [name for name in TRIGGER_COLUMNS if name not in ("n_same_row", "veto")]
+    assert len(together) > 15
+    assert together["width_rows"].nunique() > 4
+    pd.testing.assert_frame_equal(together[same], alone[same], check_exact=True)
+
+
+def test_best_track_in_the_head():
+    """Two pixels of 3 in neighbouring columns and rows: 6 / √2 along the track, either way up."""
+    for rows in ((4, 5), (5, 4)):
+        patch = np.zeros((7, 12), np.float32)
+        patch[2, rows[0]] = patch[3, rows[1]] = 3
+        assert _best_track(patch, np.float32(1), (0, 3)) == pytest.approx(6 / np.sqrt(2))
+        assert _best_track(-patch, np.float32(-0.5), (0, 3)) == pytest.approx(3 / np.sqrt(2))
+    patch[3, rows[1]] = 0
+    assert _best_track(patch, np.float32(1), (0, 3)) == 3
 
 
 def test_no_triggers_are_an_empty_table_with_all_columns():
