@@ -38,6 +38,14 @@ Instrument = Annotated[
 ]
 Workers = Annotated[int | None, typer.Option(help="Local worker processes; default: one per core.", show_default=False)]
 Scheduler = Annotated[str | None, typer.Option(help="Address of an existing Dask scheduler.", show_default=False)]
+Slurm = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.toml",
+        help="Run in SLURM jobs: jobs, cores, memory, walltime, … of this file; --dry-run shows the script.",
+        show_default=False,
+    ),
+]
 NoDask = Annotated[bool, typer.Option("--no-dask", help="Do everything in this process.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Keep what is already finished.")]
 DryRun = Annotated[
