@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from astropy.table import Table
 
 from shutterless.pipeline.frames import frame_stem
 from shutterless.pipeline.readout import Readout
-from shutterless.pipeline.store import write_parquet
+from shutterless.pipeline.store import partial_path, write_parquet
 
 CANDIDATE_TYPES = {
     "candidate_id": "string",
@@ -178,7 +177,7 @@ def write_candidates(candidates: pd.DataFrame, folder: str | Path, settings: Map
     for name, unit in CANDIDATE_UNITS.items():
         table[name].unit = unit
     table.meta["settings"] = json.dumps(dict(settings), sort_keys=True, default=str)
-    partial = folder / f".candidates.{uuid.uuid4().hex[:8]}.partial"
+    partial = partial_path(ecsv)
     try:
         table.write(partial, format="ascii.ecsv")
         partial.replace(ecsv)

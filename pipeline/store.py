@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -23,6 +24,9 @@ from shutterless.pipeline.readout import Readout, RowTimes
 STORE_VERSION = 2
 MANIFEST = "manifest.parquet"
 ENTRY = "entry.json"
+_BYTES_AT_ONCE = 1 << 24
+_PARTIAL = ".partial"
+_ATTEMPTS = 10
 Y_AXIS, TIME_AXIS = 0, 2  # of a residual (y, x, t)
 ROW_TIMES = "row_times"  # array of an entry, (2, t): seconds and the archive's own times
 _OPTIONAL = ("block_rows", "smear_rows", "pixel_rows_per_hour", "token_grid", "event_scales_s")
@@ -196,7 +200,7 @@ class EntryWriter:
 
     def __init__(self, store: Path, name: str, *, n_columns: int, n_rows: int, n_y: int = 1) -> None:
         self.final = Path(store) / name
-        self.folder = Path(store) / f".{name}.{uuid.uuid4().hex[:8]}.partial"
+        self.folder = partial_path(self.final)
         self._shape = (n_y, n_columns, n_rows)
 
     def __enter__(self) -> EntryWriter:
@@ -207,6 +211,21 @@ class EntryWriter:
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         return self
+
+    def write_rows(self, start: int, rows: np.ndarray) -> None:
+        """Write some rows, (y, x, t), of the residual past the memory map, whose pages would count as this process's.
+
+        Parameters
+        ----------
+        start : int
+            Row of the entry that is the first of them.
+        rows : ndarray of float16
+        """
+        n_rows = self._shape[2]
+        with (self.folder / "residual.npy").open("r+b", buffering=0) as file:
+            for line, values in enumerate(rows.reshape(-1, rows.shape[2])):
+                file.seek(self.residual.offset + (line * n_rows + start) * rows.itemsize)
+                file.write(np.ascontiguousarray(values).data)
 
     def finish(
         self, arrays: Mapping[str, np.ndarray], streaks: pd.DataFrame, description: Mapping[str, Any]
@@ -219,8 +238,9 @@ class EntryWriter:
             The entry's description with its ``content_hash``.
         """
         self.residual.flush()
-        digest = hashlib.blake2b(self.residual.data, digest_size=16)
+        offset = self.residual.offset
         del self.residual
+        digest = _hash_file(self.folder / "residual.npy", offset)
         for name, array in arrays.items():
             np.save(self.folder / f"{name}.npy", array)
             digest.update(np.ascontiguousarray(array).data)
@@ -228,13 +248,21 @@ class EntryWriter:
         digest.update(streaks.to_json(double_precision=12).encode())
         whole = {**description, "store_version": STORE_VERSION, "content_hash": digest.hexdigest()}
         (self.folder / ENTRY).write_text(json.dumps(whole, indent=1))
-        if self.final.exists():
-            shutil.rmtree(self.final)
-        self.folder.replace(self.final)
+        replace_folder(self.folder, self.final)
         return whole
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _hash_file(path: Path, offset: int) -> Any:
+    """Hash of a file's bytes from an offset on, of which only a few are in memory at a time."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        file.seek(offset)
+        while block := file.read(_BYTES_AT_ONCE):
+            digest.update(block)
+    return digest
 
 
 def read_entry(store: Path, name: str) -> dict[str, Any] | None:
@@ -258,28 +286,36 @@ def open_amplifier(store: str | Path, name: str) -> Amplifier:
     description = read_entry(Path(store), name)
     if description is None:
         raise StoreError(f"store {store} has no finished entry {name!r} of version {STORE_VERSION}; ingest it again")
-    baseline_e, sigma_e = np.load(folder / "baseline_e.npy"), np.load(folder / "sigma_e.npy")
+    names = ("baseline_e", "sigma_e", "row_residual", ROW_TIMES)
+    arrays = {name: np.load(folder / f"{name}.npy") for name in names if (folder / f"{name}.npy").is_file()}
+    residual = np.load(folder / "residual.npy", mmap_mode="r")
+    return build_amplifier(name, description, residual, arrays, pd.read_parquet(folder / "streaks.parquet"))
+
+
+def build_amplifier(
+    name: str,
+    description: Mapping[str, Any],
+    residual: np.ndarray,
+    arrays: Mapping[str, np.ndarray],
+    streaks: pd.DataFrame,
+) -> Amplifier:
+    """Put an amplifier together from what its entry in a store holds, whether it was ever written or not."""
+    times = RowTimes(*arrays[ROW_TIMES]) if ROW_TIMES in arrays else None
     return Amplifier(
-        residual=np.load(folder / "residual.npy", mmap_mode="r"),
-        baseline_e=baseline_e,
-        sigma_e=sigma_e,
-        row_residual=np.load(folder / "row_residual.npy"),
-        streaks=pd.read_parquet(folder / "streaks.parquet"),
-        readout=replace(Readout.from_dict(description["readout"]), row_times=_read_times(folder)),
+        residual=residual,
+        baseline_e=arrays["baseline_e"],
+        sigma_e=arrays["sigma_e"],
+        row_residual=arrays["row_residual"],
+        streaks=streaks,
+        readout=replace(Readout.from_dict(description["readout"]), row_times=times),
         file=description["file"],
         entry=name,
         psf_sigma_px=description["psf_sigma_px"],
         live_pixel_rows=description["live_pixel_rows"],
-        sky_e=float(np.nanmedian(baseline_e)),
-        sky_sigma_e=float(np.nanmedian(sigma_e)),
+        sky_e=float(np.nanmedian(arrays["baseline_e"])),
+        sky_sigma_e=float(np.nanmedian(arrays["sigma_e"])),
         **{name: description[name] for name in _OPTIONAL if name in description},
     )
-
-
-def _read_times(folder: Path) -> RowTimes | None:
-    """Times of rows that no row rate gives."""
-    path = folder / f"{ROW_TIMES}.npy"
-    return RowTimes(*np.load(path)) if path.is_file() else None
 
 
 def write_manifest(store: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
@@ -323,9 +359,49 @@ def manifest_hash(manifest: pd.DataFrame) -> str:
 def write_parquet(table: pd.DataFrame, path: Path) -> None:
     """Write a Parquet file under another name and move it into place, so that none is ever half-written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial = partial_path(path)
     try:
         table.to_parquet(partial, index=False)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def partial_path(path: Path) -> Path:
+    """Name beside a file or folder under which it is written until it is whole."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}")
+
+
+def replace_folder(partial: Path, final: Path) -> None:
+    """Move a folder that is whole to its place, whatever is there.
+
+    Two processes may do so at once: a worker whose driver was killed, and one of the driver that goes on.
+    """
+    for _ in range(_ATTEMPTS):
+        shutil.rmtree(final, ignore_errors=True)
+        try:
+            partial.replace(final)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    raise StoreError(f"{final} is written by another process again and again; let one of them finish")
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what processes that were killed left half-written in a folder."""
+    for path in folder.glob(f".*{_PARTIAL}"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file under another name and move it into place."""
+    partial = partial_path(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -339,8 +415,12 @@ __all__ = [
     "entry_name",
     "manifest_hash",
     "open_amplifier",
+    "partial_path",
     "read_entry",
     "read_manifest",
+    "remove_partials",
+    "replace_folder",
     "write_manifest",
     "write_parquet",
+    "write_text",
 ]

@@ -173,7 +173,7 @@ def test_every_command_stands_in_the_readme():
 # reading, calibration, files and figures; all else takes stacks of any height, one row high in continuous readout
 KNOW_CUBES = {
     *("archive_times", "cubes", "fits_files", "frames", "instruments", "reading", "readout"),
-    *("cube_calibration", "ingest", "local_trend"),
+    *("calibration", "cube_calibration", "ingest", "local_trend"),
     *("cube_injection", "file_injection"),
     *("candidate_cards", "cube_plots", "cube_sections", "report", "run_folder"),
 }

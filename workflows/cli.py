@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shutterless.workflows.console import (
     DONE,
+    SOME_FAILED,
     choose_tracking,
     describe_plan,
     exit_with_code,
@@ -39,10 +40,14 @@ from shutterless.workflows.options import (
     Resume,
     Scheduler,
     Set,
+    Slurm,
     Store,
     TrackingOption,
     Workers,
 )
+
+if TYPE_CHECKING:
+    from shutterless.workflows.settings import SearchSettings
 
 app = typer.Typer(
     name="shutterless",
@@ -64,6 +69,18 @@ def command(function: Callable[..., int]) -> Callable[..., None]:
     guarded = exit_with_code(function)
     app.command()(guarded)
     return guarded
+
+
+def show_jobs(workers: int | None, scheduler: str | None, no_dask: bool, slurm: Path | None) -> int | None:
+    """Check the cluster options, print the script that ``--slurm`` would submit, and return how many workers it is."""
+    from shutterless.workflows.cluster import check_options, describe_jobs
+
+    check_options(workers, scheduler, no_dask, slurm)
+    if slurm is None:
+        return workers
+    script, n_workers = describe_jobs(slurm)
+    typer.echo(script)
+    return n_workers
 
 
 @app.callback(invoke_without_command=True)
@@ -197,6 +214,7 @@ def ingest(
     workers: Workers = None,
     scheduler: Scheduler = None,
     no_dask: NoDask = False,
+    slurm: Slurm = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
@@ -211,11 +229,12 @@ def ingest(
     instrument = instrument or settings.instrument
     progress = make_progress(quiet)
     if dry_run:
+        workers = show_jobs(workers, scheduler, no_dask, slurm)
         return describe_plan(
             files, instrument, supplied, workers, INGEST_PIXELS_PER_SECOND,
             lambda n_pixels: f"about {format_size(estimate_store_bytes(n_pixels))} to {out}",
         )  # fmt: skip
-    with open_executor(workers, scheduler, no_dask) as executor:
+    with open_executor(workers, scheduler, no_dask, slurm) as executor:
         result = ingest_files(
             files, out, instrument=instrument, supplied=supplied, resume=resume, executor=executor, progress=progress
         )
@@ -326,6 +345,7 @@ def search(
     workers: Workers = None,
     scheduler: Scheduler = None,
     no_dask: NoDask = False,
+    slurm: Slurm = None,
     tracking: TrackingOption = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -333,29 +353,80 @@ def search(
     """Search frames for events and write the candidates."""
     from shutterless.workflows.cluster import open_executor
     from shutterless.workflows.ingest import SEARCH_PIXELS_PER_SECOND
-    from shutterless.workflows.settings import load_settings
 
-    overrides, header = split_set(set_ or ())
-    if false_alarms_per_hour is not None:
-        overrides.append(f"search.false_alarms_per_hour={false_alarms_per_hour}")
-    settings = load_settings(config, overrides)
-    supplied = {**settings.ingest.header, **header}
-    instrument = instrument or settings.ingest.instrument
+    settings, supplied, instrument = _search_settings(config, set_, false_alarms_per_hour, instrument)
     if dry_run:
+        workers = show_jobs(workers, scheduler, no_dask, slurm)
         wanted = f"candidates.parquet and candidates.ecsv to {out}"
         return describe_plan(files, instrument, supplied, workers, SEARCH_PIXELS_PER_SECOND, lambda _: wanted)
     choose_tracking(tracking)
     from shutterless.workflows.search import search_files
 
     progress = make_progress(quiet)
-    with open_executor(workers, scheduler, no_dask) as executor:
+    with open_executor(workers, scheduler, no_dask, slurm) as executor:
         result = search_files(
-            files, reference=model, out=out, settings=settings.search, catalogue=catalogue, instrument=instrument,
+            files, reference=model, out=out, settings=settings, catalogue=catalogue, instrument=instrument,
             supplied=supplied, executor=executor, resume=resume, progress=progress,
         )  # fmt: skip
     note_reading(progress, result.instruments, result.warnings)
     typer.echo(f"{len(result.candidates)} candidates in {out}")
     return list_failures(failure_lines(result.failures))
+
+
+@command
+def watch(
+    directory: Annotated[Path, typer.Argument(help="Folder in which frames arrive.", show_default=False)],
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "bundled",
+    out: Annotated[Path, typer.Option(help="Folder for the candidates.")] = Path("runs/watch"),
+    instrument: Instrument = None,
+    false_alarms_per_hour: Annotated[
+        float | None, typer.Option(help="False alarms per amplifier-hour at which to cut.", show_default=False)
+    ] = None,
+    catalogue: Catalogue = None,
+    every: Annotated[float, typer.Option(help="Seconds between two looks at the folder.")] = 2.0,
+    settle: Annotated[float, typer.Option(help="Seconds for which a file must not change to be whole.")] = 5.0,
+    stop_after: Annotated[
+        float | None,
+        typer.Option(help="Stop when nothing has come for so many seconds; default: never.", show_default=False),
+    ] = None,
+    config: Config = None,
+    set_: Set = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    no_dask: NoDask = False,
+    slurm: Slurm = None,
+    tracking: TrackingOption = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Search frames as they arrive, and say how far behind the sky it is; a restart goes on where it was."""
+    from shutterless.workflows.cluster import open_executor
+
+    settings, supplied, instrument = _search_settings(config, set_, false_alarms_per_hour, instrument)
+    choose_tracking(tracking)
+    from shutterless.workflows.search import SearchJob
+    from shutterless.workflows.watch import Watcher, watch_folder
+
+    progress = make_progress(quiet)
+    job = SearchJob.prepare(model, out, settings, catalogue=catalogue, instrument=instrument, supplied=supplied)
+    with open_executor(workers, scheduler, no_dask, slurm) as executor:
+        watcher = Watcher(directory, job, executor, settle_s=settle)
+        n_failed = watch_folder(watcher, progress.say, every_s=every, stop_after_s=stop_after)
+    typer.echo(f"candidates: {out}")
+    return SOME_FAILED if n_failed else DONE
+
+
+def _search_settings(
+    config: Path | None, set_: list[str] | None, false_alarms_per_hour: float | None, instrument: str | None
+) -> tuple[SearchSettings, dict[str, str], str | None]:
+    """Settings of a search, header values given by the user, and the instrument."""
+    from shutterless.workflows.settings import load_settings
+
+    overrides, header = split_set(set_ or ())
+    if false_alarms_per_hour is not None:
+        overrides.append(f"search.false_alarms_per_hour={false_alarms_per_hour}")
+    settings = load_settings(config, overrides)
+    return settings.search, {**settings.ingest.header, **header}, instrument or settings.ingest.instrument
 
 
 @command
@@ -387,6 +458,7 @@ def lightcurve(
     workers: Workers = None,
     scheduler: Scheduler = None,
     no_dask: NoDask = False,
+    slurm: Slurm = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
@@ -402,7 +474,7 @@ def lightcurve(
         raise ValueError("--ra and --dec belong together, and to --barycentric")
     direction = None if ra is None else parse_direction(ra, dec, "--ra and --dec")
     progress = make_progress(quiet)
-    with open_executor(workers, scheduler, no_dask) as executor:
+    with open_executor(workers, scheduler, no_dask, slurm) as executor:
         result = write_light_curves(
             files, out, x=x, name=name, catalogue=catalogue, formats=format_ or ["parquet"], bin_rows=bin_rows,
             barycentric=barycentric, direction=direction,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -70,17 +71,38 @@ def detect(task: DetectTask) -> pd.DataFrame:
     """
     amplifier = task.view.open(task.store, task.entry)
     triggers = find_triggers(amplifier, task.threshold).assign(entry=task.entry)
+    return score_triggers(amplifier, triggers, task.detectors, task.batch_size)
+
+
+def score_triggers(
+    amplifier: Amplifier, triggers: pd.DataFrame, detectors: Sequence[Detector], batch_size: int = 256
+) -> pd.DataFrame:
+    """Let every detector score the triggers of an amplifier.
+
+    Parameters
+    ----------
+    amplifier : Amplifier
+    triggers : DataFrame
+        From `shutterless.pipeline.triggers.find_triggers`.
+    detectors : sequence of Detector
+    batch_size : int
+
+    Returns
+    -------
+    DataFrame
+        The triggers with the columns of each detector, as `detect` returns them.
+    """
     strips: dict[TokenGrid, StripBatch] = {}
-    for detector in task.detectors:
+    for detector in detectors:
         if detector.folder is None:
             scores = _score_classically(triggers)
         else:
-            model = _load_once(detector.folder)
+            model = load_once(detector.folder)
             if model.grid not in strips:
                 strips[model.grid] = cut_strips(amplifier, triggers, model.grid)
-            scores = _score_by_model(model, strips[model.grid], triggers["snr"].abs(), task.batch_size)
-        for name, column in scores.items():
-            triggers[f"{detector.name}/{name}"] = column.to_numpy()
+            scores = _score_by_model(model, strips[model.grid], triggers["snr"].abs(), batch_size)
+        own = {f"{detector.name}/{name}": column.to_numpy() for name, column in scores.items()}
+        triggers = triggers.assign(**own)
     return triggers
 
 
@@ -118,6 +140,6 @@ def _score_by_model(model: DetectorModel, strips: StripBatch, snr: pd.Series, ba
 
 
 @lru_cache(maxsize=8)
-def _load_once(folder: str) -> DetectorModel:
-    """Each worker loads a model once."""
+def load_once(folder: str) -> DetectorModel:
+    """Load a model, once in each process."""
     return load_model(Path(folder))

@@ -16,7 +16,7 @@ from shutterless.pipeline.frames import FrameInfo, frame_stem
 from shutterless.pipeline.ingest import ingest_amplifier
 from shutterless.pipeline.instruments import load_profile
 from shutterless.pipeline.reading import read_info
-from shutterless.pipeline.store import MANIFEST, read_manifest, write_manifest, write_parquet
+from shutterless.pipeline.store import MANIFEST, read_manifest, remove_partials, write_manifest, write_parquet
 from shutterless.workflows.cluster import Executor
 from shutterless.workflows.progress import Progress
 
@@ -105,11 +105,11 @@ def survey_files(
     read = partial(read_info, instrument=instrument, supplied=dict(supplied or {}))
     for outcome in executor.map(read, paths, describe="reading headers", progress=progress):
         if outcome.value is None:
-            failures.append(_failure(outcome.item, None, outcome.error or ""))
+            failures.append(failure_row(outcome.item, None, outcome.error or ""))
         else:
             infos.append(outcome.value)
-            failures += [_failure(outcome.item, q, f"FrameError: {why}") for q, why in outcome.value.skipped.items()]
-    return Survey(tuple(infos), _failure_table(failures), tuple(find_overlaps(infos)))
+            failures += [failure_row(outcome.item, q, f"FrameError: {why}") for q, why in outcome.value.skipped.items()]
+    return Survey(tuple(infos), failure_table(failures), tuple(find_overlaps(infos)))
 
 
 def ingest_files(
@@ -152,17 +152,18 @@ def ingest_files(
     store = Path(store)
     prepare_folder(store)
     kept = _finished_entries(store, resume=resume)
+    remove_partials(store)
     survey = survey_files(files, instrument=instrument, supplied=supplied, executor=executor, progress=progress)
     work = partial(_ingest_task, store=store, instrument=instrument, supplied=dict(supplied or {}), resume=resume)
     rows: list[dict[str, Any]] = []
     failures: list[Mapping[Any, Any]] = [*survey.failures.to_dict("records")]
     for outcome in executor.map(work, survey.tasks, describe="ingesting amplifiers", progress=progress):
         if outcome.value is None:
-            failures.append(_failure(outcome.item.path, outcome.item.quadrant, outcome.error or ""))
+            failures.append(failure_row(outcome.item.path, outcome.item.quadrant, outcome.error or ""))
         else:
             rows.append(outcome.value)
     fresh = {row["entry"] for row in rows}
-    table = _failure_table(failures)
+    table = failure_table(failures)
     write_parquet(table, store / FAILURES)
     write_manifest(store, [*(row for row in kept if row["entry"] not in fresh), *rows])
     return IngestResult(read_manifest(store), table, survey.warnings, tuple(survey.instruments))
@@ -176,7 +177,7 @@ def used_entries(manifest: pd.DataFrame, files: Sequence[str | Path]) -> pd.Data
 def failed_tasks(reasons: Mapping[str, str], store: str | Path) -> pd.DataFrame:
     """Failures of amplifiers that were ingested, by store entry, in the form of an `IngestResult`'s."""
     rows = [{"file": entry, "path": str(store), "quadrant": None, "reason": why} for entry, why in reasons.items()]
-    return _failure_table(rows)
+    return failure_table(rows)
 
 
 def write_failures(out: Path, *tables: pd.DataFrame) -> pd.DataFrame:
@@ -282,10 +283,12 @@ def _finished_entries(store: Path, *, resume: bool) -> list[dict[Any, Any]]:
     return read_manifest(store).to_dict("records")
 
 
-def _failure(path: Path, quadrant: int | None, reason: str) -> dict[str, Any]:
+def failure_row(path: Path, quadrant: int | None, reason: str) -> dict[str, Any]:
+    """One row of a table of failures."""
     return {"file": path.name, "path": str(path), "quadrant": quadrant, "reason": reason}
 
 
-def _failure_table(failures: Iterable[Mapping[Any, Any]]) -> pd.DataFrame:
+def failure_table(failures: Iterable[Mapping[Any, Any]]) -> pd.DataFrame:
+    """Table of failures (``file, path, quadrant, reason``), empty without any."""
     table = pd.DataFrame(list(failures), columns=list(_FAILURE_COLUMNS))
     return table.astype({"file": "string", "path": "string", "quadrant": "Int64", "reason": "string"})

@@ -39,6 +39,7 @@ from shutterless.workflows.detector_sections import (
     write_reliability,
 )
 from shutterless.workflows.page import figure, new_figure, number, page, paragraph, preformatted, table
+from shutterless.workflows.pictures import calibrate_pictured
 from shutterless.workflows.quality import MAX_SECTIONS, amplifier_html, quality_sections, summary_html
 from shutterless.workflows.run_folder import LeftOutError, RunFolder, is_cube, required
 
@@ -96,6 +97,7 @@ def write_report(folder: Path, entries: Sequence[str] = ()) -> Path:
         return _write_page(folder, [*store_sections(folder, entries), *skipped])
     if entries:
         raise ReportError(f"{folder} is not a store (it has no {MANIFEST}), so it has no entry {entries[0]!r}")
+    calibrate_pictured(run)
     sections, n_found = _write_sections([s for s in choose_sections(run) if not (s.of_run and run.is_search)], run)
     if not n_found:
         raise ReportError(

@@ -164,11 +164,11 @@ def test_good_file_among_bad_ones_is_searched_and_nothing_is_lost(frame, tmp_pat
     assert set(failures["file"]) == {"a.fits", "b.fits", "c.fits", "d.fits", "e.fits.fz"}
     assert failures["reason"].str.startswith("FrameError: ").all()
     assert [path.name for path in files if path.name not in result.stderr] == ["good.fits"]
-    # a whole file stands for its four quadrants: each is either in the store or among the failures
-    manifest = pd.read_parquet(out / "store" / "manifest.parquet")
-    assert set(manifest["file"]) == {"good.fits"}
+    # a whole file stands for its four quadrants: each is either among what was searched or among the failures
+    searched = pd.read_parquet(out / "amplifiers.parquet")
+    assert set(searched["files"]) == {"good.fits"}
     n_failed = sum(4 if pd.isna(quadrant) else 1 for quadrant in failures["quadrant"])
-    assert len(manifest) + n_failed == 4 * len(files)
+    assert len(searched) + n_failed == 4 * len(files)
     found = pd.read_parquet(out / "candidates.parquet")
     assert set(found["quadrant"]) == {1, 2, 3, 4}
     assert set(found["file"]) == {"good.fits"}
@@ -313,11 +313,11 @@ def finished(frame, tmp_path):
     return files, out
 
 
-def test_resumed_search_gives_the_same_table_to_the_bit_and_calibrates_nothing_again(finished):
+def test_resumed_search_gives_the_same_table_to_the_bit_and_searches_nothing_again(finished):
     files, out = finished
     before = pd.read_parquet(out / "candidates.parquet")
     header = (out / "candidates.ecsv").read_bytes()
-    times = {path: path.stat().st_mtime_ns for path in out.glob("store/*/residual.npy")}
+    times = {path: path.stat().st_mtime_ns for path in out.glob("parts/*/triggers.parquet")}
     assert find(files, out, "--resume").exit_code == 0
     pd.testing.assert_frame_equal(pd.read_parquet(out / "candidates.parquet"), before, check_exact=True)
     assert (out / "candidates.ecsv").read_bytes() == header
@@ -329,28 +329,42 @@ def test_finished_search_is_not_overwritten_unasked(finished):
     files, out = finished
     result = find(files, out)
     assert result.exit_code == 2
-    assert result.stderr.startswith(f"error: {out / 'store'} already holds a finished store; add to it with --resume")
+    assert result.stderr.startswith(f"error: {out} already holds a finished search; go on with --resume or choose")
 
 
 def test_broken_off_search_is_not_read_as_whole_and_resume_finishes_it(finished):
-    """As a crash leaves it: no manifest, one entry without its description, one begun under another name."""
+    """As a crash leaves it: no table, one part without its description, one begun under another name."""
     files, out = finished
     before = pd.read_parquet(out / "candidates.parquet")
-    manifest = pd.read_parquet(out / "store" / "manifest.parquet")
-    (out / "store" / "manifest.parquet").unlink()
-    (out / "candidates.parquet").unlink()
-    broken, *whole = (out / "store" / entry for entry in manifest["entry"])
+    for name in ("candidates.parquet", "search.json"):
+        (out / name).unlink()
+    broken, *whole = sorted((out / "parts").iterdir())
+    (broken / "stretch.json").unlink()
+    (broken / "triggers.parquet").write_bytes(b"half")
+    shutil.copytree(whole[0], out / "parts" / f".{whole[0].name}.0123abcd.partial")
+    times = {path: (path / "triggers.parquet").stat().st_mtime_ns for path in whole}
+    assert find(files, out, "--resume").exit_code == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(out / "candidates.parquet"), before, check_exact=True)
+    assert {path: (path / "triggers.parquet").stat().st_mtime_ns for path in whole} == times
+
+
+def test_broken_off_store_is_not_read_as_whole_and_resume_finishes_it(frame, tmp_path):
+    """As a crash leaves it: no manifest, one entry without its description, one begun under another name."""
+    files, store = [frame("one.fits"), frame("two.fits", primary={"SEQROW0": 9000})], tmp_path / "store"
+    assert call("ingest", *files, "--out", store, "--no-dask").exit_code == 0
+    manifest = pd.read_parquet(store / "manifest.parquet")
+    (store / "manifest.parquet").unlink()
+    broken, *whole = (store / entry for entry in manifest["entry"])
     (broken / "entry.json").unlink()
     (broken / "residual.npy").write_bytes(b"half")
-    shutil.copytree(whole[0], out / "store" / f".{whole[0].name}.0123abcd.partial")
-    refused = call("evaluate", out / "store", "--truth", "any.parquet", "--model", "template-bank")
+    shutil.copytree(whole[0], store / f".{whole[0].name}.0123abcd.partial")
+    refused = call("evaluate", store, "--truth", "any.parquet", "--model", "template-bank")
     assert refused.exit_code == 2
-    assert f"{out / 'store'} is not a finished store: manifest.parquet is missing" in refused.stderr
-    assert f"run `shutterless ingest --out {out / 'store'} --resume`" in refused.stderr
+    assert f"{store} is not a finished store: manifest.parquet is missing" in refused.stderr
+    assert f"run `shutterless ingest --out {store} --resume`" in refused.stderr
     times = {path: (path / "residual.npy").stat().st_mtime_ns for path in whole}
-    assert find(files, out, "--resume").exit_code == 0
-    pd.testing.assert_frame_equal(pd.read_parquet(out / "store" / "manifest.parquet"), manifest)
-    pd.testing.assert_frame_equal(pd.read_parquet(out / "candidates.parquet"), before, check_exact=True)
+    assert call("ingest", *files, "--out", store, "--no-dask", "--resume").exit_code == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(store / "manifest.parquet"), manifest)
     assert {path: (path / "residual.npy").stat().st_mtime_ns for path in whole} == times
 
 

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from shutterless.workflows import cli, console
 
-COMMANDS = ("run", "simulate", "inject", "ingest", "train", "evaluate", "compare", "search", "lightcurve", "register")
-COMMANDS += ("report", "describe")
+COMMANDS = ("run", "simulate", "inject", "ingest", "train", "evaluate", "compare", "search", "watch")
+COMMANDS += ("lightcurve", "register", "report", "describe")
 HEAVY = (
     "numpy",
     "torch",
