@@ -152,17 +152,14 @@ def learn_motion(
         return None
     if _is_still(residual, lonely, sigma_px):
         return None
-    states, errors = measure_states(residual, lonely, sigma_px, follow=True)
-    valid = np.isfinite(states[:, SHIFT])
-    seen_long = valid.sum(axis=1) >= MIN_ROWS
-    lonely = [streak for streak, long in zip(lonely, seen_long, strict=True) if long]
+    lonely, states, _, valid = _measure_anchors(residual, lonely, sigma_px)
     if len(lonely) < MIN_ANCHORS:
         return None
-    states, valid = states[seen_long], valid[seen_long]
     moving = [np.var(state[SHIFT, seen]) for state, seen in zip(states, valid, strict=True)]
     narrow = float(np.sqrt(max(sigma_px**2 - np.median(moving), 0.25 * sigma_px**2)))
-    states, errors = measure_states(residual, lonely, narrow, follow=True)
-    valid = np.isfinite(states[:, SHIFT])
+    lonely, states, errors, valid = _measure_anchors(residual, lonely, narrow)
+    if len(lonely) < MIN_ANCHORS:
+        return None
     narrow *= 1 + float(np.median([np.mean(state[WIDTH, seen]) for state, seen in zip(states, valid, strict=True)]))
     states, _ = limit_states(states, valid, errors)
     # focus changes too slowly to tell a lag by
@@ -172,6 +169,20 @@ def learn_motion(
         return None
     lonely = [lonely[k] for k in known]
     return _share(lonely, states[known], valid[known], errors[known], np.round(lags[known]).astype(int), finder, narrow)
+
+
+def _measure_anchors(
+    residual: np.ndarray, streaks: list[Streak], sigma_px: float
+) -> tuple[list[Streak], np.ndarray, np.ndarray, np.ndarray]:
+    """Stars that are seen in `MIN_ROWS` rows, their states, errors and known rows.
+
+    The fit of one may lose its star and not find it again: then it is known in no row.
+    """
+    states, errors = measure_states(residual, streaks, sigma_px, follow=True)
+    valid = np.isfinite(states[:, SHIFT])
+    seen_long = valid.sum(axis=1) >= MIN_ROWS
+    kept = [streak for streak, long in zip(streaks, seen_long, strict=True) if long]
+    return kept, states[seen_long], errors[seen_long], valid[seen_long]
 
 
 def _is_still(residual: np.ndarray, streaks: list[Streak], sigma_px: float) -> bool:

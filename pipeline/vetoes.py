@@ -26,6 +26,23 @@ MIN_LIGHT_INSIDE = 0.8  # of a source; at the border of a stack, shape and place
 MAX_SAME_ROW = 1  # further triggers elsewhere on the amplifier in the same rows
 SAME_ROW_TOLERANCE = 2
 SAME_ROW_DISTANCE_PX = 8
+# beyond these no model is asked: on 1.2 Gpix of simulated frames with 309 triggers on injected events they cut 28 % of
+# the triggers in still air, 16 % with everything on, and no event; what was cut beside one was a cosmic ray
+HOPELESS_SHARPNESS, HOPELESS_FLATNESS = 0.2, 0.8
+
+
+def are_hopeless(triggers: pd.DataFrame) -> np.ndarray:
+    """Triggers that need no model to be told from an event, bool, (number of triggers,).
+
+    Sharper than the veto allows by `HOPELESS_SHARPNESS` (cosmic rays), or flatter than `HOPELESS_FLATNESS` (rows that
+    many columns share).
+    """
+    sharp = triggers["sharpness"] > _sharpness_limit(triggers) + HOPELESS_SHARPNESS
+    return (sharp | (triggers["flatness"] > HOPELESS_FLATNESS)).to_numpy(dtype=bool)
+
+
+def _sharpness_limit(triggers: pd.DataFrame) -> pd.Series:
+    return triggers["template_sharpness"].clip(lower=MAX_SHARPNESS) + SHARPNESS_NOISE / triggers["snr"].abs()
 
 
 def veto_reasons(triggers: pd.DataFrame, long_width: int = LONG_WIDTH) -> pd.Series:
@@ -50,13 +67,12 @@ def veto_reasons(triggers: pd.DataFrame, long_width: int = LONG_WIDTH) -> pd.Ser
     long = triggers["width_rows"] > long_width
     excess = np.where(long, MAX_CHI2_EXCESS_LONG, MAX_CHI2_EXCESS)
     significance = np.where(long, MIN_CHI2_SIGNIFICANCE_LONG, MIN_CHI2_SIGNIFICANCE)
-    sharpest = triggers["template_sharpness"].clip(lower=MAX_SHARPNESS)
     darkest = (triggers["template_flatness"] - POINT_FLATNESS).clip(upper=0) + MIN_FLATNESS
     checks = {
         "same row": triggers["n_same_row"] > MAX_SAME_ROW,
         "edge": triggers["light_inside"] < MIN_LIGHT_INSIDE,
         "wide": triggers["flatness"] > MAX_FLATNESS,
-        "sharp": triggers["sharpness"] > sharpest + SHARPNESS_NOISE / triggers["snr"].abs(),
+        "sharp": triggers["sharpness"] > _sharpness_limit(triggers),
         "shape": (triggers["chi2_excess"] > excess) & (triggers["chi2_significance"] > significance),
         "flanks": triggers["flatness"] < darkest - FLATNESS_NOISE / triggers["snr"].abs(),
     }

@@ -20,6 +20,7 @@ from shutterless.pipeline.store import Amplifier, open_amplifier
 from shutterless.pipeline.strips import cut_strips
 from shutterless.pipeline.tokens import StripBatch, TokenGrid
 from shutterless.pipeline.triggers import find_triggers
+from shutterless.pipeline.vetoes import are_hopeless
 
 RATES = "rates.json"
 
@@ -66,8 +67,8 @@ def detect(task: DetectTask) -> pd.DataFrame:
     -------
     DataFrame
         One row per trigger: the columns of `shutterless.pipeline.triggers.find_triggers`, ``entry``, and for each
-        detector ``NAME/score`` (higher is surer, -inf where vetoed), ``NAME/probability``, ``NAME/kind`` and
-        ``NAME/kind_probability`` (missing for the template bank).
+        detector ``NAME/score`` (higher is surer, -inf where vetoed, or where no model need be asked),
+        ``NAME/probability``, ``NAME/kind`` and ``NAME/kind_probability`` (missing for the template bank).
     """
     amplifier = task.view.open(task.store, task.entry)
     triggers = find_triggers(amplifier, task.threshold).assign(entry=task.entry)
@@ -93,14 +94,15 @@ def score_triggers(
         The triggers with the columns of each detector, as `detect` returns them.
     """
     strips: dict[TokenGrid, StripBatch] = {}
+    asked = ~are_hopeless(triggers)
     for detector in detectors:
         if detector.folder is None:
             scores = _score_classically(triggers)
         else:
             model = load_once(detector.folder)
             if model.grid not in strips:
-                strips[model.grid] = cut_strips(amplifier, triggers, model.grid)
-            scores = _score_by_model(model, strips[model.grid], triggers["snr"].abs(), batch_size)
+                strips[model.grid] = cut_strips(amplifier, triggers[asked], model.grid)
+            scores = _score_by_model(model, strips[model.grid], triggers, asked, batch_size)
         own = {f"{detector.name}/{name}": column.to_numpy() for name, column in scores.items()}
         triggers = triggers.assign(**own)
     return triggers
@@ -133,10 +135,16 @@ def _score_classically(triggers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"score": score, "probability": missing, "kind": nameless, "kind_probability": missing})
 
 
-def _score_by_model(model: DetectorModel, strips: StripBatch, snr: pd.Series, batch_size: int) -> pd.DataFrame:
+def _score_by_model(
+    model: DetectorModel, strips: StripBatch, triggers: pd.DataFrame, asked: np.ndarray, batch_size: int
+) -> pd.DataFrame:
+    """Scores of all triggers from the strips of those that a model is asked about; no score for the others."""
     scored = score_strips(model, strips, batch_size)
-    score = detection_score(scored["event_logit"].to_numpy(), snr.to_numpy())
-    return scored.assign(score=score)[["score", "probability", "kind", "kind_probability"]]
+    snr = triggers["snr"].abs().to_numpy()[asked]
+    scored = scored.assign(score=detection_score(scored["event_logit"].to_numpy(), snr))
+    whole = scored[["score", "probability", "kind", "kind_probability"]].set_index(np.flatnonzero(asked))
+    whole = whole.reindex(np.arange(len(triggers)))
+    return whole.assign(score=whole["score"].fillna(-np.inf), probability=whole["probability"].fillna(0.0))
 
 
 @lru_cache(maxsize=8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,8 @@ def _pictured(run: RunFolder, search: dict[str, Any]) -> Iterator[tuple[Path, in
     candidates = run.candidates
     if candidates is None or candidates.empty:
         for path in list(files.values())[:1]:
-            info = read_info(path, search["instrument"], search["supplied"])
-            yield path, next(iter(info.readouts))
+            with suppress(*EXPECTED_ERRORS):  # gone, and nothing is lost but a picture of the sky
+                yield path, next(iter(read_info(path, search["instrument"], search["supplied"]).readouts))
         return
     best, _ = best_of_groups(candidates)
     leading = best.head(N_PICTURED)[["file", "quadrant"]].drop_duplicates()

@@ -42,6 +42,7 @@ from shutterless.workflows.page import figure, new_figure, number, page, paragra
 from shutterless.workflows.pictures import calibrate_pictured
 from shutterless.workflows.quality import MAX_SECTIONS, amplifier_html, quality_sections, summary_html
 from shutterless.workflows.run_folder import LeftOutError, RunFolder, is_cube, required
+from shutterless.workflows.search import AMPLIFIERS
 
 _PIECE_ROWS, _PIECE_COLUMNS = 400, 800
 _MIDDLE_COLUMN = 1536  # of an amplifier of 3072 columns; moved to lie inside a narrower one
@@ -160,6 +161,9 @@ def _write_page(folder: Path, sections: list[tuple[str, str, str]]) -> Path:
 
 def write_run(run: RunFolder) -> str:
     """Settings, seed, files and live time."""
+    searched = run.table(AMPLIFIERS)
+    if searched is not None:
+        return _searched_table(searched)
     settings = run.text("settings.toml")
     if settings is None and run.manifest is None:
         raise LeftOutError("no settings.toml and no store/ in this folder")
@@ -171,6 +175,27 @@ def write_run(run: RunFolder) -> str:
     parts += [_files_table(run.manifest)] if run.manifest is not None else []
     parts += ["<h3>Settings</h3>", preformatted(settings)] if settings is not None else []
     return "".join(parts)
+
+
+def _searched_table(searched: pd.DataFrame) -> str:
+    """Files, stretches, live time and quality of all that was searched."""
+    if searched.empty:
+        return paragraph("Nothing could be searched.", "left-out")
+    files = {file for files in searched["files"] for file in files.split(", ")}
+    hours = (searched["live_pixel_rows"] / searched["pixel_rows_per_hour"]).sum()
+    amplifiers = searched[["ccd", "quadrant"]].drop_duplicates()
+    header = ["files", "amplifiers", "stretches", "rows", "live amplifier-hours", "triggers", "masked (%)"]
+    masked = 100 * searched["masked_fraction"].mean() if "masked_fraction" in searched else np.nan
+    row = [
+        str(len(files)), str(len(amplifiers)), str(len(searched)), f"{int(searched['n_rows'].sum()):,}",
+        number(hours, "{:.4g}"), f"{int(searched['n_triggers'].sum()):,}", number(masked, "{:.2f}"),
+    ]  # fmt: skip
+    note = (
+        "A stretch is what is calibrated and searched at once: rows of one amplifier, from one or several files of a "
+        f"sequence, overlapping by the margins. {AMPLIFIERS} has the numbers of each. The pictures below are of "
+        "amplifiers that were calibrated again for this report."
+    )
+    return table(header, [row]) + paragraph(note, "note")
 
 
 def _find_seeds(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -289,6 +314,9 @@ _PLACES = {
     "settings.toml": "settings as resolved",
     "frames": "frames, truth.parquet and stars.parquet of each scene",
     "store": "calibrated amplifiers and their manifest",
+    "amplifiers.parquet": "what was searched, and how good it is",
+    "search.json": "what was asked for",
+    "parts": "triggers and stars of every stretch, by which a search is resumed",
     "models": "trained models (config.json, model.safetensors) and history.parquet",
     "evaluation": "false alarms, completeness, calibration, verdict",
     "search": "candidates.parquet, candidates.ecsv, matches.parquet",

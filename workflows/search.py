@@ -111,7 +111,8 @@ def search_files(
     _clear_folder(job.out, resume=resume)
     survey = survey_files(files, instrument=instrument, supplied=supplied, executor=executor, progress=progress)
     tasks = job.tasks(plan_stretches(survey.infos), resume=resume)
-    executor.prepare(partial(warm_up, job.detector))
+    widths = [info.n_columns for info in survey.infos if None not in info.readouts]  # stacks of images are small
+    executor.prepare(partial(warm_up, job.detector, max(widths, default=0)))
     lost = run_tasks(tasks, executor, progress)
     parts = [part for task in tasks if task.stretch.name not in lost and (part := read_part(job.out, task.stretch))]
     failures = pd.concat([survey.failures, lost_rows([task.stretch for task in tasks], parts, lost)], ignore_index=True)
@@ -197,7 +198,11 @@ class SearchJob:
 def run_tasks(tasks: Sequence[StretchTask], executor: Executor, progress: Progress | None = None) -> dict[str, str]:
     """Search stretches; the reason of each that failed as a whole, by its name."""
     lost = {}
-    for outcome in executor.map(search_stretch, tasks, describe="searching stretches", progress=progress):
+    long_first = sorted(tasks, key=lambda task: -task.stretch.n_rows)  # so that no worker is left with a long one
+    outcomes = executor.map(
+        search_stretch, long_first, describe="searching stretches", progress=progress, ordered=False
+    )
+    for outcome in outcomes:
         if outcome.value is None:
             lost[outcome.item.stretch.name] = outcome.error or ""
     return lost

@@ -212,18 +212,18 @@ def load_settings(path: Path | str | None = None, overrides: Sequence[str] = ())
     source = "quickstart.toml"
     if path is not None:
         source = str(path)
-        values = _merge(values, _read_toml(Path(path)))
+        values = _merge(values, read_toml(Path(path)))
     for override in overrides:
         values = _merge(values, _parse_override(override))
     where = "--set" if overrides and path is None else source
-    return _validate(Settings, values, where)
+    return validate_settings(Settings, values, where)
 
 
 def load_scene(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> SceneSection:
     """Settings of one simulated sequence, changed by ``"key=value"`` overrides; errors as `load_settings`."""
     for override in overrides:
         values = _merge(values, _parse_override(f"scene.{override}")["scene"])
-    return _validate(SceneSection, values, "scene")
+    return validate_settings(SceneSection, values, "scene")
 
 
 def default_toml() -> str:
@@ -236,14 +236,16 @@ def resolved_toml(settings: BaseModel) -> str:
     return "\n".join(_toml_lines(settings.model_dump(mode="json", exclude_none=True))).lstrip("\n") + "\n"
 
 
-def _validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
+def validate_settings(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
+    """Settings made of plain values; a `SettingsError` names ``where`` they come from and every key that is wrong."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
         raise SettingsError(f"{where}: " + "; ".join(_describe(entry, model) for entry in error.errors())) from None
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Values of a TOML file; a `SettingsError` says why it cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from shutterless.workflows.settings import _read_toml, _validate
+from shutterless.workflows.settings import read_toml, validate_settings
 
 if TYPE_CHECKING:
     from dask_jobqueue import SLURMCluster
@@ -95,7 +95,7 @@ def load_slurm(path: str | Path) -> SlurmSettings:
     SettingsError
         For a file that cannot be read, an unknown key (with the nearest known one) or a value that cannot be used.
     """
-    return _validate(SlurmSettings, _read_toml(Path(path)), str(path))
+    return validate_settings(SlurmSettings, read_toml(Path(path)), str(path))
 
 
 def walltime_seconds(text: str) -> int:

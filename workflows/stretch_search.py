@@ -123,10 +123,20 @@ def search_stretch(task: StretchTask) -> bool:
     return True
 
 
-def warm_up(detector: Detector) -> None:
-    """Load what every stretch needs, so that the first does not wait for it."""
+def warm_up(detector: Detector, n_columns: int = 0) -> None:
+    """Load what every stretch needs, and take the memory of the largest.
+
+    Parameters
+    ----------
+    detector : Detector
+    n_columns : int
+        Width of the widest amplifier; 0 takes no memory. A worker that has too little of it ends at once and not in
+        the middle of the night, and no stretch waits for pages of memory.
+    """
     if detector.folder is not None:
         load_once(detector.folder)
+    for name in ("pixels", "residual"):
+        _workspace().array(name, (MAX_ROWS, n_columns), np.uint16).fill(0)
 
 
 def part_folder(out: Path, stretch: Stretch) -> Path:
@@ -137,9 +147,9 @@ def part_folder(out: Path, stretch: Stretch) -> Path:
 def read_part(out: Path, stretch: Stretch) -> Part | None:
     """Read the part of a stretch, None where there is none."""
     folder = part_folder(out, stretch)
-    if not (folder / _ABOUT).is_file():
+    about = _read_about(folder)
+    if about is None:
         return None
-    about = json.loads((folder / _ABOUT).read_text())
     streaks = pd.read_parquet(folder / "streaks.parquet")
     runs = []
     for position, run in enumerate(about["runs"]):
@@ -244,14 +254,22 @@ def _is_current(folder: Path, made_from: Mapping[str, Any]) -> bool:
 
     A part in which something failed is not: it may be there by now.
     """
-    path = folder / _ABOUT
-    if not path.is_file():
+    about = _read_about(folder)
+    if about is None:
         return False
-    about = json.loads(path.read_text())
     before = about["made_from"]
     same = all(before[name] == made_from[name] for name in ("quadrant", "own", "settings", "pieces"))
     files = zip(before["files"], made_from["files"], strict=True) if same else ()
     return same and not about["failures"] and all(now in (None, then) for then, now in files)
+
+
+def _read_about(folder: Path) -> dict[str, Any] | None:
+    """What a part says of itself, None where there is none or a power cut left some of it only."""
+    try:
+        about: dict[str, Any] = json.loads((folder / _ABOUT).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return about
 
 
 def _file_fingerprint(path: Path) -> list[Any] | None:

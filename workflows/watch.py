@@ -48,8 +48,8 @@ class Pass:
 
     Parameters
     ----------
-    arrived : list of str
-        Names of files that were taken.
+    arrived, given_up : list of str
+        Names of files that were taken, and of those that nobody finished.
     n_new, n_candidates : int
         Candidates that were not there before, and all of them.
     lag_s : float
@@ -59,6 +59,7 @@ class Pass:
     """
 
     arrived: list[str]
+    given_up: list[str]
     n_new: int
     n_candidates: int
     lag_s: float
@@ -102,30 +103,35 @@ class Watcher:
     _searched: dict[str, tuple[Stretch, Part | None]] = field(default_factory=dict)
     _lost: dict[str, str] = field(default_factory=dict)
     _ids: set[str] = field(default_factory=set)
+    _listed: set[Path] = field(default_factory=set)  # of those that are given up
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
         if not self.folder.is_dir():
             raise WatchError(f"{self.folder} is not a folder that could be watched")
+        if self.job.instrument is not None:
+            load_profile(self.job.instrument)  # wrong for one file is wrong for all
         self._known = dict(_read_state(self.job))
         self.executor.prepare(partial(warm_up, self.job.detector))
 
     def look(self) -> Pass | None:
-        """Take what has arrived and search it; None where nothing has."""
+        """Take what has arrived and search it; None where nothing has, and no file was given up."""
         arrived = self._take()
-        if not arrived and (self._searched or not self._known):
+        given_up = {path for path, waiting in self._waiting.items() if self._is_given_up(waiting)}
+        newly, self._listed = given_up - self._listed, given_up
+        if not arrived and not newly and (self._searched or not self._known):
             return None
         stretches = plan_stretches(info for _, info in self._known.values())
-        self._search(stretches)
+        self._search(stretches, {path.absolute() for path in arrived})
         parts = [part for s in stretches if (part := self._searched.get(s.name, (s, None))[1]) is not None]
-        failures = pd.concat([self._given_up(), lost_rows(stretches, parts, self._lost)], ignore_index=True)
+        failures = pd.concat([self._unreadable(), lost_rows(stretches, parts, self._lost)], ignore_index=True)
         files = {path.name: str(path) for path in self._known}
         candidates, _ = self.job.write(parts, failures, files)
         _write_state(self.job, self._known)
         ids = set(candidates["candidate_id"])
         n_new, self._ids = len(ids - self._ids), ids
-        names = [path.name for path in arrived]
-        return Pass(names, n_new, len(candidates), self._lag_s(), failures["file"].nunique())
+        names, lost = [path.name for path in arrived], sorted(path.name for path in newly)
+        return Pass(names, lost, n_new, len(candidates), self._lag_s(), failures["file"].nunique())
 
     @property
     def n_waiting(self) -> int:
@@ -166,14 +172,22 @@ class Watcher:
     def _is_given_up(self, waiting: _Waiting) -> bool:
         return bool(waiting.reason) and self.clock() - waiting.since_s > self.give_up_s
 
-    def _given_up(self) -> pd.DataFrame:
-        return failure_table(
-            failure_row(path, None, waiting.reason) for path, waiting in self._waiting.items() if waiting.reason
-        )
+    def _unreadable(self) -> pd.DataFrame:
+        """Files that were given up, and amplifiers of which the headers say that they cannot be read."""
+        rows = [failure_row(path, None, self._waiting[path].reason) for path in sorted(self._listed)]
+        for path, (_, info) in self._known.items():
+            rows += [failure_row(path, quadrant, f"FrameError: {why}") for quadrant, why in info.skipped.items()]
+        return failure_table(rows)
 
-    def _search(self, stretches: list[Stretch]) -> None:
-        """Search the stretches that are not as they were."""
-        fresh = [s for s in stretches if self._searched.get(s.name, (None, None))[0] != s or s.name in self._lost]
+    def _search(self, stretches: list[Stretch], arrived: set[Path]) -> None:
+        """Search the stretches that are not as they were: of other rows, or of a file that was written again."""
+        fresh = [
+            s
+            for s in stretches
+            if self._searched.get(s.name, (None, None))[0] != s
+            or s.name in self._lost
+            or any(piece.path in arrived for piece in s.pieces)
+        ]
         for stretch in fresh:
             self._lost.pop(stretch.name, None)
         self._lost |= run_tasks(self.job.tasks(fresh, resume=True), self.executor, self.progress)
@@ -223,7 +237,9 @@ def watch_folder(
             found = watcher.look()
             if found is not None:
                 say(describe_pass(found))
-                idle_since, n_failures = watcher.clock(), found.n_failures
+                n_failures = found.n_failures
+                if found.arrived or not found.given_up:
+                    idle_since = watcher.clock()
             elif stop_after_s is not None and watcher.clock() - idle_since >= stop_after_s:
                 return n_failures + watcher.n_waiting
             sleep(every_s)
@@ -234,11 +250,16 @@ def watch_folder(
 
 def describe_pass(found: Pass) -> str:
     """One line: what arrived, what is new, how far behind the sky."""
-    n = len(found.arrived)
-    what = ", ".join(found.arrived[:3]) + (f" and {n - 3} more" if n > 3 else "") if n else "what was there before"
+    given_up = f"gave up {_join_names(found.given_up)}" if found.given_up else ""
+    arrived = _join_names(found.arrived)
+    what = ", ".join(filter(None, (arrived, given_up))) or "what was there before"
     behind = "no UTC known" if found.lag_s != found.lag_s else f"{found.lag_s:,.1f} s behind the sky"
     failed = f", {found.n_failures} files failed" if found.n_failures else ""
     return f"{what}: {found.n_new} new candidates, {found.n_candidates} in all; {behind}{failed}"
+
+
+def _join_names(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _list_frames(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:

@@ -18,18 +18,11 @@ import pytest
 from rich.console import Console
 
 from shutterless.pipeline.frames import FrameError
-from shutterless.workflows.cluster import (
-    ITEMS_IN_FLIGHT_PER_WORKER,
-    ClusterError,
-    DaskExecutor,
-    SerialExecutor,
-    call_recorded,
-    open_executor,
-    own_memory,
-    pause_before,
-    worth_retrying,
-)
+from shutterless.workflows.cluster import ClusterError, DaskExecutor, SerialExecutor, call_recorded, open_executor
+from shutterless.workflows.dask_executor import ITEMS_IN_FLIGHT_PER_WORKER
 from shutterless.workflows.progress import Progress
+from shutterless.workflows.retries import pause_before, worth_retrying
+from shutterless.workflows.workers import own_memory
 
 
 def square_or_fail(item):
@@ -228,7 +221,7 @@ def test_outcomes_that_wait_for_a_slow_item_count_for_the_window(dask, monkeypat
 
 
 def test_window_follows_the_number_of_workers(monkeypatch):
-    monkeypatch.setattr("shutterless.workflows.cluster._LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr("shutterless.workflows.dask_executor._LOOK_EVERY_S", 0.1)
     futures = {}
     with open_executor(workers=1) as executor:
         cluster = executor._client.cluster
@@ -275,7 +268,7 @@ def test_pauses_grow():
 
 @pytest.mark.parametrize("kind", ["serial", "dask"])
 def test_input_output_errors_are_tried_again_and_damage_is_not(kind, dask, tmp_path, monkeypatch):
-    monkeypatch.setattr("shutterless.workflows.cluster._FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("shutterless.workflows.retries._FIRST_PAUSE_S", 0.01)
     executor = SerialExecutor() if kind == "serial" else dask
     missing = FileNotFoundError(errno.ENOENT, "No such file")
     items = [("twice", 2, STALE), ("thrice", 3, STALE), ("damaged", 1, DAMAGED), ("late", 1, missing)]
@@ -373,7 +366,7 @@ def test_preparation_that_fails_stops_the_run_at_once(dask):
 
 
 def test_worker_that_cannot_prepare_later_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr("shutterless.workflows.cluster._LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr("shutterless.workflows.dask_executor._LOOK_EVERY_S", 0.1)
     failed = "no worker is left; the last could not prepare for the work: OSError: model folder is not mounted"
     with (
         pytest.warns(RuntimeWarning, match=r"worker tcp://.* could not prepare for the work and is left out: OSError"),
@@ -396,7 +389,7 @@ def test_preparation_is_taken_off_a_scheduler_that_goes_on(dask, tmp_path):
 
 
 def test_cluster_without_workers_is_given_up(monkeypatch):
-    monkeypatch.setattr("shutterless.workflows.cluster._LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr("shutterless.workflows.dask_executor._LOOK_EVERY_S", 0.1)
     with open_executor(workers=1) as executor:
         client = executor._client
         client.cluster.scale(0)

@@ -11,6 +11,7 @@ import pytest
 
 from shutterless.models.evaluation import RateCurve
 from shutterless.pipeline.store import read_manifest
+from shutterless.pipeline.vetoes import are_hopeless
 from shutterless.workflows import detect as module
 from shutterless.workflows.detect import (
     Detector,
@@ -54,12 +55,17 @@ def test_score_of_the_bank_is_its_signal_to_noise_or_nothing_where_vetoed(found)
     assert found["template-bank/kind"].isna().all()
 
 
-def test_models_score_every_trigger_also_those_the_bank_vetoes(found, task):
+def test_models_score_also_what_the_bank_vetoes_but_not_what_is_hopeless(found, task):
     assert (found["entry"] == task.entry).all()
+    hopeless = are_hopeless(found)
+    assert hopeless.any()
+    assert (found["veto"].ne("") & ~hopeless).any()
     for name in ("cnn", "mlp"):
-        assert np.isfinite(found[f"{name}/score"]).all()
-        assert found[f"{name}/probability"].between(0, 1).all()
-        assert found[f"{name}/kind_probability"].between(0, 1).all()
+        assert np.isfinite(found.loc[~hopeless, f"{name}/score"]).all()
+        assert (found.loc[hopeless, f"{name}/score"] == -np.inf).all()
+        assert (found.loc[hopeless, f"{name}/probability"] == 0).all()
+        assert found.loc[~hopeless, f"{name}/probability"].between(0, 1).all()
+        assert found.loc[~hopeless, f"{name}/kind_probability"].between(0, 1).all()
     assert not np.array_equal(found["cnn/score"], found["mlp/score"])
 
 

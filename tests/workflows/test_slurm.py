@@ -208,7 +208,7 @@ def settings_for_here(**changes):
 
 
 def test_items_run_in_jobs_that_are_cancelled_at_the_end(write_settings, fake_slurm, monkeypatch):
-    monkeypatch.setattr("shutterless.workflows.cluster._LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr("shutterless.workflows.dask_executor._LOOK_EVERY_S", 0.1)
     path = write_settings(settings_for_here(log_directory=str(fake_slurm / "logs")))
     with open_executor(slurm=path) as executor:
         outcomes = list(executor.map(where, range(12), describe="squares"))

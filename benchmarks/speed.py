@@ -1,0 +1,209 @@
+"""How fast frames are searched: decoding alone, ingest, stage 1, search with and without a model, step by step.
+
+    python benchmarks/speed.py
+
+Everything in one run on the same simulated frames, from the page cache: one CCD, four files of 12,000 rows, the first
+with the sky ramp; stars, cosmic rays, pickup and events as in `shutterless simulate`, and with ``--nuisances`` moving
+air, the pocket effect, faults and satellites, too. The camera factor is Mpix/s over the 59.0 Mpix/s of the whole ZTF
+camera at 300 rows a second. Workers are started and warm; start-up is what `start_up.py` measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from astropy.io import fits
+
+from shutterless.pipeline import calibrate, cleaning, quality, streaks
+from shutterless.pipeline.background import sky_level
+from shutterless.pipeline.calibration import calibrate_exposure, exposure_shape
+from shutterless.pipeline.frames import open_amplifier_rows
+from shutterless.pipeline.reading import read_amplifier
+from shutterless.pipeline.store import open_amplifier, read_manifest
+from shutterless.pipeline.template_bank import scan
+from shutterless.pipeline.triggers import characterise
+from shutterless.workflows.cluster import Executor, open_executor
+from shutterless.workflows.detect import score_triggers
+from shutterless.workflows.ingest import ingest_files
+from shutterless.workflows.search import find_detector, search_files
+from shutterless.workflows.settings import load_settings
+
+CAMERA_MPIX_S = 64 * 3072 * 300 / 1e6
+MAIN = "from shutterless.workflows.cli import main; main()"
+NUISANCES = ("--atmosphere", "--detector", "--sky-lights")
+
+
+def simulate(folder: Path, rows: int, files: int, suffix: str, nuisances: bool) -> list[Path]:
+    """Frames of one CCD; the same pixels whatever the suffix."""
+    words = ["--rows", str(rows), "--files", str(files), "--seed", "15", "--sequence", "speed", "--quiet"]
+    words += ["--set", f"suffix={suffix}", *(NUISANCES if nuisances else ())]
+    subprocess.run([sys.executable, "-c", MAIN, "simulate", "--out", str(folder), *words], check=True)
+    return sorted(folder.glob(f"*{suffix}"))
+
+
+def decode(task: tuple[Path, int]) -> int:
+    """Read an amplifier as the search does."""
+    path, quadrant = task
+    with open_amplifier_rows(path, quadrant) as rows:
+        pixels = np.empty((rows.n_rows, rows.pixels.n_columns), rows.pixels.dtype)
+        rows.read(0, pixels)
+    return pixels.size
+
+
+def decode_by_astropy(task: tuple[Path, int]) -> int:
+    """Read an amplifier as astropy does."""
+    path, quadrant = task
+    with fits.open(path, memmap=False) as hdus:
+        return hdus[quadrant].data.size + hdus[quadrant + 4].data.size
+
+
+def scan_entry(entry: str, store: Path) -> int:
+    """Stage 1 of an amplifier of a store: 20 widths, both signs, local maxima."""
+    return len(scan(open_amplifier(store, entry)))
+
+
+def seconds(function: Callable[[], Any], repeats: int) -> float:
+    """Median time of a call, after one that is not counted."""
+    function()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def map_all(executor: Executor, function: Callable[[Any], Any], items: list[Any]) -> None:
+    """Run to the end, and fail where an item fails."""
+    for outcome in executor.map(function, items, describe="benchmark"):
+        if outcome.value is None:
+            raise SystemExit(outcome.error)
+
+
+def run_fresh(function: Callable[[Path], Any], folder: Path) -> None:
+    """Call with a folder that does not exist yet."""
+    shutil.rmtree(folder, ignore_errors=True)
+    function(folder)
+
+
+def time_workers(n_workers: int, files: dict[str, list[Path]], folder: Path, repeats: int) -> dict[str, float]:
+    """Seconds of each kind of work with so many workers."""
+    settings = load_settings(None, []).search
+    amplifiers = {suffix: [(path, q) for path in paths for q in (1, 2, 3, 4)] for suffix, paths in files.items()}
+    found = {}
+    with open_executor(n_workers) as executor:
+        for name, function, suffix in (
+            ("decode .fz", decode, ".fits.fz"),
+            ("decode .fz by astropy", decode_by_astropy, ".fits.fz"),
+            ("decode .fits", decode, ".fits"),
+        ):
+            found[name] = seconds(partial(map_all, executor, function, amplifiers[suffix]), repeats)
+        ingest = partial(ingest_files, files[".fits.fz"], executor=executor)
+        found["ingest .fz"] = seconds(partial(run_fresh, ingest, folder / "store"), repeats)
+        entries = read_manifest(folder / "store")["entry"].tolist()
+        scan_one = partial(scan_entry, store=folder / "store")
+        found["stage 1"] = seconds(partial(map_all, executor, scan_one, entries), repeats)
+        for suffix, reference in ((".fits.fz", "template-bank"), (".fits.fz", "bundled"), (".fits", "template-bank")):
+            search = partial(
+                lambda out, **options: search_files(options.pop("files"), out=out, **options),
+                files=files[suffix], reference=reference, settings=settings, executor=executor,
+            )  # fmt: skip
+            name = f"search {suffix.removeprefix('.fits') or '.fits'}, {reference}"
+            found[name] = seconds(partial(run_fresh, search, folder / "found"), repeats)
+    return found
+
+
+def time_steps(path: Path, quadrant: int, repeats: int) -> pd.Series:
+    """Nanoseconds per pixel of every step of one amplifier in this process, median of some repeats."""
+    rows = [_time_steps_once(path, quadrant) for _ in range(repeats + 1)][1:]
+    return pd.DataFrame(rows).median()
+
+
+def _time_steps_once(path: Path, quadrant: int) -> dict[str, float]:
+    clock, found = [time.perf_counter()], {}
+
+    def lap(name: str) -> None:
+        now = time.perf_counter()
+        found[name], clock[0] = (now - clock[0]) * 1e9 / frame.pixels_adu.size, time.perf_counter()
+
+    frame = read_amplifier(path, quadrant)
+    lap("decode")
+    residual = np.empty(exposure_shape(frame), np.float16)
+    calibrated = calibrate_exposure(frame, residual)
+    lap("calibrate")
+    amplifier = calibrated.amplifier("benchmark")
+    hits = scan(amplifier)
+    lap("stage 1")
+    triggers = characterise(amplifier, hits, 5.0)
+    lap("measure triggers")
+    score_triggers(amplifier, triggers, (find_detector("bundled"),))
+    lap("score by the bundled model")
+    baseline = calibrate.fit_baseline(frame)
+    lap("  of calibrate: baseline")
+    profile = streaks.collapse_profile(baseline.level_e, frame.readout.read_noise_e, len(frame.pixels_adu))
+    stars, sigma_px = streaks.find_streaks(*profile, frame.readout.psf_sigma_px, frame.readout, baseline.ramps)
+    lap("  of calibrate: streaks")
+    for chunk in calibrate.iterate_residuals(frame, baseline):
+        chunk.write_to(residual[0])
+    lap("  of calibrate: residuals")
+    steady = baseline.level_e.mean(axis=0)
+    sigma_e = calibrated.arrays["sigma_e"][0]
+    clock[0] = time.perf_counter()
+    cleaning.clean_streaks(residual[0], sigma_e, steady, sky_level(steady), stars, sigma_px, frame.readout)
+    lap("  of calibrate: streak cleaning")
+    quality.column_statistics(residual[0])
+    lap("  of calibrate: statistics")
+    return found
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=12_000)
+    parser.add_argument("--files", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--nuisances", action="store_true", help="moving air, pocket effect, faults, satellites")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = {
+            suffix: simulate(folder / suffix[1:], arguments.rows, arguments.files, suffix, arguments.nuisances)
+            for suffix in (".fits.fz", ".fits")
+        }
+        n_mpix = arguments.rows * arguments.files * 4 * 3072 / 1e6
+        kind = "moving air, pocket effect, faults and satellites on" if arguments.nuisances else "still air"
+        print(f"{platform.machine()}, {os.cpu_count()} cores; {n_mpix:,.0f} Mpix of simulated frames, {kind}")
+        many, one = (time_workers(n, files, folder, arguments.repeats) for n in (arguments.workers, 1))
+        table = pd.DataFrame({"seconds": many, "seconds with 1 worker": one})
+        table.insert(0, "Mpix/s", n_mpix / table["seconds"])
+        table.insert(1, "camera factor", table["Mpix/s"] / CAMERA_MPIX_S)
+        table["gain of workers"] = table["seconds with 1 worker"] / table["seconds"]
+        print(f"\n{arguments.workers} workers\n{table.round(2).to_string()}")
+        for reference in ("template-bank", "bundled"):
+            search = many[f"search .fz, {reference}"]
+            print(
+                f"search of .fz, {reference}: {search / many['decode .fz']:.2f} times decoding alone, "
+                f"{search / many['decode .fz by astropy']:.2f} times decoding by astropy"
+            )
+        middle = files[".fits.fz"][len(files[".fits.fz"]) // 2]
+        steps = time_steps(middle, 1, arguments.repeats)
+        print(f"\nns per pixel of one amplifier of {middle.name}, one process\n{steps.round(2).to_string()}")
+
+
+if __name__ == "__main__":
+    main()

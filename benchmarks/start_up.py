@@ -1,0 +1,221 @@
+"""Seconds until something happens: imports, help, a dry run, opening workers, the first search of a tiny frame.
+
+    python benchmarks/start_up.py
+    python benchmarks/start_up.py --cold
+
+Every line is a process of its own, and its time that from the call to the exit, unless it says otherwise; the smallest
+and the median of some repetitions, which take turns so that a change of the machine's speed meets all alike. An
+interpreter that does nothing is the limit that they are compared with. The first search is that of 2,000 rows of one
+simulated CCD with compiled functions in Numba's cache, and "again" what the same takes a second time in the same
+process, when everything is imported and loaded. With --cold the search is done once more with an empty cache in a
+temporary folder, and the seconds are listed that the compilation of each function takes: ``own_s`` without the
+functions that it calls, which are compiled on the way, ``with_callees_s`` with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+ROWS = 2000
+MODELS = ("template-bank", "bundled")
+COMPILE_COLUMNS = ["function", "signatures", "own_s", "with_callees_s"]
+PYTHON = [sys.executable, "-W", "ignore"]
+COMMAND = [*PYTHON, "-m", "shutterless.workflows.cli"]
+PIPELINE = """
+import importlib, pkgutil
+import shutterless.pipeline
+for module in pkgutil.iter_modules(shutterless.pipeline.__path__):
+    importlib.import_module(f"shutterless.pipeline.{module.name}")
+"""
+OPEN_WORKERS = """
+import time
+from shutterless.workflows.cluster import open_executor
+if __name__ == "__main__":
+    started = time.perf_counter()
+    with open_executor(2, None, False) as executor:
+        list(executor.map(abs, [1, 2], describe="first items"))
+        print("seconds", time.perf_counter() - started)
+"""
+SEARCH = """
+import sys, time
+from pathlib import Path
+started = time.perf_counter()
+from shutterless.workflows.cluster import SerialExecutor
+from shutterless.workflows.search import search_files
+from shutterless.workflows.settings import load_settings
+frame, out, model, part = sys.argv[1:]
+seconds = [time.perf_counter() - started]
+for number in range(2):
+    started = time.perf_counter()
+    options = {"settings": load_settings().search, "executor": SerialExecutor()}
+    search_files([frame], reference=model, out=Path(out) / str(number), **options)
+    seconds.append(time.perf_counter() - started)
+print("seconds", seconds[["imports", "first", "again"].index(part)])
+"""
+
+
+def seconds_of(command: list[str], environment: Mapping[str, str] | None = None) -> float:
+    """Seconds that a command takes, or those that its last line says."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env={**os.environ, **(environment or {})}
+    )
+    taken = time.perf_counter() - started
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    last = done.stdout.split()[-2:]
+    return float(last[1]) if last[:1] == ["seconds"] else taken
+
+
+def simulate_frame(folder: Path) -> Path:
+    """Write a small frame."""
+    seconds_of([*COMMAND, "simulate", "--out", str(folder), "--rows", str(ROWS), "--no-dask", "--quiet"])
+    return next(folder.glob("*.fits.fz"))
+
+
+def commands(frame: Path, folder: Path) -> dict[str, list[str]]:
+    """What is timed, by what it is called in the table."""
+    script = folder / "open_workers.py"
+    script.write_text(OPEN_WORKERS)
+    return {
+        "python, nothing": [*PYTHON, "-c", ""],
+        "import numpy, scipy.special, numba, pandas, astropy.io.fits": [
+            *PYTHON, "-c", "import numpy, scipy.special, numba, pandas, astropy.io.fits",
+        ],
+        "import shutterless.pipeline": [*PYTHON, "-c", "import shutterless.pipeline"],
+        "import shutterless.pipeline and all its modules": [*PYTHON, "-c", PIPELINE],
+        "import torch": [*PYTHON, "-c", "import torch"],
+        "import shutterless.models.families": [*PYTHON, "-c", "import shutterless.models.families"],
+        "shutterless --help": [*COMMAND, "--help"],
+        "shutterless search --dry-run": [*COMMAND, "search", str(frame), "--dry-run"],
+        "two local workers (after imports)": [*PYTHON, str(script)],
+    }  # fmt: skip
+
+
+def search_command(frame: Path, out: Path, model: str) -> list[str]:
+    """Search a frame in one process."""
+    return [*COMMAND, "search", str(frame), "--out", str(out), "--model", model, "--no-dask", "--quiet"]
+
+
+def measure(repetitions: int = 5, *, cold: bool = False) -> pd.DataFrame:
+    """Measure everything.
+
+    Returns
+    -------
+    DataFrame
+        ``what``, ``smallest_s``, ``median_s``, ``n``. With ``cold`` its ``attrs["compilation"]`` are the rows of a
+        table of `COMPILE_COLUMNS`.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        frame = simulate_frame(folder / "frames")
+        tasks = commands(frame, folder)
+        for model in MODELS:
+            seconds_of(search_command(frame, folder / f"fill-{model}", model))  # fill the cache
+        seconds: dict[str, list[float]] = {}
+        for i in range(repetitions):
+            for model in MODELS:
+                tasks[f"shutterless search, {model}, warm"] = search_command(frame, folder / f"{model}-{i}", model)
+            for part in ("imports", "first", "again"):
+                out = folder / f"{part}-{i}"
+                tasks[f"  of it, template-bank: {part}"] = [
+                    *PYTHON, "-c", SEARCH, str(frame), str(out), "template-bank", part,
+                ]  # fmt: skip
+            for what, command in tasks.items():
+                seconds.setdefault(what, []).append(seconds_of(command))
+        compilation: list[dict[str, Any]] = []
+        if cold:
+            taken, compilation = compile_times(frame, folder)
+            seconds["shutterless search, template-bank, cold"] = [taken]
+    table = pd.DataFrame(
+        {
+            "what": list(seconds),
+            "smallest_s": [min(values) for values in seconds.values()],
+            "median_s": [float(pd.Series(values).median()) for values in seconds.values()],
+            "n": [len(values) for values in seconds.values()],
+        }
+    )
+    table.attrs["compilation"] = compilation
+    return table
+
+
+def compile_times(frame: Path, folder: Path) -> tuple[float, list[dict[str, Any]]]:
+    """Search in a process of its own with an empty cache: its seconds, and what was compiled, the longest first."""
+    found = folder / "compilation.json"
+    command = [*PYTHON, str(Path(__file__).resolve()), "--record", str(frame), str(folder / "recorded"), str(found)]
+    taken = seconds_of(command, {"NUMBA_CACHE_DIR": str(folder / "recorded-cache")})
+    return taken, json.loads(found.read_text())
+
+
+def record_compilation(frame: str, out: str, found: str) -> None:
+    """Search in this process, and write how long the compilation of each function took."""
+    from numba.core import event
+
+    from shutterless.workflows.cluster import SerialExecutor
+    from shutterless.workflows.search import search_files
+    from shutterless.workflows.settings import load_settings
+
+    with event.install_recorder("numba:compile") as recorder:
+        search_files(
+            [frame], reference="template-bank", out=Path(out), settings=load_settings().search,
+            executor=SerialExecutor(),
+        )  # fmt: skip
+    Path(found).write_text(json.dumps(summarise(recorder.buffer)))
+
+
+def summarise(events: list[tuple[float, Any]]) -> list[dict[str, Any]]:
+    """Sum starts and ends, which nest where one function calls another, by function."""
+    rows: dict[str, dict[str, Any]] = {}
+    nested: list[list[float]] = []  # of every compilation that goes on: when it started, seconds within its callees
+    for when, what in events:
+        if what.is_start:
+            nested.append([when, 0.0])
+            continue
+        started, inside = nested.pop()
+        if nested:
+            nested[-1][1] += when - started
+        function = what.data["dispatcher"].py_func
+        name = f"{function.__module__.removeprefix('shutterless.')}.{function.__qualname__}"
+        row = rows.setdefault(name, {"function": name, "signatures": 0, "own_s": 0.0, "with_callees_s": 0.0})
+        row["signatures"] += 1
+        row["own_s"] += when - started - inside
+        row["with_callees_s"] += when - started
+    return sorted(rows.values(), key=lambda row: -row["own_s"])
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="every line once")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--cold", action="store_true", help="compile everything once more, in a temporary folder")
+    parser.add_argument("--functions", type=int, default=25, help="compiled functions to list")
+    parser.add_argument("--record", nargs=3, help=argparse.SUPPRESS)  # what compile_times starts
+    arguments = parser.parse_args()
+    if arguments.record:
+        record_compilation(*arguments.record)
+        return
+    table = measure(1 if arguments.quick else arguments.repetitions, cold=arguments.cold)
+    print(table.to_string(index=False, float_format="{:.2f}".format))
+    if arguments.cold:
+        compiled = pd.DataFrame(table.attrs["compilation"], columns=COMPILE_COLUMNS)
+        print(f"\n{len(compiled)} functions were compiled in {compiled['own_s'].sum():.1f} s; the longest:")
+        print(compiled.head(arguments.functions).to_string(index=False, float_format="{:.2f}".format))
+        modules = compiled["function"].str.extract(r"^(numba|\w+\.\w+)")[0].rename("module")  # numba's own as one
+        by_module = compiled.groupby(modules)["own_s"].sum().sort_values(ascending=False)
+        print("\nby module\n" + by_module.head(arguments.functions).to_string(float_format="{:.2f}".format))
+
+
+if __name__ == "__main__":
+    main()

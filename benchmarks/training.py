@@ -1,0 +1,512 @@
+"""Strips per second of training and of scoring: each family by itself, a plain torch loop, PatchTST and ViT.
+
+    python benchmarks/training.py
+    python benchmarks/training.py --quick
+
+Training: the Trainer of `shutterless.models.training` as `shutterless train` runs it (mirrored strips, clipped
+gradients, a falling rate, history) against a plain loop that has none of that: the same model, loss, batch size,
+number of steps and fused AdamW on tensors in memory. PatchTST (channels = columns) and ViT (image = strip) of
+`transformers` have the width, depth, heads, dropout and patches of our transformer, a feed-forward part that makes up
+for the difference in parameters, and a linear layer to the event logit alone. The contenders take turns after every
+step, so that a change of the machine's speed meets all alike; errors are those of the ratios in blocks of steps.
+
+Scoring: one batch after the other in turns as well, in float32, with bfloat16 autocast, with dynamically quantised
+linear layers (int8), and where onnx and onnxruntime are installed there in float32 and int8, with one thread and with
+two; beside it the largest difference of the event logit from float32. Weights are those of the training before, and
+those of the bundled model for its family. Both are repeated on a GPU where there is one.
+
+Strips are drawn with injected events from a store that is simulated and calibrated in a temporary folder, and repeated
+until an epoch is about as long as in use: a speed depends on their shape alone, a difference of logits on their pixels.
+
+Training is timed with one thread unless --threads asks for more. Where other programs take the cores, two threads wait
+for each other at the end of every operation and are slower than one, by ten times where they wait busily;
+OMP_WAIT_POLICY=PASSIVE in the environment lets them sleep meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, fields
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import (
+    PatchTSTConfig,
+    PatchTSTForClassification,
+    TrainerCallback,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from shutterless.models.configuration import TransformerConfig
+from shutterless.models.dataset import LABEL_NAMES, labels_to_tensors, select_labels, strips_to_tensors
+from shutterless.models.describe import count_parameters
+from shutterless.models.families import FAMILIES, build_model, family_of, load_model
+from shutterless.models.training import TrainingSettings, train_model
+from shutterless.pipeline.examples import TrainingSet
+from shutterless.pipeline.tokens import StripBatch, TokenGrid, unpatchify
+from shutterless.workflows.cluster import SerialExecutor
+from shutterless.workflows.ingest import ingest_files
+from shutterless.workflows.settings import load_scene, load_settings
+from shutterless.workflows.simulate import build_scene, simulate_scene
+from shutterless.workflows.tracking import bundled_folder
+from shutterless.workflows.train import draw_training_set
+
+INPUT_NAMES = [f.name for f in fields(StripBatch)]
+WARM_UP_STEPS = 3
+BLOCKS = 5  # of steps; their spread is the error
+FEWEST_BATCHES, MOST_BATCHES = 2, 16
+EVERY = {"PatchTST": 5}  # steps from one turn to the next of what is slow
+OURS, PLAIN = "shutterless", "plain loop"
+FLOAT = "float32"
+COLUMNS = [
+    "part", "device", "threads", "model", "parameters", "how", "strips_per_s", "ratio", "error", "logit_difference",
+]  # fmt: skip
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is drawn and timed.
+
+    Parameters
+    ----------
+    n_examples : int
+        Strips that are drawn.
+    n_strips : int
+        Strips of the training set, drawn ones repeated.
+    steps : tuple of (str, int)
+        Steps of training of each family.
+    scoring_s : float
+        Seconds after which a model is not scored with another batch, in all ways together.
+    batch_size : int
+        Of scoring.
+    """
+
+    n_examples: int = 2400
+    n_strips: int = 8192
+    steps: tuple[tuple[str, int], ...] = (("transformer", 30), ("cnn", 60), ("mlp", 400))
+    scoring_s: float = 6.0
+    batch_size: int = 256
+
+
+QUICK = Sizes(300, 2048, (("transformer", 5), ("cnn", 10), ("mlp", 80)), 0.5, 64)
+
+
+class Rival(nn.Module):
+    """An encoder of `transformers` with a linear layer to the event logit; it sees the residuals of a strip alone."""
+
+    def __init__(self, network: nn.Module, shape: str) -> None:
+        super().__init__()
+        self.network = network
+        self.shape = shape
+
+    def forward(self, strip: torch.Tensor) -> torch.Tensor:
+        """Event logit (b,) of strips (b, 1, x, t)."""
+        if self.shape == "series":
+            return self.network(past_values=strip[:, 0].transpose(1, 2)).prediction_logits[:, 0]
+        return self.network(pixel_values=strip).logits[:, 0]
+
+
+def build_patchtst(grid: TokenGrid, mlp_size: int) -> Rival:
+    """PatchTST with every column as a channel; patches do not overlap."""
+    own = TransformerConfig()
+    config = PatchTSTConfig(
+        num_input_channels=grid.n_columns,
+        context_length=grid.n_rows,
+        patch_length=grid.patch_rows,
+        patch_stride=grid.patch_rows,
+        num_hidden_layers=own.n_layers,
+        d_model=own.hidden_size,
+        num_attention_heads=own.n_heads,
+        ffn_dim=mlp_size,
+        attention_dropout=own.dropout,
+        ff_dropout=own.dropout,
+        scaling=None,  # strips are in units of σ already
+        num_targets=1,
+    )
+    return Rival(PatchTSTForClassification(config), "series")
+
+
+def build_vit(grid: TokenGrid, mlp_size: int) -> Rival:
+    """ViT with the strip as an image of one channel and patches that span all columns, like ours."""
+    own = TransformerConfig()
+    config = ViTConfig(
+        image_size=(grid.n_columns, grid.n_rows),
+        patch_size=(grid.n_columns, grid.patch_rows),
+        num_channels=1,
+        hidden_size=own.hidden_size,
+        num_hidden_layers=own.n_layers,
+        num_attention_heads=own.n_heads,
+        intermediate_size=mlp_size,
+        hidden_dropout_prob=own.dropout,
+        attention_probs_dropout_prob=own.dropout,
+        num_labels=1,
+    )
+    return Rival(ViTForImageClassification(config), "image")
+
+
+RIVALS: dict[str, Callable[[TokenGrid, int], Rival]] = {"PatchTST": build_patchtst, "ViT": build_vit}
+
+
+def of_equal_size(build: Callable[[TokenGrid, int], Rival], grid: TokenGrid, n_parameters: int) -> Rival:
+    """A rival whose feed-forward width brings its parameters next to a number (they grow linearly with it)."""
+    narrow, wide = (count_parameters(build(grid, width)) for width in (64, 65))
+    rival = build(grid, max(64 + round((n_parameters - narrow) / (wide - narrow)), 1)).eval()
+    assert abs(count_parameters(rival) / n_parameters - 1) < 0.05
+    return rival
+
+
+def draw_strips(n_examples: int, seed: int) -> TrainingSet:
+    """Training strips of one simulated and calibrated CCD, the last fifth of each amplifier for validation."""
+    overrides = [f"train.n_examples={n_examples}", "train.split=time", f"train.seed={seed}"]
+    settings, executor = load_settings(None, overrides), SerialExecutor()
+    scene = build_scene(load_scene({"sequence": "speed", "seed": seed, "ccds": [1], "rows": 6000, "events": 0}))
+    with tempfile.TemporaryDirectory() as folder:
+        files = simulate_scene(scene, Path(folder) / "frames", executor=executor).files
+        ingest_files(files, Path(folder) / "store", executor=executor)
+        return draw_training_set(Path(folder) / "store", settings.train, executor=executor)
+
+
+def repeated(training_set: TrainingSet, n_strips: int) -> TrainingSet:
+    """As many strips, the drawn ones over and over in an order that mixes amplifiers."""
+    index = np.random.default_rng(0).permutation(n_strips) % len(training_set)
+    strips, labels = training_set.strips[index], select_labels(training_set.labels, index)
+    return TrainingSet(strips, labels, training_set.groups[index], training_set.grid)
+
+
+class TakingTurns(TrainerCallback):
+    """Times every step of the Trainer, from the end of the one before, and lets each rival do one after it.
+
+    Fetching a batch, logging and the callbacks belong to a step; validation at the end of an epoch does not.
+    """
+
+    def __init__(self, rivals: dict[str, Step], wait: Step) -> None:
+        self.rivals, self.wait = rivals, wait
+        self.seconds: list[list[float]] = []
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self.started = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop the clock, let the others do a step, and start it again."""
+        self.wait()
+        step = [time.perf_counter() - self.started]
+        for name, rival in self.rivals.items():
+            its_turn = len(self.seconds) % EVERY.get(name, 1) == 0
+            step.append(timed(rival, self.wait) if its_turn else np.nan)
+        self.seconds.append(step)
+        self.started = time.perf_counter()
+
+
+def timed(work: Step, wait: Step) -> float:
+    """Seconds that some work takes until the device has finished it."""
+    started = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - started
+
+
+def plain_loop(model: nn.Module, settings: TrainingSettings, n: int, loss: Callable[..., torch.Tensor]) -> Step:
+    """One step of a plain training loop over shuffled batches; ``loss(model, index)`` is that of a batch."""
+    model.train()
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+
+    def batches() -> Iterator[torch.Tensor]:
+        while True:
+            yield from (part for part in torch.randperm(n).split(settings.batch_size))
+
+    indices = batches()
+
+    def step() -> None:
+        optimiser.zero_grad()
+        loss(model, next(indices)).backward()
+        optimiser.step()
+
+    return step
+
+
+def own_loss(tensors: dict[str, torch.Tensor], device: str) -> Callable[..., torch.Tensor]:
+    """Loss of one of our models, all four terms."""
+    return lambda model, index: model(**{name: values[index].to(device) for name, values in tensors.items()}).loss
+
+
+def event_loss(strips: torch.Tensor, is_event: torch.Tensor, device: str) -> Callable[..., torch.Tensor]:
+    """Loss of a rival: the event logit alone."""
+
+    def loss(model: nn.Module, index: torch.Tensor) -> torch.Tensor:
+        logit = model(strips[index].to(device))
+        return functional.binary_cross_entropy_with_logits(logit, is_event[index].to(device))
+
+    return loss
+
+
+def as_images(strips: StripBatch, grid: TokenGrid) -> torch.Tensor:
+    """Residuals (b, 1, x, t) with their tails cut, for networks that do not scale their input themselves."""
+    return torch.from_numpy(np.clip(unpatchify(strips.patches, grid), -30, 30))
+
+
+def time_training(
+    family: str, steps: int, training_set: TrainingSet, device: str, seed: int
+) -> tuple[nn.Module, list[dict[str, Any]]]:
+    """Train a family with its rivals taking turns; the trained model and rows of the table."""
+    defaults = load_settings().train
+    settings = TrainingSettings(
+        epochs=10_000, max_steps=steps + WARM_UP_STEPS, batch_size=defaults.batch_size, seed=seed,
+        learning_rate=defaults.learning_rate, weight_decay=defaults.weight_decay, device=device,
+    )  # fmt: skip
+    groups = np.unique(training_set.groups)
+    validation = groups[len(groups) // 2 :]
+    chosen = np.flatnonzero(~np.isin(training_set.groups, validation))
+    strips, labels = training_set.strips[chosen], labels_to_tensors(training_set.labels)
+    tensors = {**strips_to_tensors(strips), **{name: labels[name][chosen] for name in LABEL_NAMES}}
+    models: dict[str, nn.Module] = {PLAIN: build_model(family, training_set.grid, seed=seed)}
+    losses = {PLAIN: own_loss(tensors, device)}
+    if family == "transformer":
+        rival_loss = event_loss(as_images(strips, training_set.grid), tensors["is_event"], device)
+        for name, build in RIVALS.items():
+            models[name] = of_equal_size(build, training_set.grid, count_parameters(models[PLAIN]))
+            losses[name] = rival_loss
+    loops = {name: plain_loop(model.to(device), settings, len(chosen), losses[name]) for name, model in models.items()}
+    turns = TakingTurns(loops, wait_for(device))
+    started = time.perf_counter()
+    result = train_model(
+        build_model(family, training_set.grid, seed=seed), training_set, settings,
+        validation_groups=validation.tolist(), callbacks=[turns],
+    )  # fmt: skip
+    beside = time.perf_counter() - started - float(np.nansum(turns.seconds))
+    print(f"{family} on {device}: {beside:.1f} s of set-up and validation besides {steps} steps", flush=True)
+    seconds = np.array(turns.seconds)[WARM_UP_STEPS:]
+    rows = []
+    for i, (name, model) in enumerate({OURS: result.model, **models}.items()):
+        ratio, error = ratio_of(seconds[:, 1], seconds[:, i])
+        rows.append({
+            "part": "training", "device": device, "threads": torch.get_num_threads(),
+            "model": name if name in RIVALS else family, "parameters": count_parameters(model),
+            "how": PLAIN if name in RIVALS else name, "strips_per_s": settings.batch_size / np.nanmean(seconds[:, i]),
+            "ratio": ratio, "error": error,
+        })  # fmt: skip
+    rivals = {name: model.cpu().eval() for name, model in models.items() if name in RIVALS}
+    return nn.ModuleDict({family: result.model, **rivals}), rows
+
+
+def ratio_of(reference: np.ndarray, seconds: np.ndarray) -> tuple[float, float]:
+    """Speed over that of the reference, which took turns with it, and the standard error from blocks of turns."""
+    both = np.isfinite(seconds)
+    reference, seconds = reference[both], seconds[both]
+    parts = zip(np.array_split(reference, BLOCKS), np.array_split(seconds, BLOCKS), strict=True)
+    blocks = [a.sum() / b.sum() for a, b in parts if len(a)]
+    error = np.std(blocks, ddof=1) / len(blocks) ** 0.5 if len(blocks) > 1 else np.nan
+    return float(reference.sum() / seconds.sum()), float(error)
+
+
+def wait_for(device: str) -> Step:
+    """What waits until a device is done."""
+    return torch.cuda.synchronize if device == "cuda" else lambda: None
+
+
+@contextmanager
+def n_threads(n: int) -> Iterator[None]:
+    """Compute with so many threads, and then with as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class EventLogit(nn.Module):
+    """One of our models with tensors in and the event logit out, as an exporter wants it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """Event logit (b,) of the tensors of a `StripBatch`."""
+        return self.model(**dict(zip(INPUT_NAMES, tensors, strict=True))).event_logit
+
+
+Scorer = Callable[[tuple[torch.Tensor, ...]], np.ndarray]
+
+
+def torch_scorer(model: nn.Module, device: str, half: bool = False) -> Scorer:
+    """Score in torch, in float32 or with bfloat16 autocast."""
+    model = model.to(device)
+
+    def score(inputs: tuple[torch.Tensor, ...]) -> np.ndarray:
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16) if half else nullcontext():
+            return model(*(values.to(device) for values in inputs)).float().cpu().numpy()
+
+    return score
+
+
+def quantised(model: nn.Module) -> nn.Module:
+    """Linear layers with int8 weights; the scale of their inputs is found anew in every batch."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated in favour of torchao
+        return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+
+
+def onnx_scorers(model: nn.Module, inputs: tuple[torch.Tensor, ...], threads: int) -> dict[str, Scorer]:
+    """Score in onnxruntime, in float32 and with dynamic int8; nothing where it or the exporter is not installed."""
+    if not all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")):
+        return {}
+    import onnxruntime
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    scorers = {}
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        paths = {how: f"{folder}/{how}.onnx" for how in (FLOAT, "prepared", "int8")}
+        torch.onnx.export(model, inputs, paths[FLOAT], dynamo=True, external_data=False)
+        quant_pre_process(paths[FLOAT], paths["prepared"], skip_symbolic_shape=True)
+        quantize_dynamic(paths["prepared"], paths["int8"], weight_type=QuantType.QInt8)
+        for how in (FLOAT, "int8"):
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads, options.log_severity_level = threads, 3
+            session = onnxruntime.InferenceSession(paths[how], options, providers=["CPUExecutionProvider"])
+            scorers[f"onnx {how}"] = partial(run_session, session)
+    return scorers
+
+
+def run_session(session: Any, inputs: tuple[torch.Tensor, ...]) -> np.ndarray:
+    """Event logit of an exported model."""
+    names = [entry.name for entry in session.get_inputs()]
+    return session.run(None, {name: values.numpy() for name, values in zip(names, inputs, strict=True)})[0]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the messages of exporters."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def time_scoring(
+    name: str, model: nn.Module, batches: list[tuple[torch.Tensor, ...]], device: str, threads: int, limit_s: float
+) -> list[dict[str, Any]]:
+    """Score the same batches in every way, one batch after the other, until the time is up; rows of the table."""
+    scorers = {FLOAT: torch_scorer(model, device), "bfloat16": torch_scorer(model, device, half=True)}
+    if device == "cpu":
+        scorers["int8"] = torch_scorer(quantised(model), device)
+        scorers |= onnx_scorers(model, batches[0], threads)
+    for score in scorers.values():
+        score(batches[0])
+    seconds: list[list[float]] = []
+    logits: list[list[np.ndarray]] = []
+    for batch in batches:
+        if len(seconds) >= FEWEST_BATCHES and np.sum(seconds) > limit_s:
+            break
+        seconds.append([])
+        logits.append([])
+        for score in scorers.values():
+            started = time.perf_counter()
+            logits[-1].append(score(batch))  # on the CPU, so the device has finished
+            seconds[-1].append(time.perf_counter() - started)
+    taken, found = np.array(seconds), np.array(logits)  # (batch, way), (batch, way, b)
+    rows = []
+    for j, how in enumerate(scorers):
+        ratio, error = ratio_of(taken[:, 0], taken[:, j])
+        rows.append({
+            "part": "scoring", "device": device, "threads": threads, "model": name,
+            "parameters": count_parameters(model), "how": how, "strips_per_s": found[:, j].size / taken[:, j].sum(),
+            "ratio": ratio, "error": error, "logit_difference": float(np.abs(found[:, j] - found[:, 0]).max()),
+        })  # fmt: skip
+    return rows
+
+
+def scoring_batches(
+    training_set: TrainingSet, sizes: Sizes
+) -> tuple[list[tuple[torch.Tensor, ...]], list[tuple[torch.Tensor, ...]]]:
+    """Batches of strips as our models and as the rivals take them."""
+    size = sizes.batch_size
+    strips = training_set.strips[: MOST_BATCHES * size]
+    ours, images = strips_to_tensors(strips), as_images(strips, training_set.grid)
+    slices = [slice(start, start + size) for start in range(0, len(strips), size)]
+    return [tuple(ours[name][s] for name in INPUT_NAMES) for s in slices], [(images[s],) for s in slices]
+
+
+def measure(sizes: Sizes | None = None, seed: int = 1, threads: int = 1) -> pd.DataFrame:
+    """Measure everything; ``threads`` are those of training on the CPU.
+
+    Returns
+    -------
+    DataFrame
+        ``part`` ("training" or "scoring"), ``device``, ``threads``, ``model``, ``parameters``, ``how``,
+        ``strips_per_s``, ``ratio`` of the speed to the plain loop of the same row of turns (training) or to float32
+        (scoring) with its standard ``error``, ``logit_difference`` (scoring: the largest from float32).
+    """
+    sizes = sizes or Sizes()
+    started = time.perf_counter()
+    drawn = draw_strips(sizes.n_examples, seed)
+    print(f"{len(drawn)} strips of {drawn.grid} drawn in {time.perf_counter() - started:.0f} s", flush=True)
+    training_set = repeated(drawn, sizes.n_strips)
+    ours, images = scoring_batches(training_set, sizes)
+    bundled = load_model(bundled_folder())
+    rows: list[dict[str, Any]] = []
+    for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
+        trained: dict[str, nn.Module] = {}
+        for family, steps in sizes.steps:
+            with n_threads(threads):
+                models, timings = time_training(family, steps, training_set, device, seed)
+            trained |= dict(models.items())
+            rows += timings
+        if bundled.grid == training_set.grid:
+            trained[family_of(bundled)] = bundled
+        for name, model in trained.items():
+            wrapped = EventLogit(model).eval() if name in FAMILIES else model.eval()
+            batches = ours if name in FAMILIES else images
+            for n in (1, 2) if device == "cpu" else (1,):
+                with n_threads(n):
+                    rows += time_scoring(name, wrapped, batches, device, n, sizes.scoring_s)
+            wrapped.cpu()
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def print_tables(table: pd.DataFrame) -> None:
+    """Print both parts."""
+    columns = ["device", "threads", "model", "parameters", "how", "strips_per_s", "ratio", "error"]
+    formats = {"strips_per_s": "{:,.0f}".format, "ratio": "{:.3f}".format, "error": "{:.3f}".format,
+               "logit_difference": "{:.1e}".format, "parameters": "{:,}".format}  # fmt: skip
+    print("\ntraining: ratio of the speed to the plain loop in the same turns")
+    print(table.query("part == 'training'")[columns].to_string(index=False, formatters=formats))
+    print("\nscoring: ratio of the speed to float32 in the same turns; largest difference of the event logit from it")
+    columns = [*columns, "logit_difference"]
+    print(table.query("part == 'scoring'")[columns].to_string(index=False, formatters=formats))
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tens of seconds instead of minutes, with larger errors")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of training on the CPU")
+    arguments = parser.parse_args()
+    print_tables(measure(QUICK if arguments.quick else Sizes(), arguments.seed, arguments.threads))
+    if not torch.cuda.is_available():
+        print("\nno GPU was found: everything above is of the CPU")
+    if not all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")):
+        print("onnx, onnxruntime or onnxscript is not installed: not measured")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""One item tried: its outcome, the errors that are recorded instead of raised, and which are worth another try."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+# what a damaged file, a full disk or a file too large for a worker raise (FrameError, ProfileError and all errors of
+# this package are ValueErrors); anything else is a mistake in the program and stops the run
+EXPECTED_ERRORS = (OSError, ValueError, MemoryError)
+
+RETRIES = 2  # of an item whose error may pass; with the pauses below they take 2.5 s
+
+_FIRST_PAUSE_S = 0.5
+_PAUSE_GROWTH = 4
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Item, Value]):
+    """What became of one item: its value, or the reason why there is none (``"FrameError: ..."``)."""
+
+    item: Item
+    value: Value | None = None
+    error: str | None = None
+
+
+def call_recorded(function: Callable[[Item], Value], item: Item) -> Outcome[Item, Value]:
+    """Call a function on an item with its expected failures turned into a recorded reason."""
+    return try_item(function, item)[0]
+
+
+def try_item(
+    function: Callable[[Item], Value], item: Item, pause_s: float = 0.0
+) -> tuple[Outcome[Item, Value], float]:
+    """Call a function on an item once, after a pause.
+
+    Returns
+    -------
+    outcome : Outcome
+    worth : float
+        How many more tries it is worth: none where there is a value, else as `worth_retrying`.
+    """
+    time.sleep(pause_s)
+    try:
+        return Outcome(item, value=function(item)), 0
+    except EXPECTED_ERRORS as error:
+        return Outcome(item, error=describe_error(error)), worth_retrying(error)
+
+
+def describe_error(error: BaseException) -> str:
+    """One line: the type and the message of an exception."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def worth_retrying(error: BaseException) -> float:
+    """How often it makes sense to try again after an error.
+
+    A file system that hiccups (an NFS server that restarts, a stale handle) raises an `OSError`. A file that is not
+    there may not have reached this machine yet, which is worth one more try. What is damaged stays damaged; but where
+    the operating system's own error, which has a number, was the cause of a `FrameError`, nobody knows that yet.
+    """
+    cause = error.__cause__
+    if isinstance(error, ValueError) and isinstance(cause, OSError) and cause.errno is not None:
+        error = cause
+    if isinstance(error, FileNotFoundError):
+        return 1
+    return float("inf") if isinstance(error, OSError) else 0
+
+
+def pause_before(attempt: int) -> float:
+    """Seconds to wait before an item is tried for the first time (none), the second (0.5), the third (2), …."""
+    return _FIRST_PAUSE_S * _PAUSE_GROWTH ** (attempt - 1) if attempt else 0.0
