@@ -6,7 +6,7 @@
 Every line is a process of its own, and its time that from the call to the exit, unless it says otherwise; the smallest
 and the median of some repetitions, which take turns so that a change of the machine's speed meets all alike. An
 interpreter that does nothing is the limit that they are compared with. The first search is that of 2,000 rows of one
-simulated CCD with compiled functions in Numba's cache, and "again" what the same takes a second time in the same
+simulated CCD with compiled functions in Numba's cache, and "the same again" what it takes a second time in the same
 process, when everything is imported and loaded. With --cold the search is done once more with an empty cache in a
 temporary folder, and the seconds are listed that the compilation of each function takes: ``own_s`` without the
 functions that it calls, which are compiled on the way, ``with_callees_s`` with them.
@@ -45,7 +45,7 @@ if __name__ == "__main__":
     started = time.perf_counter()
     with open_executor(2, None, False) as executor:
         list(executor.map(abs, [1, 2], describe="first items"))
-        print("seconds", time.perf_counter() - started)
+        print("seconds", time.perf_counter() - started, sep="\t")
 """
 SEARCH = """
 import sys, time
@@ -54,19 +54,18 @@ started = time.perf_counter()
 from shutterless.workflows.cluster import SerialExecutor
 from shutterless.workflows.search import search_files
 from shutterless.workflows.settings import load_settings
-frame, out, model, part = sys.argv[1:]
-seconds = [time.perf_counter() - started]
-for number in range(2):
+frame, out, model = sys.argv[1:]
+print("  of it imports", time.perf_counter() - started, sep="\t")
+for part in ("the first search", "the same again"):
     started = time.perf_counter()
     options = {"settings": load_settings().search, "executor": SerialExecutor()}
-    search_files([frame], reference=model, out=Path(out) / str(number), **options)
-    seconds.append(time.perf_counter() - started)
-print("seconds", seconds[["imports", "first", "again"].index(part)])
+    search_files([frame], reference=model, out=Path(out) / part, **options)
+    print("  of it " + part, time.perf_counter() - started, sep="\t")
 """
 
 
-def seconds_of(command: list[str], environment: Mapping[str, str] | None = None) -> float:
-    """Seconds that a command takes, or those that its last line says."""
+def run_timed(command: list[str], environment: Mapping[str, str] | None = None) -> tuple[float, str]:
+    """Seconds that a command takes, and what it prints."""
     started = time.perf_counter()
     done = subprocess.run(
         command, check=False, capture_output=True, text=True, env={**os.environ, **(environment or {})}
@@ -74,13 +73,21 @@ def seconds_of(command: list[str], environment: Mapping[str, str] | None = None)
     taken = time.perf_counter() - started
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-    last = done.stdout.split()[-2:]
-    return float(last[1]) if last[:1] == ["seconds"] else taken
+    return taken, done.stdout
+
+
+def seconds_of(what: str, command: list[str]) -> dict[str, float]:
+    """Seconds that a command takes, or those that it prints itself after a tabulator, by what they are for."""
+    taken, printed = run_timed(command)
+    own = dict(line.split("\t") for line in printed.splitlines() if "\t" in line)
+    if "seconds" in own:
+        return {what: float(own["seconds"])}
+    return {what: taken} if not own else {name: float(seconds) for name, seconds in own.items()}
 
 
 def simulate_frame(folder: Path) -> Path:
     """Write a small frame."""
-    seconds_of([*COMMAND, "simulate", "--out", str(folder), "--rows", str(ROWS), "--no-dask", "--quiet"])
+    run_timed([*COMMAND, "simulate", "--out", str(folder), "--rows", str(ROWS), "--no-dask", "--quiet"])
     return next(folder.glob("*.fits.fz"))
 
 
@@ -108,7 +115,7 @@ def search_command(frame: Path, out: Path, model: str) -> list[str]:
     return [*COMMAND, "search", str(frame), "--out", str(out), "--model", model, "--no-dask", "--quiet"]
 
 
-def measure(repetitions: int = 5, *, cold: bool = False) -> pd.DataFrame:
+def measure(repetitions: int = 3, *, cold: bool = False) -> pd.DataFrame:
     """Measure everything.
 
     Returns
@@ -117,23 +124,20 @@ def measure(repetitions: int = 5, *, cold: bool = False) -> pd.DataFrame:
         ``what``, ``smallest_s``, ``median_s``, ``n``. With ``cold`` its ``attrs["compilation"]`` are the rows of a
         table of `COMPILE_COLUMNS`.
     """
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         frame = simulate_frame(folder / "frames")
         tasks = commands(frame, folder)
-        for model in MODELS:
-            seconds_of(search_command(frame, folder / f"fill-{model}", model))  # fill the cache
+        run_timed(search_command(frame, folder / "fill", "bundled"))  # fill the cache
         seconds: dict[str, list[float]] = {}
         for i in range(repetitions):
             for model in MODELS:
                 tasks[f"shutterless search, {model}, warm"] = search_command(frame, folder / f"{model}-{i}", model)
-            for part in ("imports", "first", "again"):
-                out = folder / f"{part}-{i}"
-                tasks[f"  of it, template-bank: {part}"] = [
-                    *PYTHON, "-c", SEARCH, str(frame), str(out), "template-bank", part,
-                ]  # fmt: skip
+            inside = [*PYTHON, "-c", SEARCH, str(frame), str(folder / f"inside-{i}"), MODELS[-1]]
+            tasks["the last once more, its parts"] = inside
             for what, command in tasks.items():
-                seconds.setdefault(what, []).append(seconds_of(command))
+                for name, taken in seconds_of(what, command).items():
+                    seconds.setdefault(name, []).append(taken)
         compilation: list[dict[str, Any]] = []
         if cold:
             taken, compilation = compile_times(frame, folder)
@@ -154,7 +158,7 @@ def compile_times(frame: Path, folder: Path) -> tuple[float, list[dict[str, Any]
     """Search in a process of its own with an empty cache: its seconds, and what was compiled, the longest first."""
     found = folder / "compilation.json"
     command = [*PYTHON, str(Path(__file__).resolve()), "--record", str(frame), str(folder / "recorded"), str(found)]
-    taken = seconds_of(command, {"NUMBA_CACHE_DIR": str(folder / "recorded-cache")})
+    taken, _ = run_timed(command, {"NUMBA_CACHE_DIR": str(folder / "recorded-cache")})
     return taken, json.loads(found.read_text())
 
 
@@ -198,7 +202,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="every line once")
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--cold", action="store_true", help="compile everything once more, in a temporary folder")
     parser.add_argument("--functions", type=int, default=25, help="compiled functions to list")
     parser.add_argument("--record", nargs=3, help=argparse.SUPPRESS)  # what compile_times starts

@@ -154,7 +154,7 @@ def build_vit(grid: TokenGrid, mlp_size: int) -> Rival:
         intermediate_size=mlp_size,
         hidden_dropout_prob=own.dropout,
         attention_probs_dropout_prob=own.dropout,
-        num_labels=1,
+        num_labels=1,  # type: ignore[call-arg]
     )
     return Rival(ViTForImageClassification(config), "image")
 
@@ -264,8 +264,8 @@ def as_images(strips: StripBatch, grid: TokenGrid) -> torch.Tensor:
 
 def time_training(
     family: str, steps: int, training_set: TrainingSet, device: str, seed: int
-) -> tuple[nn.Module, list[dict[str, Any]]]:
-    """Train a family with its rivals taking turns; the trained model and rows of the table."""
+) -> tuple[dict[str, nn.Module], list[dict[str, Any]]]:
+    """Train a family with its rivals taking turns; the trained models and rows of the table."""
     defaults = load_settings().train
     settings = TrainingSettings(
         epochs=10_000, max_steps=steps + WARM_UP_STEPS, batch_size=defaults.batch_size, seed=seed,
@@ -303,7 +303,7 @@ def time_training(
             "ratio": ratio, "error": error,
         })  # fmt: skip
     rivals = {name: model.cpu().eval() for name, model in models.items() if name in RIVALS}
-    return nn.ModuleDict({family: result.model, **rivals}), rows
+    return {family: result.model, **rivals}, rows
 
 
 def ratio_of(reference: np.ndarray, seconds: np.ndarray) -> tuple[float, float]:
@@ -373,7 +373,7 @@ def onnx_scorers(model: nn.Module, inputs: tuple[torch.Tensor, ...], threads: in
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    scorers = {}
+    scorers: dict[str, Scorer] = {}
     with tempfile.TemporaryDirectory() as folder, quiet():
         paths = {how: f"{folder}/{how}.onnx" for how in (FLOAT, "prepared", "int8")}
         torch.onnx.export(model, inputs, paths[FLOAT], dynamo=True, external_data=False)
@@ -468,12 +468,12 @@ def measure(sizes: Sizes | None = None, seed: int = 1, threads: int = 1) -> pd.D
         for family, steps in sizes.steps:
             with n_threads(threads):
                 models, timings = time_training(family, steps, training_set, device, seed)
-            trained |= dict(models.items())
+            trained |= models
             rows += timings
         if bundled.grid == training_set.grid:
             trained[family_of(bundled)] = bundled
         for name, model in trained.items():
-            wrapped = EventLogit(model).eval() if name in FAMILIES else model.eval()
+            wrapped: nn.Module = EventLogit(model).eval() if name in FAMILIES else model.eval()
             batches = ours if name in FAMILIES else images
             for n in (1, 2) if device == "cpu" else (1,):
                 with n_threads(n):

@@ -144,12 +144,14 @@ def _open_cluster(
 ) -> Iterator[tuple[Client, dict[str, Any]]]:
     """Client of the cluster and what its `DaskExecutor` has to know of it."""
     if slurm is not None:
-        with _start_jobs(slurm) as started:
-            yield started
-        return
-    local = start_local_workers(workers, allowed_failures, memory_limit)  # nothing starts before it is entered
-    with local if scheduler is None else _connect(scheduler) as client:
-        yield client, {}
+        with _start_jobs(slurm) as (client, options):
+            yield client, options
+    elif scheduler is not None:
+        with _connect(scheduler) as client:
+            yield client, {}
+    else:
+        with start_local_workers(workers, allowed_failures, memory_limit) as client:
+            yield client, {}
 
 
 @contextmanager

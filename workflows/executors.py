@@ -86,4 +86,5 @@ class SerialExecutor:
 def track_outcomes(
     outcomes: Iterator[Outcome[Item, Value]], total: int, describe: str, progress: Progress | None
 ) -> Iterator[Outcome[Item, Value]]:
+    """Show progress, if there is any to show it, as the outcomes come; ``describe`` is its text."""
     return outcomes if progress is None else progress.track(outcomes, describe, total)

@@ -25,9 +25,7 @@ _MEMORY_THRESHOLDS = ("target", "spill", "pause", "terminate")
 
 
 @contextmanager
-def start_local_workers(
-    workers: int | None, allowed_failures: int, memory_limit: float | None
-) -> Iterator[Client]:
+def start_local_workers(workers: int | None, allowed_failures: int, memory_limit: float | None) -> Iterator[Client]:
     """Start worker processes of one thread each on this machine, and end them again.
 
     Parameters

@@ -34,9 +34,7 @@ def call_recorded(function: Callable[[Item], Value], item: Item) -> Outcome[Item
     return try_item(function, item)[0]
 
 
-def try_item(
-    function: Callable[[Item], Value], item: Item, pause_s: float = 0.0
-) -> tuple[Outcome[Item, Value], float]:
+def try_item(function: Callable[[Item], Value], item: Item, pause_s: float = 0.0) -> tuple[Outcome[Item, Value], float]:
     """Call a function on an item once, after a pause.
 
     Returns
