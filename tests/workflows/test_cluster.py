@@ -193,12 +193,12 @@ def test_outcomes_come_as_they_are_finished_when_asked(dask):
     assert [o.value for o in SerialExecutor().map(nap_on_zero, [1, 0], describe="naps", ordered=False)] == [1, 0]
 
 
-def test_thousands_of_items_never_have_more_futures_than_the_window(dask):
+def test_a_thousand_items_never_have_more_futures_than_the_window(dask):
     most, at_scheduler = 0, 0
-    for index, outcome in enumerate(dask.map(abs, range(3000), describe="numbers")):
+    for index, outcome in enumerate(dask.map(abs, range(1000), describe="numbers")):
         assert outcome.value == index
         most = max(most, len(dask._client.futures))
-        if index % 500 == 499:
+        if index % 250 == 249:
             n_tasks = dask._client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
             at_scheduler = max(at_scheduler, n_tasks)
     assert most <= ITEMS_IN_FLIGHT_PER_WORKER * dask.n_workers
@@ -416,7 +416,7 @@ def other_cluster():
 
 def test_lost_scheduler_is_named_with_the_way_out(other_cluster):
     scheduler, address = other_cluster
-    message = rf"the Dask scheduler at {address} is lost \(scheduler-connection-lost\); .* again with --resume"
+    message = rf"the Dask scheduler at {address} is lost \(.+\); .* again with --resume"
     with open_executor(scheduler=address) as executor:
         outcomes = executor.map(nap, [0.1] * 100, describe="naps")
         assert next(outcomes).value == 0.1
