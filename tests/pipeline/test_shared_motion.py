@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from shutterless.pipeline import shared_motion
 from shutterless.pipeline.cleaning import clean_streaks
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.readout import Readout
@@ -91,6 +92,60 @@ def test_a_flare_on_one_star_stays_there_and_comes_to_no_other(star):
 def test_fewer_stars_than_can_outvote_one_share_nothing():
     residual, sigma, level, streaks = sky(5, moving=True, n_stars=MIN_ANCHORS - 1)
     bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT, N_ROWS)
+    assert learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, 500) is None
+
+
+def lose_fits(monkeypatch, streak_ids: tuple[int, ...], calls: tuple[int, ...]) -> None:
+    """Let the fits that follow the motion lose some stars for good, in the first of them, the second or both."""
+    measure, n_calls = shared_motion.measure_states, []
+
+    def measure_and_lose(residual, streaks, sigma_px, *, follow):
+        states, errors = measure(residual, streaks, sigma_px, follow=follow)
+        if follow:
+            n_calls.append(1)
+            lost = [streak.streak_id in streak_ids and len(n_calls) in calls for streak in streaks]
+            states[lost] = np.nan
+        return states, errors
+
+    monkeypatch.setattr(shared_motion, "measure_states", measure_and_lose)
+
+
+def test_an_anchor_whose_first_fit_is_lost_is_as_if_it_had_never_been(monkeypatch):
+    residual, sigma, level, streaks = sky(1, moving=True)
+    bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT, N_ROWS)
+    others = [k for k, streak in enumerate(bright) if streak.streak_id != 1]
+    wanted = learn_motion(residual, [bright[k] for k in others], crowding[others], MEAN_SIGMA_PX, 500)
+    lose_fits(monkeypatch, (1,), (1,))
+    found = learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, 500)
+    assert found.sigma_px == wanted.sigma_px
+    assert set(found.predicted) == set(wanted.predicted)
+    for star, channels in wanted.predicted.items():
+        for channel, series in channels.items():
+            np.testing.assert_array_equal(found.predicted[star][channel], series)
+
+
+def test_an_anchor_whose_second_fit_is_lost_spoils_no_other(monkeypatch):
+    residual, sigma, level, streaks = sky(1, moving=True)
+    bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT, N_ROWS)
+    lose_fits(monkeypatch, (1,), (2,))
+    motion = learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, 500)
+    assert len(motion.predicted) >= MIN_ANCHORS
+    assert set(motion.predicted) <= {0, 2, 3, 4, 5}
+    assert motion.sigma_px == pytest.approx(SIGMA_PX, rel=0.03)
+    for channels in motion.predicted.values():
+        assert set(channels) == {0, 1, 2}
+        assert all(np.isfinite(series).all() for series in channels.values())
+    monkeypatch.undo()
+    for streak in bright:  # also the one that was lost
+        assert subtract_motion(residual, streak, motion)
+    assert (spread(residual) < 1.4).all()  # from 6 to 1.3 before
+
+
+@pytest.mark.parametrize("calls", [(1,), (2,)])
+def test_so_many_lost_anchors_that_too_few_are_left_share_nothing(monkeypatch, calls):
+    residual, sigma, level, streaks = sky(1, moving=True)
+    bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT, N_ROWS)
+    lose_fits(monkeypatch, (0, 1, 2), calls)
     assert learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, 500) is None
 
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +22,14 @@ from shutterless.pipeline.store import (
     entry_name,
     manifest_hash,
     open_amplifier,
+    partial_path,
     read_entry,
     read_manifest,
+    remove_partials,
+    replace_folder,
     write_manifest,
     write_parquet,
+    write_text,
 )
 from shutterless.pipeline.streaks import STREAK_COLUMNS
 
@@ -177,3 +184,144 @@ def test_manifest_hash_is_of_names_and_contents():
     assert manifest_hash(manifest) == hashlib.blake2b(b"a 1\nb 2", digest_size=16).hexdigest()
     assert manifest_hash(manifest.iloc[::-1].assign(source="moved")) == manifest_hash(manifest)
     assert manifest_hash(manifest.assign(content_hash=["2", "3"])) != manifest_hash(manifest)
+
+
+def write_by_rows(store: Path, residual: np.ndarray, cuts: tuple[int, ...]) -> dict:
+    """Write a residual (y, x, t) piece by piece, the last first."""
+    n_y, n_columns, n_rows = residual.shape
+    edges = [0, *cuts, n_rows]
+    with EntryWriter(store, "entry", n_y=n_y, n_columns=n_columns, n_rows=n_rows) as writer:
+        for start, stop in reversed(list(pairwise(edges))):
+            writer.write_rows(start, residual[:, :, start:stop])
+        return writer.finish({}, pd.DataFrame(), {"file": "a.fits"})
+
+
+@pytest.mark.parametrize("cuts", [(), (1,), (50, 64), (129,)])
+@pytest.mark.parametrize("n_y", [1, 4])
+def test_rows_that_are_written_piece_by_piece_are_where_they_belong(tmp_path, cuts, n_y):
+    residual = np.random.default_rng(1).normal(size=(n_y, N_COLUMNS, N_ROWS)).astype(np.float16)
+    residual[0, 1, 70] = np.nan
+    whole = write_by_rows(tmp_path, residual, cuts)
+    np.testing.assert_array_equal(np.load(tmp_path / "entry" / "residual.npy"), residual)
+    expected = hashlib.blake2b(residual.tobytes(), digest_size=16)
+    expected.update(pd.DataFrame().to_json(double_precision=12).encode())
+    assert whole["content_hash"] == expected.hexdigest()
+
+
+def test_rows_need_not_lie_in_one_piece_of_memory(tmp_path):
+    """A view of every other row of an array that is larger."""
+    memory = np.arange(2 * N_COLUMNS * N_ROWS, dtype=np.float16).reshape(1, N_COLUMNS, 2 * N_ROWS)
+    write_by_rows(tmp_path, memory[:, :, ::2], (64,))
+    np.testing.assert_array_equal(np.load(tmp_path / "entry" / "residual.npy"), memory[:, :, ::2])
+
+
+def test_rows_written_past_the_map_are_seen_in_it(tmp_path):
+    with EntryWriter(tmp_path, "entry", n_columns=2, n_rows=10) as writer:
+        writer.residual[:, :, :4] = 1
+        writer.write_rows(4, np.full((1, 2, 3), 2, np.float16))
+        np.testing.assert_array_equal(writer.residual[0], [[1] * 4 + [2] * 3 + [0] * 3] * 2)
+
+
+def test_hash_of_a_file_larger_than_is_read_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "_BYTES_AT_ONCE", 7)
+    residual = np.random.default_rng(2).normal(size=(1, N_COLUMNS, N_ROWS)).astype(np.float16)
+    small = write_by_rows(tmp_path, residual, (64,))
+    monkeypatch.undo()
+    assert write_by_rows(tmp_path / "other", residual, ())["content_hash"] == small["content_hash"]
+
+
+def test_partial_names_lie_beside_the_final_one_and_are_all_different(tmp_path):
+    names = {partial_path(tmp_path / "entry") for _ in range(100)}
+    assert len(names) == 100
+    assert all(path.parent == tmp_path and path.match(".entry.*.partial") for path in names)
+
+
+def make_folder(path: Path, text: str) -> Path:
+    path.mkdir(parents=True)
+    (path / "text").write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_folder_that_is_whole_takes_the_place_of_what_is_there(tmp_path, is_there):
+    final = tmp_path / "part"
+    if is_there:
+        make_folder(final, "old")
+        (final / "more").write_text("left over")
+    replace_folder(make_folder(tmp_path / ".part", "new"), final)
+    assert {path.name: path.read_text() for path in final.iterdir()} == {"text": "new"}
+    assert [path.name for path in tmp_path.iterdir()] == ["part"]
+
+
+def write_meanwhile(monkeypatch, final: Path, times: int) -> list[int]:
+    """Let another process put its folder in place after each removal, so many times."""
+    remove, calls = store_module.shutil.rmtree, []
+
+    def remove_and_lose(path, **options):
+        remove(path, **options)
+        if path == final:
+            calls.append(1)
+            if len(calls) <= times:
+                make_folder(final, "another's")
+
+    monkeypatch.setattr(store_module.shutil, "rmtree", remove_and_lose)
+    return calls
+
+
+@pytest.mark.parametrize("times", [1, 9])
+def test_folder_that_another_process_writes_at_the_same_time_is_replaced(tmp_path, monkeypatch, times):
+    final = make_folder(tmp_path / "part", "old")
+    calls = write_meanwhile(monkeypatch, final, times)
+    replace_folder(make_folder(tmp_path / ".part", "new"), final)
+    assert (final / "text").read_text() == "new"
+    assert len(calls) == times + 1
+
+
+def test_folder_that_another_process_writes_again_and_again_is_an_error(tmp_path, monkeypatch):
+    final = make_folder(tmp_path / "part", "old")
+    calls = write_meanwhile(monkeypatch, final, 1000)
+    with pytest.raises(StoreError, match=rf"{re.escape(str(final))} is written by another process again and again"):
+        replace_folder(make_folder(tmp_path / ".part", "new"), final)
+    assert len(calls) == 10
+    assert (final / "text").read_text() == "another's"
+
+
+def test_folder_that_cannot_be_moved_for_another_reason_is_that_error_at_once(tmp_path, monkeypatch):
+    calls = []
+
+    def fail(source, target):
+        calls.append(1)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="No space left on device"):
+        replace_folder(make_folder(tmp_path / ".part", "new"), tmp_path / "part")
+    assert calls == [1]
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
+    write_entry(tmp_path)
+    make_folder(partial_path(tmp_path / "entry"), "half")
+    partial_path(tmp_path / "manifest.parquet").write_bytes(b"half")
+    make_folder(tmp_path / "below" / ".entry.0123abcd.partial", "not in this folder")
+    (tmp_path / ".hidden").write_text("somebody else's")
+    remove_partials(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "below", "entry"]
+    assert (tmp_path / "below" / ".entry.0123abcd.partial" / "text").is_file()
+    remove_partials(tmp_path / "nowhere")
+
+
+def test_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "search.json"
+    write_text(path, "σ")
+    assert path.read_text(encoding="utf-8") == "σ"
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_text(path, "half")
+    monkeypatch.undo()
+    assert path.read_text(encoding="utf-8") == "σ"
+    assert [file.name for file in tmp_path.iterdir()] == ["search.json"]

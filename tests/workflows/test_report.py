@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from astropy.io import fits
+from tiny_frames import N_COLUMNS, SKY_E, add_pulse, expose, write_sequence
 
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.readout import Readout
-from shutterless.pipeline.store import EntryWriter, write_manifest
+from shutterless.pipeline.store import EntryWriter, read_manifest, write_manifest
+from shutterless.workflows import pictures
 from shutterless.workflows.candidate_cards import (
     best_of_groups,
     bin_time,
@@ -18,8 +20,11 @@ from shutterless.workflows.candidate_cards import (
     matched_light_curve,
     window_rows,
 )
+from shutterless.workflows.cluster import SerialExecutor
 from shutterless.workflows.report import SECTIONS, ReportError, write_report
 from shutterless.workflows.run_folder import RunFolder
+from shutterless.workflows.search import search_files
+from shutterless.workflows.settings import SearchSettings
 
 RATE_HZ = 304.0
 FILE = "night<b>&1_000.fits.fz"
@@ -415,3 +420,95 @@ def replace_file(candidate, name):
     changed = candidate.copy()
     changed["file"] = name
     return changed
+
+
+def search_night(folder, camera, pulse_rows, n_searched=2):
+    """Search files of 2,000 rows with pulses in the first amplifier; both files and the folder of the search."""
+    electrons = np.full((4000, 2 * N_COLUMNS), SKY_E)
+    for row in pulse_rows:
+        add_pulse(electrons, row, 30.2, 2.0, 25.0)
+    (folder / "night").mkdir()
+    files = write_sequence(folder / "night", expose(electrons, seed=21), 1000, 2)
+    search_again(files[:n_searched], folder / "out", camera)
+    return files, folder / "out"
+
+
+def search_again(files, out, camera):
+    search_files(
+        files, reference="template-bank", out=out, settings=SearchSettings(), instrument=camera, resume=True,
+        executor=SerialExecutor(),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def calibrated(monkeypatch):
+    """File and quadrant of every amplifier that a report calibrates."""
+    calls = []
+    ingest = pictures.ingest_amplifier
+
+    def recorded(path, quadrant, *arguments, **options):
+        row = ingest(path, quadrant, *arguments, **options)
+        calls.append((path.name, quadrant))
+        return row
+
+    monkeypatch.setattr(pictures, "ingest_amplifier", recorded)
+    return calls
+
+
+def test_report_of_a_search_calibrates_what_it_pictures_and_that_once(tiny_camera, tmp_path, calibrated):
+    files, out = search_night(tmp_path, tiny_camera, (500, 900, 2700))
+    assert not (out / "store").exists()
+    html = write_report(out).read_text(encoding="utf-8")
+    assert sorted(calibrated) == [(path.name, 1) for path in files]  # no candidate is in the second amplifier
+    section = section_of(html, "candidates")
+    assert section.count("<h3>") == section.count("<img ") == 3
+    assert "No picture" not in section
+    assert "<img " in section_of(html, "streaks")
+    assert write_report(out).read_text(encoding="utf-8") == html
+    assert len(calibrated) == 2
+
+
+def test_report_of_a_search_that_went_on_pictures_what_is_new(tiny_camera, tmp_path, calibrated):
+    files, out = search_night(tmp_path, tiny_camera, (500, 2700), n_searched=1)
+    assert section_of(write_report(out).read_text(encoding="utf-8"), "candidates").count("<img ") == 1
+    search_again(files, out, tiny_camera)
+    assert section_of(write_report(out).read_text(encoding="utf-8"), "candidates").count("<img ") == 2
+    assert calibrated == [(path.name, 1) for path in files]
+    assert read_manifest(out / "store")["file"].tolist() == [path.name for path in files]
+
+
+def test_frame_that_is_gone_leaves_its_card_without_a_picture(tiny_camera, tmp_path, calibrated):
+    files, out = search_night(tmp_path, tiny_camera, (500, 2700))
+    files[0].unlink()
+    section = section_of(write_report(out).read_text(encoding="utf-8"), "candidates")
+    assert calibrated == [(files[1].name, 1)]
+    cards = section.split("<h3>")[1:]
+    gone, there = sorted(cards, key=lambda card: files[1].name in card)
+    assert "No picture: no entry of this amplifier in the store." in gone
+    assert "<dt>S/N</dt>" in gone
+    assert "<img " not in gone
+    assert "<img " in there
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_report_of_a_search_without_candidates_shows_the_first_file_if_it_is_there(
+    tiny_camera, tmp_path, calibrated, is_there
+):
+    files, out = search_night(tmp_path, tiny_camera, ())
+    if not is_there:
+        for path in files:
+            path.unlink()
+    html = write_report(out).read_text(encoding="utf-8")
+    assert "The search found no candidates." in section_of(html, "candidates")
+    assert calibrated == ([(files[0].name, 1)] if is_there else [])
+    assert ("<img " in section_of(html, "streaks")) == is_there
+
+
+def test_report_of_a_search_whose_frames_are_gone_tells_numbers(tiny_camera, tmp_path, calibrated):
+    files, out = search_night(tmp_path, tiny_camera, (500,))
+    for path in files:
+        path.unlink()
+    section = section_of(write_report(out).read_text(encoding="utf-8"), "candidates")
+    assert calibrated == []
+    assert "No picture: no entry of this amplifier" in section
+    assert not (out / "store" / "manifest.parquet").exists()
