@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow check bundle clean
+.PHONY: help run install test test-slow check bench bundle clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 14
@@ -26,6 +26,13 @@ check: $(VENV)/.installed-check  ## Check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: install  ## Measure speed, scaling and start-up (half an hour, 5 GB); what to compare with is in benchmarks/README.md
+	$(BIN)/python -W ignore benchmarks/speed.py
+	$(BIN)/python -W ignore benchmarks/speed.py --nuisances --repeats 1
+	$(BIN)/python -W ignore benchmarks/scaling.py
+	$(BIN)/python -W ignore benchmarks/training.py
+	$(BIN)/python -W ignore benchmarks/start_up.py
 
 bundle:  ## Make the best learned model of the quickstart the one that ships (before a release)
 	cd $(OUT)/models/$$(cat $(OUT)/best.txt) && \

@@ -44,11 +44,11 @@ def test_two_kills_of_a_search_change_no_bit(frames, tiny_camera):
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_ten_kills_of_drivers_and_workers_of_both_commands_change_no_bit(frames, tiny_camera):
+def test_three_kills_of_drivers_and_workers_of_both_commands_change_no_bit(frames, tiny_camera):
     lines = run_benchmark(frames, tiny_camera, "--kills", "3")
     assert [line[:2] for line in lines] == [(c, who) for c in ("search", "ingest") for who in ("driver", "worker")]
     assert [line[4] for line in lines] == [10] * 4
-    assert sum(line[3] for line in lines) > 15  # most of the kills came while there was something to kill
+    assert sum(line[3] for line in lines) > 6  # most of the kills came while there was something to kill
 
 
 @pytest.fixture(scope="module")
