@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from shutterless.pipeline.calibration import calibrate_exposure, exposure_shape
-from shutterless.pipeline.cubes import Cube
 from shutterless.pipeline.fits_files import frame_stem
-from shutterless.pipeline.frames import Frame, open_amplifier_rows
 from shutterless.pipeline.long_entries import write_long_entry
-from shutterless.pipeline.reading import holds_cube, read_amplifier, read_info
+from shutterless.pipeline.reading import read_amplifier, read_info
 from shutterless.pipeline.store import MANIFEST_COLUMNS, EntryWriter, entry_name, read_entry
 from shutterless.pipeline.stretches import MAX_ROWS, cut_file
 
@@ -56,27 +54,23 @@ def ingest_amplifier(
         If the file or amplifier cannot be read.
     """
     path, store = Path(path), Path(store)
-    if resume:  # the headers say whether there is anything to do before the pixels are read
-        readout = read_info(path, instrument, supplied).readouts.get(quadrant)
-        name = entry_name(frame_stem(path), readout.ccd if readout else None, quadrant)
-        finished = read_entry(store, name)
-        if finished is not None and finished["origin"] == _origin(path, quadrant, instrument, supplied):
-            return _manifest_row(name, finished)
+    info = read_info(path, instrument, supplied)
+    readout = info.readouts.get(quadrant)
+    name = entry_name(frame_stem(path), readout.ccd if readout else None, quadrant)
     origin = _origin(path, quadrant, instrument, supplied)
-    if quadrant is None or holds_cube(path, instrument, supplied):
-        exposure = read_amplifier(path, quadrant, instrument, supplied)
-        name = entry_name(frame_stem(path), exposure.readout.ccd, quadrant)
-        return _manifest_row(name, _write_entry(exposure, store, name, origin))
-    with open_amplifier_rows(path, quadrant, instrument, supplied) as rows:
-        n_rows, n_columns = rows.n_rows, rows.pixels.n_columns
-        name = entry_name(frame_stem(path), rows.readout.ccd, quadrant)
-    if n_rows <= MAX_ROWS:
-        return _manifest_row(
-            name, _write_entry(read_amplifier(path, quadrant, instrument, supplied), store, name, origin)
-        )
-    with EntryWriter(store, name, n_columns=n_columns, n_rows=n_rows) as writer:
-        stretches = cut_file(path, quadrant, n_rows)
-        return _manifest_row(name, write_long_entry(stretches, writer, origin, instrument, supplied))
+    finished = read_entry(store, name) if resume else None
+    if finished is not None and finished["origin"] == origin:
+        return _manifest_row(name, finished)
+    if quadrant is not None and readout is not None and info.n_rows > MAX_ROWS:
+        with EntryWriter(store, name, n_columns=info.n_columns, n_rows=info.n_rows) as writer:
+            stretches = cut_file(path, quadrant, info.n_rows)
+            return _manifest_row(name, write_long_entry(stretches, writer, origin, instrument, supplied))
+    exposure = read_amplifier(path, quadrant, instrument, supplied)
+    n_y, n_columns, n_rows = exposure_shape(exposure)
+    with EntryWriter(store, name, n_y=n_y, n_columns=n_columns, n_rows=n_rows) as writer:
+        calibrated = calibrate_exposure(exposure, writer.residual)
+        description = {**calibrated.description, "origin": origin}
+        return _manifest_row(name, writer.finish(calibrated.arrays, calibrated.streaks, description))
 
 
 def _origin(path: Path, quadrant: int | None, instrument: str | None, supplied: Mapping[str, str] | None) -> str:
@@ -90,14 +84,6 @@ def _origin(path: Path, quadrant: int | None, instrument: str | None, supplied: 
     profile = Path(instrument).read_text() if instrument and instrument.endswith(".toml") else instrument
     digest.update(json.dumps([*settings, profile], sort_keys=True).encode())
     return digest.hexdigest()
-
-
-def _write_entry(exposure: Frame | Cube, store: Path, name: str, origin: str) -> dict[str, Any]:
-    """Calibrate what was read and write its entry; its description."""
-    n_y, n_columns, n_rows = exposure_shape(exposure)
-    with EntryWriter(store, name, n_y=n_y, n_columns=n_columns, n_rows=n_rows) as writer:
-        calibrated = calibrate_exposure(exposure, writer.residual)
-        return writer.finish(calibrated.arrays, calibrated.streaks, {**calibrated.description, "origin": origin})
 
 
 def _manifest_row(name: str, description: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 
 from shutterless.pipeline.calibrate import fit_baseline
+from shutterless.pipeline.calibration import calibrate_exposure, exposure_shape
 from shutterless.pipeline.frames import Frame
-from shutterless.pipeline.ingest import _write_entry
 from shutterless.pipeline.ramp import MASK_ROWS, Ramp, _fit_levels, _piece_levels, _unknown_rows, fit_drain, fit_ramp
 from shutterless.pipeline.readout import Readout
 from shutterless.pipeline.simulation.content import AmplifierContent
 from shutterless.pipeline.simulation.rendering import render
 from shutterless.pipeline.simulation.scene import Scene, SceneSettings, draw_scene
-from shutterless.pipeline.store import Amplifier, open_amplifier
+from shutterless.pipeline.store import Amplifier
 from shutterless.pipeline.template_bank import scan
 from shutterless.pipeline.triggers import find_triggers
 
@@ -55,10 +55,10 @@ def highest(triggers: pd.DataFrame) -> float:
 
 
 @pytest.fixture
-def calibrate(tmp_path) -> Callable[[Frame], Amplifier]:
+def calibrate() -> Callable[[Frame], Amplifier]:
     def calibrate(frame: Frame) -> Amplifier:
-        _write_entry(frame, tmp_path / "store", "entry", "test")
-        return open_amplifier(tmp_path / "store", "entry")
+        residual = np.empty(exposure_shape(frame), np.float16)
+        return calibrate_exposure(frame, residual).amplifier("entry")
 
     return calibrate
 
