@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,8 +161,10 @@ def _cut(name: str, quadrant: int | None, pieces: Sequence[Piece]) -> Iterator[S
     if quadrant is None:
         yield Stretch(name, None, tuple(pieces), (pieces[0].first, pieces[-1].last))
         return
+    firsts, lasts = [piece.first for piece in pieces], [piece.last for piece in pieces]  # both rise
     for start, stop in _cores(pieces):
-        window = [piece.within(start - MARGIN_ROWS, stop + MARGIN_ROWS) for piece in pieces]
+        near = pieces[bisect_right(lasts, start - MARGIN_ROWS) : bisect_left(firsts, stop + MARGIN_ROWS)]
+        window = [piece.within(start - MARGIN_ROWS, stop + MARGIN_ROWS) for piece in near]
         yield Stretch(name, quadrant, tuple(piece for piece in window if piece is not None), (start, stop))
 
 
