@@ -111,11 +111,9 @@ def main() -> None:
         by_rows["ns per pixel"] = by_rows["seconds"] * 1e9 / (by_rows.index * 3072)
         print(f"rows of one file, {arguments.model}\n{by_rows.round(2).to_string()}")
         print(f"log-log slope of time against rows: {slope(by_rows.index.to_series(), by_rows['seconds']):.3f}")
-        opening = measure([folder / "warm.fits.fz"], profile, arguments.model)["seconds"]
-        steady = slope(by_rows.index.to_series() - OPENING_ROWS, by_rows["seconds"] - opening)
-        print(
-            f"less the {opening:.2f} s of the first {OPENING_ROWS:,} rows alone, against the rows after them: {steady:.3f}"
-        )
+        opening_s = measure([folder / "warm.fits.fz"], profile, arguments.model)["seconds"]
+        steady = slope(by_rows.index.to_series() - OPENING_ROWS, by_rows["seconds"] - opening_s)
+        print(f"of the rows after the first {OPENING_ROWS:,}, which alone take {opening_s:.2f} s: {steady:.3f}")
         files = [simulate(folder, profile, 12_000, f"file{k}") for k in range(8)]
         by_files = pd.DataFrame.from_dict(
             {n: measure(files[:n], profile, arguments.model) for n in (1, 2, 4, 8)}, orient="index"
