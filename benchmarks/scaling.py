@@ -5,8 +5,9 @@
 
 One amplifier of the ZTF camera (a profile with one quadrant), one file of each length, each searched in a process of
 its own; then 1, 2, 4 and 8 files of sequences of their own. Time is that of the search after one that warms up; memory
-the peak resident set of the process, model and all. The slope is that of log time against log rows; the second one is
-without the opening of the sequence, whose rows cost more, and what does not depend on the rows.
+the peak resident set of the process, model and all. The slope is that of log time against log rows: of files that
+begin with the sky ramp, whose rows cost more, and of steady rows cut out of the longest, less the time of a file of a
+few rows.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from astropy.io import fits
 
 MAIN = "from shutterless.workflows.cli import main; main()"
 ROWS = (10_000, 31_623, 100_000, 316_228, 1_000_000)
 MEMORY_ROWS = (5_000, 200_000)
-OPENING_ROWS = 5_000  # of a sequence, in which the sky rises and streaks begin, nearly all that the ramp costs
+FIRST_STEADY_ROW = 16_000
+EMPTY_ROWS = 64
 
 
 def one_quadrant(folder: Path) -> Path:
@@ -49,6 +52,27 @@ def simulate(folder: Path, profile: Path, rows: int, sequence: str) -> Path:
         command = [sys.executable, "-c", MAIN, "simulate", *map(str, words), "--quiet", "--no-dask"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     (path,) = folder.glob(f"{sequence}_*.fits.fz")
+    return path
+
+
+def cut(source: Path, path: Path, rows: int) -> Path:
+    """Rows of the steady state out of the compressed tiles of a longer file, from `FIRST_STEADY_ROW` on."""
+    with fits.open(source, disable_image_compression=True) as hdus, source.open("rb") as file, path.open("wb") as out:
+        primary = hdus[0].header.copy()
+        primary["SEQROW0"] = FIRST_STEADY_ROW
+        out.write(primary.tostring().encode())
+        for hdu in hdus[1:]:
+            header, start = hdu.header.copy(), hdu.fileinfo()["datLoc"]
+            n_tiles, rows_per_tile = header["NAXIS2"], header.get("ZTILE2", 1)
+            file.seek(start)
+            table = np.frombuffer(file.read(header["NAXIS1"] * n_tiles), ">i4").reshape(n_tiles, 2)
+            kept = table[FIRST_STEADY_ROW // rows_per_tile : (FIRST_STEADY_ROW + rows) // rows_per_tile].copy()
+            first, last = int(kept[0, 1]), int(kept[-1, 0] + kept[-1, 1])
+            file.seek(start + header["NAXIS1"] * n_tiles + first)
+            kept[:, 1] -= first
+            header["NAXIS2"], header["ZNAXIS2"], header["PCOUNT"] = len(kept), len(kept) * rows_per_tile, last - first
+            content = kept.tobytes() + file.read(last - first)
+            out.write(header.tostring().encode() + content + bytes(-len(content) % 2880))
     return path
 
 
@@ -100,7 +124,7 @@ def main() -> None:
         folder = arguments.frames or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
         profile = one_quadrant(folder)
-        simulate(folder, profile, OPENING_ROWS, "warm").replace(folder / "warm.fits.fz")
+        simulate(folder, profile, 5_000, "warm").replace(folder / "warm.fits.fz")
         by_rows = pd.DataFrame.from_dict(
             {
                 rows: measure([simulate(folder, profile, rows, f"r{rows}")], profile, arguments.model)
@@ -111,9 +135,21 @@ def main() -> None:
         by_rows["ns per pixel"] = by_rows["seconds"] * 1e9 / (by_rows.index * 3072)
         print(f"rows of one file, {arguments.model}\n{by_rows.round(2).to_string()}")
         print(f"log-log slope of time against rows: {slope(by_rows.index.to_series(), by_rows['seconds']):.3f}")
-        opening_s = measure([folder / "warm.fits.fz"], profile, arguments.model)["seconds"]
-        steady = slope(by_rows.index.to_series() - OPENING_ROWS, by_rows["seconds"] - opening_s)
-        print(f"of the rows after the first {OPENING_ROWS:,}, which alone take {opening_s:.2f} s: {steady:.3f}")
+        longest = simulate(folder, profile, max(arguments.rows), f"r{max(arguments.rows)}")
+        lengths = [rows // 16 * 16 for rows in arguments.rows[:-1]] + [max(arguments.rows) - 2 * FIRST_STEADY_ROW]
+        steady = pd.DataFrame.from_dict(
+            {
+                rows: measure([cut(longest, folder / "steady.fits.fz", rows)], profile, arguments.model)
+                for rows in lengths
+            },
+            orient="index",
+        )
+        empty_s = measure([cut(longest, folder / "steady.fits.fz", EMPTY_ROWS)], profile, arguments.model)["seconds"]
+        steady["less an empty run"] = steady["seconds"] - empty_s
+        print(
+            f"\nsteady rows of one file; a run of {EMPTY_ROWS} rows takes {empty_s:.2f} s\n{steady.round(2).to_string()}"
+        )
+        print(f"log-log slope of time against rows: {slope(steady.index.to_series(), steady['less an empty run']):.3f}")
         files = [simulate(folder, profile, 12_000, f"file{k}") for k in range(8)]
         by_files = pd.DataFrame.from_dict(
             {n: measure(files[:n], profile, arguments.model) for n in (1, 2, 4, 8)}, orient="index"
