@@ -144,7 +144,8 @@ def main() -> None:
             },
             orient="index",
         )
-        empty_s = measure([cut(longest, folder / "steady.fits.fz", EMPTY_ROWS)], profile, arguments.model)["seconds"]
+        empty = cut(longest, folder / "steady.fits.fz", EMPTY_ROWS)
+        empty_s = measure([empty], profile, arguments.model)["seconds"]
         steady["less an empty run"] = steady["seconds"] - empty_s
         print(
             f"\nsteady rows of one file; a run of {EMPTY_ROWS} rows takes {empty_s:.2f} s\n{steady.round(2).to_string()}"
