@@ -147,9 +147,7 @@ def main() -> None:
         empty = cut(longest, folder / "steady.fits.fz", EMPTY_ROWS)
         empty_s = measure([empty], profile, arguments.model)["seconds"]
         steady["less an empty run"] = steady["seconds"] - empty_s
-        print(
-            f"\nsteady rows of one file; a run of {EMPTY_ROWS} rows takes {empty_s:.2f} s\n{steady.round(2).to_string()}"
-        )
+        print(f"\nsteady rows; a run of {EMPTY_ROWS} of them takes {empty_s:.2f} s\n{steady.round(2).to_string()}")
         print(f"log-log slope of time against rows: {slope(steady.index.to_series(), steady['less an empty run']):.3f}")
         files = [simulate(folder, profile, 12_000, f"file{k}") for k in range(8)]
         by_files = pd.DataFrame.from_dict(
