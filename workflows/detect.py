@@ -7,20 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from shutterless.models.evaluation import RateCurve, detection_score
-from shutterless.models.families import load_model
-from shutterless.models.inputs import DetectorModel
-from shutterless.models.scoring import score_strips
 from shutterless.pipeline.examples import hide_events
 from shutterless.pipeline.store import Amplifier, open_amplifier
 from shutterless.pipeline.strips import cut_strips
 from shutterless.pipeline.tokens import StripBatch, TokenGrid
 from shutterless.pipeline.triggers import find_triggers
 from shutterless.pipeline.vetoes import are_hopeless
+
+if TYPE_CHECKING:
+    from shutterless.models.inputs import DetectorModel  # torch takes seconds, and the template bank needs none
 
 RATES = "rates.json"
 
@@ -139,6 +140,8 @@ def _score_by_model(
     model: DetectorModel, strips: StripBatch, triggers: pd.DataFrame, asked: np.ndarray, batch_size: int
 ) -> pd.DataFrame:
     """Scores of all triggers from the strips of those that a model is asked about; no score for the others."""
+    from shutterless.models.scoring import score_strips
+
     scored = score_strips(model, strips, batch_size)
     snr = triggers["snr"].abs().to_numpy()[asked]
     scored = scored.assign(score=detection_score(scored["event_logit"].to_numpy(), snr))
@@ -150,4 +153,6 @@ def _score_by_model(
 @lru_cache(maxsize=8)
 def load_once(folder: str) -> DetectorModel:
     """Load a model, once in each process."""
+    from shutterless.models.families import load_model
+
     return load_model(Path(folder))
