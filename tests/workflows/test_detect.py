@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from shutterless.models import families
 from shutterless.models.evaluation import RateCurve
 from shutterless.pipeline.store import read_manifest
 from shutterless.pipeline.vetoes import are_hopeless
-from shutterless.workflows import detect as module
 from shutterless.workflows.detect import (
     Detector,
     DetectTask,
@@ -108,8 +108,8 @@ def test_amplifier_without_triggers_gives_an_empty_table_with_every_column(task,
 
 def test_model_is_loaded_once_for_all_amplifiers(held_out, make_model, monkeypatch):
     store, _ = held_out
-    loaded, load = [], module.load_model
-    monkeypatch.setattr(module, "load_model", lambda folder: loaded.append(folder) or load(folder))
+    loaded, load = [], families.load_model
+    monkeypatch.setattr(families, "load_model", lambda folder: loaded.append(folder) or load(folder))
     own = Detector("mlp", str(make_model("once", "mlp")))
     for entry in read_manifest(store)["entry"]:
         detect(DetectTask(str(store), entry, (own,), 6.0))
