@@ -49,6 +49,9 @@ class _Trial(Generic[Item]):
     attempt: int = 0
 
 
+_REGISTER_ATTEMPTS = 4
+
+
 class DaskExecutor:
     """Items go to the workers of a Dask cluster, at most `ITEMS_IN_FLIGHT_PER_WORKER` per worker at a time.
 
@@ -106,12 +109,25 @@ class DaskExecutor:
         self._preparations.append(name)
         self._client.subscribe_topic(name, lambda event: self._failed_workers.append((name, *event[1])))
         try:
-            self._client.register_plugin(make_preparation(function, name), name=name)
+            self._register(make_preparation(function, name), name)
         except Exception as error:
             self._take_off(name)
             if isinstance(error, EXPECTED_ERRORS):
                 raise ClusterError(f"a worker could not prepare for the work: {describe_error(error)}") from error
             raise
+
+    def _register(self, plugin: Any, name: str) -> None:
+        """Hand a preparation to all workers; again where one was killed just then, whose successor gets it, too."""
+        from distributed.comm import CommClosedError
+
+        for attempt in range(1, _REGISTER_ATTEMPTS + 1):
+            try:
+                self._client.register_plugin(plugin, name=name)
+                return
+            except CommClosedError:
+                if attempt == _REGISTER_ATTEMPTS or self._client.status != "running":
+                    raise
+                time.sleep(pause_before(attempt))
 
     def close(self) -> None:
         """Take what `prepare` left behind off a cluster that goes on."""

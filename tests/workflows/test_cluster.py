@@ -552,3 +552,20 @@ def test_quiet_progress_says_nothing(capsys):
     assert list(progress.track("ab", "letters", 2)) == ["a", "b"]
     progress.say("done")
     assert capsys.readouterr() == ("", "")
+
+
+def test_worker_that_is_killed_while_all_prepare_does_not_end_the_run(dask, monkeypatch):
+    from distributed.comm import CommClosedError
+
+    register, calls = dask._client.register_plugin, []
+
+    def lose_one_first(plugin, name):
+        calls.append(name)
+        if len(calls) == 1:
+            raise CommClosedError("a worker was killed")
+        return register(plugin, name=name)
+
+    monkeypatch.setattr(dask._client, "register_plugin", lose_one_first)
+    dask.prepare(partial(abs, -1))
+    assert len(calls) == 2
+    assert [outcome.value for outcome in dask.map(abs, [-3], describe="numbers")] == [3]
