@@ -28,7 +28,6 @@ from shutterless.pipeline.readout import Readout
 
 CHUNK_ROWS = BLOCK_ROWS  # rows calibrated at a time: 0.8 MB of float32, which stays in the cache
 POCKET_ROWS = 2048  # of the steady state, in which the strength of the pocket effect is measured
-_MEAN_ROWS = BLOCK_ROWS
 _TILE = 32  # columns transposed at a time: with 64 rows they fill 64 bytes of 32 lines
 _SKY_STRIDE = 16  # of the columns whose median tells how bright a row's sky is
 
@@ -87,20 +86,25 @@ def fit_baseline(frame: Frame) -> Baseline:
     pocket = _measure_pocket(frame, bias, steady)
     ramps = _fit_ramps(frame, bias, pocket, steady)
     means = []
-    for start in range(0, len(bias), _MEAN_ROWS):
-        rows = slice(start, min(start + _MEAN_ROWS, len(bias)))
+    for rows in _chunks(0, len(bias)):
         covered = [ramp for ramp in ramps if ramp.covers(rows.start, rows.stop)]
         electrons = to_electrons(frame.pixels_adu[rows], bias[rows], frame)
         if covered:
             undo_pocket(electrons, pocket, _within(steady, rows))
         for ramp in covered:
-            ramp.remove(electrons, start)
+            ramp.remove(electrons, rows.start)
         mean = block_means(electrons, BLOCK_ROWS, frame.readout.read_noise_e, CLIP_SIGMA)
         if not covered:  # 64 times fewer pixels; over their noise the effect bends by 0.02 electrons
             undo_pocket(mean, pocket, slice(0, len(mean)))
         means.append(mean)
     level = running_mean(reject_outliers(np.concatenate(means)), WINDOW_ROWS // BLOCK_ROWS, KNOT_BLOCKS)
     return Baseline(level, ramps, bias, pocket)
+
+
+def _chunks(start: int, stop: int) -> Iterator[slice]:
+    """Rows ``start`` to ``stop``, `CHUNK_ROWS` at a time."""
+    for first in range(start, stop, CHUNK_ROWS):
+        yield slice(first, min(first + CHUNK_ROWS, stop))
 
 
 def _within(steady: slice, rows: slice) -> slice:
@@ -142,8 +146,7 @@ def _steady_level(frame: Frame, bias: np.ndarray, pocket: PocketEffect | None, r
     if rows.stop - rows.start < SETTLE_ROWS:
         return None
     blocks = []
-    for start in range(rows.start, rows.stop, BLOCK_ROWS):
-        block = slice(start, min(start + BLOCK_ROWS, rows.stop))
+    for block in _chunks(rows.start, rows.stop):
         electrons = to_electrons(frame.pixels_adu[block], bias[block], frame)
         blocks.append(block_means(electrons, BLOCK_ROWS, frame.readout.read_noise_e, CLIP_SIGMA))
     means = np.concatenate(blocks)
@@ -192,8 +195,7 @@ def iterate_residuals(frame: Frame, baseline: Baseline, *, shared_rows: bool = T
     steady = frame.readout.steady_rows(len(frame.pixels_adu))
     floor_e2 = noise_floor_e2(frame.readout)
     clip = np.float32(CLIP_SIGMA if shared_rows else 0.0)
-    for start in range(0, len(frame.pixels_adu), CHUNK_ROWS):
-        rows = slice(start, min(start + CHUNK_ROWS, len(frame.pixels_adu)))
+    for rows in _chunks(0, len(frame.pixels_adu)):
         bright = _within(steady, rows)
         residual = to_electrons(frame.pixels_adu[rows], baseline.bias_adu[rows], frame)
         undo_pocket(residual, baseline.pocket, bright)
@@ -206,7 +208,7 @@ def iterate_residuals(frame: Frame, baseline: Baseline, *, shared_rows: bool = T
         sigma = np.empty_like(level)
         shared = _standardise(residual, level, sigma, electronic_e2, photon_share, clip)
         typical = _row_medians(sigma, bright)
-        yield ResidualChunk(start, residual, level, sigma, shared / typical, typical)
+        yield ResidualChunk(rows.start, residual, level, sigma, shared / typical, typical)
 
 
 def _variance_terms(

@@ -14,7 +14,7 @@ from astropy.table import Table
 
 from shutterless.pipeline.frames import frame_stem
 from shutterless.pipeline.readout import Readout
-from shutterless.pipeline.store import partial_path, write_parquet
+from shutterless.pipeline.store import write_parquet, written_whole
 
 CANDIDATE_TYPES = {
     "candidate_id": "string",
@@ -177,12 +177,8 @@ def write_candidates(candidates: pd.DataFrame, folder: str | Path, settings: Map
     for name, unit in CANDIDATE_UNITS.items():
         table[name].unit = unit
     table.meta["settings"] = json.dumps(dict(settings), sort_keys=True, default=str)
-    partial = partial_path(ecsv)
-    try:
+    with written_whole(ecsv) as partial:
         table.write(partial, format="ascii.ecsv")
-        partial.replace(ecsv)
-    finally:
-        partial.unlink(missing_ok=True)
     return parquet, ecsv
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from shutterless.pipeline.calibration import calibrate_exposure, exposure_shape
 from shutterless.pipeline.fits_files import frame_stem
+from shutterless.pipeline.instruments import describe_instrument
 from shutterless.pipeline.long_entries import write_long_entry
 from shutterless.pipeline.reading import read_amplifier, read_info
 from shutterless.pipeline.store import MANIFEST_COLUMNS, EntryWriter, entry_name, read_entry
@@ -81,8 +82,7 @@ def _origin(path: Path, quadrant: int | None, instrument: str | None, supplied: 
         file.seek(max(path.stat().st_size - (1 << 20), 0))
         digest.update(file.read())
     settings = [path.stat().st_size, path.stat().st_mtime_ns, quadrant, dict(supplied or {}), version("shutterless")]
-    profile = Path(instrument).read_text() if instrument and instrument.endswith(".toml") else instrument
-    digest.update(json.dumps([*settings, profile], sort_keys=True).encode())
+    digest.update(json.dumps([*settings, describe_instrument(instrument)], sort_keys=True).encode())
     return digest.hexdigest()
 
 

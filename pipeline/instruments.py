@@ -230,6 +230,11 @@ def builtin_profile_names() -> list[str]:
     return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
 
 
+def describe_instrument(instrument: str | None) -> str | None:
+    """What a profile is known by in fingerprints: its name, or the text of its TOML file."""
+    return Path(instrument).read_text() if instrument and instrument.endswith(".toml") else instrument
+
+
 @cache
 def load_profile(name: str) -> InstrumentProfile | CubeProfile:
     """Load a built-in profile by name or a user's own by the path of its TOML file.

@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -359,17 +360,24 @@ def manifest_hash(manifest: pd.DataFrame) -> str:
 def write_parquet(table: pd.DataFrame, path: Path) -> None:
     """Write a Parquet file under another name and move it into place, so that none is ever half-written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_path(path)
-    try:
+    with written_whole(path) as partial:
         table.to_parquet(partial, index=False)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def partial_path(path: Path) -> Path:
     """Name beside a file or folder under which it is written until it is whole."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Name under which to write a file that is moved to its place when that has succeeded, and removed otherwise."""
+    partial = partial_path(path)
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def replace_folder(partial: Path, final: Path) -> None:
@@ -399,12 +407,8 @@ def remove_partials(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file under another name and move it into place."""
-    partial = partial_path(path)
-    try:
+    with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 __all__ = [
@@ -423,4 +427,5 @@ __all__ = [
     "write_manifest",
     "write_parquet",
     "write_text",
+    "written_whole",
 ]

@@ -11,7 +11,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import pandas as pd
 
 from shutterless.pipeline.calibration import calibrate_exposure, exposure_shape
 from shutterless.pipeline.fits_files import frame_stem
+from shutterless.pipeline.instruments import describe_instrument
 from shutterless.pipeline.reading import read_amplifier
 from shutterless.pipeline.readout import Readout, RowTimes
 from shutterless.pipeline.store import Amplifier, entry_name, partial_path, replace_folder
@@ -154,9 +155,8 @@ def read_part(out: Path, stretch: Stretch) -> Part | None:
     runs = []
     for position, run in enumerate(about["runs"]):
         times = folder / f"row_times_{position}.npy"
-        readout = Readout.from_dict(run["readout"])
-        if times.is_file():
-            object.__setattr__(readout, "row_times", RowTimes(*np.load(times)))
+        row_times = RowTimes(*np.load(times)) if times.is_file() else None
+        readout = replace(Readout.from_dict(run["readout"]), row_times=row_times)
         stars = streaks[streaks["run"] == position].drop(columns="run").reset_index(drop=True)
         pieces = tuple(Piece(Path(path), *rows) for path, *rows in run["pieces"])
         runs.append(RunPart(readout, pieces, run["n_y"], run["numbers"], stars))
@@ -300,7 +300,7 @@ def settings_fingerprint(
     for file in sorted(Path(detector.folder).glob("*")) if detector.folder is not None else []:
         if file.suffix in (".json", ".safetensors"):
             digest.update(file.name.encode() + file.read_bytes())
-    profile = Path(instrument).read_text() if instrument and instrument.endswith(".toml") else instrument
+    profile = describe_instrument(instrument)
     settings = [threshold, batch_size, profile, dict(supplied), version("shutterless"), MAX_ROWS]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()

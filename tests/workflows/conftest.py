@@ -112,3 +112,19 @@ def tracking(tmp_path_factory):
     from shutterless.workflows.tracking import open_tracking
 
     return open_tracking(f"sqlite:///{tmp_path_factory.mktemp('tracking')}/mlflow.db")
+
+
+@pytest.fixture
+def n_searched(monkeypatch) -> list[int]:
+    """A list that grows by one with every amplifier that is searched."""
+    from shutterless.workflows import stretch_search
+
+    calls: list[int] = []
+    find = stretch_search.find_triggers
+
+    def counted(*arguments):
+        calls.append(1)
+        return find(*arguments)
+
+    monkeypatch.setattr(stretch_search, "find_triggers", counted)
+    return calls

@@ -18,7 +18,6 @@ from tiny_frames import N_COLUMNS, SKY_E, add_pulse, expose, write_sequence, wri
 from shutterless.pipeline.cubes import read_cube
 from shutterless.pipeline.reading import read_info
 from shutterless.pipeline.stretches import plan_stretches
-from shutterless.workflows import stretch_search
 from shutterless.workflows.cluster import SerialExecutor
 from shutterless.workflows.detect import Detector
 from shutterless.workflows.search import search_files
@@ -67,20 +66,6 @@ def make_task(files: list[Path], out: Path, camera: str, *, resume: bool = True,
 @pytest.fixture
 def task(files, tiny_camera, tmp_path) -> StretchTask:
     return make_task(files, tmp_path / "out", tiny_camera)
-
-
-@pytest.fixture
-def n_searched(monkeypatch) -> list[int]:
-    """A list that grows by one with every amplifier that is searched."""
-    calls: list[int] = []
-    find = stretch_search.find_triggers
-
-    def counted(*arguments):
-        calls.append(1)
-        return find(*arguments)
-
-    monkeypatch.setattr(stretch_search, "find_triggers", counted)
-    return calls
 
 
 def found_rows(task: StretchTask) -> list[int]:

@@ -87,20 +87,6 @@ def make_watcher(folder, clock, tiny_camera, tmp_path) -> Callable[..., Watcher]
     return make
 
 
-@pytest.fixture
-def n_searched(monkeypatch) -> list[int]:
-    """A list that grows by one with every amplifier that is searched."""
-    calls: list[int] = []
-    find = stretch_search.find_triggers
-
-    def counted(*arguments):
-        calls.append(1)
-        return find(*arguments)
-
-    monkeypatch.setattr(stretch_search, "find_triggers", counted)
-    return calls
-
-
 def candidates_in(out: Path) -> pd.DataFrame:
     return pd.read_parquet(out / "candidates.parquet")
 
