@@ -66,7 +66,7 @@ def survival() -> ModuleType:
 def test_the_exit_code_is_the_number_of_runs_that_differ(survival, monkeypatch, capsys, n_same, code):
     """Two commands, each killed twice in five runs of which so many are the same."""
     monkeypatch.setattr(survival.Undisturbed, "run", lambda *_: None)
-    monkeypatch.setattr(survival, "survive", lambda *_: (4, n_same))
+    monkeypatch.setattr(survival, "survive", lambda *_: (5, 4, n_same))
     monkeypatch.setattr(sys, "argv", ["survival.py", "--kills", "5", "--frames", "a.fits"])
     with pytest.raises(SystemExit) as ended:
         survival.main()
