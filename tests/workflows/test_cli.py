@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from shutterless.workflows import cli, console
 
-COMMANDS = ("run", "simulate", "inject", "ingest", "train", "evaluate", "compare", "search", "watch")
-COMMANDS += ("lightcurve", "register", "report", "describe")
+COMMANDS = ("run", "simulate", "inject", "ingest", "train", "evaluate", "compare", "describe", "search", "watch")
+COMMANDS += ("lightcurve", "report", "register")
 HEAVY = (
     "numpy",
     "torch",
@@ -65,9 +65,9 @@ def frames(tmp_path_factory):
 
 
 def test_commands_are_those_of_the_documentation_and_each_has_help():
-    commands = typer.main.get_command(cli.app).commands
-    assert tuple(commands) == COMMANDS
-    for name, command in commands.items():
+    group = typer.main.get_command(cli.app)
+    assert tuple(group.list_commands(None)) == COMMANDS
+    for name, command in group.commands.items():
         assert command.help, name
         assert all(parameter.help for parameter in command.params if parameter.name != "help"), name
         assert {"quiet", "debug"} <= {parameter.name for parameter in command.params}, name

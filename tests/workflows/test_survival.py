@@ -65,14 +65,14 @@ def survival() -> ModuleType:
 @pytest.mark.parametrize(("n_same", "code"), [(5, 0), (3, 8), (0, 20)])
 def test_the_exit_code_is_the_number_of_runs_that_differ(survival, monkeypatch, capsys, n_same, code):
     """Two commands, each killed twice in five runs of which so many are the same."""
-    monkeypatch.setattr(survival.Undisturbed, "run", lambda *_: None)
+    monkeypatch.setattr(survival.Undisturbed, "run", lambda *_: survival.Undisturbed(None, 8.6))
     monkeypatch.setattr(survival, "survive", lambda *_: (5, 4, n_same))
     monkeypatch.setattr(sys, "argv", ["survival.py", "--kills", "5", "--frames", "a.fits"])
     with pytest.raises(SystemExit) as ended:
         survival.main()
     assert ended.value.code == code
     assert capsys.readouterr().out.splitlines() == [
-        f"{command}: 5 kills of a {who}, 4 while it ran: {n_same} the same to the bit"
+        f"{command}: 5 runs of 8.6 s, a {who} killed in 4: {n_same} the same to the bit"
         for command in ("search", "ingest")
         for who in ("driver", "worker")
     ]
@@ -80,8 +80,8 @@ def test_the_exit_code_is_the_number_of_runs_that_differ(survival, monkeypatch, 
 
 def test_more_differing_runs_than_an_exit_code_holds_are_not_none(survival, monkeypatch):
     """256 would be 0 to the shell."""
-    monkeypatch.setattr(survival.Undisturbed, "run", lambda *_: None)
-    monkeypatch.setattr(survival, "survive", lambda *_: (0, 0))
+    monkeypatch.setattr(survival.Undisturbed, "run", lambda *_: survival.Undisturbed(None, 8.6))
+    monkeypatch.setattr(survival, "survive", lambda *_: (128, 0, 0))
     monkeypatch.setattr(sys, "argv", ["survival.py", "--kills", "128", "--commands", "search", "--frames", "a.fits"])
     with pytest.raises(SystemExit) as ended:
         survival.main()
@@ -90,8 +90,13 @@ def test_more_differing_runs_than_an_exit_code_holds_are_not_none(survival, monk
 
 def test_options_of_the_commands_are_passed_on(survival, monkeypatch):
     given = []
-    monkeypatch.setattr(survival.Undisturbed, "run", lambda command, files, options, out: given.append(options))
-    monkeypatch.setattr(survival, "survive", lambda *_: (0, 1))
+
+    def run(command, files, options, out):
+        given.append(options)
+        return survival.Undisturbed(None, 8.6)
+
+    monkeypatch.setattr(survival.Undisturbed, "run", run)
+    monkeypatch.setattr(survival, "survive", lambda *_: (1, 0, 1))
     words = ["--kills", "1", "--commands", "search", "--frames", "a.fits", "--options", "instrument", "camera.toml"]
     monkeypatch.setattr(sys, "argv", ["survival.py", *words])
     with pytest.raises(SystemExit):

@@ -1,0 +1,1 @@
+"""The commands, each of which parses, calls one function of `shutterless.workflows` and prints its result."""

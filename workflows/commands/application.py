@@ -1,0 +1,66 @@
+"""The application that every command belongs to, and how one is registered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from shutterless.workflows.console import exit_with_code
+
+ORDER = (
+    "run", "simulate", "inject", "ingest", "pretrain", "train", "tune", "evaluate", "compare", "describe",
+    "search", "watch", "lightcurve", "report", "register", "promote", "rollback", "history", "serve",
+)  # fmt: skip
+
+
+class FlowOrder(TyperGroup):
+    """Lists commands in the order in which they are used."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:
+        """Names of the commands as ``--help`` shows them."""
+        return sorted(self.commands, key=ORDER.index)
+
+
+app = typer.Typer(
+    name="shutterless",
+    cls=FlowOrder,
+    help="Find sub-second events in continuous-readout astronomical images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: nothing more to import
+)
+
+
+def command(function: Callable[..., int]) -> Callable[..., None]:
+    """Register a command whose return value is the exit code and whose user errors are one line."""
+    guarded = exit_with_code(function)
+    app.command()(guarded)
+    return guarded
+
+
+def show_jobs(workers: int | None, scheduler: str | None, no_dask: bool, slurm: Path | None) -> int | None:
+    """Check the cluster options, print the script that ``--slurm`` would submit, and return how many workers it is."""
+    from shutterless.workflows.cluster import check_options, describe_jobs
+
+    check_options(workers, scheduler, no_dask, slurm)
+    if slurm is None:
+        return workers
+    script, n_workers = describe_jobs(slurm)
+    typer.echo(script)
+    return n_workers
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"shutterless {installed('shutterless')}")
+        raise typer.Exit

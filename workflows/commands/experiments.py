@@ -1,0 +1,158 @@
+"""The quickstart, and commands that make and judge models: run, train, evaluate, compare, describe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shutterless.workflows.commands.application import command
+from shutterless.workflows.console import DONE, choose_tracking, make_progress
+from shutterless.workflows.options import (
+    MODEL_HELP,
+    Config,
+    Debug,
+    Family,
+    NoDask,
+    Quiet,
+    Scheduler,
+    Set,
+    Store,
+    TrackingOption,
+    Workers,
+)
+
+
+@command
+def run(
+    config: Config = None,
+    out: Annotated[Path, typer.Option(help="Folder for everything the run makes.")] = Path("runs/quickstart"),
+    set_: Set = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    no_dask: NoDask = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Run the whole quickstart: simulate, ingest, train, evaluate, compare, register, search, report."""
+    from shutterless.workflows.settings import load_settings
+
+    settings = load_settings(config, set_ or ())  # a misspelt key is found before anything heavy is imported
+    from shutterless.workflows.quickstart import run_quickstart
+
+    progress = make_progress(quiet)
+    report = run_quickstart(settings, out, workers=workers, scheduler=scheduler, no_dask=no_dask, progress=progress)
+    typer.echo(f"report: {report}")
+    return DONE
+
+
+@command
+def train(
+    store: Store,
+    model: Annotated[Family, typer.Option(help="Family of the model.")] = Family.TRANSFORMER,
+    config: Config = None,
+    init: Annotated[str | None, typer.Option(help=f"Start from this model. {MODEL_HELP}", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the model; default: runs/MODEL.", show_default=False)
+    ] = None,
+    set_: Set = None,
+    tracking: TrackingOption = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Train one model on the strips of a store."""
+    from shutterless.workflows.settings import load_settings
+
+    settings = load_settings(config, set_ or ()).train_for(model)
+    uri = choose_tracking(tracking)
+    from shutterless.workflows.tracking import open_tracking, resolve_model
+    from shutterless.workflows.train import train_model
+
+    out = out or Path("runs") / model
+    start = resolve_model(init) if init else None
+    train_model(
+        store, family=str(model), settings=settings, out=out, init=start, tracking=open_tracking(uri),
+        progress=make_progress(quiet),
+    )  # fmt: skip
+    typer.echo(f"model: {out}")
+    return DONE
+
+
+@command
+def evaluate(
+    store: Store,
+    model: Annotated[
+        list[str] | None, typer.Option(help=f"{MODEL_HELP} Repeatable; default: bundled and template-bank.")
+    ] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="Truth table; default: the one beside the simulated frames.", show_default=False)
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for tables and figures.")] = Path("runs/evaluation"),
+    config: Config = None,
+    set_: Set = None,
+    tracking: TrackingOption = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Measure completeness, false alarms and loss of one or several detectors."""
+    from shutterless.workflows.settings import load_settings
+
+    settings = load_settings(config, set_ or ()).evaluate
+    uri = choose_tracking(tracking)
+    from shutterless.workflows.evaluate import evaluate_detectors
+    from shutterless.workflows.ingest import find_truth
+    from shutterless.workflows.tracking import open_tracking
+
+    evaluation = evaluate_detectors(
+        store, references=model or ["bundled", "template-bank"], truth=truth or find_truth(store), out=out,
+        settings=settings, tracking=open_tracking(uri), progress=make_progress(quiet),
+    )  # fmt: skip
+    typer.echo(evaluation.text())
+    typer.echo(f"evaluation: {out}")
+    return DONE
+
+
+@command
+def compare(
+    experiment: Annotated[str, typer.Option(help="Name of the tracked experiment.")] = "quickstart",
+    metric: Annotated[str, typer.Option(help="Metric to order the runs by.")] = "completeness",
+    out: Annotated[Path, typer.Option(help="Folder for the table and report.")] = Path("runs/comparison"),
+    tracking: TrackingOption = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Compare tracked runs in a table and a report."""
+    uri = choose_tracking(tracking)
+    from shutterless.workflows.compare import compare_runs
+
+    table = compare_runs(tracking_uri=uri, experiment=experiment, metric=metric, out=out)
+    typer.echo(table.to_string(index=False, na_rep="-", float_format="{:.3f}".format))
+    typer.echo(f"comparison: {out}")
+    return DONE
+
+
+@command
+def describe(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)] = "bundled",
+    tracking: TrackingOption = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Show the layers, shapes, parameters and hyperparameters of a model."""
+    choose_tracking(tracking)
+    from shutterless.workflows.tracking import resolve_model
+
+    folder = resolve_model(model)
+    if folder is None:
+        typer.echo("template-bank: no weights; PSF filter in x, box, Gaussian and flare shapes in time, with vetoes")
+        return DONE
+    from shutterless.models.describe import count_parameters, hyperparameters, layer_table
+    from shutterless.models.families import family_of, load_model
+
+    loaded = load_model(folder)
+    typer.echo(f"{family_of(loaded)} in {folder}: {count_parameters(loaded):,} parameters")
+    typer.echo(layer_table(loaded).to_string(index=False))
+    for key, value in hyperparameters(loaded).items():
+        typer.echo(f"{key} = {value}")
+    return DONE

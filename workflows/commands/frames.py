@@ -1,0 +1,218 @@
+"""Commands that make and read frames: simulate, inject, ingest, lightcurve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shutterless.workflows.commands.application import command, show_jobs
+from shutterless.workflows.console import (
+    describe_plan,
+    failure_lines,
+    format_size,
+    list_failures,
+    make_progress,
+    note_reading,
+    parse_numbers,
+    parse_range,
+    split_set,
+)
+from shutterless.workflows.options import (
+    Catalogue,
+    Debug,
+    DryRun,
+    Files,
+    Instrument,
+    NoDask,
+    Quiet,
+    Resume,
+    Scheduler,
+    Set,
+    Slurm,
+    Workers,
+)
+
+
+@command
+def simulate(
+    out: Annotated[Path, typer.Option(help="Folder for the frames and truth tables.", show_default=False)],
+    instrument: Annotated[str, typer.Option(help="Profile name or TOML file.")] = "ztf",
+    ccds: Annotated[str, typer.Option(help="CCD numbers, such as 1,3 or 1-4.")] = "1",
+    rows: Annotated[int, typer.Option(help="Rows of one file.")] = 10_000,
+    files: Annotated[int, typer.Option(help="Consecutive files of each CCD.")] = 1,
+    events: Annotated[int, typer.Option(help="Events in each amplifier of each file.")] = 10,
+    artefacts: Annotated[bool, typer.Option(help="Cosmic rays and electronic pickup.")] = True,
+    atmosphere: Annotated[bool, typer.Option(help="Scintillation, motion, focus, thin cloud.")] = False,
+    detector: Annotated[bool, typer.Option(help="Pocket effect, bad columns, dropped rows.")] = False,
+    sky_lights: Annotated[bool, typer.Option(help="Satellites, aircraft, meteors, ghosts.")] = False,
+    seed: Annotated[int, typer.Option(help="Same seed, same frames.")] = 1,
+    sequence: Annotated[str, typer.Option(help="Name of the sequence; begins the file names.")] = "simulated",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change another value of the scene (row_rate_hz=100); repeatable."
+        ),
+    ] = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    no_dask: NoDask = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Simulate continuous-readout frames with events of known truth."""
+    from shutterless.workflows.cluster import open_executor
+    from shutterless.workflows.settings import load_scene
+    from shutterless.workflows.simulate import build_scene, simulate_scene
+
+    given = {"instrument": instrument, "ccds": parse_numbers(ccds), "rows": rows, "files": files, "events": events}
+    given |= {"artefacts": artefacts, "seed": seed, "sequence": sequence}
+    given |= {"atmosphere": atmosphere, "detector": detector, "sky_lights": sky_lights}
+    scene = build_scene(load_scene(given, set_ or ()))
+    with open_executor(workers, scheduler, no_dask) as executor:
+        result = simulate_scene(scene, out, executor=executor, progress=make_progress(quiet))
+    typer.echo(f"{len(result.files)} files and {result.truth.name} in {out}")
+    return list_failures(result.failures)
+
+
+@command
+def inject(
+    files: Files,
+    out: Annotated[Path, typer.Option(help="Folder for the copies of the frames.", show_default=False)],
+    events: Annotated[int, typer.Option(help="Events in each amplifier of each file.")] = 10,
+    kinds: Annotated[str, typer.Option(help="Kinds of events, equally frequent.")] = "flare,burst,occultation,glint",
+    rho: Annotated[str, typer.Option(help="Smallest and largest optimal S/N.")] = "5,20",
+    partial: Annotated[float, typer.Option(help="Share of events that an end of the file cuts.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Same seed, same events.")] = 1,
+    hide: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the truth tables, for a blind test; default: --out.", show_default=False),
+    ] = None,
+    instrument: Instrument = None,
+    set_: Set = None,
+    dry_run: DryRun = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    no_dask: NoDask = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Write copies of frames with events in them and their truth, for a blind test of any detector."""
+    from shutterless.workflows.cluster import open_executor
+    from shutterless.workflows.inject import INJECT_PIXELS_PER_SECOND, build_injection, inject_files
+    from shutterless.workflows.settings import load_settings
+
+    wanted = build_injection([kind.strip() for kind in kinds.split(",")], parse_range(rho, "--rho"), partial)
+    overrides, header = split_set(set_ or ())
+    settings = load_settings(None, overrides).ingest
+    instrument, supplied = instrument or settings.instrument, {**settings.header, **header}
+    if dry_run:
+        written = f"as many frames to {out}, truth.parquet and stars.parquet to {hide or out}"
+        return describe_plan(files, instrument, supplied, workers, INJECT_PIXELS_PER_SECOND, lambda _: written)
+    progress = make_progress(quiet)
+    with open_executor(workers, scheduler, no_dask) as executor:
+        result = inject_files(
+            files, out, settings=wanted, events=events, seed=seed, hide=hide, instrument=instrument, supplied=supplied,
+            executor=executor, progress=progress,
+        )  # fmt: skip
+    note_reading(progress, result.instruments, result.warnings)
+    typer.echo(f"{result.n_events} events in {len(result.files)} files in {out}; their truth is {result.truth}")
+    return list_failures(failure_lines(result.failures))
+
+
+@command
+def ingest(
+    files: Files,
+    out: Annotated[Path, typer.Option(help="Folder of the store.", show_default=False)],
+    instrument: Instrument = None,
+    resume: Resume = False,
+    set_: Set = None,
+    dry_run: DryRun = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    no_dask: NoDask = False,
+    slurm: Slurm = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Calibrate frames into a store."""
+    from shutterless.workflows.cluster import open_executor
+    from shutterless.workflows.ingest import INGEST_PIXELS_PER_SECOND, estimate_store_bytes, ingest_files
+    from shutterless.workflows.settings import load_settings
+
+    overrides, header = split_set(set_ or ())
+    settings = load_settings(None, overrides).ingest
+    supplied = {**settings.header, **header}
+    instrument = instrument or settings.instrument
+    progress = make_progress(quiet)
+    if dry_run:
+        workers = show_jobs(workers, scheduler, no_dask, slurm)
+        return describe_plan(
+            files, instrument, supplied, workers, INGEST_PIXELS_PER_SECOND,
+            lambda n_pixels: f"about {format_size(estimate_store_bytes(n_pixels))} to {out}",
+        )  # fmt: skip
+    with open_executor(workers, scheduler, no_dask, slurm) as executor:
+        result = ingest_files(
+            files, out, instrument=instrument, supplied=supplied, resume=resume, executor=executor, progress=progress
+        )
+    note_reading(progress, result.instruments, result.warnings)
+    typer.echo(f"{len(result.manifest)} amplifiers in {out}")
+    return list_failures(failure_lines(result.failures))
+
+
+@command
+def lightcurve(
+    files: Files,
+    x: Annotated[
+        float | None, typer.Option(help="Column of one star, in read order; default: every star.", show_default=False)
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of one star of the catalogue.", show_default=False)] = None,
+    catalogue: Catalogue = None,
+    out: Annotated[Path, typer.Option(help="Folder for the light curves.")] = Path("runs/lightcurves"),
+    format_: Annotated[
+        list[str] | None, typer.Option("--format", help="parquet, ecsv, csv or fits; repeatable.")
+    ] = None,
+    bin_rows: Annotated[int, typer.Option(help="Rows averaged.")] = 1,
+    barycentric: Annotated[
+        bool, typer.Option("--barycentric", help="Add BJD_TDB, the time at the barycentre.")
+    ] = False,
+    ra: Annotated[
+        str | None,
+        typer.Option(
+            help="Right ascension for --barycentric (degrees or HH:MM:SS); default: header.", show_default=False
+        ),
+    ] = None,
+    dec: Annotated[str | None, typer.Option(help="Declination (degrees or DD:MM:SS).", show_default=False)] = None,
+    instrument: Instrument = None,
+    resume: Resume = False,
+    set_: Set = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    no_dask: NoDask = False,
+    slurm: Slurm = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Write times and fluxes of one star or of all, blended neighbours fitted together."""
+    from shutterless.pipeline.barycentric import parse_direction
+    from shutterless.workflows.cluster import open_executor
+    from shutterless.workflows.lightcurve import write_light_curves
+    from shutterless.workflows.settings import load_settings
+
+    overrides, header = split_set(set_ or ())
+    settings = load_settings(None, overrides).ingest
+    if (ra is None) != (dec is None) or (ra is not None and not barycentric):
+        raise ValueError("--ra and --dec belong together, and to --barycentric")
+    direction = None if ra is None else parse_direction(ra, dec, "--ra and --dec")
+    progress = make_progress(quiet)
+    with open_executor(workers, scheduler, no_dask, slurm) as executor:
+        result = write_light_curves(
+            files, out, x=x, name=name, catalogue=catalogue, formats=format_ or ["parquet"], bin_rows=bin_rows,
+            barycentric=barycentric, direction=direction,
+            instrument=instrument or settings.instrument, supplied={**settings.header, **header}, executor=executor,
+            resume=resume, progress=progress,
+        )  # fmt: skip
+    note_reading(progress, result.instruments, result.warnings)
+    typer.echo(f"{result.n_stars} stars in {len(result.paths)} files in {out}")
+    return list_failures(failure_lines(result.failures))

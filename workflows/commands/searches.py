@@ -1,0 +1,159 @@
+"""Commands that search frames and show what was found: search, watch, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shutterless.workflows.commands.application import command, show_jobs
+from shutterless.workflows.console import (
+    DONE,
+    SOME_FAILED,
+    choose_tracking,
+    describe_plan,
+    failure_lines,
+    list_failures,
+    make_progress,
+    note_reading,
+    split_set,
+)
+from shutterless.workflows.options import (
+    MODEL_HELP,
+    Catalogue,
+    Config,
+    Debug,
+    DryRun,
+    Files,
+    Instrument,
+    NoDask,
+    Quiet,
+    Resume,
+    Scheduler,
+    Set,
+    Slurm,
+    TrackingOption,
+    Workers,
+)
+
+if TYPE_CHECKING:
+    from shutterless.workflows.settings import SearchSettings
+
+
+@command
+def search(
+    files: Files,
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "bundled",
+    out: Annotated[Path, typer.Option(help="Folder for the candidates.")] = Path("runs/search"),
+    instrument: Instrument = None,
+    false_alarms_per_hour: Annotated[
+        float | None, typer.Option(help="False alarms per amplifier-hour at which to cut.", show_default=False)
+    ] = None,
+    catalogue: Catalogue = None,
+    resume: Resume = False,
+    config: Config = None,
+    set_: Set = None,
+    dry_run: DryRun = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    no_dask: NoDask = False,
+    slurm: Slurm = None,
+    tracking: TrackingOption = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Search frames for events and write the candidates."""
+    from shutterless.workflows.cluster import open_executor
+    from shutterless.workflows.ingest import SEARCH_PIXELS_PER_SECOND
+
+    settings, supplied, instrument = _search_settings(config, set_, false_alarms_per_hour, instrument)
+    if dry_run:
+        workers = show_jobs(workers, scheduler, no_dask, slurm)
+        wanted = f"candidates.parquet and candidates.ecsv to {out}"
+        return describe_plan(files, instrument, supplied, workers, SEARCH_PIXELS_PER_SECOND, lambda _: wanted)
+    choose_tracking(tracking)
+    from shutterless.workflows.search import search_files
+
+    progress = make_progress(quiet)
+    with open_executor(workers, scheduler, no_dask, slurm) as executor:
+        result = search_files(
+            files, reference=model, out=out, settings=settings, catalogue=catalogue, instrument=instrument,
+            supplied=supplied, executor=executor, resume=resume, progress=progress,
+        )  # fmt: skip
+    note_reading(progress, result.instruments, result.warnings)
+    typer.echo(f"{len(result.candidates)} candidates in {out}")
+    return list_failures(failure_lines(result.failures))
+
+
+@command
+def watch(
+    directory: Annotated[Path, typer.Argument(help="Folder in which frames arrive.", show_default=False)],
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "bundled",
+    out: Annotated[Path, typer.Option(help="Folder for the candidates.")] = Path("runs/watch"),
+    instrument: Instrument = None,
+    false_alarms_per_hour: Annotated[
+        float | None, typer.Option(help="False alarms per amplifier-hour at which to cut.", show_default=False)
+    ] = None,
+    catalogue: Catalogue = None,
+    every: Annotated[float, typer.Option(help="Seconds between two looks at the folder.")] = 2.0,
+    settle: Annotated[float, typer.Option(help="Seconds for which a file must not change to be whole.")] = 5.0,
+    stop_after: Annotated[
+        float | None,
+        typer.Option(help="Stop when nothing has come for so many seconds; default: never.", show_default=False),
+    ] = None,
+    config: Config = None,
+    set_: Set = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    no_dask: NoDask = False,
+    slurm: Slurm = None,
+    tracking: TrackingOption = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Search frames as they arrive, and say how far behind the sky it is; a restart goes on where it was."""
+    from shutterless.workflows.cluster import open_executor
+
+    settings, supplied, instrument = _search_settings(config, set_, false_alarms_per_hour, instrument)
+    choose_tracking(tracking)
+    from shutterless.workflows.search import SearchJob
+    from shutterless.workflows.watch import Watcher, watch_folder
+
+    progress = make_progress(quiet)
+    job = SearchJob.prepare(model, out, settings, catalogue=catalogue, instrument=instrument, supplied=supplied)
+    with open_executor(workers, scheduler, no_dask, slurm) as executor:
+        watcher = Watcher(directory, job, executor, settle_s=settle)
+        n_failed = watch_folder(watcher, progress.say, every_s=every, stop_after_s=stop_after)
+    typer.echo(f"candidates: {out}")
+    return SOME_FAILED if n_failed else DONE
+
+
+def _search_settings(
+    config: Path | None, set_: list[str] | None, false_alarms_per_hour: float | None, instrument: str | None
+) -> tuple[SearchSettings, dict[str, str], str | None]:
+    """Settings of a search, header values given by the user, and the instrument."""
+    from shutterless.workflows.settings import load_settings
+
+    overrides, header = split_set(set_ or ())
+    if false_alarms_per_hour is not None:
+        overrides.append(f"search.false_alarms_per_hour={false_alarms_per_hour}")
+    settings = load_settings(config, overrides)
+    return settings.search, {**settings.ingest.header, **header}, instrument or settings.ingest.instrument
+
+
+@command
+def report(
+    directory: Annotated[Path, typer.Argument(help="Folder of a run, a search or a store.", show_default=False)],
+    entry: Annotated[
+        list[str] | None,
+        typer.Option(help="Amplifier of a store to show pictures of; repeatable. Default: all, or the 16 worst."),
+    ] = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Write a self-contained HTML report: of a run, of a search, or of the quality of a store's amplifiers."""
+    from shutterless.workflows.report import write_report
+
+    typer.echo(f"report: {write_report(directory, entry or ())}")
+    return DONE
