@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -20,7 +20,7 @@ ORDER = (
 class FlowOrder(TyperGroup):
     """Lists commands in the order in which they are used."""
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         """Names of the commands as ``--help`` shows them."""
         return sorted(self.commands, key=ORDER.index)
 
