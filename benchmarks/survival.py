@@ -105,7 +105,7 @@ def survive(
     command: str, who: str, kills: int, files: list[Path], options: list[str], out: Path, whole: Undisturbed,
     rng: random.Random,
 ) -> tuple[int, int, int]:  # fmt: skip
-    """Run until so many kills have hit a run; how many runs that took, and how many left what an undisturbed one does."""
+    """Run until so many kills have hit: how many runs that took, how many were hit, and how many left the same."""
     hit = same = runs = 0
     while hit < kills and runs < 3 * kills:
         runs += 1
