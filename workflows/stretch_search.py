@@ -1,7 +1,8 @@
 """One stretch of rows from FITS to scored triggers, the unit of work of a search, and the part that it leaves on disk.
 
 A part is written beside its place and moved there whole, under a name that depends on nothing but the stretch; with it
-lies the fingerprint of all that it was made from. So a search that was killed at any time goes on where it was.
+lies the fingerprint of all that it was made from, and of its own files. So a search that was killed at any time, if by a
+power cut that leaves files empty or short, goes on where it was.
 """
 
 from __future__ import annotations
@@ -216,6 +217,7 @@ def _write_part(
         _concat(tables).to_parquet(partial / "triggers.parquet")
         about = {
             "made_from": made_from,
+            "files": _hash_files(partial),
             "failures": [[str(path), reason] for path, reason in failures],
             "runs": [
                 {
@@ -269,7 +271,13 @@ def _read_about(folder: Path) -> dict[str, Any] | None:
         about: dict[str, Any] = json.loads((folder / _ABOUT).read_text())
     except (FileNotFoundError, ValueError):
         return None
-    return about
+    return about if about["files"] == _hash_files(folder) else None
+
+
+def _hash_files(folder: Path) -> dict[str, str]:
+    """Hash of every file of a part but `_ABOUT`."""
+    files = sorted(path for path in folder.iterdir() if path.name != _ABOUT)
+    return {path.name: hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() for path in files}
 
 
 def _file_fingerprint(path: Path) -> list[Any] | None:

@@ -180,6 +180,18 @@ def test_a_cut_off_description_makes_a_part_anew(task, n_searched, left):
     np.testing.assert_allclose(found_rows(task), PULSE_ROWS, atol=1)
 
 
+@pytest.mark.parametrize("name", ["triggers.parquet", "streaks.parquet"])
+def test_a_cut_off_table_makes_a_part_anew(task, n_searched, name):
+    """The description was written through to the disk, a table beside it was not."""
+    search_stretch(task)
+    table = part_folder(task.out, task.stretch) / name
+    whole = table.read_bytes()
+    table.write_bytes(whole[: len(whole) // 2])
+    assert read_part(task.out, task.stretch) is None
+    assert search_stretch(task)
+    assert table.read_bytes() == whole
+
+
 def test_a_file_that_vanished_after_its_part_was_finished_keeps_it(task, files, n_searched):
     search_stretch(task)
     files[0].unlink()
