@@ -4,7 +4,8 @@
     python benchmarks/scaling.py --rows 10000 30000 100000
 
 One amplifier of the ZTF camera (a profile with one quadrant), one file of each length, each searched in a process of
-its own; then 1, 2, 4 and 8 files of sequences of their own. Time is that of the search after one that warms up; memory
+its own; then 1, 2, 4 and 8 files of sequences of their own. Time is that of the search after one that warms up, of a
+short one the median of five; memory
 the peak resident set of the process, model and all. The slope is that of log time against log rows: of files that
 begin with the sky ramp, whose rows cost more, and of steady rows cut out of the longest, less the time of a file of a
 few rows.
@@ -32,6 +33,7 @@ ROWS = (10_000, 31_623, 100_000, 316_228, 1_000_000)
 MEMORY_ROWS = (5_000, 200_000)
 FIRST_STEADY_ROW = 16_000
 EMPTY_ROWS = 64
+SHORT_S = 3.0
 
 
 def one_quadrant(folder: Path) -> Path:
@@ -92,15 +94,21 @@ def search_here(files: list[Path], profile: Path, reference: str) -> dict[str, f
     settings = load_settings(None, []).search
     with tempfile.TemporaryDirectory() as name:
         out = Path(name) / "found"
-        for paths in ([profile.with_name("warm.fits.fz")], files):
+
+        def search(paths: list[Path]) -> dict[str, float]:
             shutil.rmtree(out, ignore_errors=True)
             began, cpu = time.perf_counter(), time.process_time()
             search_files(
                 paths, reference=reference, out=out, settings=settings, instrument=str(profile),
                 executor=SerialExecutor(),
             )  # fmt: skip
-            took = {"seconds": time.perf_counter() - began, "cpu_s": time.process_time() - cpu}
-    return {**took, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+            return {"seconds": time.perf_counter() - began, "cpu_s": time.process_time() - cpu}
+
+        search([profile.with_name("warm.fits.fz")])
+        took = [search(files)]
+        while took[0]["seconds"] < SHORT_S and len(took) < 5:
+            took.append(search(files))
+    return {**pd.DataFrame(took).median(), "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
 def slope(x: pd.Series, y: pd.Series) -> float:

@@ -18,10 +18,10 @@ from shutterless.pipeline.fits_files import (
     FRAME_SUFFIXES,
     FrameError,
     HeaderValues,
+    StoredFile,
     check_supplied,
     choose_profile,
     frame_stem,
-    open_fits,
     open_stored,
 )
 from shutterless.pipeline.image_rows import ImageRows, open_image_rows
@@ -120,16 +120,16 @@ def read_info(path: str | Path, instrument: str | None = None, supplied: Mapping
     """
     path = Path(path)
     supplied = dict(supplied or {})
-    with open_fits(path) as hdus:
-        profile = _choose_profile(path, hdus[0].header, instrument, supplied)
+    with open_stored(path) as file:
+        profile = _choose_profile(path, file.hdus[0].header, instrument, supplied)
         check_supplied(supplied, profile)
         readouts: dict[int | None, Readout] = {}
         skipped: dict[int, str] = {}
         rows = {}
         for quadrant, layout in enumerate(profile.quadrants, start=1):
             try:
-                rows[quadrant] = _check_layout(hdus, layout, profile, quadrant, path)
-                readouts[quadrant] = _build_readout(hdus, layout, profile, quadrant, supplied, path)
+                rows[quadrant] = _check_layout(file, layout, profile, quadrant, path)
+                readouts[quadrant] = _build_readout(file.hdus, layout, profile, quadrant, supplied, path)
             except FrameError as error:
                 skipped[quadrant] = str(error)
         if not readouts:
@@ -217,17 +217,14 @@ def open_amplifier_rows(
     """
     path = Path(path)
     supplied = dict(supplied or {})
-    with open_stored(path) as (stream, hdus, stored):
-        profile = _choose_profile(path, hdus[0].header, instrument, supplied)
+    with open_stored(path) as file:
+        profile = _choose_profile(path, file.hdus[0].header, instrument, supplied)
         if not 1 <= quadrant <= len(profile.quadrants):
             raise FrameError(f"{path}: quadrant {quadrant} is not one of 1..{len(profile.quadrants)} of {profile.name}")
         layout = profile.quadrants[quadrant - 1]
-        _check_layout(hdus, layout, profile, quadrant, path)
-        pixels, overscan = (
-            open_image_rows(stream, hdus[index], stored[index], layout)
-            for index in (layout.data_hdu, layout.overscan_hdu)
-        )
-        readout = _build_readout(hdus, layout, profile, quadrant, supplied, path)
+        _check_layout(file, layout, profile, quadrant, path)
+        pixels, overscan = (open_image_rows(file, index, layout) for index in (layout.data_hdu, layout.overscan_hdu))
+        readout = _build_readout(file.hdus, layout, profile, quadrant, supplied, path)
         yield AmplifierRows(path, readout, profile, pixels, overscan)
 
 
@@ -250,7 +247,7 @@ def _choose_profile(
 
 
 def _check_layout(
-    hdus: fits.HDUList, layout: QuadrantLayout, profile: InstrumentProfile, quadrant: int, path: Path
+    file: StoredFile, layout: QuadrantLayout, profile: InstrumentProfile, quadrant: int, path: Path
 ) -> int:
     """Number of rows of a quadrant whose data and overscan HDUs exist and have the profile's widths."""
     shapes = {}
@@ -259,12 +256,12 @@ def _check_layout(
         "overscan": (layout.overscan_hdu, profile.n_overscan_columns),
     }
     for what, (index, n_columns) in wanted.items():
-        if index >= len(hdus):
+        if index >= len(file.hdus):
             raise FrameError(
-                f"{path}: quadrant {quadrant} has no {what} HDU {index} (the file has {len(hdus)} HDUs, "
+                f"{path}: quadrant {quadrant} has no {what} HDU {index} (the file has {len(file.hdus)} HDUs, "
                 f"profile {profile.name} expects it there)"
             )
-        shape = hdus[index].shape
+        shape = file.shape(index)
         if len(shape) != 2 or shape[1] != n_columns:
             raise FrameError(
                 f"{path}: {what} HDU {index} of quadrant {quadrant} has shape {tuple(shape)}, "

@@ -8,6 +8,7 @@ import numba
 import numpy as np
 from astropy.io import fits
 
+from shutterless.pipeline.fits_files import StoredFile
 from shutterless.pipeline.instruments import QuadrantLayout
 from shutterless.pipeline.rice import decode_tiles
 
@@ -29,18 +30,15 @@ class ImageRows(Protocol):
         """Fill ``out``, shape (t, x), with the rows from ``start`` on."""
 
 
-def open_image_rows(
-    stream: IO[bytes], image: fits.ImageHDU, stored: fits.PrimaryHDU | fits.BinTableHDU, layout: QuadrantLayout
-) -> ImageRows:
+def open_image_rows(file: StoredFile, index: int, layout: QuadrantLayout) -> ImageRows:
     """Choose how the rows of an image are read.
 
     Parameters
     ----------
-    stream : binary file
-        Of which both HDUs were opened; seekable, and open for as long as rows are read.
-    image : fits.ImageHDU or fits.CompImageHDU
-    stored : HDU
-        The same as it is stored (``disable_image_compression=True``).
+    file : StoredFile
+        Open for as long as rows are read.
+    index : int
+        Of the image's HDU.
     layout : QuadrantLayout
         How raw orientation becomes read order.
 
@@ -49,15 +47,15 @@ def open_image_rows(
     ImageRows
         Rice tiles of whole rows and plain integers are unpacked here, everything else by astropy.
     """
+    stored = file.hdus[index]
     header = stored.header
     kind = _integer_kind(header)
-    if kind is None or stored.fileinfo() is None:
-        return _AstropyRows(image, layout)
-    if header.get("ZCMPTYPE", "").strip() == "RICE_1" and _tiles_are_rows(header):
-        return _RiceRows(stream, stored, layout, *kind)
-    if not header.get("ZIMAGE", False) and isinstance(stored, (fits.PrimaryHDU, fits.ImageHDU)):
-        return _PlainRows(stream, stored, layout, *kind)
-    return _AstropyRows(image, layout)
+    if kind is not None and stored.fileinfo() is not None:
+        if header.get("ZCMPTYPE", "").strip() == "RICE_1" and _tiles_are_rows(header):
+            return _RiceRows(file.stream, stored, layout, *kind)
+        if not header.get("ZIMAGE", False) and isinstance(stored, (fits.PrimaryHDU, fits.ImageHDU)):
+            return _PlainRows(file.stream, stored, layout, *kind)
+    return _AstropyRows(file.open_images()[index], layout)
 
 
 def _integer_kind(header: fits.Header) -> tuple[np.dtype, int] | None:

@@ -51,8 +51,8 @@ def write_image(path: Path, image: np.ndarray, cards: dict[str, Any] | None = No
 
 @contextmanager
 def open_rows(path: Path, layout: QuadrantLayout = LAYOUTS[0]) -> Iterator[ImageRows]:
-    with open_stored(path) as (stream, hdus, stored):
-        yield open_image_rows(stream, hdus[2], stored[2], layout)
+    with open_stored(path) as file:
+        yield open_image_rows(file, 2, layout)
 
 
 def read_whole(path: Path) -> np.ndarray:
