@@ -139,6 +139,7 @@ def main() -> None:
     parser.add_argument("--options", nargs="*", default=[], help="further options of both commands, without dashes")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--commands", nargs="*", default=["search", "ingest"])
+    parser.add_argument("--who", nargs="*", default=["driver", "worker"])
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     options = [f"--{option}" if i % 2 == 0 else option for i, option in enumerate(arguments.options)]
@@ -149,7 +150,7 @@ def main() -> None:
         files = arguments.frames or simulate(folder / "frames")
         for command in arguments.commands:
             whole = Undisturbed.run(command, files, options, folder / f"{command}_whole")
-            for who in ("driver", "worker") if arguments.workers else ("driver",):
+            for who in arguments.who if arguments.workers else ["driver"]:
                 runs, hit, same = survive(command, who, arguments.kills, files, options, folder / "killed", whole, rng)
                 n_different += runs - same
                 print(

@@ -13,8 +13,9 @@ from shutterless.workflows.retries import describe_error
 from shutterless.workflows.workers import guard_worker
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, LocalCluster
 
+_START_ATTEMPTS = 3
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 # Dask spills, pauses and kills by resident memory, in which every page of a memory-mapped store counts that was looked
@@ -42,29 +43,40 @@ def start_local_workers(workers: int | None, allowed_failures: int, memory_limit
     """
     import dask
     from dask.system import CPU_COUNT
-    from distributed import Client, LocalCluster
+    from distributed import Client
     from distributed.system import MEMORY_LIMIT
 
     n_workers = workers or CPU_COUNT
     environment = {"distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREAD_VARIABLES, 1)}
     with _keep_environment(), dask.config.set({**environment, **dask_options(allowed_failures)}):
-        try:
+        cluster = _start_cluster(
             # started by spawn: two workers are there after 0.5 s, against 0.95 s by forkserver, and a fork of this
             # process with its threads can hang
-            cluster = LocalCluster(
-                n_workers=n_workers,
-                threads_per_worker=1,
-                processes=True,
-                # a worker may use what the others leave, but one that runs wild ends before the machine swaps
-                memory_limit=int(memory_limit or MEMORY_LIMIT / min(n_workers, 2)),
-                dashboard_address="127.0.0.1:0",  # None would ask for port 8787 and warn where it is taken
-                silence_logs=logging.CRITICAL,
-            )
-        except (OSError, RuntimeError) as error:
-            raise ClusterError(f"local workers did not start: {describe_error(error)}; try --no-dask") from error
+            n_workers=n_workers,
+            threads_per_worker=1,
+            processes=True,
+            # a worker may use what the others leave, but one that runs wild ends before the machine swaps
+            memory_limit=int(memory_limit or MEMORY_LIMIT / min(n_workers, 2)),
+            dashboard_address="127.0.0.1:0",  # None would ask for port 8787 and warn where it is taken
+            silence_logs=logging.CRITICAL,
+        )
         with cluster, Client(cluster, set_as_default=False) as client:
             client.register_worker_callbacks(guard_worker)
             yield client
+
+
+def _start_cluster(**options: Any) -> LocalCluster:
+    """Start workers, again where one of them was killed before it was there: Dask gives all up then."""
+    from distributed import LocalCluster
+
+    attempts = 0
+    while True:
+        try:
+            return LocalCluster(**options)
+        except (OSError, RuntimeError) as error:
+            attempts += 1
+            if attempts == _START_ATTEMPTS:
+                raise ClusterError(f"local workers did not start: {describe_error(error)}; try --no-dask") from error
 
 
 def dask_options(allowed_failures: int) -> dict[str, Any]:

@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -569,3 +571,35 @@ def test_worker_that_is_killed_while_all_prepare_does_not_end_the_run(dask, monk
     dask.prepare(partial(abs, -1))
     assert len(calls) == 2
     assert [outcome.value for outcome in dask.map(abs, [-3], describe="numbers")] == [3]
+
+
+def kill_first_child(seen):
+    """Kill the first worker process that comes up, as soon as it is there; ``seen`` gets its number."""
+    while not seen:
+        children = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+        for child in children[:1]:
+            seen.append(child.pid)
+            child.kill()
+
+
+def test_worker_that_is_killed_while_it_starts_does_not_end_the_run():
+    seen = []
+    killer = threading.Thread(target=kill_first_child, args=(seen,))
+    killer.start()
+    with open_executor(workers=2) as executor:
+        killer.join()
+        assert [outcome.value for outcome in executor.map(abs, [-3, -4], describe="numbers")] == [3, 4]
+        assert seen[0] not in executor._client.run(os.getpid).values()
+
+
+def test_workers_that_never_start_end_the_run(monkeypatch):
+    starts = []
+
+    def fail(**_options):
+        starts.append(1)
+        raise RuntimeError("Nanny failed to start.")
+
+    monkeypatch.setattr("distributed.LocalCluster", fail)
+    with pytest.raises(ClusterError, match="local workers did not start: RuntimeError: Nanny failed to start"):
+        open_executor(workers=2).__enter__()
+    assert len(starts) == 3
