@@ -1,7 +1,9 @@
-"""Multi-layer perceptron: every pixel of the strip is an input of the first layer."""
+"""Multi-layer perceptrons: the detector that takes every pixel of the strip, and one of any sizes for any task."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -9,6 +11,60 @@ from torch import nn
 
 from shutterless.models.configuration import MlpConfig
 from shutterless.models.inputs import DetectorModel, ModelInputs
+from shutterless.models.tasks import TaskError, choose_reading
+
+
+def hidden_layers(sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
+    """Fully connected layers from ``sizes[0]`` inputs on, each with GELU and dropout; one size alone is no layer."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise(sizes):
+        layers += [nn.Linear(n_in, n_out), nn.GELU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers)
+
+
+def parse_sizes(text: str) -> list[int]:
+    """``"3-4-3-1"`` as layer sizes; a comma, a blank or the dash of print will do as well."""
+    parts = re.split(r"\s*[-–,\s]\s*", text.strip())
+    if not all(part.isdecimal() for part in parts):
+        raise TaskError(f"layers {text!r}: give the numbers of inputs, hidden units and outputs, as in 3-4-3-1")
+    return [int(part) for part in parts]
+
+
+class PlainMlp(nn.Module):
+    """A multi-layer perceptron of any sizes for any task.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Inputs, hidden layers, outputs: ``[3, 4, 3, 1]`` has (3 + 1)·4 + (4 + 1)·3 + (3 + 1)·1 = 35 parameters.
+    task : str
+        "binary", "multiclass" or "regression": chooses last activation and loss; the last size must fit it.
+    dropout : float
+        After each hidden layer while training.
+    """
+
+    def __init__(self, sizes: Sequence[int], task: str = "regression", *, dropout: float = 0.0) -> None:
+        super().__init__()
+        if len(sizes) < 2 or min(sizes) < 1:
+            raise TaskError(
+                f"layers {list(sizes)}: give the numbers of inputs, hidden units and outputs, each at least 1, "
+                "as in 3-4-3-1"
+            )
+        self.reading = choose_reading(task, n_outputs=sizes[-1])
+        self.layers = hidden_layers(sizes[:-1], dropout)
+        self.output = self.reading.layer(sizes[-2])
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Map inputs ``(b, sizes[0])`` to raw outputs, ``(b,)`` or ``(b, sizes[-1])``: what the loss takes."""
+        return self.reading.shape(self.output(self.layers(inputs)))
+
+    def predict(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Map inputs to what is reported: probabilities or numbers."""
+        return self.reading.activate(self(inputs))
+
+    def loss(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Mean loss of the task."""
+        return self.reading.loss(self(inputs), labels)
 
 
 class MlpDetector(DetectorModel):
@@ -22,10 +78,7 @@ class MlpDetector(DetectorModel):
         input_size = grid.n_tokens * (grid.patch_size + grid.patch_rows + 1) + grid.profile_size
         sizes = [input_size, *(config.hidden_sizes or ())]
         super().__init__(config, summary_size=sizes[-1])
-        layers: list[nn.Module] = []
-        for n_in, n_out in pairwise(sizes):
-            layers += [nn.Linear(n_in, n_out), nn.GELU(), nn.Dropout(config.dropout)]
-        self.layers = nn.Sequential(*layers)
+        self.layers = hidden_layers(sizes, config.dropout)
         self.post_init()
 
     def summarise(self, inputs: ModelInputs) -> torch.Tensor:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
 
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers.utils import ModelOutput
+
+from shutterless.models.tasks import Reading, choose_reading
 
 # an onset wrong by a tenth of the strip is where the penalty turns from quadratic to linear
 ONSET_BETA = 0.1
@@ -58,8 +61,21 @@ class AttentionPool(nn.Module):
         return (weight * torch.cat([sequence, position], -1)).sum(1)
 
 
+@cache
+def detector_readings(n_kinds: int) -> Mapping[str, Reading]:
+    """What a detector reads of a strip, each with the output size, activation and loss of its task."""
+    return MappingProxyType(
+        {
+            "event": choose_reading("binary"),
+            "kind": choose_reading("multiclass", n_classes=n_kinds),
+            "onset": choose_reading("regression", beta=ONSET_BETA),
+            "log2_duration": choose_reading("regression"),
+        }
+    )
+
+
 class DetectorHead(nn.Module):
-    """Four linear readings of a strip's summary.
+    """Four linear readings of a strip's summary, built from their tasks.
 
     The stage-1 features are appended to the summary, so that the signal-to-noise ratio reaches the event logit by a
     straight path: a fresh model is about as good as stage 1 after a few steps.
@@ -67,20 +83,19 @@ class DetectorHead(nn.Module):
 
     def __init__(self, summary_size: int, n_features: int, n_kinds: int) -> None:
         super().__init__()
-        size = summary_size + n_features
-        self.event = nn.Linear(size, 1)
-        self.kind = nn.Linear(size, n_kinds)
-        self.onset = nn.Linear(size, 1)
-        self.log2_duration = nn.Linear(size, 1)
+        self.readings = dict(detector_readings(n_kinds))
+        for name, reading in self.readings.items():
+            self.add_module(name, reading.layer(summary_size + n_features))
 
     def forward(self, summary: torch.Tensor, features: torch.Tensor) -> DetectorOutput:
         """Map a summary ``(b, h)`` and features ``(b, f)`` to the output without loss."""
         joined = torch.cat([summary, features], -1)  # (b, h + f)
+        outputs = {name: reading.shape(self.get_submodule(name)(joined)) for name, reading in self.readings.items()}
         return DetectorOutput(
-            event_logit=self.event(joined).squeeze(-1),
-            kind_logits=self.kind(joined),
-            onset=self.onset(joined).squeeze(-1),
-            log2_duration=self.log2_duration(joined).squeeze(-1),
+            event_logit=outputs["event"],
+            kind_logits=outputs["kind"],
+            onset=outputs["onset"],
+            log2_duration=outputs["log2_duration"],
         )
 
 
@@ -93,7 +108,7 @@ def detector_loss(
     *,
     weights: Mapping[str, float],
 ) -> torch.Tensor:
-    """Sum the weighted terms for which labels are given.
+    """Sum the weighted terms for which labels are given, each with the loss of its task.
 
     Parameters
     ----------
@@ -109,20 +124,16 @@ def detector_loss(
     """
     assert output.event_logit is not None
     assert output.kind_logits is not None
-    loss = weights["event"] * functional.binary_cross_entropy_with_logits(output.event_logit, is_event)
-    if kind is not None:
-        loss = loss + weights["kind"] * functional.cross_entropy(output.kind_logits, kind)
-    if onset is not None:
-        loss = loss + weights["onset"] * mean_error(output.onset, onset, beta=ONSET_BETA)
-    if log2_duration is not None:
-        loss = loss + weights["log2_duration"] * mean_error(output.log2_duration, log2_duration, beta=1.0)
+    found = {
+        "event": (output.event_logit, is_event),
+        "kind": (output.kind_logits, kind),
+        "onset": (output.onset, onset),
+        "log2_duration": (output.log2_duration, log2_duration),
+    }
+    loss = torch.zeros((), dtype=output.event_logit.dtype, device=output.event_logit.device)
+    for name, reading in detector_readings(output.kind_logits.shape[-1]).items():
+        outputs, labels = found[name]
+        if labels is not None:
+            assert outputs is not None
+            loss = loss + weights[name] * reading.loss(outputs, labels)
     return loss
-
-
-def mean_error(found: torch.Tensor | None, wanted: torch.Tensor, beta: float) -> torch.Tensor:
-    """Smooth L1 averaged over the strips whose label is finite; 0 without any."""
-    assert found is not None
-    labelled = wanted.isfinite()
-    # the label is replaced before it meets the gradient: NaN × 0 would still be NaN
-    error = functional.smooth_l1_loss(found, wanted.where(labelled, found.detach()), beta=beta, reduction="none")
-    return (error * labelled).sum() / labelled.sum().clamp(min=1)

@@ -105,8 +105,9 @@ def _forward(model: DetectorModel, strips: StripBatch, device: torch.device) -> 
 def _score_table(model: DetectorModel, batches: list[DetectorOutput]) -> pd.DataFrame:
     """Join the outputs of all batches into one table."""
     kinds, config = np.asarray(model.config.kinds, dtype=object), model.config
+    activate = model.head.readings["kind"].activate
     logit = _joined(batches, "event_logit", ())
-    kind_probability = _joined([{"k": b["kind_logits"].softmax(-1)} for b in batches], "k", (len(kinds),))
+    kind_probability = _joined([{"k": activate(b["kind_logits"])} for b in batches], "k", (len(kinds),))
     columns = {
         "event_logit": logit,
         "probability": probability_from_logit(logit, config.calibration_slope, config.calibration_intercept),

@@ -159,6 +159,58 @@ class TrainSettings(_Section):
     architecture: dict[str, Any] = Field(default_factory=dict)
 
 
+class PretrainSettings(_Section):
+    """What the transformer's encoder is pretrained with, without labels; the grid is that of training.
+
+    ``n_strips`` is shared out evenly over the amplifiers. ``trigger_share`` of them are cut where stage 1 triggers,
+    ``streak_share`` at stars, the rest anywhere. ``mask_share`` of the patches of every strip are hidden, in
+    ``run_share`` of the strips in runs of ``run_patches`` neighbours, in the others one by one. Training stops after
+    ``patience`` epochs without gain.
+    """
+
+    seed: _Seed = 1
+    epochs: _Count = 12
+    patience: _Count = 3
+    batch_size: _Count = 128
+    learning_rate: _Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    n_strips: _Count = 20_000
+    trigger_share: Annotated[float, Field(ge=0, le=1)] = 0.3
+    streak_share: Annotated[float, Field(ge=0, le=1)] = 0.3
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    run_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    run_patches: _Count = 4
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> PretrainSettings:
+        if self.trigger_share + self.streak_share > 1:
+            raise ValueError(f"trigger_share {self.trigger_share} and streak_share {self.streak_share} exceed 1")
+        return self
+
+
+class TuneSettings(_Section):
+    """A sweep: the budget, the same for every family, and what is searched.
+
+    ``trials`` of each family are trained, each for at most ``epochs`` passes over the same examples; all else is as in
+    ``[train]``. The first ``startup_trials`` are drawn at random and never cut short; a later one ends when after
+    ``warmup_epochs`` its validation loss is behind the median of the earlier ones. ``training`` and the tables of the
+    families hold search spaces, see `shutterless.workflows.search_space.parse_space`.
+    """
+
+    families: Annotated[tuple[Family, ...], Field(min_length=1)] = FAMILIES
+    trials: _Count = 20
+    epochs: _Count = 3
+    startup_trials: _Count = 5
+    warmup_epochs: _Count = 1
+    seed: _Seed = 1
+    training: dict[str, Any] = Field(default_factory=dict)
+    transformer: dict[str, Any] = Field(default_factory=dict)
+    cnn: dict[str, Any] = Field(default_factory=dict)
+    mlp: dict[str, Any] = Field(default_factory=dict)
+
+
 class EvaluateSettings(_Section):
     """The bootstrap behind the error bars; the operating point follows from how much was searched."""
 
@@ -179,17 +231,19 @@ class Settings(_Section):
 
     simulate: SimulateSettings
     ingest: IngestSettings = IngestSettings()
+    pretrain: PretrainSettings = PretrainSettings()
     train: TrainSettings = TrainSettings()
     transformer: dict[str, Any] = Field(default_factory=dict)
     cnn: dict[str, Any] = Field(default_factory=dict)
     mlp: dict[str, Any] = Field(default_factory=dict)
+    tune: TuneSettings = TuneSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     search: SearchSettings = SearchSettings()
 
     def train_for(self, family: str) -> TrainSettings:
         """Training settings with the architecture of one family."""
         if family not in FAMILIES:
-            raise SettingsError(f"unknown model family {family!r}{_nearest(family, FAMILIES)}")
+            raise SettingsError(f"unknown model family {family!r}{nearest_key(family, FAMILIES)}")
         return self.train.model_copy(update={"architecture": dict(getattr(self, family))})
 
 
@@ -283,7 +337,7 @@ def _describe(entry: Mapping[str, Any], model: type[BaseModel]) -> str:
     *sections, key = [str(part) for part in entry["loc"]] or ["settings"]
     where = f"[{'.'.join(sections)}] {key}" if sections else f"[{key}]"
     if entry["type"] == "extra_forbidden":
-        return f"{where}: unknown key{_nearest(key, _known_keys(model, sections))}"
+        return f"{where}: unknown key{nearest_key(key, _known_keys(model, sections))}"
     message = entry["msg"].removeprefix("Value error, ")
     if entry["type"] in ("missing", "value_error"):
         return f"{where}: {message}"
@@ -298,7 +352,8 @@ def _known_keys(root: type[BaseModel], sections: Sequence[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _nearest(key: str, known: Sequence[str]) -> str:
+def nearest_key(key: str, known: Sequence[str]) -> str:
+    """What to add to the refusal of an unknown key: the nearest known one, or all of them."""
     nearest = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {nearest[0]!r}?" if nearest else f"; known are {sorted(known)}"
 

@@ -3,14 +3,23 @@
 import pytest
 from torch import nn
 
-from shutterless.models.describe import LAYER_COLUMNS, count_parameters, hyperparameters, layer_table
+from shutterless.models.describe import (
+    LAYER_COLUMNS,
+    count_parameters,
+    describe_detector,
+    describe_mlp,
+    hyperparameters,
+    layer_table,
+    task_table,
+)
 from shutterless.models.families import build_model
+from shutterless.models.mlp import PlainMlp
 from shutterless.models.outputs import DetectorHead
 
 
 def test_three_four_three_one_has_35_parameters():
     """(3 + 1)·4 + (4 + 1)·3 + (3 + 1)·1 = 16 + 15 + 4."""
-    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1))
+    network = PlainMlp([3, 4, 3, 1], "binary")
     table = layer_table(network)
     assert tuple(table.columns) == LAYER_COLUMNS
     assert table["parameters"].tolist() == [16, 15, 4]
@@ -47,3 +56,50 @@ def test_hyperparameters_of_architecture_and_training_are_apart(grid):
     assert {name.split(".")[0] for name in hyperparameters(model)} == {"arch"}
     model.config.training = {"learning_rate": 0.01}
     assert hyperparameters(model)["train.learning_rate"] == pytest.approx(0.01)
+
+
+def test_textbook_network_is_described_as_in_the_textbook():
+    lines = describe_mlp([3, 4, 3, 1], "binary").splitlines()
+    assert lines[0] == "MLP 3–4–3–1: 35 parameters"
+    cells = [line.split() for line in lines if " + " in line and " = " in line]
+    assert [row[-5:] for row in cells] == [
+        ["12", "+", "4", "=", "16"],
+        ["12", "+", "3", "=", "15"],
+        ["3", "+", "1", "=", "4"],
+        ["27", "+", "8", "=", "35"],
+    ]
+    assert cells[-1][0] == "total"
+    assert any(line.split()[:4] == ["output", "binary", "1", "sigmoid"] for line in lines)
+
+
+def test_description_adds_up_and_ends_with_the_head(model):
+    rows = [line.split() for line in describe_detector(model).splitlines() if " = " in line]
+    numbers = [[int(row[place].replace(",", "")) for place in (-5, -3, -1)] for row in rows]
+    assert all(weights + biases == parameters for weights, biases, parameters in numbers)
+    assert [sum(column) for column in zip(*numbers[:-1], strict=True)] == numbers[-1]
+    assert numbers[-1][-1] == count_parameters(model)
+    names = [row[0] for row in rows]
+    assert names[-5:] == ["head.event", "head.kind", "head.onset", "head.log2_duration", "total"]
+
+
+def test_hyperparameters_are_described_in_two_groups_apart_from_what_was_found(grid):
+    model = build_model("cnn", grid, {"kernel_rows": 3})
+    fresh = describe_detector(model)
+    assert "hyperparameters of the architecture" in fresh
+    assert "hyperparameters of the training" not in fresh
+    model.config.training = {"learning_rate": 0.01, "best_epoch": 2.0, "n_strips": 99}
+    _, arch, train, found = describe_detector(model).replace("found in", "hyperparameters found in").split("hyperparam")
+    assert "kernel_rows  3" in arch
+    assert "learning_rate  0.01" in train
+    assert "best_epoch" not in train
+    assert "n_strips    99" in found
+
+
+def test_tasks_of_the_heads_stand_in_the_description(grid):
+    model = build_model("mlp", grid, loss_weights={"onset": 0.25})
+    table = task_table(model.head.readings).set_index("reading")
+    assert table["last activation"].tolist() == ["sigmoid", "softmax", "identity", "identity"]
+    assert table.loc["kind", "outputs"] == len(model.config.kinds)
+    assert table.loc["onset", "loss"] == "smooth L1 (β 0.1)"
+    (line,) = [line for line in describe_detector(model).splitlines() if line.split()[:1] == ["onset"]]
+    assert " ".join(line.split()).endswith("identity smooth L1 (β 0.1) 0.25 a number; NaN where there is none")

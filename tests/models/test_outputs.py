@@ -1,13 +1,27 @@
 """The loss and the pooling, solved in the head."""
 
 import math
+from importlib import resources
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
+from shutterless.models.families import build_model, load_model
 from shutterless.models.inputs import InputScaling, compress
-from shutterless.models.outputs import AttentionPool, DetectorOutput, detector_loss, mean_error
+from shutterless.models.outputs import (
+    ONSET_BETA,
+    AttentionPool,
+    DetectorHead,
+    DetectorOutput,
+    detector_loss,
+    detector_readings,
+)
+from shutterless.models.scoring import score_strips
+from shutterless.models.tasks import TaskError, mean_error
+
+from .conftest import GRID, random_strips
 
 WEIGHTS = {"event": 1.0, "kind": 0.5, "onset": 1.0, "log2_duration": 0.1}
 
@@ -80,3 +94,65 @@ def test_scaling_is_fitted_to_the_training_strips(strips):
     np.testing.assert_allclose(inputs.features[:, 5], 0, atol=1e-6)
     assert inputs.profile.mean().item() == pytest.approx(0, abs=1e-5)
     assert inputs.profile.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_heads_are_built_from_their_tasks():
+    found = {name: (r.task.name, r.n_outputs, r.loss_name, r.beta) for name, r in detector_readings(5).items()}
+    assert found == {
+        "event": ("binary", 1, "binary cross-entropy", 1.0),
+        "kind": ("multiclass", 5, "cross-entropy", 1.0),
+        "onset": ("regression", 1, "smooth L1", ONSET_BETA),
+        "log2_duration": ("regression", 1, "smooth L1", 1.0),
+    }
+    head = DetectorHead(summary_size=3, n_features=2, n_kinds=5)
+    shapes = {name: tuple(weights.shape) for name, weights in head.state_dict().items()}
+    assert shapes == {
+        **{"event.weight": (1, 5), "event.bias": (1,), "kind.weight": (5, 5), "kind.bias": (5,)},
+        **{"onset.weight": (1, 5), "onset.bias": (1,), "log2_duration.weight": (1, 5), "log2_duration.bias": (1,)},
+    }
+
+
+def test_a_detector_of_one_kind_is_refused():
+    with pytest.raises(TaskError, match=r"multiclass: softmax of one output is always 1"):
+        build_model("mlp", GRID, kinds=["burst"])
+
+
+def test_loss_is_to_the_bit_that_of_the_four_terms_written_out():
+    """The sum over the tasks has the terms, and the order of adding them, that models were trained with."""
+    generator = torch.Generator().manual_seed(3)
+    event, kinds, onset, duration = (torch.randn(*size, generator=generator) for size in ((9,), (9, 4), (9,), (9,)))
+    output = DetectorOutput(event_logit=event, kind_logits=kinds, onset=onset, log2_duration=duration)
+    is_event, kind = (torch.arange(9) % 2).float(), torch.arange(9) % 4
+    labels = [torch.where(is_event > 0, values, torch.nan) for values in torch.rand(2, 9, generator=generator)]
+    expected = (
+        WEIGHTS["event"] * functional.binary_cross_entropy_with_logits(event, is_event)
+        + WEIGHTS["kind"] * functional.cross_entropy(kinds, kind)
+        + WEIGHTS["onset"] * mean_error(onset, labels[0], beta=ONSET_BETA)
+        + WEIGHTS["log2_duration"] * mean_error(duration, labels[1], beta=1.0)
+    )
+    assert torch.equal(detector_loss(output, is_event, kind, *labels, weights=WEIGHTS), expected)
+
+
+def test_bundled_model_scores_to_the_bit_what_its_stored_weights_say():
+    """Every reading is a matrix product with the weights stored under its own name, whatever builds the head."""
+    model = load_model(str(resources.files("shutterless.models.weights")))
+    strips = random_strips(5, model.grid)
+    tensors = {name: torch.from_numpy(getattr(strips, name)) for name in strips.__dataclass_fields__}
+    stored = model.state_dict()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as scoring does: how many share a sum changes its last digits
+    with torch.inference_mode():
+        inputs = model.scaling(**tensors)
+        joined = torch.cat([model.summarise(inputs), inputs.features], -1)
+        found = {
+            name: functional.linear(joined, stored[f"head.{name}.weight"], stored[f"head.{name}.bias"]).double().numpy()
+            for name in ("event", "kind", "onset", "log2_duration")
+        }
+        probability = functional.linear(joined, stored["head.kind.weight"], stored["head.kind.bias"]).softmax(-1)
+    torch.set_num_threads(threads)
+    scores = score_strips(model, strips, device="cpu")
+    np.testing.assert_array_equal(scores["event_logit"], found["event"][:, 0])
+    np.testing.assert_array_equal(scores["onset"], found["onset"][:, 0])
+    np.testing.assert_array_equal(scores["log2_duration"], found["log2_duration"][:, 0])
+    np.testing.assert_array_equal(scores["kind_probability"], probability.double().numpy().max(1))
+    assert scores["kind"].tolist() == [model.config.kinds[i] for i in found["kind"].argmax(1)]
