@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from shutterless.models.cnn import CnnDetector
@@ -23,6 +24,7 @@ FAMILIES: dict[str, type[DetectorModel]] = {
     "cnn": CnnDetector,
     "mlp": MlpDetector,
 }
+PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth"})
 
 
 class ModelError(ValueError):
@@ -87,15 +89,46 @@ def load_model(folder: str | Path, **kwargs: Any) -> DetectorModel:
     Parameters
     ----------
     folder : path
-        Where `save_pretrained` put ``config.json`` and ``model.safetensors``. Pickled weights are refused: loading them
-        would run whatever code they hold.
+        Where `save_pretrained` put ``config.json`` and ``model.safetensors``.
     **kwargs
         Passed on to `from_pretrained`, e.g. ``attn_implementation="eager"``.
+
+    Raises
+    ------
+    ModelError
+        If there is no model, its weights are damaged, or a pickle lies anywhere in the folder (`refuse_pickles`).
     """
     folder = Path(folder)
     cls = _saved_family(folder)
-    _check_weights(folder)
-    return cls.from_pretrained(folder, local_files_only=True, **kwargs).eval()
+    refuse_pickles(folder)
+    if not (folder / SAFE_WEIGHTS_NAME).is_file():
+        raise ModelError(f"{folder} has no {SAFE_WEIGHTS_NAME}; copy the whole folder written by save_pretrained")
+    try:
+        return cls.from_pretrained(folder, local_files_only=True, use_safetensors=True, **kwargs).eval()
+    except SafetensorError as error:
+        raise ModelError(
+            f"{folder / SAFE_WEIGHTS_NAME} is not a safetensors file ({error}); save the model again with "
+            "save_pretrained"
+        ) from error
+
+
+def refuse_pickles(folder: str | Path) -> None:
+    """Refuse a folder that holds a pickle anywhere, by its file's name: opening one runs whatever code it holds.
+
+    Whole safetensors beside it make no difference: what else opens the folder need not be as careful.
+
+    Raises
+    ------
+    ModelError
+        If there is one; the message names them.
+    """
+    files = (path for path in Path(folder).rglob("*") if path.suffix.lower() in PICKLE_SUFFIXES)
+    found = sorted(path.relative_to(folder).as_posix() for path in files)
+    if found:
+        raise ModelError(
+            f"{folder} holds pickles {found}; pickles can run code and are refused, also beside {SAFE_WEIGHTS_NAME}: "
+            "delete them, or save the model again with save_pretrained into an empty folder"
+        )
 
 
 def _saved_family(folder: Path) -> type[DetectorModel]:
@@ -108,15 +141,3 @@ def _saved_family(folder: Path) -> type[DetectorModel]:
             return cls
     known = {name: cls.config_class.model_type for name, cls in FAMILIES.items()}
     raise ModelError(f"{path} has model_type {found!r}, which is none of the families {known}")
-
-
-def _check_weights(folder: Path) -> None:
-    if (folder / SAFE_WEIGHTS_NAME).is_file():
-        return
-    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
-    if pickles:
-        raise ModelError(
-            f"{folder} holds pickled weights {pickles} but no {SAFE_WEIGHTS_NAME}; pickles can run code and are "
-            "refused: save the model again with save_pretrained"
-        )
-    raise ModelError(f"{folder} has no {SAFE_WEIGHTS_NAME}; copy the whole folder written by save_pretrained")

@@ -22,12 +22,20 @@ from shutterless.workflows.evaluate import Evaluation, evaluate_detectors, measu
 from shutterless.workflows.ingest import FAILURES, ingest_files, prepare_folder
 from shutterless.workflows.progress import Progress
 from shutterless.workflows.record import record_evaluation, record_training
+from shutterless.workflows.registry import register
 from shutterless.workflows.report import write_report
 from shutterless.workflows.run_folder import SHUFFLED_SUFFIX
 from shutterless.workflows.search import search_files
 from shutterless.workflows.settings import FAMILIES, Settings, TrainSettings, resolved_toml
 from shutterless.workflows.simulate import build_scene, simulate_scene
-from shutterless.workflows.tracking import TEMPLATE_BANK, Tracking, open_tracking, register_model, track_run
+from shutterless.workflows.tracking import (
+    TEMPLATE_BANK,
+    Tracking,
+    default_tracking_uri,
+    open_tracking,
+    track_run,
+)
+from shutterless.workflows.tracking_server import hide_password
 from shutterless.workflows.train import TrainTask, draw_training_set, fit_detector
 
 EXPERIMENT = "quickstart"
@@ -66,6 +74,8 @@ def run_quickstart(
     Path
         The report.
     """
+    if not default_tracking_uri(out).startswith("sqlite:"):
+        open_tracking(out)  # a server that is not there is found now, not after the training
     out = _empty_folder(Path(out))
     (out / "settings.toml").write_text(resolved_toml(settings), encoding="utf-8")
     seconds: dict[str, float] = {}
@@ -215,7 +225,10 @@ def _track(settings: Settings, out: Path, evaluation: Evaluation, data_hash: str
         runs[row["detector"]] = run.run_id
     learned = evaluation.summary[evaluation.summary["n_parameters"].gt(0) & ~evaluation.summary["shuffled"]]
     best = learned.sort_values("completeness", ascending=False, kind="stable")["detector"].iloc[0]
-    register_model(tracking, runs[best], REGISTERED_NAME, ALIAS)
+    register(
+        tracking, runs[best], REGISTERED_NAME, ALIAS, evaluation=out / "evaluation",
+        trained_on="simulated frames only", reason="best of a quickstart", ungated=True,
+    )  # fmt: skip
     (out / "best.txt").write_text(best + "\n")
     return tracking, out / "models" / best
 
@@ -263,7 +276,7 @@ def _say_results(progress: Progress, out: Path, evaluation: Evaluation, best: Pa
         "comparison": out / "comparison" / "comparison.parquet",
         "candidates": out / "search" / "candidates.parquet",
         "best model": best,
-        "tracking": out / "mlflow.db",
+        "tracking": hide_password(default_tracking_uri(out)),
         "registered as": f"models:/{REGISTERED_NAME}@{ALIAS}",
         "report": report,
     }.items():

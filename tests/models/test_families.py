@@ -1,6 +1,8 @@
 """Every family keeps the same promises: one input, one output, saved and loaded to the bit."""
 
 import json
+import pickle
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +12,7 @@ from safetensors.torch import load_file
 
 from shutterless.models.configuration import DetectorConfig
 from shutterless.models.dataset import strips_to_tensors
-from shutterless.models.families import FAMILIES, ModelError, build_model, family_of, load_model
+from shutterless.models.families import FAMILIES, PICKLE_SUFFIXES, ModelError, build_model, family_of, load_model
 from shutterless.models.inputs import DetectorModel
 from shutterless.pipeline.events import KINDS
 from shutterless.pipeline.tokens import STAGE1_FEATURES, GridError, TokenGrid
@@ -245,13 +247,57 @@ def test_unknown_model_type_lists_families(tmp_path):
         load_model(tmp_path)
 
 
-def test_pickled_weights_are_refused(model, tmp_path):
+class MakesFile:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_the_pickle_of_these_tests_runs_code(tmp_path):
+    pickle.loads(pickle.dumps(MakesFile(tmp_path / "ran"))).close()
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("suffix", sorted(PICKLE_SUFFIXES))
+@pytest.mark.parametrize("place", ["weights{}", "deep/down/weights{}", "WEIGHTS{}"])
+def test_a_pickle_anywhere_is_refused_unread(grid, tmp_path, suffix, place):
+    """Also beside whole safetensors, in a folder below, or in capitals."""
+    folder = tmp_path / "model"
+    build_model("mlp", grid).save_pretrained(folder)
+    name = place.format(suffix.upper() if place.isupper() else suffix)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(pickle.dumps(MakesFile(tmp_path / "ran")))
+    with pytest.raises(
+        ModelError, match=rf"holds pickles \['{re.escape(name)}'\]; pickles can run code and are refused"
+    ):
+        load_model(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_suffixes_of_pickles():
+    assert {".pkl", ".pickle", ".bin", ".pt", ".pth", ".ckpt", ".joblib"} <= PICKLE_SUFFIXES
+
+
+def test_pickled_weights_alone_are_refused(model, tmp_path):
     model.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"has no model\.safetensors"):
+    with pytest.raises(ModelError, match=r"has no model\.safetensors; copy the whole folder"):
         load_model(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"pickled weights \['pytorch_model\.bin'\].*refused"):
+    with pytest.raises(ModelError, match=r"holds pickles \['pytorch_model\.bin'\]"):
         load_model(tmp_path)
     with pytest.raises(OSError, match=r"model\.safetensors"):
         type(model).from_pretrained(tmp_path)
+
+
+def test_a_pickle_under_the_name_of_safetensors_is_refused_unread(model, tmp_path):
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(pickle.dumps(MakesFile(tmp_path / "ran")))
+    with pytest.raises(ModelError, match=r"model\.safetensors is not a safetensors file"):
+        load_model(folder)
+    assert not (tmp_path / "ran").exists()
