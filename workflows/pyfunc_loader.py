@@ -1,49 +1,173 @@
-"""How MLflow's generic model format loads a logged detector: from safetensors, without pickle or mlflow."""
+"""How MLflow's generic model format loads a logged detector: from safetensors, without pickle or mlflow.
+
+The same object answers in Python (``mlflow.pyfunc.load_model``) and behind ``mlflow models serve``: strips in, scores
+out; paths of FITS files in, candidates out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from shutterless.models.families import load_model
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.scoring import score_strips
-from shutterless.pipeline.tokens import StripBatch
+from shutterless.workflows.serve_json import STRIP_ARRAYS, RequestError, plain_table, read_strips
+from shutterless.workflows.serve_limits import Limits, SearchRequest
+
+if TYPE_CHECKING:
+    from shutterless.workflows.serve_tasks import SearchOptions
+
+INSTRUMENT_VARIABLE = "SHUTTERLESS_INSTRUMENT"
+PARAMETERS = {"batch_size": 256, "false_alarms_per_hour": None}
+_META = "registered_model_meta"  # MLflow writes it beside a model that it fetches from a registry
+
+
+def pyfunc_signature() -> dict[str, Any]:
+    """Signature of every logged detector, as ``mlflow.models.ModelSignature.from_dict`` takes it.
+
+    Either the arrays of a strip or a path is there, so each column is optional. Shapes are left to the model, which
+    shows both where they differ: a tensor signature would demand all five arrays and so refuse a path.
+    """
+    columns = [{"type": "any", "name": name, "required": False} for name in STRIP_ARRAYS]
+    columns += [{"type": "string", "name": "path", "required": False}]
+    columns += [{"type": "any", "name": "quadrant", "required": False}]
+    types = {"batch_size": "long", "false_alarms_per_hour": "double"}
+    params = [
+        {"name": name, "default": default, "shape": None, "type": types[name]} for name, default in PARAMETERS.items()
+    ]
+    return {"inputs": json.dumps(columns), "outputs": None, "params": json.dumps(params)}
 
 
 class StripScorer:
-    """A detector behind ``predict``, as MLflow wants it."""
+    """A detector behind ``predict``, as MLflow wants it.
 
-    def __init__(self, model: DetectorModel) -> None:
-        self.model = model
+    Parameters
+    ----------
+    model : DetectorModel
+    folder : Path, optional
+        Where it lies; without it no files are searched.
+    address : str, optional
+        What the column ``model`` of candidates says of it; the folder when left out.
+    """
 
-    def predict(self, model_input: Mapping[str, Any], params: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """Score strips.
+    def __init__(self, model: DetectorModel, folder: Path | None = None, address: str | None = None) -> None:
+        self.model, self._folder = model, folder
+        self._address = address or str(folder)
+        self._scoring = threading.Lock()
+        # one at a time, and always in the same thread, which keeps its memory for the next
+        self._searching = ThreadPoolExecutor(max_workers=1, thread_name_prefix="search")
+
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """Score strips, or search files.
 
         Parameters
         ----------
-        model_input : mapping of str to array_like
-            ``patches (b, n, d)``, ``context (b, n, r)``, ``profile (b, y x)``, ``features (b, f)`` and ``mask (b, n)``.
+        model_input : mapping, DataFrame or sequence of mappings
+            Strips: ``patches (b, n, d)``, ``context (b, n, r)``, ``profile (b, y x)``, ``features (b, f)`` and
+            ``mask (b, n)``; in a DataFrame or a sequence one strip a row. Files: ``path``, one or several, and
+            ``quadrant`` where only one amplifier of each is to be searched.
         params : mapping, optional
-            ``batch_size``.
+            ``batch_size`` of strips; ``false_alarms_per_hour`` of a search, per amplifier-hour.
 
         Returns
         -------
         DataFrame
-            One row per strip, as `shutterless.models.scoring.score_strips`.
+            For strips one row each, as `shutterless.models.scoring.score_strips`. For files the candidates, as
+            `shutterless.workflows.search.search_files` writes them, None for what is missing.
+
+        Raises
+        ------
+        RequestError
+            If the input is neither, or a file may or can not be read; the message says which and why.
         """
-        dtypes = {"mask": np.bool_}
-        arrays = {}
-        for name in StripBatch.__dataclass_fields__:
-            if name not in model_input:
-                raise ValueError(f"model input lacks {name!r}; it needs {list(StripBatch.__dataclass_fields__)}")
-            arrays[name] = np.asarray(model_input[name], dtype=dtypes.get(name, np.float32))
-        return score_strips(self.model, StripBatch(**arrays), **dict(params or {}))
+        values, options = _columns(model_input), _options(params)
+        if "path" not in values:
+            strips = read_strips(values, Limits.from_environment().max_strips)
+            with self._scoring:
+                return score_strips(self.model, strips, options["batch_size"])
+        if also := sorted(set(values) & set(STRIP_ARRAYS)):
+            raise RequestError(f"model input holds path and {also}: either files are searched or strips are scored")
+        limits = Limits.from_environment()
+        request = SearchRequest.of_pairs(_pairs(values), options, limits.allowed)
+        return self._searching.submit(self._search, request, limits.max_rows).result()
+
+    def _search(self, request: SearchRequest, max_rows: int) -> pd.DataFrame:
+        from shutterless.workflows.serve_tasks import name_detector, search_request
+
+        if self._folder is None:
+            raise RequestError("this model was not loaded from a folder and scores strips only")
+        detector = name_detector(self._address, self._folder)
+        with tempfile.TemporaryDirectory(prefix="shutterless-") as out:
+            result = search_request(request, self._address, detector, _search_options(), max_rows, Path(out))
+        if len(result.failures):
+            raise RequestError("; ".join(dict.fromkeys(result.failures["reason"])))
+        return plain_table(result.candidates)
+
+
+def _search_options() -> SearchOptions:
+    from shutterless.workflows.serve_tasks import SearchOptions
+
+    return SearchOptions(instrument=os.environ.get(INSTRUMENT_VARIABLE) or None)
+
+
+def _columns(model_input: Any) -> dict[str, Any]:
+    """Columns of a model input, whichever of its forms it has."""
+    if isinstance(model_input, pd.DataFrame):
+        return {str(name): model_input[name].tolist() for name in model_input}
+    if isinstance(model_input, Mapping):
+        return dict(model_input)
+    if isinstance(model_input, Sequence) and all(isinstance(row, Mapping) for row in model_input) and model_input:
+        names = dict.fromkeys(name for row in model_input for name in row)
+        return {name: [row.get(name) for row in model_input] for name in names}
+    raise RequestError(
+        f"model input is a {type(model_input).__name__}; a mapping of arrays, a table or a list of records is expected"
+    )
+
+
+def _options(params: Mapping[str, Any] | None) -> dict[str, Any]:
+    unknown = sorted(set(params or ()) - set(PARAMETERS))
+    if unknown:
+        raise RequestError(f"unknown params {unknown}; there are {sorted(PARAMETERS)}")
+    return {**PARAMETERS, **(params or {})}
+
+
+def _pairs(values: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    """Path and quadrant of every row; one of either stands for all."""
+    paths, quadrants = _listed(values["path"]), _listed(values.get("quadrant"))
+    if len(quadrants) == 1:
+        quadrants *= len(paths)
+    if len(quadrants) != len(paths):
+        raise RequestError(f"model input holds {len(paths)} paths and {len(quadrants)} quadrants")
+    return [(path, None if pd.isna(quadrant) else quadrant) for path, quadrant in zip(paths, quadrants, strict=True)]
+
+
+def _listed(value: Any) -> list[Any]:
+    found = value.tolist() if hasattr(value, "tolist") else value
+    return list(found) if isinstance(found, list | tuple) else [found]
 
 
 def _load_pyfunc(data_path: str) -> StripScorer:
     """Entry point that MLflow calls with the model folder."""
-    return StripScorer(load_model(data_path))
+    folder = Path(data_path)
+    return StripScorer(load_model(folder), folder, _registered_address(folder))
+
+
+def _registered_address(folder: Path) -> str | None:
+    """``models:/NAME/VERSION`` of a model that MLflow fetched from a registry."""
+    about = folder.parent.parent / _META
+    if not about.is_file():
+        return None
+    lines = (line.partition(": ") for line in about.read_text(encoding="utf-8").splitlines())
+    values = {key: value.strip("'\"") for key, _, value in lines}
+    if not {"model_name", "model_version"} <= values.keys():
+        return None
+    return f"models:/{values['model_name']}/{values['model_version']}"

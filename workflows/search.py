@@ -27,7 +27,14 @@ from shutterless.pipeline.store import remove_partials, write_parquet, write_tex
 from shutterless.pipeline.stretches import Piece, Stretch, plan_stretches
 from shutterless.workflows.cluster import Executor
 from shutterless.workflows.detect import Detector, detector_columns, read_rates
-from shutterless.workflows.ingest import failure_row, failure_table, prepare_folder, survey_files, write_failures
+from shutterless.workflows.ingest import (
+    Survey,
+    failure_row,
+    failure_table,
+    prepare_folder,
+    survey_files,
+    write_failures,
+)
 from shutterless.workflows.progress import Progress
 from shutterless.workflows.settings import SearchSettings
 from shutterless.workflows.stretch_search import (
@@ -110,6 +117,13 @@ def search_files(
     job = SearchJob.prepare(reference, out, settings, catalogue=catalogue, instrument=instrument, supplied=supplied)
     _clear_folder(job.out, resume=resume)
     survey = survey_files(files, instrument=instrument, supplied=supplied, executor=executor, progress=progress)
+    return search_survey(job, survey, executor, resume=resume, progress=progress)
+
+
+def search_survey(
+    job: SearchJob, survey: Survey, executor: Executor, *, resume: bool = False, progress: Progress | None = None
+) -> SearchResult:
+    """Search what `survey_files` found, or a part of it; parameters and result are those of `search_files`."""
     tasks = job.tasks(plan_stretches(survey.infos), resume=resume)
     widths = [info.n_columns for info in survey.infos if None not in info.readouts]  # stacks of images are small
     executor.prepare(partial(warm_up, job.detector, max(widths, default=0)))
