@@ -5,15 +5,18 @@ Only the driver logs, never a worker: a fresh SQLite store breaks when several p
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
 import re
+import shutil
 import subprocess
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -24,17 +27,26 @@ from urllib.parse import unquote, urlparse
 
 import pandas as pd
 
+from shutterless.workflows.logged_model import (
+    LOADER_MODULE,
+    example_input,
+    model_metadata,
+    model_signature,
+    refuse_foreign_code,
+)
+from shutterless.workflows.tracking_server import brief_requests, explain_error, hide_password, set_request_limits
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
 TRACKING_DATABASE = "mlflow.db"
 TRACKING_ARTIFACTS = "mlartifacts"
-LOADER_MODULE = "shutterless.workflows.pyfunc_loader"
 MODEL_NAME = "model"
 TEMPLATE_BANK = "template-bank"
 BUNDLED = "bundled"
 
+_artifact_roots: dict[str, str] = {}  # of runs that were seen; it never changes
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _PARAMETER_LENGTH = 6000  # what MLflow keeps of one parameter
 _BATCH = 1000  # what MLflow takes in one log_batch
@@ -51,6 +63,11 @@ class Tracking:
 
     uri: str
     artifacts: str | None
+
+    @property
+    def shown(self) -> str:
+        """The address without a password that it may hold."""
+        return hide_password(self.uri)
 
 
 @dataclass
@@ -115,7 +132,9 @@ class Run:
                 loader_module=LOADER_MODULE,
                 data_path=str(folder),
                 pip_requirements=pinned_requirements(),
-                metadata={"family": model_type(Path(folder))},
+                signature=model_signature(mlflow),
+                input_example=example_input(folder),
+                metadata=model_metadata(folder),
             )
         return info.model_uri
 
@@ -144,58 +163,158 @@ def open_tracking(where: str | Path) -> Tracking:
     try:
         if database is not None:
             database.parent.mkdir(parents=True, exist_ok=True)
-        with _quiet_mlflow():
+        with _quiet_mlflow(), brief_requests():
             mlflow.set_tracking_uri(uri)
             mlflow.set_registry_uri(uri)
             mlflow.MlflowClient().search_experiments(max_results=1)
-    except (mlflow.MlflowException, OSError) as error:
-        raise TrackingError(f"tracking store {uri} cannot be opened: {_first_line(error)}") from error
+    except (mlflow.MlflowException, OSError, ImportError) as error:
+        raise TrackingError(f"tracking store {hide_password(uri)} cannot be opened: {explain_error(error)}") from error
     artifacts = None if database is None else (database.parent / TRACKING_ARTIFACTS).as_uri()
     return Tracking(uri, artifacts)
 
 
 @contextmanager
-def track_run(tracking: Tracking, experiment: str, name: str, tags: Mapping[str, str] | None = None) -> Iterator[Run]:
+def track_run(
+    tracking: Tracking,
+    experiment: str,
+    name: str,
+    tags: Mapping[str, str] | None = None,
+    *,
+    parent: str | None = None,
+    run_id: str | None = None,
+    remedy: str = "",
+) -> Iterator[Run]:
     """Open a run; it is marked failed if the block raises.
 
-    Package version and git commit are logged as tags without being asked for.
-    """
-    mlflow = _load_mlflow()
-    mlflow.set_tracking_uri(tracking.uri)
-    experiment_id = _experiment_id(tracking, experiment)
-    with _quiet_mlflow(), mlflow.start_run(experiment_id=experiment_id, run_name=name) as active:
-        run = Run(active.info.run_id, mlflow.MlflowClient())
-        run.log_tags({**provenance(), **(tags or {})})
-        try:
-            yield run
-        finally:
-            run.flush()
-
-
-def fetch_runs(tracking: Tracking, experiment: str) -> pd.DataFrame:
-    """One row per finished run of an experiment, newest first.
-
-    Columns are ``run_id, name, start_time`` and ``metrics.*``, ``params.*``, ``tags.*`` (MLflow's own tags left out).
+    Package version and git commit are logged as tags without being asked for. With ``parent``, the id of a run that is
+    open, it is nested in that one; with ``run_id`` an earlier run is opened again.
 
     Raises
     ------
     TrackingError
-        If there is no such experiment; the message names those there are.
+        If the store fails, as a server that has gone does; ``remedy``, what the user can do then, ends the message.
     """
-    client = _load_mlflow().MlflowClient(tracking.uri)
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        known = sorted(entry.name for entry in client.search_experiments())
-        raise TrackingError(f"no experiment {experiment!r} in {tracking.uri}; there are {known}")
+    mlflow = _load_mlflow()
+    mlflow.set_tracking_uri(tracking.uri)
+    project = _project_run()
+    what = f"run {name!r} was not logged, or not wholly, to {tracking.shown}"
+    options: dict[str, Any] = {"run_id": run_id} if run_id else {"run_name": name}
+    if parent:
+        options |= {"nested": True, "parent_run_id": parent}
+    with _quiet_mlflow(), _store_errors(what, f"; {remedy}" if remedy else ""):
+        active = mlflow.start_run(experiment_id=_experiment_id(tracking, experiment), **options)
+        run = Run(active.info.run_id, mlflow.MlflowClient())
+        try:
+            run.log_tags({**provenance(), **project, **(tags or {})})
+            yield run
+            run.flush()
+        except BaseException:
+            _close_failed(run)
+            raise
+        mlflow.end_run()
+
+
+def knows_run(tracking: Tracking, run_id: str | None) -> bool:
+    """Whether a store has a run of this id that was not deleted."""
+    mlflow = _load_mlflow()
+    try:
+        found = mlflow.MlflowClient(tracking.uri).get_run(run_id or "none")
+    except mlflow.MlflowException:
+        return False
+    return found.info.lifecycle_stage == "active"
+
+
+def mark_killed(tracking: Tracking, run_id: str) -> None:
+    """Say of a run whose process is gone that it was killed."""
+    _load_mlflow().MlflowClient(tracking.uri).set_terminated(run_id, "KILLED")
+
+
+def fetch_runs(tracking: Tracking, *experiments: str, where: str = "") -> pd.DataFrame:
+    """One row per finished run of one or several experiments, newest first.
+
+    Columns are ``run_id, name, experiment, start_time`` and ``metrics.*``, ``params.*``, ``tags.*`` (MLflow's own tags
+    left out).
+
+    Parameters
+    ----------
+    tracking : Tracking
+    *experiments : str
+    where : str
+        Only these runs, in MLflow's syntax: ``"metrics.completeness > 0.5 and params.arch.family = 'cnn'"``.
+
+    Raises
+    ------
+    TrackingError
+        If there is no such experiment (the message names those there are), or the filter cannot be read.
+    """
+    mlflow = _load_mlflow()
+    client = mlflow.MlflowClient(tracking.uri)
+    names = {}
+    for experiment in experiments:
+        with _store_errors(f"experiment {experiment!r} in {tracking.shown} cannot be read"):
+            found = client.get_experiment_by_name(experiment)
+            known = sorted(entry.name for entry in client.search_experiments()) if found is None else []
+        if found is None:
+            raise TrackingError(f"no experiment {experiment!r} in {tracking.shown}; there are {known}")
+        names[found.experiment_id] = experiment
+    wanted = "attributes.status = 'FINISHED'" + (f" and {where}" if where else "")
     rows, token = [], None
     while True:
-        page = client.search_runs(
-            [found.experiment_id], "attributes.status = 'FINISHED'", max_results=1000, page_token=token
-        )
-        rows += [_run_row(run) for run in page]
+        try:
+            page = client.search_runs(list(names), wanted, max_results=1000, page_token=token)
+        except mlflow.MlflowException as error:
+            raise TrackingError(f"runs cannot be filtered by {where!r}: {explain_error(error)}") from error
+        rows += [{"experiment": names[run.info.experiment_id], **_run_row(run)} for run in page]
+        _artifact_roots.update({run.info.run_id: run.info.artifact_uri for run in page})
         token = page.token
         if not token:
-            return pd.DataFrame(rows, columns=None if rows else ["run_id", "name", "start_time"])
+            break
+    runs = pd.DataFrame(rows, columns=None if rows else ["run_id", "name", "experiment", "start_time"])
+    return runs.sort_values("start_time", ascending=False, kind="stable", ignore_index=True)
+
+
+def read_table(tracking: Tracking, run_id: str, name: str) -> pd.DataFrame | None:
+    """A table that a run logged with `Run.log_table`, wherever the store keeps it; None where it logged none."""
+    mlflow = _load_mlflow()
+    path = f"tables/{name}.csv"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            address = f"{_artifact_root(tracking, run_id)}/{path}"
+            return pd.read_csv(
+                mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=folder, tracking_uri=tracking.uri)
+            )
+        except (mlflow.MlflowException, OSError) as error:
+            if _has_no_table(tracking, run_id, path):
+                return None
+            raise TrackingError(f"table {name} of run {run_id} cannot be read: {explain_error(error)}") from error
+
+
+def _artifact_root(tracking: Tracking, run_id: str) -> str:
+    """Where a run keeps its files; asked by the run's id MLflow would look it up four times for each file."""
+    if run_id not in _artifact_roots:
+        _artifact_roots[run_id] = _load_mlflow().MlflowClient(tracking.uri).get_run(run_id).info.artifact_uri
+    return _artifact_roots[run_id]
+
+
+def _has_no_table(tracking: Tracking, run_id: str, path: str) -> bool:
+    """Whether a run that is there did not log a table; asked only where it cannot be read, to spare a look before."""
+    mlflow = _load_mlflow()
+    try:
+        entries = mlflow.MlflowClient(tracking.uri).list_artifacts(run_id, "tables")
+    except (mlflow.MlflowException, OSError):
+        return False
+    return all(entry.path != path for entry in entries)
+
+
+def read_history(tracking: Tracking, run_id: str) -> pd.DataFrame:
+    """Losses of a training as they were logged: ``step, split, loss``, a row for each logged step."""
+    client = _load_mlflow().MlflowClient(tracking.uri)
+    rows = [
+        (point.step, split, point.value)
+        for split in ("train", "validation")
+        for point in client.get_metric_history(run_id, f"{split}.loss")
+    ]
+    return pd.DataFrame(rows, columns=["step", "split", "loss"])
 
 
 def register_model(tracking: Tracking, source: str | Path, name: str, alias: str | None = None) -> str:
@@ -213,13 +332,10 @@ def register_model(tracking: Tracking, source: str | Path, name: str, alias: str
     mlflow = _load_mlflow()
     address = _logged_address(tracking, str(source), name)
     client = mlflow.MlflowClient(tracking.uri, tracking.uri)
-    with _quiet_mlflow():
-        try:
-            found = mlflow.register_model(address, name)
-            if alias:
-                client.set_registered_model_alias(name, alias, found.version)
-        except mlflow.MlflowException as error:
-            raise TrackingError(f"cannot register {source} as {name!r}: {_first_line(error)}") from error
+    with _quiet_mlflow(), _store_errors(f"cannot register {source} as {name!r} in {tracking.shown}"):
+        found = mlflow.register_model(address, name)
+        if alias:
+            client.set_registered_model_alias(name, alias, found.version)
     return str(found.version)
 
 
@@ -289,6 +405,8 @@ def provenance() -> dict[str, str]:
 def _load_mlflow() -> Any:
     """Import mlflow with its usage reports off: nothing here speaks to a network that the user did not name."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    set_request_limits()
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for each small table
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own modules, while they load: type hints and deprecations, none of ours
         import mlflow
@@ -316,9 +434,49 @@ def _quiet_mlflow() -> Iterator[None]:
 def _experiment_id(tracking: Tracking, name: str) -> str:
     client = _load_mlflow().MlflowClient(tracking.uri)
     found = client.get_experiment_by_name(name)
-    if found is not None:
-        return found.experiment_id
-    return client.create_experiment(name, artifact_location=tracking.artifacts)
+    if found is None:
+        try:
+            return client.create_experiment(name, artifact_location=tracking.artifacts)
+        except _load_mlflow().MlflowException:
+            found = client.get_experiment_by_name(name)  # another client of the server made it just then
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"experiment {name!r} in {tracking.shown} was deleted; `mlflow experiments restore --experiment-id "
+            f"{found.experiment_id}` brings it back"
+        )
+    return found.experiment_id
+
+
+@cache
+def _project_run() -> dict[str, str]:
+    """Tag that names the run of ``mlflow run``, which the first run of ours would otherwise be written into."""
+    run_id = os.environ.pop("MLFLOW_RUN_ID", "")
+    return {"project_run": run_id} if run_id else {}
+
+
+@contextmanager
+def _store_errors(what: str, remedy: str = "") -> Iterator[None]:
+    """Turn errors of the tracking store into a `TrackingError` that says what was not done."""
+    import requests  # comes with mlflow
+
+    try:
+        yield
+    except (_load_mlflow().MlflowException, requests.RequestException) as error:
+        raise TrackingError(f"{what}: {explain_error(error)}{remedy}") from error
+
+
+def _close_failed(run: Run) -> None:
+    """Keep what a failed run has measured and mark it failed; a server that has gone is not waited for again."""
+    import requests
+
+    mlflow = _load_mlflow()
+    with brief_requests(), suppress(mlflow.MlflowException, requests.RequestException):
+        try:
+            run.flush()
+        finally:
+            mlflow.end_run("FAILED")
 
 
 def _logged_address(tracking: Tracking, source: str, name: str) -> str:
@@ -336,13 +494,11 @@ def _address_of_run(run_id: str, tracking: Tracking) -> str:
     """Address of the model that a run logged last."""
     mlflow = _load_mlflow()
     client = mlflow.MlflowClient(tracking.uri)
-    try:
+    with _store_errors(f"no run {run_id} in {tracking.shown}"):
         outputs = client.get_run(run_id).outputs
-    except mlflow.MlflowException as error:
-        raise TrackingError(f"no run {run_id} in {tracking.uri}") from error
     models = outputs.model_outputs if outputs else []
     if not models:
-        raise TrackingError(f"run {run_id} in {tracking.uri} logged no model")
+        raise TrackingError(f"run {run_id} in {tracking.shown} logged no model")
     return f"models:/{models[-1].model_id}"
 
 
@@ -351,17 +507,28 @@ def _download(reference: str, tracking: Tracking) -> Path:
     mlflow.set_tracking_uri(tracking.uri)
     mlflow.set_registry_uri(tracking.uri)
     address = reference if reference.startswith("models:/") else _address_of_run(reference, tracking)
+    into = None if tracking.artifacts else tempfile.mkdtemp(dir=_downloads())
     try:
         with _quiet_mlflow():
-            folder = Path(mlflow.artifacts.download_artifacts(address))
+            folder = Path(mlflow.artifacts.download_artifacts(address, dst_path=into))
     except (mlflow.MlflowException, OSError) as error:
-        raise TrackingError(f"model {reference} is not in {tracking.uri}: {_first_line(error)}") from error
+        raise TrackingError(f"model {reference} is not in {tracking.shown}: {explain_error(error)}") from error
+    if (folder / "MLmodel").is_file():
+        refuse_foreign_code(mlflow, folder)
     found = sorted((folder / "data").glob("*/config.json"))
     if len(found) != 1:
         raise TrackingError(
-            f"model {reference} in {tracking.uri} was not logged by shutterless: {folder} holds no data"
+            f"model {reference} in {tracking.shown} was not logged by shutterless: {folder} holds no data"
         )
     return found[0].parent
+
+
+@cache
+def _downloads() -> Path:
+    """Folder for models that a server sent; it goes with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="shutterless-models-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _check_model_folder(folder: Path, problem: str) -> Path:
@@ -399,8 +566,3 @@ def _text(value: Any) -> str:
 def model_type(folder: Path) -> str:
     """Read the kind of a saved model, empty where its configuration does not say."""
     return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
