@@ -30,6 +30,7 @@ def plot_frame(
     *,
     first_row: int = 0,
     first_column: int = 0,
+    row_step: int = 1,
     marked: tuple[float, float] | None = None,
     unit: str = "ADU",
     contrast: float = 0.25,
@@ -44,6 +45,8 @@ def plot_frame(
     ax : Axes
     first_row, first_column : int
         File row and column of ``pixels[0, 0]``.
+    row_step : int
+        File rows from one of the given rows to the next, where not all are drawn.
     marked : (float, float), optional
         Column and file row of a place to draw a circle around.
     unit : str
@@ -61,7 +64,8 @@ def plot_frame(
     if pixels.size == 0:
         return say_nothing(ax, "no pixels")
     n_rows, n_columns = pixels.shape
-    extent = (first_column - 0.5, first_column + n_columns - 0.5, first_row + n_rows - 0.5, first_row - 0.5)
+    last_row = first_row + (n_rows - 1) * row_step
+    extent = (first_column - 0.5, first_column + n_columns - 0.5, last_row + row_step / 2, first_row - row_step / 2)
     if limit_sigma is None:
         low, high = ZScaleInterval(contrast=contrast).get_limits(pixels)
         colours, label = {"cmap": "gray", "vmin": low, "vmax": high}, f"Pixel value ({unit}), ZScale"

@@ -37,6 +37,11 @@ def test_frame_shows_the_pixels_with_time_downward(ax):
     assert image.colorbar.ax.get_ylabel() == "Pixel value (ADU), ZScale"
 
 
+def test_frame_of_every_fourth_row_stands_at_its_file_rows(ax):
+    image = plot_frame(np.arange(12.0).reshape(4, 3), ax, first_row=100, row_step=4).images[0]
+    assert image.get_extent() == [-0.5, 2.5, 114.0, 98.0]  # rows 100, 104, 108, 112
+
+
 def test_frame_marks_a_place(ax):
     plot_frame(np.arange(12.0).reshape(4, 3), ax, first_row=100, marked=(1, 102))
     assert ax.lines[0].get_xydata().tolist() == [[1, 102]]

@@ -1,0 +1,47 @@
+"""What the explanations of a detector share: whole batches through a model at rest, and the error they raise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from shutterless.models.dataset import strips_to_tensors
+from shutterless.models.inputs import DetectorModel, ModelInputs
+from shutterless.pipeline.tokens import StripBatch
+
+
+class ExplainError(ValueError):
+    """A question that a model of this kind, or with these settings, has no answer to."""
+
+
+@contextmanager
+def at_rest(model: DetectorModel) -> Iterator[None]:
+    """Evaluation mode on one thread, so that the same question has the same answer; as before afterwards.
+
+    Dropout would blur it, and how many threads share a sum changes its last digits.
+    """
+    was_training, n_threads = model.training, torch.get_num_threads()
+    model.eval()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+        model.train(was_training)
+
+
+def tensor_batches(model: DetectorModel, strips: StripBatch, batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Strips as tensors on the model's device, so many at a time, in their order."""
+    model.check_features()
+    for start in range(0, len(strips), batch_size):
+        batch = strips_to_tensors(strips[start : start + batch_size])
+        yield {name: values.to(model.device) for name, values in batch.items()}
+
+
+def event_logit(model: DetectorModel, inputs: ModelInputs) -> torch.Tensor:
+    """Event logit (b,) of scaled inputs."""
+    logit = model.head(model.summarise(inputs), inputs.features).event_logit
+    assert logit is not None
+    return logit
