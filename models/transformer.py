@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import ModernBertConfig, ModernBertModel
@@ -40,32 +42,59 @@ def encoder_config(config: TransformerConfig) -> ModernBertConfig:
     )
 
 
-class TransformerDetector(DetectorModel):
-    """Patches as tokens; token 0 is the static profile with the stage-1 features.
+class StripEncoder(nn.Module):
+    """The parts that read a strip, shared by the detector and the pretraining: token embeddings and the encoder.
 
     A token is embedded by two linear layers with a GELU between them: the encoder starts by normalizing each token, and
     after a linear embedding alone this would take away how bright a patch is. Positions are token indices, so that the
-    unit of time is the token span. Token 0 and the attention-pooled patches make up the summary.
+    unit of time is the token span.
     """
 
-    config_class = TransformerConfig
+    embed_patch: nn.Module
+    embed_static: nn.Module
+    encoder: nn.Module
 
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__(config, summary_size=2 * config.hidden_size + 1)
+    def add_encoder(self, config: TransformerConfig) -> None:
+        """Add the parts, with weights still to be drawn."""
         grid, hidden = config.token_grid, config.hidden_size
         self.embed_patch = _embedding(grid.patch_size + grid.patch_rows, hidden)
         self.embed_static = _embedding(grid.profile_size + len(config.feature_names or ()), hidden)
         self.encoder = ModernBertModel(encoder_config(config))
-        self.pool = AttentionPool(hidden)
+
+    def encode(self, inputs: ModelInputs, hidden: torch.Tensor | None = None, hide: Any = None) -> torch.Tensor:
+        """Encode token 0, the static profile with the stage-1 features, and the patches, shape (b, 1 + n, h).
+
+        Parameters
+        ----------
+        inputs : ModelInputs
+        hidden : tensor of bool, shape (b, n), optional
+            Patches of which nothing is seen, neither pixels nor row context.
+        hide : tensor, shape (h,), optional
+            The embedding that stands in their place.
+        """
+        patches = self.embed_patch(torch.cat([inputs.patches, inputs.context], -1))  # (b, n, h)
+        if hidden is not None:
+            patches = torch.where(hidden.unsqueeze(-1), hide, patches)
+        static = self.embed_static(torch.cat([inputs.profile, inputs.features], -1))  # (b, h)
+        tokens = torch.cat([static.unsqueeze(1), patches], 1)  # (b, 1 + n, h)
+        mask = torch.cat([torch.ones_like(inputs.mask[:, :1]), inputs.mask], 1)  # (b, 1 + n)
+        return self.encoder(inputs_embeds=tokens, attention_mask=mask).last_hidden_state
+
+
+class TransformerDetector(StripEncoder, DetectorModel):
+    """Patches as tokens; token 0 and the attention-pooled patches make up the summary."""
+
+    config_class = TransformerConfig
+
+    def __init__(self, config: TransformerConfig) -> None:
+        DetectorModel.__init__(self, config, summary_size=2 * config.hidden_size + 1)
+        self.add_encoder(config)
+        self.pool = AttentionPool(config.hidden_size)
         self.post_init()
 
     def summarise(self, inputs: ModelInputs) -> torch.Tensor:
         """Encode token 0 and the patches, and pool them."""
-        patches = self.embed_patch(torch.cat([inputs.patches, inputs.context], -1))  # (b, n, h)
-        static = self.embed_static(torch.cat([inputs.profile, inputs.features], -1))  # (b, h)
-        tokens = torch.cat([static.unsqueeze(1), patches], 1)  # (b, 1 + n, h)
-        mask = torch.cat([torch.ones_like(inputs.mask[:, :1]), inputs.mask], 1)  # (b, 1 + n)
-        encoded = self.encoder(inputs_embeds=tokens, attention_mask=mask).last_hidden_state
+        encoded = self.encode(inputs)
         return torch.cat([encoded[:, 0], self.pool(encoded[:, 1:], inputs.mask)], -1)  # (b, 2 h + 1)
 
 

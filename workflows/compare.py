@@ -1,75 +1,132 @@
-"""Tracked runs side by side: a table in the terminal, as Parquet and as a page."""
+"""Any set of tracked runs side by side: models over their seeds, what differs between them, and which one to take."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from shutterless.pipeline.store import write_parquet
-from shutterless.workflows.page import number, page, table
+from shutterless.workflows.compare_models import CompareError, choose_data, group_models, is_ascending, prepare_runs
+from shutterless.workflows.compare_page import write_page
+from shutterless.workflows.compare_verdict import Verdict, judge
 from shutterless.workflows.tracking import fetch_runs, open_tracking
 
-COLUMNS = {
-    "name": "run",
-    "params.arch.family": "family",
-    "params.arch.n_parameters": "parameters",
-    "params.data.seed": "seed",
-    "metrics.completeness": "completeness",
-    "metrics.completeness_low": "low",
-    "metrics.completeness_high": "high",
-    "metrics.rho50": "rho50",
-    "metrics.loss_mag": "loss_mag",
-    "metrics.rate_per_hour": "rate_per_hour",
-    "metrics.train_seconds": "train_seconds",
-    "run_id": "run_id",
-}
-HIGHER_IS_BETTER = ("completeness", "completeness_low", "completeness_high", "strips_per_second", "auc", "accuracy")
+__all__ = ["CompareError", "Comparison", "compare_runs", "filter_of"]
+
+_IN_TERMINAL = 30  # models
+_OF_MODEL = ("model", "control", "n_seeds", "mean", "spread")
 
 
-class CompareError(ValueError):
-    """A metric that no run has."""
+@dataclass(frozen=True)
+class Comparison:
+    """What was compared.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        Every run with everything that it logged and what it is a run of, the best model first.
+    models : DataFrame
+        One row per model that was judged on the same data, the best first.
+    verdict : Verdict
+    metric : str
+    """
+
+    runs: pd.DataFrame
+    models: pd.DataFrame
+    verdict: Verdict
+    metric: str
+
+    def text(self) -> str:
+        """Return table and verdict for a terminal."""
+        columns = {"model": "model", "n_parameters": "parameters", "n_seeds": "seeds", "mean": self.metric}
+        columns |= {"spread": "spread", "metrics.rho50": "rho50", "metrics.train_seconds": "train_seconds"}
+        shown = self.models[[name for name in columns if name in self.models]].rename(columns=columns)
+        table = shown.head(_IN_TERMINAL).to_string(index=False, na_rep="-", float_format="{:.4g}".format)
+        more = [f"… and {len(shown) - _IN_TERMINAL} more"] if len(shown) > _IN_TERMINAL else []
+        return "\n".join([table, *more, "", self.verdict.text()])
 
 
-def compare_runs(*, tracking_uri: str, experiment: str, metric: str, out: Path) -> pd.DataFrame:
-    """Compare the finished runs of an experiment.
+def compare_runs(
+    *,
+    tracking_uri: str,
+    experiment: str | Sequence[str],
+    metric: str,
+    out: Path,
+    where: str = "",
+    tags: Sequence[str] = (),
+) -> Comparison:
+    """Compare finished runs.
 
     Parameters
     ----------
     tracking_uri : str
-    experiment : str
+    experiment : str or sequence of str
     metric : str
-        Orders the table, best first; runs without it come last.
+        Judges the models. Paired differences are known for completeness.
     out : Path
-        Gets ``comparison.parquet`` (everything that was logged) and ``comparison.html``.
+        Gets ``comparison.parquet`` (a row per run: everything that was logged, and its model) and ``comparison.html``.
+    where : str
+        Only these runs, in MLflow's filter syntax.
+    tags : sequence of str
+        Only runs with all of these, ``KEY=VALUE``.
 
     Returns
     -------
-    DataFrame
-        The columns of `COLUMNS` that any run has.
+    Comparison
 
     Raises
     ------
     CompareError
-        If no run logged the metric; the message names those there are.
+        If no run matches, none logged the metric (the message names those there are), or all are controls.
     """
-    runs = fetch_runs(open_tracking(tracking_uri), experiment)
-    column = f"metrics.{metric}"
-    if column not in runs:
-        known = sorted(name.removeprefix("metrics.") for name in runs if name.startswith("metrics."))
-        raise CompareError(f"no run of experiment {experiment!r} logged {metric!r}; there are {known}")
-    ascending = metric not in HIGHER_IS_BETTER
-    runs = runs.sort_values([column, "name"], ascending=[ascending, True], na_position="last", ignore_index=True)
-    shown = runs[[name for name in {**COLUMNS, column: metric} if name in runs]].rename(
-        columns={**COLUMNS, column: metric}
-    )
+    tracking = open_tracking(tracking_uri)
+    experiments = [experiment] if isinstance(experiment, str) else list(experiment)
+    chosen = filter_of(where, tags)
+    runs = fetch_runs(tracking, *experiments, where=chosen)
+    _check(runs, experiments, chosen, metric)
+    prepared = prepare_runs(runs)
+    data = choose_data(prepared, metric)
+    models = group_models(prepared, metric, data)
+    verdict = judge(models, metric, tracking)
+    listed = _list_runs(prepared, models, metric)
+    comparison = Comparison(listed, models, verdict, metric)
     out = Path(out)
-    write_parquet(runs.astype({"start_time": "string"}), out / "comparison.parquet")
-    (out / "comparison.html").write_text(_write_page(shown, experiment, metric), encoding="utf-8")
-    return shown
+    write_parquet(listed.astype({"start_time": "string"}), out / "comparison.parquet")
+    title = ", ".join(experiments) + (f" where {chosen}" if chosen else "")
+    (out / "comparison.html").write_text(write_page(listed, models, verdict, metric, tracking, title), encoding="utf-8")
+    return comparison
 
 
-def _write_page(shown: pd.DataFrame, experiment: str, metric: str) -> str:
-    rows = [[value if isinstance(value, str) else number(value, "{:.4g}") for value in row] for row in shown.to_numpy()]
-    body = table(list(shown.columns), rows)
-    return page(f"Runs of experiment {experiment}", f"Ordered by {metric}, best first", [("runs", "Runs", body)])
+def filter_of(where: str, tags: Sequence[str]) -> str:
+    """Join a filter and ``KEY=VALUE`` tags to one filter in MLflow's syntax."""
+    parts = [where.strip()] if where.strip() else []
+    for tag in tags:
+        key, equals, value = tag.partition("=")
+        if not (key and equals) or "`" in key or "'" in value:
+            raise CompareError(f"tag {tag!r} is not KEY=VALUE (without ` and ')")
+        parts.append(f"tags.`{key}` = '{value}'")
+    return " and ".join(parts)
+
+
+def _check(runs: pd.DataFrame, experiments: Sequence[str], where: str, metric: str) -> None:
+    wanted = f"experiment {experiments[0]!r}" if len(experiments) == 1 else f"experiments {list(experiments)}"
+    if runs.empty:
+        raise CompareError(f"no finished run of {wanted}" + (f" matches {where}" if where else ""))
+    if f"metrics.{metric}" not in runs:
+        known = sorted(name.removeprefix("metrics.") for name in runs if name.startswith("metrics."))
+        raise CompareError(f"no run of {wanted} logged {metric!r}; there are {known}")
+
+
+def _list_runs(prepared: pd.DataFrame, models: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Every run with its model's figures, the best run first, those that are not judged last."""
+    named = models.set_index("key")[[name for name in _OF_MODEL if name != "control"]]
+    listed = prepared.drop(columns=["twin"]).join(named, on="key")
+    column = f"metrics.{metric}"
+    listed = listed.sort_values(
+        [column, "name"], ascending=[is_ascending(metric), True], na_position="last", ignore_index=True
+    )
+    judged = listed["run_id"].isin({run_id for ids in models["run_ids"] for run_id in ids})
+    return listed.drop(columns=["key"]).assign(judged=judged)

@@ -33,9 +33,10 @@ from shutterless.pipeline.store import manifest_hash, open_amplifier, read_manif
 from shutterless.pipeline.strips import cut_strips
 from shutterless.pipeline.template_bank import TRIGGER_THRESHOLD
 from shutterless.workflows.cluster import Executor, SerialExecutor
+from shutterless.workflows.counted_events import hash_events, list_events
 from shutterless.workflows.detect import Detector, DetectTask, StackView, detect, write_rates
 from shutterless.workflows.progress import Progress
-from shutterless.workflows.record import TRAINING, record_evaluation
+from shutterless.workflows.record import TRAINING, record_evaluation, record_model
 from shutterless.workflows.run_folder import SHUFFLED_SUFFIX
 from shutterless.workflows.settings import EvaluateSettings
 from shutterless.workflows.tracking import TEMPLATE_BANK, Tracking, resolve_model, track_run
@@ -49,13 +50,20 @@ class EvaluateError(ValueError):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Tables of an evaluation, as written: per detector, by rho, of kinds apart, by probability, in words."""
+    """Tables of an evaluation, as written: per detector, by rho, of kinds apart, by probability, by event, in words.
+
+    ``eta`` is the threshold of the optimum at the same rate of false alarms, ``data_hash`` that of the store and the
+    counted events: two evaluations of one hash are paired event by event.
+    """
 
     summary: pd.DataFrame
     completeness: pd.DataFrame
     apart: pd.DataFrame
     reliability: pd.DataFrame
+    events: pd.DataFrame
     verdict: str
+    eta: float
+    data_hash: str
 
     def text(self) -> str:
         """Return the table and the verdict for a terminal."""
@@ -91,8 +99,8 @@ def evaluate_detectors(
     truth : Path
         ``truth.parquet`` of the frames.
     out : Path
-        Gets ``summary``, ``completeness``, ``apart``, ``reliability`` and ``detections`` (Parquet), ``eta.json``,
-        ``verdict.txt``.
+        Gets ``summary``, ``completeness``, ``apart``, ``reliability``, ``events`` (a row for each detector and counted
+        event) and ``detections`` (Parquet), ``eta.json``, ``verdict.txt``.
     settings : EvaluateSettings
     tracking : Tracking, optional
         Log one run per detector there, in the experiment `EXPERIMENT`.
@@ -118,20 +126,47 @@ def evaluate_detectors(
     for reference, result in zip(references, results, strict=True):
         write_rates(_rates_folder(reference, result.detector, out), result.curve, manifest_hash(manifest))
     summary = pd.DataFrame([result.summary for result in results])
+    found = {result.detector.name: result.found for result in results}
+    events = list_events({result.detector.name: result.events for result in results}, found, manifest)
     evaluation = Evaluation(
         summary=summary,
         completeness=pd.concat([result.completeness for result in results], ignore_index=True),
         apart=pd.concat([result.apart for result in results], ignore_index=True),
         reliability=_concatenate([result.reliability for result in results if result.reliability is not None]),
-        verdict=write_verdict(summary, {result.detector.name: result.found for result in results}, results[0].samples),
+        events=events,
+        verdict=write_verdict(summary, found, results[0].samples),
+        eta=held_out.eta,
+        data_hash=hash_events(manifest, events),
     )
     _write(evaluation, detections, Path(out), {"eta": held_out.eta, "rate_per_hour": held_out.rate_per_hour})
     if tracking is not None:
-        for row in summary.to_dict("records"):
-            with track_run(tracking, EXPERIMENT, row["detector"], {"store": str(store)}) as run:
-                run.log_data(manifest_hash=manifest_hash(manifest), seed=settings.seed)
-                record_evaluation(run, row, evaluation.completeness)
+        _track(evaluation, detectors, store, manifest, settings, tracking, Path(out))
     return evaluation
+
+
+def _track(
+    evaluation: Evaluation,
+    detectors: Sequence[Detector],
+    store: Path,
+    manifest: pd.DataFrame,
+    settings: EvaluateSettings,
+    tracking: Tracking,
+    out: Path,
+) -> None:
+    """One run per detector: what it is, what the evaluation says of it, and how fast it scores."""
+    remedy = f"the tables are whole in {out}; evaluate again once the store answers"
+    for detector, row in zip(detectors, evaluation.summary.to_dict("records"), strict=True):
+        tags = {"store": str(store), "shuffled": str(row["shuffled"]).lower()}
+        with track_run(tracking, EXPERIMENT, detector.name, tags, remedy=remedy) as run:
+            run.log_data(manifest_hash=manifest_hash(manifest), seed=settings.seed)
+            record_model(run, row, detector.folder)
+            record_evaluation(
+                run, row, evaluation.completeness, events=evaluation.events, reliability=evaluation.reliability,
+                eta=evaluation.eta, data_hash=evaluation.data_hash,
+            )  # fmt: skip
+            if detector.folder is not None:
+                speed = measure_throughput(detector.folder, store, manifest["entry"].iloc[0])
+                run.log_metrics({"strips_per_second": speed})
 
 
 @dataclass(frozen=True)
@@ -163,6 +198,7 @@ class _Result:
     reliability: pd.DataFrame | None
     found: np.ndarray
     samples: list[np.ndarray]
+    events: pd.DataFrame
 
 
 def _judge(detector: Detector, detections: pd.DataFrame, held_out: _HeldOut, settings: EvaluateSettings) -> _Result:
@@ -189,6 +225,7 @@ def _judge(detector: Detector, detections: pd.DataFrame, held_out: _HeldOut, set
         reliability=reliability,
         found=(events["score"] >= point.threshold).to_numpy(),
         samples=samples,
+        events=events,
     )
 
 
@@ -368,6 +405,7 @@ def _write(evaluation: Evaluation, detections: pd.DataFrame, out: Path, eta: dic
     write_parquet(evaluation.completeness, out / "completeness.parquet")
     write_parquet(evaluation.apart, out / "apart.parquet")
     write_parquet(evaluation.reliability, out / "reliability.parquet")
+    write_parquet(evaluation.events, out / "events.parquet")
     (out / "eta.json").write_text(json.dumps(eta))
     (out / "verdict.txt").write_text(evaluation.verdict + "\n")
     write_parquet(evaluation.summary, out / "summary.parquet")

@@ -219,7 +219,10 @@ def _track(settings: Settings, out: Path, evaluation: Evaluation, data_hash: str
             else:
                 run.log_params({"family": row["family"], "n_parameters": 0}, prefix="arch.")
                 run.log_data(manifest_hash=data_hash, seed=settings.train.seed)
-            record_evaluation(run, row, evaluation.completeness)
+            record_evaluation(
+                run, row, evaluation.completeness, events=evaluation.events, reliability=evaluation.reliability,
+                eta=evaluation.eta, data_hash=evaluation.data_hash,
+            )  # fmt: skip
             if folder is not None:
                 run.log_model(folder)
         runs[row["detector"]] = run.run_id

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,9 @@ from shutterless.models import training
 from shutterless.models.describe import count_parameters
 from shutterless.models.families import build_model, family_of, load_model
 from shutterless.models.inputs import DetectorModel
+from shutterless.models.masked_patches import is_masked_model, load_masked_model, start_from_encoder
 from shutterless.models.scoring import calibrate_model
+from shutterless.models.transformer import TransformerDetector
 from shutterless.pipeline.examples import ExampleSettings, TrainingSet, concatenate_training_sets, draw_examples
 from shutterless.pipeline.store import Amplifier, manifest_hash, read_manifest, write_parquet
 from shutterless.pipeline.strips import suitable_grid, suits_stack
@@ -25,7 +28,7 @@ from shutterless.workflows.cluster import Executor, SerialExecutor
 from shutterless.workflows.detect import Detector, StackView, write_rates
 from shutterless.workflows.evaluate import count_false_alarms
 from shutterless.workflows.progress import Progress
-from shutterless.workflows.record import HISTORY, TRAINING, record_training
+from shutterless.workflows.record import HISTORY, TRAINING, diagnose_training, record_training
 from shutterless.workflows.settings import TrainSettings
 from shutterless.workflows.tracking import Tracking, track_run
 
@@ -129,20 +132,51 @@ def train_model(
         As `fit_detector`.
     """
     training_set = draw_training_set(store, settings, executor=executor, progress=progress)
-    manifest = read_manifest(store)
-    data_hash = manifest_hash(manifest)
+    data_hash = manifest_hash(read_manifest(store))
     out = Path(out)
     summary = fit_detector(TrainTask(family, family), training_set, settings, out, data_hash=data_hash, init=init)
+    rate_model(store, out, settings, summary, executor=executor, progress=progress)
+    if tracking is not None:
+        remedy = f"the model is whole in {out}, and `shutterless register {out}` logs it later"
+        with track_run(tracking, EXPERIMENT, out.name, remedy=remedy) as run:
+            record_training(run, out, settings)
+            run.log_model(out)
+    if progress is not None:
+        said = diagnose_training(out)
+        progress.say(f"learning curve: {said.title}: {said.evidence}")
+    return summary
+
+
+def rate_model(
+    store: str | Path,
+    folder: Path,
+    settings: TrainSettings,
+    summary: Mapping[str, Any],
+    *,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Count a trained model's false alarms on what was set apart for validation, and write them beside it.
+
+    Parameters
+    ----------
+    store : path
+        What it was trained on.
+    folder : Path
+        Of the model; its rates are what a search takes its threshold from.
+    settings : TrainSettings
+    summary : mapping
+        As `fit_detector` returned it.
+    executor : Executor, optional
+    progress : Progress, optional
+    """
+    store = Path(store)
+    manifest = read_manifest(store)
     apart = {item.entry: item.view for item in _example_items(store, settings, 1, 0)
              if item.group in summary["validation_groups"]}  # fmt: skip
     held_back = manifest[manifest["entry"].isin(apart)]
-    curve = count_false_alarms(store, held_back, Detector(out.name, str(out)), executor, progress, views=apart)
-    write_rates(out, curve, manifest_hash(held_back))
-    if tracking is not None:
-        with track_run(tracking, EXPERIMENT, out.name) as run:
-            record_training(run, out, settings)
-            run.log_model(out)
-    return summary
+    curve = count_false_alarms(store, held_back, Detector(folder.name, str(folder)), executor, progress, views=apart)
+    write_rates(folder, curve, manifest_hash(held_back))
 
 
 def fit_detector(
@@ -153,6 +187,7 @@ def fit_detector(
     *,
     data_hash: str = "",
     init: Path | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> dict[str, Any]:
     """Train a model, calibrate its probabilities on the validation strips, and write it with its history.
 
@@ -167,6 +202,8 @@ def fit_detector(
         Of the store's manifest; written with the model.
     init : Path, optional
         Start from the weights in this folder instead of random ones.
+    callbacks : sequence of TrainerCallback
+        As `shutterless.models.training.train_model`.
 
     Returns
     -------
@@ -192,7 +229,11 @@ def fit_detector(
     model = _start_model(task.family, training_set.grid, settings, init)
     held_back = np.unique(training_set.groups[training_set.groups >= VALIDATION_GROUP])
     result = training.train_model(
-        model, training_set, options, validation_groups=held_back.tolist() if held_back.size else None
+        model,
+        training_set,
+        options,
+        validation_groups=held_back.tolist() if held_back.size else None,
+        callbacks=callbacks,
     )
     index = result.validation_index
     calibrate_model(result.model, training_set.strips[index], training_set.labels.is_event[index])
@@ -210,15 +251,21 @@ def fit_detector(
         "validation_groups": [int(group) for group in np.unique(training_set.groups[index])],
         "manifest_hash": data_hash,
         "seed": settings.seed,
+        "init": None if init is None else str(init),
     }
     (folder / TRAINING).write_text(json.dumps(summary, indent=1))
     return summary
 
 
 def _start_model(family: str, grid: TokenGrid, settings: TrainSettings, init: Path | None) -> DetectorModel:
-    """A model with random weights, or with those of a folder."""
+    """A model with random weights, with those of a folder, or with a pretrained encoder under a fresh head."""
     if init is None:
         return build_model(family, grid, settings.architecture, seed=settings.seed)
+    if is_masked_model(init):
+        if family != "transformer":
+            raise TrainError(f"{init} is the pretrained encoder of a transformer, not of a {family}; train without it")
+        fresh = build_model(family, grid, settings.architecture, seed=settings.seed)
+        return start_from_encoder(cast(TransformerDetector, fresh), load_masked_model(init), str(init))
     model = load_model(init)
     if family_of(model) != family:
         found = family_of(model)

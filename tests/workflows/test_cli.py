@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from shutterless.workflows import cli, console
 
-COMMANDS = ("run", "simulate", "inject", "ingest", "train", "evaluate", "compare", "describe", "search", "watch")
-COMMANDS += ("lightcurve", "report", "register")
+COMMANDS = ("run", "simulate", "inject", "ingest", "pretrain", "train", "tune", "evaluate", "compare", "describe")
+COMMANDS += ("search", "watch", "lightcurve", "report", "register", "promote", "rollback", "history", "serve")
 HEAVY = (
     "numpy",
     "torch",
@@ -205,9 +205,16 @@ def test_evaluate_passes_every_reference(stand_in, tmp_path):
 
 
 def test_compare_passes_the_tracking_store(stand_in, tmp_path):
-    calls = stand_in("compare", "compare_runs", pd.DataFrame({"run": ["cnn"], "loss": [0.25]}))
-    assert call("compare", "--metric", "loss", "--tracking", tmp_path / "other").exit_code == 0
-    assert calls[0][1]["tracking_uri"] == f"sqlite:///{tmp_path}/other/mlflow.db"
+    calls = stand_in("compare", "compare_runs", SimpleNamespace(text=lambda: "table and verdict"))
+    chosen = ("--experiment", "train", "--experiment", "evaluate", "--filter", "metrics.auc > 0.5", "--tag", "a=b")
+    result = call("compare", "--metric", "loss", "--tracking", tmp_path / "other", *chosen)
+    assert result.exit_code == 0, result.output
+    assert "table and verdict" in result.stdout
+    options = calls[0][1]
+    assert options["tracking_uri"] == f"sqlite:///{tmp_path}/other/mlflow.db"
+    assert (options["experiment"], options["where"], options["tags"]) == (
+        ["train", "evaluate"], "metrics.auc > 0.5", ["a=b"],
+    )  # fmt: skip
 
 
 def test_search_prints_candidates_and_lists_failures(stand_in, tmp_path):

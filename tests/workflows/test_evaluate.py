@@ -12,6 +12,7 @@ import pytest
 from shutterless.models.evaluation import MIN_COUNTED_ALARMS, match_entries, poisson_interval
 from shutterless.pipeline.store import read_manifest, write_manifest, write_parquet
 from shutterless.workflows import tracking as tracking_module
+from shutterless.workflows.counted_events import EVENT_COLUMNS, hash_events, list_events
 from shutterless.workflows.detect import Detector
 from shutterless.workflows.evaluate import (
     EvaluateError,
@@ -22,7 +23,7 @@ from shutterless.workflows.evaluate import (
     write_verdict,
 )
 from shutterless.workflows.settings import EvaluateSettings
-from shutterless.workflows.tracking import fetch_runs
+from shutterless.workflows.tracking import fetch_runs, read_table
 
 SETTINGS = EvaluateSettings(bootstrap=50, seed=1)
 SUMMARY = {
@@ -61,7 +62,7 @@ def test_summary_has_one_row_per_detector_with_what_its_training_left(evaluated)
 
 
 def test_tables_are_written_as_they_are_returned(evaluated):
-    for name in ("summary", "completeness", "apart", "reliability"):
+    for name in ("summary", "completeness", "apart", "reliability", "events"):
         pd.testing.assert_frame_equal(
             pd.read_parquet(evaluated.out / f"{name}.parquet"), getattr(evaluated.tables, name), check_dtype=False
         )
@@ -147,6 +148,47 @@ def test_every_detector_has_a_tracked_run(evaluated, tracking):
     for row in evaluated.tables.summary.itertuples():
         assert runs.loc[row.detector, "metrics.completeness"] == row.completeness
     assert runs["params.data.seed"].eq("1").all()
+
+
+def test_every_event_has_a_row_of_every_detector_by_which_they_are_paired(evaluated, held_out):
+    events = pd.read_parquet(evaluated.out / "events.parquet")
+    assert list(events.columns) == list(EVENT_COLUMNS)
+    summary = evaluated.tables.summary.set_index("detector")
+    assert events.groupby("detector")["found"].mean().to_dict() == pytest.approx(summary["completeness"].to_dict())
+    keys = [tuple(part[["entry", "event_id"]].itertuples(index=False)) for _, part in events.groupby("detector")]
+    assert len(set(keys)) == 1
+    assert len(set(keys[0])) == len(keys[0]) == summary["n_events"].iloc[0]
+    assert set(events["sequence"]) == {"busy"}
+    found, score = events["found"], events["score"]
+    assert (found <= (score >= events["detector"].map(summary["threshold"]))).all()
+
+
+def test_tracked_detectors_log_what_comparisons_need(evaluated, tracking):
+    runs = fetch_runs(tracking, "evaluate").set_index("name")
+    assert set(runs["tags.evaluation.data_hash"]) == {evaluated.tables.data_hash}
+    assert runs["tags.shuffled"].to_dict() == {"template-bank": "false", "cnn": "false", "cnn-shuffled": "true"}
+    assert (runs["metrics.eta"] == evaluated.tables.eta).all()
+    assert runs.loc["template-bank", "params.arch.n_parameters"] == "0"
+    assert runs.loc["cnn", "metrics.strips_per_second"] > 0
+    own = read_table(tracking, runs.loc["cnn", "run_id"], "events")
+    expected = evaluated.tables.events.query("detector == 'cnn'")
+    assert own["event_id"].tolist() == expected["event_id"].tolist()
+    assert own["found"].tolist() == expected["found"].tolist()
+
+
+def test_hash_of_the_data_is_that_of_store_and_events_whatever_is_judged(evaluated, held_out):
+    manifest, events = read_manifest(held_out[0]), evaluated.tables.events
+    bank = events[events["detector"] == "template-bank"]
+    assert hash_events(manifest, events) == hash_events(manifest, bank.sample(frac=1, random_state=1))
+    assert hash_events(manifest, bank) != hash_events(manifest, bank.iloc[1:])
+    assert hash_events(manifest, bank) != hash_events(manifest.iloc[1:], bank)
+
+
+def test_events_without_an_identifier_are_numbered():
+    events = pd.DataFrame({"entry": ["a", "a"], "file": "f", "kind": "flare", "rho": [5.0, 6.0], "score": [1.0, 2.0]})
+    manifest = pd.DataFrame({"entry": ["a"], "sequence": ["s"]})
+    listed = list_events({"d": events}, {"d": np.array([True, False])}, manifest)
+    assert listed[["event_id", "sequence", "found"]].to_numpy().tolist() == [["0", "s", True], ["1", "s", False]]
 
 
 def hand_made():

@@ -1,4 +1,4 @@
-"""The quickstart, and commands that make and judge models: run, train, evaluate, compare, describe."""
+"""The quickstart, and commands that make and judge models: run, train, tune, evaluate, compare, describe."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from shutterless.workflows.options import (
     Family,
     NoDask,
     Quiet,
+    Resume,
     Scheduler,
     Set,
     Store,
@@ -48,6 +49,35 @@ def run(
 
 
 @command
+def pretrain(
+    store: Store,
+    config: Config = None,
+    out: Annotated[Path, typer.Option(help="Folder of the pretrained encoder.")] = Path("runs/pretrained"),
+    set_: Set = None,
+    resume: Resume = False,
+    tracking: TrackingOption = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Pretrain the transformer's encoder on a store without labels, for `train --init`."""
+    from shutterless.workflows.settings import load_settings
+
+    settings = load_settings(config, set_ or ())
+    uri = choose_tracking(tracking)
+    from shutterless.workflows.pretrain import pretrain_model
+    from shutterless.workflows.tracking import open_tracking
+
+    summary = pretrain_model(
+        store, settings=settings.pretrain, train=settings.train_for("transformer"), out=out, resume=resume,
+        tracking=open_tracking(uri), progress=make_progress(quiet),
+    )  # fmt: skip
+    for source, ratio in summary["validation_ratio"].items():
+        typer.echo(f"{source}: validation error {ratio:.4f} of that of predicting 0")
+    typer.echo(f"pretrained encoder: {out} (use it with `shutterless train STORE --init {out}`)")
+    return DONE
+
+
+@command
 def train(
     store: Store,
     model: Annotated[Family, typer.Option(help="Family of the model.")] = Family.TRANSFORMER,
@@ -76,6 +106,31 @@ def train(
         progress=make_progress(quiet),
     )  # fmt: skip
     typer.echo(f"model: {out}")
+    return DONE
+
+
+@command
+def tune(
+    store: Store,
+    config: Config = None,
+    out: Annotated[Path, typer.Option(help="Folder; a sweep that was stopped there goes on.")] = Path("runs/tune"),
+    set_: Set = None,
+    tracking: TrackingOption = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Search the hyperparameters of every model family, with the same budget for each."""
+    from shutterless.workflows.settings import load_settings
+
+    settings = load_settings(config, set_ or ())
+    uri = choose_tracking(tracking)
+    from shutterless.workflows.tracking import open_tracking
+    from shutterless.workflows.tune import tune_families
+
+    track = open_tracking(uri)
+    result = tune_families(store, settings=settings, out=out, tracking=track, progress=make_progress(quiet))
+    typer.echo(result.text())
+    typer.echo(f"sweep: {out} (tracked runs: sweep = {result.sweep})")
     return DONE
 
 
@@ -115,31 +170,63 @@ def evaluate(
 
 @command
 def compare(
-    experiment: Annotated[str, typer.Option(help="Name of the tracked experiment.")] = "quickstart",
-    metric: Annotated[str, typer.Option(help="Metric to order the runs by.")] = "completeness",
+    experiment: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of a tracked experiment. Repeatable; default: quickstart.", show_default=False),
+    ] = None,
+    filter_: Annotated[
+        str,
+        typer.Option(
+            "--filter",
+            help="Only these runs, in MLflow's syntax: \"metrics.completeness > 0.5 and params.arch.family = 'cnn'\".",
+            show_default=False,
+        ),
+    ] = "",
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Only runs with this tag. Repeatable.", show_default=False),
+    ] = None,
+    metric: Annotated[str, typer.Option(help="Metric that judges the models.")] = "completeness",
     out: Annotated[Path, typer.Option(help="Folder for the table and report.")] = Path("runs/comparison"),
     tracking: TrackingOption = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Compare tracked runs in a table and a report."""
+    """Compare tracked runs, and say which model to take: the best, or the simplest that is not worse."""
     uri = choose_tracking(tracking)
     from shutterless.workflows.compare import compare_runs
 
-    table = compare_runs(tracking_uri=uri, experiment=experiment, metric=metric, out=out)
-    typer.echo(table.to_string(index=False, na_rep="-", float_format="{:.3f}".format))
-    typer.echo(f"comparison: {out}")
+    comparison = compare_runs(
+        tracking_uri=uri, experiment=experiment or ["quickstart"], metric=metric, out=out, where=filter_, tags=tag or ()
+    )
+    typer.echo(comparison.text())
+    typer.echo(f"comparison: {out / 'comparison.html'}")
     return DONE
 
 
 @command
 def describe(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)] = "bundled",
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZES",
+            help="Instead of a saved model: an MLP of these layer sizes, e.g. 3-4-3-1.",
+            show_default=False,
+        ),
+    ] = None,
+    task: Annotated[str, typer.Option(help="Task of that MLP: binary, multiclass or regression.")] = "binary",
     tracking: TrackingOption = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Show the layers, shapes, parameters and hyperparameters of a model."""
+    """Show the layers, shapes, parameters, heads and hyperparameters of a model."""
+    if layers is not None:
+        from shutterless.models.describe import describe_mlp
+        from shutterless.models.mlp import parse_sizes
+
+        typer.echo(describe_mlp(parse_sizes(layers), task))
+        return DONE
     choose_tracking(tracking)
     from shutterless.workflows.tracking import resolve_model
 
@@ -147,12 +234,10 @@ def describe(
     if folder is None:
         typer.echo("template-bank: no weights; PSF filter in x, box, Gaussian and flare shapes in time, with vetoes")
         return DONE
-    from shutterless.models.describe import count_parameters, hyperparameters, layer_table
+    from shutterless.models.describe import count_parameters, describe_detector
     from shutterless.models.families import family_of, load_model
 
     loaded = load_model(folder)
-    typer.echo(f"{family_of(loaded)} in {folder}: {count_parameters(loaded):,} parameters")
-    typer.echo(layer_table(loaded).to_string(index=False))
-    for key, value in hyperparameters(loaded).items():
-        typer.echo(f"{key} = {value}")
+    typer.echo(f"{family_of(loaded)} in {folder}: {count_parameters(loaded):,} parameters\n")
+    typer.echo(describe_detector(loaded))
     return DONE

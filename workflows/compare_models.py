@@ -1,0 +1,220 @@
+"""Tracked runs grouped to models: runs that differ in nothing but the seed are one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from shutterless.workflows.record import DATA_HASH, LEARNING_CURVE, MODEL_HASH
+from shutterless.workflows.run_folder import SHUFFLED_SUFFIX
+
+GROUPS = ("arch", "train")
+# what a training brought about or ran on, not what it was told
+_OUTCOMES = ("params.train.seed", "params.train.best_epoch", "params.train.n_strips", "params.train.device",
+             "params.arch.n_parameters", "params.train.shuffled_labels", "params.train.log_steps")  # fmt: skip
+_SEED_NUMBER = re.compile(r"[ _.-]*(seed)?[ _.-]*\d+$")
+_FAMILY = "params.arch.family"
+HIGHER_IS_BETTER = ("completeness", "completeness_low", "completeness_high", "strips_per_second", "auc", "accuracy")
+
+
+class CompareError(ValueError):
+    """Runs that cannot be compared."""
+
+
+def is_ascending(metric: str) -> bool:
+    """Whether a smaller value of a metric is better."""
+    return metric.rpartition(".")[2] not in HIGHER_IS_BETTER
+
+
+def prepare_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Say of each run what it is a run of.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        As `shutterless.workflows.tracking.fetch_runs` gives them, newest first.
+
+    Returns
+    -------
+    DataFrame
+        With ``key`` (of the model, without its seed), ``twin`` (the same whether labels were shuffled or not),
+        ``seed``, ``control`` (labels were shuffled), ``n_parameters`` and ``data`` (what it was judged on).
+
+    Notes
+    -----
+    A run that trained a model and runs that evaluated it know the same weights by their hash; what only one of them
+    logged holds for all.
+    """
+    runs = _share_by_weights(runs)
+    family = _column(runs, _FAMILY).fillna(runs["name"].str.removesuffix(SHUFFLED_SUFFIX))
+    n_parameters = pd.to_numeric(_column(runs, "params.arch.n_parameters"), errors="coerce")
+    control = _column(runs, "tags.shuffled").eq("true") | _column(runs, "params.train.shuffled_labels").eq("True")
+    trained_on = _column(runs, "params.data.training_hash").fillna(_column(runs, "params.data.manifest_hash"))
+    told = hyperparameter_columns(runs)
+    known = runs[told].notna().any(axis=1) if told else pd.Series(False, index=runs.index)
+    parts = [family, trained_on.where(n_parameters > 0), runs["name"].where(~known), *(runs[name] for name in told)]
+    twin = _join(parts)
+    seed = _first_known(runs, "params.train.seed", "params.data.training_seed", "params.data.seed")
+    seed = seed.where(n_parameters.ne(0))  # what was not trained has none
+    prepared = runs.assign(
+        family=family, twin=twin, key=_join([twin, control]), seed=seed.fillna("–"), control=control,
+        n_parameters=n_parameters, data=_judged_on(runs),
+    )  # fmt: skip
+    siblings = prepared.groupby(["key", "seed"])["data"].transform("first")
+    own = _column(runs, "params.data.manifest_hash")
+    return prepared.assign(data=prepared["data"].fillna(siblings).fillna(own).fillna(""))
+
+
+def hyperparameter_columns(runs: pd.DataFrame) -> list[str]:
+    """Columns that hold what a model and its training were told, without the seed."""
+    return [
+        name
+        for name in runs
+        if name.startswith(tuple(f"params.{group}." for group in GROUPS)) and name not in (*_OUTCOMES, _FAMILY)
+    ]
+
+
+def choose_data(prepared: pd.DataFrame, metric: str) -> str:
+    """The data that most models of the selection were judged on; of equals the newest."""
+    judged = prepared[prepared[f"metrics.{metric}"].notna()]
+    counts = judged.groupby("data", sort=False)["key"].nunique()
+    return str(counts.idxmax())
+
+
+def group_models(prepared: pd.DataFrame, metric: str, data: str) -> pd.DataFrame:
+    """One row per model that was judged on some data, the best first.
+
+    Parameters
+    ----------
+    prepared : DataFrame
+        As `prepare_runs` gives them.
+    metric : str
+    data : str
+        Runs judged on other data are left out.
+
+    Returns
+    -------
+    DataFrame
+        ``model`` (its name here), ``control``, ``n_parameters``, ``n_seeds``, ``mean`` and ``spread`` (standard
+        deviation over seeds; NaN for one) of the metric, means of all other metrics as ``metrics.*``, hyperparameters,
+        ``key``, ``twin``, ``run_ids`` (of the runs that were judged), ``curve_ids`` (of those that know a learning
+        curve) and ``said`` (learning curves in words).
+
+    Notes
+    -----
+    Of several runs of one model with one seed the newest counts: a repetition is no further seed.
+    """
+    column = f"metrics.{metric}"
+    own = prepared[(prepared["data"] == data)].assign(
+        judged_id=prepared["run_id"].where(prepared[column].notna()),
+        curve_id=prepared["run_id"].where(_column(prepared, "metrics.validation.loss").notna()),
+        said=_column(prepared, f"tags.{LEARNING_CURVE}"),
+    )
+    seeds = own.groupby(["key", "seed"], sort=False).first().reset_index()
+    seeds = seeds[seeds[column].notna()]
+    by_key = seeds.groupby("key", sort=False)
+    metrics = [name for name in seeds if name.startswith("metrics.")]
+    told = hyperparameter_columns(seeds)
+    models = by_key[["name", "family", "twin", "control", "n_parameters", *told]].first()
+    models["name"] = by_key["name"].agg(_common_name)
+    models = models.join(by_key[metrics].mean(numeric_only=True))
+    models["n_seeds"] = by_key.size()
+    models["mean"], models["spread"] = by_key[column].mean(), by_key[column].std()
+    for plural, single in (("run_ids", "judged_id"), ("curve_ids", "curve_id"), ("said", "said")):
+        models[plural] = by_key[single].agg(lambda values: list(values.dropna()))
+    models = models.reset_index().sort_values(["mean", "name"], ascending=[is_ascending(metric), True])
+    models.insert(0, "model", label_models(models))
+    return models.reset_index(drop=True)
+
+
+def label_models(models: pd.DataFrame) -> list[str]:
+    """Names that tell models apart: the family, or the run's name, or what differs in the hyperparameters."""
+    suffix = models["control"].map({True: SHUFFLED_SUFFIX, False: ""})
+    short = models["family"].str.removesuffix(SHUFFLED_SUFFIX) + suffix
+    if short.is_unique:
+        return list(short)
+    named = models["name"].str.removesuffix(SHUFFLED_SUFFIX) + suffix
+    if named.is_unique:
+        return list(named)
+    labels = pd.Series("", index=models.index)
+    for name, part in models.groupby(short, sort=False):
+        differing = [column for column in hyperparameter_columns(part) if part[column].nunique(dropna=False) > 1]
+        for position, row in part[differing].iterrows():
+            known = row.dropna().index[:3]
+            told = ", ".join(f"{column.rpartition('.')[2]} {row[column]}" for column in known)
+            labels[position] = f"{str(name).removesuffix(SHUFFLED_SUFFIX)} {told}".strip() + suffix[position]
+    repeated = labels.groupby(labels).cumcount()
+    return [f"{label} ({count + 1})" if count else label for label, count in zip(labels, repeated, strict=True)]
+
+
+def differing_hyperparameters(models: pd.DataFrame, group: str) -> tuple[pd.DataFrame, list[str]]:
+    """What models were told differently.
+
+    Parameters
+    ----------
+    models : DataFrame
+        As `group_models` gives them.
+    group : str
+        One of `GROUPS`.
+
+    Returns
+    -------
+    table : DataFrame
+        A row for each hyperparameter that has at least two values among the models that have it; a column per model.
+    single : list of str
+        Those that only one family has, and so cannot be compared.
+    """
+    columns = [name for name in hyperparameter_columns(models) if name.startswith(f"params.{group}.")]
+    compared = [name for name in columns if models[name].nunique() > 1]
+    owners = {name: models.loc[models[name].notna(), "family"].unique() for name in columns}
+    single = [
+        f"{_short(name)} ({owners[name][0]})" for name in columns if name not in compared and len(owners[name]) == 1
+    ]
+    table = models.set_index("model")[compared].T.rename(index=_short)
+    return table, single if models["family"].nunique() > 1 else []
+
+
+def _common_name(names: pd.Series) -> str:
+    """Name of a model whose runs are called ``cnn-1``, ``cnn-2``, …: without the number of the seed."""
+    bare = {_SEED_NUMBER.sub("", name) for name in names}
+    return bare.pop() if names.nunique() > 1 and len(bare) == 1 else str(names.iloc[0])
+
+
+def _short(column: str) -> str:
+    return column.split(".", 2)[2]
+
+
+def _share_by_weights(runs: pd.DataFrame) -> pd.DataFrame:
+    told = [name for name in runs if name.startswith(("params.arch.", "params.train.", f"tags.{LEARNING_CURVE}"))]
+    told += [name for name in ("params.data.training_hash", "params.data.training_seed") if name in runs]
+    weights = _column(runs, f"tags.{MODEL_HASH}")
+    if weights.isna().all() or not told:
+        return runs
+    shared = runs[told].groupby(weights).transform("first").reindex(runs.index)
+    return runs.assign(**runs[told].fillna(shared))
+
+
+def _judged_on(runs: pd.DataFrame) -> pd.Series:
+    """Hash of the data of a run's figures; unknown of a run that evaluated nothing."""
+    evaluated = _column(runs, "metrics.completeness").notna()
+    known = _column(runs, f"tags.{DATA_HASH}")
+    return known.where(known.notna() | evaluated.eq(False), _column(runs, "params.data.manifest_hash"))
+
+
+def _first_known(runs: pd.DataFrame, *columns: str) -> pd.Series:
+    found = _column(runs, columns[0])
+    for name in columns[1:]:
+        found = found.fillna(_column(runs, name))
+    return found
+
+
+def _column(runs: pd.DataFrame, name: str) -> pd.Series:
+    return runs[name] if name in runs else pd.Series(np.nan, index=runs.index, dtype=object)
+
+
+def _join(parts: Iterable[pd.Series]) -> pd.Series:
+    texts = [part.astype("string").fillna("") for part in parts]
+    return texts[0].str.cat(texts[1:], sep="\x1f")
