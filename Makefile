@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow check bench bundle clean
+.PHONY: help run install test test-slow check docs notebooks bench bundle clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 14
@@ -17,7 +17,7 @@ run: install  ## Run the quickstart; results in runs/quickstart (OUT=... for ano
 install: $(VENV)/.installed  ## Set up .venv with the pinned versions
 
 test: install  ## Run every test that is not slow
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 test-slow: install  ## Run the slow tests
 	$(BIN)/python -m pytest -m slow
@@ -26,6 +26,12 @@ check: $(VENV)/.installed-check  ## Check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install  ## Build the documentation site; open build/docs/index.html
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+
+notebooks: install  ## Run every notebook; figures in runs/notebooks
+	for notebook in notebooks/*.py; do MPLBACKEND=agg $(BIN)/python $$notebook || exit 1; done
 
 bench: install  ## Measure speed, scaling and start-up (half an hour, 5 GB); what to compare with is in benchmarks/README.md
 	$(BIN)/python -W ignore benchmarks/speed.py

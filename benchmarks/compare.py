@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from shutterless.models.evaluation import RHO_BINS, wilson_interval
-from shutterless.workflows.compare import compare_runs
+from shutterless.workflows.comparison.compare import compare_runs
 from shutterless.workflows.counted_events import EVENT_COLUMNS
 from shutterless.workflows.record import DATA_HASH, LEARNING_CURVE
 from shutterless.workflows.tracking import Run, Tracking, open_tracking, track_run

@@ -20,11 +20,11 @@ import pandas as pd
 from shutterless.models.families import load_model
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.scoring import score_strips
-from shutterless.workflows.serve_json import STRIP_ARRAYS, RequestError, plain_table, read_strips
-from shutterless.workflows.serve_limits import Limits, SearchRequest
+from shutterless.workflows.serving.bodies import STRIP_ARRAYS, RequestError, plain_table, read_strips
+from shutterless.workflows.serving.limits import Limits, SearchRequest
 
 if TYPE_CHECKING:
-    from shutterless.workflows.serve_tasks import SearchOptions
+    from shutterless.workflows.serving.tasks import SearchOptions
 
 INSTRUMENT_VARIABLE = "SHUTTERLESS_INSTRUMENT"
 PARAMETERS = {"batch_size": 256, "false_alarms_per_hour": None}
@@ -101,7 +101,7 @@ class StripScorer:
         return self._searching.submit(self._search, request, limits.max_rows).result()
 
     def _search(self, request: SearchRequest, max_rows: int) -> pd.DataFrame:
-        from shutterless.workflows.serve_tasks import name_detector, search_request
+        from shutterless.workflows.serving.tasks import name_detector, search_request
 
         if self._folder is None:
             raise RequestError("this model was not loaded from a folder and scores strips only")
@@ -114,7 +114,7 @@ class StripScorer:
 
 
 def _search_options() -> SearchOptions:
-    from shutterless.workflows.serve_tasks import SearchOptions
+    from shutterless.workflows.serving.tasks import SearchOptions
 
     return SearchOptions(instrument=os.environ.get(INSTRUMENT_VARIABLE) or None)
 

@@ -17,12 +17,12 @@ from shutterless.pipeline.examples import TrainingSet
 from shutterless.pipeline.matching import match_truth
 from shutterless.pipeline.store import manifest_hash, read_manifest, write_parquet
 from shutterless.workflows.cluster import Executor, open_executor
-from shutterless.workflows.compare import compare_runs
+from shutterless.workflows.comparison.compare import compare_runs
 from shutterless.workflows.evaluate import Evaluation, evaluate_detectors, measure_throughput
 from shutterless.workflows.ingest import FAILURES, ingest_files, prepare_folder
 from shutterless.workflows.progress import Progress
 from shutterless.workflows.record import record_evaluation, record_training
-from shutterless.workflows.registry import register
+from shutterless.workflows.registry.register import register
 from shutterless.workflows.report import write_report
 from shutterless.workflows.run_folder import SHUFFLED_SUFFIX
 from shutterless.workflows.search import search_files

@@ -196,7 +196,7 @@ class TuneSettings(_Section):
     ``trials`` of each family are trained, each for at most ``epochs`` passes over the same examples; all else is as in
     ``[train]``. The first ``startup_trials`` are drawn at random and never cut short; a later one ends when after
     ``warmup_epochs`` its validation loss is behind the median of the earlier ones. ``training`` and the tables of the
-    families hold search spaces, see `shutterless.workflows.search_space.parse_space`.
+    families hold search spaces, see `shutterless.workflows.sweeps.search_space.parse_space`.
     """
 
     families: Annotated[tuple[Family, ...], Field(min_length=1)] = FAMILIES

@@ -1,7 +1,7 @@
 """One stretch of rows from FITS to scored triggers, the unit of work of a search, and the part that it leaves on disk.
 
 A part is written beside its place and moved there whole, under a name that depends on nothing but the stretch; with it
-lies the fingerprint of all that it was made from, and of its own files. So a search that was killed at any time, if by a
+lies the fingerprint of all that it was made from, and of its own files. So a search killed at any time, even by a
 power cut that leaves files empty or short, goes on where it was.
 """
 

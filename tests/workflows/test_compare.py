@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shutterless.workflows import compare_verdict
-from shutterless.workflows.compare import CompareError, compare_runs, filter_of
-from shutterless.workflows.compare_models import choose_data, differing_hyperparameters, group_models, prepare_runs
-from shutterless.workflows.compare_pairs import Gap, Pairing
-from shutterless.workflows.compare_verdict import format_gap, format_interval, format_size, format_value, judge
+from shutterless.workflows.comparison import verdict as compare_verdict
+from shutterless.workflows.comparison.compare import CompareError, compare_runs, filter_of
+from shutterless.workflows.comparison.models import choose_data, differing_hyperparameters, group_models, prepare_runs
+from shutterless.workflows.comparison.pairs import Gap, Pairing
+from shutterless.workflows.comparison.verdict import format_gap, format_interval, format_size, format_value, judge
 from shutterless.workflows.record import record_evaluation
 from shutterless.workflows.tracking import TrackingError, fetch_runs, read_history, read_table, track_run
 

@@ -28,8 +28,8 @@ from shutterless.workflows.cluster import SerialExecutor
 from shutterless.workflows.detect import write_rates
 from shutterless.workflows.pyfunc_loader import StripScorer, _load_pyfunc, pyfunc_signature
 from shutterless.workflows.search import search_files
-from shutterless.workflows.serve_json import RequestError, table_records
-from shutterless.workflows.serve_limits import LimitError, Limits
+from shutterless.workflows.serving.bodies import RequestError, table_records
+from shutterless.workflows.serving.limits import LimitError, Limits
 from shutterless.workflows.settings import SearchSettings
 from shutterless.workflows.tracking import register_model
 

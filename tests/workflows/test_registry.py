@@ -13,13 +13,13 @@ import pytest
 import yaml
 
 from shutterless.models.families import ModelError
-from shutterless.workflows import registry as registry_module
 from shutterless.workflows.logged_model import example_input, has_signature
-from shutterless.workflows.model_card import read_evaluation
-from shutterless.workflows.promotion import read_registry_history
-from shutterless.workflows.registry import Registered, register
-from shutterless.workflows.registry_history import whoami
-from shutterless.workflows.registry_store import RegistryError, RegistryStore
+from shutterless.workflows.registry import register as registry_module
+from shutterless.workflows.registry.history import whoami
+from shutterless.workflows.registry.model_card import read_evaluation
+from shutterless.workflows.registry.promotion import read_registry_history
+from shutterless.workflows.registry.register import Registered, register
+from shutterless.workflows.registry.store import RegistryError, RegistryStore
 from shutterless.workflows.tracking import TrackingError, pinned_requirements, register_model, resolve_model, track_run
 
 TRAINING = {

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from shutterless.models.evaluation import RateCurve
 from shutterless.pipeline.store import manifest_hash, read_manifest
-from shutterless.workflows import cli, promotion
+from shutterless.workflows import cli
 from shutterless.workflows.detect import write_rates
+from shutterless.workflows.registry import promotion
 
 POLICY = """
 [floors]
@@ -123,7 +124,7 @@ def test_what_disagrees_is_said_with_exit_code_one(call, models, tracking):
     ],
 )
 def test_bad_usage_is_explained(call, models, tracking, arguments, message):
-    from shutterless.workflows.registry_store import RegistryStore
+    from shutterless.workflows.registry.store import RegistryStore
 
     if not RegistryStore(tracking, "known").exists():
         call("register", models[0], "--name", "known")

@@ -15,12 +15,12 @@ import pytest
 
 from shutterless.models.evaluation import RateCurve, cluster_detections
 from shutterless.pipeline.store import manifest_hash, read_manifest
-from shutterless.workflows import gates
 from shutterless.workflows.detect import write_rates
-from shutterless.workflows.gates import Gate, Judgement, judge
-from shutterless.workflows.policy import Policy, ValidationSection, load_policy, open_frozen
-from shutterless.workflows.registry_history import GATE_LENGTH
-from shutterless.workflows.registry_store import RegistryError
+from shutterless.workflows.registry import gates
+from shutterless.workflows.registry.gates import Gate, Judgement, judge
+from shutterless.workflows.registry.history import GATE_LENGTH
+from shutterless.workflows.registry.policy import Policy, ValidationSection, load_policy, open_frozen
+from shutterless.workflows.registry.store import RegistryError
 from shutterless.workflows.settings import SettingsError
 from shutterless.workflows.tracking import bundled_folder
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from shutterless.workflows import registry_history
-from shutterless.workflows.registry_history import (
+from shutterless.workflows.registry import history as registry_history
+from shutterless.workflows.registry.history import (
     DONE,
     GATE_LENGTH,
     INTERRUPTED,
@@ -27,7 +27,7 @@ from shutterless.workflows.registry_history import (
     settle,
     whoami,
 )
-from shutterless.workflows.registry_store import TAG_LENGTH, RegistryError
+from shutterless.workflows.registry.store import TAG_LENGTH, RegistryError
 
 
 def entry(number, old, new, action=PROMOTE, state=DONE, alias="champion"):

@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 
 from shutterless.pipeline.store import manifest_hash, read_manifest
-from shutterless.workflows import promotion as promotion_module
-from shutterless.workflows.gates import Gate, Judgement
-from shutterless.workflows.policy import Policy, ValidationSection
-from shutterless.workflows.promotion import promote, read_registry_history, rollback
-from shutterless.workflows.registry_history import DONE, INTERRUPTED, OUTSIDE, REFUSED, whoami
-from shutterless.workflows.registry_store import LOCK, RegistryError, RegistryStore
+from shutterless.workflows.registry import promotion as promotion_module
+from shutterless.workflows.registry.gates import Gate, Judgement
+from shutterless.workflows.registry.history import DONE, INTERRUPTED, OUTSIDE, REFUSED, whoami
+from shutterless.workflows.registry.policy import Policy, ValidationSection
+from shutterless.workflows.registry.promotion import promote, read_registry_history, rollback
+from shutterless.workflows.registry.store import LOCK, RegistryError, RegistryStore
 from shutterless.workflows.tracking import open_tracking, register_model, resolve_model, track_run
 
 POLICY = Policy()
@@ -333,7 +333,7 @@ def test_a_killed_process_leaves_what_the_next_one_mends(registry, move_to, monk
     assert process.exitcode == 9
     (note,) = read_registry_history(registry.tracking, registry.name).notes
     assert note.startswith("entry 3 was interrupted: the alias was not moved; ")
-    monkeypatch.setattr("shutterless.workflows.registry_store.LEASE_S", 1.0)
+    monkeypatch.setattr("shutterless.workflows.registry.store.LEASE_S", 1.0)
     begun = time.monotonic()
     rollback(registry.tracking, registry.name)
     assert time.monotonic() - begun >= 1.0

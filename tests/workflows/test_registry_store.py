@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from shutterless.workflows import registry_store
-from shutterless.workflows.registry_store import LOCK, TAG_LENGTH, Lease, RegistryError, RegistryStore
+from shutterless.workflows.registry import store as registry_store
+from shutterless.workflows.registry.store import LOCK, TAG_LENGTH, Lease, RegistryError, RegistryStore
 from shutterless.workflows.tracking import register_model, track_run
 
 

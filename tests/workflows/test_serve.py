@@ -31,9 +31,9 @@ from shutterless.pipeline.triggers import find_triggers
 from shutterless.workflows.cluster import SerialExecutor
 from shutterless.workflows.detect import write_rates
 from shutterless.workflows.ingest import ingest_files
-from shutterless.workflows.registry_store import RegistryStore
+from shutterless.workflows.registry.store import RegistryStore
 from shutterless.workflows.search import search_files
-from shutterless.workflows.serve_json import STRIP_ARRAYS, table_records
+from shutterless.workflows.serving.bodies import STRIP_ARRAYS, table_records
 from shutterless.workflows.settings import SearchSettings
 from shutterless.workflows.tracking import register_model
 

@@ -13,15 +13,15 @@ import pytest
 
 from shutterless.pipeline.candidates import empty_candidates
 from shutterless.pipeline.tokens import TokenGrid
-from shutterless.workflows import serve
 from shutterless.workflows.detect import Detector
-from shutterless.workflows.serve import Address, serve_model
-from shutterless.workflows.serve_app import Gate
-from shutterless.workflows.serve_json import RequestError, parse_object, read_strips, table_records, to_json
-from shutterless.workflows.serve_limits import LimitError, Limits, SearchRequest, allow_folders, allowed_file
-from shutterless.workflows.serve_models import ModelKeeper, ServeError, Source
-from shutterless.workflows.serve_tasks import SearchOptions, check_model, example_strips
-from shutterless.workflows.serve_worker import Scorer, Searcher, Worker, WorkerError, WorkerSetup
+from shutterless.workflows.serving import serve
+from shutterless.workflows.serving.app import Gate
+from shutterless.workflows.serving.bodies import RequestError, parse_object, read_strips, table_records, to_json
+from shutterless.workflows.serving.limits import LimitError, Limits, SearchRequest, allow_folders, allowed_file
+from shutterless.workflows.serving.models import ModelKeeper, ServeError, Source
+from shutterless.workflows.serving.serve import Address, serve_model
+from shutterless.workflows.serving.tasks import SearchOptions, check_model, example_strips
+from shutterless.workflows.serving.worker import Scorer, Searcher, Worker, WorkerError, WorkerSetup
 from shutterless.workflows.tracking import TrackingError
 
 

@@ -18,15 +18,15 @@ from typer.testing import CliRunner
 from shutterless.models.families import build_model, load_model
 from shutterless.models.training import TrainingError
 from shutterless.workflows import tracking as tracking_module
-from shutterless.workflows import trials, tune
 from shutterless.workflows.cli import app
 from shutterless.workflows.detect import read_rates
-from shutterless.workflows.search_space import Choice, Fixed, Range, parse_space
 from shutterless.workflows.settings import FAMILIES, Settings, SettingsError, load_settings, resolved_toml
-from shutterless.workflows.study import StudyPlan, TuneError, load_optuna, open_study
+from shutterless.workflows.sweeps import trials, tune
+from shutterless.workflows.sweeps.figures import draw_sweep
+from shutterless.workflows.sweeps.search_space import Choice, Fixed, Range, parse_space
+from shutterless.workflows.sweeps.study import StudyPlan, TuneError, load_optuna, open_study
+from shutterless.workflows.sweeps.tune import search_space, tune_families
 from shutterless.workflows.tracking import Tracking
-from shutterless.workflows.tune import search_space, tune_families
-from shutterless.workflows.tune_figures import draw_sweep
 
 TINY = """
 [train]

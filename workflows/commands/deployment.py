@@ -35,7 +35,7 @@ def register(
 ) -> int:
     """Put a model into the registry, with its card, so that it can be asked for by name."""
     uri = choose_tracking(tracking)
-    from shutterless.workflows.registry import register as register_checked
+    from shutterless.workflows.registry.register import register as register_checked
     from shutterless.workflows.tracking import open_tracking
 
     registered = register_checked(
@@ -69,8 +69,8 @@ def promote(
 ) -> int:
     """Give a version an alias if it passes the gates: floors, ceilings, and no worse than the champion."""
     uri = choose_tracking(tracking)
-    from shutterless.workflows.policy import load_policy
-    from shutterless.workflows.promotion import promote as promote_checked
+    from shutterless.workflows.registry.policy import load_policy
+    from shutterless.workflows.registry.promotion import promote as promote_checked
     from shutterless.workflows.tracking import open_tracking
 
     promotion = promote_checked(
@@ -95,7 +95,7 @@ def rollback(
 ) -> int:
     """Point the champion's alias back at the one before; once more, and it goes further back."""
     uri = choose_tracking(tracking)
-    from shutterless.workflows.promotion import rollback as roll_back
+    from shutterless.workflows.registry.promotion import rollback as roll_back
     from shutterless.workflows.tracking import open_tracking
 
     entry = roll_back(open_tracking(uri), name, alias=alias, version=to, reason=reason)
@@ -112,7 +112,7 @@ def history(
 ) -> int:
     """Show who moved the aliases of a model, when, from where to where, why, and what the gates measured."""
     uri = choose_tracking(tracking)
-    from shutterless.workflows.promotion import read_registry_history
+    from shutterless.workflows.registry.promotion import read_registry_history
     from shutterless.workflows.tracking import open_tracking
 
     found = read_registry_history(open_tracking(uri), name)
@@ -156,9 +156,9 @@ def serve(
         overrides.append(f"search.false_alarms_per_hour={false_alarms_per_hour}")
     settings = load_settings(config, overrides)
     uri = choose_tracking(tracking)
-    from shutterless.workflows.serve import Address, serve_model
-    from shutterless.workflows.serve_limits import Limits, allow_folders
-    from shutterless.workflows.serve_tasks import SearchOptions
+    from shutterless.workflows.serving.limits import Limits, allow_folders
+    from shutterless.workflows.serving.serve import Address, serve_model
+    from shutterless.workflows.serving.tasks import SearchOptions
     from shutterless.workflows.tracking import open_tracking
 
     limits = Limits(allow_folders(allow or ()), int(max_megabytes * 1e6), max_strips, max_rows, timeout)

@@ -124,8 +124,8 @@ def tune(
 
     settings = load_settings(config, set_ or ())
     uri = choose_tracking(tracking)
+    from shutterless.workflows.sweeps.tune import tune_families
     from shutterless.workflows.tracking import open_tracking
-    from shutterless.workflows.tune import tune_families
 
     track = open_tracking(uri)
     result = tune_families(store, settings=settings, out=out, tracking=track, progress=make_progress(quiet))
@@ -194,7 +194,7 @@ def compare(
 ) -> int:
     """Compare tracked runs, and say which model to take: the best, or the simplest that is not worse."""
     uri = choose_tracking(tracking)
-    from shutterless.workflows.compare import compare_runs
+    from shutterless.workflows.comparison.compare import compare_runs
 
     comparison = compare_runs(
         tracking_uri=uri, experiment=experiment or ["quickstart"], metric=metric, out=out, where=filter_, tags=tag or ()

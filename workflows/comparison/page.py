@@ -1,0 +1,268 @@
+"""The page of a comparison: one self-contained HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from shutterless.workflows.comparison.figures import (
+    plot_overlaid_losses,
+    plot_size,
+    pool_completeness,
+    pool_reliability,
+)
+from shutterless.workflows.comparison.models import GROUPS, differing_hyperparameters
+from shutterless.workflows.comparison.verdict import SHOWN, Verdict, format_gap, format_interval, format_value
+from shutterless.workflows.figures import plot_completeness, plot_reliability
+from shutterless.workflows.page import figure, new_figure, number, page, paragraph, table
+from shutterless.workflows.tracking import Tracking, read_history, read_table
+
+_DECIDING = 2  # lines of the verdict
+_LISTED = 50  # models and runs; the Parquet file has all
+_CONTROLS, _SEEDS = 3, 3  # drawn
+_SIZE = (6.5, 4.4)  # inches, narrow enough to be read on a telephone
+_NAMES_BESIDE = 42  # letters of names that stand beside each other below a figure
+_GROUP_NAMES = {"arch": "Architecture", "train": "Training"}
+
+
+def write_page(
+    runs: pd.DataFrame, models: pd.DataFrame, verdict: Verdict, metric: str, tracking: Tracking, title: str
+) -> str:
+    """Return the page.
+
+    Parameters
+    ----------
+    runs, models : DataFrame
+        As `shutterless.workflows.comparison.compare.Comparison` holds them.
+    verdict : Verdict
+    metric : str
+    tracking : Tracking
+        Curves are read from there, of the models that are drawn alone: one read takes longer than the figures of a
+        hundred runs.
+    title : str
+        What was selected.
+    """
+    drawn = _choose_drawn(models, verdict)
+    curves = _read_curves(drawn, tracking)
+    sections = [
+        ("verdict", "Verdict", _write_verdict(verdict) + _say_scope(runs, models, drawn, metric)),
+        ("models", "Models", _write_models(models, verdict, metric)),
+        ("pairs", "Against the best", _write_pairs(verdict, metric)),
+        ("hyperparameters", "What differs", _write_hyperparameters(drawn)),
+        ("cost", "Size and cost", _write_cost(drawn, metric)),
+        ("learning", "Learning curves", _write_learning(curves["history"], drawn)),
+        ("completeness", "Completeness", _write_completeness(curves["completeness"], drawn)),
+        ("calibration", "Calibration", _write_calibration(curves["reliability"], drawn)),
+        ("runs", "Runs", _write_runs(runs, metric)),
+    ]
+    subtitle = f"{len(runs)} runs, {len(models)} models, judged by {metric}"
+    return page(f"Comparison: {title}", subtitle, sections)
+
+
+def _choose_drawn(models: pd.DataFrame, verdict: Verdict) -> pd.DataFrame:
+    """The best models, the simplest of the verdict, and the best controls."""
+    honest = models[~models["control"]]
+    chosen = [*honest["model"].iloc[:SHOWN], verdict.simplest, *models.loc[models["control"], "model"].iloc[:_CONTROLS]]
+    return models[models["model"].isin(chosen)].reset_index(drop=True)
+
+
+def _read_curves(drawn: pd.DataFrame, tracking: Tracking) -> dict[str, dict[str, list[pd.DataFrame]]]:
+    """Histories and tables of each model that is drawn, a list over its seeds; models without any are left out."""
+    found: dict[str, dict[str, list[pd.DataFrame]]] = {"history": {}, "completeness": {}, "reliability": {}}
+    for row in drawn.itertuples():
+        histories = [read_history(tracking, run_id) for run_id in row.curve_ids[:_SEEDS]]
+        found["history"][row.model] = [history for history in histories if len(history)]
+        for name in ("completeness", "reliability"):
+            tables = [read_table(tracking, run_id, name) for run_id in row.run_ids[:_SEEDS]]
+            found[name][row.model] = [entry for entry in tables if entry is not None]
+    return {name: {model: seeds for model, seeds in part.items() if seeds} for name, part in found.items()}
+
+
+def _write_verdict(verdict: Verdict) -> str:
+    """The two sentences that decide, then what limits them and what the controls say."""
+    rest = "".join(f"<li>{escape(line)}</li>" for line in verdict.lines[_DECIDING:])
+    return paragraph("\n".join(verdict.lines[:_DECIDING]), "verdict") + (f"<ul>{rest}</ul>" if rest else "")
+
+
+def _say_scope(runs: pd.DataFrame, models: pd.DataFrame, drawn: pd.DataFrame, metric: str) -> str:
+    """How many runs were judged, left aside and drawn, and why."""
+    judged = runs["judged"].sum()
+    apart = int((runs[f"metrics.{metric}"].notna() & ~runs["judged"]).sum())
+    told = [f"{judged} of {len(runs)} runs are judged, one for each model and seed."]
+    if apart:
+        told.append(f"{apart} others were evaluated on other data, or repeat a seed.")
+    if lacking := int(runs[f"metrics.{metric}"].isna().sum()):
+        told.append(f"{lacking} did not log {metric}.")
+    if len(drawn) < len(models):
+        told.append(
+            f"Curves are drawn, and read from the store, for {len(drawn)} of {len(models)} models: the best {SHOWN}, "
+            f"the simplest that is not worse, and up to {_CONTROLS} controls, {_SEEDS} seeds of each; more could not "
+            "be told apart in one figure."
+        )
+    return paragraph(" ".join(told), "note")
+
+
+def _write_models(models: pd.DataFrame, verdict: Verdict, metric: str) -> str:
+    header = ["Model", "Parameters", "Seeds", metric, "Spread", "95 % interval", "ρ at 50 %", "Loss (mag)"]
+    header += ["Calibration error", "Trained in (s)", "Strips/s", "Verdict"]
+    rows = [_model_cells(row, verdict, metric) for _, row in models.head(_LISTED).iterrows()]
+    kept = [i for i in range(len(header)) if i < 4 or any(row[i] not in ("–", "") for row in rows)]
+    body = table([header[i] for i in kept], [[row[i] for i in kept] for row in rows])
+    note = "Means over seeds; the spread is the standard deviation over seeds, the interval the bootstrap of one run."
+    more = f" The first {_LISTED} of {len(models)}; all are in comparison.parquet." if len(models) > _LISTED else ""
+    return body + paragraph(note + more, "note")
+
+
+def _model_cells(row: pd.Series, verdict: Verdict, metric: str) -> list[str]:
+    def of(name: str, pattern: str = "{:.3g}") -> str:
+        return number(row.get(f"metrics.{name}"), pattern)
+
+    low, high = row.get(f"metrics.{metric}_low", np.nan), row.get(f"metrics.{metric}_high", np.nan)
+    interval = format_interval(low, high, metric)
+    said = ["best"] if row["model"] == verdict.best else []
+    said += ["take this"] if row["model"] == verdict.simplest else []
+    said += ["control"] if row["control"] else []
+    spread = "–" if pd.isna(row["spread"]) else format_gap(row["spread"], np.nan, metric)
+    return [
+        row["model"], number(row["n_parameters"], "{:,.0f}"), str(row["n_seeds"]), format_value(row["mean"], metric),
+        _unbroken(spread), _unbroken(interval), of("rho50"), of("loss_mag", "{:.2f}"), of("calibration_error"),
+        of("train_seconds", "{:,.0f}"), of("strips_per_second", "{:,.0f}"), _unbroken(", ".join(said)),
+    ]  # fmt: skip
+
+
+def _write_pairs(verdict: Verdict, metric: str) -> str:
+    if not verdict.gaps:
+        return paragraph("There is one model alone.", "left-out")
+    header = ["Model", "Behind the best by", "95 % interval over events", "Within one error"]
+    rows: list[list[str]] = []
+    sources: dict[str, list[str]] = {}
+    for gap in sorted(verdict.gaps, key=lambda gap: gap.behind):
+        within = ("yes" if gap.within_one_error else "no") if np.isfinite(gap.standard_error) else "not known"
+        behind = format_gap(gap.behind, gap.standard_error, metric)
+        interval = format_interval(gap.low, gap.high, metric, " points")
+        rows.append([gap.model, *map(_unbroken, (behind, interval, within))])
+        sources.setdefault(gap.how, []).append(gap.model)
+    known = " ".join(f"Of {', '.join(models)}: {how}." for how, models in sources.items())
+    note = (
+        f"The best is {verdict.best}. Differences with their standard errors; paired ones are taken event by event and "
+        "bootstrapped over whole sequences, files or amplifiers (Efron & Tibshirani 1993). The rule: of all models not "
+        "worse within one standard error take the one with the fewest parameters (Breiman et al. 1984)."
+    )
+    return table(header, rows) + paragraph(known, "note") + paragraph(note, "note")
+
+
+def _unbroken(text: str) -> str:
+    """Text that a narrow page does not break; it scrolls instead."""
+    return text.replace(" ", "\u00a0")
+
+
+def _write_hyperparameters(drawn: pd.DataFrame) -> str:
+    honest = drawn[~drawn["control"]]
+    parts = []
+    for group in GROUPS:
+        differing, single = differing_hyperparameters(honest, group)
+        parts.append(f"<h3>{_GROUP_NAMES[group]}</h3>")
+        if differing.empty:
+            parts.append(paragraph("None: what several of these models have, they have alike.", "left-out"))
+        else:
+            rows = [[name, *(number_or_text(value) for value in cells)] for name, cells in differing.iterrows()]
+            parts.append(table(["", *differing.columns], rows))
+        if single:
+            parts.append(paragraph(f"Of one family alone: {', '.join(single)}.", "note"))
+    return "".join(parts)
+
+
+def number_or_text(value: object) -> str:
+    """A logged hyperparameter as it is, a dash where a model has none."""
+    return "–" if value is None or value is pd.NA or value != value else str(value)
+
+
+def _write_cost(drawn: pd.DataFrame, metric: str) -> str:
+    drawing = new_figure(*_SIZE)
+    plot_size(drawn, metric, drawing.add_subplot(), legend=False)
+    _name_below(drawing)
+    caption = "The metric against the number of learned parameters; bars are the spread over seeds."
+    header = ["Model", "Parameters", "Trained in (s)", "Strips per second (one thread)"]
+    rows = [
+        [row["model"], number(row["n_parameters"], "{:,.0f}"), number(row.get("metrics.train_seconds"), "{:,.0f}"),
+         number(row.get("metrics.strips_per_second"), "{:,.0f}")]
+        for _, row in drawn.iterrows()
+    ]  # fmt: skip
+    return figure(drawing, caption, alt="metric against parameters") + table(header, rows)
+
+
+def _write_learning(histories: Mapping[str, Sequence[pd.DataFrame]], drawn: pd.DataFrame) -> str:
+    if not histories:
+        return paragraph("None of the drawn models logged a training.", "left-out")
+    drawing = new_figure(_SIZE[0], 1.6 * _SIZE[1])
+    upper, lower = drawing.subplots(2, 1, sharex=True)
+    plot_overlaid_losses(histories, "train", upper, named=drawn["model"], legend=False)
+    plot_overlaid_losses(histories, "validation", lower, named=drawn["model"], legend=False)
+    upper.set_xlabel("")
+    _name_below(drawing)
+    caption = "A line for each seed; training rows are measured with dropout and while weights change."
+    said = drawn[drawn["said"].map(len) > 0]
+    rows = [[row["model"], f"{part}"] for _, row in said.iterrows() for part in _count_same(row["said"])]
+    read = table(["Model", "What the curve says"], rows) if rows else ""
+    return figure(drawing, caption, alt="learning curves") + read
+
+
+def _count_same(said: Sequence[str]) -> list[str]:
+    counts = pd.Series(list(said)).value_counts()
+    return [f"{name} ({n} of {len(said)} seeds)" if len(said) > 1 else str(name) for name, n in counts.items()]
+
+
+def _write_completeness(tables: Mapping[str, Sequence[pd.DataFrame]], drawn: pd.DataFrame) -> str:
+    if not tables:
+        return paragraph("None of the drawn models logged its completeness.", "left-out")
+    drawing = new_figure(*_SIZE)
+    eta = drawn["metrics.eta"].dropna() if "metrics.eta" in drawn else pd.Series(dtype=float)
+    optimum = float(eta.iloc[0]) if len(eta) else None
+    plot_completeness(pool_completeness(tables), drawing.add_subplot(), eta=optimum, legend=False)
+    _name_below(drawing)
+    known = "" if optimum is not None else " These runs did not log the threshold of the optimum, so it is not drawn."
+    return figure(drawing, f"Means over seeds with 95 % Wilson intervals.{known}", alt="completeness against S/N")
+
+
+def _write_calibration(tables: Mapping[str, Sequence[pd.DataFrame]], drawn: pd.DataFrame) -> str:
+    if not tables:
+        return paragraph("None of the drawn models logged its reliability: evaluate them again.", "left-out")
+    drawing = new_figure(*_SIZE)
+    plot_reliability(pool_reliability(tables), drawing.add_subplot(), legend=False)
+    _name_below(drawing)
+    caption = (
+        "How often strips of a given probability were events, among all that stage 1 proposed in these frames. A "
+        "model calibrated on a mix with more events than these frames hold lies below the diagonal."
+    )
+    return figure(drawing, caption, alt="reliability diagram")
+
+
+def _name_below(drawing: Figure) -> None:
+    """Name the curves of all axes once, below them."""
+    named = {
+        label: handle for ax in drawing.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    if named:
+        columns = max(_NAMES_BESIDE // max(len(label) for label in named), 1)
+        drawing.legend(list(named.values()), list(named), loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _write_runs(runs: pd.DataFrame, metric: str) -> str:
+    names = {"name": "Run", "model": "Model", "seed": "Seed", f"metrics.{metric}": metric}
+    names |= {"metrics.train_seconds": "Trained in (s)", "tags.learning_curve": "Learning curve"}
+    names |= {"experiment": "Experiment", "start_time": "Started (UTC)", "run_id": "Run id"}
+    shown = runs.head(_LISTED)[[name for name in names if name in runs]]
+    rows = [[_cell(name, value) for name, value in zip(shown, row, strict=True)] for row in shown.to_numpy()]
+    more = f"The first {_LISTED} of {len(runs)}. " if len(runs) > _LISTED else ""
+    note = f"{more}Everything that was logged is in comparison.parquet."
+    return table([names[name] for name in shown], rows) + paragraph(note, "note")
+
+
+def _cell(name: str, value: object) -> str:
+    if name == "start_time":
+        return f"{pd.Timestamp(value):%Y-%m-%d %H:%M}"  # type: ignore[arg-type]
+    return value if isinstance(value, str) else number(value, "{:.4g}")

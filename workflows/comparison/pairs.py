@@ -1,0 +1,190 @@
+"""How far each model is behind the best, and how well that is known: paired by event where runs logged their events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from shutterless.models.paired_bootstrap import PairedBootstrapError, choose_blocks, paired_difference
+from shutterless.workflows.comparison.models import is_ascending
+from shutterless.workflows.counted_events import EVENT_KEYS
+from shutterless.workflows.tracking import Tracking, read_table
+
+PAIRED_METRIC = "completeness"
+MAX_SEEDS = 20  # of one model, whose tables are read
+_SURELY_WORSE = 1.5  # unpaired errors
+_INTERVAL_SIGMAS = 2 * 1.96  # of a 95 % interval
+_BLOCK_WORDS = {"sequence": "sequences", "file": "files", "entry": "amplifiers"}
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far a model is behind the best one.
+
+    Parameters
+    ----------
+    model : str
+    behind : float
+        Positive where the model is worse, in units of the metric.
+    standard_error : float
+        NaN where nothing that was logged tells it.
+    low, high : float
+        95 % interval of ``behind`` from the paired bootstrap; NaN without it.
+    n_events, n_blocks : int
+        What was paired, and how many blocks were resampled; 0 without pairing.
+    how : str
+        Where the error comes from, in words.
+    """
+
+    model: str
+    behind: float
+    standard_error: float
+    low: float
+    high: float
+    n_events: int
+    n_blocks: int
+    how: str
+
+    @property
+    def paired(self) -> bool:
+        """Whether the same events were compared."""
+        return self.n_blocks > 0
+
+    @property
+    def within_one_error(self) -> bool:
+        """Whether the model is not worse within one standard error; false where that is not known."""
+        return bool(self.behind <= self.standard_error)
+
+
+@dataclass
+class Pairing:
+    """Compares models with the best of them; reads each model's events once.
+
+    Parameters
+    ----------
+    tracking : Tracking
+    metric : str
+    best : Series
+        Row of the best model, as `shutterless.workflows.comparison.models.group_models` gives them.
+    """
+
+    tracking: Tracking
+    metric: str
+    best: pd.Series
+    _found: dict[str, pd.DataFrame | None] = field(default_factory=dict)
+
+    def may_pass(self, other: pd.Series) -> bool:
+        """Whether a model could be within one standard error, told by what was logged of it without its events.
+
+        Pairing makes an error smaller, so who is behind by clearly more than the unpaired one is not looked at.
+        """
+        error = self._unpaired_error(other)
+        return not self._behind(other) > _SURELY_WORSE * error
+
+    def _behind(self, other: pd.Series) -> float:
+        behind = float(self.best["mean"] - other["mean"])
+        return -behind if is_ascending(self.metric) else behind
+
+    def _unpaired_error(self, other: pd.Series) -> float:
+        """Error of the two 95 % intervals and of the scatter over seeds; NaN where neither is known."""
+        widths = _interval_width(self.best, self.metric), _interval_width(other, self.metric)
+        intervals = float(np.hypot(widths[0], widths[1])) / _INTERVAL_SIGMAS
+        known = [error for error in (intervals, _error_over_seeds(self.best, other)) if np.isfinite(error)]
+        return float(np.sqrt(np.sum(np.square(known)))) if known else float("nan")
+
+    def compare(self, other: pd.Series) -> Gap:
+        """Say how far a model is behind the best.
+
+        Notes
+        -----
+        The error of the paired bootstrap is that of other events; the scatter of the seeds' means, of the models that
+        have several, is added in quadrature. Without events the error is that of the two 95 % intervals taken for
+        independent, which is larger: it favours the simpler model.
+        """
+        behind = self._behind(other)
+        among_seeds = _error_over_seeds(self.best, other)
+        if self.metric == PAIRED_METRIC:
+            found = self._pair(other)
+            if isinstance(found, Gap):
+                error = float(np.hypot(found.standard_error, np.nan_to_num(among_seeds)))
+                how = found.how + (", with the scatter over seeds" if among_seeds > 0 else "")
+                return Gap(other["model"], found.behind, error, found.low, found.high, found.n_events,
+                           found.n_blocks, how)  # fmt: skip
+            if np.isfinite(_interval_width(self.best, self.metric) + _interval_width(other, self.metric)):
+                error = self._unpaired_error(other)
+                return _unpaired(other, behind, error, f"unpaired, from the two 95 % intervals: {found}")
+        among_seeds = _error_over_seeds(self.best, other, all_known=True)
+        if np.isfinite(among_seeds):
+            return _unpaired(other, behind, among_seeds, f"scatter over {_count_seeds(self.best, other)} seeds")
+        return _unpaired(other, behind, float("nan"), "one seed, and nothing logged that tells the error")
+
+    def _pair(self, other: pd.Series) -> Gap | str:
+        """The paired difference, or why there is none."""
+        tables = [self._events_of(row) for row in (self.best, other)]
+        lacking = [row["model"] for row, table in zip((self.best, other), tables, strict=True) if table is None]
+        if lacking:
+            return f"no events were logged of {' and '.join(lacking)}"
+        first, second = tables
+        assert first is not None
+        assert second is not None
+        joined = first.join(second["found"].rename("other"), how="inner")
+        if not len(joined) == len(first) == len(second):
+            return f"{len(joined)} of {len(first)} and {len(second)} events are the same"
+        blocks = choose_blocks(joined.reset_index())
+        try:
+            result = paired_difference(joined["found"].to_numpy(), joined["other"].to_numpy(), blocks.to_numpy())
+        except PairedBootstrapError as error:
+            return str(error)
+        words = _BLOCK_WORDS[str(blocks.name)]
+        how = f"paired bootstrap over {result.n_blocks} {words}, the same {len(joined)} events"
+        return Gap(other["model"], result.difference, result.standard_error, result.low, result.high,
+                   len(joined), result.n_blocks, how)  # fmt: skip
+
+    def _events_of(self, row: pd.Series) -> pd.DataFrame | None:
+        if row["key"] not in self._found:
+            self._found[row["key"]] = read_found(self.tracking, row["run_ids"])
+        return self._found[row["key"]]
+
+
+def read_found(tracking: Tracking, run_ids: Sequence[str]) -> pd.DataFrame | None:
+    """What a model found of each event, as the fraction of its seeds; None where no run logged its events.
+
+    Returns
+    -------
+    DataFrame or None
+        ``found`` and the labels of blocks, indexed by entry and event.
+    """
+    tables = [table for run_id in run_ids[:MAX_SEEDS] if (table := read_table(tracking, run_id, "events")) is not None]
+    if not tables:
+        return None
+    events = pd.concat(tables).astype({"event_id": str})
+    labels = [name for name in ("sequence", "file") if name in events]
+    by_event = events.groupby(list(EVENT_KEYS), sort=True)
+    return by_event[labels].first().assign(found=by_event["found"].mean())
+
+
+def _unpaired(other: pd.Series, behind: float, error: float, how: str) -> Gap:
+    return Gap(other["model"], behind, error, float("nan"), float("nan"), 0, 0, how)
+
+
+def _error_over_seeds(first: pd.Series, second: pd.Series, *, all_known: bool = False) -> float:
+    """Standard error of the difference of two means over seeds, of what has several; NaN where nothing has.
+
+    With ``all_known`` it is NaN too where one of the two was trained with a single seed.
+    """
+    trained = [row for row in (first, second) if row["n_parameters"] != 0]
+    variances = [row["spread"] ** 2 / row["n_seeds"] for row in trained if row["n_seeds"] > 1]
+    if not variances or (all_known and len(variances) < len(trained)):
+        return float("nan")
+    return float(np.sqrt(np.sum(variances)))
+
+
+def _count_seeds(first: pd.Series, second: pd.Series) -> str:
+    return " and ".join(str(row["n_seeds"]) for row in (first, second))
+
+
+def _interval_width(row: pd.Series, metric: str) -> float:
+    return float(row.get(f"metrics.{metric}_high", np.nan) - row.get(f"metrics.{metric}_low", np.nan))

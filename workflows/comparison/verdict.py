@@ -1,0 +1,253 @@
+"""Which model to take, and why: the best, and the simplest that is not worse within one standard error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from shutterless.models.learning_curves import RATE_TOO_HIGH, RATE_TOO_LOW, STILL_LEARNING, UNSTABLE
+from shutterless.workflows.comparison.models import CompareError, is_ascending
+from shutterless.workflows.comparison.pairs import Gap, Pairing
+from shutterless.workflows.tracking import Tracking
+
+SHOWN = 8  # models that are drawn and paired with the best
+MOST_PAIRED = 40  # models whose events are read in the search for the simplest
+FEW_BLOCKS = 15
+_FRACTIONS = ("completeness", "accuracy")
+_UNFINISHED = (STILL_LEARNING, RATE_TOO_HIGH, RATE_TOO_LOW, UNSTABLE)
+_SAME_RATE = 0.1
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a comparison says.
+
+    Parameters
+    ----------
+    best, simplest : str
+        Models; the same where no simpler one is as good.
+    lines : tuple of str
+        The reason, what limits it, and what the controls say, a sentence or two each.
+    gaps : tuple of Gap
+        How far models are behind the best: those shown, and those that were tried as the simplest.
+    """
+
+    best: str
+    simplest: str
+    lines: tuple[str, ...]
+    gaps: tuple[Gap, ...]
+
+    def text(self) -> str:
+        """Return all lines."""
+        return "\n".join(self.lines)
+
+
+def judge(models: pd.DataFrame, metric: str, tracking: Tracking) -> Verdict:
+    """Apply the one-standard-error rule to models that were judged on the same data.
+
+    Parameters
+    ----------
+    models : DataFrame
+        As `shutterless.workflows.comparison.models.group_models` gives them, the best first. Controls with shuffled
+        labels are no candidates.
+    metric : str
+    tracking : Tracking
+        Where the events of the runs are.
+
+    Raises
+    ------
+    CompareError
+        If all models are controls.
+
+    Notes
+    -----
+    Breiman, Friedman, Olshen & Stone (1984, Classification and Regression Trees, §3.4.3) choose the simplest model
+    within one standard error of the best. Theirs is the error of the best; here it is that of the difference on the
+    same events, which is smaller, so that fewer simple models pass. Simple means few parameters.
+    """
+    candidates = models[~models["control"]]
+    if candidates.empty:
+        raise CompareError("all runs are controls with shuffled labels; there is nothing to choose from")
+    best = candidates.iloc[0]
+    pairing = Pairing(tracking, metric, best)
+    gaps = {row["model"]: pairing.compare(row) for _, row in candidates.iloc[1:SHOWN].iterrows()}
+    simplest, left_out = _find_simplest(candidates, best, pairing, gaps)
+    controls = models[models["control"]].iloc[:SHOWN]
+    twins = models[~models["control"]].set_index("twin")
+    lines = [
+        _say_best(best, metric, len(candidates)),
+        _say_simplest(best, simplest, candidates, gaps, metric, left_out),
+        *_say_limits(best, simplest, candidates, gaps, left_out),
+        *(_say_control(row, twins, metric, tracking) for _, row in controls.iterrows()),
+    ]
+    return Verdict(best["model"], simplest["model"], tuple(filter(None, lines)), tuple(gaps.values()))
+
+
+def _find_simplest(
+    candidates: pd.DataFrame, best: pd.Series, pairing: Pairing, gaps: dict[str, Gap]
+) -> tuple[pd.Series, int]:
+    """The model with the fewest parameters that passes, and how many that might pass were not tried.
+
+    Those that are least behind are tried first, as they are likeliest to pass.
+    """
+    simpler = candidates[candidates["n_parameters"] < best["n_parameters"]]
+    hopeful = [row for _, row in simpler.iterrows() if pairing.may_pass(row)]
+    for row in hopeful:
+        if row["model"] not in gaps and len(gaps) < MOST_PAIRED:
+            gaps[row["model"]] = pairing.compare(row)
+    tried = [row for row in hopeful if row["model"] in gaps]
+    passing = [row for row in tried if gaps[row["model"]].within_one_error]
+    return min(passing, key=lambda row: row["n_parameters"], default=best), len(hopeful) - len(tried)
+
+
+def format_value(value: float, metric: str) -> str:
+    """A value of a metric for people: per cent where it is a fraction."""
+    return f"{100 * value:.1f} %" if metric in _FRACTIONS else f"{value:.4g}"
+
+
+def format_gap(value: float, error: float, metric: str) -> str:
+    """A difference with its standard error: in points where the metric is a fraction."""
+    scale, unit, digits = (100, " points", ".1f") if metric in _FRACTIONS else (1, "", ".3g")
+    known = f" ± {scale * error:{digits}}" if np.isfinite(error) else ""
+    return f"{scale * value:{digits}}{known}{unit}".replace("-", "−")
+
+
+def format_interval(low: float, high: float, metric: str, unit: str = " %") -> str:
+    """Two bounds for people, with a unit where the metric is a fraction; a dash where they are unknown."""
+    if not np.isfinite(low + high):
+        return "–"
+    scale, unit, digits = (100, unit, ".1f") if metric in _FRACTIONS else (1, "", ".4g")
+    return f"{scale * low:{digits}} to {scale * high:{digits}}{unit}".replace("-", "−")
+
+
+def format_size(n_parameters: float) -> str:
+    """Number of parameters for people."""
+    if not np.isfinite(n_parameters):
+        return "size not logged"
+    return f"{n_parameters:,.0f} parameters" if n_parameters else "no learned parameters"
+
+
+def _say_best(best: pd.Series, metric: str, n_candidates: int) -> str:
+    over = f" (mean of {best['n_seeds']} seeds, spread {format_gap(best['spread'], np.nan, metric)})"
+    return (
+        f"Best of {n_candidates} by {metric}: {best['model']}, {format_size(best['n_parameters'])}, "
+        f"{format_value(best['mean'], metric)}{over if best['n_seeds'] > 1 else ''}."
+    )
+
+
+def _say_simplest(
+    best: pd.Series,
+    simplest: pd.Series,
+    candidates: pd.DataFrame,
+    gaps: dict[str, Gap],
+    metric: str,
+    left_out: int,
+) -> str:
+    if len(candidates) == 1:
+        return "There is no other to compare it with."
+    if simplest["model"] != best["model"]:
+        gap = gaps[simplest["model"]]
+        behind = f"is behind by {format_gap(gap.behind, gap.standard_error, metric)}"
+        return (
+            f"Take {simplest['model']} ({format_size(simplest['n_parameters'])}): it {behind} ({gap.how}), not worse "
+            "within one standard error, and of all such models it has the fewest parameters; on these data nothing "
+            f"speaks for the {best['n_parameters'] - simplest['n_parameters']:,.0f} more of {best['model']}."
+            + ("" if simplest["n_parameters"] else " That it gives neither probability nor kind is not in this metric.")
+        )
+    simpler = candidates[candidates["n_parameters"] < best["n_parameters"]]
+    if simpler.empty:
+        nearest = gaps[candidates.iloc[1]["model"]]
+        return (
+            f"Take {best['model']}: none has fewer parameters. The next, {nearest.model}, is behind by "
+            f"{format_gap(nearest.behind, nearest.standard_error, metric)} ({nearest.how})."
+        )
+    unknown = [gap.model for gap in gaps.values() if not np.isfinite(gap.standard_error)]
+    nearest = gaps[simpler.iloc[0]["model"]] if simpler.iloc[0]["model"] in gaps else next(iter(gaps.values()))
+    why = f"the nearest, {nearest.model}, is behind by {format_gap(nearest.behind, nearest.standard_error, metric)}"
+    if unknown:
+        return (
+            f"Take {best['model']} for now: whether a simpler one is as good cannot be told, because of "
+            f"{len(unknown)} models no error is known ({why}, {nearest.how}). Run more seeds, or evaluate again."
+        )
+    none = "none of the simpler ones that were tried" if left_out else "no simpler one"
+    sure = ""
+    if nearest.low <= 0:
+        interval = format_interval(nearest.low, nearest.high, metric, " points")
+        sure = f" That lead is not sure: its 95 % interval, {interval}, holds 0."
+    return f"Take {best['model']}: {none} comes within one standard error; {why} ({nearest.how}).{sure}"
+
+
+def _say_limits(
+    best: pd.Series, simplest: pd.Series, candidates: pd.DataFrame, gaps: dict[str, Gap], left_out: int
+) -> list[str]:
+    """What a reader must know before believing the verdict."""
+    lines = []
+    if any(not gap.paired and np.isfinite(gap.standard_error) for gap in gaps.values()):
+        lines.append(
+            "Not all models could be paired event by event; an error without pairing is larger than it need be, which "
+            "favours the simpler model."
+        )
+    blocks = [gap.n_blocks for gap in gaps.values() if gap.paired]
+    trained = candidates[candidates["n_parameters"] != 0]
+    if len(trained) and trained["n_seeds"].max() == 1:
+        lines.append("Each model was trained with one seed: what another seed would give is not in these errors.")
+    elif (trained["n_seeds"] == 1).any():
+        alone = ", ".join(trained.loc[trained["n_seeds"] == 1, "model"].head(SHOWN))
+        lines.append(f"Trained with one seed only, so that their scatter is not in the errors: {alone}.")
+    if len(candidates) > 2:
+        lines.append(
+            f"The best of {len(candidates)} was picked on the data it is judged by: its figure is a little high."
+        )
+    if blocks and min(blocks) < FEW_BLOCKS:
+        known_to = 100 / np.sqrt(2 * (min(blocks) - 1))
+        lines.append(
+            f"Only {min(blocks)} blocks were resampled, so the errors themselves are known to {known_to:.0f} %."
+        )
+    lines += _say_rates(candidates)
+    for row in (best, simplest) if simplest["model"] != best["model"] else (best,):
+        unfinished = [said for said in row["said"] if said.startswith(_UNFINISHED)]
+        if unfinished:
+            share = f" ({len(unfinished)} of {len(row['said'])} seeds)" if len(row["said"]) > 1 else ""
+            lines.append(
+                f"The learning curve of {row['model']} says {unfinished[0]!r}{share}: this compares trainings, not "
+                "what the models could reach."
+            )
+    if left_out:
+        lines.append(
+            f"{left_out} simpler models that are further behind, but perhaps not by more than the error, were not "
+            f"tried: the events of at most {MOST_PAIRED} are read."
+        )
+    return lines
+
+
+def _say_rates(candidates: pd.DataFrame) -> list[str]:
+    """Completeness is comparable at one rate of false alarms only."""
+    rates = candidates.get("metrics.rate_per_hour", pd.Series(dtype=float)).dropna()
+    if rates.empty or rates.max() <= (1 + _SAME_RATE) * rates.min():
+        return []
+    return [
+        f"The models do not stand at one rate of false alarms ({rates.min():.3g} to {rates.max():.3g} per "
+        "amplifier-hour): some raise too few for it."
+    ]
+
+
+def _say_control(control: pd.Series, twins: pd.DataFrame, metric: str, tracking: Tracking) -> str:
+    """Whether true labels taught a model more than shuffled ones did."""
+    value = format_value(control["mean"], metric)
+    if control["twin"] not in twins.index:
+        return f"Control: {control['model']} (shuffled labels) has {value}; its twin with true ones is not among these."
+    twin = twins.loc[[control["twin"]]].reset_index().iloc[0]
+    gap = Pairing(tracking, metric, twin).compare(control)
+    lead = format_gap(gap.behind, gap.standard_error, metric)
+    if not np.isfinite(gap.standard_error):
+        said = "by how much that is sure is not known"
+    elif gap.behind > 2 * gap.standard_error:
+        said = "with true ones it learned something"
+    else:
+        said = "NO evidence that true ones taught it anything that this metric shows"
+    return (
+        f"Control: {twin['family']} trained with shuffled labels has {value}, true ones {lead} "
+        f"{'lower' if is_ascending(metric) else 'more'}: {said}."
+    )

@@ -1,0 +1,1 @@
+"""Registered models: cards, gates, promotion, rollback and their history."""

@@ -1,0 +1,1 @@
+"""The scoring server: strips or frames in, scores or candidates out, with limits and a champion that may change."""

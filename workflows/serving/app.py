@@ -1,0 +1,252 @@
+"""Endpoints of the scoring server: what is read of a request, who answers it, and what is refused before."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from shutterless.workflows.serving.bodies import RequestError, parse_object
+from shutterless.workflows.serving.limits import Limits, SearchRequest
+from shutterless.workflows.serving.models import ModelKeeper
+from shutterless.workflows.serving.page import ERRORS, HEALTH, SCORE, SEARCH, VERSION, render_page
+from shutterless.workflows.serving.worker import Reply, search_payload
+
+SCORES_WAITING = 8  # at most so many bodies of strips are in memory
+MODEL_HEADER = "X-Shutterless-Model"
+_SEARCH_BYTES = 1_000_000
+_BODY_S = 60.0  # for a body to arrive
+_LINGER_S, _LINGER_BYTES = 2.0, 256_000_000  # a refused body is read for so long, or its sender never sees why
+
+log = logging.getLogger("shutterless.serve")
+
+
+class Gate:
+    """Lets so many requests through at a time and sends the others away."""
+
+    def __init__(self, what: str, limit: int, retry_after_s: int) -> None:
+        self.inside = 0
+        self._what, self._limit, self._retry_after_s = what, limit, retry_after_s
+
+    @contextmanager
+    def enter(self) -> Iterator[None]:
+        """Be counted.
+
+        Raises
+        ------
+        RequestError
+            If there are as many already.
+        """
+        if self.inside >= self._limit:
+            raise RequestError(f"{self.inside} {self._what} already; try again later", 503, self._retry_after_s)
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+
+
+class ScoringService:
+    """What the endpoints do, apart from HTTP.
+
+    Parameters
+    ----------
+    keeper : ModelKeeper
+    limits : Limits
+    n_searches : int
+        At the same time.
+    """
+
+    def __init__(self, keeper: ModelKeeper, limits: Limits, n_searches: int = 1) -> None:
+        self.keeper, self.limits = keeper, limits
+        self.scoring = Gate("requests are being scored or wait for it", SCORES_WAITING, 1)
+        self.searching = Gate("searches are running", n_searches, 10)
+        self._threads = ThreadPoolExecutor(SCORES_WAITING + n_searches + 2, thread_name_prefix="serve")
+
+    async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function that blocks, in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *arguments))
+
+    async def score(self, request: Request) -> Response:
+        """Scores of the strips in the body of a request."""
+        with self.keeper.lease() as model, self.scoring.enter():
+            body = await read_body(request, self.limits.max_bytes)
+            if model.scorer is None:
+                return answer(model, Reply(422, f"{model.address} scores no strips; POST /search takes files".encode()))
+            return answer(model, await self.run(model.scorer.ask, body, self.limits.timeout_s))
+
+    async def search(self, request: Request) -> Response:
+        """Candidates of the files that a request names."""
+        body = await read_body(request, min(self.limits.max_bytes, _SEARCH_BYTES))
+        wanted = await self.run(lambda: SearchRequest.parse(parse_object(body), self.limits.allowed))
+        with self.keeper.lease() as model, self.searching.enter(), search_payload(wanted) as payload:
+            return answer(model, await self.run(model.searcher.ask, payload, self.limits.timeout_s))
+
+    def health(self) -> JSONResponse:
+        """Whether a model is ready, what is being done, and what is wrong with a newer one."""
+        model, keeper = self.keeper.current, self.keeper
+        state = {
+            "status": "starting" if model is None else "ready",
+            "model": None if model is None else model.address,
+            "problem": keeper.problem,
+            "checked": keeper.checked,
+            "scoring": self.scoring.inside,
+            "searching": self.searching.inside,
+        }
+        return JSONResponse(state, 503 if model is None else 200)
+
+    def version(self) -> JSONResponse:
+        """Which version of which model answers, since when, and within which limits."""
+        with self.keeper.lease() as model:
+            limits = {name: getattr(self.limits, name) for name in ("max_bytes", "max_strips", "max_rows", "timeout_s")}
+            about = {**model.about, "since": self.keeper.since, "searches": model.searcher is not None}
+            return JSONResponse({**about, "limits": limits})
+
+
+def build_app(
+    service: ScoringService, first: tuple[str, Path | None], refresh_s: float, on_failure: Callable[[Exception], None]
+) -> FastAPI:
+    """Build the application.
+
+    Parameters
+    ----------
+    service : ScoringService
+    first : (str, Path or None)
+        Address and folder of the model to begin with.
+    refresh_s : float
+        Seconds between two looks at the alias.
+    on_failure : callable
+        Gets the error if that model cannot be used.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(_keep(service, first, refresh_s, on_failure))
+        yield
+        task.cancel()
+        service.keeper.close()
+
+    app = FastAPI(title="shutterless", lifespan=lifespan, docs_url=None, redoc_url=None)
+    _add_endpoints(app, service)
+    app.add_exception_handler(RequestError, _refuse)
+    app.add_exception_handler(HTTPException, _refuse)
+    app.add_exception_handler(Exception, _fail)
+    return app
+
+
+def _add_endpoints(app: FastAPI, service: ScoringService) -> None:
+    @app.get("/health", summary="Whether a model is ready", responses=HEALTH)
+    async def health() -> Response:
+        return service.health()
+
+    @app.get("/version", summary="Which model answers, since when, within which limits", responses=VERSION)
+    async def version() -> Response:
+        return service.version()
+
+    @app.post("/score", summary="Score strips", openapi_extra=SCORE, responses=ERRORS)
+    async def score(request: Request) -> Response:
+        return await service.score(request)
+
+    @app.post("/search", summary="Search FITS files", openapi_extra=SEARCH, responses=ERRORS)
+    async def search(request: Request) -> Response:
+        return await service.search(request)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return HTMLResponse(render_page(app.openapi()), headers={"Content-Security-Policy": "default-src 'none'"})
+
+
+async def _keep(
+    service: ScoringService, first: tuple[str, Path | None], refresh_s: float, on_failure: Callable[[Exception], None]
+) -> None:
+    try:
+        await service.run(service.keeper.start, *first)
+    except Exception as error:  # the server ends with it
+        on_failure(error)
+        return
+    while service.keeper.source.follows:
+        await asyncio.sleep(refresh_s)
+        await service.run(service.keeper.refresh)
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Body of a request, refused as soon as it is known to be too large.
+
+    Raises
+    ------
+    RequestError
+        If it is too large, takes too long, or is not said to be JSON.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise RequestError(f"Content-Type is {kind!r}; application/json is expected", 415)
+    stream = request.stream()
+    try:
+        async with asyncio.timeout(_BODY_S):
+            return await _collect(stream, int(request.headers.get("content-length", 0)), max_bytes)
+    except TimeoutError:
+        raise RequestError(f"the body did not arrive within {_BODY_S:g} s", 408) from None
+    except ClientDisconnect:
+        raise RequestError("the client went away before all of the body was sent", 400) from None
+    except RequestError:
+        await _discard(stream)
+        raise
+
+
+async def _collect(stream: AsyncIterator[bytes], announced: int, max_bytes: int) -> bytes:
+    too_large = RequestError(f"the body has more than the {max_bytes} bytes of one request; send it in parts", 413)
+    if announced > max_bytes:
+        raise too_large
+    body = bytearray()
+    async for chunk in stream:
+        body += chunk
+        if len(body) > max_bytes:
+            raise too_large
+    return bytes(body)
+
+
+async def _discard(stream: AsyncIterator[bytes]) -> None:
+    n_bytes = 0
+    try:
+        async with asyncio.timeout(_LINGER_S):
+            async for chunk in stream:
+                n_bytes += len(chunk)
+                if n_bytes > _LINGER_BYTES:
+                    return
+    except (TimeoutError, ClientDisconnect):
+        return
+
+
+def answer(model: Any, reply: Reply) -> Response:
+    """HTTP answer of a worker's reply, which names the model that made it."""
+    headers = {MODEL_HEADER: quote(model.address, safe="/:@ ()")}
+    if reply.status == 200:
+        return Response(reply.body, media_type="application/json", headers=headers)
+    body = {"error": reply.body.decode(), "model": model.about}
+    if reply.status == 503:
+        headers["Retry-After"] = "5"
+    return JSONResponse(body, reply.status, headers)
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError | HTTPException)
+    if isinstance(error, HTTPException):
+        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+    retry = error.retry_after_s
+    return JSONResponse({"error": str(error)}, error.status, None if retry is None else {"Retry-After": str(retry)})
+
+
+async def _fail(_: Request, error: Exception) -> Response:
+    log.error("a request failed: %s: %s", type(error).__name__, error)
+    return JSONResponse({"error": f"{type(error).__name__} in the server; its log says more"}, 500)

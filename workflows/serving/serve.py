@@ -1,0 +1,140 @@
+"""The scoring server: strips or FITS files in, scores or candidates out, over HTTP."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from shutterless.workflows.serving.app import ScoringService, build_app
+from shutterless.workflows.serving.limits import LimitError, Limits
+from shutterless.workflows.serving.models import ModelKeeper, ServeError, Source
+from shutterless.workflows.serving.tasks import SearchOptions
+from shutterless.workflows.tracking import Tracking
+
+_CONNECTIONS = 256
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens; port 0 is any that is free."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+
+
+def serve_model(
+    reference: str,
+    tracking: Callable[[], Tracking],
+    where: Address,
+    limits: Limits,
+    options: SearchOptions,
+    *,
+    n_searches: int = 1,
+    refresh_s: float = 10.0,
+    quiet: bool = False,
+) -> None:
+    """Serve a model until the process is told to end; what is in flight then is finished.
+
+    Parameters
+    ----------
+    reference : str
+        A model as the commands take it. ``models:/NAME@ALIAS`` is followed when the alias moves.
+    tracking : callable
+        Opens the tracking store; called where the model is in a registry.
+    where : Address
+    limits : Limits
+    options : SearchOptions
+    n_searches : int
+        At the same time.
+    refresh_s : float
+        Seconds between two looks at the alias.
+    quiet : bool
+        Say nothing but what is wrong.
+
+    Raises
+    ------
+    ServeError, TrackingError
+        If there is no such model, or it cannot be used.
+    LimitError
+        If a number is out of range, or nothing can listen there.
+    """
+    if n_searches < 1 or not refresh_s > 0:
+        raise LimitError(f"searches = {n_searches} and refresh = {refresh_s} must be positive")
+    store = tracking() if reference.startswith("models:/") else None
+    source = Source(reference, store, limits, options, n_searches)
+    address = source.find_address()
+    first = address, source.find_folder(address)
+    listener = _listen(where)
+    with listener:
+        port = listener.getsockname()[1]
+        if not _is_loopback(listener):
+            print(
+                f"warning: {where.host} is open to other machines and there is no authentication: whoever reaches "
+                f"port {port} can use this server",
+                file=sys.stderr,
+                flush=True,
+            )
+        _log_to_stderr(logging.WARNING if quiet else logging.INFO)
+        if not quiet:
+            print(f"serving {address} at http://{_in_url(where.host)}:{port}", flush=True)
+        _run(source, first, refresh_s, listener)
+
+
+def _run(source: Source, first: tuple[str, Path | None], refresh_s: float, listener: socket.socket) -> None:
+    failures: list[Exception] = []
+
+    def give_up(error: Exception) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    service = ScoringService(ModelKeeper(source), source.limits, source.n_searches)
+    app = build_app(service, first, refresh_s, give_up)
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, limit_concurrency=_CONNECTIONS, lifespan="on"
+    )
+    server = uvicorn.Server(config)
+    # uvicorn ends gracefully and then raises the signal again; that it came is no failure
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        server.run(sockets=[listener])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if failures:
+        raise ServeError(str(failures[0])) from failures[0]
+
+
+def _log_to_stderr(level: int) -> None:
+    log = logging.getLogger("shutterless.serve")
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        log.addHandler(handler)
+    log.setLevel(level)
+    log.propagate = False
+
+
+def _listen(where: Address) -> socket.socket:
+    if not 0 <= where.port < 1 << 16:
+        raise LimitError(f"port {where.port} is not one of 0 to 65535")
+    try:
+        family, *_, address = socket.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        raise LimitError(f"cannot listen at {where.host}, port {where.port}: {error.strerror or error}") from error
+
+
+def _is_loopback(listener: socket.socket) -> bool:
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
