@@ -74,11 +74,14 @@ def build_candidates(
     Returns
     -------
     DataFrame
-        `CANDIDATE_TYPES`; ``group_id`` is still each candidate's own.
+        `CANDIDATE_TYPES`; ``group_id`` is still each candidate's own. What peaks before the streak it lies on has begun
+        is not that star's.
     """
     star = streaks.set_index("streak_id").reindex(detections["streak_id"].fillna(-1).astype("int64"))
     peak = detections["row_peak"].to_numpy()
-    earliest, latest = readout.event_utc_range(peak, star["y0"].to_numpy(dtype=np.float64))
+    y0 = star["y0"].to_numpy(dtype=np.float64)
+    begun = readout.has_begun(peak, y0)
+    earliest, latest = readout.event_utc_range(peak, np.where(begun, y0, np.nan))
     n_rows = detections["row_stop"] - detections["row_start"] + 1
     missing = pd.Series(np.nan, index=detections.index)
     place_y = detections["y"].round().astype("Int64") if n_y > 1 else missing.astype("Int64")
@@ -94,7 +97,8 @@ def build_candidates(
         probability=detections.get("probability", missing),
         kind=detections.get("kind", missing.astype("string")),
         kind_probability=detections.get("kind_probability", missing),
-        star_mag=star["mag"].to_numpy(),
+        streak_id=detections["streak_id"].where(begun),
+        star_mag=star["mag"].where(begun).to_numpy(),
         time_archive=readout.archive_time(peak),
         time_read_utc=readout.read_utc(peak),
         time_event_min_utc=earliest,

@@ -147,6 +147,16 @@ class Readout:
         """
         return _utc_strings(self.shutter_open_utc, self.seconds(row), known=self.first_row is not None)
 
+    def has_begun(self, row: Any, y0: Any) -> np.ndarray:
+        """Whether the streaks of stars at detector rows ``y0`` are seen in file rows; true where either is unknown.
+
+        A star's first light is read in sequence row ``y0``.
+        """
+        y0 = np.asarray(y0, dtype=np.float64)
+        if self.first_row is None or not self.n_transit:
+            return np.ones(np.broadcast(np.asarray(row), y0).shape, dtype=bool)
+        return ~(np.asarray(row) + self.first_row < y0)
+
     def event_utc_range(self, row: Any, y0: Any = np.nan) -> tuple[np.ndarray, np.ndarray]:
         """Earliest and latest UTC at which the light of file rows can have arrived.
 

@@ -64,6 +64,19 @@ def test_unknown_row_leaves_one_transit():
     assert np.isnan(table["star_mag"][1])
 
 
+def test_what_peaks_before_the_streak_begins_is_not_that_stars():
+    """Row 675 is read at 2.25 s; a star 2,844 rows from the register is first seen in row 2844."""
+    streaks = streak_table(((12.5, 1000.0),)).assign(y0=2844.0)
+    before, after = build((12.5, 674, 677, 675, 7.5, 0), (12.5, 2843, 2847, 2844, 7.5, 0), streaks=streaks).itertuples()
+    assert pd.isna(before.streak_id)
+    assert np.isnan(before.star_mag)
+    assert (before.time_event_min_utc, before.time_event_max_utc) == (
+        "2026-03-04T05:06:07.000000", "2026-03-04T05:06:09.250000",
+    )  # fmt: skip
+    assert after.streak_id == 0
+    assert after.time_event_min_utc == after.time_event_max_utc == "2026-03-04T05:06:07.000000"
+
+
 def test_what_the_model_says_is_kept():
     table = build((12.5, 1, 2, 1, 7.5, 0), probability=0.75, kind="flare", kind_probability=0.5)
     assert table[["probability", "kind", "kind_probability"]].iloc[0].tolist() == [0.75, "flare", 0.5]

@@ -30,6 +30,13 @@ def test_a_later_file_of_the_sequence_goes_on():
     assert list(readout(first_row=6000).read_utc(150)) == ["2026-03-04T05:06:27.500000"]
 
 
+def test_a_streak_begins_at_the_row_of_its_star():
+    clock = readout(first_row=1000)
+    assert clock.has_begun([499, 500, 500], [1500.0, 1500.0, np.nan]).tolist() == [False, True, True]
+    assert readout(first_row=None).has_begun([0], [1500.0]).tolist() == [True]
+    assert readout(n_transit=0).has_begun([0], [1500.0]).tolist() == [True]
+
+
 def test_a_leap_second_is_counted():
     # 2016-12-31 ended with 23:59:60; 2 s after 23:59:59 it was 0 o'clock
     clock = readout(shutter_open_utc="2016-12-31T23:59:59.000")
