@@ -205,7 +205,7 @@ def test_evaluate_passes_every_reference(stand_in, tmp_path):
 
 
 def test_compare_passes_the_tracking_store(stand_in, tmp_path):
-    calls = stand_in("compare", "compare_runs", SimpleNamespace(text=lambda: "table and verdict"))
+    calls = stand_in("comparison.compare", "compare_runs", SimpleNamespace(text=lambda: "table and verdict"))
     chosen = ("--experiment", "train", "--experiment", "evaluate", "--filter", "metrics.auc > 0.5", "--tag", "a=b")
     result = call("compare", "--metric", "loss", "--tracking", tmp_path / "other", *chosen)
     assert result.exit_code == 0, result.output
