@@ -194,8 +194,7 @@ def track_run(
     TrackingError
         If the store fails, as a server that has gone does; ``remedy``, what the user can do then, ends the message.
     """
-    mlflow = _load_mlflow()
-    mlflow.set_tracking_uri(tracking.uri)
+    mlflow = _use(tracking)
     project = _project_run()
     what = f"run {name!r} was not logged, or not wholly, to {tracking.shown}"
     options: dict[str, Any] = {"run_id": run_id} if run_id else {"run_name": name}
@@ -329,7 +328,7 @@ def register_model(tracking: Tracking, source: str | Path, name: str, alias: str
     alias : str, optional
         Alias to give to this version.
     """
-    mlflow = _load_mlflow()
+    mlflow = _use(tracking)
     address = _logged_address(tracking, str(source), name)
     client = mlflow.MlflowClient(tracking.uri, tracking.uri)
     with _quiet_mlflow(), _store_errors(f"cannot register {source} as {name!r} in {tracking.shown}"):
@@ -401,12 +400,26 @@ def provenance() -> dict[str, str]:
     return found
 
 
-@cache
 def _load_mlflow() -> Any:
-    """Import mlflow with its usage reports off: nothing here speaks to a network that the user did not name."""
+    """Import mlflow with its usage reports off: nothing here speaks to a network that the user did not name.
+
+    The environment that it reads at every request is set every time: what this process does in between may undo it.
+    """
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     set_request_limits()
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for each small table
+    return _import_mlflow()
+
+
+def _use(tracking: Tracking) -> Any:
+    """Import mlflow with a store in use: some of its functions take none, and another may have been in use since."""
+    mlflow = _load_mlflow()
+    mlflow.set_tracking_uri(tracking.uri)
+    mlflow.set_registry_uri(tracking.uri)
+    return mlflow
+
+
+@cache
+def _import_mlflow() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own modules, while they load: type hints and deprecations, none of ours
         import mlflow
@@ -503,9 +516,7 @@ def _address_of_run(run_id: str, tracking: Tracking) -> str:
 
 
 def _download(reference: str, tracking: Tracking) -> Path:
-    mlflow = _load_mlflow()
-    mlflow.set_tracking_uri(tracking.uri)
-    mlflow.set_registry_uri(tracking.uri)
+    mlflow = _use(tracking)
     address = reference if reference.startswith("models:/") else _address_of_run(reference, tracking)
     into = None if tracking.artifacts else tempfile.mkdtemp(dir=_downloads())
     try:

@@ -202,7 +202,7 @@ def test_closing_ends_the_model_and_lets_no_other_begin(keeper):
 def test_an_alias_that_is_not_set_names_those_there_are(tracking, make_model):
     from shutterless.workflows.tracking import register_model
 
-    register_model(tracking, make_model("aliased", "mlp"), "aliased", "trial")
+    register_model(tracking, make_model("aliased", "mlp"), "alias_trial", "trial")
     with pytest.raises(ServeError, match=r"aliased has no alias 'champion'; it has \['trial'\]: set it with"):
         Source("models:/aliased@champion", tracking, Limits(), SearchOptions()).find_address()
 

@@ -30,16 +30,17 @@ def run_benchmark(frames: list[Path], camera: str, *options: str) -> list[tuple[
     words = [*options, "--frames", *map(str, frames), "--options", "instrument", camera]
     done = subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = re.findall(r"(\w+): (\d+) kills of a (\w+), (\d+) while it ran: (\d+) the same to the bit", done.stdout)
-    return [(command, who, int(n_kills), int(hit), int(same)) for command, n_kills, who, hit, same in lines]
+    pattern = r"(\w+): (\d+) runs of [\d.]+ s, a (\w+) killed in (\d+): (\d+) the same to the bit"
+    lines = re.findall(pattern, done.stdout)
+    return [(command, who, int(n_runs), int(hit), int(same)) for command, n_runs, who, hit, same in lines]
 
 
 @pytest.mark.timeout(120)  # 20 s where nothing else runs, most of it imports
 def test_two_kills_of_a_search_change_no_bit(frames, tiny_camera):
     (line,) = run_benchmark(frames, tiny_camera, "--kills", "2", "--commands", "search", "--workers", "0")
-    command, who, n_kills, hit, same = line
-    assert (command, who, n_kills, same) == ("search", "driver", 2, 2)
-    assert 0 <= hit <= 2
+    command, who, n_runs, hit, same = line
+    assert (command, who, same) == ("search", "driver", n_runs)
+    assert 0 <= hit <= 2 <= n_runs <= 6
 
 
 @pytest.mark.slow
@@ -47,7 +48,7 @@ def test_two_kills_of_a_search_change_no_bit(frames, tiny_camera):
 def test_three_kills_of_drivers_and_workers_of_both_commands_change_no_bit(frames, tiny_camera):
     lines = run_benchmark(frames, tiny_camera, "--kills", "3")
     assert [line[:2] for line in lines] == [(c, who) for c in ("search", "ingest") for who in ("driver", "worker")]
-    assert [line[4] for line in lines] == [10] * 4
+    assert [line[4] for line in lines] == [line[2] for line in lines]
     assert sum(line[3] for line in lines) > 6  # most of the kills came while there was something to kill
 
 
