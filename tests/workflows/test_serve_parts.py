@@ -203,8 +203,8 @@ def test_an_alias_that_is_not_set_names_those_there_are(tracking, make_model):
     from shutterless.workflows.tracking import register_model
 
     register_model(tracking, make_model("aliased", "mlp"), "alias_trial", "trial")
-    with pytest.raises(ServeError, match=r"aliased has no alias 'champion'; it has \['trial'\]: set it with"):
-        Source("models:/aliased@champion", tracking, Limits(), SearchOptions()).find_address()
+    with pytest.raises(ServeError, match=r"alias_trial has no alias 'champion'; it has \['trial'\]: set it with"):
+        Source("models:/alias_trial@champion", tracking, Limits(), SearchOptions()).find_address()
 
 
 def test_a_port_that_is_taken_and_numbers_out_of_range_are_named(make_model):
