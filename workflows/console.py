@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -73,7 +74,15 @@ def split_set(entries: Iterable[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def choose_tracking(tracking: str | None) -> str:
-    """Settle which tracking store this process uses, and return its address."""
+    """Settle which tracking store this process uses, and return its address.
+
+    Raises
+    ------
+    ValueError
+        For the address of a server without ``http://``, which would be taken for a folder.
+    """
+    if tracking is not None and re.fullmatch(r"[\w.-]+:\d+(/.*)?", tracking):
+        raise ValueError(f"--tracking {tracking}: a server's address begins with http://, a folder has no port")
     if tracking is None and os.environ.get("MLFLOW_TRACKING_URI"):
         return os.environ["MLFLOW_TRACKING_URI"]
     where = tracking or "runs"

@@ -266,3 +266,9 @@ def test_tracking_store_default_and_choice(monkeypatch, tmp_path):
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert console.choose_tracking(None) == f"sqlite:///{tmp_path}/runs/mlflow.db"
     assert console.choose_tracking("http://localhost:5000") == "http://localhost:5000"
+
+
+@pytest.mark.parametrize("address", ["localhost:5000", "127.0.0.1:5000/mlflow"])
+def test_server_without_a_scheme_is_not_taken_for_a_folder(address):
+    with pytest.raises(ValueError, match=rf"--tracking {address}: a server's address begins with http://"):
+        console.choose_tracking(address)
