@@ -10,8 +10,9 @@ import torch
 from torch.nn import functional
 
 from shutterless.models.cnn import CnnDetector
-from shutterless.models.explain import ExplainError, at_rest, tensor_batches
+from shutterless.models.explain import ExplainError, tensor_batches
 from shutterless.models.inputs import DetectorModel
+from shutterless.models.scoring import at_rest
 from shutterless.pipeline.tokens import StripBatch
 
 _STRIPS_AT_ONCE = 256

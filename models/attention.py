@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from shutterless.models.explain import ExplainError, at_rest, tensor_batches
+from shutterless.models.explain import ExplainError, tensor_batches
 from shutterless.models.inputs import DetectorModel
+from shutterless.models.scoring import at_rest
 from shutterless.models.transformer import TransformerDetector
 from shutterless.pipeline.tokens import StripBatch, TokenGrid
 

@@ -17,8 +17,9 @@ from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import LocalOutlierFactor
 
 from shutterless.models.evaluation import match_entries
-from shutterless.models.explain import at_rest, tensor_batches
+from shutterless.models.explain import tensor_batches
 from shutterless.models.inputs import DetectorModel
+from shutterless.models.scoring import at_rest
 from shutterless.pipeline.store import open_amplifier, read_manifest
 from shutterless.pipeline.strips import cut_strips
 from shutterless.pipeline.template_bank import TRIGGER_THRESHOLD

@@ -1,9 +1,8 @@
-"""What the explanations of a detector share: whole batches through a model at rest, and the error they raise."""
+"""What the explanations of a detector share: whole batches through a model, and the error they raise."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
@@ -14,22 +13,6 @@ from shutterless.pipeline.tokens import StripBatch
 
 class ExplainError(ValueError):
     """A question that a model of this kind, or with these settings, has no answer to."""
-
-
-@contextmanager
-def at_rest(model: DetectorModel) -> Iterator[None]:
-    """Evaluation mode on one thread, so that the same question has the same answer; as before afterwards.
-
-    Dropout would blur it, and how many threads share a sum changes its last digits.
-    """
-    was_training, n_threads = model.training, torch.get_num_threads()
-    model.eval()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
-        model.train(was_training)
 
 
 def tensor_batches(model: DetectorModel, strips: StripBatch, batch_size: int) -> Iterator[dict[str, torch.Tensor]]:

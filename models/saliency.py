@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from shutterless.models.explain import ExplainError, at_rest, event_logit, tensor_batches
+from shutterless.models.explain import ExplainError, event_logit, tensor_batches
 from shutterless.models.inputs import DetectorModel, ModelInputs
+from shutterless.models.scoring import at_rest
 from shutterless.pipeline.tokens import StripBatch, TokenGrid, unpatchify
 
 _INPUTS = ("patches", "context", "profile", "features")

@@ -85,17 +85,27 @@ def choose_device(device: str) -> str:
 
 
 @contextmanager
-def _ready_to_score(model: DetectorModel, device: torch.device, threads: int | None) -> Iterator[None]:
-    """Evaluation mode on a device, without gradients, with a fixed number of threads; all as before afterwards."""
+def at_rest(model: DetectorModel, threads: int | None = 1) -> Iterator[None]:
+    """Evaluation mode with a fixed number of threads (None: torch's setting); both as before afterwards.
+
+    Dropout would blur an answer, and how many threads share a sum changes its last digits.
+    """
     was_training, n_threads = model.training, torch.get_num_threads()
-    model.to(device).eval()  # type: ignore[arg-type]
+    model.eval()
     torch.set_num_threads(threads or n_threads)
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         torch.set_num_threads(n_threads)
         model.train(was_training)
+
+
+@contextmanager
+def _ready_to_score(model: DetectorModel, device: torch.device, threads: int | None) -> Iterator[None]:
+    """`at_rest` on a device, without gradients."""
+    model.to(device)  # type: ignore[arg-type]
+    with at_rest(model, threads), torch.inference_mode():
+        yield
 
 
 def _forward(model: DetectorModel, strips: StripBatch, device: torch.device) -> DetectorOutput:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from shutterless.models.calibration import reliability_error
 from shutterless.models.describe import count_parameters, hyperparameters
 from shutterless.models.families import family_of, load_model
 from shutterless.models.learning_curves import Diagnosis, diagnose
@@ -121,7 +122,7 @@ def record_evaluation(
             continue
         run.log_table(own, name)
         if name == "reliability" and own["n"].sum():
-            metrics["calibration_error"] = calibration_error(own)
+            metrics["calibration_error"] = reliability_error(own)
     run.log_metrics(metrics if eta is None else {**metrics, "eta": eta})
     if data_hash is not None:
         run.log_tags({DATA_HASH: data_hash})
@@ -134,13 +135,6 @@ def record_evaluation(
 def hash_weights(folder: Path) -> str:
     """Hash of a model's weights: the same model in the run that trained it and in those that judge it."""
     return hashlib.blake2b((folder / WEIGHTS).read_bytes(), digest_size=16).hexdigest()
-
-
-def calibration_error(reliability: pd.DataFrame) -> float:
-    """Mean distance between predicted and observed frequency, weighted by the strips in each bin."""
-    filled = reliability[reliability["n"] > 0]
-    distance = (filled["mean_probability"] - filled["observed_fraction"]).abs()
-    return float((distance * filled["n"]).sum() / filled["n"].sum())
 
 
 def _rows_of(table: pd.DataFrame | None, detector: str) -> pd.DataFrame:

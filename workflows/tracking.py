@@ -121,12 +121,12 @@ class Run:
 
     def log_model(self, folder: str | Path, *, n_parameters: int | None = None) -> str:
         """Log a model folder (configuration and safetensors, no pickle) and return its ``models:/…`` address."""
-        mlflow = _load_mlflow()
+        mlflow = load_mlflow()
         if not (Path(folder) / "config.json").is_file():
             raise TrackingError(f"{folder} holds no model: config.json is missing")
         if n_parameters is not None:
             self.log_params({"n_parameters": n_parameters}, prefix="arch.")
-        with _quiet_mlflow():
+        with quiet_mlflow():
             info = mlflow.pyfunc.log_model(
                 name=MODEL_NAME,
                 loader_module=LOADER_MODULE,
@@ -159,11 +159,11 @@ def open_tracking(where: str | Path) -> Tracking:
     """
     uri = where if isinstance(where, str) and "://" in where else default_tracking_uri(where)
     database = _sqlite_path(uri)
-    mlflow = _load_mlflow()
+    mlflow = load_mlflow()
     try:
         if database is not None:
             database.parent.mkdir(parents=True, exist_ok=True)
-        with _quiet_mlflow(), brief_requests():
+        with quiet_mlflow(), brief_requests():
             mlflow.set_tracking_uri(uri)
             mlflow.set_registry_uri(uri)
             mlflow.MlflowClient().search_experiments(max_results=1)
@@ -200,7 +200,7 @@ def track_run(
     options: dict[str, Any] = {"run_id": run_id} if run_id else {"run_name": name}
     if parent:
         options |= {"nested": True, "parent_run_id": parent}
-    with _quiet_mlflow(), _store_errors(what, f"; {remedy}" if remedy else ""):
+    with quiet_mlflow(), _store_errors(what, f"; {remedy}" if remedy else ""):
         active = mlflow.start_run(experiment_id=_experiment_id(tracking, experiment), **options)
         run = Run(active.info.run_id, mlflow.MlflowClient())
         try:
@@ -215,7 +215,7 @@ def track_run(
 
 def knows_run(tracking: Tracking, run_id: str | None) -> bool:
     """Whether a store has a run of this id that was not deleted."""
-    mlflow = _load_mlflow()
+    mlflow = load_mlflow()
     try:
         found = mlflow.MlflowClient(tracking.uri).get_run(run_id or "none")
     except mlflow.MlflowException:
@@ -225,7 +225,7 @@ def knows_run(tracking: Tracking, run_id: str | None) -> bool:
 
 def mark_killed(tracking: Tracking, run_id: str) -> None:
     """Say of a run whose process is gone that it was killed."""
-    _load_mlflow().MlflowClient(tracking.uri).set_terminated(run_id, "KILLED")
+    load_mlflow().MlflowClient(tracking.uri).set_terminated(run_id, "KILLED")
 
 
 def fetch_runs(tracking: Tracking, *experiments: str, where: str = "") -> pd.DataFrame:
@@ -246,7 +246,7 @@ def fetch_runs(tracking: Tracking, *experiments: str, where: str = "") -> pd.Dat
     TrackingError
         If there is no such experiment (the message names those there are), or the filter cannot be read.
     """
-    mlflow = _load_mlflow()
+    mlflow = load_mlflow()
     client = mlflow.MlflowClient(tracking.uri)
     names = {}
     for experiment in experiments:
@@ -274,7 +274,7 @@ def fetch_runs(tracking: Tracking, *experiments: str, where: str = "") -> pd.Dat
 
 def read_table(tracking: Tracking, run_id: str, name: str) -> pd.DataFrame | None:
     """A table that a run logged with `Run.log_table`, wherever the store keeps it; None where it logged none."""
-    mlflow = _load_mlflow()
+    mlflow = load_mlflow()
     path = f"tables/{name}.csv"
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -291,13 +291,13 @@ def read_table(tracking: Tracking, run_id: str, name: str) -> pd.DataFrame | Non
 def _artifact_root(tracking: Tracking, run_id: str) -> str:
     """Where a run keeps its files; asked by the run's id MLflow would look it up four times for each file."""
     if run_id not in _artifact_roots:
-        _artifact_roots[run_id] = _load_mlflow().MlflowClient(tracking.uri).get_run(run_id).info.artifact_uri
+        _artifact_roots[run_id] = load_mlflow().MlflowClient(tracking.uri).get_run(run_id).info.artifact_uri
     return _artifact_roots[run_id]
 
 
 def _has_no_table(tracking: Tracking, run_id: str, path: str) -> bool:
     """Whether a run that is there did not log a table; asked only where it cannot be read, to spare a look before."""
-    mlflow = _load_mlflow()
+    mlflow = load_mlflow()
     try:
         entries = mlflow.MlflowClient(tracking.uri).list_artifacts(run_id, "tables")
     except (mlflow.MlflowException, OSError):
@@ -307,7 +307,7 @@ def _has_no_table(tracking: Tracking, run_id: str, path: str) -> bool:
 
 def read_history(tracking: Tracking, run_id: str) -> pd.DataFrame:
     """Losses of a training as they were logged: ``step, split, loss``, a row for each logged step."""
-    client = _load_mlflow().MlflowClient(tracking.uri)
+    client = load_mlflow().MlflowClient(tracking.uri)
     rows = [
         (point.step, split, point.value)
         for split in ("train", "validation")
@@ -331,7 +331,7 @@ def register_model(tracking: Tracking, source: str | Path, name: str, alias: str
     mlflow = _use(tracking)
     address = _logged_address(tracking, str(source), name)
     client = mlflow.MlflowClient(tracking.uri, tracking.uri)
-    with _quiet_mlflow(), _store_errors(f"cannot register {source} as {name!r} in {tracking.shown}"):
+    with quiet_mlflow(), _store_errors(f"cannot register {source} as {name!r} in {tracking.shown}"):
         found = mlflow.register_model(address, name)
         if alias:
             client.set_registered_model_alias(name, alias, found.version)
@@ -400,7 +400,7 @@ def provenance() -> dict[str, str]:
     return found
 
 
-def _load_mlflow() -> Any:
+def load_mlflow() -> Any:
     """Import mlflow with its usage reports off: nothing here speaks to a network that the user did not name.
 
     The environment that it reads at every request is set every time: what this process does in between may undo it.
@@ -412,7 +412,7 @@ def _load_mlflow() -> Any:
 
 def _use(tracking: Tracking) -> Any:
     """Import mlflow with a store in use: some of its functions take none, and another may have been in use since."""
-    mlflow = _load_mlflow()
+    mlflow = load_mlflow()
     mlflow.set_tracking_uri(tracking.uri)
     mlflow.set_registry_uri(tracking.uri)
     return mlflow
@@ -428,7 +428,7 @@ def _import_mlflow() -> Any:
 
 
 @contextmanager
-def _quiet_mlflow() -> Iterator[None]:
+def quiet_mlflow() -> Iterator[None]:
     """Silence what MLflow says of its own housekeeping (table set-up, 'Successfully registered'), warnings kept."""
     loggers = {name: logging.getLogger(name) for name in ("mlflow", "mlflow.store.db.utils", "alembic")}
     levels = {name: logger.level for name, logger in loggers.items()}
@@ -445,12 +445,12 @@ def _quiet_mlflow() -> Iterator[None]:
 
 
 def _experiment_id(tracking: Tracking, name: str) -> str:
-    client = _load_mlflow().MlflowClient(tracking.uri)
+    client = load_mlflow().MlflowClient(tracking.uri)
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
             return client.create_experiment(name, artifact_location=tracking.artifacts)
-        except _load_mlflow().MlflowException:
+        except load_mlflow().MlflowException:
             found = client.get_experiment_by_name(name)  # another client of the server made it just then
             if found is None:
                 raise
@@ -476,7 +476,7 @@ def _store_errors(what: str, remedy: str = "") -> Iterator[None]:
 
     try:
         yield
-    except (_load_mlflow().MlflowException, requests.RequestException) as error:
+    except (load_mlflow().MlflowException, requests.RequestException) as error:
         raise TrackingError(f"{what}: {explain_error(error)}{remedy}") from error
 
 
@@ -484,7 +484,7 @@ def _close_failed(run: Run) -> None:
     """Keep what a failed run has measured and mark it failed; a server that has gone is not waited for again."""
     import requests
 
-    mlflow = _load_mlflow()
+    mlflow = load_mlflow()
     with brief_requests(), suppress(mlflow.MlflowException, requests.RequestException):
         try:
             run.flush()
@@ -505,7 +505,7 @@ def _logged_address(tracking: Tracking, source: str, name: str) -> str:
 
 def _address_of_run(run_id: str, tracking: Tracking) -> str:
     """Address of the model that a run logged last."""
-    mlflow = _load_mlflow()
+    mlflow = load_mlflow()
     client = mlflow.MlflowClient(tracking.uri)
     with _store_errors(f"no run {run_id} in {tracking.shown}"):
         outputs = client.get_run(run_id).outputs
@@ -520,7 +520,7 @@ def _download(reference: str, tracking: Tracking) -> Path:
     address = reference if reference.startswith("models:/") else _address_of_run(reference, tracking)
     into = None if tracking.artifacts else tempfile.mkdtemp(dir=_downloads())
     try:
-        with _quiet_mlflow():
+        with quiet_mlflow():
             folder = Path(mlflow.artifacts.download_artifacts(address, dst_path=into))
     except (mlflow.MlflowException, OSError) as error:
         raise TrackingError(f"model {reference} is not in {tracking.shown}: {explain_error(error)}") from error

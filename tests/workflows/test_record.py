@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from shutterless.models.calibration import reliability_error
 from shutterless.models.families import load_model
 from shutterless.models.learning_curves import LATE_GENERALISATION, STILL_LEARNING, Diagnosis
 from shutterless.pipeline.store import write_parquet
 from shutterless.workflows import record as record_module
 from shutterless.workflows.record import (
-    calibration_error,
     diagnose_training,
     hash_weights,
     record_evaluation,
@@ -141,7 +141,7 @@ def test_each_detector_logs_its_own_rows_with_what_pairs_them(tracking):
     assert logged["metrics.eta"] == 6.05
     # (30 × 0.1 + 10 × 0.2) / 40
     assert logged["metrics.calibration_error"] == pytest.approx(0.125)
-    assert calibration_error(reliability) == pytest.approx(0.125)
+    assert reliability_error(reliability) == pytest.approx(0.125)
     found = read_table(tracking, run.run_id, "events")
     assert found[["event_id", "found"]].to_numpy().tolist() == [["a", True], ["b", False]]
     assert len(read_table(tracking, run.run_id, "completeness")) == 1

@@ -62,7 +62,7 @@ def evaluation(tmp_path_factory):
 @pytest.fixture(scope="module")
 def registered(tracking, trained, evaluation):
     """A run with a diagnosis, registered with an evaluation; its logged files and its version."""
-    with track_run(tracking, "registering", "card", tags={"diagnosis": "converged at step 40"}) as run:
+    with track_run(tracking, "registering", "card", tags={"learning_curve": "converged at step 40"}) as run:
         run.log_model(trained)
     made = register(
         tracking, run.run_id, "carded", "champion", evaluation=None, trained_on="real frames of 2026", reason="first"
@@ -109,7 +109,7 @@ def test_the_card_tells_what_is_known(tracking, registered):
         "# carded, version 1\n", "A cnn of ", f"logged by run {run_id}", "Frames: real frames of 2026",
         "Hash of the store's manifest: cafe", "Strips: 1,200, and 300 set apart", "Seed 5, best epoch 2, 4 s",
         "8 columns × 64 rows in patches of 8 rows", "rows binned by 1, 4", "## For", "## Not for",
-        "- diagnosis: converged at step 40", "Not evaluated when it was registered", "| arch.kernel_rows | 5 |",
+        "- learning_curve: converged at step 40", "Not evaluated when it was registered", "| arch.kernel_rows | 5 |",
         "- torch==",
     ):  # fmt: skip
         assert text in card

@@ -195,7 +195,7 @@ def test_requirements_are_pinned_without_local_versions():
 
 def test_quietness_is_confined(logged):
     level = logging.getLogger("mlflow").level
-    with tracking_module._quiet_mlflow():
+    with tracking_module.quiet_mlflow():
         assert logging.getLogger("mlflow").level == logging.WARNING
     assert logging.getLogger("mlflow").level == level
 

@@ -35,6 +35,15 @@ from shutterless.workflows.options import (
 )
 
 
+def choose_reading(set_: list[str] | None, instrument: str | None) -> tuple[str | None, dict[str, str]]:
+    """Instrument and header values that a command reads frames with: those given, else those of the settings."""
+    from shutterless.workflows.settings import load_settings
+
+    overrides, header = split_set(set_ or ())
+    settings = load_settings(None, overrides).ingest
+    return instrument or settings.instrument, {**settings.header, **header}
+
+
 @command
 def simulate(
     out: Annotated[Path, typer.Option(help="Folder for the frames and truth tables.", show_default=False)],
@@ -101,12 +110,9 @@ def inject(
     """Write copies of frames with events in them and their truth, for a blind test of any detector."""
     from shutterless.workflows.cluster import open_executor
     from shutterless.workflows.inject import INJECT_PIXELS_PER_SECOND, build_injection, inject_files
-    from shutterless.workflows.settings import load_settings
 
     wanted = build_injection([kind.strip() for kind in kinds.split(",")], parse_range(rho, "--rho"), partial)
-    overrides, header = split_set(set_ or ())
-    settings = load_settings(None, overrides).ingest
-    instrument, supplied = instrument or settings.instrument, {**settings.header, **header}
+    instrument, supplied = choose_reading(set_, instrument)
     if dry_run:
         written = f"as many frames to {out}, truth.parquet and stars.parquet to {hide or out}"
         return describe_plan(files, instrument, supplied, workers, INJECT_PIXELS_PER_SECOND, lambda _: written)
@@ -139,12 +145,8 @@ def ingest(
     """Calibrate frames into a store."""
     from shutterless.workflows.cluster import open_executor
     from shutterless.workflows.ingest import INGEST_PIXELS_PER_SECOND, estimate_store_bytes, ingest_files
-    from shutterless.workflows.settings import load_settings
 
-    overrides, header = split_set(set_ or ())
-    settings = load_settings(None, overrides).ingest
-    supplied = {**settings.header, **header}
-    instrument = instrument or settings.instrument
+    instrument, supplied = choose_reading(set_, instrument)
     progress = make_progress(quiet)
     if dry_run:
         workers = show_jobs(workers, scheduler, no_dask, slurm)
@@ -198,10 +200,8 @@ def lightcurve(
     from shutterless.pipeline.barycentric import parse_direction
     from shutterless.workflows.cluster import open_executor
     from shutterless.workflows.lightcurve import write_light_curves
-    from shutterless.workflows.settings import load_settings
 
-    overrides, header = split_set(set_ or ())
-    settings = load_settings(None, overrides).ingest
+    instrument, supplied = choose_reading(set_, instrument)
     if (ra is None) != (dec is None) or (ra is not None and not barycentric):
         raise ValueError("--ra and --dec belong together, and to --barycentric")
     direction = None if ra is None else parse_direction(ra, dec, "--ra and --dec")
@@ -210,7 +210,7 @@ def lightcurve(
         result = write_light_curves(
             files, out, x=x, name=name, catalogue=catalogue, formats=format_ or ["parquet"], bin_rows=bin_rows,
             barycentric=barycentric, direction=direction,
-            instrument=instrument or settings.instrument, supplied={**settings.header, **header}, executor=executor,
+            instrument=instrument, supplied=supplied, executor=executor,
             resume=resume, progress=progress,
         )  # fmt: skip
     note_reading(progress, result.instruments, result.warnings)

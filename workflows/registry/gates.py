@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from shutterless.models.calibration import reliability_error
 from shutterless.models.evaluation import poisson_interval
 from shutterless.models.paired_bootstrap import choose_blocks, paired_difference
 from shutterless.pipeline.store import read_manifest
@@ -177,9 +178,7 @@ def _false_alarm_gate(folder: Path, threshold: float | None, policy: Policy) -> 
 def _calibration_gate(reliability: pd.DataFrame, name: str, policy: Policy) -> Gate:
     """Judge the expected calibration error: mean distance of predicted and observed frequency over all triggers."""
     own = reliability[reliability["detector"] == name]
-    n = own["n"].sum()
-    distance = (own["mean_probability"] - own["observed_fraction"]).abs()
-    error = float((distance * own["n"]).sum() / n) if n else float("nan")
+    n, error = own["n"].sum(), reliability_error(own)
     ceiling = policy.ceilings.calibration_error
     return Gate("calibration error", f"{error:.3f}", f"at most {ceiling:g}, over {n} triggers", error <= ceiling)
 

@@ -10,16 +10,16 @@ from typing import Any
 
 import pandas as pd
 
+from shutterless.models.calibration import reliability_error
 from shutterless.models.describe import count_parameters, hyperparameters
 from shutterless.models.families import family_of, load_model
 from shutterless.pipeline.tokens import TokenGrid
-from shutterless.workflows.record import TRAINING
+from shutterless.workflows.record import LEARNING_CURVE, TRAINING
 from shutterless.workflows.registry.store import RegistryError, RegistryStore
 from shutterless.workflows.tracking import BUNDLED, pinned_requirements
 
 CARD = "model_card.md"
 TABLES = ("summary", "completeness", "apart", "reliability")
-DIAGNOSIS = "diagnosis"  # tags of a run that begin so say how its learning curve was read
 _SUMMARY = (
     ("completeness", "completeness", "{:.3f}"),
     ("completeness_low", "… from (95 % bootstrap)", "{:.3f}"),
@@ -141,7 +141,7 @@ def gather_facts(
         source=reference if reference == BUNDLED else Path(reference).name,
         run_id=run.info.run_id if run is not None else "",
         metrics={name: float(value) for name, value in metrics.items() if isinstance(value, int | float)},
-        diagnosis={name: value for name, value in tags.items() if name.startswith(DIAGNOSIS)},
+        diagnosis={name: value for name, value in tags.items() if name.startswith(LEARNING_CURVE)},
         calibration=(model.config.calibration_slope, model.config.calibration_intercept),
     )
 
@@ -150,8 +150,7 @@ def _calibration_error(evaluation: AttachedEvaluation) -> dict[str, float]:
     table = evaluation.tables.get("reliability")
     if table is None or table.empty or not (own := table[table["detector"] == evaluation.detector])["n"].sum():
         return {}
-    distance = (own["mean_probability"] - own["observed_fraction"]).abs()
-    return {"calibration_error": float((distance * own["n"]).sum() / own["n"].sum())}
+    return {"calibration_error": reliability_error(own)}
 
 
 def write_card(facts: CardFacts) -> str:
