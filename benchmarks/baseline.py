@@ -17,8 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.event_shapes import event_light_curve
-from shutterless.pipeline.levels import (
+from shutterless.pipeline.calibration.levels.baseline import (
     BLOCK_ROWS,
     CLIP_SIGMA,
     KNOT_BLOCKS,
@@ -28,7 +27,8 @@ from shutterless.pipeline.levels import (
     reject_outliers,
     running_mean,
 )
-from shutterless.pipeline.plots import BLUE, GREY, VERMILLION
+from shutterless.pipeline.events.light_curves import event_light_curve
+from shutterless.pipeline.plots.frames import BLUE, GREY, VERMILLION
 
 ROW_RATE_HZ, READ_NOISE_E, SIGMA_ROWS = 300.0, 10.0, 0.84
 LEVELS_E = {"sky": 314.0, "r = 12": 314.0 + 150.0}

@@ -20,19 +20,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.background import sky_level
-from shutterless.pipeline.calibrate import Baseline, fit_baseline, iterate_residuals, noise_floor_e2
-from shutterless.pipeline.cleaning import subtract_own_motion
-from shutterless.pipeline.frames import Frame
-from shutterless.pipeline.levels import BLOCK_ROWS
-from shutterless.pipeline.pocket import noise_gain
-from shutterless.pipeline.quality import expected_tails
-from shutterless.pipeline.readout import Readout
-from shutterless.pipeline.shared_motion import bright_streaks, learn_motion, subtract_motion
+from shutterless.pipeline.calibration.levels.baseline import BLOCK_ROWS
+from shutterless.pipeline.calibration.motion.clean import subtract_own_motion
+from shutterless.pipeline.calibration.motion.shared import bright_streaks, learn_motion, subtract_motion
+from shutterless.pipeline.calibration.quality import expected_tails
+from shutterless.pipeline.calibration.residuals import Baseline, fit_baseline, iterate_residuals, noise_floor_e2
+from shutterless.pipeline.calibration.serial_trap import noise_gain
+from shutterless.pipeline.calibration.streaks.background import sky_level
+from shutterless.pipeline.calibration.streaks.find import collapse_profile, find_streaks
+from shutterless.pipeline.reading.frames import Frame
+from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.simulation.content import AmplifierContent, draw_content
 from shutterless.pipeline.simulation.rendering import render
 from shutterless.pipeline.simulation.scene import PIXELS, SceneSettings
-from shutterless.pipeline.streaks import collapse_profile, find_streaks
 
 MAG_BINS = ((7.5, 10.0), (10.0, 10.7), (10.7, 11.3), (11.3, 12.0), (12.0, 12.5), (12.5, 13.5), (13.5, 15.0))
 SKY_COLUMN = 0.01  # starlight in a sky column, over the sky

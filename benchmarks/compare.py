@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shutterless.models.evaluation import RHO_BINS, wilson_interval
+from shutterless.models.evaluation.metrics import RHO_BINS, wilson_interval
 from shutterless.workflows.comparison.compare import compare_runs
-from shutterless.workflows.counted_events import EVENT_COLUMNS
-from shutterless.workflows.record import DATA_HASH, LEARNING_CURVE
-from shutterless.workflows.tracking import Run, Tracking, open_tracking, track_run
+from shutterless.workflows.comparison.counted_events import EVENT_COLUMNS
+from shutterless.workflows.tracking.record import DATA_HASH, LEARNING_CURVE
+from shutterless.workflows.tracking.tracking import Run, Tracking, open_tracking, track_run
 
 EXPERIMENT = "many"
 N_SEEDS, N_EVENTS, N_STEPS = 5, 300, 460

@@ -13,23 +13,30 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from simulator import GAIN, ROW_RATE_HZ, camera, quiet
 
-from shutterless.pipeline.events import Event, draw_event
-from shutterless.pipeline.pocket import apply_pocket
+from shutterless.pipeline.calibration.serial_trap import apply_pocket
+from shutterless.pipeline.events.events import Event, draw_event
+from shutterless.pipeline.plots.sky import plot_event, plot_pixels, plot_series
 from shutterless.pipeline.psf import pixel_profile
-from shutterless.pipeline.simulation.artefacts import (
+from shutterless.pipeline.simulation.camera.artefacts import (
     CosmicRay,
     draw_cosmic_ray,
     draw_drift,
     draw_mains,
     draw_pickup_bursts,
 )
+from shutterless.pipeline.simulation.camera.detector import (
+    Blinking,
+    Detector,
+    HotColumn,
+    Trap,
+    draw_detector,
+    pass_trap,
+)
 from shutterless.pipeline.simulation.content import AmplifierContent
-from shutterless.pipeline.simulation.detector import Blinking, Detector, HotColumn, Trap, draw_detector, pass_trap
-from shutterless.pipeline.simulation.event_examples import EventExample, example_event
 from shutterless.pipeline.simulation.rendering import render
 from shutterless.pipeline.simulation.scene import SceneSettings, draw_scene
-from shutterless.pipeline.simulation.sky_examples import example_ghost, example_trail
-from shutterless.pipeline.sky_plots import plot_event, plot_pixels, plot_series
+from shutterless.pipeline.simulation.sky.event_examples import EventExample, example_event
+from shutterless.pipeline.simulation.sky.sky_examples import example_ghost, example_trail
 
 SKY_E, READ_NOISE_E, SIGMA_PX = 314.0, 10.0, 0.84
 N_COLUMNS = 64

@@ -24,16 +24,16 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from shutterless.models.evaluation import fit_rho50, optimum_threshold, wilson_interval
-from shutterless.pipeline.cube_injection import inject_cube
-from shutterless.pipeline.ingest import ingest_amplifier
-from shutterless.pipeline.injected_files import seeds_of
-from shutterless.pipeline.injection import Injection, InjectionSettings, place_injections
-from shutterless.pipeline.matching import match_truth
-from shutterless.pipeline.store import Amplifier, open_amplifier
-from shutterless.workflows.detect import DetectTask, StackView, detect, detector_columns
-from shutterless.workflows.evaluate import count_false_alarms
-from shutterless.workflows.search import find_detector, find_threshold
+from shutterless.models.evaluation.metrics import fit_rho50, optimum_threshold, wilson_interval
+from shutterless.pipeline.detection.matching import match_truth
+from shutterless.pipeline.injection.amplifiers import Injection, InjectionSettings, place_injections
+from shutterless.pipeline.injection.cubes import inject_cube
+from shutterless.pipeline.injection.injected_files import seeds_of
+from shutterless.pipeline.store.ingest import ingest_amplifier
+from shutterless.pipeline.store.store import Amplifier, open_amplifier
+from shutterless.workflows.comparison.evaluate import count_false_alarms
+from shutterless.workflows.searching.detect import DetectTask, StackView, detect, detector_columns
+from shutterless.workflows.searching.search import find_detector, find_threshold
 
 TRIGGERS_FROM = 4.0
 HIDDEN_FROM = 6.0

@@ -26,14 +26,14 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from simulator import ROW_RATE_HZ, quiet
 
-from shutterless.pipeline.events import EVENT_KINDS
-from shutterless.pipeline.frames import Frame
-from shutterless.pipeline.plots import BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILLION
-from shutterless.pipeline.simulation.atmosphere import AirRun, SharedSeries
+from shutterless.pipeline.events.events import EVENT_KINDS
+from shutterless.pipeline.plots.frames import BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILLION
+from shutterless.pipeline.plots.sky import plot_noise_by_magnitude, plot_pixels, plot_series
+from shutterless.pipeline.reading.frames import Frame
 from shutterless.pipeline.simulation.content import AmplifierContent, draw_air, draw_content
 from shutterless.pipeline.simulation.rendering import render
 from shutterless.pipeline.simulation.scene import PIXELS, Scene, SceneSettings, draw_scene
-from shutterless.pipeline.sky_plots import plot_noise_by_magnitude, plot_pixels, plot_series
+from shutterless.pipeline.simulation.sky.atmosphere import AirRun, SharedSeries
 
 STYLE = {"font.size": 8, "axes.titlesize": 9, "figure.dpi": 100, "savefig.dpi": 100}
 N_GREYS = 64

@@ -2,9 +2,9 @@
 
     python benchmarks/optimum.py --hours 1
 
-Every detector is measured against it (`OPTIMUM_THRESHOLDS` in models/evaluation.py is its output): no baseline to
-estimate, no artefacts, no stars, the exact noise of sky at r = 20.8 (Poisson, read noise, digitisation), every width
-and shape of the bank, both signs, no vetoes.
+Every detector is measured against it (`OPTIMUM_THRESHOLDS` in models/evaluation/metrics.py is its output):
+no baseline to estimate, no artefacts, no stars, the exact noise of sky at r = 20.8 (Poisson, read noise,
+digitisation), every width and shape of the bank, both signs, no vetoes.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import time
 import numpy as np
 import pandas as pd
 
-from shutterless.models.evaluation import RateCurve, cluster_detections, poisson_interval
-from shutterless.pipeline.readout import Readout
-from shutterless.pipeline.store import BLOCK_ROWS, Amplifier
-from shutterless.pipeline.streaks import STREAK_COLUMNS
-from shutterless.pipeline.triggers import find_triggers
+from shutterless.models.evaluation.metrics import RateCurve, cluster_detections, poisson_interval
+from shutterless.pipeline.calibration.streaks.find import STREAK_COLUMNS
+from shutterless.pipeline.detection.triggers import find_triggers
+from shutterless.pipeline.reading.readout import Readout
+from shutterless.pipeline.store.store import BLOCK_ROWS, Amplifier
 
 SKY_E, READ_NOISE_E, GAIN, ROW_RATE_HZ, PSF_SIGMA_PX = 314.0, 10.0, 6.2, 300.0, 0.84
 

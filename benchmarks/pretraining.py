@@ -29,24 +29,24 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from shutterless.models.calibration import roc_area
 from shutterless.models.dataset import select_labels
+from shutterless.models.evaluation.platt import roc_area
 from shutterless.models.families import build_model
-from shutterless.models.masked_patches import MaskedPatchModel, build_masked_model, start_from_encoder
-from shutterless.models.masking import Masking
-from shutterless.models.pretraining import PretrainingSettings, pretrain
-from shutterless.models.pretraining_plots import plot_pretraining, plot_reconstruction
-from shutterless.models.reconstruction import reconstruct
+from shutterless.models.pretraining.fit import PretrainingSettings, pretrain
+from shutterless.models.pretraining.masked_patches import MaskedPatchModel, build_masked_model, start_from_encoder
+from shutterless.models.pretraining.masking import Masking
+from shutterless.models.pretraining.plots import plot_pretraining, plot_reconstruction
+from shutterless.models.pretraining.reconstruction import reconstruct
 from shutterless.models.scoring import score_strips
-from shutterless.models.training import TrainingSettings, train_model
-from shutterless.pipeline.events import KINDS
-from shutterless.pipeline.examples import TrainingSet, concatenate_training_sets
-from shutterless.workflows.cluster import SerialExecutor
-from shutterless.workflows.ingest import ingest_files
-from shutterless.workflows.settings import PretrainSettings, TrainSettings, load_scene, load_settings
-from shutterless.workflows.simulate import build_scene, simulate_scene
-from shutterless.workflows.train import draw_training_set
-from shutterless.workflows.unlabelled import UnlabelledSet, draw_unlabelled
+from shutterless.models.training.fit import TrainingSettings, train_model
+from shutterless.pipeline.events.events import KINDS
+from shutterless.pipeline.examples.training import TrainingSet, concatenate_training_sets
+from shutterless.workflows.execution.cluster import SerialExecutor
+from shutterless.workflows.frames.ingest import ingest_files
+from shutterless.workflows.frames.simulate import build_scene, simulate_scene
+from shutterless.workflows.settings.settings import PretrainSettings, TrainSettings, load_scene, load_settings
+from shutterless.workflows.training.train import draw_training_set
+from shutterless.workflows.training.unlabelled import UnlabelledSet, draw_unlabelled
 
 ARCH = {"hidden_size": 48, "n_layers": 2, "n_heads": 4, "mlp_size": 96}
 MASKINGS = (

@@ -38,7 +38,7 @@ SHORT_S = 3.0
 
 def one_quadrant(folder: Path) -> Path:
     """Profile of the ZTF camera with its first quadrant alone."""
-    text = resources.files("shutterless.pipeline.profiles").joinpath("ztf.toml").read_text(encoding="utf-8")
+    text = resources.files("shutterless.pipeline.reading.profiles").joinpath("ztf.toml").read_text(encoding="utf-8")
     before, rest = text.split("[[quadrants]]", 1)
     after = rest[rest.index("# where each value stands") :]
     quadrant = "[[quadrants]]\ndata_hdu = 1\noverscan_hdu = 2\nflip_columns = false\nflip_rows = false\n\n"
@@ -87,9 +87,9 @@ def measure(files: list[Path], profile: Path, reference: str) -> dict[str, float
 
 def search_here(files: list[Path], profile: Path, reference: str) -> dict[str, float]:
     """Search files in this process, after another one that warms up."""
-    from shutterless.workflows.cluster import SerialExecutor
-    from shutterless.workflows.search import search_files
-    from shutterless.workflows.settings import load_settings
+    from shutterless.workflows.execution.cluster import SerialExecutor
+    from shutterless.workflows.searching.search import search_files
+    from shutterless.workflows.settings.settings import load_settings
 
     settings = load_settings(None, []).search
     with tempfile.TemporaryDirectory() as name:

@@ -21,11 +21,11 @@ import numpy as np
 from scipy.ndimage import label
 from scipy.optimize import brentq
 
-from shutterless.pipeline.frames import read_amplifier
 from shutterless.pipeline.psf import pixel_profile
-from shutterless.pipeline.simulation.artefacts import draw_mains
+from shutterless.pipeline.reading.frames import read_amplifier
+from shutterless.pipeline.simulation.camera.artefacts import draw_mains
+from shutterless.pipeline.simulation.camera.detector import draw_detector
 from shutterless.pipeline.simulation.content import AmplifierContent, draw_air, draw_content
-from shutterless.pipeline.simulation.detector import draw_detector
 from shutterless.pipeline.simulation.rendering import render_blocks
 from shutterless.pipeline.simulation.scene import MAINS, PIXELS, SceneSettings, draw_scene
 from shutterless.pipeline.simulation.simulate import simulate_file
@@ -53,7 +53,7 @@ class Line:
 
 def camera(folder: Path, n_columns: int) -> str:
     """ZTF with fewer columns: a profile's path."""
-    text = resources.files("shutterless.pipeline.profiles").joinpath("ztf.toml").read_text()
+    text = resources.files("shutterless.pipeline.reading.profiles").joinpath("ztf.toml").read_text()
     path = folder / f"ztf{n_columns}.toml"
     path.write_text(text.replace("n_columns = 3072", f"n_columns = {n_columns}"))
     return str(path)

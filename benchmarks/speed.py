@@ -28,19 +28,22 @@ import numpy as np
 import pandas as pd
 from astropy.io import fits
 
-from shutterless.pipeline import calibrate, cleaning, quality, streaks
-from shutterless.pipeline.background import sky_level
-from shutterless.pipeline.calibration import calibrate_exposure, exposure_shape
-from shutterless.pipeline.frames import open_amplifier_rows
-from shutterless.pipeline.reading import read_amplifier
-from shutterless.pipeline.store import open_amplifier, read_manifest
-from shutterless.pipeline.template_bank import scan
-from shutterless.pipeline.triggers import characterise
-from shutterless.workflows.cluster import Executor, open_executor
-from shutterless.workflows.detect import score_triggers
-from shutterless.workflows.ingest import ingest_files
-from shutterless.workflows.search import find_detector, search_files
-from shutterless.workflows.settings import load_settings
+from shutterless.pipeline.calibration import quality
+from shutterless.pipeline.calibration import residuals as calibrate
+from shutterless.pipeline.calibration.exposure import calibrate_exposure, exposure_shape
+from shutterless.pipeline.calibration.motion import clean as cleaning
+from shutterless.pipeline.calibration.streaks import find as streaks
+from shutterless.pipeline.calibration.streaks.background import sky_level
+from shutterless.pipeline.detection.scan import scan
+from shutterless.pipeline.detection.triggers import characterise
+from shutterless.pipeline.reading.exposures import read_amplifier
+from shutterless.pipeline.reading.frames import open_amplifier_rows
+from shutterless.pipeline.store.store import open_amplifier, read_manifest
+from shutterless.workflows.execution.cluster import Executor, open_executor
+from shutterless.workflows.frames.ingest import ingest_files
+from shutterless.workflows.searching.detect import score_triggers
+from shutterless.workflows.searching.search import find_detector, search_files
+from shutterless.workflows.settings.settings import load_settings
 
 CAMERA_MPIX_S = 64 * 3072 * 300 / 1e6
 MAIN = "from shutterless.workflows.cli import main; main()"

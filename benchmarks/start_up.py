@@ -35,12 +35,12 @@ COMMAND = [*PYTHON, "-m", "shutterless.workflows.cli"]
 PIPELINE = """
 import importlib, pkgutil
 import shutterless.pipeline
-for module in pkgutil.iter_modules(shutterless.pipeline.__path__):
-    importlib.import_module(f"shutterless.pipeline.{module.name}")
+for module in pkgutil.walk_packages(shutterless.pipeline.__path__, "shutterless.pipeline."):
+    importlib.import_module(module.name)
 """
 OPEN_WORKERS = """
 import time
-from shutterless.workflows.cluster import open_executor
+from shutterless.workflows.execution.cluster import open_executor
 if __name__ == "__main__":
     started = time.perf_counter()
     with open_executor(2, None, False) as executor:
@@ -51,9 +51,9 @@ SEARCH = """
 import sys, time
 from pathlib import Path
 started = time.perf_counter()
-from shutterless.workflows.cluster import SerialExecutor
-from shutterless.workflows.search import search_files
-from shutterless.workflows.settings import load_settings
+from shutterless.workflows.execution.cluster import SerialExecutor
+from shutterless.workflows.searching.search import search_files
+from shutterless.workflows.settings.settings import load_settings
 frame, out, model = sys.argv[1:]
 print("  of it imports", time.perf_counter() - started, sep="\t")
 for part in ("the first search", "the same again"):
@@ -166,9 +166,9 @@ def record_compilation(frame: str, out: str, found: str) -> None:
     """Search in this process, and write how long the compilation of each function took."""
     from numba.core import event
 
-    from shutterless.workflows.cluster import SerialExecutor
-    from shutterless.workflows.search import search_files
-    from shutterless.workflows.settings import load_settings
+    from shutterless.workflows.execution.cluster import SerialExecutor
+    from shutterless.workflows.searching.search import search_files
+    from shutterless.workflows.settings.settings import load_settings
 
     with event.install_recorder("numba:compile") as recorder:
         search_files(

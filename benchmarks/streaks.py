@@ -28,18 +28,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shutterless.models.evaluation import wilson_interval
-from shutterless.pipeline.calibrate import BLOCK_ROWS, Baseline, fit_baseline, iterate_residuals, noise_floor_e2
-from shutterless.pipeline.frames import Frame
-from shutterless.pipeline.lightcurves import fit_light_curves
+from shutterless.models.evaluation.metrics import wilson_interval
+from shutterless.pipeline.calibration.residuals import (
+    BLOCK_ROWS,
+    Baseline,
+    fit_baseline,
+    iterate_residuals,
+    noise_floor_e2,
+)
+from shutterless.pipeline.calibration.streaks.find import collapse_profile, find_streaks
+from shutterless.pipeline.detection.triggers import find_triggers
 from shutterless.pipeline.psf import pixel_profile
-from shutterless.pipeline.readout import Readout
+from shutterless.pipeline.reading.frames import Frame
+from shutterless.pipeline.reading.readout import Readout
+from shutterless.pipeline.results.lightcurves import fit_light_curves
 from shutterless.pipeline.simulation.content import AmplifierContent, draw_content
 from shutterless.pipeline.simulation.rendering import render
 from shutterless.pipeline.simulation.scene import PIXELS, Scene, SceneSettings
-from shutterless.pipeline.store import Amplifier
-from shutterless.pipeline.streaks import collapse_profile, find_streaks
-from shutterless.pipeline.triggers import find_triggers
+from shutterless.pipeline.store.store import Amplifier
 
 SPEED_ROWS = 1024
 LEAST_RATIO, FACTOR, WITHIN_PX = 1 / 3, 1.5, 1.0

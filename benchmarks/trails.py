@@ -17,11 +17,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from shutterless.pipeline.instruments import load_profile
-from shutterless.pipeline.simulation.focal_plane import FocalPlane, focal_plane
-from shutterless.pipeline.simulation.ghosts import Ghost, add_ghosts, star_time_rows, steady_light
-from shutterless.pipeline.simulation.moving_lights import SkyTrail, TrailRates, draw_trails
-from shutterless.pipeline.simulation.trails import AmplifierTrail, add_trails, trail_patches, trails_in_amplifier
+from shutterless.pipeline.reading.instruments import load_profile
+from shutterless.pipeline.simulation.camera.focal_plane import FocalPlane, focal_plane
+from shutterless.pipeline.simulation.sky.ghosts import Ghost, add_ghosts, star_time_rows, steady_light
+from shutterless.pipeline.simulation.sky.moving_lights import SkyTrail, TrailRates, draw_trails
+from shutterless.pipeline.simulation.sky.trails import AmplifierTrail, add_trails, trail_patches, trails_in_amplifier
 
 SKY_E, READ_NOISE_E, ROW_RATE_HZ, SIGMA_PX = 314.0, 10.0, 300.0, 0.84
 NOISE_E = np.sqrt(SKY_E + READ_NOISE_E**2)

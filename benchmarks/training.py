@@ -3,7 +3,7 @@
     python benchmarks/training.py
     python benchmarks/training.py --quick
 
-Training: the Trainer of `shutterless.models.training` as `shutterless train` runs it (mirrored strips, clipped
+Training: the Trainer of `shutterless.models.training.fit` as `shutterless train` runs it (mirrored strips, clipped
 gradients, a falling rate, history) against a plain loop that has none of that: the same model, loss, batch size,
 number of steps and fused AdamW on tensors in memory. PatchTST (channels = columns) and ViT (image = strip) of
 `transformers` have the width, depth, heads, dropout and patches of our transformer, a feed-forward part that makes up
@@ -55,15 +55,15 @@ from shutterless.models.configuration import TransformerConfig
 from shutterless.models.dataset import LABEL_NAMES, labels_to_tensors, select_labels, strips_to_tensors
 from shutterless.models.describe import count_parameters
 from shutterless.models.families import FAMILIES, build_model, family_of, load_model
-from shutterless.models.training import TrainingSettings, train_model
-from shutterless.pipeline.examples import TrainingSet
+from shutterless.models.training.fit import TrainingSettings, train_model
+from shutterless.pipeline.examples.training import TrainingSet
 from shutterless.pipeline.tokens import StripBatch, TokenGrid, unpatchify
-from shutterless.workflows.cluster import SerialExecutor
-from shutterless.workflows.ingest import ingest_files
-from shutterless.workflows.settings import load_scene, load_settings
-from shutterless.workflows.simulate import build_scene, simulate_scene
-from shutterless.workflows.tracking import bundled_folder
-from shutterless.workflows.train import draw_training_set
+from shutterless.workflows.execution.cluster import SerialExecutor
+from shutterless.workflows.frames.ingest import ingest_files
+from shutterless.workflows.frames.simulate import build_scene, simulate_scene
+from shutterless.workflows.settings.settings import load_scene, load_settings
+from shutterless.workflows.tracking.tracking import bundled_folder
+from shutterless.workflows.training.train import draw_training_set
 
 INPUT_NAMES = [f.name for f in fields(StripBatch)]
 WARM_UP_STEPS = 3

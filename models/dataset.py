@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from shutterless.pipeline.examples import Labels
+from shutterless.pipeline.examples.training import Labels
 from shutterless.pipeline.tokens import StripBatch, TokenGrid
 
 LABEL_NAMES = ["is_event", "kind", "onset", "log2_duration"]

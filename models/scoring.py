@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from shutterless.models.calibration import fit_platt, probability_from_logit
 from shutterless.models.dataset import strips_to_tensors
+from shutterless.models.evaluation.platt import fit_platt, probability_from_logit
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.outputs import DetectorOutput
 from shutterless.pipeline.tokens import StripBatch, TokenGrid, check_same_grid

@@ -30,28 +30,28 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from shutterless.models.activation import maximise_activation, seen_rows, strongest_kernels
-from shutterless.models.attention import attend
-from shutterless.models.embedding import true_kinds
-from shutterless.models.explain_plots import (
+from shutterless.models.explain.activation import maximise_activation, seen_rows, strongest_kernels
+from shutterless.models.explain.attention import attend
+from shutterless.models.explain.embedding import true_kinds
+from shutterless.models.explain.plots import (
     plot_attention,
     plot_attribution,
     plot_contributions,
     plot_gallery,
     plot_rollout,
 )
+from shutterless.models.explain.saliency import gradient_saliency, integrated_gradients
 from shutterless.models.families import load_model
-from shutterless.models.saliency import gradient_saliency, integrated_gradients
 from shutterless.models.scoring import score_strips
-from shutterless.pipeline.plots import plot_strip
-from shutterless.pipeline.store import open_amplifier, read_manifest
-from shutterless.pipeline.strips import choose_bins, cut_strips, strip_first_rows
+from shutterless.pipeline.detection.triggers import find_triggers
+from shutterless.pipeline.examples.strips import choose_bins, cut_strips, strip_first_rows
+from shutterless.pipeline.plots.frames import plot_strip
+from shutterless.pipeline.store.store import open_amplifier, read_manifest
 from shutterless.pipeline.tokens import unpatchify
-from shutterless.pipeline.triggers import find_triggers
 from shutterless.workflows.notebook import open_notebook, plot_trigger, simulate_night
-from shutterless.workflows.settings import load_settings
-from shutterless.workflows.tracking import bundled_folder
-from shutterless.workflows.train import TrainTask, draw_training_set, fit_detector
+from shutterless.workflows.settings.settings import load_settings
+from shutterless.workflows.tracking.tracking import bundled_folder
+from shutterless.workflows.training.train import TrainTask, draw_training_set, fit_detector
 
 notebook = open_notebook("candidate_under_the_lamp")
 

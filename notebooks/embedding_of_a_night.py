@@ -26,18 +26,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from shutterless.models.embedding import embed_night, map_embedding, name_clusters, true_kinds
-from shutterless.models.embedding_plots import plot_embedding, plot_outlier_scores
-from shutterless.models.explain_plots import plot_gallery
+from shutterless.models.explain.embedding import embed_night, map_embedding, name_clusters, true_kinds
+from shutterless.models.explain.embedding_plots import plot_embedding, plot_outlier_scores
+from shutterless.models.explain.plots import plot_gallery
 from shutterless.models.families import load_model
-from shutterless.models.masked_patches import load_masked_model
-from shutterless.models.reconstruction import reconstruct
-from shutterless.pipeline.store import read_manifest
+from shutterless.models.pretraining.masked_patches import load_masked_model
+from shutterless.models.pretraining.reconstruction import reconstruct
+from shutterless.pipeline.store.store import read_manifest
 from shutterless.pipeline.tokens import unpatchify
 from shutterless.workflows.notebook import open_notebook, simulate_night
-from shutterless.workflows.pretrain import pretrain_model
-from shutterless.workflows.settings import load_settings
-from shutterless.workflows.tracking import bundled_folder
+from shutterless.workflows.settings.settings import load_settings
+from shutterless.workflows.tracking.tracking import bundled_folder
+from shutterless.workflows.training.pretrain import pretrain_model
 
 notebook = open_notebook("embedding_of_a_night")
 

@@ -29,15 +29,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from shutterless.models.masked_patches import load_masked_model
-from shutterless.models.pretraining_plots import plot_pretraining, plot_reconstruction
-from shutterless.models.reconstruction import reconstruct
-from shutterless.workflows.figures import plot_learning_curves
+from shutterless.models.pretraining.masked_patches import load_masked_model
+from shutterless.models.pretraining.plots import plot_pretraining, plot_reconstruction
+from shutterless.models.pretraining.reconstruction import reconstruct
 from shutterless.workflows.notebook import open_notebook, simulate_night
-from shutterless.workflows.pretrain import pretrain_model
-from shutterless.workflows.settings import load_settings
-from shutterless.workflows.train import TrainTask, draw_training_set, fit_detector
-from shutterless.workflows.unlabelled import draw_unlabelled
+from shutterless.workflows.pages.figures import plot_learning_curves
+from shutterless.workflows.settings.settings import load_settings
+from shutterless.workflows.training.pretrain import pretrain_model
+from shutterless.workflows.training.train import TrainTask, draw_training_set, fit_detector
+from shutterless.workflows.training.unlabelled import draw_unlabelled
 
 notebook = open_notebook("pretraining")
 

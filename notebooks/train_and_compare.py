@@ -29,11 +29,16 @@ import json
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from shutterless.workflows.evaluate import evaluate_detectors
-from shutterless.workflows.figures import plot_comparison, plot_completeness, plot_learning_curves, plot_reliability
+from shutterless.workflows.comparison.evaluate import evaluate_detectors
 from shutterless.workflows.notebook import open_notebook, simulate_night
-from shutterless.workflows.settings import load_settings
-from shutterless.workflows.train import TrainTask, draw_training_set, fit_detector
+from shutterless.workflows.pages.figures import (
+    plot_comparison,
+    plot_completeness,
+    plot_learning_curves,
+    plot_reliability,
+)
+from shutterless.workflows.settings.settings import load_settings
+from shutterless.workflows.training.train import TrainTask, draw_training_set, fit_detector
 
 notebook = open_notebook("train_and_compare")
 FAMILIES = ("mlp", "cnn", "transformer")

@@ -18,11 +18,11 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from myst_parser.slugs import github_slugify
 
-from shutterless.pipeline.instruments import ProfileError, load_profile
+from shutterless.pipeline.reading.instruments import ProfileError, load_profile
 from shutterless.workflows import cli
-from shutterless.workflows.console import split_set
-from shutterless.workflows.settings import Settings, SettingsError, load_scene, load_settings
-from shutterless.workflows.slurm import SlurmSettings
+from shutterless.workflows.commands.console import split_set
+from shutterless.workflows.execution.slurm import SlurmSettings
+from shutterless.workflows.settings.settings import Settings, SettingsError, load_scene, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -301,9 +301,12 @@ def test_right_commands_pass_and_wrong_ones_within_a_line_are_found():
 
 def test_wrong_code_is_found(tmp_path):
     assert wrong_python("```python\nx = (\n```")[0].startswith("'(' was never closed")
-    code = "```python\nfrom shutterless.pipeline.frames import nothing\nfrom shutterless.nowhere import x\n```"
-    assert wrong_python(code) == ["shutterless.pipeline.frames has no nothing", "no module shutterless.nowhere"]
-    assert wrong_python("```python\nfrom shutterless.workflows.settings import load_settings, Settings\n```") == []
+    code = "```python\nfrom shutterless.pipeline.reading.frames import nothing\nfrom shutterless.nowhere import x\n```"
+    assert wrong_python(code) == ["shutterless.pipeline.reading.frames has no nothing", "no module shutterless.nowhere"]
+    assert (
+        wrong_python("```python\nfrom shutterless.workflows.settings.settings import load_settings, Settings\n```")
+        == []
+    )
     for block, reason in (
         ("a = ", "Invalid value"),
         ("[train]\nepoch = 3", "did you mean 'epochs'"),

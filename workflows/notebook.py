@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from shutterless.pipeline.plots import plot_light_curve, plot_strip
+from shutterless.pipeline.plots.frames import plot_light_curve, plot_strip
 from shutterless.pipeline.psf import pixel_profile
-from shutterless.pipeline.store import Amplifier, write_parquet
-from shutterless.workflows.candidate_cards import bin_time, cut_window, matched_light_curve, window_rows
-from shutterless.workflows.cluster import SerialExecutor
-from shutterless.workflows.ingest import ingest_files
-from shutterless.workflows.settings import load_scene
-from shutterless.workflows.simulate import build_scene, simulate_scene
+from shutterless.pipeline.store.store import Amplifier, write_parquet
+from shutterless.workflows.execution.cluster import SerialExecutor
+from shutterless.workflows.frames.ingest import ingest_files
+from shutterless.workflows.frames.simulate import build_scene, simulate_scene
+from shutterless.workflows.report.candidate_cards import bin_time, cut_window, matched_light_curve, window_rows
+from shutterless.workflows.settings.settings import load_scene
 
 SMALL = "SHUTTERLESS_NOTEBOOK_SMALL"  # set to 1: the same steps with fewer rows and strips
 FIGURES = "SHUTTERLESS_NOTEBOOK_FIGURES"  # folder for the figures
@@ -117,7 +117,7 @@ def plot_trigger(amplifier: Amplifier, trigger: pd.Series, figure: Any) -> None:
     ----------
     amplifier : Amplifier
     trigger : Series
-        Of `shutterless.pipeline.triggers.find_triggers`.
+        Of `shutterless.pipeline.detection.triggers.find_triggers`.
     figure : Figure
         Without Axes.
     """

@@ -82,7 +82,7 @@ class StripScorer:
         -------
         DataFrame
             For strips one row each, as `shutterless.models.scoring.score_strips`. For files the candidates, as
-            `shutterless.workflows.search.search_files` writes them, None for what is missing.
+            `shutterless.workflows.searching.search.search_files` writes them, None for what is missing.
 
         Raises
         ------

@@ -13,30 +13,30 @@ from typing import Any
 
 import pandas as pd
 
-from shutterless.pipeline.examples import TrainingSet
-from shutterless.pipeline.matching import match_truth
-from shutterless.pipeline.store import manifest_hash, read_manifest, write_parquet
-from shutterless.workflows.cluster import Executor, open_executor
+from shutterless.pipeline.detection.matching import match_truth
+from shutterless.pipeline.examples.training import TrainingSet
+from shutterless.pipeline.store.store import manifest_hash, read_manifest, write_parquet
 from shutterless.workflows.comparison.compare import compare_runs
-from shutterless.workflows.evaluate import Evaluation, evaluate_detectors, measure_throughput
-from shutterless.workflows.ingest import FAILURES, ingest_files, prepare_folder
-from shutterless.workflows.progress import Progress
-from shutterless.workflows.record import record_evaluation, record_training
+from shutterless.workflows.comparison.evaluate import Evaluation, evaluate_detectors, measure_throughput
+from shutterless.workflows.execution.cluster import Executor, open_executor
+from shutterless.workflows.execution.progress import Progress
+from shutterless.workflows.frames.ingest import FAILURES, ingest_files, prepare_folder
+from shutterless.workflows.frames.simulate import build_scene, simulate_scene
+from shutterless.workflows.pages.run_folder import SHUFFLED_SUFFIX
 from shutterless.workflows.registry.register import register
-from shutterless.workflows.report import write_report
-from shutterless.workflows.run_folder import SHUFFLED_SUFFIX
-from shutterless.workflows.search import search_files
-from shutterless.workflows.settings import FAMILIES, Settings, TrainSettings, resolved_toml
-from shutterless.workflows.simulate import build_scene, simulate_scene
-from shutterless.workflows.tracking import (
+from shutterless.workflows.report.report import write_report
+from shutterless.workflows.searching.search import search_files
+from shutterless.workflows.settings.settings import FAMILIES, Settings, TrainSettings, resolved_toml
+from shutterless.workflows.tracking.record import record_evaluation, record_training
+from shutterless.workflows.tracking.server import hide_password
+from shutterless.workflows.tracking.tracking import (
     TEMPLATE_BANK,
     Tracking,
     default_tracking_uri,
     open_tracking,
     track_run,
 )
-from shutterless.workflows.tracking_server import hide_password
-from shutterless.workflows.train import TrainTask, draw_training_set, fit_detector
+from shutterless.workflows.training.train import TrainTask, draw_training_set, fit_detector
 
 EXPERIMENT = "quickstart"
 REGISTERED_NAME = "shutterless"
@@ -66,7 +66,7 @@ def run_quickstart(
     out : Path
         Made anew: what an earlier run left there is removed.
     workers, scheduler, no_dask
-        As `shutterless.workflows.cluster.open_executor`.
+        As `shutterless.workflows.execution.cluster.open_executor`.
     progress : Progress
 
     Returns

@@ -6,7 +6,7 @@ A page holds an HTML comment where such a part belongs:
     every command with its options, from the application itself
 ``<!-- settings -->``
     every section and key of the configuration, from the pydantic models
-``<!-- modules: pipeline.frames pipeline.readout -->``
+``<!-- modules: pipeline.reading.frames pipeline.reading.readout -->``
     reference of these modules, from their docstrings; ``<!-- modules: rest -->`` of all that no page names
 ``<!-- file: CHANGELOG.md -->``
     a Markdown file from outside docs/, its links put right

@@ -15,8 +15,8 @@ from pydantic import BaseModel
 from shutterless.models.configuration import CnnConfig, MlpConfig, TransformerConfig
 from shutterless.pipeline.simulation.scene import SceneSettings
 from shutterless.pipeline.tokens import TokenGrid
-from shutterless.workflows.settings import GridSettings, SceneSection, Settings, default_toml
-from shutterless.workflows.slurm import SlurmSettings
+from shutterless.workflows.execution.slurm import SlurmSettings
+from shutterless.workflows.settings.settings import GridSettings, SceneSection, Settings, default_toml
 
 # sections whose keys are explained where they are used
 EXPLAINED_BY: dict[type, type] = {SceneSection: SceneSettings, GridSettings: TokenGrid}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shutterless.pipeline.simulation.artefacts import (
+from shutterless.pipeline.simulation.camera.artefacts import (
     DRIFT_COMMON_SHARE,
     DRIFT_E,
     CosmicRay,
@@ -18,10 +18,8 @@ from shutterless.pipeline.simulation.artefacts import (
     draw_mains,
     draw_pickup_bursts,
 )
-from shutterless.pipeline.simulation.atmosphere import Atmosphere, draw_atmosphere
-from shutterless.pipeline.simulation.detector import Detector, draw_detector, draw_dropped_rows
-from shutterless.pipeline.simulation.focal_plane import focal_plane
-from shutterless.pipeline.simulation.moving_lights import TrailRates
+from shutterless.pipeline.simulation.camera.detector import Detector, draw_detector, draw_dropped_rows
+from shutterless.pipeline.simulation.camera.focal_plane import focal_plane
 from shutterless.pipeline.simulation.placement import PlacedEvent, place_events
 from shutterless.pipeline.simulation.scene import (
     ATMOSPHERE,
@@ -39,6 +37,8 @@ from shutterless.pipeline.simulation.scene import (
     SceneSettings,
     draw_scene,
 )
+from shutterless.pipeline.simulation.sky.atmosphere import Atmosphere, draw_atmosphere
+from shutterless.pipeline.simulation.sky.moving_lights import TrailRates
 from shutterless.pipeline.simulation.sky_lights import SkyLights, draw_sky_ghosts, draw_sky_trails
 
 

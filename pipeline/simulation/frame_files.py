@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 from astropy.io import fits
 
-from shutterless.pipeline.instruments import QuadrantLayout
+from shutterless.pipeline.reading.instruments import QuadrantLayout
 
 _FITS_BLOCK = 2880
 _DESCRIPTORS = np.dtype([("length", ">i8"), ("offset", ">i8")])

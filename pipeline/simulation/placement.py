@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shutterless.pipeline.events import (
+from shutterless.pipeline.events.events import (
     EDGES,
     LONGEST_FLARE_S,
     STAR_KINDS,
@@ -123,8 +123,9 @@ def place_event(
 ) -> PlacedEvent:
     """Draw one event of a kind, choose its star or place, and give it the amplitude of optimal S/N ``rho``.
 
-    ``cut`` and ``longest_flare_s`` are those of `shutterless.pipeline.events.draw_event`. Where no star makes the
-    wanted ``rho`` plausible, the nearest is taken and the amplitude capped; ``PlacedEvent.rho`` is what was reached.
+    ``cut`` and ``longest_flare_s`` are those of `shutterless.pipeline.events.events.draw_event`. Where no star makes
+    the wanted ``rho`` plausible, the nearest is taken and the amplitude capped; ``PlacedEvent.rho`` is what was
+    reached.
     """
     reach = 6 * scene.psf_sigma_px
     x = rng.uniform(reach, max(scene.n_columns - 1 - reach, reach))

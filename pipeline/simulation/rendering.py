@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 import numba
 import numpy as np
 
-from shutterless.pipeline.pocket import apply_pocket
-from shutterless.pipeline.simulation.artefacts import CosmicRay
-from shutterless.pipeline.simulation.atmosphere import AirRun, add_sources, source_edges
+from shutterless.pipeline.calibration.serial_trap import apply_pocket
+from shutterless.pipeline.simulation.camera.artefacts import CosmicRay
+from shutterless.pipeline.simulation.camera.detector import Trap, pass_trap
+from shutterless.pipeline.simulation.camera.photons import draw_photons
 from shutterless.pipeline.simulation.content import AmplifierContent
-from shutterless.pipeline.simulation.detector import Trap, pass_trap
-from shutterless.pipeline.simulation.photons import draw_photons
 from shutterless.pipeline.simulation.scene import SceneSettings
+from shutterless.pipeline.simulation.sky.atmosphere import AirRun, add_sources, source_edges
 
 BIAS_ADU = 100.0
 # deferred charge in the first overscan columns: about 250 ADU in the first, gone by the twentieth

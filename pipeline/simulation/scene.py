@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from astropy.time import Time
 
-from shutterless.pipeline.events import DEFAULT_KINDS, EVENT_KINDS, LONGEST_FLARE_S, smeared_step
-from shutterless.pipeline.frames import FRAME_SUFFIXES
-from shutterless.pipeline.instruments import InstrumentProfile, load_frame_profile
+from shutterless.pipeline.events.events import DEFAULT_KINDS, EVENT_KINDS, LONGEST_FLARE_S, smeared_step
 from shutterless.pipeline.psf import pixel_profile
-from shutterless.pipeline.simulation.star_counts import draw_magnitudes
+from shutterless.pipeline.reading.frames import FRAME_SUFFIXES
+from shutterless.pipeline.reading.instruments import InstrumentProfile, load_frame_profile
+from shutterless.pipeline.simulation.sky.star_counts import draw_magnitudes
 
 # magnitude of 1 e-/s: ZTF headers' MAGZP at a gain of 5.8 e-/ADU
 ZERO_POINTS_MAG = {"g": 24.54, "r": 24.49, "i": 23.88}

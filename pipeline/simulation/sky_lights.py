@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shutterless.pipeline.simulation.atmosphere import Atmosphere, log_normal
-from shutterless.pipeline.simulation.focal_plane import FocalPlane
-from shutterless.pipeline.simulation.ghosts import (
+from shutterless.pipeline.simulation.camera.focal_plane import FocalPlane
+from shutterless.pipeline.simulation.scene import Scene
+from shutterless.pipeline.simulation.sky.atmosphere import Atmosphere, log_normal
+from shutterless.pipeline.simulation.sky.ghosts import (
     Ghost,
     add_ghosts,
     annulus_image,
@@ -17,9 +18,8 @@ from shutterless.pipeline.simulation.ghosts import (
     star_time_rows,
     steady_light,
 )
-from shutterless.pipeline.simulation.moving_lights import TrailRates, draw_trails
-from shutterless.pipeline.simulation.scene import Scene
-from shutterless.pipeline.simulation.trails import (
+from shutterless.pipeline.simulation.sky.moving_lights import TrailRates, draw_trails
+from shutterless.pipeline.simulation.sky.trails import (
     AmplifierTrail,
     add_trails,
     trail_light,

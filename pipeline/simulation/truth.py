@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.events import central_rows, optimal_rho
-from shutterless.pipeline.simulation.artefacts import CosmicRay, PickupBurst, cosmic_ray_light_curve
+from shutterless.pipeline.events.events import central_rows, optimal_rho
+from shutterless.pipeline.simulation.camera.artefacts import CosmicRay, PickupBurst, cosmic_ray_light_curve
+from shutterless.pipeline.simulation.camera.detector import HotColumn, Trap
 from shutterless.pipeline.simulation.content import AmplifierContent
-from shutterless.pipeline.simulation.detector import HotColumn, Trap
 from shutterless.pipeline.simulation.placement import PlacedEvent
 from shutterless.pipeline.simulation.scene import Scene
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shutterless.pipeline.examples import Labels, TrainingSet
+from shutterless.pipeline.examples.training import Labels, TrainingSet
 from shutterless.pipeline.tokens import STAGE1_FEATURES, StripBatch, TokenGrid, patchify
 
 GRID = TokenGrid(n_y=1, n_columns=5, n_rows=24, patch_rows=4, bins=(1,))

@@ -8,20 +8,26 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shutterless.models.evaluation import cluster_detections
-from shutterless.pipeline.candidates import build_candidates
-from shutterless.pipeline.events import Event
-from shutterless.pipeline.examples import hide_events
-from shutterless.pipeline.injection import InjectionSettings, add_injection, inject, kinds_for, stamp_injection
-from shutterless.pipeline.matching import match_truth
+from shutterless.models.evaluation.metrics import cluster_detections
+from shutterless.pipeline.calibration.streaks.find import STREAK_COLUMNS
+from shutterless.pipeline.detection.matching import match_truth
+from shutterless.pipeline.detection.scan import footprint, scan
+from shutterless.pipeline.detection.triggers import find_triggers
+from shutterless.pipeline.events.events import Event
+from shutterless.pipeline.examples.strips import check_grid, cut_strips
+from shutterless.pipeline.examples.training import hide_events
+from shutterless.pipeline.injection.amplifiers import (
+    InjectionSettings,
+    add_injection,
+    inject,
+    kinds_for,
+    stamp_injection,
+)
 from shutterless.pipeline.psf import stack_profile
-from shutterless.pipeline.readout import Readout, RowTimes
-from shutterless.pipeline.store import Amplifier
-from shutterless.pipeline.streaks import STREAK_COLUMNS
-from shutterless.pipeline.strips import check_grid, cut_strips
-from shutterless.pipeline.template_bank import footprint, scan
+from shutterless.pipeline.reading.readout import Readout, RowTimes
+from shutterless.pipeline.results.candidates import build_candidates
+from shutterless.pipeline.store.store import Amplifier
 from shutterless.pipeline.tokens import GridError, TokenGrid, unpatchify
-from shutterless.pipeline.triggers import find_triggers
 
 N_Y, N_X, N_ROWS, SIGMA_PX, SIGMA_E, SKY_E = 7, 9, 400, 0.6, 20.0, 300.0
 CADENCE_S = 1800.0

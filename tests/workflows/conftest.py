@@ -10,11 +10,11 @@ import pytest
 from astropy.io import fits
 from conftest import TINY_PROFILE
 
-from shutterless.pipeline.store import write_parquet
-from shutterless.workflows.cluster import SerialExecutor
-from shutterless.workflows.ingest import ingest_files
-from shutterless.workflows.settings import GridSettings, TrainSettings, load_scene
-from shutterless.workflows.simulate import build_scene, simulate_scene
+from shutterless.pipeline.store.store import write_parquet
+from shutterless.workflows.execution.cluster import SerialExecutor
+from shutterless.workflows.frames.ingest import ingest_files
+from shutterless.workflows.frames.simulate import build_scene, simulate_scene
+from shutterless.workflows.settings.settings import GridSettings, TrainSettings, load_scene
 
 # 64 columns and 50 transit rows are 1/3000 of a ZTF quadrant: so many more stars for about five in each amplifier
 SCENE = {"n_bright_stars": 3000.0, "row_rate_hz": 300.0, "seeing_arcsec": 2.0, "suffix": ".fits"}
@@ -109,7 +109,7 @@ def make_model(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tracking(tmp_path_factory):
     """One SQLite store for all tests (making one takes seconds); each test uses names of its own."""
-    from shutterless.workflows.tracking import open_tracking
+    from shutterless.workflows.tracking.tracking import open_tracking
 
     return open_tracking(f"sqlite:///{tmp_path_factory.mktemp('tracking')}/mlflow.db")
 
@@ -117,7 +117,7 @@ def tracking(tmp_path_factory):
 @pytest.fixture
 def n_searched(monkeypatch) -> list[int]:
     """A list that grows by one with every amplifier that is searched."""
-    from shutterless.workflows import stretch_search
+    from shutterless.workflows.searching import segment_search as stretch_search
 
     calls: list[int] = []
     find = stretch_search.find_triggers

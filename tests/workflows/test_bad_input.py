@@ -13,10 +13,12 @@ from astropy.io import fits
 from astropy.table import Table
 from typer.testing import CliRunner
 
-from shutterless.models.evaluation import RateCurve
-from shutterless.pipeline.candidates import CANDIDATE_TYPES
-from shutterless.workflows import cli, search, tracking
-from shutterless.workflows.detect import write_rates
+from shutterless.models.evaluation.metrics import RateCurve
+from shutterless.pipeline.results.candidates import CANDIDATE_TYPES
+from shutterless.workflows import cli
+from shutterless.workflows.searching import search
+from shutterless.workflows.searching.detect import write_rates
+from shutterless.workflows.tracking import tracking
 
 N_ROWS = 200
 

@@ -13,7 +13,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from shutterless.workflows import cli, console
+from shutterless.workflows import cli
+from shutterless.workflows.commands import console
 
 COMMANDS = ("run", "simulate", "inject", "ingest", "pretrain", "train", "tune", "evaluate", "compare", "describe")
 COMMANDS += ("search", "watch", "lightcurve", "report", "register", "promote", "rollback", "history", "serve")

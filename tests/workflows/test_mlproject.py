@@ -15,7 +15,7 @@ import yaml
 from postgres_server import COMPOSE, compose_server, interpolate
 
 from shutterless.workflows import cli
-from shutterless.workflows.tracking import fetch_runs, open_tracking
+from shutterless.workflows.tracking.tracking import fetch_runs, open_tracking
 
 MLFLOW = COMPOSE.parent
 PROJECT = yaml.safe_load((MLFLOW / "MLproject").read_text())

@@ -19,19 +19,19 @@ import requests
 from conftest import TINY_PROFILE
 from tiny_frames import SKY_E, add_pulse, expose, write_sequence
 
-from shutterless.models.evaluation import RateCurve
+from shutterless.models.evaluation.metrics import RateCurve
 from shutterless.models.families import load_model
 from shutterless.models.scoring import score_strips
 from shutterless.pipeline.tokens import STAGE1_FEATURES, StripBatch
 from shutterless.workflows import pyfunc_loader
-from shutterless.workflows.cluster import SerialExecutor
-from shutterless.workflows.detect import write_rates
+from shutterless.workflows.execution.cluster import SerialExecutor
 from shutterless.workflows.pyfunc_loader import StripScorer, _load_pyfunc, pyfunc_signature
-from shutterless.workflows.search import search_files
+from shutterless.workflows.searching.detect import write_rates
+from shutterless.workflows.searching.search import search_files
 from shutterless.workflows.serving.bodies import RequestError, table_records
 from shutterless.workflows.serving.limits import LimitError, Limits
-from shutterless.workflows.settings import SearchSettings
-from shutterless.workflows.tracking import register_model
+from shutterless.workflows.settings.settings import SearchSettings
+from shutterless.workflows.tracking.tracking import register_model
 
 NAME = "behind-mlflow"
 

@@ -15,12 +15,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from shutterless.pipeline.candidates import CANDIDATE_TYPES
-from shutterless.pipeline.frames import read_info
-from shutterless.pipeline.store import manifest_hash, read_manifest
-from shutterless.workflows.progress import Progress
+from shutterless.pipeline.reading.frames import read_info
+from shutterless.pipeline.results.candidates import CANDIDATE_TYPES
+from shutterless.pipeline.store.store import manifest_hash, read_manifest
+from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.quickstart import QuickstartError, _empty_folder, _match_candidates, run_quickstart
-from shutterless.workflows.settings import FAMILIES, load_settings
+from shutterless.workflows.settings.settings import FAMILIES, load_settings
 
 CONFIGURATION = """
 [simulate.training]
@@ -165,7 +165,7 @@ def test_every_detector_was_judged_at_the_same_rate_on_the_same_events(out):
 def test_champion_leads_to_the_weights_of_the_best_model_with_true_labels(out):
     from safetensors.numpy import load_file
 
-    from shutterless.workflows.tracking import open_tracking, resolve_model
+    from shutterless.workflows.tracking.tracking import open_tracking, resolve_model
 
     champion = resolve_model("models:/shutterless@champion", open_tracking(f"sqlite:///{out / 'mlflow.db'}"))
     best = out / "models" / best_model(out)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from shutterless.workflows.console import exit_with_code
+from shutterless.workflows.commands.console import exit_with_code
 
 ORDER = (
     "run", "simulate", "inject", "ingest", "pretrain", "train", "tune", "evaluate", "compare", "describe",
@@ -45,7 +45,7 @@ def command(function: Callable[..., int]) -> Callable[..., None]:
 
 def show_jobs(workers: int | None, scheduler: str | None, no_dask: bool, slurm: Path | None) -> int | None:
     """Check the cluster options, print the script that ``--slurm`` would submit, and return how many workers it is."""
-    from shutterless.workflows.cluster import check_options, describe_jobs
+    from shutterless.workflows.execution.cluster import check_options, describe_jobs
 
     check_options(workers, scheduler, no_dask, slurm)
     if slurm is None:

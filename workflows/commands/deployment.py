@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from shutterless.workflows.commands.application import command
-from shutterless.workflows.console import DONE, SOME_FAILED, choose_tracking, make_progress, split_set
-from shutterless.workflows.options import MODEL_HELP, Config, Debug, Instrument, Quiet, Set, TrackingOption
+from shutterless.workflows.commands.console import DONE, SOME_FAILED, choose_tracking, make_progress, split_set
+from shutterless.workflows.commands.options import MODEL_HELP, Config, Debug, Instrument, Quiet, Set, TrackingOption
 
 RegisteredName = Annotated[str, typer.Argument(help="Name in the registry.", show_default=False)]
 Reason = Annotated[str, typer.Option(help="Why; kept in the history.", show_default=False)]
@@ -36,7 +36,7 @@ def register(
     """Put a model into the registry, with its card, so that it can be asked for by name."""
     uri = choose_tracking(tracking)
     from shutterless.workflows.registry.register import register as register_checked
-    from shutterless.workflows.tracking import open_tracking
+    from shutterless.workflows.tracking.tracking import open_tracking
 
     registered = register_checked(
         open_tracking(uri), model, name, alias, evaluation=evaluation, trained_on=trained_on, reason=reason
@@ -71,7 +71,7 @@ def promote(
     uri = choose_tracking(tracking)
     from shutterless.workflows.registry.policy import load_policy
     from shutterless.workflows.registry.promotion import promote as promote_checked
-    from shutterless.workflows.tracking import open_tracking
+    from shutterless.workflows.tracking.tracking import open_tracking
 
     promotion = promote_checked(
         open_tracking(uri), name, version, policy=load_policy(policy), alias=to, store=store, truth=truth,
@@ -96,7 +96,7 @@ def rollback(
     """Point the champion's alias back at the one before; once more, and it goes further back."""
     uri = choose_tracking(tracking)
     from shutterless.workflows.registry.promotion import rollback as roll_back
-    from shutterless.workflows.tracking import open_tracking
+    from shutterless.workflows.tracking.tracking import open_tracking
 
     entry = roll_back(open_tracking(uri), name, alias=alias, version=to, reason=reason)
     typer.echo(f"{alias} of {name} is version {entry.new} again, after {entry.old or 'none'}")
@@ -113,7 +113,7 @@ def history(
     """Show who moved the aliases of a model, when, from where to where, why, and what the gates measured."""
     uri = choose_tracking(tracking)
     from shutterless.workflows.registry.promotion import read_registry_history
-    from shutterless.workflows.tracking import open_tracking
+    from shutterless.workflows.tracking.tracking import open_tracking
 
     found = read_registry_history(open_tracking(uri), name)
     typer.echo(found.text())
@@ -149,7 +149,7 @@ def serve(
     debug: Debug = False,
 ) -> int:
     """Answer requests over HTTP: strips in, scores out; FITS files in, candidates out."""
-    from shutterless.workflows.settings import load_settings
+    from shutterless.workflows.settings.settings import load_settings
 
     overrides, header = split_set(set_ or ())
     if false_alarms_per_hour is not None:
@@ -159,7 +159,7 @@ def serve(
     from shutterless.workflows.serving.limits import Limits, allow_folders
     from shutterless.workflows.serving.serve import Address, serve_model
     from shutterless.workflows.serving.tasks import SearchOptions
-    from shutterless.workflows.tracking import open_tracking
+    from shutterless.workflows.tracking.tracking import open_tracking
 
     limits = Limits(allow_folders(allow or ()), int(max_megabytes * 1e6), max_strips, max_rows, timeout)
     options = SearchOptions(

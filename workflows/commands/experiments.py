@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from shutterless.workflows.commands.application import command
-from shutterless.workflows.console import DONE, choose_tracking, make_progress
-from shutterless.workflows.options import (
+from shutterless.workflows.commands.console import DONE, choose_tracking, make_progress
+from shutterless.workflows.commands.options import (
     MODEL_HELP,
     Config,
     Debug,
@@ -37,7 +37,7 @@ def run(
     debug: Debug = False,
 ) -> int:
     """Run the whole quickstart: simulate, ingest, train, evaluate, compare, register, search, report."""
-    from shutterless.workflows.settings import load_settings
+    from shutterless.workflows.settings.settings import load_settings
 
     settings = load_settings(config, set_ or ())  # a misspelt key is found before anything heavy is imported
     from shutterless.workflows.quickstart import run_quickstart
@@ -60,12 +60,12 @@ def pretrain(
     debug: Debug = False,
 ) -> int:
     """Pretrain the transformer's encoder on a store without labels, for `train --init`."""
-    from shutterless.workflows.settings import load_settings
+    from shutterless.workflows.settings.settings import load_settings
 
     settings = load_settings(config, set_ or ())
     uri = choose_tracking(tracking)
-    from shutterless.workflows.pretrain import pretrain_model
-    from shutterless.workflows.tracking import open_tracking
+    from shutterless.workflows.tracking.tracking import open_tracking
+    from shutterless.workflows.training.pretrain import pretrain_model
 
     summary = pretrain_model(
         store, settings=settings.pretrain, train=settings.train_for("transformer"), out=out, resume=resume,
@@ -92,12 +92,12 @@ def train(
     debug: Debug = False,
 ) -> int:
     """Train one model on the strips of a store."""
-    from shutterless.workflows.settings import load_settings
+    from shutterless.workflows.settings.settings import load_settings
 
     settings = load_settings(config, set_ or ()).train_for(model)
     uri = choose_tracking(tracking)
-    from shutterless.workflows.tracking import open_tracking, resolve_model
-    from shutterless.workflows.train import train_model
+    from shutterless.workflows.tracking.tracking import open_tracking, resolve_model
+    from shutterless.workflows.training.train import train_model
 
     out = out or Path("runs") / model
     start = resolve_model(init) if init else None
@@ -120,12 +120,12 @@ def tune(
     debug: Debug = False,
 ) -> int:
     """Search the hyperparameters of every model family, with the same budget for each."""
-    from shutterless.workflows.settings import load_settings
+    from shutterless.workflows.settings.settings import load_settings
 
     settings = load_settings(config, set_ or ())
     uri = choose_tracking(tracking)
-    from shutterless.workflows.sweeps.tune import tune_families
-    from shutterless.workflows.tracking import open_tracking
+    from shutterless.workflows.tracking.tracking import open_tracking
+    from shutterless.workflows.training.sweeps.tune import tune_families
 
     track = open_tracking(uri)
     result = tune_families(store, settings=settings, out=out, tracking=track, progress=make_progress(quiet))
@@ -151,13 +151,13 @@ def evaluate(
     debug: Debug = False,
 ) -> int:
     """Measure completeness, false alarms and loss of one or several detectors."""
-    from shutterless.workflows.settings import load_settings
+    from shutterless.workflows.settings.settings import load_settings
 
     settings = load_settings(config, set_ or ()).evaluate
     uri = choose_tracking(tracking)
-    from shutterless.workflows.evaluate import evaluate_detectors
-    from shutterless.workflows.ingest import find_truth
-    from shutterless.workflows.tracking import open_tracking
+    from shutterless.workflows.comparison.evaluate import evaluate_detectors
+    from shutterless.workflows.frames.ingest import find_truth
+    from shutterless.workflows.tracking.tracking import open_tracking
 
     evaluation = evaluate_detectors(
         store, references=model or ["bundled", "template-bank"], truth=truth or find_truth(store), out=out,
@@ -228,7 +228,7 @@ def describe(
         typer.echo(describe_mlp(parse_sizes(layers), task))
         return DONE
     choose_tracking(tracking)
-    from shutterless.workflows.tracking import resolve_model
+    from shutterless.workflows.tracking.tracking import resolve_model
 
     folder = resolve_model(model)
     if folder is None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from shutterless.workflows.commands.application import command, show_jobs
-from shutterless.workflows.console import (
+from shutterless.workflows.commands.console import (
     describe_plan,
     failure_lines,
     format_size,
@@ -19,7 +19,7 @@ from shutterless.workflows.console import (
     parse_range,
     split_set,
 )
-from shutterless.workflows.options import (
+from shutterless.workflows.commands.options import (
     Catalogue,
     Debug,
     DryRun,
@@ -37,7 +37,7 @@ from shutterless.workflows.options import (
 
 def choose_reading(set_: list[str] | None, instrument: str | None) -> tuple[str | None, dict[str, str]]:
     """Instrument and header values that a command reads frames with: those given, else those of the settings."""
-    from shutterless.workflows.settings import load_settings
+    from shutterless.workflows.settings.settings import load_settings
 
     overrides, header = split_set(set_ or ())
     settings = load_settings(None, overrides).ingest
@@ -71,9 +71,9 @@ def simulate(
     debug: Debug = False,
 ) -> int:
     """Simulate continuous-readout frames with events of known truth."""
-    from shutterless.workflows.cluster import open_executor
-    from shutterless.workflows.settings import load_scene
-    from shutterless.workflows.simulate import build_scene, simulate_scene
+    from shutterless.workflows.execution.cluster import open_executor
+    from shutterless.workflows.frames.simulate import build_scene, simulate_scene
+    from shutterless.workflows.settings.settings import load_scene
 
     given = {"instrument": instrument, "ccds": parse_numbers(ccds), "rows": rows, "files": files, "events": events}
     given |= {"artefacts": artefacts, "seed": seed, "sequence": sequence}
@@ -108,8 +108,8 @@ def inject(
     debug: Debug = False,
 ) -> int:
     """Write copies of frames with events in them and their truth, for a blind test of any detector."""
-    from shutterless.workflows.cluster import open_executor
-    from shutterless.workflows.inject import INJECT_PIXELS_PER_SECOND, build_injection, inject_files
+    from shutterless.workflows.execution.cluster import open_executor
+    from shutterless.workflows.frames.inject import INJECT_PIXELS_PER_SECOND, build_injection, inject_files
 
     wanted = build_injection([kind.strip() for kind in kinds.split(",")], parse_range(rho, "--rho"), partial)
     instrument, supplied = choose_reading(set_, instrument)
@@ -143,8 +143,8 @@ def ingest(
     debug: Debug = False,
 ) -> int:
     """Calibrate frames into a store."""
-    from shutterless.workflows.cluster import open_executor
-    from shutterless.workflows.ingest import INGEST_PIXELS_PER_SECOND, estimate_store_bytes, ingest_files
+    from shutterless.workflows.execution.cluster import open_executor
+    from shutterless.workflows.frames.ingest import INGEST_PIXELS_PER_SECOND, estimate_store_bytes, ingest_files
 
     instrument, supplied = choose_reading(set_, instrument)
     progress = make_progress(quiet)
@@ -197,9 +197,9 @@ def lightcurve(
     debug: Debug = False,
 ) -> int:
     """Write times and fluxes of one star or of all, blended neighbours fitted together."""
-    from shutterless.pipeline.barycentric import parse_direction
-    from shutterless.workflows.cluster import open_executor
-    from shutterless.workflows.lightcurve import write_light_curves
+    from shutterless.pipeline.results.barycentric import parse_direction
+    from shutterless.workflows.execution.cluster import open_executor
+    from shutterless.workflows.frames.lightcurve import write_light_curves
 
     instrument, supplied = choose_reading(set_, instrument)
     if (ra is None) != (dec is None) or (ra is not None and not barycentric):

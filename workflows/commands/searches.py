@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shutterless.workflows.commands.application import command, show_jobs
-from shutterless.workflows.console import (
+from shutterless.workflows.commands.console import (
     DONE,
     SOME_FAILED,
     choose_tracking,
@@ -19,7 +19,7 @@ from shutterless.workflows.console import (
     note_reading,
     split_set,
 )
-from shutterless.workflows.options import (
+from shutterless.workflows.commands.options import (
     MODEL_HELP,
     Catalogue,
     Config,
@@ -38,7 +38,7 @@ from shutterless.workflows.options import (
 )
 
 if TYPE_CHECKING:
-    from shutterless.workflows.settings import SearchSettings
+    from shutterless.workflows.settings.settings import SearchSettings
 
 
 @command
@@ -64,8 +64,8 @@ def search(
     debug: Debug = False,
 ) -> int:
     """Search frames for events and write the candidates."""
-    from shutterless.workflows.cluster import open_executor
-    from shutterless.workflows.ingest import SEARCH_PIXELS_PER_SECOND
+    from shutterless.workflows.execution.cluster import open_executor
+    from shutterless.workflows.frames.ingest import SEARCH_PIXELS_PER_SECOND
 
     settings, supplied, instrument = _search_settings(config, set_, false_alarms_per_hour, instrument)
     if dry_run:
@@ -73,7 +73,7 @@ def search(
         wanted = f"candidates.parquet and candidates.ecsv to {out}"
         return describe_plan(files, instrument, supplied, workers, SEARCH_PIXELS_PER_SECOND, lambda _: wanted)
     choose_tracking(tracking)
-    from shutterless.workflows.search import search_files
+    from shutterless.workflows.searching.search import search_files
 
     progress = make_progress(quiet)
     with open_executor(workers, scheduler, no_dask, slurm) as executor:
@@ -113,12 +113,12 @@ def watch(
     debug: Debug = False,
 ) -> int:
     """Search frames as they arrive, and say how far behind the sky it is; a restart goes on where it was."""
-    from shutterless.workflows.cluster import open_executor
+    from shutterless.workflows.execution.cluster import open_executor
 
     settings, supplied, instrument = _search_settings(config, set_, false_alarms_per_hour, instrument)
     choose_tracking(tracking)
-    from shutterless.workflows.search import SearchJob
-    from shutterless.workflows.watch import Watcher, watch_folder
+    from shutterless.workflows.searching.search import SearchJob
+    from shutterless.workflows.searching.watch import Watcher, watch_folder
 
     progress = make_progress(quiet)
     job = SearchJob.prepare(model, out, settings, catalogue=catalogue, instrument=instrument, supplied=supplied)
@@ -133,7 +133,7 @@ def _search_settings(
     config: Path | None, set_: list[str] | None, false_alarms_per_hour: float | None, instrument: str | None
 ) -> tuple[SearchSettings, dict[str, str], str | None]:
     """Settings of a search, header values given by the user, and the instrument."""
-    from shutterless.workflows.settings import load_settings
+    from shutterless.workflows.settings.settings import load_settings
 
     overrides, header = split_set(set_ or ())
     if false_alarms_per_hour is not None:
@@ -153,7 +153,7 @@ def report(
     debug: Debug = False,
 ) -> int:
     """Write a self-contained HTML report: of a run, of a search, or of the quality of a store's amplifiers."""
-    from shutterless.workflows.report import write_report
+    from shutterless.workflows.report.report import write_report
 
     typer.echo(f"report: {write_report(directory, entry or ())}")
     return DONE

@@ -1,1 +1,1 @@
-"""Tracked runs side by side: means over seeds, paired differences, curves, and a verdict in words."""
+"""Comparison: detectors on the same frames, and tracked runs side by side with a verdict in words."""

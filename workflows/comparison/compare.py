@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from shutterless.pipeline.store import write_parquet
+from shutterless.pipeline.store.store import write_parquet
 from shutterless.workflows.comparison.models import CompareError, choose_data, group_models, is_ascending, prepare_runs
 from shutterless.workflows.comparison.page import write_page
 from shutterless.workflows.comparison.verdict import Verdict, judge
-from shutterless.workflows.tracking import fetch_runs, open_tracking
+from shutterless.workflows.tracking.tracking import fetch_runs, open_tracking
 
 __all__ = ["CompareError", "Comparison", "compare_runs", "filter_of"]
 

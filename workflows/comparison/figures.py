@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
-from shutterless.models.evaluation import wilson_interval
-from shutterless.pipeline.plots import say_nothing
-from shutterless.workflows.figures import detector_styles
+from shutterless.models.evaluation.metrics import wilson_interval
+from shutterless.pipeline.plots.frames import say_nothing
+from shutterless.workflows.pages.figures import detector_styles
 
 _THIN = 0.8
 
@@ -27,8 +27,8 @@ def pool_completeness(tables: Mapping[str, Sequence[pd.DataFrame]]) -> pd.DataFr
     Returns
     -------
     DataFrame
-        As `shutterless.workflows.figures.plot_completeness` takes it. All seeds saw the same events, so the intervals
-        (Wilson) are those of one seed's number of events.
+        As `shutterless.workflows.pages.figures.plot_completeness` takes it. All seeds saw the same events, so the
+        intervals (Wilson) are those of one seed's number of events.
     """
     pooled = []
     for model, seeds in tables.items():
@@ -40,7 +40,7 @@ def pool_completeness(tables: Mapping[str, Sequence[pd.DataFrame]]) -> pd.DataFr
 
 
 def pool_reliability(tables: Mapping[str, Sequence[pd.DataFrame]]) -> pd.DataFrame:
-    """Reliability averaged over seeds, as `shutterless.workflows.figures.plot_reliability` takes it."""
+    """Reliability averaged over seeds, as `shutterless.workflows.pages.figures.plot_reliability` takes it."""
     pooled = []
     for model, seeds in tables.items():
         rows = pd.concat(seeds).query("n > 0")

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from shutterless.workflows.record import DATA_HASH, LEARNING_CURVE, MODEL_HASH
-from shutterless.workflows.run_folder import SHUFFLED_SUFFIX
+from shutterless.workflows.pages.run_folder import SHUFFLED_SUFFIX
+from shutterless.workflows.tracking.record import DATA_HASH, LEARNING_CURVE, MODEL_HASH
 
 GROUPS = ("arch", "train")
 # what a training brought about or ran on, not what it was told
@@ -35,7 +35,7 @@ def prepare_runs(runs: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     runs : DataFrame
-        As `shutterless.workflows.tracking.fetch_runs` gives them, newest first.
+        As `shutterless.workflows.tracking.tracking.fetch_runs` gives them, newest first.
 
     Returns
     -------

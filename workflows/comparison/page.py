@@ -17,9 +17,9 @@ from shutterless.workflows.comparison.figures import (
 )
 from shutterless.workflows.comparison.models import GROUPS, differing_hyperparameters
 from shutterless.workflows.comparison.verdict import SHOWN, Verdict, format_gap, format_interval, format_value
-from shutterless.workflows.figures import plot_completeness, plot_reliability
-from shutterless.workflows.page import figure, new_figure, number, page, paragraph, table
-from shutterless.workflows.tracking import Tracking, read_history, read_table
+from shutterless.workflows.pages.figures import plot_completeness, plot_reliability
+from shutterless.workflows.pages.page import figure, new_figure, number, page, paragraph, table
+from shutterless.workflows.tracking.tracking import Tracking, read_history, read_table
 
 _DECIDING = 2  # lines of the verdict
 _LISTED = 50  # models and runs; the Parquet file has all

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from shutterless.models.paired_bootstrap import PairedBootstrapError, choose_blocks, paired_difference
+from shutterless.models.evaluation.paired_bootstrap import PairedBootstrapError, choose_blocks, paired_difference
+from shutterless.workflows.comparison.counted_events import EVENT_KEYS
 from shutterless.workflows.comparison.models import is_ascending
-from shutterless.workflows.counted_events import EVENT_KEYS
-from shutterless.workflows.tracking import Tracking, read_table
+from shutterless.workflows.tracking.tracking import Tracking, read_table
 
 PAIRED_METRIC = "completeness"
 MAX_SEEDS = 20  # of one model, whose tables are read

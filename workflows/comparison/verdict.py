@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from shutterless.models.learning_curves import RATE_TOO_HIGH, RATE_TOO_LOW, STILL_LEARNING, UNSTABLE
+from shutterless.models.training.learning_curves import RATE_TOO_HIGH, RATE_TOO_LOW, STILL_LEARNING, UNSTABLE
 from shutterless.workflows.comparison.models import CompareError, is_ascending
 from shutterless.workflows.comparison.pairs import Gap, Pairing
-from shutterless.workflows.tracking import Tracking
+from shutterless.workflows.tracking.tracking import Tracking
 
 SHOWN = 8  # models that are drawn and paired with the best
 MOST_PAIRED = 40  # models whose events are read in the search for the simplest

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shutterless.models.calibration import reliability_error
-from shutterless.models.evaluation import poisson_interval
-from shutterless.models.paired_bootstrap import choose_blocks, paired_difference
-from shutterless.pipeline.store import read_manifest
-from shutterless.workflows.cluster import Executor
-from shutterless.workflows.detect import read_rates
-from shutterless.workflows.evaluate import Evaluation, evaluate_detectors, measure_throughput
-from shutterless.workflows.progress import Progress
-from shutterless.workflows.record import TRAINING
+from shutterless.models.evaluation.metrics import poisson_interval
+from shutterless.models.evaluation.paired_bootstrap import choose_blocks, paired_difference
+from shutterless.models.evaluation.platt import reliability_error
+from shutterless.pipeline.store.store import read_manifest
+from shutterless.workflows.comparison.evaluate import Evaluation, evaluate_detectors, measure_throughput
+from shutterless.workflows.execution.cluster import Executor
+from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.registry.history import GATE_LENGTH
 from shutterless.workflows.registry.policy import FrozenFrames, Policy
-from shutterless.workflows.settings import EvaluateSettings
+from shutterless.workflows.searching.detect import read_rates
+from shutterless.workflows.settings.settings import EvaluateSettings
+from shutterless.workflows.tracking.record import TRAINING
 
 _KEPT_SCORES = 500  # of a false-alarm curve that is written (`RateCurve.to_dict`); more cannot be counted
 

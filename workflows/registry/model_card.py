@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from shutterless.models.calibration import reliability_error
 from shutterless.models.describe import count_parameters, hyperparameters
+from shutterless.models.evaluation.platt import reliability_error
 from shutterless.models.families import family_of, load_model
 from shutterless.pipeline.tokens import TokenGrid
-from shutterless.workflows.record import LEARNING_CURVE, TRAINING
 from shutterless.workflows.registry.store import RegistryError, RegistryStore
-from shutterless.workflows.tracking import BUNDLED, pinned_requirements
+from shutterless.workflows.tracking.record import LEARNING_CURVE, TRAINING
+from shutterless.workflows.tracking.tracking import BUNDLED, pinned_requirements
 
 CARD = "model_card.md"
 TABLES = ("summary", "completeness", "apart", "reliability")

@@ -10,10 +10,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shutterless.pipeline.store import manifest_hash, read_manifest
-from shutterless.workflows.ingest import find_truth
+from shutterless.pipeline.store.store import manifest_hash, read_manifest
+from shutterless.workflows.frames.ingest import find_truth
 from shutterless.workflows.registry.store import RegistryError
-from shutterless.workflows.settings import read_toml, validate_settings
+from shutterless.workflows.settings.settings import read_toml, validate_settings
 
 _Positive = Annotated[float, Field(gt=0)]
 _Strength = Annotated[float, Field(ge=0)]
@@ -82,7 +82,9 @@ def load_policy(path: Path | None = None) -> Policy:
         If it cannot be read, or a key is misspelt or out of range.
     """
     if path is None:
-        with resources.as_file(resources.files("shutterless.workflows.configs").joinpath("registry.toml")) as packaged:
+        with resources.as_file(
+            resources.files("shutterless.workflows.settings.configs").joinpath("registry.toml")
+        ) as packaged:
             return validate_settings(Policy, read_toml(packaged), "registry.toml")
     policy = validate_settings(Policy, read_toml(path), str(path))
     beside = path.resolve().parent

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from shutterless.workflows.cluster import Executor
-from shutterless.workflows.progress import Progress
+from shutterless.workflows.execution.cluster import Executor
+from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.registry.gates import Judgement, judge
 from shutterless.workflows.registry.history import (
     DONE,
@@ -31,7 +31,7 @@ from shutterless.workflows.registry.history import (
 )
 from shutterless.workflows.registry.policy import FrozenFrames, Policy, open_frozen
 from shutterless.workflows.registry.store import LOCK, RegistryError, RegistryStore
-from shutterless.workflows.tracking import Tracking, resolve_model
+from shutterless.workflows.tracking.tracking import Tracking, resolve_model
 
 CHAMPION = "champion"
 

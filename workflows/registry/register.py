@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shutterless.models.families import load_model
-from shutterless.workflows.logged_model import has_signature
 from shutterless.workflows.registry.history import PENDING, REGISTER, check_reason, new_entry, next_number, whoami
 from shutterless.workflows.registry.model_card import CARD, gather_facts, read_evaluation, write_card
 from shutterless.workflows.registry.promotion import CHAMPION, move, settle_history
 from shutterless.workflows.registry.store import RegistryError, RegistryStore
-from shutterless.workflows.tracking import BUNDLED, Tracking, TrackingError, register_model, resolve_model
+from shutterless.workflows.tracking.logged_model import has_signature
+from shutterless.workflows.tracking.tracking import BUNDLED, Tracking, TrackingError, register_model, resolve_model
 
 
 @dataclass(frozen=True)

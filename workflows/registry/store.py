@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from shutterless.workflows.tracking import Tracking, load_mlflow, quiet_mlflow
+from shutterless.workflows.tracking.tracking import Tracking, load_mlflow, quiet_mlflow
 
 LOCK = "shutterless.lock."
 LEASE_S = 30.0  # what is done under the lock takes tenths of a second; a lock seen for so long was left by a crash

@@ -20,7 +20,7 @@ from shutterless.workflows.serving.bodies import RequestError
 from shutterless.workflows.serving.limits import Limits
 from shutterless.workflows.serving.tasks import SearchOptions, name_detector
 from shutterless.workflows.serving.worker import Scorer, Searcher, Worker, WorkerSetup, WorkerTeam
-from shutterless.workflows.tracking import TEMPLATE_BANK, Tracking, model_type, resolve_model
+from shutterless.workflows.tracking.tracking import TEMPLATE_BANK, Tracking, model_type, resolve_model
 
 _ALIAS = re.compile(r"models:/(?P<name>[^/@]+)@(?P<alias>.+)")
 _VERSION = re.compile(r"models:/[^/@]+/(?P<version>\d+)")

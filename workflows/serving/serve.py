@@ -17,7 +17,7 @@ from shutterless.workflows.serving.app import ScoringService, build_app
 from shutterless.workflows.serving.limits import LimitError, Limits
 from shutterless.workflows.serving.models import ModelKeeper, ServeError, Source
 from shutterless.workflows.serving.tasks import SearchOptions
-from shutterless.workflows.tracking import Tracking
+from shutterless.workflows.tracking.tracking import Tracking
 
 _CONNECTIONS = 256
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.frames import FrameInfo
+from shutterless.pipeline.reading.frames import FrameInfo
 from shutterless.pipeline.tokens import STAGE1_FEATURES, StripBatch, TokenGrid
-from shutterless.workflows.cluster import SerialExecutor
-from shutterless.workflows.detect import Detector
-from shutterless.workflows.ingest import Survey, survey_files
-from shutterless.workflows.search import SearchError, SearchJob, SearchResult, find_threshold, search_survey
+from shutterless.workflows.execution.cluster import SerialExecutor
+from shutterless.workflows.frames.ingest import Survey, survey_files
+from shutterless.workflows.searching.detect import Detector
+from shutterless.workflows.searching.search import SearchError, SearchJob, SearchResult, find_threshold, search_survey
 from shutterless.workflows.serving.bodies import RequestError
 from shutterless.workflows.serving.limits import SearchRequest
-from shutterless.workflows.settings import SearchSettings
-from shutterless.workflows.tracking import TEMPLATE_BANK, model_type
+from shutterless.workflows.settings.settings import SearchSettings
+from shutterless.workflows.tracking.tracking import TEMPLATE_BANK, model_type
 
 if TYPE_CHECKING:
     from shutterless.models.inputs import DetectorModel
@@ -78,7 +78,7 @@ def check_threshold(detector: Detector, options: SearchOptions) -> None:
     Raises
     ------
     SearchError
-        As `shutterless.workflows.search.find_threshold`.
+        As `shutterless.workflows.searching.search.find_threshold`.
     """
     find_threshold(detector, options.settings.false_alarms_per_hour)
 

@@ -27,7 +27,7 @@ from shutterless.workflows.serving.limits import Limits, SearchRequest
 
 if TYPE_CHECKING:
     from shutterless.pipeline.tokens import TokenGrid
-    from shutterless.workflows.detect import Detector
+    from shutterless.workflows.searching.detect import Detector
     from shutterless.workflows.serving.tasks import SearchOptions
 
 _REASON_LENGTH = 2000
@@ -97,8 +97,8 @@ class Searcher:
     """Searches files, in a worker."""
 
     def __init__(self, setup: WorkerSetup) -> None:
+        from shutterless.workflows.searching.segment_search import warm_up
         from shutterless.workflows.serving.tasks import check_threshold
-        from shutterless.workflows.stretch_search import warm_up
 
         self._setup = setup
         check_threshold(setup.detector, setup.options)

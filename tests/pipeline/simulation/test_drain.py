@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shutterless.pipeline.frames import FrameError, read_info
-from shutterless.pipeline.readout import Readout
+from shutterless.pipeline.reading.frames import FrameError, read_info
+from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.simulation.content import AmplifierContent, draw_content
 from shutterless.pipeline.simulation.rendering import mean_electrons
 from shutterless.pipeline.simulation.scene import SceneError, SceneSettings, draw_scene

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from shutterless.pipeline.instruments import QuadrantLayout
+from shutterless.pipeline.reading.instruments import QuadrantLayout
 from shutterless.pipeline.simulation import frame_files
 from shutterless.pipeline.simulation.frame_files import FrameFileError, create_frame_file
 

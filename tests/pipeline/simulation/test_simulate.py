@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from astropy.io import fits
 
-from shutterless.pipeline.events import EVENT_KINDS, draw_event
-from shutterless.pipeline.frames import FrameError, read_amplifier, read_info
+from shutterless.pipeline.events.events import EVENT_KINDS, draw_event
 from shutterless.pipeline.psf import pixel_profile
-from shutterless.pipeline.simulation.artefacts import CosmicRay, PickupBurst
+from shutterless.pipeline.reading.frames import FrameError, read_amplifier, read_info
+from shutterless.pipeline.simulation.camera.artefacts import CosmicRay, PickupBurst
 from shutterless.pipeline.simulation.content import AmplifierContent, draw_content
 from shutterless.pipeline.simulation.placement import light_curve_by_pieces, place_event
 from shutterless.pipeline.simulation.rendering import mean_electrons, render

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shutterless.pipeline.frames import read_amplifier
+from shutterless.pipeline.reading.frames import read_amplifier
 from shutterless.pipeline.simulation.content import draw_content
 from shutterless.pipeline.simulation.rendering import mean_electrons
 from shutterless.pipeline.simulation.scene import SceneError, SceneSettings, draw_scene
 from shutterless.pipeline.simulation.simulate import simulate_file
-from shutterless.pipeline.simulation.star_counts import star_counts
+from shutterless.pipeline.simulation.sky.star_counts import star_counts
 from shutterless.pipeline.simulation.truth import truth_rows
 
 MANY = {"geosynchronous_per_hour": 4e3, "low_orbit_per_hour": 4e3, "aircraft_per_hour": 0.0, "meteors_per_hour": 1e4}

@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shutterless.pipeline.instruments import load_profile
-from shutterless.pipeline.simulation.atmosphere import draw_atmosphere
-from shutterless.pipeline.simulation.focal_plane import focal_plane
-from shutterless.pipeline.simulation.ghosts import Ghost
-from shutterless.pipeline.simulation.moving_lights import TrailRates
+from shutterless.pipeline.reading.instruments import load_profile
+from shutterless.pipeline.simulation.camera.focal_plane import focal_plane
 from shutterless.pipeline.simulation.scene import Scene, SceneSettings, draw_scene
+from shutterless.pipeline.simulation.sky.atmosphere import draw_atmosphere
+from shutterless.pipeline.simulation.sky.ghosts import Ghost
+from shutterless.pipeline.simulation.sky.moving_lights import TrailRates
 from shutterless.pipeline.simulation.sky_lights import SkyLights, draw_sky_ghosts, draw_sky_trails
 
 SETTINGS = SceneSettings(seed=3)

@@ -1,0 +1,1 @@
+"""Evaluation: false alarms, completeness, loss and calibrated probabilities."""

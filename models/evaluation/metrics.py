@@ -1,0 +1,383 @@
+"""How good a detector is: false alarms, live time, completeness and loss, by one code for every detector.
+
+A *false alarm* is a cluster of detections that matches no event of the truth table; *completeness* is counted against
+the S/N ``rho`` of an optimum no detector can beat. Glints are events (no false alarms) that are left out of
+completeness: within one amplifier nothing tells them from a burst. Eclipses, pulsars, flickering and oscillations are
+left out too, because they go on beyond any file and so have no finite optimum: what is found of them is said apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize
+from scipy.special import expit, ndtr, ndtri
+from scipy.stats import chi2
+
+from shutterless.pipeline.detection.matching import MATCH_PX, match_truth
+from shutterless.pipeline.events.events import ENDLESS_KINDS
+
+MIN_COUNTED_ALARMS = 10  # a rate that rests on fewer is marked extrapolated
+TAIL_ALARMS = 30
+UNCOUNTED_KINDS = ("glint", *ENDLESS_KINDS)
+RHO_BINS = (4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 12.0, 14.0, 16.0, 20.0)
+CONFIDENCE = 0.95
+# events per amplifier-hour in the mix a model is trained on: 10,000, most of them between 4.9 and 12 sigma, beside half
+# an hour of noise, are 9 at 6 sigma for each of noise, so that the limit agrees with the model's own odds there
+EVENTS_PER_HOUR = 630.0
+# false alarms per amplifier-hour and threshold of a perfect-match bank on clean noise, two amplifier-hours
+# (benchmarks/optimum.py --hours 2): all widths and shapes of the bank, both signs; below 5 an exponential tail
+OPTIMUM_THRESHOLDS = (
+    (1.0, 6.82),
+    (2.0, 6.69),
+    (5.0, 6.50),
+    (10.0, 6.36),
+    (20.0, 6.19),
+    (50.0, 6.05),
+    (100.0, 5.93),
+    (200.0, 5.79),
+    (500.0, 5.62),
+    (1000.0, 5.47),
+)
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """Where a detector's threshold stands and what that costs.
+
+    ``rate_low`` and ``rate_high`` are the 95 % Poisson interval of ``rate_per_hour``, per amplifier-hour.
+    """
+
+    threshold: float
+    false_alarms: int
+    live_hours: float
+    rate_per_hour: float
+    rate_low: float
+    rate_high: float
+    extrapolated: bool
+
+
+@dataclass(frozen=True)
+class RateCurve:
+    """Scores of the false alarms counted in so many amplifier-hours, and so the threshold for any rate.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (m,)
+        Highest score of each false alarm, descending; finite.
+    live_hours : float
+        Amplifier-hours.
+    """
+
+    scores: np.ndarray
+    live_hours: float
+
+    def threshold(self, rate_per_hour: float) -> tuple[float, bool]:
+        """Threshold at a rate of false alarms per amplifier-hour, and whether it is extrapolated.
+
+        Notes
+        -----
+        Counted down to `MIN_COUNTED_ALARMS` alarms. Below, an exponential tail is fitted to the highest
+        `TAIL_ALARMS` (maximum likelihood: their mean excess over the lowest); more of them would be more precise and,
+        since real tails thin out, too high.
+        """
+        wanted = rate_per_hour * self.live_hours
+        if len(self.scores) == 0:
+            return -np.inf, True
+        counted = round(wanted)
+        if counted >= MIN_COUNTED_ALARMS or len(self.scores) < MIN_COUNTED_ALARMS:
+            index = min(max(counted, 1), len(self.scores)) - 1
+            return float(self.scores[index]), counted < MIN_COUNTED_ALARMS
+        n_tail = min(TAIL_ALARMS, len(self.scores))
+        floor = self.scores[n_tail - 1]
+        scale = float(np.mean(self.scores[:n_tail] - floor))
+        return float(floor + scale * np.log(n_tail / max(wanted, 1e-12))), True
+
+    def to_dict(self, n_kept: int = 500) -> dict[str, object]:
+        """Return plain values for JSON: the highest scores only, which is where thresholds lie."""
+        return {"live_hours": self.live_hours, "scores": [float(score) for score in self.scores[:n_kept]]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> RateCurve:
+        """Rebuild a curve from `to_dict`."""
+        return cls(np.asarray(values["scores"], dtype=np.float64), float(values["live_hours"]))  # type: ignore[arg-type]
+
+
+def optimum_threshold(rate_per_hour: float) -> float:
+    """Threshold of a perfect-match bank at a rate of false alarms: what no detector can beat finds half there.
+
+    Interpolated in the logarithm of the rate, and continued along its ends.
+    """
+    rates, thresholds = np.array(OPTIMUM_THRESHOLDS).T
+    slope = np.gradient(thresholds, np.log(rates))
+    position = np.log(rate_per_hour) - np.log(rates)
+    if position[0] < 0:
+        return float(thresholds[0] + slope[0] * position[0])
+    if position[-1] > 0:
+        return float(thresholds[-1] + slope[-1] * position[-1])
+    return float(np.interp(np.log(rate_per_hour), np.log(rates), thresholds))
+
+
+def noise_rate(snr: Any) -> np.ndarray:
+    """False alarms per amplifier-hour of pure noise above a S/N: the inverse of `optimum_threshold`.
+
+    A Gaussian tail through `OPTIMUM_THRESHOLDS` (logarithm of the rate linear in the squared threshold), which it
+    follows within 10 %.
+    """
+    rates, thresholds = np.array(OPTIMUM_THRESHOLDS).T
+    slope, intercept = np.polyfit(thresholds**2, np.log(rates), 1)
+    return np.exp(intercept + slope * np.square(snr))
+
+
+def detection_score(event_logit: Any, snr: Any) -> np.ndarray:
+    """Score of a learned detector: its log odds, limited by what is known of pure noise at this S/N.
+
+    Notes
+    -----
+    Noise above 6 sigma is so rare (`noise_rate`) that even half an amplifier-hour of training examples holds two dozen
+    of it, too few for a model to learn how fast it falls; the odds against it are known better than that. Odds against
+    two explanations add as their inverses: ``1 / odds = exp(-logit) + noise_rate / EVENTS_PER_HOUR``.
+    """
+    inverse = np.exp(-np.asarray(event_logit, dtype=np.float64)) + noise_rate(snr) / EVENTS_PER_HOUR
+    return -np.log(inverse)
+
+
+def poisson_interval(count: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Central confidence interval of a Poisson mean (Garwood 1936, Biometrika 28, 437): 10 gives 4.80 to 18.39."""
+    tail = (1 - confidence) / 2
+    low = chi2.ppf(tail, 2 * count) / 2 if count else 0.0
+    return float(low), float(chi2.isf(tail, 2 * (count + 1)) / 2)
+
+
+def cluster_detections(detections: pd.DataFrame) -> np.ndarray:
+    """Number the clusters of detections: at most 3 px apart, rows overlapping within one template width.
+
+    Parameters
+    ----------
+    detections : DataFrame
+        With ``entry``, ``x``, ``y`` (of a stack of images), ``row_start``, ``row_stop`` and ``width_rows``.
+
+    Returns
+    -------
+    ndarray of int64, shape (number of detections,)
+    """
+    label = np.arange(len(detections))
+    entry = detections["entry"].to_numpy(dtype=object)
+    x, start, stop, width = (
+        detections[name].to_numpy(dtype=np.float64) for name in ("x", "row_start", "row_stop", "width_rows")
+    )
+    y = detections["y"].to_numpy(dtype=np.float64) if "y" in detections else np.zeros(len(detections))
+    for name in pd.unique(entry):
+        member = np.flatnonzero(entry == name)
+        for a in member:
+            reach = np.maximum(width[a], width[member])
+            near = (np.abs(x[member] - x[a]) <= MATCH_PX) & (np.abs(y[member] - y[a]) <= MATCH_PX)
+            near &= (start[member] <= stop[a] + reach) & (stop[member] >= start[a] - reach)
+            for b in member[near]:
+                if label[b] != label[a]:
+                    label[label == label[b]] = label[a]
+    return np.unique(label, return_inverse=True)[1].astype(np.int64)
+
+
+def match_entries(detections: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
+    """Match detections of many amplifiers with a truth table, both with ``entry``; positions in ``truth`` or -1."""
+    matched = np.full(len(detections), -1, dtype=np.int64)
+    truth_entry, entry = truth["entry"].to_numpy(dtype=object), detections["entry"].to_numpy(dtype=object)
+    for name in pd.unique(entry):
+        rows, columns = np.flatnonzero(truth_entry == name), np.flatnonzero(entry == name)
+        found = match_truth(detections.iloc[columns], truth.iloc[rows])
+        matched[columns[found >= 0]] = rows[found[found >= 0]]
+    return matched
+
+
+def false_alarm_curve(detections: pd.DataFrame, score: np.ndarray, truth: pd.DataFrame, live_hours: float) -> RateCurve:
+    """Scores of the clusters that match no event.
+
+    Parameters
+    ----------
+    detections : DataFrame
+        Everything stage 1 proposed.
+    score : ndarray, shape (number of detections,)
+        What the detector says of each, -inf where it was vetoed.
+    truth : DataFrame
+        Events and artefacts; only events (``is_event``) excuse a detection.
+    live_hours : float
+        Amplifier-hours searched.
+    """
+    events = truth[truth["is_event"].astype(bool)]
+    wrong = (match_entries(detections, events) < 0) & np.isfinite(score)
+    clusters = cluster_detections(detections[wrong])
+    highest = pd.Series(np.asarray(score)[wrong]).groupby(clusters).max().to_numpy()
+    return RateCurve(np.sort(highest)[::-1], live_hours)
+
+
+def operating_point(curve: RateCurve, n_alarms: int) -> OperatingPoint:
+    """Threshold at which a detector raises so many false alarms on the frames it was counted on.
+
+    A detector that never raises as many gets all its detections, and the number it does raise.
+    """
+    counted = min(n_alarms, len(curve.scores))
+    threshold = float(curve.scores[counted - 1]) if counted else -np.inf
+    low, high = (limit / curve.live_hours for limit in poisson_interval(counted))
+    rate = counted / curve.live_hours
+    return OperatingPoint(threshold, counted, curve.live_hours, rate, low, high, counted < MIN_COUNTED_ALARMS)
+
+
+def event_scores(detections: pd.DataFrame, score: np.ndarray, truth: pd.DataFrame) -> pd.DataFrame:
+    """Events that count for completeness, each with the highest score of the detections that match it.
+
+    Returns
+    -------
+    DataFrame
+        ``truth`` without artefacts and uncounted kinds, with ``score`` (-inf where nothing matched).
+    """
+    return _score_events(
+        detections, score, truth[truth["is_event"].astype(bool) & ~truth["kind"].isin(UNCOUNTED_KINDS)]
+    )
+
+
+def _score_events(detections: pd.DataFrame, score: np.ndarray, events: pd.DataFrame) -> pd.DataFrame:
+    events = events.reset_index(drop=True)
+    matched = match_entries(detections, events)
+    best = np.full(len(events), -np.inf)
+    np.maximum.at(best, matched[matched >= 0], np.asarray(score, dtype=np.float64)[matched >= 0])
+    return events.assign(score=best)
+
+
+def apart_table(detections: pd.DataFrame, score: np.ndarray, truth: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """What is found of events that are reported apart, whatever their ``rho``, with 95 % Wilson intervals.
+
+    Parameters
+    ----------
+    detections, score, truth
+        As `event_scores`.
+    threshold : float
+
+    Returns
+    -------
+    DataFrame
+        ``kind``, ``n``, ``found``, ``fraction``, ``low``, ``high``: a row for each kind without a finite optimum, and,
+        where the truth says which star an event is on, for bursts on stars and orphan bursts. Kinds that do not occur
+        have none.
+    """
+    events = truth[truth["is_event"].astype(bool)]
+    parts = {kind: events[events["kind"] == kind] for kind in ENDLESS_KINDS}
+    if "star_id" in events:
+        bursts, orphan = events["kind"] == "burst", events["star_id"] < 0
+        parts |= {"burst on a star": events[bursts & ~orphan], "orphan burst": events[bursts & orphan]}
+    rows = []
+    for kind, part in parts.items():
+        if n := len(part):
+            best = _score_events(detections, score, part)["score"]
+            found = int((np.isfinite(best) & (best >= threshold)).sum())
+            rows.append((kind, n, found, found / n, *wilson_interval(found, n)))
+    return pd.DataFrame(rows, columns=["kind", "n", "found", "fraction", "low", "high"])
+
+
+def completeness_table(events: pd.DataFrame, threshold: float, bins: tuple[float, ...] = RHO_BINS) -> pd.DataFrame:
+    """Completeness in bins of ``rho`` with 95 % Wilson intervals, for all kinds together and each alone.
+
+    Returns
+    -------
+    DataFrame
+        ``kind`` ("all" or one), ``rho_low``, ``rho_high``, ``n``, ``found``, ``completeness``, ``low``, ``high``.
+    """
+    rows = []
+    for kind in ["all", *sorted(events["kind"].unique())]:
+        part = events if kind == "all" else events[events["kind"] == kind]
+        rho, found = part["rho"].to_numpy(), (part["score"] >= threshold).to_numpy()
+        for low, high in pairwise(bins):
+            inside = (rho >= low) & (rho < high)
+            if inside.any():
+                n, hits = int(inside.sum()), int(found[inside].sum())
+                rows.append((kind, low, high, n, hits, hits / n, *wilson_interval(hits, n)))
+    return pd.DataFrame(rows, columns=["kind", "rho_low", "rho_high", "n", "found", "completeness", "low", "high"])
+
+
+def wilson_interval(found: Any, n: Any, z: float = 1.96) -> tuple[Any, Any]:
+    """Bounds of a binomial fraction (Wilson 1927, JASA 22, 209): 5 of 10 gives 0.237 to 0.763; numbers or arrays."""
+    fraction, scale = found / n, 1 + z**2 / n
+    middle = (fraction + z**2 / (2 * n)) / scale
+    half = z * np.sqrt(fraction * (1 - fraction) / n + z**2 / (4 * n**2)) / scale
+    return middle - half, middle + half
+
+
+def fit_rho50(rho: np.ndarray, found: np.ndarray) -> float:
+    """``rho`` at which half of the events are found.
+
+    Returns
+    -------
+    float
+        NaN where no half is reached: all or none were found, or too few at any ``rho``.
+
+    Notes
+    -----
+    Maximum likelihood of ``ceiling Φ((rho - middle) / width)``. The ceiling is what is found of bright events: some are
+    lost whatever their S/N (masked rows, beginnings of streaks), which would otherwise pass for a wide threshold.
+    """
+    if found.all() or not found.any():
+        return float("nan")
+
+    def cost(parameters: np.ndarray) -> float:
+        middle, log_width, logit = parameters
+        probability = expit(logit) * ndtr((rho - middle) * np.exp(-log_width))
+        probability = np.clip(probability, 1e-9, 1 - 1e-9)
+        return -float(np.sum(np.where(found, np.log(probability), np.log1p(-probability))))
+
+    start = np.array([np.median(rho), 0.3, 3.0])
+    best = minimize(cost, start, method="Nelder-Mead", options={"xatol": 1e-3, "fatol": 1e-3, "maxiter": 1000}).x
+    ceiling = float(expit(best[2]))
+    return float(best[0] + np.exp(best[1]) * ndtri(0.5 / ceiling)) if ceiling > 0.5 else float("nan")
+
+
+def bootstrap_events(events: pd.DataFrame, n_samples: int, seed: int) -> list[np.ndarray]:
+    """Resample events by amplifier and file, so that what shares a frame stays together.
+
+    With fewer than ten groups the groups cannot be resampled to any effect, and events are.
+
+    Returns
+    -------
+    list of ndarray
+        Row positions of each sample; the same for every detector that is given the same events.
+    """
+    rng = np.random.default_rng(seed)
+    groups = events.groupby("entry", sort=True).indices
+    members = [np.asarray(rows) for rows in groups.values()]
+    if len(members) < 10:
+        return [rng.integers(len(events), size=len(events)) for _ in range(n_samples)]
+    picks = rng.integers(len(members), size=(n_samples, len(members)))
+    return [np.concatenate([members[k] for k in pick]) for pick in picks]
+
+
+def summarise(events: pd.DataFrame, point: OperatingPoint, samples: list[np.ndarray], eta: float) -> dict[str, float]:
+    """Completeness, rho50 and loss at an operating point, each with its 95 % bootstrap interval.
+
+    Notes
+    -----
+    Loss is ``2.5 log10(rho50 / eta)`` magnitudes, ``eta`` the threshold of a perfect-match bank at the same rate of
+    false alarms: what a detector loses against the optimum.
+    """
+    found = (events["score"] >= point.threshold).to_numpy()
+    rho = events["rho"].to_numpy()
+    fractions = np.array([found[rows].mean() for rows in samples])
+    halves = np.array([fit_rho50(rho[rows], found[rows]) for rows in samples[: min(len(samples), 200)]])
+    rho50 = fit_rho50(rho, found)
+    return {
+        "n_events": len(events),
+        "completeness": float(found.mean()),
+        **_interval("completeness", fractions),
+        "rho50": rho50,
+        **_interval("rho50", halves),
+        "loss_mag": float(2.5 * np.log10(rho50 / eta)) if rho50 > 0 else float("nan"),
+    }
+
+
+def _interval(name: str, samples: np.ndarray) -> dict[str, float]:
+    finite = samples[np.isfinite(samples)]
+    low, high = np.quantile(finite, [0.025, 0.975]) if finite.size else (np.nan, np.nan)
+    return {f"{name}_low": float(low), f"{name}_high": float(high)}

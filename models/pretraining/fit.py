@@ -1,0 +1,334 @@
+"""Masked-patch pretraining without labels: a model learns to fill in what is hidden of strips.
+
+    model = build_masked_model(grid, seed=1)
+    result = pretrain(model, strips, training_index, validation_index, sources)
+    result.model.save("runs/pretrained")
+
+White noise cannot be predicted, so the floor is known: for it, no model does better than to predict 0. Losses are given
+as ``ratio`` to that, over all strips and for each source (noise, stars, cosmic rays, …): 1 is nothing learned.
+
+A loop of its own and not the `Trainer`, whose checkpoints are pickles.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from math import cos, pi
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from shutterless.models.dataset import mirror_columns, strips_to_tensors
+from shutterless.models.pretraining.masked_patches import MaskedPatchModel
+from shutterless.models.pretraining.masking import draw_hidden
+from shutterless.models.scoring import choose_device
+from shutterless.models.training.checkpoint import read_checkpoint, write_checkpoint
+from shutterless.pipeline.tokens import StripBatch
+
+HISTORY_COLUMNS = ("step", "epoch", "seconds", "split", "source", "loss", "ratio", "n_pixels")
+ALL = "all"
+_SCORED_AT_ONCE = 256
+
+
+class PretrainingError(ValueError):
+    """Settings, strips or a checkpoint that no pretraining can run with."""
+
+
+@dataclass(frozen=True)
+class PretrainingSettings:
+    """Hyperparameters of a pretraining (those of the encoder and of the masking are the model's own).
+
+    Parameters
+    ----------
+    epochs : int
+        The most passes over the training strips; every pass hides other patches.
+    patience : int
+        Stop after so many passes without a validation ratio that is smaller by ``least_gain``.
+    least_gain : float
+    batch_size : int
+        Strips in a batch.
+    learning_rate, weight_decay, warmup_fraction : float
+        Of AdamW; the rate rises linearly over the first fraction of the steps and falls along a cosine to 0.
+    gradient_clip : float
+        Largest norm of the gradient.
+    flip_columns : bool
+        Mirror training strips left-right at random.
+    seed : int
+        Fixes the order of the strips, what is hidden, mirroring and dropout.
+    device : str
+        "auto" (a GPU if there is one) or a torch device.
+    """
+
+    epochs: int = 12
+    patience: int = 3
+    least_gain: float = 1e-4
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup_fraction: float = 0.05
+    gradient_clip: float = 1.0
+    flip_columns: bool = True
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        counts = {name: getattr(self, name) for name in ("epochs", "patience", "batch_size")}
+        if min(counts.values()) < 1:
+            raise PretrainingError(f"pretraining: numbers must be positive: {counts}")
+
+
+@dataclass(frozen=True)
+class PretrainingResult:
+    """What a pretraining leaves behind.
+
+    Parameters
+    ----------
+    model : MaskedPatchModel
+        With the weights of the best epoch, in evaluation mode on the CPU.
+    history : DataFrame
+        `HISTORY_COLUMNS`: mean squared error of the hidden live pixels (compressed σ²), its ratio to that of predicting
+        0, and their number. A training row is over an epoch while weights changed and its source is "all"; validation
+        rows are over all validation strips after it, where the same patches are hidden each time, and over
+        those of each source.
+    best_epoch : int
+    stopped_early : bool
+        Whether the last epochs brought no gain.
+    """
+
+    model: MaskedPatchModel
+    history: pd.DataFrame
+    best_epoch: int
+    stopped_early: bool
+
+
+@dataclass
+class _Progress:
+    """Where a pretraining stands between two epochs; what a checkpoint holds besides tensors."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_ratio: float = float("inf")
+    since_gain: int = 0
+    seconds: float = 0.0
+
+
+def pretrain(
+    model: MaskedPatchModel,
+    strips: StripBatch,
+    training: np.ndarray,
+    validation: np.ndarray,
+    sources: np.ndarray,
+    settings: PretrainingSettings | None = None,
+    *,
+    checkpoint: Path | None = None,
+    made_from: str = "",
+    on_rows: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+) -> PretrainingResult:
+    """Pretrain a model; on one machine the same seeds give the same weights to the bit, interrupted or not.
+
+    Parameters
+    ----------
+    model : MaskedPatchModel
+        Trained in place. Its input scaling is fitted to the training strips first.
+    strips : StripBatch
+    training, validation : ndarray of int
+        Indices of the strips to learn from and to judge by.
+    sources : ndarray of str, shape (b,)
+        What each strip shows; the validation ratio is given for each.
+    settings : PretrainingSettings, optional
+    checkpoint : Path, optional
+        File (safetensors) that is written after every epoch, and gone on from where it exists.
+    made_from : str
+        Says which strips these are; a checkpoint made from others is refused.
+    on_rows : callable
+        Given the new rows of the history after every epoch.
+    """
+    settings = settings or PretrainingSettings()
+    if len(sources) != len(strips):
+        raise PretrainingError(f"{len(sources)} sources for {len(strips)} strips; give one for each")
+    for name, index in (("training", training), ("validation", validation)):
+        if not len(index):
+            raise PretrainingError(f"there is no {name} strip among {len(strips)}")
+    run = _Run(model, strips, training, validation, sources, settings)
+    recipe = {"settings": asdict(settings), "model": model.config.to_dict(), "made_from": made_from}
+    if checkpoint is not None and checkpoint.is_file():
+        run.restore(*read_checkpoint(checkpoint, recipe))
+    while not run.is_finished():
+        with _own_random_state(settings.seed, run.at.epoch):
+            rows = run.train_epoch()
+        on_rows(rows)
+        if checkpoint is not None:
+            write_checkpoint(checkpoint, recipe, *run.state())
+    return run.result()
+
+
+class _Run:
+    """One pretraining: the model, its optimiser, and the best weights so far."""
+
+    def __init__(
+        self,
+        model: MaskedPatchModel,
+        strips: StripBatch,
+        training: np.ndarray,
+        validation: np.ndarray,
+        sources: np.ndarray,
+        settings: PretrainingSettings,
+    ) -> None:
+        model.scaling.fit(strips[training])
+        self.device = torch.device(choose_device(settings.device))
+        self.model, self.settings = model.to(self.device), settings
+        self.tensors = strips_to_tensors(strips)
+        self.training = torch.from_numpy(np.asarray(training))
+        self.validation = torch.from_numpy(np.asarray(validation))
+        self.sources = np.asarray(sources, dtype=object)[validation]
+        matrices = [p for p in model.parameters() if p.ndim > 1]
+        others = [p for p in model.parameters() if p.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate)
+        self.steps_per_epoch = -(-len(training) // settings.batch_size)
+        self.at = _Progress()
+        self.rows: list[dict[str, Any]] = []
+        self.best: dict[str, torch.Tensor] = {}
+
+    def is_finished(self) -> bool:
+        """Whether all epochs are done, or nothing was gained for too long."""
+        return self.at.epoch >= self.settings.epochs or self.at.since_gain >= self.settings.patience
+
+    def train_epoch(self) -> list[dict[str, Any]]:
+        """Pass once over the training strips and judge; the new rows of the history."""
+        started = time.perf_counter()
+        generator = torch.Generator().manual_seed(_seed_of(self.settings.seed, self.at.epoch))
+        order = self.training[torch.randperm(len(self.training), generator=generator)]
+        self.model.train()
+        sums = np.zeros(3)
+        for i, index in enumerate(order.split(self.settings.batch_size)):
+            rate = learning_rate(self.at.epoch * self.steps_per_epoch + i, self.settings, self.steps_per_epoch)
+            sums += self._step(index, generator, rate)
+        self.at.epoch += 1
+        errors = validation_errors(self.model, self.tensors, self.validation, self.settings.seed)
+        self.at.seconds += time.perf_counter() - started
+        rows = [self._row("train", ALL, sums), *self._validation_rows(errors)]
+        self._keep_if_best(rows[1]["ratio"])
+        self.rows += rows
+        return rows
+
+    def _step(self, index: torch.Tensor, generator: torch.Generator, rate: float) -> np.ndarray:
+        batch = {name: values.index_select(0, index) for name, values in self.tensors.items()}
+        hidden = draw_hidden(batch["mask"], self.model.config.token_masking, generator)
+        if self.settings.flip_columns:
+            mirror_columns(batch, self.model.grid, torch.rand(len(index), generator=generator) < 0.5)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        output = self.model(hidden.to(self.device), **{name: v.to(self.device) for name, v in batch.items()})
+        self.optimiser.zero_grad(set_to_none=True)
+        output.loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
+        self.optimiser.step()
+        error, zero = output.squared_errors()
+        return np.array([error.sum().item(), zero.sum().item(), output.live.sum().item()])
+
+    def _validation_rows(self, errors: np.ndarray) -> list[dict[str, Any]]:
+        rows = [self._row("validation", ALL, errors.sum(0))]
+        for source in sorted(set(self.sources)):
+            rows.append(self._row("validation", source, errors[self.sources == source].sum(0)))
+        return rows
+
+    def _row(self, split: str, source: str, sums: np.ndarray) -> dict[str, Any]:
+        error, zero, n_pixels = sums
+        loss, ratio = error / max(n_pixels, 1), error / zero if zero else float("nan")
+        step = self.at.epoch * self.steps_per_epoch
+        values = (step, self.at.epoch, self.at.seconds, split, source, loss, ratio, int(n_pixels))
+        return dict(zip(HISTORY_COLUMNS, values, strict=True))
+
+    def _keep_if_best(self, ratio: float) -> None:
+        gained = ratio < self.at.best_ratio - self.settings.least_gain
+        self.at.since_gain = 0 if gained else self.at.since_gain + 1
+        if ratio < self.at.best_ratio:
+            self.at.best_ratio, self.at.best_epoch = ratio, self.at.epoch
+            self.best = {name: w.detach().clone() for name, w in self.model.state_dict().items()}
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Tensors and plain values from which `restore` goes on."""
+        tensors = {f"model.{name}": values for name, values in self.model.state_dict().items()}
+        tensors |= {f"best.{name}": values for name, values in self.best.items()}
+        for i, entries in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{i}.{name}": values for name, values in entries.items()}
+        return tensors, {"at": asdict(self.at), "rows": self.rows}
+
+    def restore(self, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.model.load_state_dict(_under("model.", tensors))
+        self.best = {name: v.to(self.device) for name, v in _under("best.", tensors).items()}
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, entry in _under("optimiser.", tensors).items():
+            number, name = key.split(".")
+            state.setdefault(int(number), {})[name] = entry
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+        self.at, self.rows = _Progress(**values["at"]), values["rows"]
+
+    def result(self) -> PretrainingResult:
+        """Put the weights of the best epoch back."""
+        if not self.best:
+            raise PretrainingError(
+                "the validation loss was never finite: lower pretrain.learning_rate, or look for non-finite inputs"
+            )
+        self.model.load_state_dict(self.best)
+        training = {"best_epoch": self.at.best_epoch, "best_ratio": self.at.best_ratio, "epochs_done": self.at.epoch}
+        self.model.config.training = {**asdict(self.settings), **training, "n_strips": len(self.training)}
+        history = pd.DataFrame(self.rows, columns=list(HISTORY_COLUMNS))
+        stopped = self.at.epoch < self.settings.epochs
+        return PretrainingResult(self.model.cpu().eval(), history, self.at.best_epoch, stopped)
+
+
+@torch.inference_mode()
+def validation_errors(
+    model: MaskedPatchModel, tensors: dict[str, torch.Tensor], index: torch.Tensor, seed: int
+) -> np.ndarray:
+    """Per strip the squared error, that of predicting 0, and the number of live hidden pixels, shape (b, 3).
+
+    The same seed hides the same patches.
+    """
+    was_training = model.training
+    model.eval()
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for chosen in index.split(_SCORED_AT_ONCE):
+        batch = {name: values.index_select(0, chosen) for name, values in tensors.items()}
+        hidden = draw_hidden(batch["mask"], model.config.token_masking, generator).to(model.device)
+        output = model(hidden, **{name: v.to(model.device) for name, v in batch.items()})
+        error, zero = output.squared_errors()
+        parts.append(torch.stack([error.sum(1), zero.sum(1), output.live.sum((1, 2))], 1).double().cpu().numpy())
+    model.train(was_training)
+    return np.concatenate(parts)
+
+
+def learning_rate(step: int, settings: PretrainingSettings, steps_per_epoch: int) -> float:
+    """Rate of a step: a linear rise, then a cosine to 0 at the end of all epochs."""
+    n_steps = settings.epochs * steps_per_epoch
+    n_warmup = settings.warmup_fraction * n_steps
+    if step < n_warmup:
+        return settings.learning_rate * (step + 1) / (n_warmup + 1)
+    return settings.learning_rate * 0.5 * (1 + cos(pi * (step - n_warmup) / max(n_steps - n_warmup, 1)))
+
+
+def _seed_of(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+
+@contextmanager
+def _own_random_state(seed: int, epoch: int) -> Iterator[None]:
+    """Dropout draws from torch's global generator: seeded anew for each epoch, and given back as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(_seed_of(seed, epoch))
+        yield
+
+
+def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,132 @@
+"""What a pretrained model makes of strips: each patch from the others, and how far it is off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from shutterless.models.dataset import strips_to_tensors
+from shutterless.models.inputs import RESIDUAL_SOFTNESS
+from shutterless.models.pretraining.masked_patches import MaskedPatchModel, live_pixels
+from shutterless.models.pretraining.masking import hidden_in_turn
+from shutterless.models.scoring import choose_device
+from shutterless.pipeline.tokens import StripBatch, TokenGrid, check_same_grid, unpatchify
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Strips and what a model says of each patch when it sees only others.
+
+    Parameters
+    ----------
+    strips : ndarray of float32, shape (b, y, x, t)
+        Residuals as they are (σ); NaN where masked.
+    predicted : ndarray of float32, shape (b, y, x, t)
+        Prediction of every pixel (σ), also where the strip is masked; NaN where a whole patch is.
+    hidden : ndarray of bool, shape (n,)
+        Patches that were hidden in the first turn, for pictures.
+    patch_error, patch_zero_error : ndarray of float64, shape (b, n)
+        Mean squared error of each patch's live pixels in compressed σ², and that of predicting 0; NaN without any.
+    n_live : ndarray of int, shape (b, n)
+    """
+
+    strips: np.ndarray
+    predicted: np.ndarray
+    hidden: np.ndarray
+    patch_error: np.ndarray
+    patch_zero_error: np.ndarray
+    n_live: np.ndarray
+
+    @property
+    def strip_error(self) -> np.ndarray:
+        """Mean squared error of each strip's live pixels (compressed σ²), shape (b,).
+
+        About 0.9 for white noise, which predicting 0 has as well; large is what the model has not learned to expect.
+        """
+        return self._mean(self.patch_error)
+
+    @property
+    def strip_ratio(self) -> np.ndarray:
+        """Error of each strip over that of predicting 0, (b,): 1 for noise, less where the rest of the strip tells."""
+        return self.strip_error / self._mean(self.patch_zero_error)
+
+    @property
+    def ratio(self) -> float:
+        """Error over that of predicting 0, over all strips."""
+        return float(np.nansum(self.patch_error * self.n_live) / np.nansum(self.patch_zero_error * self.n_live))
+
+    def _mean(self, errors: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):  # a strip without live pixels has no error
+            return np.nansum(errors * self.n_live, axis=1) / self.n_live.sum(1)
+
+
+@torch.inference_mode()
+def reconstruct(
+    model: MaskedPatchModel,
+    strips: StripBatch,
+    *,
+    n_turns: int | None = None,
+    batch_size: int = 256,
+    device: str = "auto",
+    grid: TokenGrid | None = None,
+) -> Reconstruction:
+    """Predict every patch of strips from others: each is hidden in exactly one of some turns.
+
+    Parameters
+    ----------
+    model : MaskedPatchModel
+    strips : StripBatch
+    n_turns : int, optional
+        As many as tokens hides one patch at a time and tells most; by default as many as hide no larger share
+        than in training, which costs least. Neighbouring patches are hidden in different turns.
+    batch_size : int
+    device : str
+        "auto" takes a GPU if there is one. The model is moved there and back.
+    grid : TokenGrid, optional
+        Grid the strips were cut with, to be compared with the model's.
+
+    Returns
+    -------
+    Reconstruction
+    """
+    if grid is not None:
+        check_same_grid(grid, model.grid, "the batch of strips")
+    masking, n_tokens = model.config.token_masking, model.grid.n_tokens
+    turns = hidden_in_turn(n_tokens, n_turns or min(max(-int(-1 // masking.share), 2), n_tokens))
+    home, target = model.device, torch.device(choose_device(device))
+    was_training = model.training
+    model.to(target).eval()
+    parts = [_predict(model, strips[i : i + batch_size], turns) for i in range(0, len(strips), batch_size)]
+    model.to(home).train(was_training)
+    shape = (0, n_tokens, model.grid.patch_size)
+    predicted = np.concatenate([np.empty(shape, np.float32), *(part[0] for part in parts)])
+    errors = np.concatenate([np.empty((0, n_tokens, 3)), *(part[1] for part in parts)])
+    return _assemble(strips, predicted, errors, turns[0].numpy(), model.grid)
+
+
+def _predict(model: MaskedPatchModel, strips: StripBatch, turns: list[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions (b, n, d) in compressed σ; sums of squared errors, of squares, and live pixels (b, n, 3)."""
+    tensors = {name: values.to(model.device) for name, values in strips_to_tensors(strips).items()}
+    predicted = torch.zeros_like(tensors["patches"])
+    sums = torch.zeros(*predicted.shape[:2], 3, dtype=torch.float64, device=model.device)
+    for turn in turns:
+        hidden = turn.to(model.device) & tensors["mask"]
+        output = model(hidden, **tensors)
+        predicted = torch.where(hidden.unsqueeze(-1), output.predicted, predicted)
+        sums += torch.stack([*output.squared_errors(), output.live.sum(-1)], -1)
+    return predicted.cpu().numpy(), sums.cpu().numpy()
+
+
+def _assemble(
+    strips: StripBatch, predicted: np.ndarray, sums: np.ndarray, hidden: np.ndarray, grid: TokenGrid
+) -> Reconstruction:
+    live = live_pixels(torch.from_numpy(strips.patches), torch.from_numpy(strips.mask)).numpy()
+    pixels = np.where(live, strips.patches, np.nan).astype(np.float32)
+    guess = RESIDUAL_SOFTNESS * np.sinh(predicted / RESIDUAL_SOFTNESS)
+    guess = np.where(strips.mask[:, :, None], guess, np.nan).astype(np.float32)
+    n_live = sums[:, :, 2]
+    with np.errstate(invalid="ignore"):
+        error, zero = sums[:, :, 0] / n_live, sums[:, :, 1] / n_live
+    return Reconstruction(unpatchify(pixels, grid), unpatchify(guess, grid), hidden, error, zero, n_live.astype(int))

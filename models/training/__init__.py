@@ -1,0 +1,1 @@
+"""Training: from labelled strips to a model that keeps its best epoch."""

@@ -1,0 +1,323 @@
+"""Training with the `transformers` Trainer: from a training set to a model that knows its best epoch.
+
+    model = build_model("transformer", training_set.grid, seed=1)
+    result = train_model(model, training_set, TrainingSettings(epochs=4))
+    result.model.save_pretrained("runs/transformer")
+
+Nothing here knows a tracking server: pass callbacks to log live.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from shutterless.models.dataset import (
+    LABEL_NAMES,
+    StripDataset,
+    pass_batch,
+    select_labels,
+    split_by_group,
+)
+from shutterless.models.evaluation.platt import roc_area
+from shutterless.models.inputs import DetectorModel
+from shutterless.models.scoring import choose_device
+from shutterless.pipeline.examples.training import TrainingSet
+from shutterless.pipeline.tokens import check_same_grid
+
+HISTORY_COLUMNS = ("step", "epoch", "seconds", "split", "loss", "accuracy", "auc")
+
+
+class TrainingError(ValueError):
+    """Settings or strips that no training can run with."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Hyperparameters of a training (those of the architecture are the model's own).
+
+    Parameters
+    ----------
+    epochs : int
+        Passes over the training strips.
+    max_steps : int or None
+        Stop after so many batches, whatever the epochs.
+    batch_size : int
+        Strips in a batch.
+    learning_rate, weight_decay, warmup_fraction : float
+        Of AdamW; the rate rises linearly over the first fraction of the steps and falls along a cosine to 0.
+    gradient_clip : float
+        Largest norm of the gradient.
+    validation_fraction : float
+        Fraction of the groups to validate on, where the caller names none.
+    flip_columns : bool
+        Mirror training strips left-right at random.
+    shuffled_labels : bool
+        Control experiment: labels are permuted among the training strips, so that nothing can be learned. Validation
+        labels stay true; an AUC other than about 0.5 would mean that the answer leaks in.
+    log_steps : int
+        Batches between two training rows of the history.
+    seed : int
+        Fixes the split, the order of the strips, mirroring, dropout and the permutation.
+    device : str
+        "auto" (a GPU if there is one) or "cpu".
+    """
+
+    epochs: int = 4
+    max_steps: int | None = None
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup_fraction: float = 0.1
+    gradient_clip: float = 1.0
+    validation_fraction: float = 0.2
+    flip_columns: bool = True
+    shuffled_labels: bool = False
+    log_steps: int = 20
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        positive = ("epochs", "batch_size", "learning_rate", "gradient_clip", "log_steps")
+        wrong = {name: getattr(self, name) for name in positive if getattr(self, name) <= 0}
+        if self.max_steps is not None and self.max_steps <= 0:
+            wrong["max_steps"] = self.max_steps
+        if wrong:
+            raise TrainingError(f"training settings must be positive: {wrong}")
+        if not 0 < self.validation_fraction < 1:
+            raise TrainingError(f"validation_fraction {self.validation_fraction} is not between 0 and 1")
+        if self.device not in ("auto", "cpu"):
+            raise TrainingError(f"device {self.device!r} is neither 'auto' (a GPU if there is one) nor 'cpu'")
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training leaves behind.
+
+    Parameters
+    ----------
+    model : DetectorModel
+        With the weights of the best epoch, in evaluation mode on the CPU.
+    history : DataFrame
+        ``step``, ``epoch``, ``seconds``, ``split`` ("train" or "validation"), ``loss``, ``accuracy``, ``auc``. A
+        training row is over the batches since the last one, while weights changed and strips were mirrored; a
+        validation row is over all validation strips at the end of an epoch.
+    best_epoch : float
+        Epoch of the smallest validation loss, whose weights were kept.
+    training_index, validation_index : ndarray of int
+        Which strips of the training set were used for what.
+    """
+
+    model: DetectorModel
+    history: pd.DataFrame
+    best_epoch: float
+    training_index: np.ndarray
+    validation_index: np.ndarray
+
+
+def train_model(
+    model: DetectorModel,
+    training_set: TrainingSet,
+    settings: TrainingSettings | None = None,
+    *,
+    validation_groups: Sequence[int] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> TrainingResult:
+    """Train a model; on one machine the same seeds give the same weights to the bit.
+
+    Parameters
+    ----------
+    model : DetectorModel
+        Trained in place. Its input scaling is fitted to the training strips first.
+    training_set : TrainingSet
+    settings : TrainingSettings, optional
+    validation_groups : sequence of int, optional
+        Groups to validate on; drawn by the settings' fraction and seed if left out.
+    callbacks : sequence of TrainerCallback
+        Called by the Trainer, e.g. to log live; a callback with a method ``on_history_row(row)`` is also given each row
+        of the history as a dict.
+    """
+    settings = settings or TrainingSettings()
+    model.check_features()
+    check_same_grid(training_set.grid, model.grid, "the training set")
+    train, validation = split_by_group(
+        training_set.groups,
+        validation_groups=validation_groups,
+        fraction=settings.validation_fraction,
+        seed=settings.seed,
+    )
+    datasets = _datasets(training_set, train, validation, settings)
+    model.scaling.fit(training_set.strips[train])
+    recorder = HistoryRecorder(model, listeners=callbacks)
+    with tempfile.TemporaryDirectory() as folder, _own_random_state():
+        arguments = _trainer_arguments(settings, folder)
+        trainer = _DetectorTrainer(model, arguments, datasets, [recorder, *callbacks])
+        trainer.train()
+    recorder.restore_best()
+    model.config.training = {**asdict(settings), "best_epoch": recorder.best_epoch, "n_strips": len(train)}
+    history = pd.DataFrame(recorder.rows, columns=list(HISTORY_COLUMNS))
+    return TrainingResult(model.cpu().eval(), history, recorder.best_epoch, train, validation)
+
+
+def _datasets(
+    training_set: TrainingSet, train: np.ndarray, validation: np.ndarray, settings: TrainingSettings
+) -> tuple[StripDataset, StripDataset]:
+    """Build training and validation datasets; only the training labels are ever permuted."""
+    strips, labels, grid = training_set.strips, training_set.labels, training_set.grid
+    label_index = np.random.default_rng(settings.seed).permutation(train) if settings.shuffled_labels else train
+    return (
+        StripDataset(
+            strips[train],
+            select_labels(labels, label_index),
+            grid,
+            flip_columns=settings.flip_columns,
+            seed=settings.seed,
+        ),
+        StripDataset(strips[validation], select_labels(labels, validation), grid),
+    )
+
+
+def _trainer_arguments(settings: TrainingSettings, folder: str) -> TrainingArguments:
+    """Translate the settings for the Trainer, with all its saving and reporting off."""
+    on_gpu = choose_device(settings.device) == "cuda"
+    return TrainingArguments(
+        output_dir=folder,
+        save_strategy="no",
+        report_to="none",
+        eval_strategy="epoch",
+        logging_strategy="steps",
+        logging_steps=settings.log_steps,
+        disable_tqdm=True,
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=256,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        lr_scheduler_type="cosine",
+        warmup_steps=settings.warmup_fraction,  # below 1 it is a fraction of all steps
+        max_grad_norm=settings.gradient_clip,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=on_gpu,
+        remove_unused_columns=False,  # the datasets give tensors under the model's own names
+        label_names=LABEL_NAMES,
+    )
+
+
+@contextmanager
+def _own_random_state() -> Iterator[None]:
+    """Keep the Trainer's seeding of the global generators from reaching the caller."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+class _DetectorTrainer(Trainer):
+    """Trainer that keeps the event logits of its training batches: training accuracy costs no extra pass."""
+
+    def __init__(
+        self,
+        model: DetectorModel,
+        arguments: TrainingArguments,
+        datasets: tuple[StripDataset, StripDataset],
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=datasets[0],
+            eval_dataset=datasets[1],
+            data_collator=pass_batch,  # type: ignore[arg-type]
+            compute_metrics=event_metrics,
+            callbacks=callbacks,
+        )
+        self.remove_callback(PrinterCallback)
+        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def compute_loss(  # type: ignore[override]
+        self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """Compute the loss as usual and remember what was predicted while training."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        if model.training:
+            self.seen.append((outputs["event_logit"].detach(), inputs["is_event"]))
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add accuracy and AUC of the batches since the last log to a training row."""
+        if "loss" in logs and self.seen:
+            logit, is_event = (torch.cat(parts).float().cpu().numpy() for parts in zip(*self.seen, strict=True))
+            logs.update(accuracy_and_auc(logit, is_event))
+            self.seen.clear()
+        super().log(logs, *args, **kwargs)
+
+
+def event_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Accuracy and AUC of the event decision, for the Trainer."""
+    return accuracy_and_auc(prediction.predictions[0], prediction.label_ids[0])
+
+
+def accuracy_and_auc(event_logit: np.ndarray, is_event: np.ndarray) -> dict[str, float]:
+    """Fraction of right decisions at probability 1/2, and area under the ROC curve."""
+    right = (event_logit > 0) == (is_event > 0.5)
+    return {"accuracy": float(right.mean()), "auc": roc_area(event_logit, is_event)}
+
+
+class HistoryRecorder(TrainerCallback):
+    """Collects the history and a copy of the weights of the best epoch."""
+
+    def __init__(self, model: DetectorModel, listeners: Sequence[Any] = ()) -> None:
+        self.model = model
+        self.listeners = [listener for listener in listeners if hasattr(listener, "on_history_row")]
+        self.rows: list[dict[str, Any]] = []
+        self.best_epoch, self.best_loss = float("nan"), float("inf")
+        self.best_weights: dict[str, torch.Tensor] = {}
+        self.start = time.perf_counter()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self.start = time.perf_counter()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Add a training row; validation has `on_evaluate`, and the summary at the end has no loss."""
+        if logs and "loss" in logs:
+            self._add(state, "train", logs["loss"], logs["accuracy"], logs["auc"])
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        """Add a validation row and keep the weights if they are the best so far."""
+        loss = metrics["eval_loss"]
+        self._add(state, "validation", loss, metrics["eval_accuracy"], metrics["eval_auc"])
+        if loss < self.best_loss:
+            self.best_loss, self.best_epoch = loss, float(state.epoch)
+            self.best_weights = {name: w.detach().clone() for name, w in self.model.state_dict().items()}
+
+    def restore_best(self) -> None:
+        """Put the weights of the best epoch back."""
+        if not self.best_weights:
+            raise TrainingError(
+                "the validation loss was never finite: lower the learning rate, or look for non-finite inputs"
+            )
+        self.model.load_state_dict(self.best_weights)
+
+    def _add(self, state: Any, split: str, loss: float, accuracy: float, auc: float) -> None:
+        values = (state.global_step, state.epoch, time.perf_counter() - self.start, split, loss, accuracy, auc)
+        row = dict(zip(HISTORY_COLUMNS, values, strict=True))
+        self.rows.append(row)
+        for listener in self.listeners:
+            listener.on_history_row(row)

@@ -1,0 +1,1 @@
+"""Calibration of image cubes: stars that drift, slow trends, cosmic rays."""

@@ -1,0 +1,185 @@
+"""An exposure calibrated in memory: stars found, streaks cleaned, restless columns masked, quality noted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from shutterless.pipeline.calibration.cubes.calibrate import calibrate_cube, star_table
+from shutterless.pipeline.calibration.electrons import masked_rows
+from shutterless.pipeline.calibration.levels.baseline import BLOCK_ROWS
+from shutterless.pipeline.calibration.motion.clean import clean_streaks
+from shutterless.pipeline.calibration.quality import column_statistics, restless_columns, summarise_quality
+from shutterless.pipeline.calibration.residuals import Baseline, fit_baseline, iterate_residuals
+from shutterless.pipeline.calibration.streaks.background import sky_level
+from shutterless.pipeline.calibration.streaks.find import collapse_profile, find_streaks
+from shutterless.pipeline.psf import pixel_profile
+from shutterless.pipeline.reading.cubes import Cube
+from shutterless.pipeline.reading.frames import Frame
+from shutterless.pipeline.store.store import ROW_TIMES, Amplifier, build_amplifier
+
+# pixels times rows of an amplifier-hour of a stack of images, which has no columns that are read for an hour: as many
+# as those of a ZTF amplifier hold in one at 300 rows a second, so that a rate of false alarms means as many trials
+PIXEL_ROWS_PER_HOUR = 3072 * 300 * 3600
+NO_SMEAR_ROWS = 0.01  # an image is exposed at once: nothing smears time
+EVENT_SCALES_ROWS = {"flare": (0.5, 8.0), "burst": (1.0, 24.0)}  # of a cube whose profile knows no others
+_LARGEST_HALF = 6e4  # what float16 holds
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What a store keeps of an exposure.
+
+    Parameters
+    ----------
+    residual : ndarray of float16, shape (y, x, t)
+        In units of σ; NaN where masked.
+    arrays : mapping of str to ndarray
+        By the name that each has in a store.
+    streaks : DataFrame
+    description : mapping
+        Plain values for JSON.
+    """
+
+    residual: np.ndarray
+    arrays: Mapping[str, np.ndarray]
+    streaks: pd.DataFrame
+    description: Mapping[str, Any]
+
+    def amplifier(self, name: str) -> Amplifier:
+        """As it is opened from a store, where ``name`` would be its entry."""
+        return build_amplifier(name, self.description, self.residual, self.arrays, self.streaks)
+
+
+def exposure_shape(exposure: Frame | Cube) -> tuple[int, int, int]:
+    """Shape (y, x, t) of the residual of an exposure; continuous readout is one row high."""
+    if isinstance(exposure, Cube):
+        n_y, n_columns, n_rows = exposure.flux_e.shape
+        return n_y, n_columns, n_rows
+    n_rows, n_columns = exposure.pixels_adu.shape
+    return 1, n_columns, n_rows
+
+
+@singledispatch
+def calibrate_exposure(exposure: Frame | Cube, residual: np.ndarray) -> Calibrated:
+    """Calibrate what was read.
+
+    Parameters
+    ----------
+    exposure : Frame or Cube
+    residual : ndarray of float16, shape `exposure_shape`
+        Is filled; memory or a memory map.
+    """
+    raise TypeError(f"there is no calibration for a {type(exposure).__name__}")
+
+
+@calibrate_exposure.register
+def _(frame: Frame, residual: np.ndarray) -> Calibrated:
+    n_rows = len(frame.pixels_adu)
+    baseline = fit_baseline(frame)
+    steady = baseline.level_e.mean(axis=0)
+    profile, error = collapse_profile(baseline.level_e, frame.readout.read_noise_e, n_rows)
+    streaks, sigma_px = find_streaks(profile, error, frame.readout.psf_sigma_px, frame.readout, baseline.ramps)
+    arrays = _write_residuals(frame, baseline, residual[0])
+    n_moving = clean_streaks(
+        residual[0], arrays["sigma_e"][0], steady, sky_level(steady), streaks, sigma_px, frame.readout
+    )
+    statistics = column_statistics(residual[0])
+    bright = streaks["flux_e_row"].to_numpy() * pixel_profile(0, sigma_px) > np.median(arrays["sigma_e"])
+    bad = restless_columns(statistics, sigma_px, streaks["x"].to_numpy()[bright])
+    residual[0, bad] = np.nan
+    arrays["column_noise"] = np.where(bad, np.nan, statistics["noise"]).astype(np.float32)
+    arrays["column_tails"] = statistics[["lone_below", "lone_above"]].to_numpy(np.int32)
+    description = {
+        **_describe(frame),
+        "pixel_rows_per_hour": residual.shape[1] * frame.readout.row_rate_hz * 3600,
+        "psf_sigma_px": sigma_px,
+        "n_streaks": len(streaks),
+        "n_moving_streaks": n_moving,
+        "pocket_capacity_e": baseline.pocket.capacity_e if baseline.pocket else 0.0,
+        **summarise_quality(statistics, bad, n_rows),
+    }
+    return Calibrated(residual, arrays, streaks, description)
+
+
+@calibrate_exposure.register
+def _(cube: Cube, residual: np.ndarray) -> Calibrated:
+    times, calibrated = cube.readout.row_times, calibrate_cube(cube)
+    assert times is not None, "every cube has the times of its rows"
+    stars = star_table(cube, calibrated.stars)
+    residual[:] = np.clip(calibrated.residual, -_LARGEST_HALF, _LARGEST_HALF)
+    arrays = {
+        "baseline_e": calibrated.level_e,
+        "sigma_e": calibrated.sigma_e,
+        "row_residual": calibrated.row_residual,
+        "pixel_noise": calibrated.noise,
+        "quality": cube.quality,
+        "cosmic_rays": calibrated.cosmic_rays.to_numpy(np.float64),
+        ROW_TIMES: np.stack([times.seconds, times.archive]),
+        **({} if cube.aperture is None else {"aperture": cube.aperture}),
+        **({} if calibrated.motion_px is None else {"motion_px": calibrated.motion_px}),
+    }
+    description = {
+        **_describe(cube),
+        "pixel_rows_per_hour": PIXEL_ROWS_PER_HOUR,
+        "block_rows": 1,
+        "smear_rows": NO_SMEAR_ROWS,
+        "token_grid": dict(cube.profile.token_grid),
+        "event_scales_s": cube_event_scales(cube),
+        "psf_sigma_px": calibrated.stars.sigma_px,
+        "n_streaks": len(stars),
+        "n_cosmic_rays": len(calibrated.cosmic_rays),
+        "n_moving_streaks": len(stars) if calibrated.motion_px is not None else 0,
+        "live_pixel_rows": int(np.isfinite(calibrated.residual).sum()),
+    }
+    return Calibrated(residual, arrays, stars, description)
+
+
+def cube_event_scales(cube: Cube) -> dict[str, tuple[float, float]]:
+    """Kinds of event that are injected into a cube and the range of their scale (s): the profile's, or by cadence."""
+    if cube.profile.event_scales_s:
+        return dict(cube.profile.event_scales_s)
+    cadence_s = 1 / cube.readout.row_rate_hz
+    return {kind: (low * cadence_s, high * cadence_s) for kind, (low, high) in EVENT_SCALES_ROWS.items()}
+
+
+def _describe(exposure: Frame | Cube) -> dict[str, Any]:
+    """What every entry says of where it is from, and its shape (y, x, t)."""
+    return {
+        "file": exposure.path.name,
+        "source": str(exposure.path.resolve()),
+        "instrument": exposure.profile.name,
+        "readout": exposure.readout.to_dict(),
+        **dict(zip(("n_y", "n_columns", "n_rows"), exposure_shape(exposure), strict=True)),
+    }
+
+
+def _write_residuals(frame: Frame, baseline: Baseline, residual: np.ndarray) -> dict[str, np.ndarray]:
+    """Stream the residuals into their memory map (x, t); return the arrays beside it."""
+    n_rows, n_columns = frame.pixels_adu.shape
+    n_blocks = -(-n_rows // BLOCK_ROWS)
+    level = np.empty((n_blocks, n_columns), dtype=np.float32)
+    sigma = np.empty((n_blocks, n_columns), dtype=np.float32)
+    row_residual = np.empty(n_rows, dtype=np.float32)
+    offset = (baseline.bias_adu - np.median(baseline.bias_adu)) * frame.readout.gain_e_per_adu
+    for chunk in iterate_residuals(frame, baseline):
+        stop = chunk.start + len(chunk.residual)
+        chunk.write_to(residual)
+        row_residual[chunk.start : stop] = chunk.row_residual
+        offset[chunk.start : stop] += chunk.row_residual * chunk.median_sigma_e
+        offset[chunk.start : stop][masked_rows(chunk.residual)] = np.nan
+        for start in range(chunk.start, stop, BLOCK_ROWS):
+            rows = slice(start - chunk.start, min(start + BLOCK_ROWS, stop) - chunk.start)
+            level[start // BLOCK_ROWS] = chunk.level_e[rows].mean(axis=0)
+            sigma[start // BLOCK_ROWS] = chunk.sigma_e[rows].mean(axis=0)
+    return {
+        "baseline_e": level.T[None],
+        "sigma_e": sigma.T[None],
+        "row_residual": row_residual,
+        "row_offset_e": offset.astype(np.float32),
+    }

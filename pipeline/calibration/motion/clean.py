@@ -1,0 +1,225 @@
+"""Take what the air does to bright streaks out of their residuals, and leave what happens to one star alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numba
+import numpy as np
+import pandas as pd
+
+from shutterless.pipeline.calibration.motion.columns import half_bits, project_modes, subtract_modes
+from shutterless.pipeline.calibration.motion.shared import bright_streaks, learn_motion, subtract_shared
+from shutterless.pipeline.calibration.motion.states import Streak
+from shutterless.pipeline.compiled.medians import median_absolute
+from shutterless.pipeline.compiled.running_means import cumulate, neighbour_errors, neighbour_mean
+from shutterless.pipeline.psf import pixel_profile
+from shutterless.pipeline.reading.readout import Readout
+
+# rows over which the amplitude of a mode may be averaged, doubling (`neighbour_errors`); motion changes in about 30,
+# focus in some hundred
+WINDOWS = (5, 9, 17, 33, 65, 129)
+MIN_GAIN = 0.01  # of the variance of a mode's amplitude that must be predicted before anything is subtracted
+CLIP_SIGMA = 5.0
+MAX_COMPANIONS = 3  # streaks within the modelled columns that are fitted along: an event on one is no motion
+MIN_SEPARATION_PX = 1.2  # closer ones cannot be told from the motion of one
+_STEP = 0.01
+
+
+def streak_modes(
+    x: float,
+    flux_e_row: float,
+    sigma_px: float,
+    sigma_e: np.ndarray,
+    first_column: int,
+    companions: Sequence[float] = (),
+) -> tuple[np.ndarray, np.ndarray]:
+    """What motion along x and a change of width do to a streak, and how to measure each without its flux.
+
+    Parameters
+    ----------
+    x, flux_e_row : float
+        Position (pixels) and flux (electrons per row) of the streak.
+    sigma_px : float
+        Width of the point-spread function (pixels).
+    sigma_e : ndarray, shape (w,)
+        Noise of the columns (electrons) from ``first_column`` on.
+    first_column : int
+    companions : sequence of float
+        Positions of other streaks (pixels).
+
+    Returns
+    -------
+    modes : ndarray, shape (2, w)
+        ``F/σ dP/dx`` (per pixel) and ``F/σ dP/dσ`` (per pixel).
+    estimators : ndarray, shape (2, w)
+        Rows of the pseudo-inverse of (``P/σ``, the modes, and ``P/σ`` of every companion): times a residual they give
+        the amplitude of each mode, and nothing for an event on the star or a companion.
+    """
+    first, beside = np.array([first_column]), np.full((1, MAX_COMPANIONS), np.nan)
+    beside[0, : len(companions)] = companions
+    modes, estimators = _all_modes(np.array([x]), np.array([flux_e_row]), sigma_px, sigma_e[None], first, beside)
+    return modes[0], estimators[0]
+
+
+def _all_modes(
+    x: np.ndarray, flux_e_row: np.ndarray, sigma_px: float, sigma_e: np.ndarray, first: np.ndarray, beside: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`streak_modes` of several streaks: noise (s, w), companions (s, c), NaN for none; modes and estimators (s, 2, w).
+
+    Columns of a design that belong to no companion are 0, and so are their shares: the pseudo-inverse of the normal
+    matrix leaves them out. Each other column is scaled to unit length, lest the flux spoil the condition.
+    """
+    offsets = first[:, None] + np.arange(sigma_e.shape[1]) - x[:, None]
+    profile = pixel_profile(offsets, sigma_px)
+    shift = (pixel_profile(offsets - _STEP, sigma_px) - pixel_profile(offsets + _STEP, sigma_px)) / (2 * _STEP)
+    widen = (pixel_profile(offsets, sigma_px + _STEP) - pixel_profile(offsets, sigma_px - _STEP)) / (2 * _STEP)
+    others = np.nan_to_num(pixel_profile(offsets[:, None] - (beside - x[:, None])[:, :, None], sigma_px))
+    flux = flux_e_row[:, None]
+    design = np.concatenate([np.stack([flux * shift, flux * widen, profile], axis=1), others], axis=1)
+    design /= sigma_e[:, None]
+    length = np.linalg.norm(design, axis=2, keepdims=True)
+    unit = design / np.where(length > 0, length, 1)
+    inverse = np.linalg.pinv(unit @ unit.transpose(0, 2, 1), hermitian=True)
+    return design[:, :2], (inverse[:, :2] @ unit) / length[:, :2]
+
+
+def predict_amplitude(amplitude: np.ndarray, noise: float) -> np.ndarray | None:
+    """Predict the amplitude of a mode in each row from the rows around it.
+
+    Parameters
+    ----------
+    amplitude : ndarray, shape (t,)
+        Measured row by row; 0 where masked.
+    noise : float
+        Its standard deviation from photon and read noise.
+
+    Returns
+    -------
+    ndarray, shape (t,), or None
+        Mean of the neighbouring rows, the row itself left out (so that no noise is subtracted from itself), over the
+        window of `WINDOWS` that predicts best; None where none predicts `MIN_GAIN` of the variance: nothing moves.
+    """
+    predicted = np.empty(len(amplitude), dtype=np.float32)
+    amplitude = np.ascontiguousarray(amplitude, dtype=np.float32)
+    return predicted if _predict(amplitude, float(noise), predicted) else None
+
+
+@numba.njit(cache=True, nogil=True)
+def _predict(amplitude, noise, predicted):  # pragma: no cover - compiled
+    """Twin of `predict_amplitude`, into ``predicted``; whether anything is."""
+    reach = np.float32(CLIP_SIGMA * max(1.4826 * median_absolute(amplitude), noise))
+    limited, power = np.empty_like(amplitude), 0.0
+    for t in range(len(amplitude)):
+        limited[t] = min(max(amplitude[t], -reach), reach)  # a cosmic ray must not spread
+        power += np.float64(limited[t]) * limited[t]
+    errors = neighbour_errors(limited, len(WINDOWS))
+    best = np.argmin(errors)
+    moves = errors[best] < (1 - MIN_GAIN) * power / max(len(amplitude), 1)
+    if moves:
+        neighbour_mean(limited, cumulate(limited), WINDOWS[best], predicted)
+    return moves
+
+
+def clean_streaks(
+    residual: np.ndarray,
+    sigma_e: np.ndarray,
+    level_e: np.ndarray,
+    sky_e: float,
+    streaks: pd.DataFrame,
+    sigma_px: float,
+    readout: Readout,
+) -> int:
+    """Subtract what the air does to the bright streaks of an amplifier, in place.
+
+    Parameters
+    ----------
+    residual : ndarray of float16, shape (x, t)
+        In units of σ; NaN where masked.
+    sigma_e : ndarray of float32, shape (x, b)
+        Noise (electrons per pixel).
+    level_e : ndarray, shape (x,)
+        Steady level of each column (electrons per pixel).
+    sky_e : float
+        The same without a star.
+    streaks : DataFrame
+        With ``streak_id``, ``x``, ``flux_e_row`` and ``y0``.
+    sigma_px : float
+        Width of the mean point-spread function (pixels).
+    readout : Readout
+
+    Returns
+    -------
+    int
+        Streaks of which something was subtracted; 0 where the air is still.
+
+    Notes
+    -----
+    First what the stars share in star time (`shared_motion`), then what each star's own neighbouring rows still
+    predict of its motion and focus: of two stars in one column, say, which move at different times. That is measured
+    orthogonally to the flux of the star and its neighbours, so no event on them has a part in it.
+    """
+    bright, crowding = bright_streaks(sigma_e, level_e, sky_e, streaks, sigma_px, readout, residual.shape[1])
+    motion = learn_motion(residual, bright, crowding, sigma_px, readout.n_transit)
+    shared = [False] * len(bright) if motion is None else subtract_shared(residual, bright, motion)
+    moved = np.array(shared, dtype=bool) | subtract_own_motions(residual, bright, sigma_px, streaks["x"].to_numpy())
+    return int(moved.sum())
+
+
+def subtract_own_motion(residual: np.ndarray, streak: Streak, sigma_px: float, everyone: np.ndarray) -> bool:
+    """`subtract_own_motions` of one streak."""
+    return bool(subtract_own_motions(residual, [streak], sigma_px, everyone)[0])
+
+
+def subtract_own_motions(
+    residual: np.ndarray, streaks: Sequence[Streak], sigma_px: float, everyone: np.ndarray
+) -> np.ndarray:
+    """Take out of streaks, in place and one after the other, the motion and focus that their own rows predict.
+
+    Parameters
+    ----------
+    residual : ndarray of float16, shape (x, t)
+    streaks : sequence of Streak
+    sigma_px : float
+        Width of the mean point-spread function.
+    everyone : ndarray, shape (s,)
+        Positions of all streaks; events on those nearby are not taken for motion.
+
+    Returns
+    -------
+    ndarray of bool, shape (s,)
+        Of which streaks anything was predicted.
+    """
+    moved = np.zeros(len(streaks), dtype=bool)
+    if not len(streaks):
+        return moved
+    first = np.array([streak.columns.start for streak in streaks])
+    x, flux = np.array([[streak.x, streak.flux_e_row] for streak in streaks]).T
+    beside = np.array([_companions(streak, everyone) for streak in streaks])
+    noise = np.array([streak.noise_e for streak in streaks], dtype=np.float64)
+    modes, estimators = _all_modes(x, flux, sigma_px, noise, first, beside)
+    halves = half_bits(residual)
+    for k, own in enumerate(zip(first, modes, estimators, np.linalg.norm(estimators, axis=2), strict=True)):
+        moved[k] = _subtract_own(halves, *own)
+    return moved
+
+
+def _subtract_own(halves: np.ndarray, first: int, modes: np.ndarray, estimators: np.ndarray, noise: np.ndarray) -> bool:
+    """Twin of `subtract_own_motions` for one streak of known modes; ``noise`` (2,) of their amplitudes."""
+    amplitude = np.empty((len(modes), halves.shape[1]), dtype=np.float32)
+    project_modes(halves, first, estimators.astype(np.float32), amplitude)
+    predicted = np.zeros_like(amplitude)
+    moves = [_predict(*mode) for mode in zip(amplitude, noise, predicted, strict=True)]
+    if any(moves):
+        subtract_modes(halves, first, modes.astype(np.float32), predicted)
+    return any(moves)
+
+
+def _companions(streak: Streak, everyone: np.ndarray) -> np.ndarray:
+    """Positions of the nearest other streaks within its columns, NaN where there are fewer; (c,)."""
+    near = everyone[(everyone > streak.columns.start - 1) & (everyone < streak.columns.stop)]
+    near = near[np.abs(near - streak.x) > MIN_SEPARATION_PX]
+    companions = np.full(MAX_COMPANIONS, np.nan)
+    nearest = near[np.argsort(np.abs(near - streak.x))[:MAX_COMPANIONS]]
+    companions[: len(nearest)] = nearest
+    return companions

@@ -1,0 +1,222 @@
+"""What the stars of an amplifier do together in star time: the rows by which each lags, and what one does alone.
+
+What the air does to two stars at once is seen in two different rows, ``y0`` apart. Where ``y0`` is not known, the lag
+between two stars is found from the series themselves.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from scipy.fft import irfft, next_fast_len, rfft
+
+from shutterless.pipeline.compiled.medians import keep_known, median, median_absolute
+from shutterless.pipeline.compiled.running_means import cumulate, window_mean
+
+COARSE_ROWS = 4  # lags are searched on means of so many rows first; motion changes in about 30
+MIN_LAG_SIGNIFICANCE = 5.0  # of the cross-correlation's peak, over its own scatter
+MIN_OVERLAP = 0.3  # of a star's rows with those of the others at the lag in question
+REFINE_ROWS = 12  # to either side of a lag, known or found coarsely, that a better one is looked for
+OUTLIER_WINDOWS = (1, 9, 65, 513)  # rows over which a star is compared with what the others predict
+OUTLIER_SIGMA = 5.0
+_SUMMED_ROWS = 512  # summed in single precision before they are added to the rest
+
+
+class LagFinder:
+    """Stars laid over each other in star time, against which the lag of another can be found.
+
+    Parameters
+    ----------
+    reference : float
+        A lag; others may differ from it by ``max_lag``.
+    max_lag : int
+        Rows.
+    n_rows, n_channels : int
+        Shape of each star's series.
+    """
+
+    def __init__(self, reference: float, max_lag: int, n_rows: int, n_channels: int) -> None:
+        self._highest = reference + max_lag
+        self._n_bins, self._n_lags = n_rows // COARSE_ROWS, 2 * max_lag // COARSE_ROWS + 1
+        self._total = np.zeros((n_channels, self._n_bins + self._n_lags))
+        self._weight = np.zeros(self._n_bins + self._n_lags)
+        self._size = next_fast_len(self._n_bins + self._n_lags, real=True)
+        self._spectra: np.ndarray | None = None  # of what was laid down, (c + 1, f); made when first asked
+
+    def add(self, star: np.ndarray, valid: np.ndarray, lag: float) -> None:
+        """Lay a star of known lag over the others: ``star`` (c, t), ``valid`` (t,)."""
+        start = int(np.clip(round((self._highest - lag) / COARSE_ROWS), 0, self._n_lags))
+        here = slice(start, start + self._n_bins)
+        self._total[:, here] += _coarse(_standardise(star, valid))
+        self._weight[here] += _coarse(valid)
+        self._spectra = None
+
+    def find(self, star: np.ndarray, valid: np.ndarray) -> float:
+        """Lag of a star.
+
+        Parameters
+        ----------
+        star : ndarray, shape (c, t)
+        valid : ndarray of bool, shape (t,)
+
+        Returns
+        -------
+        float
+            NaN where the peak of the cross-correlation is below `MIN_LAG_SIGNIFICANCE` times its own scatter.
+        """
+        own, seen = _coarse(_standardise(star, valid)), _coarse(valid)
+        score, overlap = self._slide(own, seen)
+        usable = overlap > MIN_OVERLAP * max(float(seen.sum()), 1.0)
+        if not usable.any():
+            return float("nan")
+        score = np.where(usable, score / np.sqrt(np.maximum(overlap, 1.0)), 0.0)
+        best = int(np.argmax(score))
+        scatter = 1.4826 * median_absolute(score[usable].astype(np.float32))
+        stands_out = score[best] > MIN_LAG_SIGNIFICANCE * scatter > 0
+        return self._highest - COARSE_ROWS * best if stands_out else float("nan")
+
+    def _slide(self, own: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sum of products with the mean of those laid down, and of rows seen by both, at every lag."""
+        if self._spectra is None:
+            mean = self._total / np.sqrt(np.maximum(self._weight, 1.0))
+            self._spectra = rfft(np.vstack([mean, self._weight > 0]), self._size)
+        product = self._spectra * np.conj(rfft(np.vstack([own, seen]), self._size))
+        # places up to the difference in length are free of what a transform carries around its end
+        score, overlap = irfft(np.stack([product[:-1].sum(axis=0), product[-1]]), self._size)[:, : self._n_lags + 1]
+        return score, overlap
+
+
+def find_lags(series: np.ndarray, valid: np.ndarray, lags: np.ndarray, max_lag: int) -> tuple[np.ndarray, LagFinder]:
+    """Find by how many rows each star's time lags behind row time, where it is not known.
+
+    Parameters
+    ----------
+    series : ndarray, shape (s, c, t)
+        What ``s`` stars do in ``c`` channels, most telling star first.
+    valid : ndarray of bool, shape (s, t)
+    lags : ndarray of float64, shape (s,)
+        NaN where unknown; without any known one they count from the first star.
+    max_lag : int
+        Largest difference between two stars.
+
+    Returns
+    -------
+    lags : ndarray of float64, shape (s,)
+        NaN where no lag stands out.
+    finder : LagFinder
+        Holds every star whose lag is known.
+    """
+    lags = np.array(lags, dtype=np.float64)
+    if np.all(np.isnan(lags)):
+        lags[0] = 0.0
+    finder = LagFinder(float(np.nanmedian(lags)), max_lag, series.shape[2], series.shape[1])
+    for star in np.flatnonzero(~np.isnan(lags)):
+        finder.add(series[star], valid[star], lags[star])
+    for _ in range(2):  # who was not found at first may be once the others are aligned
+        for star in np.flatnonzero(np.isnan(lags)):
+            lags[star] = finder.find(series[star], valid[star])
+            if not np.isnan(lags[star]):
+                finder.add(series[star], valid[star], lags[star])
+    return lags, finder
+
+
+def _standardise(star: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Channels (c, t) of unit scatter around 0, limited to 3, and 0 where masked; float32."""
+    out = np.empty(star.shape, dtype=np.float32)
+    for channel, values in zip(out, np.ascontiguousarray(star, dtype=np.float32), strict=True):
+        _standardise_one(values, valid, channel)
+    return out
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _standardise_one(values, valid, out):  # pragma: no cover - compiled
+    """Twin of `_standardise` for one channel."""
+    known = np.empty_like(values)
+    n = keep_known(values, valid, known)
+    centre = np.float32(median(known[:n])) if n else np.float32(0)
+    for t in range(n):
+        known[t] -= centre
+    inverse = np.float32(1 / max(1.4826 * median_absolute(known[:n]), 1e-12)) if n else np.float32(0)
+    for t in range(len(values)):
+        value = min(max((values[t] - centre) * inverse, np.float32(-3)), np.float32(3))
+        out[t] = value if valid[t] else np.float32(0)
+
+
+def _coarse(series: np.ndarray) -> np.ndarray:
+    """Means of `COARSE_ROWS` rows each along the last axis; float64."""
+    n = series.shape[-1] // COARSE_ROWS
+    total = np.zeros((*series.shape[:-1], n))
+    for phase in range(COARSE_ROWS):
+        total += series[..., phase : n * COARSE_ROWS : COARSE_ROWS]
+    return total / COARSE_ROWS
+
+
+def refine_lag(star: np.ndarray, valid: np.ndarray, predicted: np.ndarray) -> int:
+    """Rows by which a star's channels lag behind a prediction of them.
+
+    Parameters
+    ----------
+    star, predicted : ndarray, shape (c, t)
+    valid : ndarray of bool, shape (t,)
+
+    Returns
+    -------
+    int
+        Between ``-REFINE_ROWS`` and ``REFINE_ROWS``.
+    """
+    scale = np.maximum(predicted.std(axis=1, keepdims=True), 1e-12)
+    padded = np.pad((predicted / scale).astype(np.float32), ((0, 0), (REFINE_ROWS, REFINE_ROWS)))
+    return REFINE_ROWS - int(np.argmax(_slide_sums(padded, _standardise(star, valid))))
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
+def _slide_sums(long, short):  # pragma: no cover - compiled
+    """Sums of products of ``short`` (c, t) with ``long`` from each entry on that leaves room for it."""
+    n_rows = short.shape[1]
+    sums = np.zeros(long.shape[1] - n_rows + 1)
+    for channel in range(len(short)):
+        for start in range(0, n_rows, _SUMMED_ROWS):
+            own = short[channel, start : start + _SUMMED_ROWS]
+            for shift in range(len(sums)):
+                other, total = long[channel, start + shift : start + shift + len(own)], np.float32(0)
+                for t in range(len(own)):
+                    total += own[t] * other[t]
+                sums[shift] += total
+    return sums
+
+
+def find_outliers(series: np.ndarray, predicted: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Rows in which a star departs from what the others do, in means of any of `OUTLIER_WINDOWS`.
+
+    Parameters
+    ----------
+    series, predicted : ndarray, shape (t,)
+    valid : ndarray of bool, shape (t,)
+
+    Returns
+    -------
+    ndarray of bool, shape (t,)
+        An event on one star must not be taken for something shared. The scatter it is compared with is the star's own.
+    """
+    departure = np.where(valid, series - predicted, 0.0).astype(np.float32)
+    outlying = np.zeros(len(series), dtype=bool)
+    windows = np.array([window for window in OUTLIER_WINDOWS if 4 * window <= len(series)], dtype=np.int64)
+    _mark_outliers(departure, valid, windows, OUTLIER_SIGMA, outlying)
+    return outlying
+
+
+@numba.njit(cache=True, nogil=True)
+def _mark_outliers(departure, valid, windows, limit, outlying):  # pragma: no cover - compiled
+    """Twin of `find_outliers`: rows within a window of which the mean is far off."""
+    n = len(departure)
+    mean, known, sums = np.empty_like(departure), np.empty_like(departure), cumulate(departure)
+    for window in windows:
+        window_mean(sums, window, mean)
+        n_known = keep_known(mean, valid, known)
+        far = limit * max(1.4826 * median_absolute(known[:n_known]) if n_known else 0.0, 1e-12)
+        half, free = window // 2, 0  # rows before ``free`` are marked already
+        for t in range(n):
+            if abs(mean[t]) > far:
+                for row in range(max(t - half, free), min(t + half + 1, n)):
+                    outlying[row] = True
+                free = min(t + half + 1, n)

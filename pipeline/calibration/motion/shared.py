@@ -1,0 +1,356 @@
+"""Image motion, focus and transparency that the stars of an amplifier share, taken out of every streak.
+
+Bright, lonely stars (anchors) say what the air did, row by row of star time; each star is then corrected by what the
+*others* did, so that nothing that happens to one star alone is touched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import pandas as pd
+
+from shutterless.pipeline.calibration.motion.lags import LagFinder, find_lags, find_outliers, refine_lag
+from shutterless.pipeline.calibration.motion.model import (
+    HALF_WIDTH,
+    LIGHT,
+    N_LANES,
+    N_STATES,
+    SHIFT,
+    WIDTH,
+    first_columns,
+)
+from shutterless.pipeline.calibration.motion.star_series import MIN_GAIN, SharedSeries
+from shutterless.pipeline.calibration.motion.states import Streak, independent_groups, limit_states, measure_states
+from shutterless.pipeline.psf import pixel_profile
+from shutterless.pipeline.reading.readout import Readout
+
+MAX_ANCHORS = 24  # more add little: the brightest weigh most
+MIN_ANCHORS = 4  # fewer cannot outvote the one on which something happens
+MIN_ANCHOR_SIGMA = 3.0  # light of the central pixel in one row over its noise
+MIN_FOLLOW_SIGMA = 8.0  # below, the noise of a row exceeds the motion and the linear fit serves as well
+MIN_FLUX_SIGMA = 1.0  # a fainter streak moves by less than its noise (0.4 px of r = 14 leave 1.05 sigma)
+MIN_ROWS = 512  # of an anchor, after the ramp; fewer tell nothing of motion that changes in 30
+MAX_NEIGHBOURS = 0.2  # of an anchor: light of others within its modelled columns, over its own
+# rows over which the other stars are averaged; set on simulated motion of 0.1 s, focus of 1 s and cloud of 5 s
+WINDOWS = {LIGHT: (5, 15, 45, 135), SHIFT: (1, 5, 15), WIDTH: (1, 5, 15, 45)}
+BEGIN_ROWS = 8  # after its onset, and before its end, in which a star says nothing
+# the air is still where the anchors' shifts correlate less than this in the mean over these lags (rows): half of
+# `MIN_GAIN`, and 5 times the scatter for 24 anchors of 12,000 rows; motion of 0.4 px has 0.98
+STILL_LAGS, STILL_CORRELATION = (1, 2, 4, 8), 0.5 * MIN_GAIN
+_N_PASSES = 2  # of weights, lags and outliers
+
+
+@dataclass(frozen=True)
+class SharedMotion:
+    """What the stars of an amplifier do together.
+
+    Parameters
+    ----------
+    channels : dict of int to SharedSeries
+        Of `LIGHT`, `SHIFT` and `WIDTH` those in which the stars do predict each other.
+    predicted : dict of int to dict of int to ndarray
+        What the others say of each anchor, by ``streak_id`` and channel, shape (t,).
+    finder : LagFinder
+    sigma_px : float
+        Width of the point-spread function in one row, without the motion that widens its mean.
+    """
+
+    channels: dict[int, SharedSeries]
+    predicted: dict[int, dict[int, np.ndarray]]
+    finder: LagFinder
+    sigma_px: float
+
+
+def bright_streaks(
+    sigma_e: np.ndarray,
+    level_e: np.ndarray,
+    sky_e: float,
+    streaks: pd.DataFrame,
+    sigma_px: float,
+    readout: Readout,
+    n_rows: int,
+) -> tuple[list[Streak], np.ndarray]:
+    """Streaks whose motion shows, brightest first, and the share of neighbours in their light.
+
+    Parameters
+    ----------
+    sigma_e : ndarray of float32, shape (x, b)
+    level_e : ndarray, shape (x,)
+        Steady level of each column (electrons per pixel).
+    sky_e : float
+    streaks : DataFrame
+        With ``streak_id``, ``x``, ``flux_e_row`` and ``y0``.
+    sigma_px : float
+        Width of the mean point-spread function.
+    readout : Readout
+    n_rows : int
+        Of the file.
+
+    Returns
+    -------
+    streaks : list of Streak
+    crowding : ndarray, shape (s,)
+    """
+    n_columns = len(level_e)
+    noise = sigma_e.mean(axis=1)
+    order = streaks.sort_values("flux_e_row", ascending=False, kind="stable")
+    middle = np.clip(np.round(order["x"].to_numpy()).astype(np.int64), 0, n_columns - 1)
+    order = order[order["flux_e_row"].to_numpy() * pixel_profile(0, sigma_px) > MIN_FLUX_SIGMA * noise[middle]]
+    x, flux, first = order["x"].to_numpy(), order["flux_e_row"].to_numpy(), first_columns(order["x"], n_columns)
+    columns = np.minimum(first[:, None] + np.arange(2 * HALF_WIDTH + 1), n_columns - 1)
+    own = flux[:, None] * pixel_profile(columns - x[:, None], sigma_px)
+    everyone = np.bincount(columns.ravel(), weights=own.ravel(), minlength=n_columns)
+    settled = readout.steady_rows(n_rows)
+    found, crowding = [], []
+    for row, light, start in zip(order.itertuples(), own, first, strict=True):
+        here = slice(int(start), min(int(start) + 2 * HALF_WIDTH + 1, n_columns))
+        light = light[: here.stop - here.start]
+        others = everyone[here] - light
+        lag = float(row.y0) - (readout.first_row or 0)
+        found.append(
+            Streak(
+                streak_id=int(row.streak_id), x=row.x, flux_e_row=row.flux_e_row, columns=here, sigma_e=sigma_e[here],
+                noise_e=noise[here], steady_e=level_e[here] - sky_e - others,
+                shines=_shining_rows(lag, settled, readout, n_rows), settled=settled, lag=lag,
+            )
+        )  # fmt: skip
+        crowding.append(others.sum() / light.sum())
+    return found, np.array(crowding)
+
+
+def _shining_rows(lag: float, settled: slice, readout: Readout, n_rows: int) -> slice:
+    """Rows in which a star shines for certain: from its onset to its end where they are known, else the steady ones."""
+    if np.isnan(lag):
+        return settled
+    start = max(int(lag) + BEGIN_ROWS, 0) if settled.start else 0
+    stop = n_rows if readout.close_row is None else min(int(lag) + readout.close_row - BEGIN_ROWS, n_rows)
+    return slice(min(start, n_rows), max(stop, 0))
+
+
+def learn_motion(
+    residual: np.ndarray, streaks: list[Streak], crowding: np.ndarray, sigma_px: float, n_transit: int
+) -> SharedMotion | None:
+    """Learn from the bright, lonely stars of an amplifier what all of them do.
+
+    Parameters
+    ----------
+    residual : ndarray of float16, shape (x, t)
+        In units of σ; NaN where masked.
+    streaks, crowding
+        From `bright_streaks`.
+    sigma_px : float
+    n_transit : int
+        Largest lag between two stars (rows).
+
+    Returns
+    -------
+    SharedMotion or None
+        None where fewer than `MIN_ANCHORS` stars can be aligned or they do not predict each other: the air is still.
+    """
+    lonely = [
+        streak
+        for streak, share in zip(streaks, crowding, strict=True)
+        if share < MAX_NEIGHBOURS
+        and streak.flux_e_row * pixel_profile(0, sigma_px) > MIN_ANCHOR_SIGMA * streak.noise_e.max()
+    ][:MAX_ANCHORS]
+    if len(lonely) < MIN_ANCHORS:
+        return None
+    if _is_still(residual, lonely, sigma_px):
+        return None
+    lonely, states, _, valid = _measure_anchors(residual, lonely, sigma_px)
+    if len(lonely) < MIN_ANCHORS:
+        return None
+    moving = [np.var(state[SHIFT, seen]) for state, seen in zip(states, valid, strict=True)]
+    narrow = float(np.sqrt(max(sigma_px**2 - np.median(moving), 0.25 * sigma_px**2)))
+    lonely, states, errors, valid = _measure_anchors(residual, lonely, narrow)
+    if len(lonely) < MIN_ANCHORS:
+        return None
+    narrow *= 1 + float(np.median([np.mean(state[WIDTH, seen]) for state, seen in zip(states, valid, strict=True)]))
+    states, _ = limit_states(states, valid, errors)
+    # focus changes too slowly to tell a lag by
+    lags, finder = find_lags(states[:, [SHIFT]], valid, np.array([s.lag for s in lonely]), n_transit)
+    known = np.flatnonzero(~np.isnan(lags))
+    if len(known) < MIN_ANCHORS:
+        return None
+    lonely = [lonely[k] for k in known]
+    return _share(lonely, states[known], valid[known], errors[known], np.round(lags[known]).astype(int), finder, narrow)
+
+
+def _measure_anchors(
+    residual: np.ndarray, streaks: list[Streak], sigma_px: float
+) -> tuple[list[Streak], np.ndarray, np.ndarray, np.ndarray]:
+    """Stars that are seen in `MIN_ROWS` rows, their states, errors and known rows.
+
+    The fit of one may lose its star and not find it again: then it is known in no row.
+    """
+    states, errors = measure_states(residual, streaks, sigma_px, follow=True)
+    valid = np.isfinite(states[:, SHIFT])
+    seen_long = valid.sum(axis=1) >= MIN_ROWS
+    kept = [streak for streak, long in zip(streaks, seen_long, strict=True) if long]
+    return kept, states[seen_long], errors[seen_long], valid[seen_long]
+
+
+def _is_still(residual: np.ndarray, streaks: list[Streak], sigma_px: float) -> bool:
+    """Whether the shifts of anchors are as good as white noise: then nothing can be shared, and no fit need follow.
+
+    A star's light falls on two rows at once, so whatever moves it does so in neighbouring rows alike: what the others
+    could predict of its variance shows in its own autocorrelation. A linear fit does for that, however far they move.
+    """
+    states, errors = measure_states(residual, streaks, sigma_px, follow=False)
+    valid = np.isfinite(states[:, SHIFT])
+    if np.sum(valid.sum(axis=1) >= MIN_ROWS) < MIN_ANCHORS:
+        return False
+    shifts = limit_states(states, valid, errors)[0][:, SHIFT]
+    return bool(_autocorrelation(shifts, errors[:, SHIFT] ** -2.0, np.array(STILL_LAGS)).mean() < STILL_CORRELATION)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
+def _autocorrelation(series, weight, lags):  # pragma: no cover - compiled
+    """Weighted over the stars, at each lag; of series (s, t) that are 0 where unknown."""
+    found = np.zeros(len(lags))
+    power = 0.0
+    for star in range(len(series)):
+        own, w = series[star], weight[star]
+        for i in range(len(lags)):
+            later, total = own[lags[i] :], 0.0
+            for t in range(len(later)):
+                total += np.float64(own[t]) * later[t]
+            found[i] += w * total
+        total = 0.0
+        for t in range(len(own)):
+            total += np.float64(own[t]) * own[t]
+        power += w * total
+    return found / power
+
+
+def _share(
+    streaks: list[Streak],
+    states: np.ndarray,
+    valid: np.ndarray,
+    errors: np.ndarray,
+    lags: np.ndarray,
+    finder: LagFinder,
+    sigma_px: float,
+) -> SharedMotion | None:
+    """Average aligned stars, weighted by how well they follow the others."""
+    weight = errors.T**-2.0
+    seen = {channel: valid.copy() for channel in range(N_STATES)}
+    for final in [False] * _N_PASSES + [True]:
+        channels = {
+            channel: SharedSeries(states[:, channel], seen[channel], weight[channel], lags, WINDOWS[channel])
+            for channel in range(N_STATES)
+        }
+        if final:
+            break
+        for channel, shared in channels.items():
+            for star, (own, others) in enumerate(zip(states[:, channel], shared.predicted, strict=True)):
+                seen[channel][star] = valid[star] & ~find_outliers(own, others, valid[star])
+                rows = seen[channel][star]
+                scatter = _mean_square(own, others, rows)
+                weight[channel, star] = 1 / max(scatter, errors[star, channel] ** 2)
+        both = np.stack([channels[SHIFT].predicted, channels[WIDTH].predicted], axis=1)
+        lags = lags + [refine_lag(s[[SHIFT, WIDTH]], v, p) for s, v, p in zip(states, valid, both, strict=True)]
+    channels = {channel: shared for channel, shared in channels.items() if shared.gain > MIN_GAIN}
+    if SHIFT not in channels:  # without shared motion the lags mean nothing
+        return None
+    return SharedMotion(
+        channels=channels,
+        predicted={
+            streak.streak_id: {channel: shared.predicted[k] for channel, shared in channels.items()}
+            for k, streak in enumerate(streaks)
+        },
+        finder=finder,
+        sigma_px=sigma_px,
+    )
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
+def _mean_square(own, others, rows):  # pragma: no cover - compiled
+    """Of the difference of two series in the given rows; infinite without any."""
+    total, n = 0.0, 0
+    for t in range(len(own)):
+        left = np.float64(own[t] - others[t])
+        total += left * left if rows[t] else 0.0
+        n += rows[t]
+    return total / n if n else np.inf
+
+
+def subtract_shared(residual: np.ndarray, streaks: list[Streak], motion: SharedMotion) -> list[bool]:
+    """Take out of streaks, in place and one after the other, what the (other) stars say happened to each.
+
+    Parameters
+    ----------
+    residual : ndarray of float16, shape (x, t)
+    streaks : list of Streak
+        Where two overlap, the second is fitted to what the first leaves.
+    motion : SharedMotion
+
+    Returns
+    -------
+    list of bool
+        Of which streaks something was subtracted: not where a star's lag cannot be told, nor what does not help it.
+    """
+    helped = [False] * len(streaks)
+    peak = pixel_profile(0, motion.sigma_px)
+    for place in independent_groups(streaks):
+        following = [k for k in place if streaks[k].flux_e_row * peak > MIN_FOLLOW_SIGMA * streaks[k].noise_e.mean()]
+        linear = [k for k in place if k not in following]
+        for chosen, follow in ((following, True), (linear, False)):
+            for start in range(0, len(chosen), N_LANES):
+                some = chosen[start : start + N_LANES]
+                states, errors = measure_states(residual, [streaks[k] for k in some], motion.sigma_px, follow=follow)
+                for k, state, error in zip(some, states, errors, strict=True):
+                    helped[k] = _subtract_predicted(residual, streaks[k], state, error, motion)
+    return helped
+
+
+def subtract_motion(residual: np.ndarray, streak: Streak, motion: SharedMotion) -> bool:
+    """`subtract_shared` for one streak."""
+    return subtract_shared(residual, [streak], motion)[0]
+
+
+def _subtract_predicted(
+    residual: np.ndarray, streak: Streak, state: np.ndarray, error: np.ndarray, motion: SharedMotion
+) -> bool:
+    """Twin of `subtract_shared` for a streak of measured states (3, t)."""
+    valid = np.isfinite(state[SHIFT])
+    if not valid.any():
+        return False
+    own, mean = (found[0] for found in limit_states(state[None], valid[None], error[None]))
+    assumed = np.repeat(mean[:, None], own.shape[1], axis=1)
+    helped = False
+    for channel, series in _predict(streak, own, valid, motion).items():
+        if _follows(own[channel], series, valid):
+            assumed[channel] += series
+            helped = True
+    if helped:
+        streak.subtract(residual, assumed, motion.sigma_px)
+    return helped
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
+def _follows(own, series, valid):  # pragma: no cover - compiled
+    """Whether taking off what the others predict leaves less of a star's own series than taking off nothing."""
+    gain = 0.0
+    for t in range(len(own)):
+        told = np.float64(series[t])
+        gain += (2 * own[t] - told) * told if valid[t] else 0.0
+    return gain > 0
+
+
+def _predict(streak: Streak, own: np.ndarray, valid: np.ndarray, motion: SharedMotion) -> dict[int, np.ndarray]:
+    """What the others say of a streak, by channel; nothing where its lag is not known and not found."""
+    if streak.streak_id in motion.predicted:
+        return motion.predicted[streak.streak_id]
+    lag = streak.lag
+    if np.isnan(lag):
+        lag = motion.finder.find(own[[SHIFT]], valid)
+    if np.isnan(lag):
+        return {}
+    telling = [channel for channel in (SHIFT, WIDTH) if channel in motion.channels]
+    told = np.stack([motion.channels[channel].at(round(lag)) for channel in telling])
+    refined = round(lag) + refine_lag(own[telling], valid, told)
+    return {channel: shared.at(refined) for channel, shared in motion.channels.items()}

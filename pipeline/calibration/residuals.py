@@ -1,0 +1,300 @@
+"""From ADU to residuals in units of their own noise: ramp and drain, slow baseline, shared rows, variance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from shutterless.pipeline.calibration.electrons import overscan_level, to_electrons, undo_pocket
+from shutterless.pipeline.calibration.levels.baseline import (
+    BLOCK_ROWS,
+    CLIP_SIGMA,
+    KNOT_BLOCKS,
+    WINDOW_ROWS,
+    block_means,
+    interpolate_blocks,
+    reject_outliers,
+    running_mean,
+)
+from shutterless.pipeline.calibration.levels.ramp import SETTLE_ROWS, Ramp, fit_drain, fit_ramp
+from shutterless.pipeline.calibration.serial_trap import PocketEffect, noise_gain, photon_gain
+from shutterless.pipeline.calibration.trap_strength import measure_strength
+from shutterless.pipeline.compiled.half_floats import float_to_half
+from shutterless.pipeline.reading.frames import Frame
+from shutterless.pipeline.reading.readout import Readout
+
+CHUNK_ROWS = BLOCK_ROWS  # rows calibrated at a time: 0.8 MB of float32, which stays in the cache
+POCKET_ROWS = 2048  # of the steady state, in which the strength of the pocket effect is measured
+_TILE = 32  # columns transposed at a time: with 64 rows they fill 64 bytes of 32 lines
+_SKY_STRIDE = 16  # of the columns whose median tells how bright a row's sky is
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a quiet amplifier looks like.
+
+    Parameters
+    ----------
+    level_e : ndarray of float32, shape (b, x)
+        Electrons per pixel at the centres of blocks of `BLOCK_ROWS` rows, in the steady state.
+    ramps : tuple of Ramp
+        What the rows after the opening, and those after the closing of the shutter, lack against it.
+    bias_adu : ndarray of float64, shape (t,)
+    pocket : PocketEffect or None
+        As strong as it was measured.
+    """
+
+    level_e: np.ndarray
+    ramps: tuple[Ramp, ...]
+    bias_adu: np.ndarray
+    pocket: PocketEffect | None = None
+
+
+@dataclass(frozen=True)
+class ResidualChunk:
+    """Calibrated rows ``start`` to ``start + n``.
+
+    ``residual`` is ``(n, x)`` in units of σ with NaN where masked, ``level_e`` and ``sigma_e`` the baseline and the σ
+    used, ``row_residual`` ``(n,)`` what all columns share, in units of the median σ, ``median_sigma_e`` ``(n,)``.
+    """
+
+    start: int
+    residual: np.ndarray
+    level_e: np.ndarray
+    sigma_e: np.ndarray
+    row_residual: np.ndarray
+    median_sigma_e: np.ndarray
+
+    def write_to(self, residual: np.ndarray) -> None:
+        """Write the residual to its rows of an array of float16, shape (x, t)."""
+        stop = self.start + len(self.residual)
+        _write_transposed(self.residual, residual[:, self.start : stop].view(np.uint16))
+
+
+def fit_baseline(frame: Frame) -> Baseline:
+    """Fit ramp, onsets and the slow level of every column.
+
+    The level is a running mean of block means without the outlying ones: neither a cosmic ray nor a bright event moves
+    it, a faint one by its share of the window. It is a mean and no median, for image motion makes the light of a
+    streak's columns skew: medians make stars 3 % fainter.
+    """
+    bias = overscan_level(frame.overscan_adu, frame.profile.overscan_used)
+    steady = frame.readout.steady_rows(len(bias))
+    pocket = _measure_pocket(frame, bias, steady)
+    ramps = _fit_ramps(frame, bias, pocket, steady)
+    means = []
+    for rows in _chunks(0, len(bias)):
+        covered = [ramp for ramp in ramps if ramp.covers(rows.start, rows.stop)]
+        electrons = to_electrons(frame.pixels_adu[rows], bias[rows], frame)
+        if covered:
+            undo_pocket(electrons, pocket, _within(steady, rows))
+        for ramp in covered:
+            ramp.remove(electrons, rows.start)
+        mean = block_means(electrons, BLOCK_ROWS, frame.readout.read_noise_e, CLIP_SIGMA)
+        if not covered:  # 64 times fewer pixels; over their noise the effect bends by 0.02 electrons
+            undo_pocket(mean, pocket, slice(0, len(mean)))
+        means.append(mean)
+    level = running_mean(reject_outliers(np.concatenate(means)), WINDOW_ROWS // BLOCK_ROWS, KNOT_BLOCKS)
+    return Baseline(level, ramps, bias, pocket)
+
+
+def _chunks(start: int, stop: int) -> Iterator[slice]:
+    """Rows ``start`` to ``stop``, `CHUNK_ROWS` at a time."""
+    for first in range(start, stop, CHUNK_ROWS):
+        yield slice(first, min(first + CHUNK_ROWS, stop))
+
+
+def _within(steady: slice, rows: slice) -> slice:
+    """Part of a stretch of rows that is steady, counted from the stretch's first row."""
+    start = min(max(steady.start, rows.start), rows.stop)
+    return slice(start - rows.start, min(max(steady.stop, start), rows.stop) - rows.start)
+
+
+def _measure_pocket(frame: Frame, bias: np.ndarray, steady: slice) -> PocketEffect | None:
+    effect, rows = frame.profile.pocket, slice(steady.start, min(steady.stop, steady.start + POCKET_ROWS))
+    if effect is None or rows.stop <= rows.start:
+        return None
+    strength = measure_strength(to_electrons(frame.pixels_adu[rows], bias[rows], frame), effect)
+    return effect.scaled(strength) if strength > 0 else None
+
+
+def _fit_ramps(frame: Frame, bias: np.ndarray, pocket: PocketEffect | None, steady: slice) -> tuple[Ramp, ...]:
+    """Ramp of the first rows and drain of the last, where the file has them; steady rows say where they lead."""
+    readout, n_rows, first_row = frame.readout, len(bias), frame.readout.first_row or 0
+    ramps = []
+    if steady.start > 0:
+        rows = slice(0, min(steady.start + SETTLE_ROWS, n_rows))
+        level = _steady_level(frame, bias, pocket, slice(steady.start, min(steady.start + WINDOW_ROWS, steady.stop)))
+        electrons = _whole_electrons(frame, bias, pocket, steady, rows)
+        optics = (readout.n_transit, readout.psf_sigma_px, readout.read_noise_e)
+        ramps.append(fit_ramp(electrons, first_row, *optics, level))
+    if steady.stop < n_rows:
+        covered = ramps[0].n_rows if ramps else 0
+        rows = slice(max(steady.stop - SETTLE_ROWS, covered), n_rows)
+        level = _steady_level(frame, bias, pocket, slice(max(steady.stop - WINDOW_ROWS, steady.start), steady.stop))
+        electrons = _whole_electrons(frame, bias, pocket, steady, rows)
+        closed_rows = n_rows - ((readout.close_row or 0) - first_row)
+        ramps.append(fit_drain(electrons, closed_rows, rows.start, readout, level))
+    return tuple(ramps)
+
+
+def _steady_level(frame: Frame, bias: np.ndarray, pocket: PocketEffect | None, rows: slice) -> np.ndarray | None:
+    """Level of each column in the steady state (electrons); None where the file has too little of it."""
+    if rows.stop - rows.start < SETTLE_ROWS:
+        return None
+    blocks = []
+    for block in _chunks(rows.start, rows.stop):
+        electrons = to_electrons(frame.pixels_adu[block], bias[block], frame)
+        blocks.append(block_means(electrons, BLOCK_ROWS, frame.readout.read_noise_e, CLIP_SIGMA))
+    means = np.concatenate(blocks)
+    undo_pocket(means, pocket, slice(0, len(means)))
+    return np.nanmean(reject_outliers(means), axis=0)
+
+
+def _whole_electrons(
+    frame: Frame, bias: np.ndarray, pocket: PocketEffect | None, steady: slice, rows: slice
+) -> np.ndarray:
+    """Electrons of some rows, in which what is masked repeats the row before, so that a dropped row is no step."""
+    electrons = to_electrons(frame.pixels_adu[rows], bias[rows], frame)
+    for row in np.flatnonzero(np.isnan(electrons).any(axis=1)):
+        before = electrons[row - 1] if row else np.zeros(electrons.shape[1], dtype=electrons.dtype)
+        electrons[row] = np.where(np.isnan(electrons[row]), before, electrons[row])
+    undo_pocket(electrons, pocket, _within(steady, rows))
+    return electrons
+
+
+def noise_floor_e2(readout: Readout) -> float:
+    """Variance of a pixel without light (electrons²): read noise, and rounding to whole ADU."""
+    return readout.read_noise_e**2 + readout.gain_e_per_adu**2 / 12
+
+
+def iterate_residuals(frame: Frame, baseline: Baseline, *, shared_rows: bool = True) -> Iterator[ResidualChunk]:
+    """Calibrate an amplifier chunk by chunk, in row order.
+
+    Parameters
+    ----------
+    frame : Frame
+    baseline : Baseline
+    shared_rows : bool
+        Whether to take off what all columns of a row share.
+
+    Yields
+    ------
+    ResidualChunk
+
+    Notes
+    -----
+    The variance is photon statistics of the baseline (never of the data, which would favour downward fluctuations)
+    plus read noise and digitisation: ``V = max(b, 0) + RN² + gain²/12``, the latter as much larger as undoing the
+    pocket effect makes them. What all columns of a row share is their mean weighted by ``1/V`` and clipped: pickup is
+    read with a row, light is not shared by 3,072 columns.
+    """
+    steady = frame.readout.steady_rows(len(frame.pixels_adu))
+    floor_e2 = noise_floor_e2(frame.readout)
+    clip = np.float32(CLIP_SIGMA if shared_rows else 0.0)
+    for rows in _chunks(0, len(frame.pixels_adu)):
+        bright = _within(steady, rows)
+        residual = to_electrons(frame.pixels_adu[rows], baseline.bias_adu[rows], frame)
+        undo_pocket(residual, baseline.pocket, bright)
+        level = interpolate_blocks(baseline.level_e, rows.start, rows.stop)
+        for ramp in baseline.ramps:
+            here, own = ramp.overlap(rows.start, rows.stop)
+            level[here] += ramp.deficit_e[own]
+            residual[here][ramp.onset_mask[own]] = np.nan
+        electronic_e2, photon_share = _variance_terms(level, floor_e2, baseline.pocket, bright)
+        sigma = np.empty_like(level)
+        shared = _standardise(residual, level, sigma, electronic_e2, photon_share, clip)
+        typical = _row_medians(sigma, bright)
+        yield ResidualChunk(rows.start, residual, level, sigma, shared / typical, typical)
+
+
+def _variance_terms(
+    level_e: np.ndarray, floor_e2: float, pocket: PocketEffect | None, bright: slice
+) -> tuple[np.ndarray, np.ndarray]:
+    """Variance of each row without light (electrons²) and what a photon adds to it, both float32, (t,).
+
+    Undoing the pocket made read noise grow in the steady rows; in the others the pocket evened the photons.
+    """
+    electronic_e2 = np.full(len(level_e), floor_e2, dtype=np.float32)
+    photon_share = np.ones(len(level_e), dtype=np.float32)
+    if pocket is not None:
+        sky = _row_medians(level_e, bright)
+        if bright.stop > bright.start:
+            electronic_e2[bright] *= np.float32(noise_gain(float(sky[bright.start]), pocket))
+        for dim in (slice(0, bright.start), slice(bright.stop, len(level_e))):
+            photon_share[dim] = [photon_gain(max(float(value), 1.0), pocket) for value in sky[dim]]
+    return electronic_e2, photon_share
+
+
+def _row_medians(values: np.ndarray, steady: slice) -> np.ndarray:
+    """Median over columns of each row, (t,); the steady rows of a chunk differ so little that one stands for all."""
+    medians = np.empty(len(values), dtype=np.float32)
+    if steady.stop > steady.start:
+        medians[steady] = np.median(values[(steady.start + steady.stop) // 2, ::_SKY_STRIDE])
+    for others in (slice(0, steady.start), slice(steady.stop, len(values))):
+        if others.stop > others.start:
+            medians[others] = np.median(values[others, ::_SKY_STRIDE], axis=1)
+    return medians
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _standardise(residual, level, sigma, electronic_e2, photon_share, clip):  # pragma: no cover - compiled
+    """From electrons to sigma in place: off goes the level, then the clipped weighted mean of each row, (t,).
+
+    Fills ``sigma`` and returns what was taken off (electrons).
+    """
+    n_rows, n_columns = residual.shape
+    shared = np.empty(n_rows, dtype=np.float32)
+    weight = np.empty(n_columns, dtype=np.float32)
+    for row in range(n_rows):
+        values, sigmas = residual[row], sigma[row]
+        _subtract_level(values, level[row], electronic_e2[row], photon_share[row], sigmas, weight)
+        centre = np.float32(0)
+        for _ in range(3):
+            total, weights = _clipped_sums(values, sigmas, weight, centre, clip)
+            centre = total / weights if weights > 0 else centre
+        shared[row] = centre
+        for column in range(n_columns):
+            values[column] = (values[column] - centre) / sigmas[column]
+    return shared
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _subtract_level(values, level, electronic_e2, photon_share, sigma, weight):  # pragma: no cover - compiled
+    for column in range(len(values)):
+        light = level[column]
+        values[column] -= light
+        variance = photon_share * (light if light > 0 else np.float32(0)) + electronic_e2
+        sigma[column] = np.sqrt(variance)
+        weight[column] = np.float32(1) / variance
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
+def _clipped_sums(values, sigma, weight, centre, clip):  # pragma: no cover - compiled
+    """Weighted sum of the values within ``clip`` sigma of a centre, which NaN are not, and sum of their weights."""
+    total, weights = np.float32(0), np.float32(0)
+    for column in range(len(values)):
+        inside = abs(values[column] - centre) <= clip * sigma[column]
+        total += weight[column] * values[column] if inside else np.float32(0)
+        weights += weight[column] if inside else np.float32(0)
+    return total, weights
+
+
+@numba.njit(cache=True, nogil=True)
+def _write_transposed(rows, columns):  # pragma: no cover - compiled
+    """Rows (t, x) of float32 into columns (x, t) of the bits of float16."""
+    n_rows, n_columns = rows.shape
+    halves = np.empty((n_rows, _TILE), dtype=np.uint16)
+    for first in range(0, n_columns, _TILE):
+        n = min(_TILE, n_columns - first)
+        for row in range(n_rows):
+            values, bits = rows[row, first : first + n], halves[row]
+            for k in range(n):
+                bits[k] = float_to_half(values[k])
+        for k in range(n):
+            column = columns[first + k]
+            for row in range(n_rows):
+                column[row] = halves[row, k]

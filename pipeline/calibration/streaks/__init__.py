@@ -1,0 +1,1 @@
+"""Which star stands where: positions, fluxes and widths of streaks."""

@@ -1,0 +1,126 @@
+"""How strong the pocket effect is in an amplifier, from the noise that neighbouring sky columns share."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from scipy.optimize import brentq
+
+from shutterless.pipeline.calibration.electrons import masked_rows
+from shutterless.pipeline.calibration.serial_trap import PocketEffect, pocket_response
+from shutterless.pipeline.calibration.streaks.background import sky_level
+
+MAX_STRENGTH = 2.0  # times the profile's capacity; more is another effect
+MIN_SIGNIFICANCE = 5.0  # of the covariance; less is no reason to change every pixel
+MAX_STARLIGHT = 0.1  # of the sky in a column that is taken for sky
+MIN_PAIRS = 100_000  # of neighbouring sky pixels, which tell a strength of 1 to 8 %
+CLIP_SIGMA = 5.0
+_FAR_E = 500.0  # beyond, no noise of a sky pixel
+
+
+def measure_strength(electrons: np.ndarray, effect: PocketEffect) -> float:
+    """Measure the strength of the pocket effect.
+
+    Parameters
+    ----------
+    electrons : ndarray of float32, shape (t, x)
+        Bias-subtracted rows of the steady state as they were read, in electrons; NaN where saturated.
+    effect : PocketEffect
+        Of unit strength.
+
+    Returns
+    -------
+    float
+        Capacity over that of ``effect``; 0 where neighbouring sky pixels do not vary together by `MIN_SIGNIFICANCE`
+        errors, or where there are too few without a star to tell.
+
+    Notes
+    -----
+    Photons fall on each pixel by themselves, so their noise is uncorrelated until the register passes some of it on.
+    Streaks lean, too, but so they do by image motion and unseen companions; tried on simulated frames, they told the
+    strength four times worse than its error.
+    """
+    masked = masked_rows(electrons)
+    electrons = electrons[~masked] if masked.any() else electrons
+    if len(electrons) < 3:
+        return 0.0
+    level = _column_means(electrons)
+    sky = sky_level(level[np.isfinite(level)])
+    dark = np.abs(level - sky) < MAX_STARLIGHT * abs(sky)
+    first = np.flatnonzero(dark[:-1] & dark[1:])
+    if first.size * len(electrons) < MIN_PAIRS:
+        return 0.0
+    n_pairs, variance, covariance = _covariance(electrons, first, CLIP_SIGMA, _FAR_E)
+    if n_pairs < MIN_PAIRS:
+        return 0.0
+    covariance += variance / electrons.shape[1]  # the mean of the row is in both
+    if covariance < MIN_SIGNIFICANCE * variance / np.sqrt(n_pairs):
+        return 0.0
+    if covariance >= neighbour_covariance(sky, effect.scaled(MAX_STRENGTH)):
+        return 0.0
+    return float(brentq(lambda s: neighbour_covariance(sky, effect.scaled(s)) - covariance, 0.0, MAX_STRENGTH))
+
+
+def neighbour_covariance(sky_e: float, effect: PocketEffect) -> float:
+    """Covariance of two neighbouring sky pixels read through the pocket (electrons²).
+
+    Notes
+    -----
+    A pixel with one electron more than the sky is read ``h_0`` higher, the next ones ``h_1``, ``h_2``, …
+    so Poisson noise of variance ``sky_e`` becomes a covariance of ``sky_e Σ h_k h_{k+1}``.
+    """
+    response = pocket_response(sky_e, effect)
+    return float(sky_e * np.sum(response[:-1] * response[1:]))
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _column_means(electrons):  # pragma: no cover - compiled
+    """Mean of each column of (t, x), NaN left out."""
+    n_columns = electrons.shape[1]
+    total, count = np.zeros(n_columns), np.zeros(n_columns)
+    for row in range(len(electrons)):
+        values = electrons[row]
+        for column in range(n_columns):
+            known = values[column] == values[column]
+            total[column] += values[column] if known else np.float32(0)
+            count[column] += 1.0 if known else 0.0
+    return total / count
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _covariance(electrons, first, clip, far):  # pragma: no cover - compiled
+    """How many changes from row to row of pairs of columns are calm, their variance in the first, and covariance.
+
+    Parameters are electrons (t, x), the first column of each pair, and the sigma and electrons that are not calm. Stars
+    move from row to row by next to nothing; what a row shares, limited, is taken off. Cosmic rays reach over several
+    columns.
+    """
+    n_columns = electrons.shape[1]
+    half = np.float32(np.sqrt(0.5))
+    count, total, squares = 0, 0.0, 0.0
+    for row in range(len(electrons) - 1):
+        for column in first:
+            change = (electrons[row + 1, column] - electrons[row, column]) * half
+            if abs(change) < far:
+                count += 1
+                total += change
+                squares += change * change
+    limit = np.float32(clip * np.sqrt(squares / count - (total / count) ** 2))
+    n_pairs, variance, covariance = 0, 0.0, 0.0
+    changes = np.empty(n_columns, dtype=np.float32)
+    for row in range(len(electrons) - 1):
+        known, shared = 0, 0.0
+        for column in range(n_columns):
+            change = (electrons[row + 1, column] - electrons[row, column]) * half
+            changes[column] = change
+            if change == change:
+                known += 1
+                shared += min(max(change, -limit), limit)
+        shared /= max(known, 1)
+        for column in first:
+            left, right = changes[column] - shared, changes[column + 1] - shared
+            if abs(left) < limit and abs(right) < limit:
+                n_pairs += 1
+                variance += left * left
+                covariance += left * right
+    return n_pairs, variance / max(n_pairs, 1), covariance / max(n_pairs, 1)

@@ -1,0 +1,1 @@
+"""Compiled loops that several stages share. Numbers in, numbers out, no astronomy."""

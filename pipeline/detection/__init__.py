@@ -1,0 +1,1 @@
+"""Detection: residuals to triggers, with the vetoes of the classical detector."""

@@ -1,0 +1,155 @@
+"""Stage 1: a matched filter over every pixel, the PSF across its neighbours and boxes of 1 to 1,024 rows along time.
+
+It proposes: every place where some box of either sign stands above a low threshold becomes a trigger, once. What a
+trigger is then worth, `shutterless.pipeline.detection.triggers` finds out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import pandas as pd
+
+from shutterless.pipeline.calibration.streaks.find import nearest_place
+from shutterless.pipeline.compiled.residual_lines import compiled_lines
+from shutterless.pipeline.detection.box_search import MIN_LIVE_FRACTION, BoxWidths, search_pixels
+from shutterless.pipeline.psf import psf_half_width
+from shutterless.pipeline.store.store import Amplifier
+
+__all__ = ["BOX_WIDTHS", "MIN_LIVE_FRACTION", "TRIGGER_THRESHOLD", "Footprint", "footprint", "scan"]
+
+BOX_WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+TRIGGER_THRESHOLD = 5.0  # about one noise trigger per amplifier-second; cosmic rays add 0.85
+SAME_CAUSE_COLUMNS = 3  # triggers this close, along x and y, in overlapping rows, are one
+_COLUMNS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Pixels of a stack that the point-spread function reaches, and the matched filter over them.
+
+    Parameters
+    ----------
+    y, x : slice
+        Pixels whose time series are needed, all within the stack.
+    taps : ndarray of int64, shape (p, k)
+        For each of ``p`` sources the place of its ``k`` neighbours in ``residual[y, x]``, flattened; what lies beyond
+        the stack is some pixel of its border, with no weight.
+    kernels : ndarray of float32, shape (p, k)
+        ``(P / σ) / √Σ(P / σ)²``, so that filtered residuals of pure noise have unit variance.
+    """
+
+    y: slice
+    x: slice
+    taps: np.ndarray
+    kernels: np.ndarray
+
+
+def footprint(amplifier: Amplifier, y: int, x: np.ndarray) -> Footprint:
+    """Matched filter for sources in neighbouring pixels of one row of a stack.
+
+    Parameters
+    ----------
+    amplifier : Amplifier
+    y : int
+    x : ndarray of int, shape (p,)
+        Ascending. ``P`` is centred on the star within half a pixel of its pixel where there is one, otherwise on the
+        pixel.
+    """
+    half = psf_half_width(amplifier.psf_sigma_px)
+    half_y = half if amplifier.n_y > 1 else 0
+    tap_y, tap_x = y + np.arange(-half_y, half_y + 1), x[:, None] + np.arange(-half, half + 1)
+    inside_y, inside_x = (tap_y >= 0) & (tap_y < amplifier.n_y), (tap_x >= 0) & (tap_x < amplifier.n_columns)
+    tap_y, tap_x = np.clip(tap_y, 0, amplifier.n_y - 1), np.clip(tap_x, 0, amplifier.n_columns - 1)
+    window = slice(tap_y[0], tap_y[-1] + 1), slice(tap_x.min(), tap_x.max() + 1)
+    sigma = amplifier.sigma_e[window].mean(axis=2)
+    columns = tap_x - window[1].start
+    lines = (tap_y - window[0].start)[None, :, None] * sigma.shape[1] + columns[:, None, :]
+    light = _centred_light(amplifier, y, x, half_y, half)
+    weight = light / sigma[(tap_y - window[0].start)[None, :, None], columns[:, None, :]]
+    weight *= inside_y[None, :, None] & inside_x[:, None, :]
+    weight = weight.reshape(len(x), -1)
+    kernels = (weight / np.sqrt(np.sum(weight**2, axis=1, keepdims=True))).astype(np.float32)
+    return Footprint(*window, lines.reshape(len(x), -1), kernels)
+
+
+def _centred_light(amplifier: Amplifier, y: int, x: np.ndarray, half_y: int, half: int) -> np.ndarray:
+    """Share of a source's light on the pixels around each place, (p, y, x); centred on the star of the pixel if any."""
+    centre = np.stack([np.full(len(x), y), x], axis=1).astype(np.float64)
+    star = nearest_place(amplifier.star_places, centre, within_px=0.5)
+    centre[star >= 0] = amplifier.star_places[star[star >= 0]]
+    reach_y, reach = np.arange(-half_y, half_y + 1), np.arange(-half, half + 1)
+    return amplifier.profile(y + reach_y - centre[:, :1], x[:, None] + reach - centre[:, 1:])
+
+
+def scan(amplifier: Amplifier, threshold: float = TRIGGER_THRESHOLD) -> pd.DataFrame:
+    """Find every place where a box template of either sign stands out, each cause once.
+
+    Parameters
+    ----------
+    amplifier : Amplifier
+    threshold : float
+        Smallest S/N of a trigger.
+
+    Returns
+    -------
+    DataFrame
+        ``y`` and ``x`` (pixel), ``row_start``, ``width_rows`` and ``snr`` (signed), ordered by row, then pixel.
+    """
+    widths = BoxWidths.up_to(BOX_WIDTHS, amplifier.n_rows)
+    found = []
+    for y in range(amplifier.n_y):
+        near = footprint(amplifier, y, np.arange(amplifier.n_columns))
+        lines = compiled_lines(amplifier.residual[near.y])
+        for start in range(0, amplifier.n_columns, _COLUMNS_AT_ONCE):
+            columns = slice(start, start + _COLUMNS_AT_ONCE)
+            hits = search_pixels(lines, near.taps[columns], near.kernels[columns], widths, threshold)
+            hits[:, 0] += y * amplifier.n_columns + start
+            found.append(hits)
+    return _keep_strongest(np.concatenate(found), amplifier.n_y, amplifier.n_columns)
+
+
+def _keep_strongest(hits: np.ndarray, n_y: int, n_columns: int) -> pd.DataFrame:
+    """One trigger per cause: the strongest of those within `SAME_CAUSE_COLUMNS` pixels and one width in rows."""
+    order = np.lexsort((hits[:, 2], hits[:, 1], hits[:, 0], -np.abs(hits[:, 3])))
+    hits = hits[order]
+    kept = hits[_suppress(hits, n_y, n_columns, SAME_CAUSE_COLUMNS)]
+    kept = kept[np.lexsort((kept[:, 0], kept[:, 1]))]
+    pixel = kept[:, 0].astype(np.int64)
+    return pd.DataFrame(
+        {
+            "y": pixel // n_columns,
+            "x": pixel % n_columns,
+            "row_start": kept[:, 1].astype(np.int64),
+            "width_rows": kept[:, 2].astype(np.int64),
+            "snr": kept[:, 3],
+        }
+    )
+
+
+@numba.njit(cache=True, nogil=True)
+def _suppress(hits, n_y, n_columns, same_pixels):  # pragma: no cover - compiled
+    """Indices of hits, strongest first, that no stronger one explains."""
+    newest = np.full((n_y, n_columns), -1, dtype=np.int64)  # last kept hit of a pixel, and before it the one before
+    before = np.full(len(hits), -1, dtype=np.int64)
+    kept = np.empty(len(hits), dtype=np.int64)
+    n_kept = 0
+    for i in range(len(hits)):
+        y, column = int(hits[i, 0]) // n_columns, int(hits[i, 0]) % n_columns
+        explained = False
+        for near_y in range(max(y - same_pixels, 0), min(y + same_pixels + 1, n_y)):
+            for other in range(max(column - same_pixels, 0), min(column + same_pixels + 1, n_columns)):
+                k = newest[near_y, other]
+                while k >= 0 and not explained:
+                    explained = (
+                        hits[i, 1] <= hits[k, 1] + 2 * hits[k, 2] and hits[i, 1] + hits[i, 2] >= hits[k, 1] - hits[k, 2]
+                    )
+                    k = before[k]
+        if not explained:
+            before[i] = newest[y, column]
+            newest[y, column] = i
+            kept[n_kept] = i
+            n_kept += 1
+    return kept[:n_kept]

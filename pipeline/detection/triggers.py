@@ -1,0 +1,208 @@
+"""What a trigger is worth: the best of many shapes at the best position, and whether something else explains it.
+
+With its vetoes this is the classical detector, the rival that every learned model must beat.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+from shutterless.pipeline.calibration.streaks.find import nearest_streak
+from shutterless.pipeline.detection.scan import TRIGGER_THRESHOLD, scan
+from shutterless.pipeline.detection.star_scatter import Habits
+from shutterless.pipeline.detection.templates import shape_bank
+from shutterless.pipeline.detection.trigger_fit import (
+    PLACES_PX,
+    Fits,
+    Reach,
+    Stack,
+    Templates,
+    fit_hits,
+    reach_of,
+    stack_of,
+    template_quality,
+    templates_of,
+)
+from shutterless.pipeline.detection.vetoes import LONG_WIDTH, count_same_row, veto_reasons
+from shutterless.pipeline.store.store import TIME_AXIS, Amplifier
+
+TRIGGER_COLUMNS = (
+    "x",
+    "y",
+    "row_start",
+    "row_stop",
+    "row_peak",
+    "width_rows",
+    "shape",
+    "snr",
+    "chi2_excess",
+    "chi2_significance",
+    "sharpness",
+    "flatness",
+    "template_sharpness",
+    "template_flatness",
+    "light_inside",
+    "n_same_row",
+    "veto",
+    "amplitude_e",
+    "streak_id",
+)
+
+
+def find_triggers(amplifier: Amplifier, threshold: float = TRIGGER_THRESHOLD) -> pd.DataFrame:
+    """Scan an amplifier, refine what is found and say what each trigger may be instead of an event.
+
+    Parameters
+    ----------
+    amplifier : Amplifier
+    threshold : float
+        Smallest S/N of a box template.
+
+    Returns
+    -------
+    DataFrame
+        `TRIGGER_COLUMNS`, one row per trigger in row order. ``snr`` is signed; ``row_start`` to ``row_stop`` hold the
+        central 90 % of the best template; ``veto`` is empty or the reason against; ``amplitude_e`` is in electrons
+        per row at the peak, summed over columns.
+    """
+    return characterise(amplifier, scan(amplifier, threshold), threshold)
+
+
+def characterise(amplifier: Amplifier, hits: pd.DataFrame, threshold: float = 0.0) -> pd.DataFrame:
+    """Refine the hits of `shutterless.pipeline.detection.scan.scan` and add what the vetoes look at.
+
+    What falls below the threshold once it is measured by its star's habit is no trigger, and left out.
+    """
+    triggers = _measure(amplifier, hits)
+    # two hits beside one event may find it both
+    triggers = triggers[~triggers[["x", "y", "row_peak", "shape"]].duplicated()].reset_index(drop=True)
+    scatter = _habitual_scatter(amplifier, triggers)
+    triggers["snr"] /= scatter
+    triggers = triggers[(scatter == 1) | (triggers["snr"].abs() >= threshold)].reset_index(drop=True)
+    triggers["n_same_row"] = count_same_row(triggers, triggers)
+    x, y = (triggers[name].to_numpy(dtype=np.float64) for name in ("x", "y"))
+    streak = nearest_streak(amplifier.streaks, x, within_px=1.5, y=y)
+    ids = amplifier.streaks["streak_id"].to_numpy()
+    triggers["streak_id"] = pd.array([int(ids[k]) if k >= 0 else None for k in streak], dtype="Int64")
+    triggers["veto"] = veto_reasons(triggers, LONG_WIDTH if amplifier.detector_axis == TIME_AXIS else 1)
+    return triggers[list(TRIGGER_COLUMNS)].astype(_TYPES if triggers.empty else {})
+
+
+def _habitual_scatter(amplifier: Amplifier, triggers: pd.DataFrame) -> np.ndarray:
+    """How much the star of each trigger swings anyway over so many rows, in units of its noise."""
+    y, x = (np.round(triggers[name].to_numpy(np.float64)).astype(np.int64) for name in ("y", "x"))
+    rows = (triggers[name].to_numpy(np.int64) for name in ("width_rows", "row_start", "row_stop"))
+    return Habits(amplifier).scatters(y, x, *rows)
+
+
+_FIT_COLUMNS = (
+    *("chi2_excess", "chi2_significance", "sharpness", "flatness"),
+    *("template_sharpness", "template_flatness"),
+)
+_LATE = ("n_same_row", "veto", "streak_id")
+_TYPES = {
+    "x": "float64",
+    "y": "float64",
+    "row_start": "int64",
+    "row_stop": "int64",
+    "row_peak": "int64",
+    "width_rows": "float64",
+    "shape": "str",
+    "snr": "float64",
+    "chi2_excess": "float64",
+    "chi2_significance": "float64",
+    "sharpness": "float64",
+    "flatness": "float64",
+    "template_sharpness": "float64",
+    "template_flatness": "float64",
+    "light_inside": "float64",
+    "n_same_row": "int64",
+    "veto": "object",
+    "amplitude_e": "float64",
+}
+
+
+def _measure(amplifier: Amplifier, hits: pd.DataFrame) -> pd.DataFrame:
+    """Best position, time and shape around each hit, in their order; without those where too little is unmasked."""
+    stack = stack_of(amplifier)
+    reach = reach_of(amplifier.psf_sigma_px, amplifier.n_y > 1)
+    widths, *places = (hits[name].to_numpy(np.int64) for name in ("width_rows", "y", "x", "row_start"))
+    order, parts = [np.empty(0, np.int64)], []
+    for width in np.unique(widths):
+        same = np.flatnonzero(widths == width)
+        seen, part = _measure_width(amplifier, stack, reach, int(width), *(place[same] for place in places))
+        order.append(same[seen])
+        parts.append(part)
+    columns = [name for name in TRIGGER_COLUMNS if name not in _LATE]
+    table = {name: np.concatenate([part[name] for part in parts]) for name in columns} if parts else {}
+    return pd.DataFrame(table, columns=columns).iloc[np.argsort(np.concatenate(order))]
+
+
+def _measure_width(
+    amplifier: Amplifier, stack: Stack, reach: Reach, width: int, y: np.ndarray, x: np.ndarray, row_start: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Measure hits of one width: which of them are seen, and the columns of these."""
+    smear_rows = round(amplifier.smear_rows, 3)
+    bank = shape_bank(width, smear_rows)
+    centre_row = row_start + (width - 1) // 2
+    first_row = centre_row - (bank.pre + bank.max_shift) * bank.bin_rows - (bank.bin_rows - 1) // 2
+    fits = Fits.of(len(y))
+    fit_hits(stack, y, x, first_row, _templates(width, smear_rows), reach, fits)
+    seen = np.flatnonzero(fits.is_seen)
+    fits, y, x, first_row = Fits(*(part[seen] for part in fits)), y[seen], x[seen], first_row[seen]
+    look = _template_looks(width, smear_rows, amplifier, fits)
+    zero = first_row + (fits.shift + bank.pre) * bank.bin_rows
+    peak_row = bank.peak_value[fits.shape] / np.sqrt(bank.bin_rows)  # of the unit-norm template in rows
+    start, stop = bank.start[fits.shape], bank.stop[fits.shape]
+    rows = {
+        "row_start": zero + start * bank.bin_rows,
+        "row_stop": zero + (stop + 1) * bank.bin_rows - 1,
+        "row_peak": first_row + (fits.shift + fits.peak) * bank.bin_rows + bank.bin_rows // 2,
+    }
+    return seen, {
+        "x": np.clip(x + PLACES_PX[fits.place_x], 0, amplifier.n_columns - 1),
+        "y": np.clip(y + PLACES_PX[fits.place_y], 0, amplifier.n_y - 1),
+        **{name: np.clip(row, 0, amplifier.n_rows - 1) for name, row in rows.items()},
+        "width_rows": (stop - start + 1).astype(np.float64) * bank.bin_rows,
+        "shape": np.array(bank.names, dtype=object)[fits.shape],
+        "snr": fits.snr,
+        **dict(zip(_FIT_COLUMNS, (*fits.quality.T, *look.T), strict=True)),
+        "light_inside": _inside(reach.light_y[fits.place_y], y, reach.y, amplifier.n_y)
+        * _inside(reach.light_x[fits.place_x], x, reach.x, amplifier.n_columns),
+        "amplitude_e": fits.snr * peak_row / fits.norm,
+    }
+
+
+def _inside(light: np.ndarray, middle: np.ndarray, half: int, size: int) -> np.ndarray:
+    """Fraction of a source's light along one axis, (h, pixels), that falls on pixels of the stack."""
+    pixel = middle[:, None] + np.arange(-half, half + 1)
+    return np.sum(light * ((pixel >= 0) & (pixel < size)), axis=1)
+
+
+def _template_looks(width_rows: int, smear_rows: float, amplifier: Amplifier, fits: Fits) -> np.ndarray:
+    """Sharpness and flatness that the template of each hit has itself, (h, 2).
+
+    Where the rows after a flare's first are masked, or it rises faster than any template, that row is all there is: no
+    template counts as less sharp than one row.
+    """
+    light = smear_rows, amplifier.psf_sigma_px, amplifier.n_y > 1
+    looks = []
+    for shape, *place in zip(fits.shape.tolist(), fits.place_y.tolist(), fits.place_x.tolist(), strict=True):
+        sharpness, flatness = _template_look(width_rows, shape, *light, *place)
+        looks.append((max(sharpness, _template_look(1, 0, *light, *place)[0]), flatness))
+    return np.array(looks).reshape(-1, 2)
+
+
+@lru_cache(maxsize=4096)
+def _template_look(
+    width_rows: int, shape: int, smear_rows: float, sigma_px: float, is_high: bool, place_y: int, place_x: int
+) -> tuple[float, float]:
+    return template_quality(_templates(width_rows, smear_rows), shape, reach_of(sigma_px, is_high), place_y, place_x)
+
+
+@lru_cache(maxsize=128)
+def _templates(width_rows: int, smear_rows: float) -> Templates:
+    return templates_of(shape_bank(width_rows, smear_rows))

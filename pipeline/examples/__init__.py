@@ -1,0 +1,1 @@
+"""What models learn from: strips around triggers, labelled where events were injected."""

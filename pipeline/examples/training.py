@@ -1,0 +1,284 @@
+"""Training examples without labels: what stage 1 finds in amplifiers, as they are, scrambled, and with injections.
+
+Every example is cut where stage 1 triggered, so that a model learns from just what it will be asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from shutterless.pipeline.detection.matching import MATCH_PX, match_truth
+from shutterless.pipeline.detection.scan import TRIGGER_THRESHOLD, scan
+from shutterless.pipeline.detection.triggers import characterise, find_triggers
+from shutterless.pipeline.detection.vetoes import count_same_row
+from shutterless.pipeline.events.events import KINDS
+from shutterless.pipeline.examples.strips import choose_bins, cut_strips, strip_first_rows
+from shutterless.pipeline.injection.amplifiers import InjectionSettings, inject, scramble_rows
+from shutterless.pipeline.psf import psf_half_width
+from shutterless.pipeline.store.store import Amplifier
+from shutterless.pipeline.tokens import StripBatch, TokenGrid, concatenate_strips
+
+# at a time, so that injections stay apart: in continuous readout by columns, in a small stack of images by rows alone
+INJECTIONS_PER_MPIX, ROWS_PER_INJECTION = 8, 1600
+_NOISE_PIXELS = 40_000_000  # at least so many are scrambled and searched before noise examples are taken to be rare
+_MOST_NOISE_PASSES = 400
+_MAX_PASSES = 40  # of as many injections at a time; beyond, what is wanted does not fit
+_REFINED_WIDTHS = 8  # template's rows and shift on either side of a hit, in widths of its box
+_VETO_KINDS = {
+    "": "noise",
+    "flanks": "noise",
+    "edge": "noise",
+    "sharp": "cosmic_ray",
+    "shape": "cosmic_ray",
+    "wide": "pickup",
+    "same row": "pickup",
+}
+
+
+@dataclass(frozen=True)
+class ExampleSettings:
+    """What to draw from each amplifier.
+
+    Parameters
+    ----------
+    n_events, n_cosmic_rays, n_noise : int
+        Examples with an injected event, with an injected cosmic ray, and of scrambled noise, per amplifier. What
+        stage 1 finds in the amplifier as it is comes on top.
+    threshold : float
+        Smallest S/N of a trigger, a little below that of the search. Much lower, and the noise that competes with
+        events, 5 to 7 sigma, would be a handful among thousands of examples: the model would take it for events.
+    injection : InjectionSettings
+    """
+
+    n_events: int = 1000
+    n_cosmic_rays: int = 250
+    n_noise: int = 700
+    threshold: float = TRIGGER_THRESHOLD - 0.1
+    injection: InjectionSettings = field(default_factory=InjectionSettings)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is true of ``b`` strips.
+
+    Parameters
+    ----------
+    is_event : ndarray of float32, shape (b,)
+    kind : ndarray of int64, shape (b,)
+        Index into `shutterless.pipeline.events.events.KINDS`.
+    onset : ndarray of float32, shape (b,)
+        First row of the event's central 90 %, as a fraction of the strip's length; NaN without an event.
+    log2_duration : ndarray of float32, shape (b,)
+        Rows of the central 90 %, as a power of two; NaN without an event.
+    rho : ndarray of float32, shape (b,)
+        Optimal S/N; NaN without an event.
+    """
+
+    is_event: np.ndarray
+    kind: np.ndarray
+    onset: np.ndarray
+    log2_duration: np.ndarray
+    rho: np.ndarray
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Strips with their labels.
+
+    ``groups`` (b,) int64 says which file and detector a strip is from: a split never parts a group.
+    """
+
+    strips: StripBatch
+    labels: Labels
+    groups: np.ndarray
+    grid: TokenGrid
+
+    def __len__(self) -> int:
+        return len(self.strips)
+
+    def save(self, path: str | Path) -> None:
+        """Write as one ``.npz`` file, patches as float16."""
+        arrays = {f"strips_{f.name}": getattr(self.strips, f.name) for f in fields(StripBatch)}
+        arrays["strips_patches"] = np.clip(arrays["strips_patches"], -6e4, 6e4).astype(np.float16)
+        arrays |= {f"labels_{f.name}": getattr(self.labels, f.name) for f in fields(Labels)}
+        grid = {f"grid_{name}": np.asarray(value) for name, value in self.grid.to_dict().items()}
+        with Path(path).open("wb") as file:
+            np.savez(file, allow_pickle=False, groups=self.groups, **arrays, **grid)
+
+    @classmethod
+    def load(cls, path: str | Path) -> TrainingSet:
+        """Read what `save` wrote."""
+        with np.load(path) as stored:
+            strips = {f.name: stored[f"strips_{f.name}"] for f in fields(StripBatch)}
+            strips["patches"] = strips["patches"].astype(np.float32)
+            labels = Labels(**{f.name: stored[f"labels_{f.name}"] for f in fields(Labels)})
+            grid = {f.name: stored[f"grid_{f.name}"].tolist() for f in fields(TokenGrid)}
+            return cls(StripBatch(**strips), labels, stored["groups"], TokenGrid.from_dict(grid))
+
+
+def concatenate_training_sets(parts: Sequence[TrainingSet]) -> TrainingSet:
+    """Join the examples of several amplifiers.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or they were cut on different grids.
+    """
+    if not parts or not sum(len(part) for part in parts):
+        raise ValueError("no training examples were drawn: the store is empty, or no file is long enough for an event")
+    grids = sorted({str(part.grid) for part in parts})
+    if len(grids) > 1:
+        raise ValueError(f"training examples of different grids cannot be joined: {grids}")
+    labels = Labels(
+        **{f.name: np.concatenate([getattr(part.labels, f.name) for part in parts]) for f in fields(Labels)}
+    )
+    groups = np.concatenate([part.groups for part in parts])
+    return TrainingSet(concatenate_strips([part.strips for part in parts]), labels, groups, parts[0].grid)
+
+
+def hide_events(amplifier: Amplifier, threshold: float) -> Amplifier:
+    """Mask what the classical detector takes for events, so that the rest may pass for event-free.
+
+    Parameters
+    ----------
+    amplifier : Amplifier
+    threshold : float
+        Smallest S/N; the pixels that a source there lights are masked in the event's rows, half its length before and
+        twice its length after.
+
+    Returns
+    -------
+    Amplifier
+        Its residual in memory.
+    """
+    residual = np.array(amplifier.residual)
+    reach = psf_half_width(amplifier.psf_sigma_px)
+    found = find_triggers(amplifier, threshold)
+    for event in found[(found["veto"] == "") & (found["snr"].abs() >= threshold)].itertuples():
+        length = event.row_stop - event.row_start + 1
+        y, x = round(event.y), round(event.x)
+        rows = slice(max(event.row_start - length // 2 - 1, 0), event.row_stop + 2 * length + 1)
+        residual[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1, rows] = np.nan
+    return replace(amplifier, residual=residual, live_pixel_rows=int(np.count_nonzero(np.isfinite(residual))))
+
+
+def draw_examples(
+    amplifier: Amplifier, grid: TokenGrid, rng: np.random.Generator, settings: ExampleSettings, group: int = 0
+) -> TrainingSet:
+    """Draw training examples from one event-free amplifier.
+
+    Parameters
+    ----------
+    amplifier : Amplifier
+        Whatever it holds is taken for no event.
+    grid : TokenGrid
+    rng : Generator
+    settings : ExampleSettings
+    group : int
+        Written into ``groups``.
+
+    Returns
+    -------
+    TrainingSet
+    """
+    found = find_triggers(amplifier, settings.threshold)
+    kinds = [_VETO_KINDS[veto] for veto in found["veto"]]
+    parts = [(cut_strips(amplifier, found, grid), _plain_labels(kinds))]
+    parts += _draw_noise(amplifier, grid, rng, settings)
+    parts += _draw_injected(amplifier, grid, rng, settings, found)
+    labels = Labels(**{f.name: np.concatenate([getattr(label, f.name) for _, label in parts]) for f in fields(Labels)})
+    strips = concatenate_strips([strips for strips, _ in parts])
+    return TrainingSet(strips, labels, np.full(len(strips), group, dtype=np.int64), grid)
+
+
+def _plain_labels(kinds: Sequence[str]) -> Labels:
+    """Labels of strips without an event."""
+    index = np.asarray([KINDS.index(kind) for kind in kinds], dtype=np.int64)
+    unknown = np.full(len(kinds), np.nan, dtype=np.float32)
+    return Labels(np.zeros(len(kinds), dtype=np.float32), index, unknown, unknown, unknown)
+
+
+def _draw_noise(
+    amplifier: Amplifier, grid: TokenGrid, rng: np.random.Generator, settings: ExampleSettings
+) -> list[tuple[StripBatch, Labels]]:
+    parts: list[tuple[StripBatch, Labels]] = []
+    missing = settings.n_noise
+    for _ in range(int(np.clip(_NOISE_PIXELS // amplifier.residual.size, _MAX_PASSES, _MOST_NOISE_PASSES))):
+        if missing <= 0:
+            break
+        scrambled = scramble_rows(amplifier, rng)
+        found = find_triggers(scrambled, settings.threshold)
+        chosen = found.iloc[np.sort(rng.permutation(len(found))[:missing])]
+        parts.append((cut_strips(scrambled, chosen, grid), _plain_labels(["noise"] * len(chosen))))
+        missing -= len(chosen)
+    return parts
+
+
+def _draw_injected(
+    amplifier: Amplifier, grid: TokenGrid, rng: np.random.Generator, settings: ExampleSettings, found: pd.DataFrame
+) -> list[tuple[StripBatch, Labels]]:
+    """Inject a few at a time, until as many as wanted have been tried."""
+    parts: list[tuple[StripBatch, Labels]] = []
+    events, rays = settings.n_events, settings.n_cosmic_rays
+    at_once = max(int(INJECTIONS_PER_MPIX * amplifier.residual.size / 1e6), amplifier.n_rows // ROWS_PER_INJECTION, 1)
+    for _ in range(max(_MAX_PASSES, -(-(events + rays) // at_once))):
+        if events + rays <= 0:
+            break
+        n_events = min(events, max(at_once * events // (events + rays), 1) if events else 0)
+        n_rays = min(rays, at_once - n_events)
+        parts.append(_one_pass(amplifier, grid, rng, settings, found, n_events, n_rays))
+        events, rays = events - n_events, rays - n_rays
+    return parts
+
+
+def _one_pass(
+    amplifier: Amplifier,
+    grid: TokenGrid,
+    rng: np.random.Generator,
+    settings: ExampleSettings,
+    found: pd.DataFrame,
+    n_events: int,
+    n_rays: int,
+) -> tuple[StripBatch, Labels]:
+    """Inject, search, and keep the strongest trigger of each injection that was found."""
+    injected, truth = inject(amplifier, rng, settings.injection, n_events, n_rays)
+    hits = scan(injected, settings.threshold)
+    triggers = characterise(injected, hits[_may_match(hits, truth)], settings.threshold)
+    matched = match_truth(triggers, truth)
+    strength = triggers["snr"].abs().to_numpy()
+    order = np.lexsort((-strength, matched))
+    order = order[matched[order] >= 0]
+    best = order[np.unique(matched[order], return_index=True)[1]]
+    chosen, rows = triggers.iloc[best], truth.iloc[matched[best]]
+    # other injections in the same rows are no sign of pickup: only what was there before counts
+    chosen = chosen.assign(n_same_row=count_same_row(chosen, found))
+    return cut_strips(injected, chosen, grid), _injected_labels(chosen, rows, grid)
+
+
+def _may_match(hits: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
+    """Hits that may match a truth row once they are refined, which moves them by a pixel and some widths at most."""
+    near = np.zeros(len(hits), dtype=bool)
+    start, width = hits["row_start"].to_numpy(), hits["width_rows"].to_numpy()
+    margin = _REFINED_WIDTHS * np.maximum(width, 4)
+    for row in truth.itertuples():
+        close = (hits["x"] - row.x).abs().le(MATCH_PX + 1) & (hits["y"] - row.y).abs().le(MATCH_PX + 1)
+        near |= close.to_numpy() & (start <= row.row_stop + margin) & (start + width >= row.row_start - margin)
+    return near
+
+
+def _injected_labels(triggers: pd.DataFrame, truth: pd.DataFrame, grid: TokenGrid) -> Labels:
+    bins = choose_bins(triggers["width_rows"].to_numpy(), grid)
+    is_event = truth["is_event"].to_numpy(dtype=bool)
+    onset = (truth["row_start"].to_numpy() - strip_first_rows(triggers, bins, grid)) / (bins * grid.n_rows)
+    duration = truth["row_stop"].to_numpy() - truth["row_start"].to_numpy() + 1
+    columns = (np.clip(onset, 0, 1), np.log2(duration), truth["rho"].to_numpy())
+    return Labels(
+        is_event.astype(np.float32),
+        np.asarray([KINDS.index(kind) for kind in truth["kind"]], dtype=np.int64),
+        *(np.where(is_event, column, np.nan).astype(np.float32) for column in columns),
+    )

@@ -1,0 +1,1 @@
+"""Figures of pixels, streaks and events. Data and Axes in, Axes out."""

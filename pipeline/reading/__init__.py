@@ -1,0 +1,1 @@
+"""Reading: FITS files to rows in read order, with what the clocks say of each row."""

@@ -1,0 +1,547 @@
+"""Read image cubes, target pixel files and plain 3-D images alike: electrons on a regular grid of cadences."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.time import Time, TimeDelta
+
+from shutterless.pipeline.reading.cube_times import DAY_S, CadenceGrid, FrameTimes, lay_out_cadences
+from shutterless.pipeline.reading.fits_files import (
+    FrameError,
+    HeaderValues,
+    check_supplied,
+    choose_profile,
+    frame_stem,
+    open_fits,
+)
+from shutterless.pipeline.reading.frames import FrameInfo
+from shutterless.pipeline.reading.instruments import TIME_SCALES, CubeProfile
+from shutterless.pipeline.reading.readout import Readout
+
+MIN_FRAMES = 2
+NOT_IN_FILE = -1  # quality of a cadence that the file leaves out
+_OPTIMAL_APERTURE = 2  # value of bit 2
+# spellings of what the pixels may be: (is a rate per second, is in ADU)
+_UNITS = {
+    **dict.fromkeys(("electron", "electrons", "e-", "e"), (False, False)),
+    **dict.fromkeys(
+        ("electron/s", "electrons/s", "e-/s", "e/s", "electron s-1", "electron.s-1", "e- s-1"), (True, False)
+    ),
+    **dict.fromkeys(("adu", "dn", "count", "counts"), (False, True)),
+}
+_TIME_UNITS_S = {
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
+    **dict.fromkeys(("d", "day", "days"), DAY_S),
+}
+
+
+@dataclass(frozen=True)
+class Cube:
+    """One image cube on a regular grid of cadences, so that gaps are as long as they were.
+
+    Parameters
+    ----------
+    flux_e : ndarray of float32, shape (y, x, t)
+        Electrons per pixel and cadence as the file has them, sky taken off or not. NaN where masked: pixels that are
+        not finite, cadences without a time, with a quality flag that is not ignored, or that the file leaves out.
+    error_e : ndarray of float32, shape (y, x, t), or None
+        Error (1 sigma) that the file gives, NaN where the flux is.
+    position_px : ndarray of float64, shape (t, 2), or None
+        Offset (column, row) of the stars in pixels; None where the file has none or nothing moves.
+    aperture : ndarray of bool, shape (y, x), or None
+        The archive's optimal aperture; None where it chose none.
+    quality : ndarray of int64, shape (t,)
+        Flags of the file; `NOT_IN_FILE` where it leaves a cadence out.
+    exposure_s : float
+        Seconds of a cadence in which light was collected and kept.
+    readout : Readout
+        Row 0 at ``shutter_open_utc``, no transit; with the times of all rows.
+    profile : CubeProfile
+    path : Path
+    """
+
+    flux_e: np.ndarray
+    error_e: np.ndarray | None
+    position_px: np.ndarray | None
+    aperture: np.ndarray | None
+    quality: np.ndarray
+    exposure_s: float
+    readout: Readout
+    profile: CubeProfile
+    path: Path
+
+
+@dataclass(frozen=True)
+class _OpenCube:
+    """A cube file while it is open: where its pixels and its table stand, and what its headers say."""
+
+    hdus: fits.HDUList
+    pixels: Any
+    table: Any
+    values: HeaderValues
+    profile: CubeProfile
+    path: Path
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Frames, height, width."""
+        if self.profile.table_hdu is None:
+            return tuple(self.pixels.shape)
+        return self.table.data[self.profile.columns["flux"]].shape
+
+    def column(self, name: str, kind: type = np.float64) -> np.ndarray | None:
+        """One of the profile's columns in the machine's own byte order, None where the file does not have it."""
+        column = self.profile.columns.get(name)
+        if self.table is None or column is None or column not in self.table.columns.names:
+            return None
+        return np.asarray(self.table.data[column]).astype(kind)
+
+
+def read_cube_info(
+    path: str | Path, instrument: str | None = None, supplied: Mapping[str, str] | None = None
+) -> FrameInfo:
+    """Read and check headers and times of one image cube.
+
+    Parameters
+    ----------
+    path : path
+        ``.fits``, ``.fits.gz`` or ``.fits.fz``.
+    instrument : str, optional
+        Profile name or TOML path; recognised from the primary header when left out.
+    supplied : mapping of str to str, optional
+        Header values that replace or complete those in the file, by keyword (``{"CADENCE": "2.0"}``).
+
+    Returns
+    -------
+    FrameInfo
+        With one readout, under None.
+
+    Raises
+    ------
+    FrameError
+        If the file is not readable FITS, is truncated, has too few frames or the wrong dimensions, lacks a column or a
+        value that nothing supplies, or if its times contradict each other.
+    ProfileError
+        If no profile fits.
+    """
+    path = Path(path)
+    with open_fits(path) as hdus:
+        cube = _open_cube(hdus, path, instrument, supplied)
+        readout, grid = _build_readout(cube)
+        _electrons_per_value(cube, 1 / readout.row_rate_hz)  # an unknown unit is said before pixels are read
+        _, n_y, n_columns = cube.shape
+    return FrameInfo(
+        path=path,
+        profile=cube.profile,
+        n_rows=grid.n_rows,
+        readouts={None: readout},
+        skipped={},
+        n_columns=n_columns,
+        n_y=n_y,
+    )
+
+
+def read_cube(path: str | Path, instrument: str | None = None, supplied: Mapping[str, str] | None = None) -> Cube:
+    """Read one image cube.
+
+    Parameters are those of `read_cube_info`.
+
+    Raises
+    ------
+    FrameError
+        As `read_cube_info`, and if the pixels are damaged, all NaN, all masked or all alike.
+    """
+    path = Path(path)
+    with open_fits(path) as hdus:
+        cube = _open_cube(hdus, path, instrument, supplied)
+        readout, grid = _build_readout(cube)
+        return _read_pixels(cube, readout, grid)
+
+
+def write_changed_cube(
+    path: str | Path,
+    target: Path,
+    change_e: np.ndarray,
+    variance_e2: np.ndarray,
+    instrument: str | None = None,
+    supplied: Mapping[str, str] | None = None,
+) -> None:
+    """Write a copy of a cube's file whose pixels are changed, all else as it was.
+
+    Parameters
+    ----------
+    path, target : path
+    change_e : ndarray, shape (y, x, t)
+        Electrons to be added, in the rows of `read_cube`.
+    variance_e2 : ndarray, shape (y, x, t)
+        By which the squares of the file's errors grow (electrons²).
+    instrument, supplied
+        As `read_cube_info`.
+    """
+    path = Path(path)
+    with open_fits(path) as hdus:
+        cube = _open_cube(hdus, path, instrument, supplied)
+        readout, grid = _build_readout(cube)
+        factor = _electrons_per_value(cube, 1 / readout.row_rate_hz)
+        change, variance = (np.moveaxis(part, 2, 0)[grid.rows] for part in (change_e / factor, variance_e2 / factor**2))
+        if cube.profile.table_hdu is None:
+            cube.pixels.data[:] = _add_within(cube.pixels.data, change)
+        else:
+            columns, data = cube.profile.columns, cube.table.data
+            data[columns["flux"]][:] += change
+            if columns.get("flux_error") in cube.table.columns.names:
+                data[columns["flux_error"]][:] = np.sqrt(data[columns["flux_error"]] ** 2 + variance)
+        hdus.writeto(target, output_verify="silentfix+ignore")
+
+
+def _add_within(images: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """Images with a change added, of the type that they had: integers are rounded, and full where they overflow."""
+    changed = images + change
+    if np.issubdtype(images.dtype, np.integer):
+        limits = np.iinfo(images.dtype)
+        changed = np.clip(np.rint(changed), limits.min, limits.max)
+    return changed.astype(images.dtype)
+
+
+def _open_cube(hdus: fits.HDUList, path: Path, instrument: str | None, supplied: Mapping[str, str] | None) -> _OpenCube:
+    supplied = dict(supplied or {})
+    profile = choose_profile(path, hdus[0].header, instrument, supplied)
+    if not isinstance(profile, CubeProfile):
+        raise FrameError(f"{path} is no image cube (profile {profile.name}); name another with --instrument")
+    check_supplied(supplied, profile)
+    pixels, table = _find_image(hdus, profile, path) if profile.table_hdu is None else _find_table(hdus, profile, path)
+    values = HeaderValues(path, profile, supplied, (pixels.header, hdus[0].header))
+    cube = _OpenCube(hdus, pixels, table, values, profile, path)
+    _check_shape(cube)
+    return cube
+
+
+def _find_table(hdus: fits.HDUList, profile: CubeProfile, path: Path) -> tuple[Any, Any]:
+    """HDU of the table that holds pixels and times, twice."""
+    index = profile.table_hdu
+    assert index is not None
+    if index >= len(hdus) or not isinstance(hdus[index], fits.BinTableHDU):
+        kinds = [type(hdu).__name__ for hdu in hdus]
+        raise FrameError(f"{path}: profile {profile.name} expects a table in HDU {index}, the file holds {kinds}")
+    names = hdus[index].columns.names
+    for wanted in ("time", "flux"):
+        if profile.columns[wanted] not in names:
+            raise FrameError(
+                f"{path}: the table has no column {profile.columns[wanted]}, it has {names}; is it a target pixel file?"
+            )
+    return hdus[index], hdus[index]
+
+
+def _find_image(hdus: fits.HDUList, profile: CubeProfile, path: Path) -> tuple[Any, Any]:
+    """HDU of the first 3-D image, and of the first table with a column of times or None."""
+    images = [hdu for hdu in hdus if hdu.is_image and len(hdu.shape) == 3]
+    if not images:
+        shapes = [tuple(hdu.shape) for hdu in hdus if hdu.is_image and hdu.shape]
+        raise FrameError(f"{path}: no HDU is an image (t, y, x); images have shapes {shapes}")
+    tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU) and not hdu.is_image]
+    timed = [hdu for hdu in tables if profile.columns["time"] in hdu.columns.names]
+    return images[0], timed[0] if timed else None
+
+
+def _check_shape(cube: _OpenCube) -> None:
+    shape, path = tuple(cube.shape), cube.path
+    if len(shape) != 3 or min(shape[1:]) < 1:
+        what = cube.profile.columns.get("flux", "the image")
+        raise FrameError(f"{path}: {what} has shape {shape}, expected are images (t, y, x)")
+    if shape[0] < MIN_FRAMES:
+        raise FrameError(f"{path}: the number of cadences is {shape[0]}, at least {MIN_FRAMES} are needed")
+    if cube.table is not None and len(cube.table.data) != shape[0]:
+        raise FrameError(
+            f"{path}: the table of times has {len(cube.table.data)} rows, the image (t, y, x) is {shape}: "
+            "one time for each image is needed"
+        )
+
+
+def _build_readout(cube: _OpenCube) -> tuple[Readout, CadenceGrid]:
+    values, path = cube.values, cube.path
+    cadence_s, keyword = _cadence(values)
+    times, time_scale = (_image_times if cube.profile.table_hdu is None else _table_times)(cube, cadence_s, keyword)
+    grid = lay_out_cadences(times, path)
+    read_noise_e = _by_output(cube, "read_noise_e", positive=False) or 0.0
+    readout = Readout(
+        row_rate_hz=1 / cadence_s,
+        gain_e_per_adu=_by_output(cube, "gain_e_per_adu") or 1.0,
+        read_noise_e=float(read_noise_e * np.sqrt(values.number("n_reads", int) or 1)),
+        saturation_adu=values.number("saturation_adu") or np.inf,
+        n_transit=0,
+        first_row=0,
+        shutter_open_utc=grid.first_row_utc,
+        sequence=str(values.find("sequence") or frame_stem(path)).strip(),
+        band=str(values.find("band") or ""),
+        zero_point_mag=values.number("zero_point_mag", positive=False),
+        pixel_scale_arcsec=values.number("pixel_scale_arcsec") or 1.0,
+        seeing_arcsec=values.number("seeing_arcsec") or 2.0,
+        supplied=values.sorted_supplied,
+        row_times=grid.row_times,
+        time_scale=time_scale,
+    )
+    return readout, grid
+
+
+def _cadence(values: HeaderValues) -> tuple[float, str]:
+    """Seconds from frame to frame, and the keyword that says so."""
+    units_s = {"cadence_s": 1.0, "cadence_d": DAY_S}
+    names = [name for name in units_s if name in values.profile.keywords]
+    for name in names:
+        cadence = values.number(name)
+        if cadence is not None:
+            return cadence * units_s[name], values.keyword(name)
+    raise values.missing(names[0])
+
+
+def _by_output(cube: _OpenCube, name: str, *, positive: bool = True) -> float | None:
+    """A number that a file has once, or for each output of its CCD: that of the output named, else the mean.
+
+    TESS has outputs A to D; its images are cut from one or two of them, and no header of a cut-out says from which.
+    """
+    values, keyword = cube.values, cube.values.keyword(name)
+    if values.read(keyword) is not None:
+        return values.number(name, positive=positive)
+    keywords = {output: keyword + output for output in cube.profile.outputs}
+    found = {output: values.parse(key, values.read(key), positive=positive) for output, key in keywords.items()}
+    stated = {output: number for output, number in found.items() if number is not None}
+    if not stated:
+        return values.number(name, positive=positive)
+    return stated.get(str(values.find("output")).strip(), float(np.mean(list(stated.values()))))
+
+
+def _table_times(cube: _OpenCube, cadence_s: float, keyword: str) -> tuple[FrameTimes, str]:
+    """Times of a target pixel file, and what they are.
+
+    Notes
+    -----
+    ``TIME - TIMECORR`` is the observer's clock, in UTC for Kepler and in TDB for TESS (see their profiles); Kepler's
+    modules are read a time slice before the cadence is over.
+    """
+    values = cube.values
+    reference_d = values.number("time_reference_d", positive=False) or 0.0
+    fraction_d = values.number("time_reference_fraction_d", positive=False) or 0.0
+    system = str(values.find("time_system")).strip().upper()
+    barycentric = _is_barycentric(values)
+    correction = cube.column("time_correction") if barycentric else None
+    clock = (cube.profile.corrected_scale if barycentric else "") or system.lower()
+    if correction is not None and not np.isfinite(correction).any():
+        correction = None
+    zero, early_s = None, _early_s(cube)
+    if barycentric == (correction is not None) and early_s is not None and clock in TIME_SCALES:
+        zero = Time(reference_d, fraction_d, format="jd", scale=clock) - TimeDelta(early_s, format="sec")
+    time_scale = f"{'BJD' if barycentric else 'JD'} - {reference_d + fraction_d:.10g} ({system})"
+    archive = cube.column("time")
+    assert archive is not None
+    return (
+        FrameTimes(archive, cadence_s, keyword, cube.column("cadence_number", np.int64), correction, DAY_S, zero),
+        time_scale,
+    )
+
+
+def _is_barycentric(values: HeaderValues) -> bool:
+    """Whether times are those at the barycentre; a file in UTC that does not say where is one of the observer."""
+    place = values.read(values.keyword("time_place"))
+    if place is None and str(values.find("time_system")).strip().upper() == "UTC":
+        return False
+    return str(values.find("time_place")).strip().upper() == "SOLARSYSTEM"
+
+
+def _early_s(cube: _OpenCube) -> float | None:
+    """Seconds by which the exposure of this module is early, None where it depends on a slice that nobody names."""
+    slices = cube.profile.time_slices
+    if slices is None:
+        return 0.0
+    time_slice = cube.values.number("time_slice", int)
+    return None if time_slice is None else slices.early_s(time_slice)
+
+
+def _image_times(cube: _OpenCube, cadence_s: float, keyword: str) -> tuple[FrameTimes, str]:
+    """Times of a plain cube since ``DATE-OBS``, the start of the first exposure, and what they are."""
+    values = cube.values
+    start = _start_of_exposure(values)
+    zero = None if start is None else start.tai  # seconds are added on a uniform clock
+    since = "" if start is None else f" since {start.isot} ({start.scale.upper()})"
+    seconds = _live_seconds(values, cadence_s) / 2 + np.arange(cube.shape[0]) * cadence_s
+    archive = cube.column("time")
+    if archive is None:
+        since = since or " since the start of the first exposure"
+        return FrameTimes(seconds, cadence_s, keyword, unit_s=1.0, zero=zero), f"seconds{since}"
+    unit_s = _time_unit_s(cube)
+    times = FrameTimes(archive, cadence_s, keyword, cube.column("cadence_number", np.int64), None, unit_s, zero)
+    return times, ("seconds" if unit_s == 1 else "days") + since
+
+
+def _start_of_exposure(values: HeaderValues) -> Time | None:
+    """Start of the first exposure, None where no clock of the observer says it."""
+    stated = str(values.find("first_exposure_utc") or "").strip().removesuffix("Z")
+    scale = str(values.find("time_system")).strip().lower()
+    if len(stated) <= len("2026-03-04") or scale not in TIME_SCALES or _is_barycentric(values):
+        return None
+    try:
+        return Time(stated, scale=scale, format="isot", precision=6)
+    except ValueError:
+        keyword = values.keyword("first_exposure_utc")
+        raise FrameError(
+            f"{values.path}: {keyword} = {stated!r} is not ISO 8601 (2026-03-04T05:06:07.123); "
+            f"correct it with --set {keyword}=VALUE"
+        ) from None
+
+
+def _time_unit_s(cube: _OpenCube) -> float:
+    name = cube.profile.columns["time"]
+    unit = str(cube.table.columns[name].unit or "s").strip().lower()
+    if unit not in _TIME_UNITS_S:
+        raise FrameError(f"{cube.path}: column {name} is in {unit!r}, known are {', '.join(map(repr, _TIME_UNITS_S))}")
+    return _TIME_UNITS_S[unit]
+
+
+def _read_pixels(cube: _OpenCube, readout: Readout, grid: CadenceGrid) -> Cube:
+    n_frames = cube.shape[0]
+    factor = _electrons_per_value(cube, 1 / readout.row_rate_hz)
+    flux = _flux(cube)
+    if not np.isfinite(flux).any():
+        raise FrameError(f"{cube.path}: all pixels of all {n_frames} cadences are NaN or infinite")
+    quality = cube.column("quality", np.int64)
+    quality = np.zeros(n_frames, dtype=np.int64) if quality is None else quality
+    good = _find_good(cube, quality)
+    flux_e = _spread(flux, factor, good, grid)
+    _check_pixels(flux_e, cube.path)
+    error = cube.column("flux_error", np.float32)
+    error_e = None if error is None else _spread(error, factor, good, grid)
+    if error_e is not None:
+        error_e[np.isnan(flux_e)] = np.nan
+    flags = np.full(grid.n_rows, NOT_IN_FILE, dtype=np.int64)
+    flags[grid.rows] = quality
+    return Cube(
+        flux_e=flux_e,
+        error_e=error_e,
+        position_px=_positions(cube, grid),
+        aperture=_aperture(cube),
+        quality=flags,
+        exposure_s=_live_seconds(cube.values, 1 / readout.row_rate_hz),
+        readout=readout,
+        profile=cube.profile,
+        path=cube.path,
+    )
+
+
+def _flux_unit(cube: _OpenCube) -> str:
+    """Unit of the pixels as the file writes it; archives write rates, other images ADU where they say nothing."""
+    if cube.profile.table_hdu is None:
+        return str(cube.values.find("unit") or "adu")
+    return str(cube.table.columns[cube.profile.columns["flux"]].unit or "e-/s")
+
+
+def _electrons_per_value(cube: _OpenCube, cadence_s: float) -> float:
+    """Electrons per cadence that a pixel value of 1 means: electrons, electrons per second of live time, or ADU."""
+    unit = _flux_unit(cube)
+    if unit.strip().lower() not in _UNITS:
+        keyword = cube.profile.keywords.get("unit", "the unit of the flux column")
+        raise FrameError(f"{cube.path}: {keyword} = {unit!r} is none of {', '.join(map(repr, _UNITS))}")
+    is_rate, is_adu = _UNITS[unit.strip().lower()]
+    gain = _by_output(cube, "gain_e_per_adu") if is_adu else 1.0
+    if gain is None:
+        raise cube.values.missing("gain_e_per_adu")
+    return gain * (_live_seconds(cube.values, cadence_s) if is_rate else 1.0)
+
+
+def _live_seconds(values: HeaderValues, cadence_s: float) -> float:
+    """Seconds of a cadence in which light was collected and kept.
+
+    Notes
+    -----
+    Frames of ``INT_TIME`` seconds are added on board, ``NUM_FRM`` to a cadence. Where TESS mitigates cosmic rays
+    (``CRMITEN``), the highest and the lowest of every ``CRBLKSZ`` values of a pixel are dropped (TESS Instrument
+    Handbook): 1.98 s × 900 × 8/10 = 1425.6 s = 0.0165 d, the EXPOSURE of 30 min images.
+    """
+    frame_s, n_frames = values.number("frame_exposure_s"), values.number("n_frames", int)
+    if frame_s is not None and n_frames is not None:
+        block = values.number("cosmic_ray_block", int)
+        mitigated = str(values.find("cosmic_rays_mitigated")).strip().upper() in ("T", "TRUE", "1", "1.0")
+        live_s = frame_s * n_frames * (1 - 2 / block if mitigated else 1)
+    else:
+        live_s = values.number("exposure_s") or cadence_s
+    if not 0 < live_s <= cadence_s * (1 + 1e-6):
+        raise FrameError(
+            f"{values.path}: exposures of {live_s:g} s do not fit into a cadence of {cadence_s:g} s; correct "
+            f"{values.keyword('exposure_s' if frame_s is None else 'frame_exposure_s')} or the cadence with --set"
+        )
+    return float(live_s)
+
+
+def _flux(cube: _OpenCube) -> np.ndarray:
+    """Pixels as the file has them, float32, shape (f, y, x)."""
+    if cube.profile.table_hdu is not None:
+        flux = cube.column("flux", np.float32)
+        assert flux is not None
+        return flux
+    try:
+        return np.asarray(cube.pixels.data).astype(np.float32)
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
+        raise
+    except Exception as error:  # astropy's decompressor raises a class that it does not export
+        raise FrameError(f"{cube.path}: the image cannot be unpacked: {' '.join(str(error).split())}") from error
+
+
+def _find_good(cube: _OpenCube, quality: np.ndarray) -> np.ndarray:
+    """Frames that have a time and no flag that counts, bool, shape (f,)."""
+    ignored = sum(1 << (bit - 1) for bit in cube.profile.ignored_quality_bits)
+    times = cube.column("time")
+    timed = np.ones(len(quality), dtype=bool) if times is None else np.isfinite(times)
+    good = timed & (quality & ~ignored == 0)
+    if not good.any():
+        raise FrameError(
+            f"{cube.path}: all {len(good)} cadences are masked: {np.count_nonzero(~timed)} have no time and "
+            f"{np.count_nonzero(quality & ~ignored)} are flagged in {cube.profile.columns.get('quality')}; a profile "
+            "may list flags to be ignored (ignored_quality_bits)"
+        )
+    return good
+
+
+def _spread(frames: np.ndarray, factor: float, good: np.ndarray, grid: CadenceGrid) -> np.ndarray:
+    """Good frames times a factor in their rows, NaN elsewhere: (f, y, x) to float32 (y, x, t)."""
+    spread = np.full((*frames.shape[1:], grid.n_rows), np.nan, dtype=np.float32)
+    spread[..., grid.rows[good]] = np.moveaxis(frames[good] * np.float32(factor), 0, -1)
+    spread[np.isinf(spread)] = np.nan
+    return spread
+
+
+def _check_pixels(flux_e: np.ndarray, path: Path) -> None:
+    live = flux_e[np.isfinite(flux_e)]
+    if not live.size:
+        raise FrameError(f"{path}: every pixel of every unmasked cadence is NaN")
+    if live.min() == live.max():
+        raise FrameError(f"{path}: all pixels of all cadences equal {live[0]:g} electrons")
+
+
+def _positions(cube: _OpenCube, grid: CadenceGrid) -> np.ndarray | None:
+    columns = [cube.column(name) for name in ("position_column", "position_row")]
+    found = [column for column in columns if column is not None]
+    if len(found) < 2:
+        return None
+    positions = np.full((grid.n_rows, 2), np.nan)
+    positions[grid.rows] = np.stack(found, axis=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # all NaN
+        moves = np.nanmax(positions, axis=0) > np.nanmin(positions, axis=0)
+    return positions if moves.any() else None
+
+
+def _aperture(cube: _OpenCube) -> np.ndarray | None:
+    name = cube.profile.aperture_hdu
+    found = [hdu for hdu in cube.hdus if hdu.is_image and hdu.name == name]
+    if not name or not found or found[0].data is None:
+        return None
+    # some versions of TESScut write floats
+    aperture = np.nan_to_num(found[0].data).astype(np.int64) & _OPTIMAL_APERTURE > 0
+    if aperture.shape != cube.shape[1:]:
+        raise FrameError(f"{cube.path}: {name} has shape {aperture.shape}, the images have {cube.shape[1:]}")
+    return aperture if aperture.any() else None

@@ -1,0 +1,310 @@
+"""FITS files and their headers: opened so that no damage passes unseen, values found wherever a profile looks."""
+
+from __future__ import annotations
+
+import atexit
+import gzip
+import os
+import tempfile
+import threading
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.utils.exceptions import AstropyWarning
+
+from shutterless.pipeline.reading.instruments import (
+    CubeProfile,
+    InstrumentProfile,
+    Profile,
+    ProfileError,
+    load_profile,
+    recognise_profile,
+)
+
+FRAME_SUFFIXES = (".fits", ".fits.gz", ".fits.fz")
+_BYTES_AT_ONCE = 1 << 20
+
+
+class FrameError(ValueError):
+    """A file or amplifier that cannot be read as what its profile says it is."""
+
+
+class TemporarySpaceError(FrameError):
+    """No room to unpack a file."""
+
+
+@dataclass(frozen=True)
+class HeaderValues:
+    """Values that a profile looks for: given by the user, else in one of the headers, else the profile's default.
+
+    Parameters
+    ----------
+    path : Path
+        Named in errors.
+    profile : Profile
+    supplied : mapping of str to str
+        By keyword, as given with ``--set``.
+    headers : tuple of fits.Header
+        The first that has a keyword counts.
+    """
+
+    path: Path
+    profile: Profile
+    supplied: Mapping[str, str]
+    headers: tuple[fits.Header, ...]
+
+    def read(self, keyword: str | None) -> Any:
+        """Value of a header keyword, None where nobody gives one."""
+        for source in (self.supplied, *self.headers):
+            if keyword is not None and keyword in source and not _is_blank(source[keyword]):
+                return source[keyword]
+        return None
+
+    def find(self, name: str) -> Any:
+        """Value of one of the profile's names, None where there is not even a default."""
+        found = self.read(self.profile.keywords.get(name))
+        return self.profile.defaults.get(name) if found is None else found
+
+    def keyword(self, name: str) -> str:
+        """Header keyword of one of the profile's names, or the name itself."""
+        return self.profile.keywords.get(name, name)
+
+    def number(self, name: str, kind: type = float, *, positive: bool = True) -> Any:
+        """Finite number of one of the profile's names, None where it is not known.
+
+        Raises
+        ------
+        FrameError
+            If the value is not such a number.
+        """
+        return self.parse(self.keyword(name), self.find(name), kind, positive=positive)
+
+    def parse(self, keyword: str, value: Any, kind: type = float, *, positive: bool = True) -> Any:
+        """Value of a keyword as a number; None stays None."""
+        if value is None:
+            return None
+        try:
+            parsed = kind(float(value))
+            exact = kind is float or parsed == float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise FrameError(
+                f"{self.path}: {keyword} = {value!r} is not a number; correct it with --set {keyword}=VALUE"
+            ) from None
+        if not np.isfinite(parsed) or not exact or (positive and parsed <= 0):
+            wanted = ("a positive " if positive else "a ") + ("whole number" if kind is int else "finite number")
+            raise FrameError(
+                f"{self.path}: {keyword} = {value!r} is not {wanted}; correct it with --set {keyword}=VALUE"
+            )
+        return parsed
+
+    def missing(self, name: str) -> FrameError:
+        """Error of a value that is needed and that nobody gives."""
+        keyword = self.keyword(name)
+        return FrameError(f"{self.path}: {keyword} is missing and has no default; give it with --set {keyword}=VALUE")
+
+    @property
+    def sorted_supplied(self) -> tuple[tuple[str, str], ...]:
+        """What the user gave, as results record it."""
+        return tuple(sorted((key, str(value)) for key, value in self.supplied.items()))
+
+
+def _is_blank(value: Any) -> bool:
+    """Whether a header card says nothing (``KEY =`` or an empty string)."""
+    return value is None or isinstance(value, fits.card.Undefined) or str(value).strip() == ""
+
+
+def frame_stem(path: str | Path) -> str:
+    """File name without the FITS ending."""
+    name = Path(path).name
+    for suffix in sorted(FRAME_SUFFIXES, key=len, reverse=True):
+        if name.endswith(suffix):
+            return name.removesuffix(suffix)
+    return name
+
+
+def choose_profile(
+    path: Path, header: fits.Header, instrument: str | None, supplied: Mapping[str, str]
+) -> InstrumentProfile | CubeProfile:
+    """Profile that the user names, or the one that recognises the primary header completed by what the user gives.
+
+    Raises
+    ------
+    ProfileError
+        If there is none.
+    """
+    if instrument:
+        return load_profile(instrument)
+    try:
+        return recognise_profile({**dict(header), **supplied})
+    except ProfileError as error:
+        raise ProfileError(f"{path}: {error}") from error
+
+
+def check_supplied(supplied: Mapping[str, str], profile: Profile) -> None:
+    """Refuse header values by the user for keywords that the profile does not read.
+
+    Raises
+    ------
+    FrameError
+        That names the keywords it reads.
+    """
+    known = profile.header_keywords
+    for key in supplied:
+        if key not in known:
+            raise FrameError(f"--set {key}: profile {profile.name} has no such keyword; it reads {list(known)}")
+
+
+def read_primary_header(path: str | Path) -> fits.Header:
+    """Read the primary header alone; what follows it is neither read nor checked.
+
+    Raises
+    ------
+    FrameError
+        If the file does not begin as a FITS file does.
+    """
+    path = Path(path)
+    with _clear_errors(path), gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream:
+        return fits.Header.fromfile(stream)
+
+
+@contextmanager
+def open_fits(path: Path) -> Iterator[fits.HDUList]:
+    """Open a FITS file with every way in which it may be damaged turned into a `FrameError`."""
+    # scaled (BZERO) images cannot be memory-mapped; lazy loading would postpone the check for truncation
+    # the handle is ours: astropy leaves its own open where it fails half-way
+    with (
+        _clear_errors(path),
+        _open_stream(path) as stream,
+        fits.open(stream, memmap=False, lazy_load_hdus=False) as hdus,
+    ):
+        yield hdus
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """An open FITS file as it lies on disk: headers are at hand at once, images where they are asked for.
+
+    Parameters
+    ----------
+    stream : binary file
+        Its bytes; seekable.
+    hdus : fits.HDUList
+        As they are stored: compressed images are tables, whose headers astropy reads four times as fast.
+    open_images : callable
+        Returns the HDUs with compressed images as images.
+    """
+
+    stream: IO[bytes]
+    hdus: fits.HDUList
+    open_images: Callable[[], fits.HDUList]
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """Shape of the image in an HDU; () where it holds none."""
+        header = self.hdus[index].header
+        prefix = "Z" if header.get("ZIMAGE", False) else ""
+        if not prefix and not isinstance(self.hdus[index], (fits.PrimaryHDU, fits.ImageHDU)):
+            return ()
+        return tuple(header[f"{prefix}NAXIS{axis}"] for axis in range(header[f"{prefix}NAXIS"], 0, -1))
+
+
+@contextmanager
+def open_stored(path: Path) -> Iterator[StoredFile]:
+    """Open a FITS file as `open_fits`, with its HDUs as they are stored."""
+    with ExitStack() as stack:
+        stack.enter_context(_clear_errors(path))
+        stream = stack.enter_context(_open_stream(path))
+        stored = stack.enter_context(
+            fits.open(stream, memmap=False, lazy_load_hdus=False, disable_image_compression=True)
+        )
+
+        def open_images() -> fits.HDUList:
+            # whose end has been checked
+            own_stream = stack.enter_context(_open_stream(path))
+            return stack.enter_context(fits.open(own_stream, memmap=False, lazy_load_hdus=True))
+
+        yield StoredFile(stream, stored, cache(open_images))
+
+
+@contextmanager
+def _clear_errors(path: Path) -> Iterator[None]:
+    """Check a file before it is opened, and turn errors of what is read within into a `FrameError`."""
+    if not path.exists():
+        raise FrameError(f"{path} does not exist")
+    if not path.is_file():
+        raise FrameError(f"{path} is not a file")
+    if not path.name.endswith(FRAME_SUFFIXES):
+        raise FrameError(f"{path} does not end in one of {', '.join(FRAME_SUFFIXES)}")
+    if path.stat().st_size == 0:
+        raise FrameError(f"{path} is empty (0 bytes)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", AstropyWarning)  # astropy only warns of a truncated file
+            yield
+    except (FrameError, ProfileError):
+        raise
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, IndexError, AstropyWarning) as error:
+        reason = " ".join(str(error).split())
+        raise FrameError(f"{path} is not a complete FITS file: {reason}") from error
+
+
+@contextmanager
+def _open_stream(path: Path) -> Iterator[IO[bytes]]:
+    """Bytes of the file; a gzip stream is unpacked whole, since only its end says whether it is complete."""
+    with _open_unpacked(path) if path.name.endswith(".gz") else path.open("rb") as stream:
+        yield stream
+
+
+def _open_unpacked(path: Path) -> IO[bytes]:
+    """Open the unpacked bytes of a gzip file: on disk, however large, and without a name that could be left behind.
+
+    The last one is kept, for the amplifiers of a file are read one after the other.
+    """
+    status = path.stat()
+    key = path.resolve(), status.st_size, status.st_mtime_ns
+    with _unpacking:
+        if key not in _unpacked:
+            _forget_unpacked()
+            _unpacked[key] = _unpack(path)
+        # on Linux a file of its own, with its own place in it
+        return os.fdopen(os.open(f"/dev/fd/{_unpacked[key].fileno()}", os.O_RDONLY), "rb")
+
+
+def _unpack(path: Path) -> IO[bytes]:
+    unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - it stays open
+    try:
+        with gzip.open(path) as packed:
+            while block := packed.read(_BYTES_AT_ONCE):
+                _write_temporary(unpacked, block)
+    except BaseException:
+        unpacked.close()
+        raise
+    return unpacked
+
+
+def _write_temporary(file: IO[bytes], block: bytes) -> None:
+    try:
+        file.write(block)
+        file.flush()
+    except OSError as error:
+        # not of the file that is read, which would be called damaged
+        raise TemporarySpaceError(
+            f"cannot unpack into {tempfile.gettempdir()}: {error.strerror or error}; set TMPDIR to a folder with space"
+        ) from error
+
+
+def _forget_unpacked() -> None:
+    while _unpacked:
+        _unpacked.popitem()[1].close()
+
+
+_unpacked: dict[tuple[Path, int, int], IO[bytes]] = {}
+_unpacking = threading.Lock()
+atexit.register(_forget_unpacked)

@@ -1,0 +1,460 @@
+"""Instrument profiles: all that is particular to a camera's files, in TOML, so that a new camera needs no code."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from shutterless.pipeline.calibration.serial_trap import PocketEffect
+from shutterless.pipeline.events.events import EVENT_KINDS
+from shutterless.pipeline.tokens import GridError, TokenGrid
+
+READOUT_KEYWORDS = (
+    "ccd",
+    "amplifier",
+    "row_rate_hz",
+    "shutter_open_utc",
+    "shutter_close_utc",
+    "sequence",
+    "first_row",
+    "n_transit",
+    "gain_e_per_adu",
+    "read_noise_e",
+    "saturation_adu",
+    "band",
+    "zero_point_mag",
+    "pixel_scale_arcsec",
+    "seeing_arcsec",
+)
+CUBE_KEYWORDS = (
+    *("cadence_d", "cadence_s", "exposure_s", "frame_exposure_s", "n_frames"),
+    *("cosmic_rays_mitigated", "cosmic_ray_block", "unit", "gain_e_per_adu", "read_noise_e", "n_reads", "output"),
+    *("time_reference_d", "time_reference_fraction_d", "time_system", "time_place", "time_slice"),
+    *("first_exposure_utc", "sequence", "saturation_adu", "band", "zero_point_mag", "pixel_scale_arcsec"),
+    "seeing_arcsec",
+)
+CUBE_COLUMNS = (
+    *("time", "time_correction", "cadence_number", "flux", "flux_error", "quality"),
+    *("position_column", "position_row"),
+)
+_SITE_LIMITS = {"latitude_deg": (-90, 90), "longitude_deg": (-180, 360), "height_m": (-500, 10_000)}
+_SHARED_SECTIONS = {
+    "recognise": ("keywords", "values"),
+    "site": tuple(_SITE_LIMITS),
+    "tokens": tuple(field.name for field in fields(TokenGrid)),
+    "events": EVENT_KINDS,
+}
+_FRAME_SECTIONS = {
+    **_SHARED_SECTIONS,
+    "geometry": ("n_columns", "n_overscan_columns", "overscan_used"),
+    "keywords": READOUT_KEYWORDS,
+    "defaults": (*READOUT_KEYWORDS, "amp_id_start"),
+    "nonlinearity": ("a", "b"),
+    "pocket": ("capacity_e", "exponent", "flux_exponent", "full_well_e"),
+}
+_CUBE_SECTIONS = {
+    **_SHARED_SECTIONS,
+    "table": ("hdu", "aperture_hdu", "ignored_quality_bits"),
+    "columns": CUBE_COLUMNS,
+    "keywords": CUBE_KEYWORDS,
+    "defaults": CUBE_KEYWORDS,
+    "outputs": ("names",),
+    "calibration": ("trend_s",),
+    "times": ("corrected_scale", "last_slice_s", "slice_step_s", "n_slices"),
+}
+_LAYOUTS = ("frame", "cube")
+TIME_SCALES = ("utc", "tai", "tt", "tdb")  # that have a conversion to UTC
+_QUADRANT_KEYS = ("data_hdu", "overscan_hdu", "flip_columns", "flip_rows")
+
+
+class ProfileError(ValueError):
+    """An instrument profile that is missing, malformed or does not fit a file."""
+
+
+@dataclass(frozen=True)
+class QuadrantLayout:
+    """Where one quadrant stands in the file and how raw orientation becomes read order."""
+
+    data_hdu: int
+    overscan_hdu: int
+    flip_columns: bool = False
+    flip_rows: bool = False
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where the telescope stands: latitude and longitude (degrees, east is positive) and height (m), as in WGS 84."""
+
+    latitude_deg: float
+    longitude_deg: float
+    height_m: float
+
+
+@dataclass(frozen=True)
+class TimeSlices:
+    """How much earlier than the middle of a cadence the modules of a camera that reads them in turn are read.
+
+    A module of slice ``n`` (from 1, read first) is ``last_slice_s + slice_step_s * (n_slices - n)`` seconds early.
+    """
+
+    last_slice_s: float
+    slice_step_s: float
+    n_slices: int
+
+    def early_s(self, time_slice: int) -> float:
+        """Seconds by which a module's exposure ends, and so is centred, before that of the cadence."""
+        return self.last_slice_s + self.slice_step_s * (self.n_slices - time_slice)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What the profiles of all kinds of file have in common.
+
+    Parameters
+    ----------
+    name, description : str
+        Name used on the command line, and one line for people.
+    recognise : tuple of str
+        Primary header keywords that together identify the instrument; empty means never recognised, only named.
+    recognise_values : mapping of str to str
+        Primary header keywords that must have these values besides.
+    keywords : mapping of str to str
+        Header keyword of each value.
+    defaults : mapping of str to Any
+        Values where the header is silent.
+    site : Site or None
+        Needed for barycentric times alone.
+    pocket : PocketEffect or None
+        What a trap in the serial register does to every row.
+    token_grid : mapping of str to Any
+        Sizes of the `shutterless.pipeline.tokens.TokenGrid` that suits these files; empty means that of the settings.
+    event_scales_s : mapping of str to (float, float)
+        Kinds of event that are looked for and the range of their scale (seconds); empty means those of the settings.
+    """
+
+    name: str
+    description: str = ""
+    recognise: tuple[str, ...] = ()
+    recognise_values: Mapping[str, str] = field(default_factory=dict)
+    keywords: Mapping[str, str]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    site: Site | None = None
+    pocket: PocketEffect | None = None
+    token_grid: Mapping[str, Any] = field(default_factory=dict)
+    event_scales_s: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def header_keywords(self) -> tuple[str, ...]:
+        """Every header keyword that is read, in alphabetical order."""
+        return tuple(sorted(set(self.keywords.values())))
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstrumentProfile(Profile):
+    """Everything particular to the continuous-readout frames of one camera.
+
+    Parameters
+    ----------
+    n_columns, n_overscan_columns : int
+        Widths of the data and overscan HDUs (pixels).
+    overscan_used : (int, int)
+        Half-open range of overscan columns, in read order, that carry the bias.
+    quadrants : tuple of QuadrantLayout
+        Quadrant 1 first.
+    nonlinearity : (float, float) or None
+        ``(a, b)`` of ``true = x / (a x^2 + b x + 1)`` in ADU.
+    """
+
+    n_columns: int
+    n_overscan_columns: int
+    overscan_used: tuple[int, int]
+    quadrants: tuple[QuadrantLayout, ...]
+    nonlinearity: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CubeProfile(Profile):
+    """Everything particular to the image cubes of one camera or archive.
+
+    Parameters
+    ----------
+    table_hdu : int or None
+        HDU of the table whose columns hold times and pixels; None means that the pixels are the first 3-D image and the
+        times, if any, stand in the first table that has a column of times.
+    aperture_hdu : str
+        Name of the image HDU whose bit 2 marks the optimal aperture; empty where there is none.
+    columns : mapping of str to str
+        Column of each of `CUBE_COLUMNS`.
+    ignored_quality_bits : tuple of int
+        Bits of the quality column, the lowest being 1, that do not mask a cadence; all others do.
+    outputs : tuple of str
+        Letters that the keywords of gain and read noise take where a file has them for every output of its CCD.
+    corrected_scale : str
+        Time scale (``utc``, ``tdb``) of the time column less the correction; empty where the header says it.
+    time_slices : TimeSlices or None
+        Of a camera whose modules are read in turn.
+    trend_s : float or None
+        Window (seconds) in which slow changes are followed and taken off; None leaves it to the calibration.
+    """
+
+    table_hdu: int | None
+    columns: Mapping[str, str]
+    aperture_hdu: str = ""
+    ignored_quality_bits: tuple[int, ...] = ()
+    outputs: tuple[str, ...] = ()
+    corrected_scale: str = ""
+    time_slices: TimeSlices | None = None
+    trend_s: float | None = None
+
+    @property
+    def header_keywords(self) -> tuple[str, ...]:
+        """Every header keyword that is read, those of single outputs included, in alphabetical order."""
+        by_output = {
+            self.keywords[name] + output
+            for name in ("gain_e_per_adu", "read_noise_e")
+            if name in self.keywords
+            for output in self.outputs
+        }
+        return tuple(sorted(by_output | set(self.keywords.values())))
+
+
+def builtin_profile_names() -> list[str]:
+    """Names of the profiles that ship with the package."""
+    folder = resources.files("shutterless.pipeline.reading.profiles")
+    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def describe_instrument(instrument: str | None) -> str | None:
+    """What a profile is known by in fingerprints: its name, or the text of its TOML file."""
+    return Path(instrument).read_text() if instrument and instrument.endswith(".toml") else instrument
+
+
+@cache
+def load_profile(name: str) -> InstrumentProfile | CubeProfile:
+    """Load a built-in profile by name or a user's own by the path of its TOML file.
+
+    Parameters
+    ----------
+    name : str
+        ``"ztf"``, ``"kepler"``, ``"tess"``, ``"cube"``, or a path that ends in ``.toml``.
+
+    Returns
+    -------
+    InstrumentProfile or CubeProfile
+        As the file's ``layout`` says: ``"frame"``, which is also meant where it says nothing, or ``"cube"``.
+
+    Raises
+    ------
+    ProfileError
+        If there is no such profile, or it is malformed (the message names the key and the nearest known one).
+    """
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise ProfileError(f"instrument profile {name} does not exist")
+        return _parse_profile(path.read_text(), source=name)
+    if name not in builtin_profile_names():
+        raise ProfileError(
+            f"no built-in instrument profile {name!r}; built in are {builtin_profile_names()}, "
+            "or give the path of your own ending in .toml"
+        )
+    text = resources.files("shutterless.pipeline.reading.profiles").joinpath(f"{name}.toml").read_text()
+    return _parse_profile(text, source=name)
+
+
+def load_frame_profile(name: str) -> InstrumentProfile:
+    """Load a profile as `load_profile` does, for what can be done with continuous-readout frames alone.
+
+    Raises
+    ------
+    ProfileError
+        As `load_profile`, and if the profile is one of image cubes.
+    """
+    profile = load_profile(name)
+    if isinstance(profile, CubeProfile):
+        raise ProfileError(
+            f"instrument profile {name} is one of image cubes, continuous-readout frames are needed; "
+            'name another, such as "ztf"'
+        )
+    return profile
+
+
+def recognise_profile(header: Mapping[str, Any]) -> InstrumentProfile | CubeProfile:
+    """Choose the built-in profile whose identifying keywords, and their values, all stand in a primary header."""
+    wanted = {}
+    for name in builtin_profile_names():
+        profile = load_profile(name)
+        missing = _find_missing(profile, header)
+        if not missing and (profile.recognise or profile.recognise_values):
+            return profile
+        wanted[name] = missing
+    raise ProfileError(
+        f"no built-in instrument profile recognises this header (missing keywords: {wanted}); "
+        "name one with --instrument NAME or --instrument PROFILE.toml"
+    )
+
+
+def _find_missing(profile: Profile, header: Mapping[str, Any]) -> list[str]:
+    """Keywords of a profile that a header lacks, with the value where another would not do."""
+    missing = [keyword for keyword in profile.recognise if keyword not in header]
+    values = profile.recognise_values.items()
+    return missing + [f"{key} = {value}" for key, value in values if str(header.get(key, "")).strip() != value]
+
+
+def _parse_profile(text: str, source: str) -> InstrumentProfile | CubeProfile:
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ProfileError(f"instrument profile {source} is not valid TOML: {error}") from error
+    layout = raw.get("layout", "frame")
+    if layout not in _LAYOUTS:
+        raise ProfileError(f"instrument profile {source}: layout = {layout!r} is none of {list(_LAYOUTS)}")
+    try:
+        return _parse_cubes(raw, source) if layout == "cube" else _parse_frames(raw, source)
+    except (KeyError, TypeError) as error:
+        example = "kepler.toml" if layout == "cube" else "ztf.toml"
+        raise ProfileError(
+            f"instrument profile {source} lacks {error}; see the built-in {example} for the form"
+        ) from error
+
+
+def _parse_frames(raw: Mapping[str, Any], source: str) -> InstrumentProfile:
+    _check_sections(raw, _FRAME_SECTIONS, source, more=("quadrants",))
+    quadrants = raw.get("quadrants", [])
+    for entry in quadrants:
+        _check_keys(entry, _QUADRANT_KEYS, f"{source} [[quadrants]]")
+    geometry = raw["geometry"]
+    start, stop = geometry["overscan_used"]
+    profile = InstrumentProfile(
+        **_shared_values(raw, source),
+        n_columns=geometry["n_columns"],
+        n_overscan_columns=geometry["n_overscan_columns"],
+        overscan_used=(start, stop),
+        quadrants=tuple(QuadrantLayout(**entry) for entry in quadrants),
+        nonlinearity=(raw["nonlinearity"]["a"], raw["nonlinearity"]["b"]) if "nonlinearity" in raw else None,
+        pocket=PocketEffect(**raw["pocket"]) if "pocket" in raw else None,
+    )
+    _check_geometry(profile, source)
+    _check_pocket(profile, source)
+    return profile
+
+
+def _parse_cubes(raw: Mapping[str, Any], source: str) -> CubeProfile:
+    _check_sections(raw, _CUBE_SECTIONS, source)
+    table, times = raw.get("table", {}), dict(raw.get("times", {}))
+    profile = CubeProfile(
+        **_shared_values(raw, source),
+        table_hdu=table.get("hdu"),
+        aperture_hdu=table.get("aperture_hdu", ""),
+        ignored_quality_bits=tuple(table.get("ignored_quality_bits", ())),
+        columns=raw["columns"],
+        outputs=tuple(raw.get("outputs", {}).get("names", ())),
+        corrected_scale=times.pop("corrected_scale", ""),
+        time_slices=TimeSlices(**times) if times else None,
+        trend_s=raw.get("calibration", {}).get("trend_s"),
+    )
+    _check_cubes(profile, source)
+    return profile
+
+
+def _shared_values(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Fields of `Profile` that frames and cubes have alike."""
+    recognise = raw.get("recognise", {})
+    site = Site(**raw["site"]) if "site" in raw else None
+    _check_site(site, source)
+    return {
+        "name": raw["name"],
+        "description": raw.get("description", ""),
+        "recognise": tuple(recognise.get("keywords", ())),
+        "recognise_values": {key: str(value) for key, value in recognise.get("values", {}).items()},
+        "keywords": raw["keywords"],
+        "defaults": raw.get("defaults", {}),
+        "site": site,
+        "token_grid": _check_tokens(raw.get("tokens", {}), source),
+        "event_scales_s": {
+            kind: _check_range(scales, f"{source} [events] {kind}") for kind, scales in raw.get("events", {}).items()
+        },
+    }
+
+
+def _check_sections(
+    raw: Mapping[str, Any], sections: Mapping[str, tuple[str, ...]], source: str, more: tuple[str, ...] = ()
+) -> None:
+    _check_keys(raw, ("name", "description", "layout", *more, *sections), source)
+    for section, known in sections.items():
+        _check_keys(raw.get(section, {}), known, f"{source} [{section}]")
+
+
+def _check_tokens(tokens: Mapping[str, Any], source: str) -> Mapping[str, Any]:
+    try:
+        TokenGrid(**tokens)
+    except GridError as error:
+        raise ProfileError(f"instrument profile {source} [tokens]: {error}") from error
+    return tokens
+
+
+def _check_range(scales: Any, where: str) -> tuple[float, float]:
+    if not isinstance(scales, list) or len(scales) != 2 or not 0 < scales[0] <= scales[1]:
+        raise ProfileError(f"instrument profile {where} = {scales} is not two rising positive numbers (seconds)")
+    return float(scales[0]), float(scales[1])
+
+
+def _check_cubes(profile: CubeProfile, source: str) -> None:
+    if not {"cadence_d", "cadence_s"} & set(profile.keywords):
+        raise ProfileError(
+            f"instrument profile {source}: [keywords] must name the header keyword of cadence_s (seconds) "
+            "or cadence_d (days)"
+        )
+    wanted = ("time",) if profile.table_hdu is None else ("time", "flux")
+    for name in wanted:
+        if name not in profile.columns:
+            raise ProfileError(f"instrument profile {source}: [columns] must name the column of {name}")
+    if profile.corrected_scale not in ("", *TIME_SCALES):
+        raise ProfileError(
+            f"instrument profile {source} [times]: corrected_scale = {profile.corrected_scale!r} is none of "
+            f"{list(TIME_SCALES)}"
+        )
+    if profile.trend_s is not None and not profile.trend_s > 0:
+        raise ProfileError(f"instrument profile {source} [calibration]: trend_s = {profile.trend_s} is not positive")
+    for bit in profile.ignored_quality_bits:
+        if not 1 <= bit <= 63:
+            raise ProfileError(f"instrument profile {source}: ignored_quality_bits has {bit}, bits are 1 to 63")
+
+
+def _check_geometry(profile: InstrumentProfile, source: str) -> None:
+    start, stop = profile.overscan_used
+    if not 0 <= start < stop <= profile.n_overscan_columns:
+        raise ProfileError(
+            f"instrument profile {source}: overscan_used {[start, stop]} does not lie within the "
+            f"{profile.n_overscan_columns} overscan columns"
+        )
+    if not profile.quadrants:
+        raise ProfileError(f"instrument profile {source} names no [[quadrants]]")
+    if "row_rate_hz" not in profile.keywords:
+        raise ProfileError(f"instrument profile {source}: [keywords] must name the header keyword of row_rate_hz")
+
+
+def _check_pocket(profile: InstrumentProfile, source: str) -> None:
+    if profile.pocket is not None and any(not value > 0 for value in vars(profile.pocket).values()):
+        raise ProfileError(f"instrument profile {source}: [pocket] needs positive numbers, not {profile.pocket}")
+
+
+def _check_site(site: Site | None, source: str) -> None:
+    for key, value in vars(site).items() if site else ():
+        low, high = _SITE_LIMITS[key]
+        if not low <= value <= high:
+            raise ProfileError(f"instrument profile {source}: [site] {key} = {value} is not between {low} and {high}")
+
+
+def _check_keys(mapping: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in mapping:
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known keys are {sorted(known)}"
+            raise ProfileError(f"instrument profile {where}: unknown key {key!r}{hint}")

@@ -1,0 +1,315 @@
+"""Stretches of rows: how sequences of files are cut so that memory is bounded and nothing is lost at a border.
+
+The rows of one amplifier in one uninterrupted sequence are one time series, however many files hold it. It is searched
+in windows of `CORE_ROWS` rows that reach `MARGIN_ROWS` farther on either side, across the borders of files. Windows lie
+at fixed rows of the sequence, so that a file that arrives later changes none but the last. What peaks in the core of a
+window is that window's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shutterless.pipeline.reading.fits_files import FrameError, frame_stem
+from shutterless.pipeline.reading.frames import AmplifierRows, Frame, FrameInfo, check_varies, open_amplifier_rows
+from shutterless.pipeline.reading.readout import Readout
+
+CORE_ROWS = 28_672  # 7 × 4,096: the margins cost a seventh of the time; two arrays of a ZTF amplifier fill 400 MB
+MARGIN_ROWS = 2048  # twice the longest box of the template bank
+LEAST_ROWS = CORE_ROWS // 8  # a window of fewer is left to its neighbour: they tell little of the stars
+MAX_ROWS = CORE_ROWS + 2 * (MARGIN_ROWS + LEAST_ROWS)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows ``start`` to ``stop`` of one file, the first of which is row ``first`` of its sequence."""
+
+    path: Path
+    start: int
+    stop: int
+    first: int
+
+    @property
+    def last(self) -> int:
+        """Row of the sequence after the piece."""
+        return self.first + self.stop - self.start
+
+    def within(self, start: int, stop: int) -> Piece | None:
+        """Part of the piece that lies in rows ``start`` to ``stop`` of the sequence, None if nothing does."""
+        first, last = max(self.first, start), min(self.last, stop)
+        if first >= last:
+            return None
+        begin = self.start + first - self.first
+        return Piece(self.path, begin, begin + last - first, first)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """One unit of work: rows of one amplifier that are calibrated and searched together.
+
+    Parameters
+    ----------
+    series : str
+        Name of the time series.
+    quadrant : int or None
+        None for a stack of images, whose stretch is the whole file.
+    pieces : tuple of Piece
+        In the order of their rows; rows may be missing between them.
+    own : (int, int)
+        Half-open range of sequence rows whose events are this stretch's.
+    """
+
+    series: str
+    quadrant: int | None
+    pieces: tuple[Piece, ...]
+    own: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        """Unique among the stretches of one plan, and the same whatever other sequences are there."""
+        return f"{self.series}_r{self.own[0]:09d}"
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that are read."""
+        return sum(piece.stop - piece.start for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Rows of a stretch without a gap, in memory, and the pieces that they were read from."""
+
+    frame: Frame
+    pieces: tuple[Piece, ...]
+
+    @property
+    def first(self) -> int:
+        """Row of the sequence that is the first."""
+        return self.pieces[0].first
+
+
+@dataclass(frozen=True)
+class _Series:
+    """What makes two files part of one time series: everything that their clocks and electronics say of them."""
+
+    label: str
+    quadrant: int | None
+    identity: str
+    copy: int = 0  # of rows that another file holds, too
+
+    @property
+    def name(self) -> str:
+        digest = hashlib.blake2b(f"{self.identity} {self.copy}".encode(), digest_size=4).hexdigest()
+        return f"{re.sub(r'[^A-Za-z0-9._-]', '-', self.label)}_q{self.quadrant or 0}_{digest}"
+
+
+def plan_stretches(infos: Iterable[FrameInfo]) -> list[Stretch]:
+    """Cut the amplifiers of some files into stretches.
+
+    Parameters
+    ----------
+    infos : iterable of FrameInfo
+        From `shutterless.pipeline.reading.exposures.read_info`. Files are joined whose readouts differ in nothing but
+        the first row and the seeing; those without ``first_row`` stay alone.
+
+    Returns
+    -------
+    list of Stretch
+        Series by series in the order of their rows, whatever the order of the files.
+    """
+    series: dict[_Series, list[Piece]] = {}
+    for info in sorted(infos, key=lambda info: (_first_row(info), str(info.path))):
+        for quadrant, readout in info.readouts.items():
+            piece = Piece(info.path.absolute(), 0, info.n_rows, readout.first_row or 0)
+            series.setdefault(_find_series(info, quadrant, readout, piece, series), []).append(piece)
+    return [stretch for key, pieces in series.items() for stretch in _cut(key.name, key.quadrant, pieces)]
+
+
+def cut_file(path: Path, quadrant: int, n_rows: int) -> list[Stretch]:
+    """Stretches of one amplifier of one file alone, rows counted from its first; they begin at whole blocks."""
+    return list(_cut(frame_stem(path), quadrant, [Piece(path, 0, n_rows, 0)]))
+
+
+def _first_row(info: FrameInfo) -> int:
+    return min(readout.first_row or 0 for readout in info.readouts.values())
+
+
+def _find_series(
+    info: FrameInfo, quadrant: int | None, readout: Readout, piece: Piece, known: dict[_Series, list[Piece]]
+) -> _Series:
+    """Time series that a file goes on with, or one of its own."""
+    if quadrant is None or readout.first_row is None:
+        return _Series(frame_stem(info.path), quadrant, str(info.path.resolve()))
+    same = {**readout.to_dict(), "first_row": 0, "seeing_arcsec": 0}
+    label = f"{readout.sequence}_c{readout.ccd or 0:02d}"
+    series = _Series(label, quadrant, json.dumps([info.profile.name, same], sort_keys=True, default=str))
+    while series in known and known[series][-1].last > piece.first:
+        series = _Series(label, quadrant, series.identity, series.copy + 1)
+    return series
+
+
+def _cut(name: str, quadrant: int | None, pieces: Sequence[Piece]) -> Iterator[Stretch]:
+    """Windows over the pieces of one time series; a stack of images stays whole."""
+    if quadrant is None:
+        yield Stretch(name, None, tuple(pieces), (pieces[0].first, pieces[-1].last))
+        return
+    firsts, lasts = [piece.first for piece in pieces], [piece.last for piece in pieces]  # both rise
+    for start, stop in _cores(pieces):
+        near = pieces[bisect_right(lasts, start - MARGIN_ROWS) : bisect_left(firsts, stop + MARGIN_ROWS)]
+        window = [piece.within(start - MARGIN_ROWS, stop + MARGIN_ROWS) for piece in near]
+        yield Stretch(name, quadrant, tuple(piece for piece in window if piece is not None), (start, stop))
+
+
+def _cores(pieces: Sequence[Piece]) -> list[tuple[int, int]]:
+    """Half-open ranges of sequence rows, of `CORE_ROWS` each; what holds too few joins a neighbour that has room."""
+    n_rows: dict[int, int] = {}
+    for piece in pieces:
+        for k in range(piece.first // CORE_ROWS, (piece.last - 1) // CORE_ROWS + 1):
+            part = piece.within(k * CORE_ROWS, (k + 1) * CORE_ROWS)
+            n_rows[k] = n_rows.get(k, 0) + (part.stop - part.start if part else 0)
+    cores: list[list[int]] = []  # first and last window of each, and their rows
+    for k in sorted(n_rows):
+        follows = bool(cores) and cores[-1][1] == k - 1
+        is_short = follows and min(n_rows[k], cores[-1][2]) < LEAST_ROWS
+        # many windows in turn may be short where a sequence has gaps
+        if is_short and cores[-1][2] + n_rows[k] <= CORE_ROWS + 2 * LEAST_ROWS:
+            cores[-1][1:] = k, cores[-1][2] + n_rows[k]
+        else:
+            cores.append([k, k, n_rows[k]])
+    return [(first * CORE_ROWS, (last + 1) * CORE_ROWS) for first, last, _ in cores]
+
+
+class Workspace:
+    """Memory that one stretch after the other is read into, so that none waits for pages.
+
+    One of a process: what is in it changes with the next stretch.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
+        """Uninitialised array, which the next one of the same name overwrites."""
+        n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if name not in self._arrays or self._arrays[name].nbytes < n_bytes:
+            self._arrays.pop(name, None)  # before the larger one is made
+            self._arrays[name] = np.empty(n_bytes, dtype=np.uint8)
+        return self._arrays[name][:n_bytes].view(dtype).reshape(shape)
+
+
+def read_runs(
+    stretch: Stretch,
+    workspace: Workspace,
+    instrument: str | None = None,
+    supplied: dict[str, str] | None = None,
+    failures: list[tuple[Path, str]] | None = None,
+) -> Iterator[Run]:
+    """Read the pieces of a stretch that follow each other without a gap as one frame.
+
+    Parameters
+    ----------
+    stretch : Stretch
+        Of continuous readout.
+    workspace : Workspace
+        Holds the pixels; a run is to be done with before the next is asked for.
+    instrument, supplied
+        As `shutterless.pipeline.reading.frames.read_info`.
+    failures : list of (Path, str), optional
+        Gets the file and reason of every piece that cannot be read; it leaves a gap. Without a list it is raised.
+
+    Yields
+    ------
+    Run
+
+    Raises
+    ------
+    FrameError
+        If a piece cannot be read and there is no list for it.
+    """
+    waiting: list[Piece] = list(stretch.pieces)
+    while waiting:
+        run, waiting = _split_at_gap(waiting)
+        yield from _read_run(run, stretch, workspace, instrument, supplied, failures)
+
+
+def _split_at_gap(pieces: list[Piece]) -> tuple[list[Piece], list[Piece]]:
+    n = 1
+    while n < len(pieces) and pieces[n].first == pieces[n - 1].last:
+        n += 1
+    return pieces[:n], pieces[n:]
+
+
+def _read_run(
+    pieces: list[Piece],
+    stretch: Stretch,
+    workspace: Workspace,
+    instrument: str | None,
+    supplied: dict[str, str] | None,
+    failures: list[tuple[Path, str]] | None,
+) -> Iterator[Run]:
+    """One frame of all pieces, or one on either side of each that cannot be read."""
+    assert stretch.quadrant is not None, "stacks of images are not read in rows"
+    filling = _Filling(workspace, sum(piece.stop - piece.start for piece in pieces))
+    for piece in pieces:
+        try:
+            with open_amplifier_rows(piece.path, stretch.quadrant, instrument, supplied) as rows:
+                filling.add(rows, piece)
+        except (FrameError, OSError) as error:
+            if failures is None:
+                raise
+            failures.append((piece.path, f"{type(error).__name__}: {' '.join(str(error).split())}"))
+            yield from filling.take()
+    yield from filling.take()
+
+
+class _Filling:
+    """A run that is being filled piece by piece."""
+
+    def __init__(self, workspace: Workspace, n_rows: int) -> None:
+        self._workspace, self._n_rows = workspace, n_rows
+        self._begin()
+
+    def _begin(self) -> None:
+        self._filled = 0
+        self._opened: list[AmplifierRows] = []
+        self._pieces: list[Piece] = []
+        self._overscans: list[np.ndarray] = []
+
+    def add(self, rows: AmplifierRows, piece: Piece) -> None:
+        """Read a piece behind those before it; where that fails nothing is added."""
+        if not self._pieces:
+            self._pixels = self._workspace.array("pixels", (self._n_rows, rows.pixels.n_columns), rows.pixels.dtype)
+        n_rows = piece.stop - piece.start
+        overscan = _read_piece(rows, piece, self._pixels[self._filled : self._filled + n_rows])
+        self._filled += n_rows
+        self._opened.append(rows)
+        self._pieces.append(piece)
+        self._overscans.append(overscan)
+
+    def take(self) -> Iterator[Run]:
+        """Yield the run if it holds anything, and begin another."""
+        if self._pieces:
+            first, start = self._opened[0], self._pieces[0].start
+            readout = first.readout.from_row(start, start + self._filled)
+            pixels, overscan = self._pixels[: self._filled], np.concatenate(self._overscans)
+            yield Run(Frame(pixels, overscan, readout, first.profile, first.path), tuple(self._pieces))
+        self._begin()
+
+
+def _read_piece(rows: AmplifierRows, piece: Piece, out: np.ndarray) -> np.ndarray:
+    """Fill ``out`` with the rows of a piece; their overscan."""
+    if rows.n_rows < piece.stop:
+        raise FrameError(f"{piece.path}: {rows.n_rows} rows, where there were {piece.stop} before; did it change?")
+    if rows.pixels.dtype != out.dtype:
+        raise FrameError(f"{piece.path} holds {rows.pixels.dtype} pixels, the files before it {out.dtype}")
+    overscan = rows.read(piece.start, out)
+    check_varies(out, f"{piece.path}: quadrant {rows.readout.quadrant}")
+    return overscan

@@ -1,0 +1,1 @@
+"""Results: triggers to tables with times and names, and light curves of stars."""

@@ -1,0 +1,236 @@
+"""From triggers that a detector believes to the table an astronomer gets: who, where, when, how sure, and with what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import astropy.units as u
+import numpy as np
+import pandas as pd
+from astropy.table import Table
+
+from shutterless.pipeline.reading.frames import frame_stem
+from shutterless.pipeline.reading.readout import Readout
+from shutterless.pipeline.store.store import write_parquet, written_whole
+
+CANDIDATE_TYPES = {
+    "candidate_id": "string",
+    "group_id": "string",
+    "file": "string",
+    "ccd": "Int64",
+    "quadrant": "Int64",
+    "y": "Int64",
+    "x": "float64",
+    "row_start": "int64",
+    "row_stop": "int64",
+    "row_peak": "int64",
+    "duration_s": "float64",
+    "snr": "float64",
+    "probability": "float64",
+    "kind": "string",
+    "kind_probability": "float64",
+    "streak_id": "Int64",
+    "star_mag": "float64",
+    "amplitude_e": "float64",
+    "time_archive": "float64",
+    "time_read_utc": "string",
+    "time_event_min_utc": "string",
+    "time_event_max_utc": "string",
+    "veto": "string",
+    "model": "string",
+}
+CANDIDATE_UNITS = {"x": u.pix, "y": u.pix, "duration_s": u.s, "amplitude_e": u.electron, "star_mag": u.mag}
+SAME_STAR_PX = 0.7
+SAME_STAR_FLUX_RATIO = 1.4
+SAME_GROUP_ROWS = 3
+
+
+def empty_candidates() -> pd.DataFrame:
+    """Return a candidate table without a row but with every column."""
+    return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in CANDIDATE_TYPES.items()})
+
+
+def build_candidates(
+    detections: pd.DataFrame, streaks: pd.DataFrame, readout: Readout, *, file: str, model: str, n_y: int = 1
+) -> pd.DataFrame:
+    """Candidates of one amplifier of one file.
+
+    Parameters
+    ----------
+    detections : DataFrame
+        Rows of `shutterless.pipeline.detection.triggers.find_triggers` that are to become candidates, with
+        ``probability``, ``kind`` and ``kind_probability`` where a model gave them.
+    streaks : DataFrame
+        Streaks of the amplifier, ``y0`` filled in as far as it is known.
+    readout : Readout
+    file, model : str
+        Names of the FITS file and of the detector.
+    n_y : int
+        Height of the stack; in one that is a single row high no candidate has a ``y``.
+
+    Returns
+    -------
+    DataFrame
+        `CANDIDATE_TYPES`; ``group_id`` is still each candidate's own. What peaks before the streak it lies on has begun
+        is not that star's.
+    """
+    star = streaks.set_index("streak_id").reindex(detections["streak_id"].fillna(-1).astype("int64"))
+    peak = detections["row_peak"].to_numpy()
+    y0 = star["y0"].to_numpy(dtype=np.float64)
+    begun = readout.has_begun(peak, y0)
+    earliest, latest = readout.event_utc_range(peak, np.where(begun, y0, np.nan))
+    n_rows = detections["row_stop"] - detections["row_start"] + 1
+    missing = pd.Series(np.nan, index=detections.index)
+    place_y = detections["y"].round().astype("Int64") if n_y > 1 else missing.astype("Int64")
+    table = detections.assign(
+        candidate_id=[
+            _candidate_id(file, readout, *place) for place in zip(detections["x"], place_y, peak, strict=True)
+        ],
+        file=file,
+        ccd=readout.ccd,
+        quadrant=readout.quadrant,
+        y=place_y,
+        duration_s=n_rows / readout.row_rate_hz,
+        probability=detections.get("probability", missing),
+        kind=detections.get("kind", missing.astype("string")),
+        kind_probability=detections.get("kind_probability", missing),
+        streak_id=detections["streak_id"].where(begun),
+        star_mag=star["mag"].where(begun).to_numpy(),
+        time_archive=readout.archive_time(peak),
+        time_read_utc=readout.read_utc(peak),
+        time_event_min_utc=earliest,
+        time_event_max_utc=latest,
+        model=model,
+    )
+    table["group_id"] = table["candidate_id"]
+    return table[list(CANDIDATE_TYPES)].astype(CANDIDATE_TYPES).reset_index(drop=True)
+
+
+def share_onsets(streaks: Mapping[str, pd.DataFrame], readouts: Mapping[str, Readout]) -> dict[str, pd.DataFrame]:
+    """Give the later files of a sequence the ``y0`` that only the file with the ramp shows.
+
+    Parameters
+    ----------
+    streaks : mapping of str to DataFrame
+        Streak table by store entry.
+    readouts : mapping of str to Readout
+
+    Returns
+    -------
+    dict of str to DataFrame
+        The same tables with ``y0`` filled in where a file of the same sequence, CCD and quadrant has a streak within
+        `SAME_STAR_PX` and a factor `SAME_STAR_FLUX_RATIO` in flux whose ``y0`` is known.
+    """
+    known: dict[tuple[Any, ...], list[pd.DataFrame]] = {}
+    for entry, table in streaks.items():
+        readout = readouts[entry]
+        known.setdefault((readout.sequence, readout.ccd, readout.quadrant), []).append(table.dropna(subset="y0"))
+    shared = {}
+    for entry, table in streaks.items():
+        readout = readouts[entry]
+        reference = pd.concat(known[readout.sequence, readout.ccd, readout.quadrant], ignore_index=True)
+        shared[entry] = _adopt_onsets(table, reference) if readout.first_row is not None else table
+    return shared
+
+
+def group_candidates(candidates: pd.DataFrame) -> pd.DataFrame:
+    """Join what has one cause: the same rows in several columns or quadrants of a CCD, or one flash on two stars.
+
+    Two candidates of one file are joined when their peaks agree within `SAME_GROUP_ROWS` or a quarter of the shorter
+    one and their rows overlap by more than half: what happens at read time (pickup, a satellite's crossing) does so.
+    They are joined, too, when their event times are known and agree, which only the sky can arrange.
+
+    Returns
+    -------
+    DataFrame
+        With ``group_id``: the ``candidate_id`` of the group's strongest member.
+    """
+    label = np.arange(len(candidates))
+    for _, part in candidates.reset_index(drop=True).groupby("file", sort=False):
+        index = part.index.to_numpy()
+        for a, b in _same_cause(part):
+            old, new = label[index[b]], label[index[a]]
+            label[label == old] = new
+    strength = candidates["snr"].abs().to_numpy()
+    ids = candidates["candidate_id"].to_numpy(dtype=object)
+    leader = {
+        group: ids[members[np.argmax(strength[members])]]
+        for group in np.unique(label)
+        if (members := np.flatnonzero(label == group)).size
+    }
+    return candidates.assign(group_id=pd.array([leader[group] for group in label], dtype="string"))
+
+
+def write_candidates(candidates: pd.DataFrame, folder: str | Path, settings: Mapping[str, Any]) -> tuple[Path, Path]:
+    """Write ``candidates.parquet`` and, with units and settings in its header, ``candidates.ecsv``.
+
+    Returns
+    -------
+    parquet, ecsv : Path
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    parquet, ecsv = folder / "candidates.parquet", folder / "candidates.ecsv"
+    write_parquet(candidates, parquet)
+    table = Table(names=list(CANDIDATE_TYPES), dtype=[_plain_dtype(dtype) for dtype in CANDIDATE_TYPES.values()])
+    if len(candidates):
+        table = Table({name: _plain_column(candidates[name]) for name in CANDIDATE_TYPES})
+    for name, unit in CANDIDATE_UNITS.items():
+        table[name].unit = unit
+    table.meta["settings"] = json.dumps(dict(settings), sort_keys=True, default=str)
+    with written_whole(ecsv) as partial:
+        table.write(partial, format="ascii.ecsv")
+    return parquet, ecsv
+
+
+def _candidate_id(file: str, readout: Readout, x: float, y: Any, row: int) -> str:
+    place = f"x{x:07.2f}" if pd.isna(y) else f"y{y:04d}_x{x:07.2f}"
+    return f"{frame_stem(file)}_c{readout.ccd or 0:02d}_q{readout.quadrant or 0}_{place}_r{row:07d}"
+
+
+def _adopt_onsets(table: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
+    if reference.empty or table["y0"].notna().all():
+        return table
+    x, flux, y0 = (reference[name].to_numpy() for name in ("x", "flux_e_row", "y0"))
+    filled = table["y0"].to_numpy(copy=True)
+    for i in np.flatnonzero(np.isnan(filled)):
+        near = np.flatnonzero(np.abs(x - table["x"].iloc[i]) <= SAME_STAR_PX)
+        ratio = np.abs(np.log(flux[near] / table["flux_e_row"].iloc[i]))
+        if near.size and ratio.min() <= np.log(SAME_STAR_FLUX_RATIO):
+            filled[i] = y0[near[np.argmin(ratio)]]
+    return table.assign(y0=filled)
+
+
+def _same_cause(part: pd.DataFrame) -> list[tuple[int, int]]:
+    """Pairs of positions within one file's candidates that have one cause."""
+    start, stop, peak = (part[name].to_numpy(dtype=np.float64) for name in ("row_start", "row_stop", "row_peak"))
+    event = pd.to_datetime(part["time_event_min_utc"], errors="coerce", format="ISO8601")
+    exact = (part["time_event_min_utc"] == part["time_event_max_utc"]).to_numpy() & event.notna().to_numpy()
+    event_s = event.to_numpy(dtype="datetime64[ns]").astype(np.int64) / 1e9
+    row_s = part["duration_s"].to_numpy() / (stop - start + 1)
+    pairs = []
+    for a in range(len(part)):
+        length = np.minimum(stop[a] - start[a], stop - start) + 1
+        tolerance = np.maximum(SAME_GROUP_ROWS, length / 4)
+        overlap = np.minimum(stop[a], stop) - np.maximum(start[a], start) + 1
+        union = np.maximum(stop[a], stop) - np.minimum(start[a], start) + 1
+        same_rows = (np.abs(peak[a] - peak) <= tolerance) & (overlap > union / 2)
+        same_time = exact[a] & exact & (np.abs(event_s[a] - event_s) <= tolerance * row_s)
+        pairs += [(a, int(b)) for b in np.flatnonzero(same_rows | same_time) if b > a]
+    return pairs
+
+
+def _plain_dtype(dtype: str) -> str:
+    return {"string": "U1", "Int64": "i8"}.get(dtype, dtype)
+
+
+def _plain_column(series: pd.Series) -> Any:
+    """Column that astropy writes: missing integers masked, missing strings empty."""
+    if series.dtype == "Int64":
+        return np.ma.MaskedArray(series.fillna(0).to_numpy(dtype=np.int64), mask=series.isna().to_numpy())
+    if series.dtype == "string":
+        return series.fillna("").to_numpy(dtype=str)
+    return series.to_numpy()

@@ -1,0 +1,1 @@
+"""The store: calibrated amplifiers on disk, written whole or not at all."""

@@ -1,0 +1,173 @@
+"""Training learns an easy task, learns nothing from shuffled labels, and repeats itself to the bit."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from shutterless.models.evaluation.platt import roc_area
+from shutterless.models.families import build_model, load_model
+from shutterless.models.scoring import score_strips
+from shutterless.models.training.fit import (
+    HISTORY_COLUMNS,
+    HistoryRecorder,
+    TrainingError,
+    TrainingSettings,
+    accuracy_and_auc,
+    train_model,
+)
+from shutterless.pipeline.tokens import GridError, TokenGrid
+
+from ..conftest import GRID, SMALL_ARCH, make_toy
+
+SHORT = TrainingSettings(epochs=2, batch_size=64, log_steps=4, device="cpu")
+
+
+def trained(family, toy, settings, **options):
+    return train_model(build_model(family, GRID, SMALL_ARCH[family], seed=1), toy, settings, **options)
+
+
+@pytest.fixture(scope="module")
+def learned(toy):
+    settings = TrainingSettings(epochs=8, batch_size=32, learning_rate=3e-3, device="cpu")
+    return {family: trained(family, toy, settings) for family in SMALL_ARCH}
+
+
+def test_learns_the_easy_task(family, learned):
+    """Scored on fresh strips, drawn with another seed; onset within a patch (4 of 24 rows), duration known."""
+    fresh = make_toy(400, seed=77)
+    scores = score_strips(learned[family].model, fresh.strips, device="cpu")
+    events = fresh.labels.is_event > 0
+    assert roc_area(scores["event_logit"], events) > 0.95
+    assert (scores["kind"][events] == "burst").mean() > 0.85
+    assert np.median(np.abs(scores["onset"] - fresh.labels.onset)[events]) < 4 / 24
+    assert np.median(np.abs(scores["log2_duration"] - 2)[events]) < 0.5
+
+
+def test_shuffled_labels_teach_nothing(family, toy):
+    """What is left of random weights is arbitrary: its AUC lies on either side of 0.5, on average near it."""
+    found = []
+    for seed in range(6):
+        settings = replace(SHORT, shuffled_labels=True, learning_rate=1e-3, epochs=1, seed=seed)
+        model = build_model(family, GRID, SMALL_ARCH[family], seed=seed)
+        history = train_model(model, toy, settings, validation_groups=[0, 2, 4]).history
+        found.append(history.query("split == 'validation'")["auc"].iloc[-1])
+    assert abs(np.mean(found) - 0.5) < 0.1, found
+
+
+def test_same_seed_same_weights_to_the_bit(family, toy):
+    settings = replace(SHORT, max_steps=6)
+    first, second = (trained(family, toy, settings) for _ in range(2))
+    for name, values in first.model.state_dict().items():
+        assert torch.equal(values, second.model.state_dict()[name])
+    other = trained(family, toy, replace(settings, seed=9)).model.state_dict()
+    assert any(not torch.equal(values, other[name]) for name, values in first.model.state_dict().items())
+
+
+def test_history(learned):
+    history = learned["mlp"].history
+    assert tuple(history.columns) == HISTORY_COLUMNS
+    validation = history[history["split"] == "validation"]
+    assert validation["epoch"].tolist() == list(range(1, 9))
+    assert history["step"].is_monotonic_increasing
+    assert (history["seconds"].diff().dropna() >= 0).all()
+    assert set(history["split"]) == {"train", "validation"}
+    assert history[["loss", "accuracy", "auc"]].notna().all(axis=None)
+    assert validation["loss"].iloc[-1] < 0.5 * validation["loss"].iloc[0]
+
+
+def test_best_epoch_is_kept(learned):
+    result = learned["cnn"]
+    validation = result.history.query("split == 'validation'")
+    assert result.best_epoch == validation.loc[validation["loss"].idxmin(), "epoch"]
+    assert result.model.config.training["best_epoch"] == result.best_epoch
+
+
+def test_kept_weights_are_those_of_the_best_epoch(toy):
+    """With a rate that wrecks the model later, the kept model still has the best validation AUC of the history."""
+    result = trained("mlp", toy, replace(SHORT, epochs=4, learning_rate=0.5, warmup_fraction=0.9, gradient_clip=1e3))
+    best = result.history.query("split == 'validation'").sort_values("loss").iloc[0]
+    scores = score_strips(result.model, toy.strips[result.validation_index], device="cpu")
+    truth = toy.labels.is_event[result.validation_index]
+    assert roc_area(scores["event_logit"], truth) == pytest.approx(best["auc"], abs=1e-3)
+
+
+def test_split_is_by_group(learned, toy):
+    result = learned["mlp"]
+    assert not set(toy.groups[result.training_index]) & set(toy.groups[result.validation_index])
+
+
+def test_trained_model_survives_saving(family, learned, toy, tmp_path):
+    model = learned[family].model
+    model.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    loaded = load_model(tmp_path)
+    expected = score_strips(model, toy.strips[:50], device="cpu")
+    assert score_strips(loaded, toy.strips[:50], device="cpu").equals(expected)
+    assert loaded.config.training == model.config.training
+
+
+def test_training_scales_its_inputs(learned, toy):
+    """Profiles of 10 to 400σ are brought to mean 0 by what is stored in the weights: asinh(100) is 5.3."""
+    assert learned["mlp"].model.scaling.profile_centre.item() == pytest.approx(5.8, abs=0.3)
+
+
+def test_caller_keeps_its_random_state(toy):
+    torch.manual_seed(11)
+    np.random.seed(11)  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    trained("mlp", toy, replace(SHORT, max_steps=1))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+
+
+def test_callbacks_see_every_row(toy):
+    class Live(TrainerCallback):
+        def __init__(self):
+            self.rows, self.steps = [], 0
+
+        def on_history_row(self, row):
+            self.rows.append(row)
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.steps += 1
+
+    live = Live()
+    result = trained("mlp", toy, replace(SHORT, max_steps=5), callbacks=[live])
+    assert live.steps == 5
+    assert live.rows == result.history.to_dict("records")
+
+
+def test_nothing_is_written_or_printed(toy, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    trained("mlp", toy, replace(SHORT, max_steps=2))
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr() == ("", "")
+
+
+def test_accuracy_and_auc_in_the_head():
+    """Logits 2, −1, −2, 1 for event, event, none, none: two right of four, three of four pairs in order."""
+    found = accuracy_and_auc(np.array([2, -1, -2, 1.0]), np.array([1, 1, 0, 0.0]))
+    assert found == {"accuracy": 0.5, "auc": 0.75}
+
+
+def test_other_grid_is_refused(toy):
+    model = build_model("mlp", TokenGrid(), {"hidden_sizes": []})
+    with pytest.raises(GridError, match=r"the training set has .*n_columns=5.*expects TokenGrid.*n_columns=16"):
+        train_model(model, toy, SHORT)
+
+
+def test_settings_are_checked():
+    with pytest.raises(TrainingError, match=r"must be positive: \{'epochs': 0, 'max_steps': -1\}"):
+        TrainingSettings(epochs=0, max_steps=-1)
+    with pytest.raises(TrainingError, match=r"validation_fraction 1\.5 is not between 0 and 1"):
+        TrainingSettings(validation_fraction=1.5)
+    with pytest.raises(TrainingError, match="device 'tpu' is neither"):
+        TrainingSettings(device="tpu")
+
+
+def test_loss_that_is_never_finite_is_an_error(model):
+    with pytest.raises(TrainingError, match="validation loss was never finite"):
+        HistoryRecorder(model).restore_best()

@@ -1,0 +1,119 @@
+"""A star's own scatter: 1 for noise, what it is for a restless star, and blind to a single event."""
+
+import numpy as np
+import pytest
+
+from shutterless.pipeline.compiled.residual_lines import compiled_lines
+from shutterless.pipeline.detection.star_scatter import MIN_BOXES, Habits, _filter_pixel, _median, _sum_boxes
+from shutterless.pipeline.detection.triggers import find_triggers
+from shutterless.pipeline.psf import pixel_profile
+from shutterless.pipeline.simulation.sky.atmosphere import draw_waves
+
+N_ROWS, X = 8192, 20
+NOWHERE = (10**6, 10**6)  # rows of no event in the file
+
+
+def shining(make_amplifier, light: np.ndarray, **settings):
+    """Amplifier whose star at column 20 changes by ``light`` (electrons per row)."""
+    amplifier = make_amplifier(n_rows=N_ROWS, stars=((float(X), 1000.0),), **settings)
+    columns = np.arange(X - 5, X + 6)
+    change = np.outer(pixel_profile(columns - X, amplifier.psf_sigma_px), light) / amplifier.sigma_e[0, columns, :1]
+    amplifier.residual[0, columns] = amplifier.residual[0, columns].astype(np.float32) + change
+    return amplifier
+
+
+def swings(rms_e: float) -> np.ndarray:
+    return draw_waves(np.random.default_rng(3), rms_e, 200.0).value(np.arange(N_ROWS))
+
+
+def test_noise_has_no_habit(make_amplifier):
+    habits = Habits(make_amplifier(n_rows=N_ROWS))
+    for width in (1, 7, 64, 500):
+        assert habits.scatter(0, X, width, *NOWHERE) < 1.1
+        assert habits.scatter(0, 50, width, *NOWHERE) < 1.1
+
+
+def test_swings_grow_with_the_width_of_the_box_until_the_file_holds_too_few(make_amplifier):
+    amplifier = shining(make_amplifier, swings(40.0))
+    habits = Habits(amplifier)
+    kernel = pixel_profile(np.arange(-5, 6), amplifier.psf_sigma_px)
+    noise = amplifier.sigma_e[0, X - 5 : X + 6, 0]
+    per_row = 40 * np.sqrt(np.sum((kernel / noise) ** 2))  # S/N of one row at the rms
+    # swings of 200 rows are constant over a box of 32, so they add up: √(1 + 32 s²)
+    assert habits.scatter(0, X, 32, *NOWHERE) == pytest.approx(np.sqrt(1 + 32 * per_row**2), rel=0.25)
+    assert habits.scatter(0, X, 1, *NOWHERE) < habits.scatter(0, X, 16, *NOWHERE) < habits.scatter(0, X, 64, *NOWHERE)
+    assert habits.scatter(0, X, 4000, *NOWHERE) == habits.scatter(0, X, N_ROWS // MIN_BOXES, *NOWHERE)
+
+
+def test_an_event_is_not_its_stars_habit(make_amplifier):
+    light = np.zeros(N_ROWS)
+    light[1000:2000] = 300
+    light[5000:7500] = 300
+    habits = Habits(shining(make_amplifier, light))
+    assert habits.scatter(0, X, 128, *NOWHERE) > 2  # two events of half a file are a habit ...
+    light[5000:] = 0
+    habits = Habits(shining(make_amplifier, light))
+    assert habits.scatter(0, X, 128, 1000, 1999) < 1.15  # ... one is not
+
+
+def test_a_smooth_event_that_fills_the_file_is_not_its_stars_habit(make_amplifier):
+    light = 300 * np.exp(-np.arange(N_ROWS) / 3000)
+    assert Habits(shining(make_amplifier, light)).scatter(0, X, 128, 0, 7000) < 2
+    assert Habits(shining(make_amplifier, swings(40.0))).scatter(0, X, 128, 0, 7000) > 2
+
+
+def test_a_short_event_has_no_say(make_amplifier):
+    light = np.zeros(N_ROWS)
+    light[4000:4100] = 300
+    assert Habits(shining(make_amplifier, light)).scatter(0, X, 100, *NOWHERE) < 1.15
+
+
+def test_many_events_at_once_are_measured_as_each_alone(make_amplifier):
+    amplifier = shining(make_amplifier, swings(40.0))
+    amplifier.residual[0, X + 1, 3000:3100] = np.nan
+    rng = np.random.default_rng(1)
+    start = rng.integers(0, N_ROWS - 600, 30)
+    events = np.zeros(30, np.int64), rng.integers(X - 3, X + 9, 30), rng.integers(1, 600, 30), start, start + 50
+    together = Habits(amplifier).scatters(*events)
+    assert together.tolist() == [Habits(amplifier).scatter(*event) for event in zip(*events, strict=True)]
+    assert together.max() > 2
+    assert together.min() == 1
+
+
+def test_boxes_are_those_of_the_live_rows_in_the_head():
+    """Weights 0.6 and 0.8; one row of the second box is masked in one of the lines."""
+    lines = np.array([[1, 1, 2, 2, 3, 3, 3, 3, 1, 1], [0, 0, 0, 0, 1, 1, 1, 1, 5, 5]], dtype=np.float16)
+    lines[1, 4] = np.nan
+    light, seen = _filter_pixel(compiled_lines(lines[None]), np.array([0, 1]), np.array([0.6, 0.8], np.float32))
+    np.testing.assert_allclose(light, [0.6, 0.6, 1.2, 1.2, 0, 2.6, 2.6, 2.6, 4.6, 4.6], rtol=1e-6)
+    first, boxes = _sum_boxes(light, seen, 4)
+    assert first.tolist() == [0, 4]  # the last two rows are no box
+    np.testing.assert_allclose(boxes, [3.6 / np.sqrt(4), 7.8 / np.sqrt(3)], rtol=1e-6)
+    seen[4:6] = 0
+    assert _sum_boxes(light, seen, 4)[0].tolist() == [0]  # of the second no more than half is left
+
+
+@pytest.mark.parametrize("n", [8, 9, 200])
+def test_median_is_that_of_numpy(n):
+    values = np.random.default_rng(n).standard_normal(n)
+    assert _median(values) == np.median(values)
+
+
+def test_masked_columns_and_edges_have_none(make_amplifier):
+    amplifier = make_amplifier(n_rows=N_ROWS)
+    amplifier.residual[0, 0] = np.nan
+    habits = Habits(amplifier)
+    assert habits.scatter(0, 0, 10, *NOWHERE) == 1
+    assert habits.scatter(0, amplifier.n_columns - 1, 10, *NOWHERE) < 1.1
+
+
+def test_triggers_are_measured_by_the_habit_and_an_event_on_a_still_star_is_not(make_amplifier):
+    restless = find_triggers(shining(make_amplifier, swings(40.0)), 5.0)
+    on_star = restless[(restless["x"] - X).abs() < 2]
+    assert on_star["snr"].abs().max() < 8  # up to 40 sigma of photon noise
+    burst = np.zeros(N_ROWS)
+    burst[4000:4030] = 200
+    found = find_triggers(shining(make_amplifier, burst), 5.0)
+    profile = pixel_profile(np.arange(-5, 6), 0.84)
+    sigma = make_amplifier(n_rows=64, stars=((float(X), 1000.0),)).sigma_e[0, X - 5 : X + 6, 0]
+    assert found["snr"].max() == pytest.approx(200 * np.sqrt(30 * np.sum((profile / sigma) ** 2)), rel=0.1)

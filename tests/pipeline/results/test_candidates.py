@@ -1,0 +1,223 @@
+"""Candidates: names, times and groups in the head; the tables on disk with their units, even when empty."""
+
+import json
+
+import astropy.units as u
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.table import Table
+
+from shutterless.pipeline.reading.readout import Readout
+from shutterless.pipeline.results.candidates import (
+    CANDIDATE_TYPES,
+    build_candidates,
+    empty_candidates,
+    group_candidates,
+    share_onsets,
+    write_candidates,
+)
+
+from ..conftest import streak_table
+
+# a detector row every 1/300 s, 3,080 of them to the register
+CLOCK = Readout(300.0, 6.2, 10.0, 48_000.0, 3080, 0, "2026-03-04T05:06:07", "night", ccd=3, quadrant=2)
+
+
+def detections(*rows):
+    """Detections at (x, first row, last row, peak row, S/N, streak)."""
+    names = ["x", "row_start", "row_stop", "row_peak", "snr", "streak_id"]
+    table = pd.DataFrame(rows, columns=names).astype({"streak_id": "Int64"})
+    return table.assign(amplitude_e=500.0, veto="")
+
+
+def build(*rows, readout=CLOCK, streaks=None, file="frame_0001.fits.fz", **columns):
+    streaks = streak_table(((12.5, 1000.0), (300.0, 400.0))) if streaks is None else streaks
+    table = detections(*rows).assign(**columns)
+    return build_candidates(table, streaks, readout, file=file, model="bank")
+
+
+def test_candidate_in_the_head():
+    """Row 3300 is read at 11 s; the star stands 300 rows from the register, so its light came at 10 s."""
+    streaks = streak_table(((12.5, 1000.0),)).assign(y0=300.0)
+    row = build((12.5, 3299, 3304, 3300, 7.5, 0), streaks=streaks).iloc[0]
+    assert row["candidate_id"] == row["group_id"] == "frame_0001_c03_q2_x0012.50_r0003300"
+    assert (row["file"], row["model"]) == ("frame_0001.fits.fz", "bank")
+    assert (row["ccd"], row["quadrant"], row["streak_id"]) == (3, 2, 0)
+    assert row["duration_s"] == 0.02  # six rows
+    assert row["time_read_utc"] == "2026-03-04T05:06:18.000000"
+    assert row["time_event_min_utc"] == row["time_event_max_utc"] == "2026-03-04T05:06:17.000000"
+    assert row["star_mag"] == pytest.approx(24.49 - 2.5 * np.log10(300_000))
+    assert pd.isna(row["y"])
+    assert pd.isna(row["kind"])
+    assert np.isnan(row["probability"])
+    assert np.isnan(row["time_archive"])
+
+
+def test_unknown_row_leaves_one_transit():
+    """Without y0 light of row 3300 came between row 220, a transit earlier, and row 3300; before row 0 nothing came."""
+    table = build((12.5, 3299, 3304, 3300, 7.5, 0), (77.0, 599, 604, 600, 8.0, None))
+    assert table["time_event_min_utc"].tolist() == ["2026-03-04T05:06:07.733333", "2026-03-04T05:06:07.000000"]
+    assert table["time_event_max_utc"].tolist() == table["time_read_utc"].tolist()
+    assert table["time_read_utc"][1] == "2026-03-04T05:06:09.000000"
+    assert table["streak_id"].isna().tolist() == [False, True]
+    assert np.isnan(table["star_mag"][1])
+
+
+def test_what_peaks_before_the_streak_begins_is_not_that_stars():
+    """Row 675 is read at 2.25 s; a star 2,844 rows from the register is first seen in row 2844."""
+    streaks = streak_table(((12.5, 1000.0),)).assign(y0=2844.0)
+    before, after = build((12.5, 674, 677, 675, 7.5, 0), (12.5, 2843, 2847, 2844, 7.5, 0), streaks=streaks).itertuples()
+    assert pd.isna(before.streak_id)
+    assert np.isnan(before.star_mag)
+    assert (before.time_event_min_utc, before.time_event_max_utc) == (
+        "2026-03-04T05:06:07.000000", "2026-03-04T05:06:09.250000",
+    )  # fmt: skip
+    assert after.streak_id == 0
+    assert after.time_event_min_utc == after.time_event_max_utc == "2026-03-04T05:06:07.000000"
+
+
+def test_what_the_model_says_is_kept():
+    table = build((12.5, 1, 2, 1, 7.5, 0), probability=0.75, kind="flare", kind_probability=0.5)
+    assert table[["probability", "kind", "kind_probability"]].iloc[0].tolist() == [0.75, "flare", 0.5]
+
+
+def test_without_a_clock_there_is_no_utc():
+    readout = Readout(300.0, 6.2, 10.0, 48_000.0, 3080)
+    row = build((12.5, 1, 2, 1, 7.5, 0), readout=readout).iloc[0]
+    assert (row["time_read_utc"], row["time_event_min_utc"], row["time_event_max_utc"]) == ("", "", "")
+    assert pd.isna(row["ccd"])
+    assert row["candidate_id"] == "frame_0001_c00_q0_x0012.50_r0000001"
+
+
+def test_no_detections_give_an_empty_table_with_all_columns():
+    assert list(build().columns) == list(CANDIDATE_TYPES)
+    assert build().dtypes.astype(str).to_dict() == empty_candidates().dtypes.astype(str).to_dict() == CANDIDATE_TYPES
+    assert group_candidates(empty_candidates()).empty
+
+
+def groups(table):
+    """Group of each candidate as a small number, in order of appearance."""
+    return pd.factorize(group_candidates(table)["group_id"])[0].tolist()
+
+
+def test_same_rows_in_two_quadrants_are_one():
+    """Pickup reaches all quadrants at read time; the group is named after its strongest member, of either sign."""
+    other = Readout(300.0, 6.2, 10.0, 48_000.0, 3080, 0, "2026-03-04T05:06:07", "night", ccd=3, quadrant=4)
+    table = pd.concat(
+        [build((900.0, 1000, 1003, 1001, 6.0, None)), build((20.0, 1000, 1003, 1002, -9.0, None), readout=other)]
+    )
+    grouped = group_candidates(table)
+    assert grouped["group_id"].tolist() == ["frame_0001_c03_q4_x0020.00_r0001002"] * 2
+    assert grouped["candidate_id"].tolist() == table["candidate_id"].tolist()
+
+
+def test_same_rows_of_another_file_are_another_cause():
+    table = pd.concat(
+        [build((9.0, 1000, 1003, 1001, 6.0, None)), build((9.0, 1000, 1003, 1001, 6.0, None), file="next.fits")]
+    )
+    assert groups(table) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("second", "together"),
+    [
+        ((900.0, 1003, 1010, 1007, 6.0, None), False),  # peaks three rows apart, but only five of eleven rows shared
+        ((900.0, 1002, 1009, 1006, 6.0, None), True),
+        ((900.0, 1000, 1007, 1007, 6.0, None), True),
+        ((900.0, 1000, 1007, 1008, 6.0, None), False),
+        ((900.0, 1000, 1100, 1004, 6.0, None), False),
+        ((900.0, 3000, 3007, 3004, 6.0, None), False),
+    ],
+)
+def test_which_rows_are_the_same(second, together):
+    """Beside rows 1000 to 1007 with their peak in 1004: within three rows, and more than half of both shared."""
+    assert groups(build((9.0, 1000, 1007, 1004, 6.0, None), second)) == ([0, 0] if together else [0, 1])
+
+
+def test_long_ones_may_differ_by_a_quarter():
+    """100 rows each: 25 rows between the peaks are one cause, 26 two."""
+    first = (9.0, 1000, 1099, 1010, 6.0, None)
+    assert groups(build(first, (900.0, 1010, 1109, 1035, 6.0, None))) == [0, 0]
+    assert groups(build(first, (900.0, 1010, 1109, 1036, 6.0, None))) == [0, 1]
+
+
+def test_chain_of_causes_is_one_group():
+    rows = [(x, 1000 + shift, 1007 + shift, 1003 + shift, 6.0, None) for x, shift in ((9, 0), (500, 4), (900, 2))]
+    assert groups(build(*rows)) == [0, 0, 0]
+    assert groups(build(*rows[:2])) == [0, 1]
+
+
+def test_one_flash_on_two_stars():
+    """Stars 1,000 rows apart on the detector see one flash in rows that are 1,000 apart; known y0 gives it away."""
+    streaks = streak_table(((12.5, 1000.0), (300.0, 400.0))).assign(y0=[300.0, 1300.0])
+    first, second = (12.5, 3300, 3303, 3301, 9.0, 0), (300.0, 4300, 4303, 4302, 6.0, 1)
+    table = build(first, second, (800.0, 5000, 5003, 5001, 6.0, None), streaks=streaks)
+    assert groups(table) == [0, 0, 1]
+    assert group_candidates(table)["group_id"].iloc[1] == "frame_0001_c03_q2_x0012.50_r0003301"
+    # one of the two rows unknown, or another time: nothing says so
+    assert groups(build(first, second, streaks=streaks.assign(y0=[300.0, np.nan]))) == [0, 1]
+    assert groups(build(first, (300.0, 4310, 4313, 4312, 6.0, 1), streaks=streaks)) == [0, 1]
+    # light of row 6081 may be as old as that of row 3301 of the first star, or up to a transit younger
+    assert groups(build((800.0, 6080, 6083, 6081, 6.0, None), first, streaks=streaks)) == [0, 1]
+
+
+def test_onsets_reach_the_later_files_of_a_sequence():
+    """Within 0.7 px and a factor 1.4 in flux, in the same sequence and quadrant."""
+    ramp = streak_table(((10.0, 1000.0), (10.5, 100.0), (50.0, 400.0))).assign(y0=[111.0, 222.0, np.nan])
+    later = streak_table(((10.3, 900.0), (10.4, 130.0), (50.0, 400.0), (11.3, 1000.0), (9.8, 2000.0)))
+    elsewhere = Readout(300.0, 6.2, 10.0, 48_000.0, 3080, 9000, None, "other", ccd=3, quadrant=2)
+    beside = Readout(300.0, 6.2, 10.0, 48_000.0, 3080, 9000, None, "night", ccd=3, quadrant=1)
+    unclocked = Readout(300.0, 6.2, 10.0, 48_000.0, 3080, None, None, "night", ccd=3, quadrant=2)
+    readouts = {"a": CLOCK, "b": CLOCK, "c": elsewhere, "d": beside, "e": unclocked}
+    shared = share_onsets({"a": ramp, "b": later, "c": later, "d": later, "e": later}, readouts)
+    np.testing.assert_array_equal(shared["b"]["y0"], [111, 222, np.nan, np.nan, np.nan])
+    np.testing.assert_array_equal(shared["a"]["y0"], ramp["y0"])
+    for entry in "cde":
+        assert shared[entry]["y0"].isna().all()
+    assert later["y0"].isna().all()
+
+
+def test_known_onsets_are_kept():
+    ramp = streak_table(((10.0, 1000.0),)).assign(y0=111.0)
+    own = streak_table(((10.0, 1000.0), (10.1, 1000.0))).assign(y0=[7.0, np.nan])
+    shared = share_onsets({"a": ramp, "b": own}, {"a": CLOCK, "b": CLOCK})
+    assert shared["b"]["y0"].iloc[0] == 7
+    assert shared["b"]["y0"].notna().all()
+
+
+def test_tables_come_back(tmp_path):
+    table = group_candidates(
+        build((12.5, 3299, 3304, 3300, 7.5, 0), (77.0, 599, 604, 600, -8.0, None), probability=[0.9, 0.6])
+    )
+    parquet, ecsv = write_candidates(table, tmp_path / "new" / "folder", {"threshold": 0.5, "out": tmp_path})
+    pd.testing.assert_frame_equal(pd.read_parquet(parquet), table)
+    assert sorted(path.name for path in parquet.parent.iterdir()) == ["candidates.ecsv", "candidates.parquet"]
+    back = Table.read(ecsv, format="ascii.ecsv")
+    assert back.colnames == list(CANDIDATE_TYPES)
+    assert (back["duration_s"].unit, back["amplitude_e"].unit, back["x"].unit) == (u.s, u.electron, u.pix)
+    assert back["star_mag"].unit == u.mag
+    assert back["streak_id"].mask.tolist() == [False, True]
+    assert back["y"].mask.all()
+    assert back["row_peak"].tolist() == [3300, 600]
+    assert back["candidate_id"].tolist() == table["candidate_id"].tolist()
+    np.testing.assert_array_equal(back["snr"], [7.5, -8.0])
+    assert json.loads(back.meta["settings"]) == {"threshold": 0.5, "out": str(tmp_path)}
+
+
+def test_empty_tables_have_all_columns_and_units(tmp_path):
+    parquet, ecsv = write_candidates(empty_candidates(), tmp_path, {})
+    assert pd.read_parquet(parquet).dtypes.astype(str).to_dict() == CANDIDATE_TYPES
+    back = Table.read(ecsv, format="ascii.ecsv")
+    assert len(back) == 0
+    assert back.colnames == list(CANDIDATE_TYPES)
+    assert back["duration_s"].unit == u.s
+    assert back["candidate_id"].dtype.kind == "U"
+    assert back["streak_id"].dtype.kind == "i"
+
+
+def test_writing_twice_replaces_the_tables(tmp_path):
+    write_candidates(build((12.5, 3299, 3304, 3300, 7.5, 0)), tmp_path, {})
+    parquet, ecsv = write_candidates(empty_candidates(), tmp_path, {})
+    assert pd.read_parquet(parquet).empty
+    assert len(Table.read(ecsv, format="ascii.ecsv")) == 0

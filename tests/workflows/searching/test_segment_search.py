@@ -1,0 +1,321 @@
+"""Parts of a search on disk: what is in them, when one is made again, and what is left when its writing fails."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_cubes import star_images, write_kepler
+from tiny_frames import N_COLUMNS, SKY_E, add_pulse, expose, write_sequence, write_tiny
+
+from shutterless.pipeline.reading.cubes import read_cube
+from shutterless.pipeline.reading.exposures import read_info
+from shutterless.pipeline.reading.segments import plan_stretches
+from shutterless.workflows.execution.cluster import SerialExecutor
+from shutterless.workflows.searching.detect import Detector
+from shutterless.workflows.searching.search import search_files
+from shutterless.workflows.searching.segment_search import (
+    StretchTask,
+    part_folder,
+    read_part,
+    search_stretch,
+    settings_fingerprint,
+)
+from shutterless.workflows.settings.settings import SearchSettings
+
+FIRST, N_ROWS = 1000, 2000  # three files, in the steady state
+PULSE_ROWS, PULSE_X = (500, 2500, 5500), 30.2  # one pulse in each file, not at its border
+BANK = Detector("template-bank", None)
+
+
+def make_images(n_files: int = 3) -> list[np.ndarray]:
+    electrons = np.full((n_files * N_ROWS, 2 * N_COLUMNS), SKY_E)
+    for row in PULSE_ROWS[:n_files]:
+        add_pulse(electrons, row, PULSE_X, 2.0, 25.0)
+    return expose(electrons, seed=4)
+
+
+@pytest.fixture(scope="module")
+def images() -> list[np.ndarray]:
+    return make_images()
+
+
+@pytest.fixture
+def files(images, tmp_path) -> list[Path]:
+    (tmp_path / "night").mkdir()
+    return write_sequence(tmp_path / "night", images, FIRST, 3)
+
+
+def make_task(files: list[Path], out: Path, camera: str, *, resume: bool = True, **values) -> StretchTask:
+    """The only stretch of the first amplifier of some files."""
+    stretch = plan_stretches([read_info(path, camera) for path in files])[0]
+    detector, threshold, supplied = (
+        values.get(name, default) for name, default in (("detector", BANK), ("threshold", 5.0), ("supplied", {}))
+    )
+    settings = settings_fingerprint(detector, threshold, 256, camera, supplied)
+    return StretchTask(stretch, out, detector, threshold, 256, camera, supplied, settings, resume)
+
+
+@pytest.fixture
+def task(files, tiny_camera, tmp_path) -> StretchTask:
+    return make_task(files, tmp_path / "out", tiny_camera)
+
+
+def found_rows(task: StretchTask) -> list[int]:
+    """Rows of the sequence, from its first file, at which triggers above 10 sigma peak."""
+    triggers = read_part(task.out, task.stretch).triggers
+    return sorted((triggers["row_peak"] - FIRST)[triggers["snr"] > 10].tolist())
+
+
+def write_anew(path: Path) -> None:
+    """The same bytes, a second later: nobody can tell what changed between the ends."""
+    status = path.stat()
+    path.write_bytes(path.read_bytes())
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+
+
+def test_part_comes_back_as_it_was_searched(task, files, tiny_camera):
+    assert search_stretch(task)
+    part = read_part(task.out, task.stretch)
+    (run,) = part.runs
+    assert part.stretch == task.stretch
+    assert part.failures == ()
+    assert run.pieces == task.stretch.pieces
+    assert run.readout == read_info(files[0], tiny_camera).readouts[1]
+    assert (run.n_y, run.numbers["live_pixel_rows"]) == (1, 3 * N_ROWS * N_COLUMNS)
+    assert list(run.streaks.columns[:3]) == ["streak_id", "x", "y"]
+    assert run.streaks.empty  # there is no star
+    np.testing.assert_allclose(found_rows(task), PULSE_ROWS, atol=1)
+    assert {"template-bank/score", "run"} <= set(part.triggers.columns)
+    assert sorted(path.name for path in (task.out / "parts").iterdir()) == [task.stretch.name]
+    assert {path.name for path in part_folder(task.out, task.stretch).iterdir()} == {
+        "stretch.json",
+        "streaks.parquet",
+        "triggers.parquet",
+    }
+
+
+def test_nothing_is_no_part(task):
+    assert read_part(task.out, task.stretch) is None
+
+
+def test_a_part_that_is_there_is_not_searched_again(task, n_searched):
+    assert search_stretch(task)
+    before = read_part(task.out, task.stretch)
+    assert not search_stretch(task)
+    assert len(n_searched) == 1
+    again = read_part(task.out, task.stretch)
+    pd.testing.assert_frame_equal(again.triggers, before.triggers, check_exact=True)
+    assert again.content == before.content
+
+
+def test_without_resume_it_is(task, n_searched):
+    assert search_stretch(replace(task, resume=False))
+    assert search_stretch(replace(task, resume=False))
+    assert len(n_searched) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"threshold": 6.0},
+        {"supplied": {"RDN": "6"}},
+        {"detector": "cnn"},
+    ],
+)
+def test_other_settings_make_a_part_anew(task, files, tiny_camera, make_model, n_searched, change):
+    search_stretch(task)
+    if "detector" in change:
+        change = {"detector": Detector("cnn", str(make_model()))}
+    other = make_task(files, task.out, tiny_camera, **change)
+    if "supplied" in change:  # the clocks are those of the headers still: only what was given differs
+        other = replace(other, stretch=task.stretch)
+    assert search_stretch(other)
+    assert not search_stretch(other)
+    assert search_stretch(task)
+    assert len(n_searched) == 3
+
+
+def test_a_changed_file_makes_a_part_anew(task, files, n_searched):
+    search_stretch(task)
+    write_anew(files[1])
+    assert search_stretch(task)
+    assert not search_stretch(task)
+    assert len(n_searched) == 2
+
+
+def test_the_hash_of_a_part_is_of_bytes_and_not_of_when_they_were_written(task, files):
+    search_stretch(task)
+    before = read_part(task.out, task.stretch).content
+    write_anew(files[1])
+    search_stretch(task)
+    assert read_part(task.out, task.stretch).content == before
+    write_tiny(files[1], make_images(1), FIRST + N_ROWS)
+    search_stretch(task)
+    assert read_part(task.out, task.stretch).content != before
+
+
+def test_a_further_file_makes_a_part_anew(task, files, tiny_camera, n_searched):
+    search_stretch(make_task(files[:2], task.out, tiny_camera))
+    assert search_stretch(task)
+    assert len(n_searched) == 2
+    np.testing.assert_allclose(found_rows(task), PULSE_ROWS, atol=1)
+
+
+@pytest.mark.parametrize("left", [b"", b'{"made_from": {"quadr'])
+def test_a_cut_off_description_makes_a_part_anew(task, n_searched, left):
+    """As a power cut may leave it, although the folder was moved to its place whole."""
+    search_stretch(task)
+    (part_folder(task.out, task.stretch) / "stretch.json").write_bytes(left)
+    assert read_part(task.out, task.stretch) is None
+    assert search_stretch(task)
+    assert len(n_searched) == 2
+    np.testing.assert_allclose(found_rows(task), PULSE_ROWS, atol=1)
+
+
+@pytest.mark.parametrize("name", ["triggers.parquet", "streaks.parquet"])
+def test_a_cut_off_table_makes_a_part_anew(task, n_searched, name):
+    """The description was written through to the disk, a table beside it was not."""
+    search_stretch(task)
+    table = part_folder(task.out, task.stretch) / name
+    whole = table.read_bytes()
+    table.write_bytes(whole[: len(whole) // 2])
+    assert read_part(task.out, task.stretch) is None
+    assert search_stretch(task)
+    assert table.read_bytes() == whole
+
+
+def test_a_file_that_vanished_after_its_part_was_finished_keeps_it(task, files, n_searched):
+    search_stretch(task)
+    files[0].unlink()
+    assert not search_stretch(task)
+    assert len(n_searched) == 1
+    np.testing.assert_allclose(found_rows(task), PULSE_ROWS, atol=1)
+
+
+def test_a_part_with_failures_is_tried_again(task, files, n_searched):
+    whole = files[1].read_bytes()
+    files[1].write_bytes(whole[:-6000])
+    search_stretch(task)
+    (failure,) = read_part(task.out, task.stretch).failures
+    assert failure[0] == str(files[1])
+    assert "is not a complete FITS file" in failure[1]
+    assert search_stretch(task)  # still damaged
+    files[1].write_bytes(whole)
+    assert search_stretch(task)
+    assert not search_stretch(task)
+    assert read_part(task.out, task.stretch).failures == ()
+
+
+def test_on_both_sides_of_a_damaged_file_events_are_found(files, tiny_camera, tmp_path):
+    """Its headers are right and all of its bytes are there, but the pixels of the first amplifier are one value."""
+    damaged = make_images(1)
+    damaged[0][:] = 7
+    write_tiny(files[1], damaged, FIRST + N_ROWS)
+    result = search_files(
+        files, reference="template-bank", out=tmp_path / "out", settings=SearchSettings(), instrument=tiny_camera,
+        executor=SerialExecutor(),
+    )  # fmt: skip
+    (failure,) = result.failures.to_dict("records")
+    assert (failure["file"], failure["quadrant"]) == (files[1].name, 1)
+    assert failure["reason"].endswith("quadrant 1: all pixels equal 7; the amplifier is skipped")
+    found = result.candidates.set_index("file")["row_peak"]
+    assert sorted(found.index) == [files[0].name, files[2].name]
+    np.testing.assert_allclose(found[[files[0].name, files[2].name]], [500, 1500], atol=1)
+    amplifiers = pd.read_parquet(tmp_path / "out" / "amplifiers.parquet")
+    assert amplifiers[["quadrant", "first_row", "n_rows"]].to_numpy().tolist() == [
+        [1, FIRST, N_ROWS],
+        [1, FIRST + 2 * N_ROWS, N_ROWS],
+        [2, FIRST, 3 * N_ROWS],
+    ]
+
+
+def test_two_runs_of_a_stretch_keep_their_own_clocks(files, tiny_camera, tmp_path):
+    task = make_task([files[0], files[2]], tmp_path / "out", tiny_camera)
+    search_stretch(task)
+    runs = read_part(task.out, task.stretch).runs
+    assert [run.readout.first_row for run in runs] == [FIRST, FIRST + 2 * N_ROWS]
+    triggers = read_part(task.out, task.stretch).triggers
+    strong = triggers[triggers["snr"] > 10]
+    np.testing.assert_allclose(strong["row_peak"], [FIRST + PULSE_ROWS[0], FIRST + PULSE_ROWS[2]], atol=1)
+    assert strong["run"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["streaks.parquet", "triggers.parquet"])
+def test_a_full_disk_leaves_no_part_and_is_listed_with_its_reason(files, tiny_camera, tmp_path, monkeypatch, name):
+    write = pd.DataFrame.to_parquet
+
+    def fail(table, path, *arguments, **options):
+        if Path(path).name == name and "_q1_" in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write(table, path, *arguments, **options)
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", fail)
+    out = tmp_path / "out"
+    options = {"reference": "template-bank", "settings": SearchSettings(), "instrument": tiny_camera}
+    result = search_files(files, out=out, executor=SerialExecutor(retries=0), **options)
+    assert result.failures["file"].tolist() == [path.name for path in files]
+    assert result.failures["quadrant"].tolist() == [1, 1, 1]
+    assert result.failures["reason"].str.contains("No space left on device").all()
+    assert {path.name[:12] for path in (out / "parts").iterdir()} == {"night_c02_q2"}
+    monkeypatch.undo()
+    again = search_files(files, out=out, executor=SerialExecutor(), resume=True, **options)
+    assert again.failures.empty
+    assert len(again.candidates) == len(PULSE_ROWS)
+
+
+def test_a_part_that_was_there_outlives_a_writing_that_fails(task, monkeypatch):
+    search_stretch(task)
+    before = read_part(task.out, task.stretch)
+
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", fail)
+    with pytest.raises(OSError, match="No space left on device"):
+        search_stretch(replace(task, resume=False))
+    monkeypatch.undo()
+    assert [path.name for path in (task.out / "parts").iterdir()] == [task.stretch.name]
+    pd.testing.assert_frame_equal(read_part(task.out, task.stretch).triggers, before.triggers, check_exact=True)
+
+
+def test_the_fingerprint_of_settings_depends_on_the_weights_and_not_on_their_place(make_model, tmp_path):
+    first, other = make_model("one", seed=1), make_model("two", seed=2)
+    moved = shutil.copytree(first, tmp_path / "moved")
+    prints = [settings_fingerprint(Detector("m", str(folder)), 5.0, 256, None, {}) for folder in (first, other, moved)]
+    assert prints[0] == prints[2] != prints[1]
+    config = moved / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"note": 1}))
+    assert settings_fingerprint(Detector("m", str(moved)), 5.0, 256, None, {}) != prints[0]
+    assert settings_fingerprint(BANK, 5.0, 256, None, {}) not in prints
+
+
+def test_the_fingerprint_of_settings_depends_on_the_lines_of_a_profile(tiny_camera, tmp_path):
+    copy = Path(shutil.copy(tiny_camera, tmp_path / "copy.toml"))
+    before = settings_fingerprint(BANK, 5.0, 256, tiny_camera, {})
+    assert settings_fingerprint(BANK, 5.0, 256, str(copy), {}) == before
+    copy.write_text(copy.read_text().replace("seeing_arcsec = 2.0", "seeing_arcsec = 2.5"))
+    assert settings_fingerprint(BANK, 5.0, 256, str(copy), {}) != before
+
+
+def test_a_stack_of_images_keeps_the_times_of_its_rows(tmp_path):
+    path = write_kepler(tmp_path / "k.fits", star_images(120, 7, 7), untimed=(50,))
+    (stretch,) = plan_stretches([read_info(path)])
+    assert stretch.quadrant is None
+    task = StretchTask(stretch, tmp_path / "out", BANK, 5.0, 256, None, {}, "settings")
+    assert search_stretch(task)
+    (run,) = read_part(task.out, stretch).runs
+    cube = read_cube(path)
+    assert (run.n_y, run.readout) == (7, cube.readout)
+    np.testing.assert_array_equal(run.readout.row_times.seconds, cube.readout.row_times.seconds)
+    np.testing.assert_array_equal(run.readout.row_times.archive, cube.readout.row_times.archive)
+    assert run.numbers["live_pixel_rows"] < 120 * 49
+    assert len(run.streaks) == 1
+    assert not search_stretch(replace(task, resume=True))

@@ -1,0 +1,50 @@
+"""The events that detectors are judged on, one row for each detector and event: what comparisons pair runs by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from shutterless.pipeline.store.store import manifest_hash
+
+EVENT_COLUMNS = ("detector", "event_id", "kind", "rho", "sequence", "file", "entry", "score", "found")
+EVENT_KEYS = ("entry", "event_id")  # what makes two rows the same event
+
+
+def list_events(
+    events: Mapping[str, pd.DataFrame], found: Mapping[str, np.ndarray], manifest: pd.DataFrame
+) -> pd.DataFrame:
+    """Rows of the counted events of every detector.
+
+    Parameters
+    ----------
+    events : mapping of str to DataFrame
+        Of each detector, `shutterless.models.evaluation.metrics.event_scores`.
+    found : mapping of str to ndarray of bool
+        Whether each of these events is above the detector's threshold.
+    manifest : DataFrame
+        Of the store; knows the sequence of each entry.
+
+    Returns
+    -------
+    DataFrame
+        `EVENT_COLUMNS`; ``sequence``, ``file`` and ``entry`` are what can be resampled as a whole. An event of a truth
+        table without ``event_id`` is numbered.
+    """
+    sequence = manifest.set_index("entry")["sequence"]
+    tables = []
+    for detector, own in events.items():
+        if "event_id" not in own:
+            own = own.assign(event_id=np.arange(len(own)).astype(str))
+        tables.append(own.assign(detector=detector, sequence=own["entry"].map(sequence), found=found[detector]))
+    return pd.concat(tables, ignore_index=True)[list(EVENT_COLUMNS)]
+
+
+def hash_events(manifest: pd.DataFrame, events: pd.DataFrame) -> str:
+    """Hash of a store and of the events counted in it, the same whatever detectors were judged on them."""
+    names = ["entry", "event_id", "kind", "rho"]
+    told = events[names].drop_duplicates().sort_values(names).to_csv(index=False, float_format="%.6g")
+    return hashlib.blake2b(f"{manifest_hash(manifest)}\n{told}".encode(), digest_size=16).hexdigest()

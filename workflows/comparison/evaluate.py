@@ -1,0 +1,411 @@
+"""All detectors on the same held-out frames: what each finds at the same rate of false alarms."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from shutterless.models.evaluation.metrics import (
+    MIN_COUNTED_ALARMS,
+    UNCOUNTED_KINDS,
+    RateCurve,
+    apart_table,
+    bootstrap_events,
+    completeness_table,
+    event_scores,
+    false_alarm_curve,
+    match_entries,
+    operating_point,
+    optimum_threshold,
+    summarise,
+)
+from shutterless.models.evaluation.platt import reliability_table
+from shutterless.models.families import load_model
+from shutterless.models.scoring import score_strips
+from shutterless.pipeline.detection.scan import TRIGGER_THRESHOLD
+from shutterless.pipeline.examples.strips import cut_strips
+from shutterless.pipeline.store.store import manifest_hash, open_amplifier, read_manifest, write_parquet
+from shutterless.workflows.comparison.counted_events import hash_events, list_events
+from shutterless.workflows.execution.cluster import Executor, SerialExecutor
+from shutterless.workflows.execution.progress import Progress
+from shutterless.workflows.pages.run_folder import SHUFFLED_SUFFIX
+from shutterless.workflows.searching.detect import Detector, DetectTask, StackView, detect, write_rates
+from shutterless.workflows.settings.settings import EvaluateSettings
+from shutterless.workflows.tracking.record import TRAINING, record_evaluation, record_model
+from shutterless.workflows.tracking.tracking import TEMPLATE_BANK, Tracking, resolve_model, track_run
+
+EXPERIMENT = "evaluate"
+
+
+class EvaluateError(ValueError):
+    """A store and truth table that cannot be evaluated together."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Tables of an evaluation, as written: per detector, by rho, of kinds apart, by probability, by event, in words.
+
+    ``eta`` is the threshold of the optimum at the same rate of false alarms, ``data_hash`` that of the store and the
+    counted events: two evaluations of one hash are paired event by event.
+    """
+
+    summary: pd.DataFrame
+    completeness: pd.DataFrame
+    apart: pd.DataFrame
+    reliability: pd.DataFrame
+    events: pd.DataFrame
+    verdict: str
+    eta: float
+    data_hash: str
+
+    def text(self) -> str:
+        """Return the table and the verdict for a terminal."""
+        columns = ["detector", "n_parameters", "false_alarms", "rate_per_hour", "n_events", "completeness"]
+        columns += ["completeness_low", "completeness_high", "rho50", "loss_mag"]
+        table = self.summary[columns].to_string(index=False, na_rep="-", float_format="{:.3f}".format)
+        apart = [
+            f"{row.detector}: {row.kind} {row.found} of {row.n} found ({100 * row.low:.0f} to {100 * row.high:.0f} %)"
+            for row in self.apart.itertuples()
+        ]
+        return "\n".join([table, self.verdict, *apart])
+
+
+def evaluate_detectors(
+    store: Path,
+    *,
+    references: Sequence[str],
+    truth: Path,
+    out: Path,
+    settings: EvaluateSettings,
+    tracking: Tracking | None = None,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate detectors on a store with a truth table and write the tables.
+
+    Parameters
+    ----------
+    store : Path
+        Frames that no detector was trained on.
+    references : sequence of str
+        Models as the commands take them; the last part of a folder's name is the detector's.
+    truth : Path
+        ``truth.parquet`` of the frames.
+    out : Path
+        Gets ``summary``, ``completeness``, ``apart``, ``reliability``, ``events`` (a row for each detector and counted
+        event) and ``detections`` (Parquet), ``eta.json``, ``verdict.txt``.
+    settings : EvaluateSettings
+    tracking : Tracking, optional
+        Log one run per detector there, in the experiment `EXPERIMENT`.
+    executor : Executor, optional
+    progress : Progress, optional
+
+    Returns
+    -------
+    Evaluation
+
+    Notes
+    -----
+    False alarms are counted on the amplifiers without events where there are any, otherwise on all. The operating
+    point is the lowest rate that still rests on `MIN_COUNTED_ALARMS` counted alarms, the same for every detector.
+    Each model's false-alarm curve is written beside its weights, where a search looks for its threshold; for models
+    that are not in a folder of the user's own (bundled, registered) it goes to ``out``.
+    """
+    manifest = read_manifest(store)
+    detectors = _name_detectors(references)
+    held_out = _open_truth(pd.read_parquet(truth), manifest)
+    detections = collect_detections(store, manifest, detectors, executor, progress)
+    results = [_judge(detector, detections, held_out, settings) for detector in detectors]
+    for reference, result in zip(references, results, strict=True):
+        write_rates(_rates_folder(reference, result.detector, out), result.curve, manifest_hash(manifest))
+    summary = pd.DataFrame([result.summary for result in results])
+    found = {result.detector.name: result.found for result in results}
+    events = list_events({result.detector.name: result.events for result in results}, found, manifest)
+    evaluation = Evaluation(
+        summary=summary,
+        completeness=pd.concat([result.completeness for result in results], ignore_index=True),
+        apart=pd.concat([result.apart for result in results], ignore_index=True),
+        reliability=_concatenate([result.reliability for result in results if result.reliability is not None]),
+        events=events,
+        verdict=write_verdict(summary, found, results[0].samples),
+        eta=held_out.eta,
+        data_hash=hash_events(manifest, events),
+    )
+    _write(evaluation, detections, Path(out), {"eta": held_out.eta, "rate_per_hour": held_out.rate_per_hour})
+    if tracking is not None:
+        _track(evaluation, detectors, store, manifest, settings, tracking, Path(out))
+    return evaluation
+
+
+def _track(
+    evaluation: Evaluation,
+    detectors: Sequence[Detector],
+    store: Path,
+    manifest: pd.DataFrame,
+    settings: EvaluateSettings,
+    tracking: Tracking,
+    out: Path,
+) -> None:
+    """One run per detector: what it is, what the evaluation says of it, and how fast it scores."""
+    remedy = f"the tables are whole in {out}; evaluate again once the store answers"
+    for detector, row in zip(detectors, evaluation.summary.to_dict("records"), strict=True):
+        tags = {"store": str(store), "shuffled": str(row["shuffled"]).lower()}
+        with track_run(tracking, EXPERIMENT, detector.name, tags, remedy=remedy) as run:
+            run.log_data(manifest_hash=manifest_hash(manifest), seed=settings.seed)
+            record_model(run, row, detector.folder)
+            record_evaluation(
+                run, row, evaluation.completeness, events=evaluation.events, reliability=evaluation.reliability,
+                eta=evaluation.eta, data_hash=evaluation.data_hash,
+            )  # fmt: skip
+            if detector.folder is not None:
+                speed = measure_throughput(detector.folder, store, manifest["entry"].iloc[0])
+                run.log_metrics({"strips_per_second": speed})
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """Truth rows with their store entries, the entries on which false alarms are counted, and their live time."""
+
+    truth: pd.DataFrame
+    quiet: frozenset[str]
+    live_hours: float
+
+    @property
+    def rate_per_hour(self) -> float:
+        return MIN_COUNTED_ALARMS / self.live_hours
+
+    @property
+    def eta(self) -> float:
+        return optimum_threshold(self.rate_per_hour)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What was found of one detector; ``found`` and ``samples`` (bootstrap) index the counted events."""
+
+    detector: Detector
+    curve: RateCurve
+    summary: dict[str, Any]
+    completeness: pd.DataFrame
+    apart: pd.DataFrame
+    reliability: pd.DataFrame | None
+    found: np.ndarray
+    samples: list[np.ndarray]
+    events: pd.DataFrame
+
+
+def _judge(detector: Detector, detections: pd.DataFrame, held_out: _HeldOut, settings: EvaluateSettings) -> _Result:
+    """Count one detector's false alarms, set its threshold, and count what it finds."""
+    score = detections[f"{detector.name}/score"].to_numpy()
+    calm = detections["entry"].isin(held_out.quiet).to_numpy()
+    curve = false_alarm_curve(detections[calm], score[calm], held_out.truth, held_out.live_hours)
+    point = operating_point(curve, MIN_COUNTED_ALARMS)
+    events = event_scores(detections, score, held_out.truth)
+    # a detector without a false alarm has the threshold -inf, at which what nothing matched is not found either
+    events["score"] = events["score"].where(np.isfinite(events["score"]))
+    samples = bootstrap_events(events, settings.bootstrap, settings.seed)
+    reliability = None
+    if detector.folder is not None:
+        real = match_entries(detections, held_out.truth[held_out.truth["is_event"].astype(bool)]) >= 0
+        reliability = reliability_table(detections[f"{detector.name}/probability"].to_numpy(), real)
+        reliability = reliability.assign(detector=detector.name)
+    return _Result(
+        detector=detector,
+        curve=curve,
+        summary={**_describe(detector), **vars(point), **summarise(events, point, samples, held_out.eta)},
+        completeness=completeness_table(events, point.threshold).assign(detector=detector.name),
+        apart=apart_table(detections, score, held_out.truth, point.threshold).assign(detector=detector.name),
+        reliability=reliability,
+        found=(events["score"] >= point.threshold).to_numpy(),
+        samples=samples,
+        events=events,
+    )
+
+
+def collect_detections(
+    store: Path,
+    manifest: pd.DataFrame,
+    detectors: Sequence[Detector],
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    views: Mapping[str, StackView] | None = None,
+) -> pd.DataFrame:
+    """Triggers of every amplifier of a store, or of a view of each, with the scores of every detector."""
+    views = views or {}
+    tasks = [
+        DetectTask(str(store), entry, tuple(detectors), TRIGGER_THRESHOLD, view=views.get(entry, StackView()))
+        for entry in manifest["entry"]
+    ]
+    tables = []
+    for outcome in (executor or SerialExecutor()).map(detect, tasks, describe="detecting", progress=progress):
+        if outcome.value is None:
+            raise EvaluateError(f"amplifier {outcome.item.entry} of {store} could not be searched: {outcome.error}")
+        tables.append(outcome.value)
+    return pd.concat(tables, ignore_index=True)
+
+
+def count_false_alarms(
+    store: Path,
+    manifest: pd.DataFrame,
+    detector: Detector,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    views: Mapping[str, StackView] | None = None,
+) -> RateCurve:
+    """False-alarm curve of a detector on amplifiers, or views of them, that are taken to hold no event."""
+    detections = collect_detections(store, manifest, [detector], executor, progress, views)
+    nothing = pd.DataFrame({name: [] for name in ("entry", "x", "row_start", "row_stop", "rho")}).assign(is_event=False)
+    score = detections[f"{detector.name}/score"].to_numpy()
+    hours = dict(zip(manifest["entry"], _live_hours(manifest), strict=True))
+    hours |= {entry: view.open(str(store), entry).live_hours for entry, view in (views or {}).items() if entry in hours}
+    return false_alarm_curve(detections, score, nothing, float(sum(hours.values())))
+
+
+def write_verdict(summary: pd.DataFrame, found: dict[str, np.ndarray], samples: list[np.ndarray]) -> str:
+    """Say in words which detector finds most, and which are not distinguishable from it.
+
+    Parameters
+    ----------
+    summary : DataFrame
+        One row per detector.
+    found : dict of str to ndarray of bool
+        Which of the counted events each detector found.
+    samples : list of ndarray
+        Bootstrap samples of those events.
+
+    Notes
+    -----
+    Detectors are compared on the same events: the difference in completeness of each pair is bootstrapped, and two
+    count as different where its 95 % interval leaves out 0.
+    """
+    honest = summary[~summary["shuffled"]].sort_values("completeness", ascending=False)
+    best = honest.iloc[0]
+    rate = f"{best['rate_per_hour']:.0f} false alarms per amplifier-hour"
+    counted = f"{best['rate_low']:.0f} to {best['rate_high']:.0f}, {best['live_hours']:.2f} amplifier-hours"
+    low, share, high = (100 * best[f"completeness{end}"] for end in ("_low", "", "_high"))
+    lines = [
+        f"At {rate} (95 % Poisson interval {counted}) {best['detector']} finds most of {best['n_events']:.0f} events: "
+        f"{share:.1f} % ({low:.1f} to {high:.1f})."
+    ]
+    for other in honest.iloc[1:].itertuples():
+        difference = found[best["detector"]].astype(float) - found[other.detector]
+        spread = np.quantile([difference[rows].mean() for rows in samples], [0.025, 0.975])
+        verdict = "is worse by" if spread[0] > 0 else "is not distinguishable from it: the difference is"
+        lines.append(
+            f"{other.detector} ({100 * other.completeness:.1f} %) {verdict} {100 * difference.mean():.1f} points "
+            f"({100 * spread[0]:.1f} to {100 * spread[1]:.1f})."
+        )
+    for control in summary[summary["shuffled"]].itertuples():
+        honest_row = summary[summary["detector"] == control.detector.removesuffix(SHUFFLED_SUFFIX)]
+        if len(honest_row):
+            learned = honest_row["completeness_low"].iloc[0] > control.completeness_high
+            said = "with true ones it learned something" if learned else "NO evidence that true ones taught it anything"
+            lines.append(
+                f"{control.family} trained with shuffled labels finds {100 * control.completeness:.1f} % (at most "
+                f"{100 * control.completeness_high:.1f}): {said}."
+            )
+    return "\n".join(lines)
+
+
+def measure_throughput(folder: str, store: Path, entry: str, n_strips: int = 1024) -> float:
+    """Strips per second that a model scores on one thread, best of three."""
+    model = load_model(Path(folder))
+    amplifier = open_amplifier(store, entry)
+    rng = np.random.default_rng(0)
+    rows = np.sort(rng.integers(0, amplifier.n_rows - 8, n_strips))
+    places = pd.DataFrame(
+        {"x": rng.uniform(0, amplifier.n_columns - 1, n_strips), "y": 0.0, "row_start": rows, "row_stop": rows + 7}
+    )
+    places = places.assign(width_rows=8.0, snr=5.0, chi2_excess=0.0, chi2_significance=0.0)
+    places = places.assign(sharpness=0.8, flatness=-0.2, n_same_row=0)
+    strips = cut_strips(amplifier, places, model.grid)
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        score_strips(model, strips)
+        seconds.append(time.perf_counter() - started)
+    return n_strips / min(seconds)
+
+
+def _name_detectors(references: Sequence[str]) -> list[Detector]:
+    """Detectors with the names they get in tables: the last part of a folder, else the reference."""
+    detectors = []
+    for reference in references:
+        folder = resolve_model(reference)
+        if folder is None:
+            detectors.append(Detector(TEMPLATE_BANK, None))
+            continue
+        path = Path(reference)
+        detectors.append(Detector(path.name if path.is_dir() else reference.replace("/", "-"), str(folder)))
+    names = [detector.name for detector in detectors]
+    if len(set(names)) < len(names):
+        raise EvaluateError(f"detectors must differ in name, got {names}; rename a model folder")
+    return detectors
+
+
+def _rates_folder(reference: str, detector: Detector, out: Path) -> Path:
+    """Beside the weights if they are in a folder of the user's own, otherwise where the evaluation is."""
+    own = detector.folder is not None and Path(reference).is_dir()
+    return Path(reference) if own else Path(out) / detector.name
+
+
+def _open_truth(truth: pd.DataFrame, manifest: pd.DataFrame) -> _HeldOut:
+    """Truth rows by store entry; those of files that were not ingested are left out."""
+    if not truth["is_event"].any():
+        raise EvaluateError(
+            "the truth table holds no event, so completeness cannot be measured; add frames with events"
+        )
+    keys = ["file", "ccd", "quadrant"]
+    placed = truth.astype({"ccd": "Int64", "quadrant": "Int64"}).merge(manifest[[*keys, "entry"]], on=keys, how="inner")
+    is_event = placed["is_event"].astype(bool)
+    if not is_event.any():
+        raise EvaluateError(
+            f"no event of the truth table lies in the store: it names files {sorted(truth['file'].unique())[:3]}, "
+            f"the store holds {sorted(manifest['file'].unique())[:3]}"
+        )
+    if placed.loc[is_event, "kind"].isin(UNCOUNTED_KINDS).all():
+        raise EvaluateError(
+            f"all events of the truth table are of kinds without a finite optimum or not counted {UNCOUNTED_KINDS}, so "
+            "completeness cannot be measured; add frames with other events"
+        )
+    quiet = frozenset(manifest["entry"]) - frozenset(placed.loc[is_event, "entry"]) or frozenset(manifest["entry"])
+    return _HeldOut(placed, quiet, float(_live_hours(manifest[manifest["entry"].isin(quiet)]).sum()))
+
+
+def _live_hours(manifest: pd.DataFrame) -> pd.Series:
+    return manifest["live_pixel_rows"] / manifest["pixel_rows_per_hour"]
+
+
+def _describe(detector: Detector) -> dict[str, Any]:
+    """Name, family, size and cost of a detector, from what its training left beside the weights."""
+    plain = {"detector": detector.name, "family": detector.name, "shuffled": False, "n_parameters": 0}
+    plain |= {"train_seconds": 0.0}
+    if detector.folder is None:
+        return plain
+    path = Path(detector.folder) / TRAINING
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    return plain | {
+        name: known[name] for name in ("family", "shuffled", "n_parameters", "train_seconds") if name in known
+    }
+
+
+def _concatenate(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _write(evaluation: Evaluation, detections: pd.DataFrame, out: Path, eta: dict[str, float]) -> None:
+    write_parquet(detections, out / "detections.parquet")
+    write_parquet(evaluation.completeness, out / "completeness.parquet")
+    write_parquet(evaluation.apart, out / "apart.parquet")
+    write_parquet(evaluation.reliability, out / "reliability.parquet")
+    write_parquet(evaluation.events, out / "events.parquet")
+    (out / "eta.json").write_text(json.dumps(eta))
+    (out / "verdict.txt").write_text(evaluation.verdict + "\n")
+    write_parquet(evaluation.summary, out / "summary.parquet")

@@ -1,0 +1,90 @@
+"""What maps a function over items: the interface of all executors, and the one that works in this process.
+
+The function knows nothing of its executor. Outcomes come in the order of the items, and what fails is recorded beside
+what succeeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+from shutterless.workflows.execution.progress import Progress
+from shutterless.workflows.execution.retries import RETRIES, Item, Outcome, Value, pause_before, try_item
+
+
+class ClusterError(OSError):
+    """A Dask cluster that cannot be reached or started, or is lost."""
+
+
+class Executor(Protocol):
+    """Something that maps a function over items."""
+
+    @property
+    def n_workers(self) -> int:
+        """Items that run at the same time."""
+
+    def prepare(self, function: Callable[[], object]) -> None:
+        """Call a function once in every worker, also those that start later, before it gets any item."""
+
+    def map(
+        self,
+        function: Callable[[Item], Value],
+        items: Iterable[Item],
+        *,
+        describe: str,
+        progress: Progress | None = None,
+        ordered: bool = True,
+    ) -> Iterator[Outcome[Item, Value]]:
+        """Yield one outcome per item, in the order of the items; ``describe`` names the work on the progress bar.
+
+        With ``ordered=False`` they come as they are finished.
+        """
+
+
+class SerialExecutor:
+    """Everything in this process, one item after the other.
+
+    Parameters
+    ----------
+    retries : int
+        As `open_executor`.
+    """
+
+    n_workers = 1
+
+    def __init__(self, *, retries: int = RETRIES) -> None:
+        self._retries = retries
+
+    def prepare(self, function: Callable[[], object]) -> None:
+        """Call the function."""
+        function()
+
+    def map(
+        self,
+        function: Callable[[Item], Value],
+        items: Iterable[Item],
+        *,
+        describe: str,
+        progress: Progress | None = None,
+        ordered: bool = True,
+    ) -> Iterator[Outcome[Item, Value]]:
+        """Yield one outcome per item, in the order of the items."""
+        items = list(items)
+        outcomes = (self._call(function, item) for item in items)
+        yield from track_outcomes(outcomes, len(items), describe, progress)
+
+    def _call(self, function: Callable[[Item], Value], item: Item) -> Outcome[Item, Value]:
+        attempt = 0
+        while True:
+            outcome, worth = try_item(function, item, pause_before(attempt))
+            if attempt >= min(self._retries, worth):
+                return outcome
+            attempt += 1
+
+
+def track_outcomes(
+    outcomes: Iterator[Outcome[Item, Value]], total: int, describe: str, progress: Progress | None
+) -> Iterator[Outcome[Item, Value]]:
+    """Show progress, if there is any to show it, as the outcomes come; ``describe`` is its text."""
+    return outcomes if progress is None else progress.track(outcomes, describe, total)

@@ -1,0 +1,266 @@
+"""Workers as jobs of a SLURM cluster: settings from a TOML file, the job script, and jobs that replace those that end.
+
+The scheduler runs in the process of the command, so that process has to be where the compute nodes can reach it
+(usually a login node, or a small job of its own), and ends with it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from shutterless.workflows.settings.settings import read_toml, validate_settings
+
+if TYPE_CHECKING:
+    from dask_jobqueue import SLURMCluster
+
+_WALLTIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
+# a worker whose process died is back within seconds; a job that is gone stays away
+_ENDED_AFTER_S = 30.0
+_SUBMIT_TIMEOUT_S = 60
+_UNKNOWN_ADDRESS = "tcp://ADDRESS-OF-THIS-COMMAND:PORT"
+
+
+class SlurmError(OSError):
+    """A SLURM cluster that takes no jobs from here."""
+
+
+class SlurmSettings(BaseModel):
+    """One job of ``cores`` worker processes with one thread each, submitted ``jobs`` times.
+
+    Every worker stops by itself ``margin_minutes`` before the wall time, and up to twice ``stagger_minutes`` earlier,
+    each at another time: what it was working on is finished or handed to another worker. The margin has to be longer
+    than one amplifier takes. Ended jobs are submitted anew until the work is done.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    jobs: Annotated[int, Field(ge=1)]
+    cores: Annotated[int, Field(ge=1)]
+    memory: str
+    walltime: str
+    queue: str | None = None
+    account: str | None = None
+    job_name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "shutterless"
+    job_extra_directives: tuple[str, ...] = ()
+    job_script_prologue: tuple[str, ...] = ()
+    python: str | None = None
+    interface: str | None = None
+    local_directory: str | None = None
+    log_directory: str | None = None
+    worker_extra_args: tuple[str, ...] = ()
+    margin_minutes: Annotated[float, Field(gt=0)] = 10.0
+    stagger_minutes: Annotated[float, Field(ge=0)] = 5.0
+    death_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    wait_hours: Annotated[float, Field(gt=0)] = 24.0
+    allowed_failures: Annotated[int, Field(ge=0)] = 5
+
+    @model_validator(mode="after")
+    def _check_times(self) -> SlurmSettings:
+        check_memory(self.memory)
+        if self.lifetime_s - self.stagger_s <= 0:
+            raise ValueError(
+                f"walltime {self.walltime} leaves no time to work: workers would stop {self.margin_minutes:g} minutes "
+                f"(margin_minutes) and up to twice {self.stagger_minutes:g} (stagger_minutes) before it; raise the "
+                "wall time or lower these"
+            )
+        return self
+
+    @property
+    def stagger_s(self) -> float:
+        """Seconds by which a worker's lifetime differs from the others' at most."""
+        return 60 * self.stagger_minutes
+
+    @property
+    def lifetime_s(self) -> float:
+        """Middle of the workers' lifetimes: the longest of them ends a margin before the wall time."""
+        return walltime_seconds(self.walltime) - 60 * self.margin_minutes - self.stagger_s
+
+
+def load_slurm(path: str | Path) -> SlurmSettings:
+    """Read the settings of ``--slurm``.
+
+    Raises
+    ------
+    SettingsError
+        For a file that cannot be read, an unknown key (with the nearest known one) or a value that cannot be used.
+    """
+    return validate_settings(SlurmSettings, read_toml(Path(path)), str(path))
+
+
+def walltime_seconds(text: str) -> int:
+    """Seconds of a wall time as SLURM takes it: ``MM``, ``MM:SS``, ``HH:MM:SS``, ``D-HH``, ``D-HH:MM``, ``D-HH:MM:SS``.
+
+    Raises
+    ------
+    ValueError
+        For any other text.
+    """
+    match = _WALLTIME.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"walltime {text!r}: expected HH:MM:SS or D-HH:MM:SS, for example 04:00:00")
+    days, *parts = match.groups()
+    numbers = [int(part) for part in parts if part is not None]
+    if days is not None or len(numbers) == 3:
+        hours, minutes, seconds = (*numbers, 0, 0)[:3]
+    else:
+        hours, minutes, seconds = (0, *numbers, 0)[:3]
+    return ((24 * int(days or 0) + hours) * 60 + minutes) * 60 + seconds
+
+
+def check_memory(text: str) -> None:
+    """Refuse a size of memory that cannot be read.
+
+    Raises
+    ------
+    ValueError
+        For anything but a positive number with a unit.
+    """
+    from dask.utils import parse_bytes
+
+    try:
+        n_bytes = parse_bytes(text)
+    except ValueError:
+        n_bytes = 0
+    if n_bytes < 1e6:  # "64", meant to be GB
+        raise ValueError(f"memory {text!r}: expected the size of one job with its unit, for example 64GB")
+
+
+def job_script(settings: SlurmSettings, environment: Mapping[str, str]) -> str:
+    """Text of the script that would be submitted for each job; nothing is started or written.
+
+    Raises
+    ------
+    SlurmError
+        If dask-jobqueue is not installed.
+    """
+    _require_jobqueue()
+    from dask_jobqueue.slurm import SLURMJob
+
+    return SLURMJob(_UNKNOWN_ADDRESS, name=settings.job_name, **_job_options(settings, environment)).job_script()
+
+
+@contextmanager
+def start_jobs(settings: SlurmSettings, environment: Mapping[str, str]) -> Iterator[tuple[SLURMCluster, JobKeeper]]:
+    """Submit the jobs, and cancel what is left of them at the end.
+
+    Yields
+    ------
+    cluster : SLURMCluster
+        Its scheduler runs in this process; workers arrive when SLURM starts the jobs.
+    keeper : JobKeeper
+        To be called now and then.
+
+    Raises
+    ------
+    SlurmError
+        If dask-jobqueue is not installed, or SLURM is not here or refuses the script.
+    """
+    script = job_script(settings, environment)
+    if settings.log_directory is not None:  # SLURM drops a job whose log it cannot write, without a word
+        Path(settings.log_directory).mkdir(parents=True, exist_ok=True)
+    check_submission(script)
+    from dask_jobqueue import SLURMCluster
+
+    options = _job_options(settings, environment)
+    with SLURMCluster(
+        scheduler_options={"dashboard_address": "127.0.0.1:0"}, silence_logs="critical", **options
+    ) as cluster:
+        cluster.scale(jobs=settings.jobs)
+        yield cluster, JobKeeper(cluster, settings.jobs)
+
+
+def check_submission(script: str) -> None:
+    """Ask SLURM whether it would take a script, without submitting it.
+
+    Raises
+    ------
+    SlurmError
+        If not, with what SLURM says, or if SLURM is not here.
+    """
+    if shutil.which("sbatch") is None:
+        raise SlurmError("sbatch is not on this machine: --slurm works where jobs can be submitted (a login node)")
+    done = subprocess.run(
+        ["sbatch", "--test-only"], input=script, capture_output=True, text=True, timeout=_SUBMIT_TIMEOUT_S, check=False
+    )
+    if done.returncode:
+        said = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
+        raise SlurmError(f"SLURM refuses the job: {said}; see the script with --dry-run and correct the --slurm file")
+
+
+class JobKeeper:
+    """Submits jobs in the place of those that ended: at their wall time, or with their node.
+
+    dask-jobqueue does not notice the end of a job of several processes (its workers' names are not the job's).
+
+    Parameters
+    ----------
+    cluster : SLURMCluster
+    jobs : int
+        To be kept up.
+    clock : callable, optional
+        Seconds that only grow; given in tests.
+    """
+
+    def __init__(self, cluster: Any, jobs: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._cluster = cluster
+        self._jobs = jobs
+        self._clock = clock
+        self._last_seen: dict[str, float] = {}  # jobs that had a worker once; others wait in the queue
+
+    def __call__(self) -> None:
+        """Replace the jobs that have had no worker for a while."""
+        now = self._clock()
+        known = set(self._cluster.worker_spec)
+        names = {str(worker["name"]) for worker in self._cluster.scheduler_info["workers"].values()}
+        alive = {name if name in known else name.rpartition("-")[0] for name in names}
+        self._last_seen.update(dict.fromkeys(alive & known, now))
+        ended = [name for name, seen in self._last_seen.items() if now - seen > _ENDED_AFTER_S]
+        if ended:
+            for name in ended:
+                del self._last_seen[name]
+            self._cluster.sync(self._cluster.scale_down, [name for name in ended if name in known])
+            self._cluster.scale(jobs=self._jobs)
+
+
+def _job_options(settings: SlurmSettings, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Keywords of dask-jobqueue. Its own configuration files are left no say where they could undo the lifetime."""
+    name = settings.job_name
+    logs = [] if settings.log_directory is None else [f"-o {settings.log_directory}/{name}-%J.out"]
+    lifetime = ["--lifetime", f"{settings.lifetime_s:.0f}s", "--lifetime-stagger", f"{settings.stagger_s:.0f}s"]
+    return {
+        "cores": settings.cores,
+        "processes": settings.cores,  # one thread each: the numerical code holds the interpreter's lock
+        "memory": settings.memory,
+        "walltime": settings.walltime,
+        "queue": settings.queue,
+        "account": settings.account,
+        "job_name": name,
+        "job_extra_directives": [*logs, *settings.job_extra_directives],
+        "job_script_prologue": [
+            *(f"export {key}={shlex.quote(value)}" for key, value in environment.items()),
+            *settings.job_script_prologue,
+        ],
+        "python": settings.python or shlex.quote(sys.executable),
+        "interface": settings.interface,
+        "local_directory": settings.local_directory,  # not quoted, nor is what follows: $TMPDIR is one of a job
+        "death_timeout": f"{settings.death_timeout_s:g}",
+        "worker_extra_args": [*lifetime, *settings.worker_extra_args],
+    }
+
+
+def _require_jobqueue() -> None:
+    try:
+        import dask_jobqueue  # noqa: F401
+    except ImportError as error:
+        raise SlurmError("--slurm needs dask-jobqueue: install it with pip install 'shutterless[slurm]'") from error

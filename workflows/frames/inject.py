@@ -1,0 +1,143 @@
+"""Frames with events in them for a blind test: one task per file, the truth tables last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from shutterless.pipeline.events.events import EVENT_KINDS
+from shutterless.pipeline.injection.amplifiers import InjectionSettings
+from shutterless.pipeline.injection.files import inject_file
+from shutterless.pipeline.injection.injected_files import InjectedFile
+from shutterless.pipeline.simulation.truth import write_tables
+from shutterless.workflows.execution.cluster import Executor
+from shutterless.workflows.execution.progress import Progress
+from shutterless.workflows.frames.ingest import INGEST_PIXELS_PER_SECOND, TRUTH, Survey, prepare_folder, survey_files
+
+# a file is calibrated, read once more and packed
+INJECT_PIXELS_PER_SECOND = INGEST_PIXELS_PER_SECOND / 2
+
+
+class InjectError(ValueError):
+    """Settings or folders with which nothing can be injected."""
+
+
+@dataclass(frozen=True)
+class InjectResult:
+    """Files written, the two tables, one line per file or amplifier that failed, and lines for the user."""
+
+    files: tuple[Path, ...]
+    truth: Path
+    stars: Path
+    n_events: int
+    failures: pd.DataFrame
+    warnings: tuple[str, ...]
+    instruments: tuple[str, ...]
+
+
+def build_injection(kinds: Sequence[str], rho: tuple[float, float], partial_share: float = 0.1) -> InjectionSettings:
+    """Settings of an injection whose kinds are equally frequent and whose optimal S/N is uniform between two values.
+
+    Raises
+    ------
+    InjectError
+        For an unknown kind, or bounds that are none.
+    """
+    unknown = [kind for kind in kinds if kind not in EVENT_KINDS]
+    if unknown or not kinds:
+        raise InjectError(f"kinds {', '.join(kinds) or '(none)'}: choose some of {', '.join(EVENT_KINDS)}")
+    if not 0 < rho[0] <= rho[1]:
+        raise InjectError(f"rho {rho[0]:g},{rho[1]:g} must be two positive numbers in rising order")
+    if not 0 <= partial_share <= 1:
+        raise InjectError(f"a share of {partial_share:g} partial events does not lie between 0 and 1")
+    shares = tuple((kind, 1 / len(kinds)) for kind in kinds)
+    return InjectionSettings(kinds=shares, rho=rho, partial=partial_share)
+
+
+def inject_files(
+    files: Sequence[str | Path],
+    out: str | Path,
+    *,
+    settings: InjectionSettings,
+    events: int,
+    seed: int,
+    hide: str | Path | None = None,
+    instrument: str | None = None,
+    supplied: Mapping[str, str] | None = None,
+    executor: Executor,
+    progress: Progress | None = None,
+) -> InjectResult:
+    """Write copies of frames with events in them.
+
+    Parameters
+    ----------
+    files : sequence of path
+        FITS files, real or simulated; they are only read.
+    out : path
+        Folder for the copies, which keep their names; not one that holds an input.
+    settings : InjectionSettings
+    events : int
+        In each amplifier.
+    seed : int
+        Same seed, same files, whatever the executor and the order of the files.
+    hide : path, optional
+        Folder for ``truth.parquet`` and ``stars.parquet``, so that a test stays blind; ``out`` if left out.
+    instrument, supplied
+        As `shutterless.pipeline.reading.frames.read_info`.
+    executor : Executor
+    progress : Progress, optional
+
+    Notes
+    -----
+    The truth holds what was injected. Events that a simulated frame held before are in the table beside it. Amplifiers
+    that cannot be read are copied as they are and listed.
+
+    Raises
+    ------
+    InjectError
+        If an input or an earlier truth table would be overwritten.
+    """
+    out, tables = Path(out), Path(hide or out)
+    if events < 1:
+        raise InjectError(f"events {events} must be at least 1 in each amplifier")
+    inside = [str(file) for file in files if Path(file).resolve().parent == out.resolve()]
+    if inside:
+        raise InjectError(f"{inside[0]} lies in {out}, where its copy would replace it; choose another --out")
+    if (tables / TRUTH).exists():
+        raise InjectError(f"{tables} already holds a {TRUTH}; choose another folder, or remove it")
+    prepare_folder(out)
+    prepare_folder(tables)
+    survey = survey_files(files, instrument=instrument, supplied=supplied, executor=executor, progress=progress)
+    work = partial(
+        inject_file, out=out, settings=settings, events=events, seed=seed, instrument=instrument,
+        supplied=dict(supplied or {}),
+    )  # fmt: skip
+    copies: list[InjectedFile] = []
+    failed = []
+    for outcome in executor.map(work, [i.path for i in survey.infos], describe="injecting events", progress=progress):
+        path = outcome.item
+        reasons = {None: outcome.error} if outcome.value is None else _found_out_late(outcome.value, survey)
+        failed += [{"file": path.name, "path": str(path), "quadrant": q, "reason": why} for q, why in reasons.items()]
+        if outcome.value is not None:
+            copies.append(outcome.value)
+    failures = pd.concat([survey.failures, pd.DataFrame(failed, columns=survey.failures.columns)], ignore_index=True)
+    truth_path, stars_path = write_tables(tables, [copy.truth for copy in copies], [copy.stars for copy in copies])
+    return InjectResult(
+        files=tuple(copy.path for copy in copies),
+        truth=truth_path,
+        stars=stars_path,
+        n_events=sum(len(copy.truth) for copy in copies),
+        failures=failures,
+        warnings=survey.warnings,
+        instruments=tuple(survey.instruments),
+    )
+
+
+def _found_out_late(copy: InjectedFile, survey: Survey) -> dict[int | None, str]:
+    """Amplifiers that only their pixels showed to be damaged; what the headers say is in the survey."""
+    known = next(info.skipped for info in survey.infos if info.path.name == copy.path.name)
+    return {quadrant: f"FrameError: {why}" for quadrant, why in copy.skipped.items() if quadrant not in known}

@@ -1,0 +1,79 @@
+"""Simulated frames: one task per CCD and file, the truth tables last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from shutterless.pipeline.simulation.scene import SceneSettings
+from shutterless.pipeline.simulation.simulate import simulate_file
+from shutterless.pipeline.simulation.truth import write_tables
+from shutterless.workflows.execution.cluster import Executor
+from shutterless.workflows.execution.progress import Progress
+from shutterless.workflows.frames.ingest import prepare_folder
+from shutterless.workflows.settings.settings import SceneSection
+
+
+@dataclass(frozen=True)
+class FileTask:
+    """One unit of work: a file of a CCD."""
+
+    ccd: int
+    file_index: int
+
+
+@dataclass(frozen=True)
+class SimulateResult:
+    """Files written, in order of CCD and time, the two tables beside them, and one line per file that failed."""
+
+    files: tuple[Path, ...]
+    truth: Path
+    stars: Path
+    failures: tuple[str, ...]
+
+
+def build_scene(section: SceneSection) -> SceneSettings:
+    """Turn a section of the configuration into the simulator's own settings."""
+    return SceneSettings(**section.model_dump())
+
+
+def simulate_scene(
+    settings: SceneSettings, out: str | Path, *, executor: Executor, progress: Progress | None = None
+) -> SimulateResult:
+    """Simulate every file of a sequence.
+
+    Parameters
+    ----------
+    settings : SceneSettings
+        Same settings, same files to the bit, whatever the executor.
+    out : path
+        Folder for the frames, ``truth.parquet`` and ``stars.parquet``.
+    executor : Executor
+        Runs the tasks.
+    progress : Progress, optional
+        Shows how far it is.
+    """
+    out = prepare_folder(out)
+    tasks = [FileTask(ccd, index) for ccd in settings.ccds for index in range(settings.files)]
+    work = partial(_simulate_task, settings=settings, out=out)
+    files: list[Path] = []
+    truths: list[pd.DataFrame] = []
+    stars: list[pd.DataFrame] = []
+    failures = []
+    for outcome in executor.map(work, tasks, describe=f"simulating {settings.sequence}", progress=progress):
+        if outcome.value is None:
+            failures.append(f"CCD {outcome.item.ccd}, file {outcome.item.file_index}: {outcome.error}")
+            continue
+        path, truth, star = outcome.value
+        files.append(path)
+        truths.append(truth)
+        stars.append(star)
+    truth_path, stars_path = write_tables(out, truths, stars)
+    return SimulateResult(tuple(files), truth_path, stars_path, tuple(failures))
+
+
+def _simulate_task(task: FileTask, *, settings: SceneSettings, out: Path) -> tuple[Path, pd.DataFrame, pd.DataFrame]:
+    return simulate_file(settings, task.ccd, task.file_index, out)

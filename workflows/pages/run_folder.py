@@ -1,0 +1,128 @@
+"""What lies in the output folder of a run or a search, and how to open it; parts that are absent are None."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from shutterless.pipeline.reading.frames import FRAME_SUFFIXES
+from shutterless.pipeline.store.store import MANIFEST, Amplifier, open_amplifier
+
+SHUFFLED_SUFFIX = "-shuffled"  # ends the names of models trained with shuffled labels, the control
+N_LISTED = 50  # groups of candidates that a report lists
+_SAME_AMPLIFIER = ("file", "ccd", "quadrant")
+
+
+class LeftOutError(Exception):
+    """Something that the folder has no data for; says what was looked for."""
+
+
+def required(part: Any, what: str) -> Any:
+    """Return a part of a folder, or leave out what needs it."""
+    if part is None:
+        raise LeftOutError(f"no {what} in this folder")
+    return part
+
+
+def is_cube(manifest: pd.DataFrame) -> pd.Series:
+    """Which entries of a manifest are image cubes: those higher than the one row of continuous readout."""
+    return manifest["n_y"].fillna(1) > 1 if "n_y" in manifest else pd.Series(False, index=manifest.index)
+
+
+def best_of_groups(candidates: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:
+    """First candidate of each group, in the order given, and how many candidates each group has."""
+    groups = candidates["group_id"].astype(object).where(candidates["group_id"].notna(), candidates["candidate_id"])
+    sizes = groups.map(groups.value_counts())
+    first = ~groups.duplicated()
+    return candidates[first].reset_index(drop=True), sizes[first].astype(int).tolist()
+
+
+class RunFolder:
+    """Read-only view of one output folder.
+
+    Parameters
+    ----------
+    path : Path
+        The folder given as ``--out`` to ``shutterless run`` or ``shutterless search``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def table(self, *names: str) -> pd.DataFrame | None:
+        """Return the first of some Parquet files that exists, by path within the folder."""
+        for name in names:
+            if (self.path / name).is_file():
+                return pd.read_parquet(self.path / name)
+        return None
+
+    def text(self, name: str) -> str | None:
+        """Return a text file's content."""
+        file = self.path / name
+        return file.read_text(encoding="utf-8") if file.is_file() else None
+
+    @cached_property
+    def frames(self) -> list[Path]:
+        """Paths of all frames made by the run or given to the search, as far as they are still there, sorted."""
+        found = list((self.path / "frames").rglob("*.fits*"))
+        if not found and self.manifest is not None:
+            found = [Path(source) for source in self.manifest["source"].dropna().unique() if Path(source).is_file()]
+        return sorted(file for file in found if file.name.endswith(FRAME_SUFFIXES))
+
+    @property
+    def is_search(self) -> bool:
+        """Whether the folder is that of a search, which trains and judges nothing."""
+        return (self.path / "candidates.parquet").is_file()
+
+    @cached_property
+    def manifest(self) -> pd.DataFrame | None:
+        """Manifests of all stores joined, with the columns ``scene`` and ``folder`` (path of the entry)."""
+        parts = []
+        for file in sorted((self.path / "store").rglob(MANIFEST)):
+            part = pd.read_parquet(file)
+            scene = file.parent.relative_to(self.path / "store").as_posix()
+            folders = [str(file.parent / entry) for entry in part["entry"]]
+            parts.append(part.assign(scene="" if scene == "." else scene, folder=folders))
+        return pd.concat(parts, ignore_index=True) if parts else None
+
+    @cached_property
+    def candidates(self) -> pd.DataFrame | None:
+        """Candidates, the most probable first; those that were vetoed come last."""
+        found = self.table("search/candidates.parquet", "candidates.parquet")
+        if found is None:
+            return None
+        found = found.assign(veto=found["veto"].fillna(""), kind=found["kind"].fillna("unclassified"))
+        order = found.assign(_vetoed=found["veto"] != "", _size=found["snr"].abs())
+        order = order.sort_values(
+            ["_vetoed", "probability", "_size"], ascending=[True, False, False], na_position="last", kind="stable"
+        )
+        return order.drop(columns=["_vetoed", "_size"]).reset_index(drop=True)
+
+    @cached_property
+    def shown_entry(self) -> Path | None:
+        """Folder of the entry that pictures show: that of the first candidate, or else the first of the store."""
+        if self.candidates is not None and len(self.candidates):
+            folder = self.entry_of(self.candidates.iloc[0])
+            if folder is not None and folder.is_dir():
+                return folder
+        if self.manifest is None or self.manifest.empty:
+            return None
+        return Path(self.manifest["folder"].iloc[0])
+
+    def entry_of(self, candidate: pd.Series) -> Path | None:
+        """Folder of the store entry that a candidate was found in."""
+        if self.manifest is None:
+            return None
+        same = pd.Series(True, index=self.manifest.index)
+        for column in _SAME_AMPLIFIER:
+            wanted = candidate[column]
+            same &= self.manifest[column].isna() if pd.isna(wanted) else self.manifest[column] == wanted
+        folders = self.manifest.loc[same.fillna(False).astype(bool), "folder"]
+        return Path(folders.iloc[0]) if len(folders) else None
+
+    def open_entry(self, folder: Path) -> Amplifier:
+        """Open the calibrated amplifier in an entry folder."""
+        return open_amplifier(folder.parent, folder.name)

@@ -1,0 +1,1 @@
+"""Search: FITS files to candidates, one segment of rows at a time."""

@@ -1,0 +1,158 @@
+"""One amplifier of a store through one or several detectors: the plain function behind evaluation and search."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from shutterless.models.evaluation.metrics import RateCurve, detection_score
+from shutterless.pipeline.detection.triggers import find_triggers
+from shutterless.pipeline.detection.vetoes import are_hopeless
+from shutterless.pipeline.examples.strips import cut_strips
+from shutterless.pipeline.examples.training import hide_events
+from shutterless.pipeline.store.store import Amplifier, open_amplifier
+from shutterless.pipeline.tokens import StripBatch, TokenGrid
+
+if TYPE_CHECKING:
+    from shutterless.models.inputs import DetectorModel  # torch takes seconds, and the template bank needs none
+
+RATES = "rates.json"
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A detector by the name it has in tables, and the folder of its model (None for the template bank)."""
+
+    name: str
+    folder: str | None
+
+
+@dataclass(frozen=True)
+class StackView:
+    """What of an amplifier is looked at: some of its rows, and without the events above a S/N (0: with them)."""
+
+    rows: tuple[int, int] | None = None
+    hide_above: float = 0.0
+
+    def open(self, store: str, entry: str) -> Amplifier:
+        """Open an entry as it is to be seen."""
+        amplifier = open_amplifier(store, entry)
+        if self.hide_above > 0:
+            amplifier = hide_events(amplifier, self.hide_above)
+        return amplifier if self.rows is None else amplifier.between(*self.rows)
+
+
+@dataclass(frozen=True)
+class DetectTask:
+    """One amplifier, and who is to look at it."""
+
+    store: str
+    entry: str
+    detectors: tuple[Detector, ...]
+    threshold: float
+    batch_size: int = 256
+    view: StackView = StackView()
+
+
+def detect(task: DetectTask) -> pd.DataFrame:
+    """Find the triggers of one amplifier and let every detector score them.
+
+    Returns
+    -------
+    DataFrame
+        One row per trigger: the columns of `shutterless.pipeline.detection.triggers.find_triggers`, ``entry``, and for
+        each detector ``NAME/score`` (higher is surer, -inf where vetoed, or where no model need be asked),
+        ``NAME/probability``, ``NAME/kind`` and ``NAME/kind_probability`` (missing for the template bank).
+    """
+    amplifier = task.view.open(task.store, task.entry)
+    triggers = find_triggers(amplifier, task.threshold).assign(entry=task.entry)
+    return score_triggers(amplifier, triggers, task.detectors, task.batch_size)
+
+
+def score_triggers(
+    amplifier: Amplifier, triggers: pd.DataFrame, detectors: Sequence[Detector], batch_size: int = 256
+) -> pd.DataFrame:
+    """Let every detector score the triggers of an amplifier.
+
+    Parameters
+    ----------
+    amplifier : Amplifier
+    triggers : DataFrame
+        From `shutterless.pipeline.detection.triggers.find_triggers`.
+    detectors : sequence of Detector
+    batch_size : int
+
+    Returns
+    -------
+    DataFrame
+        The triggers with the columns of each detector, as `detect` returns them.
+    """
+    strips: dict[TokenGrid, StripBatch] = {}
+    asked = ~are_hopeless(triggers)
+    for detector in detectors:
+        if detector.folder is None:
+            scores = _score_classically(triggers)
+        else:
+            model = load_once(detector.folder)
+            if model.grid not in strips:
+                strips[model.grid] = cut_strips(amplifier, triggers[asked], model.grid)
+            scores = _score_by_model(model, strips[model.grid], triggers, asked, batch_size)
+        own = {f"{detector.name}/{name}": column.to_numpy() for name, column in scores.items()}
+        triggers = triggers.assign(**own)
+    return triggers
+
+
+def detector_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Triggers with the columns of one detector under their plain names (``score``, ``probability``, …)."""
+    own = {column: column.removeprefix(f"{name}/") for column in table if column.startswith(f"{name}/")}
+    foreign = [column for column in table if "/" in column and column not in own]
+    return table.drop(columns=foreign).rename(columns=own)
+
+
+def read_rates(folder: str | Path) -> RateCurve | None:
+    """False-alarm curve that was measured for a detector, None where none was."""
+    path = Path(folder) / RATES
+    return RateCurve.from_dict(json.loads(path.read_text())) if path.is_file() else None
+
+
+def write_rates(folder: str | Path, curve: RateCurve, manifest_hash: str) -> None:
+    """Keep a detector's false-alarm curve beside its weights, with the hash of the frames it was counted on."""
+    path = Path(folder) / RATES
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**curve.to_dict(), "manifest_hash": manifest_hash}))
+
+
+def _score_classically(triggers: pd.DataFrame) -> pd.DataFrame:
+    score = triggers["snr"].abs().where(triggers["veto"] == "", -np.inf)
+    missing = pd.Series(np.nan, index=triggers.index)
+    nameless = pd.Series(pd.NA, index=triggers.index, dtype="string")
+    return pd.DataFrame({"score": score, "probability": missing, "kind": nameless, "kind_probability": missing})
+
+
+def _score_by_model(
+    model: DetectorModel, strips: StripBatch, triggers: pd.DataFrame, asked: np.ndarray, batch_size: int
+) -> pd.DataFrame:
+    """Scores of all triggers from the strips of those that a model is asked about; no score for the others."""
+    from shutterless.models.scoring import score_strips
+
+    scored = score_strips(model, strips, batch_size)
+    snr = triggers["snr"].abs().to_numpy()[asked]
+    scored = scored.assign(score=detection_score(scored["event_logit"].to_numpy(), snr))
+    whole = scored[["score", "probability", "kind", "kind_probability"]].set_index(np.flatnonzero(asked))
+    whole = whole.reindex(np.arange(len(triggers)))
+    return whole.assign(score=whole["score"].fillna(-np.inf), probability=whole["probability"].fillna(0.0))
+
+
+@lru_cache(maxsize=8)
+def load_once(folder: str) -> DetectorModel:
+    """Load a model, once in each process."""
+    from shutterless.models.families import load_model
+
+    return load_model(Path(folder))

@@ -1,0 +1,383 @@
+"""Frames in, ranked candidates out: stretches of rows searched one by one, cut at a rate of false alarms, one table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from shutterless.models.evaluation.metrics import RateCurve
+from shutterless.pipeline.detection.overlaps import join_seams
+from shutterless.pipeline.reading.segments import Piece, Stretch, plan_stretches
+from shutterless.pipeline.results.candidates import (
+    build_candidates,
+    empty_candidates,
+    group_candidates,
+    write_candidates,
+)
+from shutterless.pipeline.results.catalogue import know_streaks, read_catalogue
+from shutterless.pipeline.store.store import remove_partials, write_parquet, write_text
+from shutterless.workflows.execution.cluster import Executor
+from shutterless.workflows.execution.progress import Progress
+from shutterless.workflows.frames.ingest import (
+    Survey,
+    failure_row,
+    failure_table,
+    prepare_folder,
+    survey_files,
+    write_failures,
+)
+from shutterless.workflows.searching.detect import Detector, detector_columns, read_rates
+from shutterless.workflows.searching.segment_search import (
+    PARTS,
+    Part,
+    StretchTask,
+    read_part,
+    search_stretch,
+    settings_fingerprint,
+    warm_up,
+)
+from shutterless.workflows.settings.settings import SearchSettings
+from shutterless.workflows.tracking.tracking import TEMPLATE_BANK, bundled_folder, model_type, resolve_model
+
+RECORD = "search.json"
+AMPLIFIERS = "amplifiers.parquet"
+
+
+class SearchError(ValueError):
+    """A detector that no threshold is known for, or a folder that holds another search."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Candidates, what failed, the threshold that was used, and lines for the user."""
+
+    candidates: pd.DataFrame
+    failures: pd.DataFrame
+    threshold: float
+    warnings: tuple[str, ...]
+    instruments: tuple[str, ...]
+
+
+def search_files(
+    files: Sequence[str | Path],
+    *,
+    reference: str,
+    out: Path,
+    settings: SearchSettings,
+    catalogue: str | Path | None = None,
+    instrument: str | None = None,
+    supplied: Mapping[str, str] | None = None,
+    executor: Executor,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> SearchResult:
+    """Search FITS files, straight from their pixels to candidates.
+
+    Parameters
+    ----------
+    files : sequence of path
+    reference : str
+        A model as the commands take it, or ``"template-bank"``.
+    out : Path
+        Gets ``candidates.parquet``, ``candidates.ecsv``, ``amplifiers.parquet`` (what was searched, how good it is),
+        ``failures.parquet``, ``search.json`` (what was asked for), and ``parts/``, by which a search is resumed.
+    settings : SearchSettings
+    catalogue : path, optional
+        Stars that resolve event times, as `shutterless.pipeline.results.catalogue.read_catalogue`.
+    instrument, supplied
+        As `shutterless.pipeline.reading.frames.read_info`.
+    executor : Executor
+    resume : bool
+        Keep the parts that were made from the same files with the same settings.
+    progress : Progress, optional
+
+    Returns
+    -------
+    SearchResult
+        The same to the bit for the same files, however many workers there are and however often it was interrupted.
+
+    Raises
+    ------
+    CatalogueError
+        If the catalogue cannot be used.
+    IngestError
+        If no file is given, two have the same name, or ``out`` is not writable.
+    SearchError
+        If no threshold is known, or ``out`` holds a finished search that is not to be resumed.
+    """
+    job = SearchJob.prepare(reference, out, settings, catalogue=catalogue, instrument=instrument, supplied=supplied)
+    _clear_folder(job.out, resume=resume)
+    survey = survey_files(files, instrument=instrument, supplied=supplied, executor=executor, progress=progress)
+    return search_survey(job, survey, executor, resume=resume, progress=progress)
+
+
+def search_survey(
+    job: SearchJob, survey: Survey, executor: Executor, *, resume: bool = False, progress: Progress | None = None
+) -> SearchResult:
+    """Search what `survey_files` found, or a part of it; parameters and result are those of `search_files`."""
+    tasks = job.tasks(plan_stretches(survey.infos), resume=resume)
+    widths = [info.n_columns for info in survey.infos if None not in info.readouts]  # stacks of images are small
+    executor.prepare(partial(warm_up, job.detector, max(widths, default=0)))
+    lost = run_tasks(tasks, executor, progress)
+    parts = [part for task in tasks if task.stretch.name not in lost and (part := read_part(job.out, task.stretch))]
+    failures = pd.concat([survey.failures, lost_rows([task.stretch for task in tasks], parts, lost)], ignore_index=True)
+    files_by_name = {info.path.name: str(info.path.resolve()) for info in survey.infos}
+    candidates, unmatched = job.write(parts, failures, files_by_name)
+    notes = (*job.notes, *survey.warnings, *unmatched)
+    return SearchResult(candidates, failures, job.threshold, notes, tuple(survey.instruments))
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """What is searched for, with what, and where the results go; `prepare` checks all of it before any work is done."""
+
+    reference: str
+    out: Path
+    settings: SearchSettings
+    detector: Detector
+    threshold: float
+    notes: tuple[str, ...]
+    stars: pd.DataFrame | None
+    catalogue: str | None
+    instrument: str | None
+    supplied: dict[str, str]
+
+    @classmethod
+    def prepare(
+        cls,
+        reference: str,
+        out: Path,
+        settings: SearchSettings,
+        *,
+        catalogue: str | Path | None = None,
+        instrument: str | None = None,
+        supplied: Mapping[str, str] | None = None,
+    ) -> SearchJob:
+        """Parameters and errors are those of `search_files`."""
+        stars = None if catalogue is None else read_catalogue(catalogue)
+        detector = find_detector(reference)
+        threshold, notes = find_threshold(detector, settings.false_alarms_per_hour)
+        if instrument is not None and instrument.endswith(".toml"):
+            instrument = str(Path(instrument).absolute())  # a worker elsewhere need not run in the same folder
+        return cls(
+            reference, prepare_folder(out).absolute(), settings, detector, threshold, tuple(notes), stars,
+            None if catalogue is None else str(catalogue), instrument, dict(supplied or {}),
+        )  # fmt: skip
+
+    def tasks(self, stretches: Sequence[Stretch], *, resume: bool) -> list[StretchTask]:
+        """One task for each stretch."""
+        settings = self.settings
+        shared = settings_fingerprint(
+            self.detector, settings.trigger_threshold, settings.batch_size, self.instrument, self.supplied
+        )
+        return [
+            StretchTask(
+                stretch, self.out, self.detector, settings.trigger_threshold, settings.batch_size, self.instrument,
+                self.supplied, shared, resume,
+            )
+            for stretch in stretches
+        ]  # fmt: skip
+
+    def write(
+        self, parts: Sequence[Part], failures: pd.DataFrame, files: Mapping[str, str]
+    ) -> tuple[pd.DataFrame, list[str]]:
+        """Write every table of the search, its record last; the candidates, and lines on catalogues that do not fit."""
+        candidates, unmatched = assemble(parts, self.detector.name, self.threshold, self.stars)
+        record = {
+            "model": self.reference,
+            "threshold": self.threshold,
+            "settings": self.settings.model_dump(),
+            "instrument": self.instrument,
+            "catalogue": self.catalogue,
+            "supplied": self.supplied,
+            "data_hash": _data_hash(parts),
+            "time_archive": _time_scales(parts),
+        }
+        write_failures(self.out, failures)
+        write_parquet(amplifier_table(parts), self.out / AMPLIFIERS)
+        write_candidates(candidates, self.out, record)
+        write_text(self.out / RECORD, json.dumps({**record, "files": dict(files)}, indent=1))
+        return candidates, unmatched
+
+
+def run_tasks(tasks: Sequence[StretchTask], executor: Executor, progress: Progress | None = None) -> dict[str, str]:
+    """Search stretches; the reason of each that failed as a whole, by its name."""
+    lost = {}
+    long_first = sorted(tasks, key=lambda task: -task.stretch.n_rows)  # so that no worker is left with a long one
+    outcomes = executor.map(
+        search_stretch, long_first, describe="searching stretches", progress=progress, ordered=False
+    )
+    for outcome in outcomes:
+        if outcome.value is None:
+            lost[outcome.item.stretch.name] = outcome.error or ""
+    return lost
+
+
+def assemble(
+    parts: Sequence[Part], name: str, threshold: float, stars: pd.DataFrame | None = None
+) -> tuple[pd.DataFrame, list[str]]:
+    """One table of candidates from the parts of a search, the surest first, and lines on catalogues that do not fit.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+        Series by series in the order of their rows.
+    name : str
+        Of the detector.
+    threshold : float
+        Lowest score of a candidate.
+    stars : DataFrame, optional
+        From `shutterless.pipeline.results.catalogue.read_catalogue`.
+    """
+    parts = [part for part in parts if part.runs]
+    joined = [table for series in _by_series(parts) for table in _join(series)]
+    runs = {f"{part.stretch.name}/{k}": run for part in parts for k, run in enumerate(part.runs)}
+    streaks, unmatched = know_streaks(
+        {key: run.streaks for key, run in runs.items()}, {key: run.readout for key, run in runs.items()}, stars
+    )
+    tables = []
+    for part, triggers in zip(parts, joined, strict=True):
+        scored = detector_columns(triggers, name)
+        # -inf is vetoed, also at the threshold -inf of a detector without a false alarm
+        found = scored[(scored["score"] >= threshold) & np.isfinite(scored["score"])]
+        for k, run in enumerate(part.runs):
+            for piece in run.pieces:
+                here = found[(found["run"] == k) & found["row_peak"].between(piece.first, piece.last - 1)]
+                if len(here):
+                    stars_here = streaks[f"{part.stretch.name}/{k}"]
+                    tables.append(_piece_candidates(here, piece, run.readout, run.pieces[0], stars_here, name, run.n_y))
+    if not tables:
+        return empty_candidates(), unmatched
+    candidates = group_candidates(pd.concat(tables, ignore_index=True))
+    order = candidates.assign(strength=candidates["snr"].abs()).sort_values(
+        ["probability", "strength", "candidate_id"], ascending=[False, False, True], kind="stable"
+    )
+    return order.drop(columns="strength").reset_index(drop=True), unmatched
+
+
+def _piece_candidates(
+    found: pd.DataFrame, piece: Piece, readout: Any, first: Piece, streaks: pd.DataFrame, name: str, n_y: int
+) -> pd.DataFrame:
+    """Candidates that peak in one file, in rows of that file; one may begin before its first row or end after it."""
+    rows = ["row_start", "row_stop", "row_peak"]
+    file_rows = found.assign(**{column: found[column] - piece.first + piece.start for column in rows})
+    offset = piece.first - piece.start - first.first  # of the file's row 0 from the run's
+    own = readout if offset == 0 else readout.from_row(offset, offset)
+    return build_candidates(file_rows, streaks, own, file=piece.path.name, model=name, n_y=n_y)
+
+
+def _by_series(parts: Sequence[Part]) -> Iterable[list[Part]]:
+    series: dict[str, list[Part]] = {}
+    for part in parts:
+        series.setdefault(part.stretch.series, []).append(part)
+    return series.values()
+
+
+def _join(parts: list[Part]) -> list[pd.DataFrame]:
+    return join_seams([part.triggers for part in parts], [part.stretch.own for part in parts])
+
+
+def amplifier_table(parts: Sequence[Part]) -> pd.DataFrame:
+    """What was searched: one row per stretch of rows without a gap, with the numbers of its quality."""
+    rows = [
+        {
+            "stretch": part.stretch.name,
+            "files": ", ".join(piece.path.name for piece in run.pieces),
+            "ccd": run.readout.ccd,
+            "quadrant": run.readout.quadrant,
+            "first_row": run.pieces[0].first,
+            "n_rows": sum(piece.stop - piece.start for piece in run.pieces),
+            "n_triggers": int((part.triggers["run"] == k).sum()),
+            **run.numbers,
+        }
+        for part in parts
+        for k, run in enumerate(part.runs)
+    ]
+    columns = ["stretch", "files", "ccd", "quadrant", "first_row", "n_rows", "n_triggers"]
+    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+    return table.astype({"ccd": "Int64", "quadrant": "Int64"})
+
+
+def lost_rows(stretches: Sequence[Stretch], parts: Sequence[Part], lost: Mapping[str, str]) -> pd.DataFrame:
+    """Failures of whole stretches, and of files within one; each file, quadrant and reason once."""
+    by_name = {part.stretch.name: part for part in parts}
+    rows: dict[tuple[Path, int | None, str], None] = {}
+    for stretch in stretches:
+        for piece in stretch.pieces if stretch.name in lost else ():
+            rows[piece.path, stretch.quadrant, lost[stretch.name]] = None
+        for path, reason in by_name[stretch.name].failures if stretch.name in by_name else ():
+            rows[Path(path), stretch.quadrant, reason] = None
+    return failure_table([failure_row(*row) for row in rows])
+
+
+def _clear_folder(out: Path, *, resume: bool) -> None:
+    """Refuse to overwrite a finished search; forget what an unfinished one left, unless it is to be resumed."""
+    remove_partials(out / PARTS)
+    if resume:
+        return
+    if (out / RECORD).exists():
+        raise SearchError(f"{out} already holds a finished search; go on with --resume or choose another --out")
+    shutil.rmtree(out / PARTS, ignore_errors=True)
+
+
+def _data_hash(parts: Sequence[Part]) -> str:
+    """Hash of the files' bytes and the settings that the parts were made from."""
+    return hashlib.blake2b("\n".join(sorted(part.content for part in parts)).encode(), digest_size=16).hexdigest()
+
+
+def _time_scales(parts: Sequence[Part]) -> dict[str, str]:
+    """What the archive's own times of each file are, for files that have any."""
+    return {
+        piece.path.name: run.readout.time_scale
+        for part in parts
+        for run in part.runs
+        for piece in run.pieces
+        if run.readout.time_scale
+    }
+
+
+def find_detector(reference: str) -> Detector:
+    """Turn a model reference into a detector with the name it has in tables."""
+    folder = resolve_model(reference)
+    if folder is None:
+        return Detector(TEMPLATE_BANK, None)
+    return Detector(_model_name(reference, folder), str(folder.absolute()))
+
+
+def find_threshold(detector: Detector, rate_per_hour: float) -> tuple[float, list[str]]:
+    """Score at which a detector raises so many false alarms per amplifier-hour, and what the user should know of it.
+
+    Raises
+    ------
+    SearchError
+        If the model was never evaluated, so that no false-alarm curve lies beside its weights.
+    """
+    folder = bundled_folder() / TEMPLATE_BANK if detector.folder is None else Path(detector.folder)
+    curve: RateCurve | None = read_rates(folder)
+    if curve is None:
+        raise SearchError(
+            f"{folder} holds no false-alarm curve, so no threshold is known for {rate_per_hour:g} per amplifier-hour; "
+            f"run `shutterless evaluate STORE --model {detector.folder}` first"
+        )
+    threshold, extrapolated = curve.threshold(rate_per_hour)
+    notes = []
+    if extrapolated:
+        notes.append(
+            f"{rate_per_hour:g} false alarms per amplifier-hour is extrapolated: "
+            f"{len(curve.scores)} alarms were counted in {curve.live_hours:.3g} amplifier-hours"
+        )
+    return threshold, notes
+
+
+def _model_name(reference: str, folder: Path) -> str:
+    """Family and where it is from: a table that outlives the model should say which one it was."""
+    return f"{model_type(folder)} ({reference})"

@@ -1,0 +1,314 @@
+"""One stretch of rows from FITS to scored triggers, the unit of work of a search, and the part that it leaves on disk.
+
+A part is written beside its place and moved there whole, under a name that depends on nothing but the stretch; with it
+lies the fingerprint of all that it was made from, and of its own files. So a search killed at any time, even by a
+power cut that leaves files empty or short, goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from shutterless.pipeline.calibration.exposure import calibrate_exposure, exposure_shape
+from shutterless.pipeline.detection.triggers import find_triggers
+from shutterless.pipeline.reading.exposures import read_amplifier
+from shutterless.pipeline.reading.fits_files import frame_stem
+from shutterless.pipeline.reading.instruments import describe_instrument
+from shutterless.pipeline.reading.readout import Readout, RowTimes
+from shutterless.pipeline.reading.segments import MAX_ROWS, Piece, Stretch, Workspace, read_runs
+from shutterless.pipeline.store.store import Amplifier, entry_name, partial_path, replace_folder
+from shutterless.workflows.searching.detect import Detector, load_once, score_triggers
+
+PARTS = "parts"
+_ABOUT = "stretch.json"
+_ENDS = 1 << 16  # bytes at either end of a file that its fingerprint rests on, beside size and time of change
+_NUMBERS = (
+    "live_pixel_rows",
+    "pixel_rows_per_hour",
+    "n_columns",
+    "psf_sigma_px",
+    "n_streaks",
+    "n_moving_streaks",
+    "noise",
+    "masked_fraction",
+    "bad_columns",
+    "n_cosmic_rays",
+)
+
+
+@dataclass(frozen=True)
+class StretchTask:
+    """One stretch, how its files are read, and who is to look at it.
+
+    ``out`` is the folder of the search, ``settings`` the fingerprint of everything that all stretches share.
+    """
+
+    stretch: Stretch
+    out: Path
+    detector: Detector
+    threshold: float
+    batch_size: int
+    instrument: str | None
+    supplied: Mapping[str, str]
+    settings: str
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class RunPart:
+    """What a search keeps of rows without a gap: clocks, where they come from, numbers of their quality, and stars."""
+
+    readout: Readout
+    pieces: tuple[Piece, ...]
+    n_y: int
+    numbers: Mapping[str, Any]
+    streaks: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a search keeps of a stretch.
+
+    Parameters
+    ----------
+    stretch : Stretch
+    runs : tuple of RunPart
+    triggers : DataFrame
+        Columns of `shutterless.workflows.searching.detect.detect` without ``entry``, and ``run``, the position in
+        ``runs``; rows are rows of the sequence.
+    failures : tuple of (str, str)
+        Path and reason of every file of which something could not be read.
+    content : str
+        Fingerprint of the files' bytes, without the times at which they were changed.
+    """
+
+    stretch: Stretch
+    runs: tuple[RunPart, ...]
+    triggers: pd.DataFrame
+    failures: tuple[tuple[str, str], ...]
+    content: str
+
+
+def search_stretch(task: StretchTask) -> bool:
+    """Search one stretch and leave its part on disk.
+
+    Returns
+    -------
+    bool
+        Whether there was anything to do: not where the part is there, made from the same with the same settings.
+    """
+    folder, made_from = part_folder(task.out, task.stretch), _made_from(task)
+    if task.resume and _is_current(folder, made_from):
+        return False
+    failures: list[tuple[Path, str]] = []
+    parts: list[RunPart] = []
+    tables: list[pd.DataFrame] = []
+    for amplifier, numbers, pieces in _amplifiers(task, failures):
+        triggers = find_triggers(amplifier, task.threshold)
+        triggers = score_triggers(amplifier, triggers, (task.detector,), task.batch_size)
+        rows = ["row_start", "row_stop", "row_peak"]
+        triggers[rows] += pieces[0].first
+        tables.append(triggers.assign(run=len(parts)))
+        parts.append(RunPart(amplifier.readout, pieces, amplifier.n_y, numbers, amplifier.streaks))
+    _write_part(folder, made_from, parts, tables, failures)
+    return True
+
+
+def warm_up(detector: Detector, n_columns: int = 0) -> None:
+    """Load what every stretch needs, and take the memory of the largest.
+
+    Parameters
+    ----------
+    detector : Detector
+    n_columns : int
+        Width of the widest amplifier; 0 takes no memory. A worker that has too little of it ends at once and not in
+        the middle of the night, and no stretch waits for pages of memory.
+    """
+    if detector.folder is not None:
+        load_once(detector.folder)
+    for name in ("pixels", "residual"):
+        _workspace().array(name, (MAX_ROWS, n_columns), np.uint16).fill(0)
+
+
+def part_folder(out: Path, stretch: Stretch) -> Path:
+    """Where the part of a stretch lies."""
+    return Path(out) / PARTS / stretch.name
+
+
+def read_part(out: Path, stretch: Stretch) -> Part | None:
+    """Read the part of a stretch, None where there is none."""
+    folder = part_folder(out, stretch)
+    about = _read_about(folder)
+    if about is None:
+        return None
+    streaks = pd.read_parquet(folder / "streaks.parquet")
+    runs = []
+    for position, run in enumerate(about["runs"]):
+        times = folder / f"row_times_{position}.npy"
+        row_times = RowTimes(*np.load(times)) if times.is_file() else None
+        readout = replace(Readout.from_dict(run["readout"]), row_times=row_times)
+        stars = streaks[streaks["run"] == position].drop(columns="run").reset_index(drop=True)
+        pieces = tuple(Piece(Path(path), *rows) for path, *rows in run["pieces"])
+        runs.append(RunPart(readout, pieces, run["n_y"], run["numbers"], stars))
+    triggers = pd.read_parquet(folder / "triggers.parquet")
+    return Part(stretch, tuple(runs), triggers, tuple(map(tuple, about["failures"])), _content(about["made_from"]))
+
+
+def _amplifiers(
+    task: StretchTask, failures: list[tuple[Path, str]]
+) -> Iterator[tuple[Amplifier, dict[str, Any], tuple[Piece, ...]]]:
+    """Calibrated amplifiers of a stretch without a gap in any, with numbers of their quality and their pieces."""
+    workspace = _workspace()
+    for exposure, pieces in _exposures(task, workspace, failures):
+        residual = workspace.array("residual", exposure_shape(exposure), np.float16)
+        calibrated = calibrate_exposure(exposure, residual)
+        numbers = {name: calibrated.description[name] for name in _NUMBERS if name in calibrated.description}
+        name = entry_name(frame_stem(pieces[0].path), exposure.readout.ccd, task.stretch.quadrant)
+        yield calibrated.amplifier(name), numbers, pieces
+
+
+def _exposures(task: StretchTask, workspace: Workspace, failures: list[tuple[Path, str]]) -> Iterator[tuple[Any, Any]]:
+    if task.stretch.quadrant is not None:
+        for run in read_runs(task.stretch, workspace, task.instrument, dict(task.supplied), failures):
+            yield run.frame, run.pieces
+        return
+    (piece,) = task.stretch.pieces
+    yield read_amplifier(piece.path, None, task.instrument, task.supplied), (piece,)
+
+
+def _workspace() -> Workspace:
+    """Memory of this thread, which does one stretch at a time."""
+    if not hasattr(_of_thread, "workspace"):
+        _of_thread.workspace = Workspace()
+    return _of_thread.workspace
+
+
+_of_thread = threading.local()
+
+
+def _write_part(
+    folder: Path,
+    made_from: Mapping[str, Any],
+    parts: list[RunPart],
+    tables: list[pd.DataFrame],
+    failures: list[tuple[Path, str]],
+) -> None:
+    """Write a part whole or not at all."""
+    partial = partial_path(folder)
+    partial.mkdir(parents=True)
+    try:
+        for position, part in enumerate(parts):
+            if part.readout.row_times is not None:
+                times = part.readout.row_times
+                np.save(partial / f"row_times_{position}.npy", np.stack([times.seconds, times.archive]))
+        streaks = [part.streaks.assign(run=position) for position, part in enumerate(parts)]
+        _concat(streaks).to_parquet(partial / "streaks.parquet")
+        _concat(tables).to_parquet(partial / "triggers.parquet")
+        about = {
+            "made_from": made_from,
+            "files": _hash_files(partial),
+            "failures": [[str(path), reason] for path, reason in failures],
+            "runs": [
+                {
+                    "readout": part.readout.to_dict(),
+                    "pieces": [[str(p.path), p.start, p.stop, p.first] for p in part.pieces],
+                    "n_y": part.n_y,
+                    "numbers": part.numbers,
+                }
+                for part in parts
+            ],
+        }
+        (partial / _ABOUT).write_text(json.dumps(about))
+        replace_folder(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _concat(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"run": pd.Series(dtype="int64")})
+
+
+def _made_from(task: StretchTask) -> dict[str, Any]:
+    """What a part is made from: rows, settings, and of each file its size, a hash of its ends, and when it changed."""
+    stretch = task.stretch
+    return {
+        "quadrant": stretch.quadrant,
+        "own": list(stretch.own),
+        "settings": task.settings,
+        "pieces": [[piece.path.name, piece.start, piece.stop, piece.first] for piece in stretch.pieces],
+        "files": [_file_fingerprint(piece.path) for piece in stretch.pieces],
+    }
+
+
+def _is_current(folder: Path, made_from: Mapping[str, Any]) -> bool:
+    """Whether a finished part is made from the same; of a file that is gone since nothing better can be had.
+
+    A part in which something failed is not: it may be there by now.
+    """
+    about = _read_about(folder)
+    if about is None:
+        return False
+    before = about["made_from"]
+    same = all(before[name] == made_from[name] for name in ("quadrant", "own", "settings", "pieces"))
+    files = zip(before["files"], made_from["files"], strict=True) if same else ()
+    return same and not about["failures"] and all(now in (None, then) for then, now in files)
+
+
+def _read_about(folder: Path) -> dict[str, Any] | None:
+    """What a part says of itself, None where there is none or a power cut left some of it only."""
+    try:
+        about: dict[str, Any] = json.loads((folder / _ABOUT).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return about if about["files"] == _hash_files(folder) else None
+
+
+def _hash_files(folder: Path) -> dict[str, str]:
+    """Hash of every file of a part but `_ABOUT`."""
+    files = sorted(path for path in folder.iterdir() if path.name != _ABOUT)
+    return {path.name: hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() for path in files}
+
+
+def _file_fingerprint(path: Path) -> list[Any] | None:
+    """Size, hash of the bytes at both ends and time of change of a file, None if it cannot be read."""
+    try:
+        status = path.stat()
+        with path.open("rb") as file:
+            head = file.read(_ENDS)
+            file.seek(max(status.st_size - _ENDS, 0))
+            ends = hashlib.blake2b(head + file.read(), digest_size=16).hexdigest()
+    except OSError:
+        return None
+    return [status.st_size, ends, status.st_mtime_ns]
+
+
+def _content(made_from: Mapping[str, Any]) -> str:
+    """Hash of what a part is made from, but for the times at which files changed."""
+    files = [file and file[:2] for file in made_from["files"]]
+    text = json.dumps({**made_from, "files": files}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def settings_fingerprint(
+    detector: Detector, threshold: float, batch_size: int, instrument: str | None, supplied: Mapping[str, str]
+) -> str:
+    """What all stretches of a search share: the detector's bytes, settings, instrument and version."""
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted(Path(detector.folder).glob("*")) if detector.folder is not None else []:
+        if file.suffix in (".json", ".safetensors"):
+            digest.update(file.name.encode() + file.read_bytes())
+    profile = describe_instrument(instrument)
+    settings = [threshold, batch_size, profile, dict(supplied), version("shutterless"), MAX_ROWS]
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    return digest.hexdigest()

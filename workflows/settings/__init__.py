@@ -1,0 +1,1 @@
+"""Settings of all commands, and the configuration files that ship with the package."""

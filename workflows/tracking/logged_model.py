@@ -1,0 +1,107 @@
+"""A model as MLflow keeps it: what it takes and gives, from its configuration alone, and what is refused unread."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shutterless.pipeline.tokens import STAGE1_FEATURES, TokenGrid
+
+LOADER_MODULE = "shutterless.workflows.pyfunc_loader"
+# entries of MLmodel by which MLflow would run what a model brings along; code goes on the path before any package
+_FOREIGN_CODE = ("code", "python_model", "model_code_path", "cloudpickle_version", "artifacts")
+# name and MLflow's type of each column of `shutterless.models.scoring.score_strips`
+OUTPUT_COLUMNS = (
+    ("event_logit", "double"),
+    ("probability", "double"),
+    ("kind", "string"),
+    ("kind_probability", "double"),
+    ("onset", "double"),
+    ("log2_duration", "double"),
+)
+
+
+def input_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
+    """Shape of each array of one strip that the model in a folder takes, in the order of `StripBatch`."""
+    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    grid = TokenGrid.from_dict(config.get("grid") or {})
+    return {
+        "patches": (grid.n_tokens, grid.patch_size),
+        "context": (grid.n_tokens, grid.patch_rows),
+        "profile": (grid.profile_size,),
+        "features": (len(config.get("feature_names") or STAGE1_FEATURES),),
+        "mask": (grid.n_tokens,),
+    }
+
+
+def example_input(folder: str | Path) -> dict[str, np.ndarray]:
+    """One strip of noise of unit variance above a flat sky, rounded so that it stays short as text."""
+    rng = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+    for name, shape in input_shapes(folder).items():
+        if name == "mask":
+            arrays[name] = np.ones((1, *shape), dtype=np.bool_)
+        elif name == "patches":
+            arrays[name] = rng.normal(size=(1, *shape)).round(2).astype(np.float32)
+        else:
+            arrays[name] = np.zeros((1, *shape), dtype=np.float32)
+    return arrays
+
+
+def model_signature(mlflow: Any) -> Any:
+    """``mlflow.models.ModelSignature`` of every detector: strips or paths of files in, a table out.
+
+    Parameters
+    ----------
+    mlflow : module
+        As loaded by `shutterless.workflows.tracking.tracking`, which alone imports it.
+    """
+    from shutterless.workflows.pyfunc_loader import pyfunc_signature  # imports torch, which not every search needs
+
+    return mlflow.models.ModelSignature.from_dict(pyfunc_signature())
+
+
+def model_metadata(folder: str | Path) -> dict[str, Any]:
+    """What ``MLmodel`` says of a detector beside the signature: its kind, and the shape of one strip's arrays."""
+    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    shapes = {name: list(shape) for name, shape in input_shapes(folder).items()}
+    return {"family": str(config.get("model_type", "")), "strip_shapes": shapes}
+
+
+def has_signature(folder: str | Path) -> bool:
+    """Whether the model folder lies in a logged model that says what it takes, as all do since that is written."""
+    path = Path(folder).parent.parent / "MLmodel"
+    return path.is_file() and any(line.startswith("signature:") for line in path.read_text("utf-8").splitlines())
+
+
+def refuse_foreign_code(mlflow: Any, folder: str | Path) -> None:
+    """Refuse a downloaded model that brings code along, so that nothing of it runs: only text files are read here.
+
+    Parameters
+    ----------
+    mlflow : module
+    folder : path
+        With the file ``MLmodel``, as MLflow downloads a model.
+
+    Raises
+    ------
+    ModelError
+        If its ``MLmodel`` names another loader, flavour or code, or a pickle lies anywhere in it.
+    """
+    from shutterless.models.families import ModelError, refuse_pickles  # imports torch, which not every search needs
+
+    refuse_pickles(folder)
+    flavors = mlflow.models.Model.load(str(folder)).flavors
+    own = flavors.get("python_function", {})
+    wrong = [f"the flavour {name}" for name in sorted(flavors) if name != "python_function"]
+    if own.get("loader_module") != LOADER_MODULE:
+        wrong.append(f"the loader {own.get('loader_module')}")
+    wrong += [f"{name} = {own[name]!r}" for name in _FOREIGN_CODE if own.get(name)]
+    if wrong:
+        raise ModelError(
+            f"{folder}: its MLmodel names {', '.join(wrong)}, where shutterless writes {LOADER_MODULE} alone; loading "
+            "it could run code of its own and is refused: register the folder with config.json and model.safetensors"
+        )

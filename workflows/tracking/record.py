@@ -1,0 +1,151 @@
+"""What a run leaves in the tracking store: hyperparameters, loss per step, metrics, figures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from shutterless.models.describe import count_parameters, hyperparameters
+from shutterless.models.evaluation.platt import reliability_error
+from shutterless.models.families import family_of, load_model
+from shutterless.models.training.learning_curves import Diagnosis, diagnose
+from shutterless.workflows.pages.figures import plot_completeness, plot_learning_curves
+from shutterless.workflows.pages.page import new_figure
+from shutterless.workflows.settings.settings import TrainSettings
+from shutterless.workflows.tracking.tracking import Run
+
+HISTORY = "history.parquet"
+TRAINING = "training.json"
+WEIGHTS = "model.safetensors"
+DATA_HASH = "evaluation.data_hash"
+LEARNING_CURVE = "learning_curve"
+MODEL_HASH = "model.hash"
+_TRAINED_FROM = (("hash", "manifest_hash"), ("seed", "seed"))
+
+
+def read_training(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Read what a training left beside its model: its summary and its history."""
+    return json.loads((folder / TRAINING).read_text()), pd.read_parquet(folder / HISTORY)
+
+
+def diagnose_training(folder: Path) -> Diagnosis:
+    """Read the learning curve that a training left beside its model."""
+    summary, history = read_training(folder)
+    dropout = getattr(load_model(folder).config, "dropout", None)
+    return diagnose(history, dropout=dropout, shuffled_labels=summary["shuffled"])
+
+
+def record_training(run: Run, folder: Path, settings: TrainSettings) -> None:
+    """Log a finished training.
+
+    ``arch.*`` and ``train.*``, data hash and seed, loss of every logged step, its curve and what that says.
+    """
+    summary, history = read_training(folder)
+    said = diagnose_training(folder)
+    run.log_tags({LEARNING_CURVE: said.title, f"{LEARNING_CURVE}.evidence": said.evidence})
+    run.log_tags({MODEL_HASH: hash_weights(folder), "shuffled": str(summary["shuffled"]).lower()})
+    run.log_params({"family": summary["family"], "n_parameters": summary["n_parameters"]}, prefix="arch.")
+    run.log_params(hyperparameters(load_model(folder)))
+    run.log_params({"n_examples": settings.n_examples, "event_fraction": settings.event_fraction}, prefix="train.")
+    if summary.get("init"):
+        run.log_params({"init": summary["init"]}, prefix="train.")
+    run.log_data(manifest_hash=summary["manifest_hash"], seed=summary["seed"])
+    run.log_metrics({"train_seconds": summary["train_seconds"], "best_epoch": summary["best_epoch"]})
+    for record in history.to_dict("records"):
+        numbers = {name: record[name] for name in ("loss", "accuracy", "auc") if pd.notna(record[name])}
+        run.log_metrics({f"{record['split']}.{key}": value for key, value in numbers.items()}, int(record["step"]))
+    figure = new_figure(7, 4)
+    plot_learning_curves(history, figure.add_subplot())
+    run.log_figure(figure, "learning_curve.png")
+
+
+def record_model(run: Run, summary: Mapping[str, Any], folder: str | None) -> None:
+    """Log what a detector is: family, parameters, hyperparameters, and the data and seed it was trained with.
+
+    Parameters
+    ----------
+    run : Run
+    summary : mapping
+        Its row of an evaluation's summary.
+    folder : str or None
+        None for the template bank, which was not trained.
+    """
+    if folder is None:
+        run.log_params({"family": summary["family"], "n_parameters": 0}, prefix="arch.")
+        return
+    model = load_model(Path(folder))
+    run.log_params({"family": family_of(model), "n_parameters": count_parameters(model)}, prefix="arch.")
+    run.log_params(hyperparameters(model))
+    run.log_tags({MODEL_HASH: hash_weights(Path(folder))})
+    known = json.loads(path.read_text()) if (path := Path(folder) / TRAINING).is_file() else {}
+    trained = {f"training_{name}": known[key] for name, key in _TRAINED_FROM if key in known}
+    run.log_params(trained, prefix="data.")
+    if known.get("train_seconds"):
+        run.log_metrics({"train_seconds": known["train_seconds"]})
+
+
+def record_evaluation(
+    run: Run,
+    summary: Mapping[str, Any],
+    completeness: pd.DataFrame,
+    *,
+    events: pd.DataFrame | None = None,
+    reliability: pd.DataFrame | None = None,
+    eta: float | None = None,
+    data_hash: str | None = None,
+) -> None:
+    """Log what an evaluation says of one detector.
+
+    Parameters
+    ----------
+    run : Run
+    summary : mapping
+        Its row of the summary; finite numbers become metrics.
+    completeness, events, reliability : DataFrame
+        Of all detectors; its own rows are logged as tables.
+    eta : float, optional
+        Threshold of the optimum at the same rate of false alarms.
+    data_hash : str, optional
+        Of the store and the events counted in it: runs of one hash are compared event by event.
+    """
+    metrics = {name: value for name, value in summary.items() if _is_metric(name, value)}
+    tables = {"completeness": completeness, "events": events, "reliability": reliability}
+    for name, table in tables.items():
+        own = _rows_of(table, summary["detector"])
+        if own.empty:
+            continue
+        run.log_table(own, name)
+        if name == "reliability" and own["n"].sum():
+            metrics["calibration_error"] = reliability_error(own)
+    run.log_metrics(metrics if eta is None else {**metrics, "eta": eta})
+    if data_hash is not None:
+        run.log_tags({DATA_HASH: data_hash})
+    figure = new_figure(7, 4)
+    shown = _rows_of(completeness, summary["detector"])
+    plot_completeness(shown[shown["kind"] == "all"], figure.add_subplot(), eta=eta)
+    run.log_figure(figure, "completeness.png")
+
+
+def hash_weights(folder: Path) -> str:
+    """Hash of a model's weights: the same model in the run that trained it and in those that judge it."""
+    return hashlib.blake2b((folder / WEIGHTS).read_bytes(), digest_size=16).hexdigest()
+
+
+def _rows_of(table: pd.DataFrame | None, detector: str) -> pd.DataFrame:
+    if table is None or "detector" not in table:
+        return pd.DataFrame()
+    return table[table["detector"] == detector]
+
+
+def _is_metric(name: str, value: Any) -> bool:
+    return (
+        name not in ("n_parameters", "shuffled", "extrapolated", "train_seconds")
+        and isinstance(value, int | float | np.number)
+        and bool(np.isfinite(value))
+    )

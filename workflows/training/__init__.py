@@ -1,0 +1,1 @@
+"""Training of models: from stores to folders with weights."""

@@ -1,0 +1,205 @@
+"""From a store to a pretrained encoder: cut strips without labels, and learn to fill in what is hidden of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from shutterless.models.describe import count_parameters
+from shutterless.models.pretraining.fit import ALL, PretrainingResult, PretrainingSettings, pretrain
+from shutterless.models.pretraining.masked_patches import MaskedPatchModel, build_masked_model
+from shutterless.models.pretraining.masking import Masking
+from shutterless.models.pretraining.plots import plot_pretraining
+from shutterless.pipeline.store.store import manifest_hash, read_manifest, write_parquet, write_text
+from shutterless.workflows.execution.cluster import Executor
+from shutterless.workflows.execution.progress import Progress
+from shutterless.workflows.pages.page import new_figure
+from shutterless.workflows.settings.settings import PretrainSettings, TrainSettings
+from shutterless.workflows.tracking.record import HISTORY
+from shutterless.workflows.tracking.tracking import Run, Tracking, track_run
+from shutterless.workflows.training.unlabelled import UnlabelledSet, draw_unlabelled
+
+EXPERIMENT = "pretrain"
+PRETRAINING = "pretraining.json"
+CHECKPOINT = "checkpoint.safetensors"
+
+
+class PretrainError(ValueError):
+    """A folder that no pretraining can go on in."""
+
+
+def pretrain_model(
+    store: Path,
+    *,
+    settings: PretrainSettings,
+    train: TrainSettings,
+    out: Path,
+    resume: bool = False,
+    tracking: Tracking | None = None,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Pretrain an encoder on a store: the command ``shutterless pretrain``.
+
+    Parameters
+    ----------
+    store : Path
+        Any store; nothing in it is labelled, nothing injected.
+    settings : PretrainSettings
+    train : TrainSettings
+        Of the transformer, for its grid and architecture.
+    out : Path
+        Gets ``config.json`` and ``model.safetensors``, `HISTORY`, `PRETRAINING`; until it is finished `CHECKPOINT`.
+    resume : bool
+        Go on where a run that was interrupted wrote its last epoch; the result is the same to the bit.
+    tracking : Tracking, optional
+        Log there, epoch by epoch, in the experiment `EXPERIMENT`.
+    executor : Executor, optional
+    progress : Progress, optional
+
+    Returns
+    -------
+    dict
+        What `PRETRAINING` holds.
+
+    Raises
+    ------
+    PretrainError
+        If the folder holds an unfinished pretraining and ``resume`` is not set, or one with other settings.
+    """
+    out, started = Path(out), time.perf_counter()
+    recipe: dict[str, Any] = {
+        "settings": settings.model_dump(mode="json"),
+        "grid": train.grid.model_dump(mode="json"),
+        "architecture": dict(train.architecture),
+        "manifest_hash": manifest_hash(read_manifest(store)),
+    }
+    finished = _check_folder(out, recipe, resume)
+    if finished is not None:
+        return finished
+    drawn = draw_unlabelled(store, settings, train, executor=executor, progress=progress)
+    masking = Masking(settings.mask_share, settings.run_share, settings.run_patches)
+    model = build_masked_model(drawn.grid, train.architecture, masking, seed=settings.seed)
+    learn = partial(_learn, model, drawn, settings, out, recipe["manifest_hash"], progress)
+    if tracking is None:
+        result = learn(None)
+    else:
+        remedy = "the same command with --resume goes on from the last checkpoint"
+        with track_run(tracking, EXPERIMENT, out.name, remedy=remedy) as run:
+            _record_start(run, model, settings, recipe["manifest_hash"])
+            result = learn(run)
+            _record_end(run, result)
+    summary = _summary(result, drawn, recipe, time.perf_counter() - started)
+    result.model.save(out)
+    write_parquet(result.history, out / HISTORY)
+    write_text(out / PRETRAINING, json.dumps(summary, indent=1))
+    (out / CHECKPOINT).unlink(missing_ok=True)
+    return summary
+
+
+def _check_folder(out: Path, recipe: dict[str, Any], resume: bool) -> dict[str, Any] | None:
+    """Summary of a pretraining that is finished and need not be done again; None where there is something to do."""
+    if not resume:
+        if (out / CHECKPOINT).exists():
+            raise PretrainError(
+                f"{out} holds an unfinished pretraining; go on with --resume, remove {out / CHECKPOINT} to begin anew, "
+                "or name another folder with --out"
+            )
+        return None
+    if (out / CHECKPOINT).exists() or not (out / PRETRAINING).is_file():
+        return None
+    summary = json.loads((out / PRETRAINING).read_text(encoding="utf-8"))
+    changed = [name for name in recipe if summary[name] != recipe[name]]
+    if changed:
+        found, wanted = ({name: values[name] for name in changed} for values in (summary, recipe))
+        raise PretrainError(f"{out} was pretrained with {found}, now {wanted}; name another folder with --out")
+    return summary
+
+
+def _learn(
+    model: MaskedPatchModel,
+    drawn: UnlabelledSet,
+    settings: PretrainSettings,
+    out: Path,
+    data_hash: str,
+    progress: Progress | None,
+    run: Run | None,
+) -> PretrainingResult:
+    options = PretrainingSettings(
+        epochs=settings.epochs,
+        patience=settings.patience,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_fraction=settings.warmup_fraction,
+        seed=settings.seed,
+    )
+
+    told: list[int] = []
+
+    def tell(rows: list[dict[str, Any]]) -> None:
+        told.append(rows[0]["epoch"])
+        whole = next(row for row in rows if row["split"] == "validation" and row["source"] == ALL)
+        if progress is not None:
+            progress.say(
+                f"epoch {whole['epoch']}: validation error {whole['ratio']:.4f} of that of predicting 0 "
+                f"({whole['seconds']:.0f} s)"
+            )
+        if run is not None:
+            _record_rows(run, rows)
+
+    result = pretrain(
+        model, drawn.strips, np.flatnonzero(~drawn.for_validation), np.flatnonzero(drawn.for_validation),
+        drawn.sources, options, checkpoint=out / CHECKPOINT, made_from=data_hash, on_rows=tell,
+    )  # fmt: skip
+    before = result.history[~result.history["epoch"].isin(told)]
+    if run is not None and len(before):  # epochs of the run that was interrupted
+        _record_rows(run, before.to_dict("records"))
+    return result
+
+
+def _summary(result: PretrainingResult, drawn: UnlabelledSet, recipe: dict[str, Any], seconds: float) -> dict[str, Any]:
+    rows = result.history.query("split == 'validation' and epoch == @result.best_epoch")
+    return {
+        **recipe,
+        "n_parameters": count_parameters(result.model),
+        "n_strips": int((~drawn.for_validation).sum()),
+        "n_validation_strips": int(drawn.for_validation.sum()),
+        "n_by_source": {name: int(n) for name, n in pd.Series(drawn.sources).value_counts().sort_index().items()},
+        "best_epoch": result.best_epoch,
+        "epochs_done": int(result.history["epoch"].max()),
+        "stopped_early": result.stopped_early,
+        "validation_ratio": dict(zip(rows["source"], rows["ratio"], strict=True)),
+        "pretrain_seconds": seconds,
+    }
+
+
+def _record_start(run: Run, model: MaskedPatchModel, settings: PretrainSettings, data_hash: str) -> None:
+    run.log_params({"family": "transformer", "n_parameters": count_parameters(model)}, prefix="arch.")
+    run.log_params({**model.config.architecture(), "dropout": model.config.dropout, "grid": model.config.grid}, "arch.")
+    run.log_params(settings.model_dump(mode="json"), prefix="train.")
+    run.log_data(manifest_hash=data_hash, seed=settings.seed)
+
+
+def _record_rows(run: Run, rows: list[dict[str, Any]]) -> None:
+    """Log loss and ratio of each split, and the validation ratio of each source."""
+    for row in rows:
+        if row["source"] == ALL:
+            run.log_metrics({f"{row['split']}.{name}": row[name] for name in ("loss", "ratio")}, row["step"])
+        else:
+            run.log_metrics({f"validation.ratio.{row['source']}": row["ratio"]}, row["step"])
+    run.flush()
+
+
+def _record_end(run: Run, result: PretrainingResult) -> None:
+    run.log_metrics({"best_epoch": result.best_epoch, "pretrain_seconds": float(result.history["seconds"].max())})
+    run.log_table(result.history, "history")
+    figure = new_figure(8, 4)
+    plot_pretraining(result.history, figure.add_subplot())
+    run.log_figure(figure, "learning_curve.png")

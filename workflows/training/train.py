@@ -1,0 +1,352 @@
+"""From stores to trained models: draw examples once, train any family on them, keep what it took."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from shutterless.models.describe import count_parameters
+from shutterless.models.families import build_model, family_of, load_model
+from shutterless.models.inputs import DetectorModel
+from shutterless.models.pretraining.masked_patches import is_masked_model, load_masked_model, start_from_encoder
+from shutterless.models.scoring import calibrate_model
+from shutterless.models.training import fit as training
+from shutterless.models.transformer import TransformerDetector
+from shutterless.pipeline.examples.strips import suitable_grid, suits_stack
+from shutterless.pipeline.examples.training import (
+    ExampleSettings,
+    TrainingSet,
+    concatenate_training_sets,
+    draw_examples,
+)
+from shutterless.pipeline.store.store import Amplifier, manifest_hash, read_manifest, write_parquet
+from shutterless.pipeline.tokens import TokenGrid
+from shutterless.workflows.comparison.evaluate import count_false_alarms
+from shutterless.workflows.execution.cluster import Executor, SerialExecutor
+from shutterless.workflows.execution.progress import Progress
+from shutterless.workflows.searching.detect import Detector, StackView, write_rates
+from shutterless.workflows.settings.settings import TrainSettings
+from shutterless.workflows.tracking.record import HISTORY, TRAINING, diagnose_training, record_training
+from shutterless.workflows.tracking.tracking import Tracking, track_run
+
+EXPERIMENT = "train"
+VALIDATION_GROUP = (
+    1_000_000  # groups of a separate validation store, or of the last parts of amplifiers, count from here
+)
+_RAY_SHARE = 0.3  # of the examples without an event
+
+
+class TrainError(ValueError):
+    """A store that no training set can be drawn from, or a model that training cannot go on from."""
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """One model to train: its name in tables, its family, and whether its labels are shuffled (the control)."""
+
+    name: str
+    family: str
+    shuffled: bool = False
+
+
+def draw_training_set(
+    store: str | Path,
+    settings: TrainSettings,
+    *,
+    validation_store: str | Path | None = None,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> TrainingSet:
+    """Draw the examples of a training from an event-free store.
+
+    Parameters
+    ----------
+    store : path
+        Every amplifier in it gives as many examples as any other.
+    settings : TrainSettings
+        ``n_examples`` and ``event_fraction`` say how many; ``seed`` fixes them.
+    validation_store : path, optional
+        A further store, of other stars, for validation; without it a fraction of the fields is set apart.
+    executor : Executor, optional
+    progress : Progress, optional
+
+    Returns
+    -------
+    TrainingSet
+        Its groups are fields of stars (`sky_groups`); those of ``validation_store`` count from `VALIDATION_GROUP`.
+
+    Raises
+    ------
+    TrainError
+        If an amplifier cannot be used; the message names it.
+    """
+    items = _example_items(store, settings, settings.n_examples, 0, apart=validation_store is None)
+    if validation_store is not None:
+        n_examples = max(int(settings.n_examples * settings.validation_fraction), 1)
+        items += _example_items(validation_store, settings, n_examples, VALIDATION_GROUP, apart=False)
+    work = partial(_draw_from_entry, settings=settings)
+    parts = []
+    for outcome in (executor or SerialExecutor()).map(work, items, describe="drawing examples", progress=progress):
+        if outcome.value is None:
+            raise TrainError(f"no examples from {outcome.item.store}/{outcome.item.entry}: {outcome.error}")
+        parts.append(outcome.value)
+    return concatenate_training_sets(parts)
+
+
+def train_model(
+    store: Path,
+    *,
+    family: str,
+    settings: TrainSettings,
+    out: Path,
+    init: Path | None = None,
+    tracking: Tracking | None = None,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train one model on a store: the command ``shutterless train``.
+
+    The false alarms of the fields set apart for validation are counted, so that a search knows its threshold.
+
+    Parameters
+    ----------
+    store : Path
+        Event-free, or taken for it.
+    family : str
+    settings : TrainSettings
+    out : Path
+        Gets the model.
+    init : Path, optional
+        Start from the weights in this folder.
+    tracking : Tracking, optional
+        Log the training and the model there, in the experiment `EXPERIMENT`.
+    executor : Executor, optional
+    progress : Progress, optional
+
+    Returns
+    -------
+    dict
+        As `fit_detector`.
+    """
+    training_set = draw_training_set(store, settings, executor=executor, progress=progress)
+    data_hash = manifest_hash(read_manifest(store))
+    out = Path(out)
+    summary = fit_detector(TrainTask(family, family), training_set, settings, out, data_hash=data_hash, init=init)
+    rate_model(store, out, settings, summary, executor=executor, progress=progress)
+    if tracking is not None:
+        remedy = f"the model is whole in {out}, and `shutterless register {out}` logs it later"
+        with track_run(tracking, EXPERIMENT, out.name, remedy=remedy) as run:
+            record_training(run, out, settings)
+            run.log_model(out)
+    if progress is not None:
+        said = diagnose_training(out)
+        progress.say(f"learning curve: {said.title}: {said.evidence}")
+    return summary
+
+
+def rate_model(
+    store: str | Path,
+    folder: Path,
+    settings: TrainSettings,
+    summary: Mapping[str, Any],
+    *,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Count a trained model's false alarms on what was set apart for validation, and write them beside it.
+
+    Parameters
+    ----------
+    store : path
+        What it was trained on.
+    folder : Path
+        Of the model; its rates are what a search takes its threshold from.
+    settings : TrainSettings
+    summary : mapping
+        As `fit_detector` returned it.
+    executor : Executor, optional
+    progress : Progress, optional
+    """
+    store = Path(store)
+    manifest = read_manifest(store)
+    apart = {item.entry: item.view for item in _example_items(store, settings, 1, 0)
+             if item.group in summary["validation_groups"]}  # fmt: skip
+    held_back = manifest[manifest["entry"].isin(apart)]
+    curve = count_false_alarms(store, held_back, Detector(folder.name, str(folder)), executor, progress, views=apart)
+    write_rates(folder, curve, manifest_hash(held_back))
+
+
+def fit_detector(
+    task: TrainTask,
+    training_set: TrainingSet,
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    data_hash: str = "",
+    init: Path | None = None,
+    callbacks: Sequence[Any] = (),
+) -> dict[str, Any]:
+    """Train a model, calibrate its probabilities on the validation strips, and write it with its history.
+
+    Parameters
+    ----------
+    task : TrainTask
+    training_set : TrainingSet
+    settings : TrainSettings
+    folder : Path
+        Gets the model, `HISTORY` and `TRAINING`.
+    data_hash : str
+        Of the store's manifest; written with the model.
+    init : Path, optional
+        Start from the weights in this folder instead of random ones.
+    callbacks : sequence of TrainerCallback
+        As `shutterless.models.training.fit.train_model`.
+
+    Returns
+    -------
+    dict
+        What `TRAINING` holds: family, parameters, seconds, hyperparameters.
+
+    Raises
+    ------
+    TrainError
+        If ``init`` is of another family.
+    """
+    started = time.perf_counter()
+    options = training.TrainingSettings(
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_fraction=settings.warmup_fraction,
+        validation_fraction=settings.validation_fraction,
+        shuffled_labels=task.shuffled,
+        seed=settings.seed,
+    )
+    model = _start_model(task.family, training_set.grid, settings, init)
+    held_back = np.unique(training_set.groups[training_set.groups >= VALIDATION_GROUP])
+    result = training.train_model(
+        model,
+        training_set,
+        options,
+        validation_groups=held_back.tolist() if held_back.size else None,
+        callbacks=callbacks,
+    )
+    index = result.validation_index
+    calibrate_model(result.model, training_set.strips[index], training_set.labels.is_event[index])
+    result.model.save_pretrained(folder)
+    write_parquet(result.history, folder / HISTORY)
+    summary = {
+        "name": task.name,
+        "family": task.family,
+        "shuffled": task.shuffled,
+        "n_parameters": count_parameters(result.model),
+        "train_seconds": time.perf_counter() - started,
+        "best_epoch": result.best_epoch,
+        "n_strips": len(result.training_index),
+        "n_validation_strips": len(index),
+        "validation_groups": [int(group) for group in np.unique(training_set.groups[index])],
+        "manifest_hash": data_hash,
+        "seed": settings.seed,
+        "init": None if init is None else str(init),
+    }
+    (folder / TRAINING).write_text(json.dumps(summary, indent=1))
+    return summary
+
+
+def _start_model(family: str, grid: TokenGrid, settings: TrainSettings, init: Path | None) -> DetectorModel:
+    """A model with random weights, with those of a folder, or with a pretrained encoder under a fresh head."""
+    if init is None:
+        return build_model(family, grid, settings.architecture, seed=settings.seed)
+    if is_masked_model(init):
+        if family != "transformer":
+            raise TrainError(f"{init} is the pretrained encoder of a transformer, not of a {family}; train without it")
+        fresh = build_model(family, grid, settings.architecture, seed=settings.seed)
+        return start_from_encoder(cast(TransformerDetector, fresh), load_masked_model(init), str(init))
+    model = load_model(init)
+    if family_of(model) != family:
+        found = family_of(model)
+        raise TrainError(f"{init} is a {found}, not a {family}; train it with --model {found}")
+    return model
+
+
+def choose_grid(amplifier: Amplifier, settings: TrainSettings) -> TokenGrid:
+    """Grid of the settings, or where that is for stacks of another kind the one that suits the amplifier."""
+    grid = TokenGrid.from_dict(settings.grid.model_dump())
+    return grid if suits_stack(grid, amplifier) else suitable_grid(amplifier)
+
+
+@dataclass(frozen=True)
+class _ExampleItem:
+    store: str
+    entry: str
+    group: int
+    number: int
+    examples: ExampleSettings
+    view: StackView
+
+    def open(self) -> Amplifier:
+        return self.view.open(self.store, self.entry)
+
+
+def _example_items(
+    store: str | Path, settings: TrainSettings, n_examples: int, first_group: int, *, apart: bool = True
+) -> list[_ExampleItem]:
+    """What to draw from which part of each amplifier; with ``apart`` something must be left for validation."""
+    manifest = read_manifest(store)
+    if manifest.empty:
+        raise TrainError(f"store {store} holds no amplifier; see its failures.parquet")
+    groups = sky_groups(manifest)
+    by_time = apart and settings.split == "time"
+    if apart and not by_time and groups.nunique() < 2:
+        raise TrainError(
+            f"store {store} holds one field of stars; training needs at least two, one of them for validation: "
+            "ingest another quadrant, CCD, sequence or target, or validate on the last part of each with "
+            "--set train.split=time"
+        )
+    items: list[_ExampleItem] = []
+    for i, row in enumerate(manifest.itertuples()):
+        for part, (rows, share) in enumerate(_parts(row.n_rows, settings.validation_fraction if by_time else 0.0)):
+            view = StackView(rows, settings.hide_above)
+            group = part * VALIDATION_GROUP + i if by_time else first_group + int(groups.iloc[i])
+            examples = _example_counts(share * n_examples / len(manifest), settings.event_fraction)
+            items.append(_ExampleItem(str(store), row.entry, group, len(items), examples, view))
+    return items
+
+
+def _parts(n_rows: int, last_share: float) -> list[tuple[tuple[int, int] | None, float]]:
+    """Rows and share of the examples of the first and the last part of an amplifier, or of the whole."""
+    if not last_share:
+        return [(None, 1.0)]
+    border = round(n_rows * (1 - last_share))
+    return [((0, border), 1 - last_share), ((border, n_rows), last_share)]
+
+
+def _example_counts(n_examples: float, event_fraction: float) -> ExampleSettings:
+    events, others = n_examples * event_fraction, n_examples * (1 - event_fraction)
+    return ExampleSettings(
+        n_events=max(round(events), 1),
+        n_cosmic_rays=max(round(others * _RAY_SHARE), 1),
+        n_noise=max(round(others * (1 - _RAY_SHARE)), 1),
+    )
+
+
+def sky_groups(manifest: pd.DataFrame) -> pd.Series:
+    """Number the fields of stars: files of one sequence, CCD and quadrant show the same stars and stay together."""
+    keys = [manifest[name].astype("string").fillna("") for name in ("sequence", "ccd", "quadrant")]
+    field = keys[0].str.cat(keys[1:], sep="/")
+    return pd.Series(pd.factorize(field)[0], index=manifest.index)
+
+
+def _draw_from_entry(item: _ExampleItem, *, settings: TrainSettings) -> TrainingSet:
+    rng = np.random.default_rng([settings.seed, item.group, item.number])
+    amplifier = item.open()
+    return draw_examples(amplifier, choose_grid(amplifier, settings), rng, item.examples, item.group)
