@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.calibration.levels.baseline import (
+    BASELINE_CLIP_SIGMA,
     BLOCK_ROWS,
-    CLIP_SIGMA,
     KNOT_BLOCKS,
     WINDOW_ROWS,
     block_means,
@@ -38,7 +38,7 @@ SHAPES = {"top-hat": ("burst", {"profile": "tophat"}), "flare": ("flare", {})}
 
 def level(electrons: np.ndarray) -> np.ndarray:
     """Level of every row (t, x) as the calibration makes it."""
-    means = block_means(electrons, BLOCK_ROWS, READ_NOISE_E, CLIP_SIGMA)
+    means = block_means(electrons, BLOCK_ROWS, READ_NOISE_E, BASELINE_CLIP_SIGMA)
     knots = running_mean(reject_outliers(means), WINDOW_ROWS // BLOCK_ROWS, KNOT_BLOCKS)
     return interpolate_blocks(knots, 0, len(electrons))
 

@@ -2,7 +2,7 @@
 
     python benchmarks/calibration.py --amplifiers 2
 
-Simulated amplifiers of 16,384 rows in the steady state: atmosphere, cosmic rays, pickup, drift, pocket effect, hot
+Simulated amplifiers of 16,384 rows in the steady state: atmosphere, cosmic rays, pickup, drift, serial trap, hot
 columns, traps, dropped rows, satellites, aircraft, meteors, ghosts. Pixels that an artefact reaches are left out by the
 truth. Prints, after every step, the noise over its expectation in sky columns and in the seven columns of lone
 streaks, the correlation of neighbouring rows and columns of sky, and at the end the tails at 5 sigma against Poisson
@@ -37,7 +37,10 @@ from shutterless.pipeline.simulation.scene import PIXELS, SceneSettings
 MAG_BINS = ((7.5, 10.0), (10.0, 10.7), (10.7, 11.3), (11.3, 12.0), (12.0, 12.5), (12.5, 13.5), (13.5, 15.0))
 SKY_COLUMN = 0.01  # starlight in a sky column, over the sky
 LONE_PX, LONE_SHARE = 8.0, 0.1  # a lone streak has nothing brighter than this share of it so near
-RAY_REACH, POCKET_REACH = 1, 8  # pixels around a cosmic ray, and columns behind it into which the pocket lets go
+RAY_REACH, SERIAL_TRAP_REACH = (
+    1,
+    8,
+)  # pixels around a cosmic ray, and columns behind it into which the serial trap lets go
 
 
 def simulate(settings: SceneSettings, quadrant: int) -> tuple[Frame, AmplifierContent]:
@@ -57,7 +60,7 @@ def artefact_mask(content: AmplifierContent) -> np.ndarray:
     mask = np.zeros((n_columns, n_rows), dtype=bool)
     for ray in content.cosmic_rays:
         for row, column in zip(ray.rows, ray.columns, strict=True):
-            here = slice(max(column - RAY_REACH, 0), column + POCKET_REACH + 1)
+            here = slice(max(column - RAY_REACH, 0), column + SERIAL_TRAP_REACH + 1)
             mask[here, max(row - RAY_REACH, 0) : row + RAY_REACH + 1] = True
     for burst in content.pickup_bursts:
         mask[:, burst.first_row : burst.first_row + len(burst.offsets_e)] = True
@@ -92,10 +95,10 @@ def steps(frame: Frame) -> Iterator[tuple[str, np.ndarray]]:
     whole = fit_baseline(frame)
     constant = np.full_like(whole.bias_adu, np.median(whole.bias_adu))
     level = np.repeat(whole.level_e.mean(axis=0, keepdims=True), len(whole.level_e), axis=0)
-    seen = replace(whole, level_e=as_read(frame, whole), pocket=None)
+    seen = replace(whole, level_e=as_read(frame, whole), serial_trap=None)
     yield "constant bias and level", calibrate(frame, replace(seen, bias_adu=constant), shared_rows=False)[0]
     yield "+ overscan of each row", calibrate(frame, seen, shared_rows=False)[0]
-    yield "+ pocket effect", calibrate(frame, replace(whole, level_e=level), shared_rows=False)[0]
+    yield "+ serial trap", calibrate(frame, replace(whole, level_e=level), shared_rows=False)[0]
     yield "+ running level", calibrate(frame, whole, shared_rows=False)[0]
     residual, sigma = calibrate(frame, whole, shared_rows=True)
     yield "+ shared rows", residual.copy()
@@ -115,9 +118,9 @@ def steps(frame: Frame) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def as_read(frame: Frame, baseline: Baseline) -> np.ndarray:
-    """Constant level of each column without the correction of the pocket effect."""
+    """Constant level of each column without the correction of the serial trap."""
     chunks = iterate_residuals(
-        frame, replace(baseline, level_e=np.zeros_like(baseline.level_e), pocket=None), shared_rows=False
+        frame, replace(baseline, level_e=np.zeros_like(baseline.level_e), serial_trap=None), shared_rows=False
     )
     floor = frame.readout.read_noise_e**2 + frame.readout.gain_e_per_adu**2 / 12
     mean = np.mean([np.nanmedian(chunk.residual, axis=0) for chunk in chunks], axis=0) * np.sqrt(floor)
@@ -201,7 +204,7 @@ def main() -> None:
             above + int((sky > 5).sum()),
             pixels + int(np.isfinite(sky).sum()),
         )
-        gain = noise_gain(columns.sky_e, settings.profile.pocket)
+        gain = noise_gain(columns.sky_e, settings.profile.serial_trap)
         expected = expected_tails(columns.sky_e, np.sqrt(gain * noise_floor_e2(frame.readout)))
         print(f"quadrant {quadrant}: {mask.mean():.2%} masked by truth, {time.process_time() - started:.0f} s")
     print("lone streaks:", ", ".join(f"{name}: {n}" for name, n in pd.DataFrame(counts).sum().items()))

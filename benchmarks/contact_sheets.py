@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from simulator import GAIN, ROW_RATE_HZ, camera, quiet
 
-from shutterless.pipeline.calibration.serial_trap import apply_pocket
+from shutterless.pipeline.calibration.serial_trap import apply_serial_trap
 from shutterless.pipeline.events.events import Event, draw_event
 from shutterless.pipeline.plots.sky import plot_event, plot_pixels, plot_series
 from shutterless.pipeline.psf import pixel_profile
@@ -26,7 +26,7 @@ from shutterless.pipeline.simulation.camera.artefacts import (
 )
 from shutterless.pipeline.simulation.camera.detector import (
     Blinking,
-    Detector,
+    DetectorFaults,
     HotColumn,
     Trap,
     draw_detector,
@@ -150,7 +150,7 @@ def camera_sheet(rng: np.random.Generator) -> Figure:
     figure, panels = sheet(3, 4, (9.0, 9.6))
     for show in (
         show_pickup, show_mains, show_drift, show_hot_columns, show_blinking, show_trap, show_dropped_rows,
-        show_pocket, show_pocket_loss, show_deferred_charge, show_bias, show_nonlinearity,
+        show_serial_trap, show_serial_trap_loss, show_deferred_charge, show_bias, show_nonlinearity,
     ):  # fmt: skip
         show(next(panels), rng)
     return figure
@@ -190,7 +190,7 @@ HOT = (HotColumn(20, 120.0), HotColumn(44, 120.0, Blinking(7, 0.15, 0.25)))
 
 def show_hot_columns(ax: Axes, rng: np.random.Generator) -> None:
     """A steady and a blinking hot column."""
-    pixels = electrons(*read(rng, 400, detector=Detector(np.zeros(N_COLUMNS + 30), HOT)))
+    pixels = electrons(*read(rng, 400, detector=DetectorFaults(np.zeros(N_COLUMNS + 30), HOT)))
     plot_pixels(binned(pixels, (2, 1)), ax, limits=(240, 500), bins=(2, 1))
     ax.set_title("Hot columns: steady and blinking")
 
@@ -219,37 +219,37 @@ def show_trap(ax: Axes, rng: np.random.Generator) -> None:
 
 def show_dropped_rows(ax: Axes, rng: np.random.Generator) -> None:
     """Rows that did not arrive, as integers."""
-    detector = Detector(np.zeros(N_COLUMNS + 30), dropped_rows=[(14, 7)])
+    detector = DetectorFaults(np.zeros(N_COLUMNS + 30), dropped_rows=[(14, 7)])
     data, _ = read(rng, 40, detector=detector)
     plot_pixels(data.astype(float), ax, limits=(0, 180), unit="ADU").set_title("Dropped rows: 0 ADU")
 
 
 def streak_row() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Columns about a star, its mean electrons, and what the pocket leaves of them."""
+    """Columns about a star, its mean electrons, and what the serial trap leaves of them."""
     columns = np.arange(60)
     without = SKY_E + STAR_E_ROW * pixel_profile(columns - 30.0, SIGMA_PX)
     row = without[None].copy()
-    apply_pocket(row, narrow().profile.pocket)
+    apply_serial_trap(row, narrow().profile.serial_trap)
     return columns - 30, without, row[0]
 
 
-def show_pocket(ax: Axes, rng: np.random.Generator) -> None:
-    """Profile of a streak with and without the pocket effect."""
+def show_serial_trap(ax: Axes, rng: np.random.Generator) -> None:
+    """Profile of a streak with and without the serial trap."""
     columns, without, through = (values[24:40] for values in streak_row())
     plot_series(
         columns, {"without": without, "with": through}, ax,
         xlabel="Column from the star (px)", ylabel="Mean of a pixel (e⁻)", steps=True,
     )  # fmt: skip
-    ax.set_title("Pocket effect: streak of r = 10.0")
+    ax.set_title("Serial trap (pocket effect): streak of r = 10.0")
 
 
-def show_pocket_loss(ax: Axes, rng: np.random.Generator) -> None:
+def show_serial_trap_loss(ax: Axes, rng: np.random.Generator) -> None:
     """What it takes and gives."""
     columns, without, through = (values[24:40] for values in streak_row())
     change = {"": through - without}
     plot_series(columns, change, ax, xlabel="Column from the star (px)", ylabel="With − without (e⁻)", steps=True)
     ax.axhline(0, color="0.6", lw=0.8)
-    ax.set_title("What the pocket moves")
+    ax.set_title("What the serial trap moves")
 
 
 def show_deferred_charge(ax: Axes, rng: np.random.Generator) -> None:

@@ -33,7 +33,7 @@ from shutterless.pipeline.reading.frames import Frame
 from shutterless.pipeline.simulation.content import AmplifierContent, draw_air, draw_content
 from shutterless.pipeline.simulation.rendering import render
 from shutterless.pipeline.simulation.scene import PIXELS, Scene, SceneSettings, draw_scene
-from shutterless.pipeline.simulation.sky.atmosphere import AirRun, SharedSeries
+from shutterless.pipeline.simulation.sky.atmosphere import AirRun, AirSeries
 
 STYLE = {"font.size": 8, "axes.titlesize": 9, "figure.dpi": 100, "savefig.dpi": 100}
 N_GREYS = 64
@@ -154,7 +154,7 @@ def two_stars(scene: Scene, flux_e_row: float) -> Scene:
 
 
 def draw_air_panels(  # one column of the figure
-    panels: np.ndarray, first_row: int, series: SharedSeries, factors: np.ndarray, pixels: np.ndarray, starts: list[int]
+    panels: np.ndarray, first_row: int, series: AirSeries, factors: np.ndarray, pixels: np.ndarray, starts: list[int]
 ) -> None:
     """Draw series and streaks of both stars, each from its own first row."""
     seconds = np.arange(SHOWN_ROWS) / ROW_RATE_HZ

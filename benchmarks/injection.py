@@ -77,7 +77,7 @@ def calibrated_amplifier() -> Amplifier:
 
 
 def windows(amplifier: Amplifier) -> Iterator[Amplifier]:
-    """Stretches of an amplifier that know nothing of each other."""
+    """Segments of an amplifier that know nothing of each other."""
     for start in range(0, amplifier.n_rows - WINDOW_ROWS + 1, WINDOW_ROWS):
         rows = slice(start, start + WINDOW_ROWS)
         blocks = slice(start // BLOCK_ROWS, (start + WINDOW_ROWS) // BLOCK_ROWS)
@@ -92,7 +92,7 @@ def windows(amplifier: Amplifier) -> Iterator[Amplifier]:
 def injected_trials(
     kind: str, amplifiers: list[Amplifier], n_trials: int, rng: np.random.Generator
 ) -> dict[float, np.ndarray]:
-    """Statistics at each ρ of events injected into calibrated stretches, one at a time."""
+    """Statistics at each ρ of events injected into calibrated segments, one at a time."""
     found: dict[float, list[float]] = {rho: [] for rho in RHO}
     while len(found[RHO[0]]) < n_trials:
         amplifier = amplifiers[int(rng.integers(len(amplifiers)))]

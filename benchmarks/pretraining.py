@@ -32,13 +32,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from shutterless.models.dataset import select_labels
 from shutterless.models.evaluation.platt import roc_area
 from shutterless.models.families import build_model
-from shutterless.models.pretraining.fit import PretrainingSettings, pretrain
+from shutterless.models.pretraining.fit import PretrainingSettings, fit_masked_model
 from shutterless.models.pretraining.masked_patches import MaskedPatchModel, build_masked_model, start_from_encoder
 from shutterless.models.pretraining.masking import Masking
 from shutterless.models.pretraining.plots import plot_pretraining, plot_reconstruction
 from shutterless.models.pretraining.reconstruction import reconstruct
 from shutterless.models.scoring import score_strips
-from shutterless.models.training.fit import TrainingSettings, train_model
+from shutterless.models.training.fit import TrainingSettings, fit_model
 from shutterless.pipeline.events.events import KINDS
 from shutterless.pipeline.examples.training import TrainingSet, concatenate_training_sets
 from shutterless.workflows.execution.cluster import SerialExecutor
@@ -136,7 +136,7 @@ def learn_to_fill_in(
         epochs=epochs, patience=epochs, batch_size=batch_size, learning_rate=2e-3, seed=1, device="cpu"
     )
     index = (np.flatnonzero(~drawn.for_validation), np.flatnonzero(drawn.for_validation))
-    result = pretrain(model, drawn.strips, *index, drawn.sources, settings)
+    result = fit_masked_model(model, drawn.strips, *index, drawn.sources, settings)
     return result.model, result.history
 
 
@@ -155,7 +155,7 @@ def fine_tune(
         epochs=-(-sizes.steps // steps_per_epoch), max_steps=sizes.steps, batch_size=sizes.batch_size,
         learning_rate=2e-3, seed=seed, device="cpu",
     )  # fmt: skip
-    result = train_model(model, examples, settings, validation_groups=[-1])
+    result = fit_model(model, examples, settings, validation_groups=[-1])
     logit = score_strips(result.model, judged.test.strips, device="cpu")["event_logit"].to_numpy()
     truth = judged.test.labels.is_event
     loss = binary_cross_entropy_with_logits(torch.from_numpy(logit), torch.from_numpy(truth).double())

@@ -4,7 +4,7 @@
 
 Everything in one run on the same simulated frames, from the page cache: one CCD, four files of 12,000 rows, the first
 with the sky ramp; stars, cosmic rays, pickup and events as in `shutterless simulate`, and with ``--nuisances`` moving
-air, the pocket effect, faults and satellites, too. The camera factor is Mpix/s over the 59.0 Mpix/s of the whole ZTF
+air, the serial trap, faults and satellites, too. The camera factor is Mpix/s over the 59.0 Mpix/s of the whole ZTF
 camera at 300 rows a second. Workers are started and warm; start-up is what `start_up.py` measures.
 """
 
@@ -36,7 +36,7 @@ from shutterless.pipeline.calibration.streaks import find as streaks
 from shutterless.pipeline.calibration.streaks.background import sky_level
 from shutterless.pipeline.detection.scan import scan
 from shutterless.pipeline.detection.triggers import characterise
-from shutterless.pipeline.reading.exposures import read_amplifier
+from shutterless.pipeline.reading.exposures import read_exposure
 from shutterless.pipeline.reading.frames import open_amplifier_rows
 from shutterless.pipeline.store.store import open_amplifier, read_manifest
 from shutterless.workflows.execution.cluster import Executor, open_executor
@@ -143,7 +143,7 @@ def _time_steps_once(path: Path, quadrant: int) -> dict[str, float]:
         now = time.perf_counter()
         found[name], clock[0] = (now - clock[0]) * 1e9 / frame.pixels_adu.size, time.perf_counter()
 
-    frame = read_amplifier(path, quadrant)
+    frame = read_exposure(path, quadrant)
     lap("decode")
     residual = np.empty(exposure_shape(frame), np.float16)
     calibrated = calibrate_exposure(frame, residual)
@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--nuisances", action="store_true", help="moving air, pocket effect, faults, satellites")
+    parser.add_argument("--nuisances", action="store_true", help="moving air, serial trap, faults, satellites")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -189,7 +189,7 @@ def main() -> None:
             for suffix in (".fits.fz", ".fits")
         }
         n_mpix = arguments.rows * arguments.files * 4 * 3072 / 1e6
-        kind = "moving air, pocket effect, faults and satellites on" if arguments.nuisances else "still air"
+        kind = "moving air, serial trap, faults and satellites on" if arguments.nuisances else "still air"
         print(f"{platform.machine()}, {os.cpu_count()} cores; {n_mpix:,.0f} Mpix of simulated frames, {kind}")
         many, one = (time_workers(n, files, folder, arguments.repeats) for n in (arguments.workers, 1))
         table = pd.DataFrame({"seconds": many, "seconds with 1 worker": one})

@@ -19,7 +19,7 @@ import numpy as np
 
 from shutterless.pipeline.reading.instruments import load_profile
 from shutterless.pipeline.simulation.camera.focal_plane import FocalPlane, focal_plane
-from shutterless.pipeline.simulation.sky.ghosts import Ghost, add_ghosts, star_time_rows, steady_light
+from shutterless.pipeline.simulation.sky.ghosts import Ghost, add_ghosts, own_time_rows, steady_light
 from shutterless.pipeline.simulation.sky.moving_lights import SkyTrail, TrailRates, draw_trails
 from shutterless.pipeline.simulation.sky.trails import AmplifierTrail, add_trails, trail_patches, trails_in_amplifier
 
@@ -187,7 +187,7 @@ def ghost_width(rng: np.random.Generator) -> tuple[float, float]:
     """Asked and found rms width along columns of a ghost's streak over 20,000 rows, in pixels."""
     ghost = Ghost(100.0, 50, 0, 3.0, 1e-3, 28.0, 1310.0)
     n_rows, first_row = 20_000, N_TRANSIT
-    first, n_star_rows = star_time_rows([ghost], first_row, n_rows)
+    first, n_star_rows = own_time_rows([ghost], first_row, n_rows)
     mean_e = np.zeros((n_rows, 200))
     add_ghosts(mean_e, first_row, [ghost], steady_light([ghost], first, n_star_rows), first, N_TRANSIT)
     profile = (rng.poisson(mean_e + SKY_E) - SKY_E).mean(axis=0)[100 - 35 : 100 + 36]

@@ -55,7 +55,7 @@ from shutterless.models.configuration import TransformerConfig
 from shutterless.models.dataset import LABEL_NAMES, labels_to_tensors, select_labels, strips_to_tensors
 from shutterless.models.describe import count_parameters
 from shutterless.models.families import FAMILIES, build_model, family_of, load_model
-from shutterless.models.training.fit import TrainingSettings, train_model
+from shutterless.models.training.fit import TrainingSettings, fit_model
 from shutterless.pipeline.examples.training import TrainingSet
 from shutterless.pipeline.tokens import StripBatch, TokenGrid, unpatchify
 from shutterless.workflows.execution.cluster import SerialExecutor
@@ -286,7 +286,7 @@ def time_training(
     loops = {name: plain_loop(model.to(device), settings, len(chosen), losses[name]) for name, model in models.items()}
     turns = TakingTurns(loops, wait_for(device))
     started = time.perf_counter()
-    result = train_model(
+    result = fit_model(
         build_model(family, training_set.grid, seed=seed), training_set, settings,
         validation_groups=validation.tolist(), callbacks=[turns],
     )  # fmt: skip

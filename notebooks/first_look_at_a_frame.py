@@ -32,7 +32,7 @@ import numpy as np
 
 from shutterless.pipeline.detection.triggers import find_triggers
 from shutterless.pipeline.plots.frames import plot_frame, plot_light_curve, plot_streaks
-from shutterless.pipeline.reading.exposures import read_amplifier, read_info
+from shutterless.pipeline.reading.exposures import read_exposure, read_info
 from shutterless.pipeline.results.lightcurves import fit_light_curves
 from shutterless.pipeline.store.ingest import ingest_amplifier
 from shutterless.pipeline.store.store import open_amplifier
@@ -58,13 +58,13 @@ print(f"{readout.row_rate_hz:g} rows a second, one row every {1000 / readout.row
 # %% [markdown]
 # ## As it was read
 #
-# `read_amplifier` turns the raw quadrant into *read order*: row 0 was read first, column 0 of a row was read first.
+# `read_exposure` turns the raw quadrant into *read order*: row 0 was read first, column 0 of a row was read first.
 # Time runs down. If the shutter opened with the first row, you see the **ramp**: the first rows have crossed only a
 # little of the sky, so the background grows, and each streak begins at its own row, the star's distance from the
 # register.
 
 # %%
-frame = read_amplifier(path, quadrant)
+frame = read_exposure(path, quadrant)
 n_rows = min(len(frame.pixels_adu), 3600)
 figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
 plot_frame(frame.pixels_adu[:n_rows:4, :600], axes, row_step=4)

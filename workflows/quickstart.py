@@ -23,7 +23,7 @@ from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import FAILURES, ingest_files, prepare_folder
 from shutterless.workflows.frames.simulate import build_scene, simulate_scene
 from shutterless.workflows.pages.run_folder import SHUFFLED_SUFFIX
-from shutterless.workflows.registry.register import register
+from shutterless.workflows.registry.register import register_version
 from shutterless.workflows.report.report import write_report
 from shutterless.workflows.searching.search import search_files
 from shutterless.workflows.settings.settings import FAMILIES, Settings, TrainSettings, resolved_toml
@@ -38,7 +38,7 @@ from shutterless.workflows.tracking.tracking import (
 )
 from shutterless.workflows.training.train import TrainTask, draw_training_set, fit_detector
 
-EXPERIMENT = "quickstart"
+QUICKSTART_EXPERIMENT = "quickstart"
 REGISTERED_NAME = "shutterless"
 ALIAS = "champion"
 HELD_OUT = "held_out"
@@ -91,7 +91,10 @@ def run_quickstart(
         with _timed("track and register", seconds, progress):
             tracking, best = _track(settings, out, evaluation, data_hash)
             compare_runs(
-                tracking_uri=tracking.uri, experiment=EXPERIMENT, metric="completeness", out=out / "comparison"
+                tracking_uri=tracking.uri,
+                experiment=QUICKSTART_EXPERIMENT,
+                metric="completeness",
+                out=out / "comparison",
             )
         with _timed("search", seconds, progress):
             _search(settings, out, frames["with_events"], best, executor, progress)
@@ -213,7 +216,9 @@ def _track(settings: Settings, out: Path, evaluation: Evaluation, data_hash: str
     runs = {}
     for row in evaluation.summary.to_dict("records"):
         folder = out / "models" / row["detector"] if row["n_parameters"] else None
-        with track_run(tracking, EXPERIMENT, row["detector"], {"shuffled": str(row["shuffled"]).lower()}) as run:
+        with track_run(
+            tracking, QUICKSTART_EXPERIMENT, row["detector"], {"shuffled": str(row["shuffled"]).lower()}
+        ) as run:
             if folder is not None:
                 record_training(run, folder, settings.train_for(row["family"]))
             else:
@@ -228,7 +233,7 @@ def _track(settings: Settings, out: Path, evaluation: Evaluation, data_hash: str
         runs[row["detector"]] = run.run_id
     learned = evaluation.summary[evaluation.summary["n_parameters"].gt(0) & ~evaluation.summary["shuffled"]]
     best = learned.sort_values("completeness", ascending=False, kind="stable")["detector"].iloc[0]
-    register(
+    register_version(
         tracking, runs[best], REGISTERED_NAME, ALIAS, evaluation=out / "evaluation",
         trained_on="simulated frames only", reason="best of a quickstart", ungated=True,
     )  # fmt: skip

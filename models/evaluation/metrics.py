@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, ndtr, ndtri
 from scipy.stats import chi2
 
-from shutterless.pipeline.detection.matching import MATCH_PX, match_truth
+from shutterless.pipeline.detection.matching import TRUTH_MATCH_PX, match_truth
 from shutterless.pipeline.events.events import ENDLESS_KINDS
 
 MIN_COUNTED_ALARMS = 10  # a rate that rests on fewer is marked extrapolated
@@ -176,7 +176,7 @@ def cluster_detections(detections: pd.DataFrame) -> np.ndarray:
         member = np.flatnonzero(entry == name)
         for a in member:
             reach = np.maximum(width[a], width[member])
-            near = (np.abs(x[member] - x[a]) <= MATCH_PX) & (np.abs(y[member] - y[a]) <= MATCH_PX)
+            near = (np.abs(x[member] - x[a]) <= TRUTH_MATCH_PX) & (np.abs(y[member] - y[a]) <= TRUTH_MATCH_PX)
             near &= (start[member] <= stop[a] + reach) & (stop[member] >= start[a] - reach)
             for b in member[near]:
                 if label[b] != label[a]:

@@ -22,12 +22,12 @@ from shutterless.models.inputs import DetectorModel
 from shutterless.models.scoring import at_rest
 from shutterless.pipeline.detection.scan import TRIGGER_THRESHOLD
 from shutterless.pipeline.detection.triggers import find_triggers
-from shutterless.pipeline.detection.vetoes import are_hopeless
+from shutterless.pipeline.detection.vetoes import are_clear_artefacts
 from shutterless.pipeline.examples.strips import cut_strips
 from shutterless.pipeline.store.store import open_amplifier, read_manifest
 from shutterless.pipeline.tokens import StripBatch, concatenate_strips
 
-OUTSIDE = -1  # cluster of what belongs to none
+OUTLIER = -1  # cluster of what belongs to none
 NOT_INJECTED = "not injected"
 _KEPT_VARIANCE = 0.95
 _MOST_COMPONENTS = 10  # distances in many more dimensions are all alike
@@ -69,7 +69,7 @@ class EmbeddingMap:
     ----------
     points : DataFrame, b rows
         ``component_1``, ``component_2`` (the first two principal components, in units of the first one's standard
-        deviation), ``cluster`` (from 0 by size, `OUTSIDE` without one), ``membership`` (0 to 1),
+        deviation), ``cluster`` (from 0 by size, `OUTLIER` without one), ``membership`` (0 to 1),
         ``local_outlier_factor``, ``isolation``, ``reconstruction_error`` where it was given, and ``outlier_score``, the
         largest of these three in robust standard deviations; higher is odder.
     explained : ndarray, shape (c,)
@@ -133,7 +133,7 @@ def embed_night(
     for entry in read_manifest(store)["entry"]:
         amplifier = open_amplifier(store, entry)
         triggers = find_triggers(amplifier, threshold)
-        triggers = triggers[~are_hopeless(triggers)].assign(entry=entry)
+        triggers = triggers[~are_clear_artefacts(triggers)].assign(entry=entry)
         found.append(triggers)
         strips.append(cut_strips(amplifier, triggers, model.grid))
     if not found:
@@ -236,15 +236,15 @@ def name_clusters(clusters: Sequence[int] | np.ndarray, kinds: np.ndarray) -> pd
     Returns
     -------
     DataFrame
-        One row per cluster, `OUTSIDE` last: ``cluster, n, kind`` (the most frequent), ``share`` of it, and ``name``
+        One row per cluster, `OUTLIER` last: ``cluster, n, kind`` (the most frequent), ``share`` of it, and ``name``
         for a legend.
     """
     table = pd.DataFrame({"cluster": np.asarray(clusters), "kind": kinds})
     rows = []
-    for cluster in sorted(table["cluster"].unique(), key=lambda number: (number == OUTSIDE, number)):
+    for cluster in sorted(table["cluster"].unique(), key=lambda number: (number == OUTLIER, number)):
         counts = table.loc[table["cluster"] == cluster, "kind"].value_counts()
         n, kind, share = int(counts.sum()), str(counts.index[0]), float(counts.iloc[0] / counts.sum())
-        place = "in no cluster" if cluster == OUTSIDE else f"cluster {cluster}"
+        place = "in no cluster" if cluster == OUTLIER else f"cluster {cluster}"
         rows.append((int(cluster), n, kind, share, f"{place} ({n}): {100 * share:.0f} % {kind}"))
     return pd.DataFrame(rows, columns=["cluster", "n", "kind", "share", "name"])
 
@@ -288,7 +288,7 @@ def _by_size(labels: np.ndarray) -> np.ndarray:
     found, counts = np.unique(labels[labels >= 0], return_counts=True)
     order = found[np.argsort(-counts, kind="stable")]
     number = {int(label): i for i, label in enumerate(order)}
-    return np.array([number.get(int(label), OUTSIDE) for label in labels], dtype=np.int64)
+    return np.array([number.get(int(label), OUTLIER) for label in labels], dtype=np.int64)
 
 
 def _oddness(components: np.ndarray, seed: int) -> dict[str, np.ndarray]:

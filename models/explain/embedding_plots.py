@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import StrMethodFormatter
 
-from shutterless.models.explain.embedding import OUTSIDE
+from shutterless.models.explain.embedding import OUTLIER
 from shutterless.pipeline.plots.frames import (
     BLACK,
     BLUE,
@@ -56,10 +56,10 @@ def plot_embedding(
     if points.empty:
         return say_nothing(ax, "no strips")
     known = {} if names is None else dict(zip(names["cluster"], names["name"], strict=True))
-    for cluster in sorted(points["cluster"].unique(), key=lambda number: (number != OUTSIDE, number)):
+    for cluster in sorted(points["cluster"].unique(), key=lambda number: (number != OUTLIER, number)):
         part = points[points["cluster"] == cluster]
-        label = known.get(cluster, f"{'in no cluster' if cluster == OUTSIDE else f'cluster {cluster}'} ({len(part)})")
-        outside = cluster == OUTSIDE
+        label = known.get(cluster, f"{'in no cluster' if cluster == OUTLIER else f'cluster {cluster}'} ({len(part)})")
+        outside = cluster == OUTLIER
         colour, marker = _COLOURS[cluster % len(_COLOURS)], _MARKERS[cluster % len(_MARKERS)]
         ax.plot(
             part["component_1"],

@@ -31,7 +31,7 @@ from shutterless.models.scoring import choose_device
 from shutterless.models.training.checkpoint import read_checkpoint, write_checkpoint
 from shutterless.pipeline.tokens import StripBatch
 
-HISTORY_COLUMNS = ("step", "epoch", "seconds", "split", "source", "loss", "ratio", "n_pixels")
+PRETRAINING_COLUMNS = ("step", "epoch", "seconds", "split", "source", "loss", "ratio", "n_pixels")
 ALL = "all"
 _SCORED_AT_ONCE = 256
 
@@ -92,9 +92,9 @@ class PretrainingResult:
     model : MaskedPatchModel
         With the weights of the best epoch, in evaluation mode on the CPU.
     history : DataFrame
-        `HISTORY_COLUMNS`: mean squared error of the hidden live pixels (compressed σ²), its ratio to that of predicting
-        0, and their number. A training row is over an epoch while weights changed and its source is "all"; validation
-        rows are over all validation strips after it, where the same patches are hidden each time, and over
+        `PRETRAINING_COLUMNS`: mean squared error of the hidden live pixels (compressed σ²), its ratio to that of
+        predicting 0, and their number. A training row is over an epoch while weights changed and its source is "all";
+        validation rows are over all validation strips after it, where the same patches are hidden each time, and over
         those of each source.
     best_epoch : int
     stopped_early : bool
@@ -118,7 +118,7 @@ class _Progress:
     seconds: float = 0.0
 
 
-def pretrain(
+def fit_masked_model(
     model: MaskedPatchModel,
     strips: StripBatch,
     training: np.ndarray,
@@ -244,7 +244,7 @@ class _Run:
         loss, ratio = error / max(n_pixels, 1), error / zero if zero else float("nan")
         step = self.at.epoch * self.steps_per_epoch
         values = (step, self.at.epoch, self.at.seconds, split, source, loss, ratio, int(n_pixels))
-        return dict(zip(HISTORY_COLUMNS, values, strict=True))
+        return dict(zip(PRETRAINING_COLUMNS, values, strict=True))
 
     def _keep_if_best(self, ratio: float) -> None:
         gained = ratio < self.at.best_ratio - self.settings.least_gain
@@ -282,7 +282,7 @@ class _Run:
         self.model.load_state_dict(self.best)
         training = {"best_epoch": self.at.best_epoch, "best_ratio": self.at.best_ratio, "epochs_done": self.at.epoch}
         self.model.config.training = {**asdict(self.settings), **training, "n_strips": len(self.training)}
-        history = pd.DataFrame(self.rows, columns=list(HISTORY_COLUMNS))
+        history = pd.DataFrame(self.rows, columns=list(PRETRAINING_COLUMNS))
         stopped = self.at.epoch < self.settings.epochs
         return PretrainingResult(self.model.cpu().eval(), history, self.at.best_epoch, stopped)
 

@@ -1,7 +1,7 @@
 """Training with the `transformers` Trainer: from a training set to a model that knows its best epoch.
 
     model = build_model("transformer", training_set.grid, seed=1)
-    result = train_model(model, training_set, TrainingSettings(epochs=4))
+    result = fit_model(model, training_set, TrainingSettings(epochs=4))
     result.model.save_pretrained("runs/transformer")
 
 Nothing here knows a tracking server: pass callbacks to log live.
@@ -125,7 +125,7 @@ class TrainingResult:
     validation_index: np.ndarray
 
 
-def train_model(
+def fit_model(
     model: DetectorModel,
     training_set: TrainingSet,
     settings: TrainingSettings | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from shutterless.pipeline.calibration.serial_trap import PocketEffect, remove_pocket
+from shutterless.pipeline.calibration.serial_trap import SerialTrap, remove_serial_trap
 from shutterless.pipeline.reading.frames import Frame
 
 DIM_ROWS = 64
@@ -71,29 +71,29 @@ def _to_electrons(pixels, bias, a, b, gain, saturation, electrons):  # pragma: n
             electrons[row, column] = np.float32(np.nan) if pixels[row, column] >= saturation else linear
 
 
-def undo_pocket(electrons: np.ndarray, pocket: PocketEffect | None, steady: slice) -> None:
+def undo_serial_trap(electrons: np.ndarray, serial_trap: SerialTrap | None, steady: slice) -> None:
     """Put the charge of each pixel back where it fell, in place.
 
     Parameters
     ----------
     electrons : ndarray of float32, shape (n, x)
-    pocket : PocketEffect or None
+    serial_trap : SerialTrap or None
         Nothing is done without.
     steady : slice
         Rows of ``electrons`` with the whole sky, corrected pixel by pixel. In the others there may be less light than
         read noise, which the correction would blow up; there the mean of every `DIM_ROWS` rows says how much to put
         back.
     """
-    if pocket is None:
+    if serial_trap is None:
         return
-    remove_pocket(electrons[steady], pocket)
+    remove_serial_trap(electrons[steady], serial_trap)
     for start, stop in ((0, steady.start), (steady.stop, len(electrons))):
         for first in range(start, stop, DIM_ROWS):
             rows = electrons[first : min(first + DIM_ROWS, stop)]
             known = np.isfinite(rows)
             mean = np.where(known, rows, 0).sum(axis=0, keepdims=True) / np.maximum(known.sum(axis=0), 1)
             whole = mean.astype(np.float32)
-            remove_pocket(whole, pocket)
+            remove_serial_trap(whole, serial_trap)
             rows += whole - mean
 
 

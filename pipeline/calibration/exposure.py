@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.calibration.cubes.calibrate import calibrate_cube, star_table
+from shutterless.pipeline.calibration.cubes.calibrate import calibrate_cube, cube_star_table
 from shutterless.pipeline.calibration.electrons import masked_rows
 from shutterless.pipeline.calibration.levels.baseline import BLOCK_ROWS
 from shutterless.pipeline.calibration.motion.clean import clean_streaks
@@ -101,7 +101,7 @@ def _(frame: Frame, residual: np.ndarray) -> Calibrated:
         "psf_sigma_px": sigma_px,
         "n_streaks": len(streaks),
         "n_moving_streaks": n_moving,
-        "pocket_capacity_e": baseline.pocket.capacity_e if baseline.pocket else 0.0,
+        "serial_trap_capacity_e": baseline.serial_trap.capacity_e if baseline.serial_trap else 0.0,
         **summarise_quality(statistics, bad, n_rows),
     }
     return Calibrated(residual, arrays, streaks, description)
@@ -111,7 +111,7 @@ def _(frame: Frame, residual: np.ndarray) -> Calibrated:
 def _(cube: Cube, residual: np.ndarray) -> Calibrated:
     times, calibrated = cube.readout.row_times, calibrate_cube(cube)
     assert times is not None, "every cube has the times of its rows"
-    stars = star_table(cube, calibrated.stars)
+    stars = cube_star_table(cube, calibrated.stars)
     residual[:] = np.clip(calibrated.residual, -_LARGEST_HALF, _LARGEST_HALF)
     arrays = {
         "baseline_e": calibrated.level_e,

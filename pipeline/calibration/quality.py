@@ -21,7 +21,7 @@ MIN_RESTLESS = 0.3
 RESTLESS_SIGMA = 6.0  # ... and by so many of its errors ...
 PSF_SHARE = 0.5  # ... while its neighbours have less than this share of what a point source would give them
 STREAK_PX = 4.0
-SPECTRUM_ROWS = 2048  # in each stretch of which the spectrum is the mean
+SPECTRUM_ROWS = 2048  # in each segment of which the spectrum is the mean
 FALSE_PEAKS = 0.01  # peaks that the spectrum of noise may have
 _COLUMNS_AT_ONCE = 64
 _FIRST_BIN, _MEDIAN_BINS = 8, 32  # below the first, 1/f noise leaves no level to compare with
@@ -128,7 +128,7 @@ def pickup_spectrum(row_offset_e: np.ndarray, readout: Readout) -> tuple[np.ndar
     Returns
     -------
     frequency_hz, amplitude_e : ndarray, shape (f,)
-        Amplitude of a sinusoid that would stand at each frequency, mean power over Hann-windowed stretches of
+        Amplitude of a sinusoid that would stand at each frequency, mean power over Hann-windowed segments of
         `SPECTRUM_ROWS` that overlap by half (Welch 1967, IEEE Trans. Audio Electroacoust. 15, 70).
     """
     series = np.asarray(row_offset_e, dtype=np.float64)
@@ -138,13 +138,13 @@ def pickup_spectrum(row_offset_e: np.ndarray, readout: Readout) -> tuple[np.ndar
         return np.empty(0), np.empty(0)
     series = np.interp(np.arange(len(series)), np.flatnonzero(known), series[known])
     window = np.hanning(length)
-    stretches = np.stack([series[start : start + length] for start in _stretch_starts(len(series))])
-    stretches -= stretches.mean(axis=1, keepdims=True)
-    power = np.mean(np.abs(np.fft.rfft(window * stretches, axis=1)) ** 2, axis=0)
+    segments = np.stack([series[start : start + length] for start in _segment_starts(len(series))])
+    segments -= segments.mean(axis=1, keepdims=True)
+    power = np.mean(np.abs(np.fft.rfft(window * segments, axis=1)) ** 2, axis=0)
     return np.fft.rfftfreq(length, 1 / readout.row_rate_hz), 2 * np.sqrt(power) / window.sum()
 
 
-def _stretch_starts(n_rows: int) -> range:
+def _segment_starts(n_rows: int) -> range:
     length = min(SPECTRUM_ROWS, n_rows)
     return range(0, n_rows - length + 1, max(length // 2, 1))
 
@@ -157,7 +157,7 @@ def pickup_peaks(frequency_hz: np.ndarray, amplitude_e: np.ndarray, n_rows: int)
     frequency_hz, amplitude_e : ndarray, shape (f,)
         From `pickup_spectrum`.
     n_rows : int
-        Of the series, which says over how many stretches the spectrum is a mean.
+        Of the series, which says over how many segments the spectrum is a mean.
 
     Returns
     -------
@@ -173,7 +173,7 @@ def pickup_peaks(frequency_hz: np.ndarray, amplitude_e: np.ndarray, n_rows: int)
     bins, ``d`` from the nearest, has ``(1 + d) / (2 - d)`` as much in the next as in that, and there
     ``sinc(d) / (1 - d²)`` of its amplitude, as the transform of a Hann window says.
     """
-    n = len(_stretch_starts(n_rows))
+    n = len(_segment_starts(n_rows))
     shape = n / (1 + 2 / 36 * (n - 1) / n)
     limit = np.sqrt(gamma.isf(FALSE_PEAKS / max(len(amplitude_e), 1), shape) / gamma.median(shape))
     rows = []
@@ -240,7 +240,7 @@ def masked_fractions(residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def noise_over_time(residual: np.ndarray, n_bins: int = 128) -> tuple[np.ndarray, np.ndarray]:
-    """Noise of some columns in stretches of rows.
+    """Noise of some columns in segments of rows.
 
     Parameters
     ----------
@@ -252,7 +252,7 @@ def noise_over_time(residual: np.ndarray, n_bins: int = 128) -> tuple[np.ndarray
     Returns
     -------
     edges : ndarray of int, shape (n + 1,)
-        First row of each stretch, and the number of rows.
+        First row of each segment, and the number of rows.
     noise : ndarray of float64, shape (n,)
         Standard deviation within `CALM_SIGMA`; 1 is theory, NaN where nothing is unmasked.
     """

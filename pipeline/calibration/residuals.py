@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from shutterless.pipeline.calibration.electrons import overscan_level, to_electrons, undo_pocket
+from shutterless.pipeline.calibration.electrons import overscan_level, to_electrons, undo_serial_trap
 from shutterless.pipeline.calibration.levels.baseline import (
+    BASELINE_CLIP_SIGMA,
     BLOCK_ROWS,
-    CLIP_SIGMA,
     KNOT_BLOCKS,
     WINDOW_ROWS,
     block_means,
@@ -20,14 +20,14 @@ from shutterless.pipeline.calibration.levels.baseline import (
     running_mean,
 )
 from shutterless.pipeline.calibration.levels.ramp import SETTLE_ROWS, Ramp, fit_drain, fit_ramp
-from shutterless.pipeline.calibration.serial_trap import PocketEffect, noise_gain, photon_gain
+from shutterless.pipeline.calibration.serial_trap import SerialTrap, noise_gain, photon_gain
 from shutterless.pipeline.calibration.trap_strength import measure_strength
 from shutterless.pipeline.compiled.half_floats import float_to_half
 from shutterless.pipeline.reading.frames import Frame
 from shutterless.pipeline.reading.readout import Readout
 
 CHUNK_ROWS = BLOCK_ROWS  # rows calibrated at a time: 0.8 MB of float32, which stays in the cache
-POCKET_ROWS = 2048  # of the steady state, in which the strength of the pocket effect is measured
+SERIAL_TRAP_ROWS = 2048  # of the steady state, in which the strength of the serial trap is measured
 _TILE = 32  # columns transposed at a time: with 64 rows they fill 64 bytes of 32 lines
 _SKY_STRIDE = 16  # of the columns whose median tells how bright a row's sky is
 
@@ -43,14 +43,14 @@ class Baseline:
     ramps : tuple of Ramp
         What the rows after the opening, and those after the closing of the shutter, lack against it.
     bias_adu : ndarray of float64, shape (t,)
-    pocket : PocketEffect or None
+    serial_trap : SerialTrap or None
         As strong as it was measured.
     """
 
     level_e: np.ndarray
     ramps: tuple[Ramp, ...]
     bias_adu: np.ndarray
-    pocket: PocketEffect | None = None
+    serial_trap: SerialTrap | None = None
 
 
 @dataclass(frozen=True)
@@ -83,22 +83,22 @@ def fit_baseline(frame: Frame) -> Baseline:
     """
     bias = overscan_level(frame.overscan_adu, frame.profile.overscan_used)
     steady = frame.readout.steady_rows(len(bias))
-    pocket = _measure_pocket(frame, bias, steady)
-    ramps = _fit_ramps(frame, bias, pocket, steady)
+    serial_trap = _measure_serial_trap(frame, bias, steady)
+    ramps = _fit_ramps(frame, bias, serial_trap, steady)
     means = []
     for rows in _chunks(0, len(bias)):
         covered = [ramp for ramp in ramps if ramp.covers(rows.start, rows.stop)]
         electrons = to_electrons(frame.pixels_adu[rows], bias[rows], frame)
         if covered:
-            undo_pocket(electrons, pocket, _within(steady, rows))
+            undo_serial_trap(electrons, serial_trap, _within(steady, rows))
         for ramp in covered:
             ramp.remove(electrons, rows.start)
-        mean = block_means(electrons, BLOCK_ROWS, frame.readout.read_noise_e, CLIP_SIGMA)
+        mean = block_means(electrons, BLOCK_ROWS, frame.readout.read_noise_e, BASELINE_CLIP_SIGMA)
         if not covered:  # 64 times fewer pixels; over their noise the effect bends by 0.02 electrons
-            undo_pocket(mean, pocket, slice(0, len(mean)))
+            undo_serial_trap(mean, serial_trap, slice(0, len(mean)))
         means.append(mean)
     level = running_mean(reject_outliers(np.concatenate(means)), WINDOW_ROWS // BLOCK_ROWS, KNOT_BLOCKS)
-    return Baseline(level, ramps, bias, pocket)
+    return Baseline(level, ramps, bias, serial_trap)
 
 
 def _chunks(start: int, stop: int) -> Iterator[slice]:
@@ -108,61 +108,65 @@ def _chunks(start: int, stop: int) -> Iterator[slice]:
 
 
 def _within(steady: slice, rows: slice) -> slice:
-    """Part of a stretch of rows that is steady, counted from the stretch's first row."""
+    """Part of a segment of rows that is steady, counted from the segment's first row."""
     start = min(max(steady.start, rows.start), rows.stop)
     return slice(start - rows.start, min(max(steady.stop, start), rows.stop) - rows.start)
 
 
-def _measure_pocket(frame: Frame, bias: np.ndarray, steady: slice) -> PocketEffect | None:
-    effect, rows = frame.profile.pocket, slice(steady.start, min(steady.stop, steady.start + POCKET_ROWS))
+def _measure_serial_trap(frame: Frame, bias: np.ndarray, steady: slice) -> SerialTrap | None:
+    effect, rows = frame.profile.serial_trap, slice(steady.start, min(steady.stop, steady.start + SERIAL_TRAP_ROWS))
     if effect is None or rows.stop <= rows.start:
         return None
     strength = measure_strength(to_electrons(frame.pixels_adu[rows], bias[rows], frame), effect)
     return effect.scaled(strength) if strength > 0 else None
 
 
-def _fit_ramps(frame: Frame, bias: np.ndarray, pocket: PocketEffect | None, steady: slice) -> tuple[Ramp, ...]:
+def _fit_ramps(frame: Frame, bias: np.ndarray, serial_trap: SerialTrap | None, steady: slice) -> tuple[Ramp, ...]:
     """Ramp of the first rows and drain of the last, where the file has them; steady rows say where they lead."""
     readout, n_rows, first_row = frame.readout, len(bias), frame.readout.first_row or 0
     ramps = []
     if steady.start > 0:
         rows = slice(0, min(steady.start + SETTLE_ROWS, n_rows))
-        level = _steady_level(frame, bias, pocket, slice(steady.start, min(steady.start + WINDOW_ROWS, steady.stop)))
-        electrons = _whole_electrons(frame, bias, pocket, steady, rows)
+        level = _steady_level(
+            frame, bias, serial_trap, slice(steady.start, min(steady.start + WINDOW_ROWS, steady.stop))
+        )
+        electrons = _whole_electrons(frame, bias, serial_trap, steady, rows)
         optics = (readout.n_transit, readout.psf_sigma_px, readout.read_noise_e)
         ramps.append(fit_ramp(electrons, first_row, *optics, level))
     if steady.stop < n_rows:
         covered = ramps[0].n_rows if ramps else 0
         rows = slice(max(steady.stop - SETTLE_ROWS, covered), n_rows)
-        level = _steady_level(frame, bias, pocket, slice(max(steady.stop - WINDOW_ROWS, steady.start), steady.stop))
-        electrons = _whole_electrons(frame, bias, pocket, steady, rows)
+        level = _steady_level(
+            frame, bias, serial_trap, slice(max(steady.stop - WINDOW_ROWS, steady.start), steady.stop)
+        )
+        electrons = _whole_electrons(frame, bias, serial_trap, steady, rows)
         closed_rows = n_rows - ((readout.close_row or 0) - first_row)
         ramps.append(fit_drain(electrons, closed_rows, rows.start, readout, level))
     return tuple(ramps)
 
 
-def _steady_level(frame: Frame, bias: np.ndarray, pocket: PocketEffect | None, rows: slice) -> np.ndarray | None:
+def _steady_level(frame: Frame, bias: np.ndarray, serial_trap: SerialTrap | None, rows: slice) -> np.ndarray | None:
     """Level of each column in the steady state (electrons); None where the file has too little of it."""
     if rows.stop - rows.start < SETTLE_ROWS:
         return None
     blocks = []
     for block in _chunks(rows.start, rows.stop):
         electrons = to_electrons(frame.pixels_adu[block], bias[block], frame)
-        blocks.append(block_means(electrons, BLOCK_ROWS, frame.readout.read_noise_e, CLIP_SIGMA))
+        blocks.append(block_means(electrons, BLOCK_ROWS, frame.readout.read_noise_e, BASELINE_CLIP_SIGMA))
     means = np.concatenate(blocks)
-    undo_pocket(means, pocket, slice(0, len(means)))
+    undo_serial_trap(means, serial_trap, slice(0, len(means)))
     return np.nanmean(reject_outliers(means), axis=0)
 
 
 def _whole_electrons(
-    frame: Frame, bias: np.ndarray, pocket: PocketEffect | None, steady: slice, rows: slice
+    frame: Frame, bias: np.ndarray, serial_trap: SerialTrap | None, steady: slice, rows: slice
 ) -> np.ndarray:
     """Electrons of some rows, in which what is masked repeats the row before, so that a dropped row is no step."""
     electrons = to_electrons(frame.pixels_adu[rows], bias[rows], frame)
     for row in np.flatnonzero(np.isnan(electrons).any(axis=1)):
         before = electrons[row - 1] if row else np.zeros(electrons.shape[1], dtype=electrons.dtype)
         electrons[row] = np.where(np.isnan(electrons[row]), before, electrons[row])
-    undo_pocket(electrons, pocket, _within(steady, rows))
+    undo_serial_trap(electrons, serial_trap, _within(steady, rows))
     return electrons
 
 
@@ -189,22 +193,22 @@ def iterate_residuals(frame: Frame, baseline: Baseline, *, shared_rows: bool = T
     -----
     The variance is photon statistics of the baseline (never of the data, which would favour downward fluctuations)
     plus read noise and digitisation: ``V = max(b, 0) + RN² + gain²/12``, the latter as much larger as undoing the
-    pocket effect makes them. What all columns of a row share is their mean weighted by ``1/V`` and clipped: pickup is
+    serial trap makes them. What all columns of a row share is their mean weighted by ``1/V`` and clipped: pickup is
     read with a row, light is not shared by 3,072 columns.
     """
     steady = frame.readout.steady_rows(len(frame.pixels_adu))
     floor_e2 = noise_floor_e2(frame.readout)
-    clip = np.float32(CLIP_SIGMA if shared_rows else 0.0)
+    clip = np.float32(BASELINE_CLIP_SIGMA if shared_rows else 0.0)
     for rows in _chunks(0, len(frame.pixels_adu)):
         bright = _within(steady, rows)
         residual = to_electrons(frame.pixels_adu[rows], baseline.bias_adu[rows], frame)
-        undo_pocket(residual, baseline.pocket, bright)
+        undo_serial_trap(residual, baseline.serial_trap, bright)
         level = interpolate_blocks(baseline.level_e, rows.start, rows.stop)
         for ramp in baseline.ramps:
             here, own = ramp.overlap(rows.start, rows.stop)
             level[here] += ramp.deficit_e[own]
             residual[here][ramp.onset_mask[own]] = np.nan
-        electronic_e2, photon_share = _variance_terms(level, floor_e2, baseline.pocket, bright)
+        electronic_e2, photon_share = _variance_terms(level, floor_e2, baseline.serial_trap, bright)
         sigma = np.empty_like(level)
         shared = _standardise(residual, level, sigma, electronic_e2, photon_share, clip)
         typical = _row_medians(sigma, bright)
@@ -212,20 +216,20 @@ def iterate_residuals(frame: Frame, baseline: Baseline, *, shared_rows: bool = T
 
 
 def _variance_terms(
-    level_e: np.ndarray, floor_e2: float, pocket: PocketEffect | None, bright: slice
+    level_e: np.ndarray, floor_e2: float, serial_trap: SerialTrap | None, bright: slice
 ) -> tuple[np.ndarray, np.ndarray]:
     """Variance of each row without light (electrons²) and what a photon adds to it, both float32, (t,).
 
-    Undoing the pocket made read noise grow in the steady rows; in the others the pocket evened the photons.
+    Undoing the serial trap made read noise grow in the steady rows; in the others the serial trap evened the photons.
     """
     electronic_e2 = np.full(len(level_e), floor_e2, dtype=np.float32)
     photon_share = np.ones(len(level_e), dtype=np.float32)
-    if pocket is not None:
+    if serial_trap is not None:
         sky = _row_medians(level_e, bright)
         if bright.stop > bright.start:
-            electronic_e2[bright] *= np.float32(noise_gain(float(sky[bright.start]), pocket))
+            electronic_e2[bright] *= np.float32(noise_gain(float(sky[bright.start]), serial_trap))
         for dim in (slice(0, bright.start), slice(bright.stop, len(level_e))):
-            photon_share[dim] = [photon_gain(max(float(value), 1.0), pocket) for value in sky[dim]]
+            photon_share[dim] = [photon_gain(max(float(value), 1.0), serial_trap) for value in sky[dim]]
     return electronic_e2, photon_share
 
 

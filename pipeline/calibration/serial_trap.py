@@ -1,8 +1,8 @@
-"""The pocket effect: a trap in the serial register that takes charge from one pixel and gives it to the next.
+"""The serial trap: a trap in the serial register that takes charge from one pixel and gives it to the next.
 
-Every row is read column by column; a pocket holds back some charge of a bright pixel and lets it go into the pixels
-read after it, so streaks lean in the direction of reading. Both directions are here: what the camera does to a row, and
-how to undo it.
+Every row is read column by column; a serial trap holds back some charge of a bright pixel and lets it go into the
+pixels read after it, so streaks lean in the direction of reading. Both directions are here: what the camera does to a
+row, and how to undo it.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ import numpy as np
 
 from shutterless.pipeline.compiled.vector_power import vector_power
 
-_TABLE = 4096  # entries per table; the powers below are interpolated to 2e-4 of the pocket's capacity
+_TABLE = 4096  # entries per table; the powers below are interpolated to 2e-4 of the serial trap's capacity
 # rows go side by side through the register, for each alone waits for every pixel's result: forwards, and back
 _ROWS_ABREAST, _ROWS_REMOVED = 16, 32
-_BUMP_E, _REACH = 8.0, 12  # electrons, and columns over which the pocket gives back what it took
+_BUMP_E, _REACH = 8.0, 12  # electrons, and columns over which the serial trap gives back what it took
 
 
 @dataclass(frozen=True)
-class PocketEffect:
+class SerialTrap:
     """Strength and shape of the effect in one camera.
 
     Parameters
     ----------
     capacity_e : float
-        Charge that the pocket can hold (electrons).
+        Charge that the serial trap can hold (electrons).
     exponent : float
-        How release and capture depend on the pocket's filling.
+        How release and capture depend on the serial trap's filling.
     flux_exponent, full_well_e : float
         How capture depends on the charge of the pixel.
 
     Notes
     -----
-    Regnault et al. 2025 (arXiv:2509.04073): with the pocket filled to ``x = q / capacity`` and a pixel of ``n``
+    Regnault et al. 2025 (arXiv:2509.04073): with the serial trap filled to ``x = q / capacity`` and a pixel of ``n``
     electrons, ``out = capacity x^exponent`` (at most ``q``) is released, ``in = capacity (1 - x)^exponent (n /
     full_well)^flux_exponent`` (at most ``n``) captured, ``n + out - in`` is read, and ``q`` grows by ``in - out``.
     """
@@ -46,9 +46,9 @@ class PocketEffect:
     flux_exponent: float
     full_well_e: float
 
-    def scaled(self, strength: float) -> PocketEffect:
-        """The same effect with a pocket of ``strength`` times the capacity."""
-        return PocketEffect(strength * self.capacity_e, self.exponent, self.flux_exponent, self.full_well_e)
+    def scaled(self, strength: float) -> SerialTrap:
+        """The same effect with a serial trap of ``strength`` times the capacity."""
+        return SerialTrap(strength * self.capacity_e, self.exponent, self.flux_exponent, self.full_well_e)
 
     def tables(self) -> tuple[np.ndarray, np.ndarray]:
         """``x^exponent`` at x from 0 to 1, and ``u^flux_exponent`` at √u from 0 to 1, where it is smooth enough."""
@@ -61,28 +61,28 @@ def _tabulate(exponent: float, flux_exponent: float) -> tuple[np.ndarray, np.nda
     return (steps**exponent).astype(np.float32), (steps ** (2 * flux_exponent)).astype(np.float32)
 
 
-def apply_pocket(electrons: np.ndarray, effect: PocketEffect) -> None:
-    """Read rows through the pocket, in place.
+def apply_serial_trap(electrons: np.ndarray, effect: SerialTrap) -> None:
+    """Read rows through the serial trap, in place.
 
     Parameters
     ----------
     electrons : ndarray of float, shape (t, x)
         Charge of each pixel, columns in the order in which they are read; the overscan belongs behind them, for there
-        the pocket empties.
-    effect : PocketEffect
+        the serial trap empties.
+    effect : SerialTrap
 
     Notes
     -----
-    The pocket keeps its charge from one row to the next: the last pixels of a row, overscan, leave it nearly empty, so
-    every row may begin with an empty one.
+    The serial trap keeps its charge from one row to the next: the last pixels of a row, overscan, leave it nearly
+    empty, so every row may begin with an empty one.
     """
     if effect.capacity_e > 0:
         release, capture = effect.tables()
         _apply(electrons, effect.capacity_e, effect.full_well_e, release, capture)
 
 
-def remove_pocket(electrons: np.ndarray, effect: PocketEffect) -> None:
-    """Undo `apply_pocket` in place; NaN (saturated) pixels are left, and the pocket is taken to pass them by.
+def remove_serial_trap(electrons: np.ndarray, effect: SerialTrap) -> None:
+    """Undo `apply_serial_trap` in place; NaN (saturated) pixels are left, and the serial trap is taken to pass them by.
 
     Notes
     -----
@@ -100,14 +100,14 @@ def remove_pocket(electrons: np.ndarray, effect: PocketEffect) -> None:
             electrons[:] = single
 
 
-def pocket_response(sky_e: float, effect: PocketEffect) -> np.ndarray:
+def serial_trap_response(sky_e: float, effect: SerialTrap) -> np.ndarray:
     """What a pixel with one electron more than the sky puts into itself and the pixels read after it.
 
     Parameters
     ----------
     sky_e : float
         Level of the pixels (electrons), above 0.
-    effect : PocketEffect
+    effect : SerialTrap
 
     Returns
     -------
@@ -115,29 +115,29 @@ def pocket_response(sky_e: float, effect: PocketEffect) -> np.ndarray:
     """
     rows, bump_e = np.full((2, 4 * _REACH), sky_e), min(_BUMP_E, sky_e / 4)
     rows[1, 2 * _REACH] += bump_e
-    apply_pocket(rows, effect)
+    apply_serial_trap(rows, effect)
     return (rows[1] - rows[0])[2 * _REACH : 3 * _REACH] / bump_e
 
 
-def photon_gain(sky_e: float, effect: PocketEffect) -> float:
-    """How much smaller the pocket makes the variance of photons, since it hands on some of each pixel's to the next.
+def photon_gain(sky_e: float, effect: SerialTrap) -> float:
+    """How much smaller the serial trap makes the variance of photons: it hands some of each pixel on to the next.
 
-    Sum of the squares of `pocket_response`.
+    Sum of the squares of `serial_trap_response`.
     """
-    return float(np.sum(pocket_response(sky_e, effect) ** 2))
+    return float(np.sum(serial_trap_response(sky_e, effect) ** 2))
 
 
-def noise_gain(sky_e: float, effect: PocketEffect) -> float:
-    """How much larger `remove_pocket` makes the variance of read noise, which no pocket has evened.
+def noise_gain(sky_e: float, effect: SerialTrap) -> float:
+    """How much larger `remove_serial_trap` makes the variance of read noise, which no serial trap has evened.
 
     ``Σ g²`` over what a pixel that is read one electron too high puts into itself and the pixels after it.
     """
     if not sky_e > 0 or effect.capacity_e <= 0:
         return 1.0
     rows = np.full((2, 4 * _REACH), sky_e)
-    apply_pocket(rows, effect)
+    apply_serial_trap(rows, effect)
     rows[1, 2 * _REACH] += _BUMP_E
-    remove_pocket(rows, effect)
+    remove_serial_trap(rows, effect)
     return float(np.sum(((rows[1] - rows[0])[2 * _REACH : 3 * _REACH] / _BUMP_E) ** 2))
 
 
@@ -208,7 +208,7 @@ def _remove_abreast(electrons, capacity, full_well, exponent, flux_exponent):  #
             flux = _lower(inside * per_full_well, np.float32(1))
             caught = _lower(room * vector_power(flux, flux_exponent), inside)
             line[k] = read + (caught - out)
-            held[k] += live * (caught - out)  # the pocket passes a masked pixel by
+            held[k] += live * (caught - out)  # the serial trap passes a masked pixel by
             taken[k] = live * caught + (np.float32(1) - live) * before
 
 

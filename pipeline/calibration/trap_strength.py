@@ -1,4 +1,4 @@
-"""How strong the pocket effect is in an amplifier, from the noise that neighbouring sky columns share."""
+"""How strong the serial trap is in an amplifier, from the noise that neighbouring sky columns share."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import numpy as np
 from scipy.optimize import brentq
 
 from shutterless.pipeline.calibration.electrons import masked_rows
-from shutterless.pipeline.calibration.serial_trap import PocketEffect, pocket_response
+from shutterless.pipeline.calibration.serial_trap import SerialTrap, serial_trap_response
 from shutterless.pipeline.calibration.streaks.background import sky_level
 
 MAX_STRENGTH = 2.0  # times the profile's capacity; more is another effect
 MIN_SIGNIFICANCE = 5.0  # of the covariance; less is no reason to change every pixel
 MAX_STARLIGHT = 0.1  # of the sky in a column that is taken for sky
 MIN_PAIRS = 100_000  # of neighbouring sky pixels, which tell a strength of 1 to 8 %
-CLIP_SIGMA = 5.0
+COVARIANCE_CLIP_SIGMA = 5.0
 _FAR_E = 500.0  # beyond, no noise of a sky pixel
 
 
-def measure_strength(electrons: np.ndarray, effect: PocketEffect) -> float:
-    """Measure the strength of the pocket effect.
+def measure_strength(electrons: np.ndarray, effect: SerialTrap) -> float:
+    """Measure the strength of the serial trap.
 
     Parameters
     ----------
     electrons : ndarray of float32, shape (t, x)
         Bias-subtracted rows of the steady state as they were read, in electrons; NaN where saturated.
-    effect : PocketEffect
+    effect : SerialTrap
         Of unit strength.
 
     Returns
@@ -50,7 +50,7 @@ def measure_strength(electrons: np.ndarray, effect: PocketEffect) -> float:
     first = np.flatnonzero(dark[:-1] & dark[1:])
     if first.size * len(electrons) < MIN_PAIRS:
         return 0.0
-    n_pairs, variance, covariance = _covariance(electrons, first, CLIP_SIGMA, _FAR_E)
+    n_pairs, variance, covariance = _covariance(electrons, first, COVARIANCE_CLIP_SIGMA, _FAR_E)
     if n_pairs < MIN_PAIRS:
         return 0.0
     covariance += variance / electrons.shape[1]  # the mean of the row is in both
@@ -61,15 +61,15 @@ def measure_strength(electrons: np.ndarray, effect: PocketEffect) -> float:
     return float(brentq(lambda s: neighbour_covariance(sky, effect.scaled(s)) - covariance, 0.0, MAX_STRENGTH))
 
 
-def neighbour_covariance(sky_e: float, effect: PocketEffect) -> float:
-    """Covariance of two neighbouring sky pixels read through the pocket (electrons²).
+def neighbour_covariance(sky_e: float, effect: SerialTrap) -> float:
+    """Covariance of two neighbouring sky pixels read through the serial trap (electrons²).
 
     Notes
     -----
     A pixel with one electron more than the sky is read ``h_0`` higher, the next ones ``h_1``, ``h_2``, …
     so Poisson noise of variance ``sky_e`` becomes a covariance of ``sky_e Σ h_k h_{k+1}``.
     """
-    response = pocket_response(sky_e, effect)
+    response = serial_trap_response(sky_e, effect)
     return float(sky_e * np.sum(response[:-1] * response[1:]))
 
 

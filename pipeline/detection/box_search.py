@@ -14,8 +14,10 @@ import numpy as np
 
 from shutterless.pipeline.compiled.residual_lines import mark_live, unpack_line, weighted_sum
 
-MIN_LIVE_FRACTION = 0.5  # a box or a PSF with more of it masked says nothing
-BLOCK_ROWS = 12_288  # positions searched at once, a multiple of every stride; sums of one pixel stay in the L2 cache
+MIN_LIVE_OF_BOX = 0.5  # a box or a PSF with more of it masked says nothing
+SCAN_BLOCK_ROWS = (
+    12_288  # positions searched at once, a multiple of every stride; sums of one pixel stay in the L2 cache
+)
 CHUNK = 128
 _ROWS_UNPACKED = 512  # residuals of 72 columns stay in the L2 cache
 _STRIDES_PER_BOX = 8  # long boxes are tried at every eighth of their width, which costs at most 3 % of their S/N
@@ -72,14 +74,14 @@ def search_pixels(
     """
     n_pixels, n_rows, n_widths = len(taps), residual.shape[1], len(widths.width)
     reach = int(widths.width[-1]) - 1  # rows by which boxes reach into the next block
-    length = min(BLOCK_ROWS + reach, n_rows) + _SPARE
+    length = min(SCAN_BLOCK_ROWS + reach, n_rows) + _SPARE
     numbers, places = np.unique(taps, return_inverse=True)
     series, seen = np.zeros((2, n_pixels, length), np.float32)
     whole = np.ones(n_pixels, bool)
     best, rows = np.zeros((n_pixels, n_widths), np.float32), np.full((n_pixels, n_widths, 2), -1)
     hits = []
-    for start in range(0, n_rows, BLOCK_ROWS):
-        stop = min(start + BLOCK_ROWS + reach, n_rows)
+    for start in range(0, n_rows, SCAN_BLOCK_ROWS):
+        stop = min(start + SCAN_BLOCK_ROWS + reach, n_rows)
         filter_rows(residual, numbers, start, stop, places.reshape(taps.shape), kernels, series, seen, whole)
         hits.append(_search_rows(series, seen, whole, start, stop, widths, np.float32(threshold), best, rows))
     return np.concatenate([*hits, _unfinished_runs(best, rows[..., 0], widths.width)])
@@ -149,7 +151,7 @@ def _rescale(live, taps, kernel, series, seen):  # pragma: no cover - compiled
     weighted_sum(live, taps, square, seen)
     for t in range(len(series)):
         weight = seen[t]
-        enough = weight >= np.float32(MIN_LIVE_FRACTION)
+        enough = weight >= np.float32(MIN_LIVE_OF_BOX)
         series[t] = series[t] / np.sqrt(weight) if enough else np.float32(0)
         seen[t] = np.float32(1) if enough else np.float32(0)
 
@@ -176,7 +178,7 @@ def _search_rows(series, seen, whole, start, stop, widths, threshold, best, rows
             count = counts[k] if k else seen[pixel]
             if not whole[pixel]:
                 _add_boxes(seen[pixel], counts, k, widths, n_chunks)
-            n_here = min(n_boxes, BLOCK_ROWS // stride[k])  # the others are the next block's
+            n_here = min(n_boxes, SCAN_BLOCK_ROWS // stride[k])  # the others are the next block's
             run = best[pixel, k : k + 1], rows[pixel, k]
             scale = start, stride[k], width[k]
             _follow_runs(box[:n_here], count, whole[pixel], highest, scale, pixel, threshold, run, hits)
@@ -236,7 +238,7 @@ def _follow_runs(box, count, is_whole, highest, scale, pixel, threshold, run, hi
     best, best_row, last_row = run[0][0], run[1][0], run[1][1]
     start, stride, width = scale
     limit = threshold * np.sqrt(np.float32(width))
-    least = np.float32(limit if is_whole else limit * np.sqrt(MIN_LIVE_FRACTION) * (1 - 1e-5))
+    least = np.float32(limit if is_whole else limit * np.sqrt(MIN_LIVE_OF_BOX) * (1 - 1e-5))
     least_bits = np.uint32(least.view(np.uint32))
     norm = np.sqrt(np.float32(width))
     for chunk in range(-(-len(box) // CHUNK)):
@@ -246,7 +248,7 @@ def _follow_runs(box, count, is_whole, highest, scale, pixel, threshold, run, hi
             if not abs(box[i]) >= least:  # nor where a kernel, and so the sum, is NaN
                 continue
             if not is_whole:
-                if count[i] < MIN_LIVE_FRACTION * width:
+                if count[i] < MIN_LIVE_OF_BOX * width:
                     continue
                 norm = np.sqrt(count[i])
             snr = np.float32(box[i] / norm)

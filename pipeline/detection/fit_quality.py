@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from shutterless.pipeline.detection.box_search import MIN_LIVE_FRACTION
+from shutterless.pipeline.detection.box_search import MIN_LIVE_OF_BOX
 
 # pixels (row, y, x) of straight tracks that a cosmic ray may leave, one to four pixels long; in y in stacks alone
 TRACKS = tuple(
@@ -69,7 +69,7 @@ def _chi_square(patch, live, shift, light, snr, kernel, looked):  # pragma: no c
     total, n_used = 0.0, 0
     for pixel in range(len(patch)):
         for b in range(looked[0], looked[1]):
-            if live[pixel, shift + b] >= MIN_LIVE_FRACTION:
+            if live[pixel, shift + b] >= MIN_LIVE_OF_BOX:
                 total += (patch[pixel, shift + b] - snr * light[pixel] * kernel[b]) ** 2
                 n_used += 1
     return total, n_used

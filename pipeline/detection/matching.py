@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-MATCH_PX = 3.0
+TRUTH_MATCH_PX = 3.0
 
 
 def match_truth(detections: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
@@ -21,9 +21,9 @@ def match_truth(detections: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
     Returns
     -------
     ndarray of int64, shape (number of detections,)
-        Position of the matching truth row, -1 without one. A match lies within `MATCH_PX` in x and y, and its rows
-        overlap those of the truth, give or take one width of the template. Of several truth rows one that overlaps
-        without that tolerance goes first, then the one with the highest ``rho``.
+        Position of the matching truth row, -1 without one. A match lies within `TRUTH_MATCH_PX` in x and y, and its
+        rows overlap those of the truth, give or take one width of the template. Of several truth rows one that
+        overlaps without that tolerance goes first, then the one with the highest ``rho``.
     """
     matched = np.full(len(detections), -1, dtype=np.int64)
     columns = {
@@ -35,7 +35,7 @@ def match_truth(detections: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
         table["y"].fillna(0).to_numpy(float) if "y" in table else np.zeros(len(table)) for table in (detections, truth)
     )
     for position, row in enumerate(truth[["x", "row_start", "row_stop", "rho"]].itertuples(index=False)):
-        near = (np.abs(columns["x"] - row.x) <= MATCH_PX) & (np.abs(y - truth_y[position]) <= MATCH_PX)
+        near = (np.abs(columns["x"] - row.x) <= TRUTH_MATCH_PX) & (np.abs(y - truth_y[position]) <= TRUTH_MATCH_PX)
         near &= columns["row_start"] <= row.row_stop + columns["width_rows"]
         near &= columns["row_stop"] >= row.row_start - columns["width_rows"]
         overlaps = (columns["row_start"] <= row.row_stop) & (columns["row_stop"] >= row.row_start)

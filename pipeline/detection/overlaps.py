@@ -1,4 +1,4 @@
-"""Triggers of stretches that overlap become one list in which every cause stands once."""
+"""Triggers of segments that overlap become one list in which every cause stands once."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.detection.matching import MATCH_PX
+from shutterless.pipeline.detection.matching import TRUTH_MATCH_PX
 
 
-def join_seams(tables: Sequence[pd.DataFrame], owns: Sequence[tuple[int, int]]) -> list[pd.DataFrame]:
-    """Take from each stretch what is its own.
+def join_overlaps(tables: Sequence[pd.DataFrame], owns: Sequence[tuple[int, int]]) -> list[pd.DataFrame]:
+    """Take from each segment what is its own.
 
     Parameters
     ----------
     tables : sequence of DataFrame
-        Triggers of the stretches of one time series in the order of their rows, each with ``x``, ``snr``,
+        Triggers of the segments of one time series in the order of their rows, each with ``x``, ``snr``,
         ``row_start``, ``row_stop`` and ``row_peak`` in rows of the sequence.
     owns : sequence of (int, int)
-        Half-open range of rows whose peaks belong to each stretch.
+        Half-open range of rows whose peaks belong to each segment.
 
     Returns
     -------
     list of DataFrame
-        One per stretch. A trigger is kept where its peak lies in the stretch's own rows. Two stretches may put the peak
+        One per segment. A trigger is kept where its peak lies in the segment's own rows. Two segments may put the peak
         of one cause on different sides of their border; then the one that keeps it is the one that owns it, or the
         stronger where both do or neither does.
     """
@@ -46,7 +46,7 @@ def _peaks_within(table: pd.DataFrame, own: tuple[int, int]) -> np.ndarray:
 
 
 def _same_causes(first: pd.DataFrame, second: pd.DataFrame) -> list[tuple[int, int]]:
-    """Positions of triggers of two stretches that are one cause, each at most once, the nearest peaks first."""
+    """Positions of triggers of two segments that are one cause, each at most once, the nearest peaks first."""
     if first.empty or second.empty:
         return []
     x, start, stop, peak, snr = (
@@ -56,7 +56,7 @@ def _same_causes(first: pd.DataFrame, second: pd.DataFrame) -> list[tuple[int, i
     here, there = np.flatnonzero(stop[0] >= start[1].min()), np.flatnonzero(start[1] <= stop[0].max())
     pairs = []
     for a in map(int, here):
-        near = np.abs(x[1][there] - x[0][a]) <= MATCH_PX
+        near = np.abs(x[1][there] - x[0][a]) <= TRUTH_MATCH_PX
         near &= (start[1][there] <= stop[0][a]) & (stop[1][there] >= start[0][a]) & (snr[1][there] * snr[0][a] > 0)
         pairs += [(abs(peak[1][b] - peak[0][a]), int(a), int(b)) for b in there[near]]
     used_a: set[int] = set()

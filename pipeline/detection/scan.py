@@ -14,11 +14,11 @@ import pandas as pd
 
 from shutterless.pipeline.calibration.streaks.find import nearest_place
 from shutterless.pipeline.compiled.residual_lines import compiled_lines
-from shutterless.pipeline.detection.box_search import MIN_LIVE_FRACTION, BoxWidths, search_pixels
+from shutterless.pipeline.detection.box_search import MIN_LIVE_OF_BOX, BoxWidths, search_pixels
 from shutterless.pipeline.psf import psf_half_width
 from shutterless.pipeline.store.store import Amplifier
 
-__all__ = ["BOX_WIDTHS", "MIN_LIVE_FRACTION", "TRIGGER_THRESHOLD", "Footprint", "footprint", "scan"]
+__all__ = ["BOX_WIDTHS", "MIN_LIVE_OF_BOX", "TRIGGER_THRESHOLD", "Footprint", "footprint", "scan"]
 
 BOX_WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 TRIGGER_THRESHOLD = 5.0  # about one noise trigger per amplifier-second; cosmic rays add 0.85

@@ -16,7 +16,7 @@ from shutterless.pipeline.compiled.residual_lines import compiled_lines, mark_li
 from shutterless.pipeline.detection.scan import footprint
 from shutterless.pipeline.store.store import Amplifier
 
-MIN_BOXES = 16  # of one width in a file; fewer do not tell a habit from one event
+MIN_BOXES = 16  # of one width in a file; fewer do not tell a scatter from one event
 TAIL = 3  # lengths of an event after it in which a flare still glows
 ERROR_MARGIN = 2.2  # errors by which the scatter must exceed 1: still stars keep their S/N
 MIN_HEIGHT_SIGMA, REACH_PX = 0.5, 4.0  # light of a star's central pixel in a row over its noise: r = 15
@@ -25,7 +25,7 @@ _MAD = 1.4826
 _MAD_EFFICIENCY = 1.17  # error of a scatter from the median deviation over that from the standard deviation, per 1/√2n
 
 
-class Habits:
+class StarScatter:
     """Scatter of box sums in the pixels of one amplifier.
 
     Parameters
@@ -96,7 +96,7 @@ class Habits:
 
 
 def _spread(first: np.ndarray, boxes: np.ndarray, width: int, before: int, after: int) -> float:
-    """Scatter of boxes that end before one row or begin after another, as `Habits.scatter` says."""
+    """Scatter of boxes that end before one row or begin after another, as `StarScatter.scatter` says."""
     away = (first + width <= before) | (first > after)
     # a flare that fills the file is smooth, a restless star is not
     known = np.count_nonzero(away) >= MIN_BOXES // 2

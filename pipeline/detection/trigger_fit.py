@@ -14,7 +14,7 @@ import numba
 import numpy as np
 
 from shutterless.pipeline.compiled.residual_lines import compiled_lines, mark_live, sum_bins, unpack_line, weighted_sum
-from shutterless.pipeline.detection.box_search import MIN_LIVE_FRACTION
+from shutterless.pipeline.detection.box_search import MIN_LIVE_OF_BOX
 from shutterless.pipeline.detection.fit_quality import judge_fit
 from shutterless.pipeline.detection.templates import ShapeBank
 from shutterless.pipeline.psf import pixel_profile, psf_half_width
@@ -26,7 +26,7 @@ PHASES = np.arange(3, 28, 4)  # of `PLACES_PX`, -0.75 to 0.75: a source half a p
 # an eighth of a pixel off leaves 2.6 % of a light of this width, along each axis, to the residual: too much for a veto
 SHARP_PX = 0.7
 _FINE_STEPS = (2, 1)  # places around a sharp light's best phase at which others are tried, each half the one before
-_LEAST_LIVE = MIN_LIVE_FRACTION - 1e-6  # half, however its sum is rounded
+_LEAST_LIVE = MIN_LIVE_OF_BOX - 1e-6  # half, however its sum is rounded
 _NEGLIGIBLE = 1e-6  # part of a template's peak below which its tails are left out
 _SIGNIFICANT, _MARGIN = 0.02, 3  # part of a template's peak above which the residual is looked at, and bins around it
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from shutterless.pipeline.calibration.streaks.find import nearest_streak
 from shutterless.pipeline.detection.scan import TRIGGER_THRESHOLD, scan
-from shutterless.pipeline.detection.star_scatter import Habits
+from shutterless.pipeline.detection.star_scatter import StarScatter
 from shutterless.pipeline.detection.templates import shape_bank
 from shutterless.pipeline.detection.trigger_fit import (
     PLACES_PX,
@@ -74,12 +74,12 @@ def find_triggers(amplifier: Amplifier, threshold: float = TRIGGER_THRESHOLD) ->
 def characterise(amplifier: Amplifier, hits: pd.DataFrame, threshold: float = 0.0) -> pd.DataFrame:
     """Refine the hits of `shutterless.pipeline.detection.scan.scan` and add what the vetoes look at.
 
-    What falls below the threshold once it is measured by its star's habit is no trigger, and left out.
+    What falls below the threshold once it is measured by its star's scatter is no trigger, and left out.
     """
     triggers = _measure(amplifier, hits)
     # two hits beside one event may find it both
     triggers = triggers[~triggers[["x", "y", "row_peak", "shape"]].duplicated()].reset_index(drop=True)
-    scatter = _habitual_scatter(amplifier, triggers)
+    scatter = _own_scatter(amplifier, triggers)
     triggers["snr"] /= scatter
     triggers = triggers[(scatter == 1) | (triggers["snr"].abs() >= threshold)].reset_index(drop=True)
     triggers["n_same_row"] = count_same_row(triggers, triggers)
@@ -91,11 +91,11 @@ def characterise(amplifier: Amplifier, hits: pd.DataFrame, threshold: float = 0.
     return triggers[list(TRIGGER_COLUMNS)].astype(_TYPES if triggers.empty else {})
 
 
-def _habitual_scatter(amplifier: Amplifier, triggers: pd.DataFrame) -> np.ndarray:
+def _own_scatter(amplifier: Amplifier, triggers: pd.DataFrame) -> np.ndarray:
     """How much the star of each trigger swings anyway over so many rows, in units of its noise."""
     y, x = (np.round(triggers[name].to_numpy(np.float64)).astype(np.int64) for name in ("y", "x"))
     rows = (triggers[name].to_numpy(np.int64) for name in ("width_rows", "row_start", "row_stop"))
-    return Habits(amplifier).scatters(y, x, *rows)
+    return StarScatter(amplifier).scatters(y, x, *rows)
 
 
 _FIT_COLUMNS = (

@@ -10,7 +10,7 @@ from shutterless.pipeline.detection.scan import TRIGGER_THRESHOLD
 # set on events and cosmic rays injected into simulated training frames: they cost 1 % of the events and let
 # 17 % of the cosmic rays between 6.5 and 8 sigma pass, 3 % between 8 and 20, none above; docs/experiments.md
 # S/N of the best track over that of the best template: 0.8 for events, 1.15 for cosmic rays; noise adds about 1.3 / S/N
-MAX_SHARPNESS, SHARPNESS_NOISE = 0.78, 1.3
+MAX_SHARPNESS, SHARPNESS_MARGIN = 0.78, 1.3
 MAX_CHI2_EXCESS = 0.15  # chi-square over degrees of freedom, per squared S/N; a one-pixel spike leaves 1.5
 MIN_CHI2_SIGNIFICANCE = 3.5
 LONG_WIDTH = 9  # rows; beyond, few cosmic rays reach in continuous readout and the shapes of events fit worse
@@ -28,21 +28,21 @@ SAME_ROW_TOLERANCE = 2
 SAME_ROW_DISTANCE_PX = 8
 # beyond these no model is asked: on 1.2 Gpix of simulated frames with 309 triggers on injected events they cut 28 % of
 # the triggers in still air, 16 % with everything on, and no event; what was cut beside one was a cosmic ray
-HOPELESS_SHARPNESS, HOPELESS_FLATNESS = 0.2, 0.8
+ARTEFACT_SHARPNESS, ARTEFACT_FLATNESS = 0.2, 0.8
 
 
-def are_hopeless(triggers: pd.DataFrame) -> np.ndarray:
+def are_clear_artefacts(triggers: pd.DataFrame) -> np.ndarray:
     """Triggers that need no model to be told from an event, bool, (number of triggers,).
 
-    Sharper than the veto allows by `HOPELESS_SHARPNESS` (cosmic rays), or flatter than `HOPELESS_FLATNESS` (rows that
+    Sharper than the veto allows by `ARTEFACT_SHARPNESS` (cosmic rays), or flatter than `ARTEFACT_FLATNESS` (rows that
     many columns share).
     """
-    sharp = triggers["sharpness"] > _sharpness_limit(triggers) + HOPELESS_SHARPNESS
-    return (sharp | (triggers["flatness"] > HOPELESS_FLATNESS)).to_numpy(dtype=bool)
+    sharp = triggers["sharpness"] > _sharpness_limit(triggers) + ARTEFACT_SHARPNESS
+    return (sharp | (triggers["flatness"] > ARTEFACT_FLATNESS)).to_numpy(dtype=bool)
 
 
 def _sharpness_limit(triggers: pd.DataFrame) -> pd.Series:
-    return triggers["template_sharpness"].clip(lower=MAX_SHARPNESS) + SHARPNESS_NOISE / triggers["snr"].abs()
+    return triggers["template_sharpness"].clip(lower=MAX_SHARPNESS) + SHARPNESS_MARGIN / triggers["snr"].abs()
 
 
 def veto_reasons(triggers: pd.DataFrame, long_width: int = LONG_WIDTH) -> pd.Series:

@@ -14,10 +14,10 @@ _STEPS = 4096  # at which the extreme is looked for
 
 
 @dataclass(frozen=True)
-class Waves:
+class NoiseWaves:
     """A zero-mean light curve ``Σ a cos(2π f t + φ)``, time in units of the event's scale.
 
-    The extreme value lies at time 0 and is +1; beyond the stretch that was looked at others may exceed it.
+    The extreme value lies at time 0 and is +1; beyond the segment that was looked at others may exceed it.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class Waves:
 
 
 @lru_cache(maxsize=64)
-def flickering_waves(exponent: float, realisation: int) -> Waves:
+def flickering_waves(exponent: float, realisation: int) -> NoiseWaves:
     """Red noise of power f^-exponent from one cycle per scale up to `FLICKERING_WAVES`.
 
     Parameters
@@ -75,7 +75,7 @@ def flickering_waves(exponent: float, realisation: int) -> Waves:
 
 
 @lru_cache(maxsize=64)
-def qpo_waves(realisation: int) -> Waves:
+def qpo_waves(realisation: int) -> NoiseWaves:
     """Oscillation of mean frequency one cycle per scale that loses its phase over some ten periods.
 
     Notes
@@ -93,14 +93,14 @@ def _gaussian(rng: np.random.Generator, n: int) -> np.ndarray:
     return rng.standard_normal(n) + 1j * rng.standard_normal(n)
 
 
-def _normalise(frequency: np.ndarray, component: np.ndarray, start: float, stop: float) -> Waves:
-    """Waves whose extreme value between two times is moved to time 0 and made +1."""
+def _normalise(frequency: np.ndarray, component: np.ndarray, start: float, stop: float) -> NoiseWaves:
+    """NoiseWaves whose extreme value between two times is moved to time 0 and made +1."""
     step = (stop - start) / _STEPS
     phase = np.angle(component) + 2 * np.pi * frequency * start
     values = _sum_waves(0.0, _STEPS, frequency * step, np.abs(component), phase)
     extreme = int(np.argmax(np.abs(values)))
     turned = component * np.exp(2j * np.pi * frequency * (start + extreme * step)) / values[extreme]
-    return Waves(frequency, np.abs(turned), np.angle(turned))
+    return NoiseWaves(frequency, np.abs(turned), np.angle(turned))
 
 
 @numba.njit(cache=True, nogil=True)

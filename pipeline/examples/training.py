@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.detection.matching import MATCH_PX, match_truth
+from shutterless.pipeline.detection.matching import TRUTH_MATCH_PX, match_truth
 from shutterless.pipeline.detection.scan import TRIGGER_THRESHOLD, scan
 from shutterless.pipeline.detection.triggers import characterise, find_triggers
 from shutterless.pipeline.detection.vetoes import count_same_row
 from shutterless.pipeline.events.events import KINDS
 from shutterless.pipeline.examples.strips import choose_bins, cut_strips, strip_first_rows
-from shutterless.pipeline.injection.amplifiers import InjectionSettings, inject, scramble_rows
+from shutterless.pipeline.injection.amplifiers import InjectionSettings, inject_events, scramble_rows
 from shutterless.pipeline.psf import psf_half_width
 from shutterless.pipeline.store.store import Amplifier
 from shutterless.pipeline.tokens import StripBatch, TokenGrid, concatenate_strips
@@ -246,7 +246,7 @@ def _one_pass(
     n_rays: int,
 ) -> tuple[StripBatch, Labels]:
     """Inject, search, and keep the strongest trigger of each injection that was found."""
-    injected, truth = inject(amplifier, rng, settings.injection, n_events, n_rays)
+    injected, truth = inject_events(amplifier, rng, settings.injection, n_events, n_rays)
     hits = scan(injected, settings.threshold)
     triggers = characterise(injected, hits[_may_match(hits, truth)], settings.threshold)
     matched = match_truth(triggers, truth)
@@ -266,7 +266,7 @@ def _may_match(hits: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
     start, width = hits["row_start"].to_numpy(), hits["width_rows"].to_numpy()
     margin = _REFINED_WIDTHS * np.maximum(width, 4)
     for row in truth.itertuples():
-        close = (hits["x"] - row.x).abs().le(MATCH_PX + 1) & (hits["y"] - row.y).abs().le(MATCH_PX + 1)
+        close = (hits["x"] - row.x).abs().le(TRUTH_MATCH_PX + 1) & (hits["y"] - row.y).abs().le(TRUTH_MATCH_PX + 1)
         near |= close.to_numpy() & (start <= row.row_stop + margin) & (start + width >= row.row_start - margin)
     return near
 

@@ -135,7 +135,7 @@ class Injection:
         )
 
 
-def inject(
+def inject_events(
     amplifier: Amplifier, rng: np.random.Generator, settings: InjectionSettings, n_events: int, n_cosmic_rays: int = 0
 ) -> tuple[Amplifier, pd.DataFrame]:
     """Inject events and cosmic rays into a copy of an amplifier.

@@ -14,8 +14,8 @@ from shutterless.pipeline.injection.injected_files import (
     InjectedFile,
     put_in_place,
     seeds_of,
-    star_table,
     target_of,
+    true_star_table,
     truth_table,
 )
 from shutterless.pipeline.reading.cubes import Cube, read_cube, write_changed_cube
@@ -56,7 +56,7 @@ def inject_cube(
         partial = Path(work) / "copy.fits"
         write_changed_cube(path, partial, change_e, np.maximum(light_e, 0.0), instrument, supplied)
         put_in_place(partial, target)
-        return InjectedFile(target, truth_table(injections, amplifier, path), star_table(amplifier, path), {})
+        return InjectedFile(target, truth_table(injections, amplifier, path), true_star_table(amplifier, path), {})
 
 
 def _add_change(

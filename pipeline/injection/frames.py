@@ -17,22 +17,24 @@ import pandas as pd
 from astropy.io import fits
 
 from shutterless.pipeline.calibration.electrons import dropped_rows, overscan_level
-from shutterless.pipeline.calibration.serial_trap import PocketEffect, apply_pocket, remove_pocket
+from shutterless.pipeline.calibration.serial_trap import SerialTrap, apply_serial_trap, remove_serial_trap
 from shutterless.pipeline.injection.amplifiers import Injection, InjectionSettings, draw_change, place_injections
 from shutterless.pipeline.injection.injected_files import (
     InjectedFile,
     put_in_place,
     seeds_of,
-    star_table,
     target_of,
+    true_star_table,
     truth_table,
 )
-from shutterless.pipeline.reading.frames import Frame, FrameError, read_amplifier, read_info, to_read_order
+from shutterless.pipeline.reading.frames import Frame, FrameError, read_amplifier, read_frame_info, to_read_order
 from shutterless.pipeline.reading.instruments import InstrumentProfile
 from shutterless.pipeline.store.ingest import ingest_amplifier
 from shutterless.pipeline.store.store import Amplifier, open_amplifier, read_entry
 
-_POCKET_COLUMNS = 40  # on either side: before them a pocket is filled as the sky fills it, after them it is so again
+_SERIAL_TRAP_COLUMNS = (
+    40  # on either side: before them a serial trap is filled as the sky fills it, after them it is so again
+)
 _STEEPEST = 1.9  # slope of the density of what rounding hid; beyond 2 it would be negative
 
 
@@ -52,7 +54,7 @@ def inject_frames(
     """
     path = Path(path)
     target = target_of(path, out)
-    info = read_info(path, instrument, supplied)
+    info = read_frame_info(path, instrument, supplied)
     assert isinstance(info.profile, InstrumentProfile), "frames are read with a profile of frames"
     truths, stars = [], []
     skipped: dict[int | None, str] = dict(info.skipped.items())
@@ -70,24 +72,28 @@ def inject_frames(
             frame = read_amplifier(path, quadrant, instrument, supplied)
             rng = np.random.default_rng(seeds_of(seed, path, quadrant))
             injections = place_injections(amplifier, rng, settings, events)
-            pocket = _measured_pocket(info.profile, Path(work), row["entry"])
+            serial_trap = _measured_serial_trap(info.profile, Path(work), row["entry"])
             for injection in injections:
-                add_to_frame(frame, amplifier, injection, rng, pocket)
+                add_to_frame(frame, amplifier, injection, rng, serial_trap)
             changed[layout.data_hdu] = Path(work) / f"hdu{layout.data_hdu}.npy"
             np.save(changed[layout.data_hdu], to_read_order(frame.pixels_adu, layout))
             shutil.rmtree(Path(work) / row["entry"])
             truths.append(truth_table(injections, amplifier, path))
-            stars.append(star_table(amplifier, path))
+            stars.append(true_star_table(amplifier, path))
         if not changed:
             raise FrameError(next(iter(skipped.values())))
         _write_copy(path, target, changed, Path(work))
     return InjectedFile(target, pd.concat(truths, ignore_index=True), pd.concat(stars, ignore_index=True), skipped)
 
 
-def _measured_pocket(profile: InstrumentProfile, store: Path, entry: str) -> PocketEffect | None:
-    """Pocket effect of the profile, as strong as the calibration found it; None where it found none."""
-    capacity_e = (read_entry(store, entry) or {}).get("pocket_capacity_e", 0.0)
-    return replace(profile.pocket, capacity_e=capacity_e) if profile.pocket is not None and capacity_e > 0 else None
+def _measured_serial_trap(profile: InstrumentProfile, store: Path, entry: str) -> SerialTrap | None:
+    """Serial trap (pocket effect) of the profile, as strong as the calibration found it; None where it found none."""
+    capacity_e = (read_entry(store, entry) or {}).get("serial_trap_capacity_e", 0.0)
+    return (
+        replace(profile.serial_trap, capacity_e=capacity_e)
+        if profile.serial_trap is not None and capacity_e > 0
+        else None
+    )
 
 
 def add_to_frame(
@@ -95,7 +101,7 @@ def add_to_frame(
     amplifier: Amplifier,
     injection: Injection,
     rng: np.random.Generator,
-    pocket: PocketEffect | None = None,
+    serial_trap: SerialTrap | None = None,
 ) -> None:
     """Add an event to the pixels of a frame in place.
 
@@ -106,20 +112,20 @@ def add_to_frame(
     amplifier : Amplifier
         What calibration made of it: the level of light in each pixel, and its noise.
     injection : Injection
-    pocket : PocketEffect, optional
+    serial_trap : SerialTrap, optional
         What the serial register does to the frame's rows.
 
     Notes
     -----
     A reading is what rounding left of a continuous one. The part it hid lies within half an ADU, more probably towards
     the mean than away from it (to first order ``1 - (reading - mean) u / σ²`` for the hidden part u); it is drawn
-    anew, the event's electrons are added to the whole (`draw_change`) and read through the pocket effect and the
+    anew, the event's electrons are added to the whole (`draw_change`) and read through the serial trap and the
     profile's non-linearity, and the result is rounded again. So the mean of a changed pixel moves by the event exactly,
     however small that is, and its variance is that of a pixel exposed with the event. Saturated pixels stay as they
     are, and so do rows that were never read.
     """
     rows, columns, readout, curve = injection.rows_lit, injection.columns, frame.readout, frame.profile.nonlinearity
-    gain, reach = readout.gain_e_per_adu, 0 if pocket is None else _POCKET_COLUMNS
+    gain, reach = readout.gain_e_per_adu, 0 if serial_trap is None else _SERIAL_TRAP_COLUMNS
     window = slice(max(columns.start - reach, 0), min(columns.stop + reach, frame.pixels_adu.shape[1]))
     found = frame.pixels_adu[rows, window]
     bias_adu = overscan_level(frame.overscan_adu[rows], frame.profile.overscan_used)
@@ -133,7 +139,7 @@ def add_to_frame(
         reading += _hidden_by_rounding(rng, excess_e * gain / variance_e2)
     true = true_adu(reading - bias, curve)
     lit = slice(columns.start - window.start, columns.stop - window.start)
-    change = _change_read(rng, injection.signal_e()[0].T, level, gain * true, lit, readout.read_noise_e**2, pocket)
+    change = _change_read(rng, injection.signal_e()[0].T, level, gain * true, lit, readout.read_noise_e**2, serial_trap)
     changed = reading + read_adu(true + change / gain, curve) - read_adu(true, curve)
     changed = np.minimum(np.rint(changed) if whole else changed, readout.saturation_adu)
     lowest = np.iinfo(found.dtype).min if whole else -np.inf
@@ -148,19 +154,19 @@ def _change_read(
     read_e: np.ndarray,
     lit: slice,
     floor_e2: float,
-    pocket: PocketEffect | None,
+    serial_trap: SerialTrap | None,
 ) -> np.ndarray:
     """Electrons by which an event changes what is read of a window (t, x) whose columns ``lit`` it lights."""
     charge_e = read_e.copy()
-    if pocket is not None:
-        remove_pocket(charge_e, pocket)
+    if serial_trap is not None:
+        remove_serial_trap(charge_e, serial_trap)
     change_e = np.zeros_like(read_e)
     change_e[:, lit] = draw_change(rng, signal_e, level_e[:, lit], charge_e[:, lit], floor_e2)
-    if pocket is None:
+    if serial_trap is None:
         return change_e
     changed_e = charge_e + change_e
-    apply_pocket(charge_e, pocket)
-    apply_pocket(changed_e, pocket)
+    apply_serial_trap(charge_e, serial_trap)
+    apply_serial_trap(changed_e, serial_trap)
     return changed_e - charge_e
 
 

@@ -83,7 +83,7 @@ def truth_table(injections: Sequence[Injection], amplifier: Amplifier, path: Pat
     return _typed(pd.DataFrame(rows, columns=_with_y(TRUTH_COLUMNS, amplifier)), TRUTH_COLUMNS)
 
 
-def star_table(amplifier: Amplifier, path: Path) -> pd.DataFrame:
+def true_star_table(amplifier: Amplifier, path: Path) -> pd.DataFrame:
     """Stars of one amplifier: `STAR_COLUMNS`, and ``y`` in a stack of images."""
     readout, columns = amplifier.readout, _with_y(STAR_COLUMNS, amplifier)
     table = amplifier.streaks.rename(columns={"streak_id": "star_id"})

@@ -20,7 +20,7 @@ from shutterless.pipeline.plots.frames import BLACK, BLUE, GREY, ORANGE, SKY_BLU
 LINEAR_SIGMA = 3.0
 MAX_WRITTEN = 12  # pixels on a side up to which each has its number written into it
 _UNITS_S = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3))
-_LEAST_UNITS = 1.5  # of a unit; a shorter stretch is given in the next smaller one
+_LEAST_UNITS = 1.5  # of a unit; a shorter segment is given in the next smaller one
 _TOP = 0.22  # share of a light curve's height that is kept free for numbers
 _N_TIERS, _TIER, _APART = 3, 0.075, 0.024  # heights at which numbers stand, their distances in shares of the axes
 _CELL = (0.88, 0.72)  # share of a pixel's width and height that its light curve fills
@@ -31,7 +31,7 @@ _OUTLINED = [withStroke(linewidth=2.5, foreground="white")]
 
 
 def duration_unit(span_s: float) -> tuple[str, float]:
-    """Unit in which a stretch of time is readable, from ``"ms"`` to ``"d"``, and its seconds."""
+    """Unit in which a segment of time is readable, from ``"ms"`` to ``"d"``, and its seconds."""
     long_enough = [unit for unit in _UNITS_S if abs(span_s) >= _LEAST_UNITS * unit[1]]
     return long_enough[0] if long_enough else _UNITS_S[-1]
 

@@ -52,7 +52,7 @@ def plot_frame(
     unit : str
         Unit of the pixel values, for the colour bar.
     contrast : float
-        Of the ZScale stretch; smaller is softer.
+        Of the ZScale segment; smaller is softer.
     limit_sigma : float, optional
         The pixels are residuals in units of σ, NaN (masked) is grey, and the colours end at plus and minus this.
 
@@ -290,7 +290,7 @@ def plot_noise_over_time(edges: np.ndarray, noise: np.ndarray, ax: Axes) -> Axes
     Parameters
     ----------
     edges : ndarray, shape (n + 1,)
-        First file row of each stretch, and the row after the last.
+        First file row of each segment, and the row after the last.
     noise : ndarray, shape (n,)
         NaN leaves a gap.
     ax : Axes

@@ -95,7 +95,7 @@ def _round_values(low: float, high: float, softening: float) -> list[float]:
 
 
 def time_unit(span_s: float) -> tuple[str, float]:
-    """Unit in which a stretch of time is readable, ``"ms"`` or ``"s"``, and how many of them a second has."""
+    """Unit in which a segment of time is readable, ``"ms"`` or ``"s"``, and how many of them a second has."""
     return ("ms", 1e3) if abs(span_s) < 1.5 else ("s", 1.0)
 
 

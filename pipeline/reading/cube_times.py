@@ -12,7 +12,7 @@ from shutterless.pipeline.reading.fits_files import FrameError
 from shutterless.pipeline.reading.readout import RowTimes
 
 DAY_S = 86_400.0
-LARGEST_STRETCH, LARGEST_UNASKED = 100, 1_000_000  # rows for every frame, and rows that no one minds anyway
+LARGEST_SEGMENT, LARGEST_UNASKED = 100, 1_000_000  # rows for every frame, and rows that no one minds anyway
 _SLOPE_FRAMES = 100  # corrections are 32-bit floats of 40 µs: fewer give no slope, more bend with the Earth's orbit
 
 
@@ -107,10 +107,10 @@ def lay_out_cadences(times: FrameTimes, path: Path) -> CadenceGrid:
     else:
         rows = _rows_by_time(times, clock_s, path)
     n_rows = int(rows[-1]) + 1
-    if n_rows > max(LARGEST_STRETCH * len(rows), LARGEST_UNASKED):
+    if n_rows > max(LARGEST_SEGMENT * len(rows), LARGEST_UNASKED):
         raise FrameError(
             f"{path}: {len(rows)} frames span {n_rows} cadences of {times.cadence_s:g} s, more than "
-            f"{LARGEST_STRETCH} times as many; split the file at its gaps"
+            f"{LARGEST_SEGMENT} times as many; split the file at its gaps"
         )
     observed, archive = _fill_rows(times, rows, n_rows)
     seconds, first_row_utc = _read_clock(times, observed)

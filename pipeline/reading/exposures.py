@@ -27,10 +27,11 @@ def read_info(
     Raises
     ------
     FrameError, ProfileError
-        As `shutterless.pipeline.reading.frames.read_info` and `shutterless.pipeline.reading.cubes.read_cube_info`.
+        As `shutterless.pipeline.reading.frames.read_frame_info` and
+        `shutterless.pipeline.reading.cubes.read_cube_info`.
     """
     instrument, is_cube = _find_profile(Path(path), instrument, supplied)
-    return (cubes.read_cube_info if is_cube else frames.read_info)(path, instrument, supplied)
+    return (cubes.read_cube_info if is_cube else frames.read_frame_info)(path, instrument, supplied)
 
 
 def holds_cube(path: str | Path, instrument: str | None = None, supplied: Mapping[str, str] | None = None) -> bool:
@@ -38,7 +39,7 @@ def holds_cube(path: str | Path, instrument: str | None = None, supplied: Mappin
     return _find_profile(Path(path), instrument, supplied)[1]
 
 
-def read_amplifier(
+def read_exposure(
     path: str | Path,
     quadrant: int | None,
     instrument: str | None = None,

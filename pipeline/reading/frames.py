@@ -38,7 +38,7 @@ __all__ = [
     "frame_stem",
     "open_amplifier_rows",
     "read_amplifier",
-    "read_info",
+    "read_frame_info",
     "to_read_order",
 ]
 _REQUIRED = ("row_rate_hz", "gain_e_per_adu", "read_noise_e", "saturation_adu")
@@ -98,7 +98,9 @@ class Frame:
     path: Path
 
 
-def read_info(path: str | Path, instrument: str | None = None, supplied: Mapping[str, str] | None = None) -> FrameInfo:
+def read_frame_info(
+    path: str | Path, instrument: str | None = None, supplied: Mapping[str, str] | None = None
+) -> FrameInfo:
     """Read and check the headers of one file.
 
     Parameters
@@ -147,12 +149,12 @@ def read_amplifier(
 ) -> Frame:
     """Read one amplifier into read order.
 
-    Parameters are those of `read_info`, and ``quadrant`` from 1.
+    Parameters are those of `read_frame_info`, and ``quadrant`` from 1.
 
     Raises
     ------
     FrameError
-        As `read_info`, and if the amplifier's pixels are damaged, NaN or constant.
+        As `read_frame_info`, and if the amplifier's pixels are damaged, NaN or constant.
     """
     with open_amplifier_rows(path, quadrant, instrument, supplied) as rows:
         pixels = np.empty((rows.n_rows, rows.pixels.n_columns), dtype=rows.pixels.dtype)
@@ -211,7 +213,7 @@ class AmplifierRows:
 def open_amplifier_rows(
     path: str | Path, quadrant: int, instrument: str | None = None, supplied: Mapping[str, str] | None = None
 ) -> Iterator[AmplifierRows]:
-    """Open an amplifier whose rows are to be read a stretch at a time.
+    """Open an amplifier whose rows are to be read a segment at a time.
 
     Parameters and errors are those of `read_amplifier`.
     """

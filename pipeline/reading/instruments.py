@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from shutterless.pipeline.calibration.serial_trap import PocketEffect
+from shutterless.pipeline.calibration.serial_trap import SerialTrap
 from shutterless.pipeline.events.events import EVENT_KINDS
 from shutterless.pipeline.tokens import GridError, TokenGrid
 
@@ -56,7 +56,7 @@ _FRAME_SECTIONS = {
     "keywords": READOUT_KEYWORDS,
     "defaults": (*READOUT_KEYWORDS, "amp_id_start"),
     "nonlinearity": ("a", "b"),
-    "pocket": ("capacity_e", "exponent", "flux_exponent", "full_well_e"),
+    "serial_trap": ("capacity_e", "exponent", "flux_exponent", "full_well_e"),
 }
 _CUBE_SECTIONS = {
     **_SHARED_SECTIONS,
@@ -130,7 +130,7 @@ class Profile:
         Values where the header is silent.
     site : Site or None
         Needed for barycentric times alone.
-    pocket : PocketEffect or None
+    serial_trap : SerialTrap or None
         What a trap in the serial register does to every row.
     token_grid : mapping of str to Any
         Sizes of the `shutterless.pipeline.tokens.TokenGrid` that suits these files; empty means that of the settings.
@@ -145,7 +145,7 @@ class Profile:
     keywords: Mapping[str, str]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     site: Site | None = None
-    pocket: PocketEffect | None = None
+    serial_trap: SerialTrap | None = None
     token_grid: Mapping[str, Any] = field(default_factory=dict)
     event_scales_s: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -338,10 +338,10 @@ def _parse_frames(raw: Mapping[str, Any], source: str) -> InstrumentProfile:
         overscan_used=(start, stop),
         quadrants=tuple(QuadrantLayout(**entry) for entry in quadrants),
         nonlinearity=(raw["nonlinearity"]["a"], raw["nonlinearity"]["b"]) if "nonlinearity" in raw else None,
-        pocket=PocketEffect(**raw["pocket"]) if "pocket" in raw else None,
+        serial_trap=SerialTrap(**raw["serial_trap"]) if "serial_trap" in raw else None,
     )
     _check_geometry(profile, source)
-    _check_pocket(profile, source)
+    _check_serial_trap(profile, source)
     return profile
 
 
@@ -440,9 +440,11 @@ def _check_geometry(profile: InstrumentProfile, source: str) -> None:
         raise ProfileError(f"instrument profile {source}: [keywords] must name the header keyword of row_rate_hz")
 
 
-def _check_pocket(profile: InstrumentProfile, source: str) -> None:
-    if profile.pocket is not None and any(not value > 0 for value in vars(profile.pocket).values()):
-        raise ProfileError(f"instrument profile {source}: [pocket] needs positive numbers, not {profile.pocket}")
+def _check_serial_trap(profile: InstrumentProfile, source: str) -> None:
+    if profile.serial_trap is not None and any(not value > 0 for value in vars(profile.serial_trap).values()):
+        raise ProfileError(
+            f"instrument profile {source}: [serial_trap] needs positive numbers, not {profile.serial_trap}"
+        )
 
 
 def _check_site(site: Site | None, source: str) -> None:

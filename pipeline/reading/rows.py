@@ -1,4 +1,4 @@
-"""Rows of one FITS image, read a stretch at a time, so that no file need fit into memory."""
+"""Rows of one FITS image, read a segment at a time, so that no file need fit into memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stretches of rows: how sequences of files are cut so that memory is bounded and nothing is lost at a border.
+"""Segments of rows: how sequences of files are cut so that memory is bounded and nothing is lost at a border.
 
 The rows of one amplifier in one uninterrupted sequence are one time series, however many files hold it. It is searched
 in windows of `CORE_ROWS` rows that reach `MARGIN_ROWS` farther on either side, across the borders of files. Windows lie
@@ -52,7 +52,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Segment:
     """One unit of work: rows of one amplifier that are calibrated and searched together.
 
     Parameters
@@ -60,11 +60,11 @@ class Stretch:
     series : str
         Name of the time series.
     quadrant : int or None
-        None for a stack of images, whose stretch is the whole file.
+        None for a stack of images, whose segment is the whole file.
     pieces : tuple of Piece
         In the order of their rows; rows may be missing between them.
     own : (int, int)
-        Half-open range of sequence rows whose events are this stretch's.
+        Half-open range of sequence rows whose events are this segment's.
     """
 
     series: str
@@ -74,7 +74,7 @@ class Stretch:
 
     @property
     def name(self) -> str:
-        """Unique among the stretches of one plan, and the same whatever other sequences are there."""
+        """Unique among the segments of one plan, and the same whatever other sequences are there."""
         return f"{self.series}_r{self.own[0]:09d}"
 
     @property
@@ -85,7 +85,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Run:
-    """Rows of a stretch without a gap, in memory, and the pieces that they were read from."""
+    """Rows of a segment without a gap, in memory, and the pieces that they were read from."""
 
     frame: Frame
     pieces: tuple[Piece, ...]
@@ -111,8 +111,8 @@ class _Series:
         return f"{re.sub(r'[^A-Za-z0-9._-]', '-', self.label)}_q{self.quadrant or 0}_{digest}"
 
 
-def plan_stretches(infos: Iterable[FrameInfo]) -> list[Stretch]:
-    """Cut the amplifiers of some files into stretches.
+def plan_segments(infos: Iterable[FrameInfo]) -> list[Segment]:
+    """Cut the amplifiers of some files into segments.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def plan_stretches(infos: Iterable[FrameInfo]) -> list[Stretch]:
 
     Returns
     -------
-    list of Stretch
+    list of Segment
         Series by series in the order of their rows, whatever the order of the files.
     """
     series: dict[_Series, list[Piece]] = {}
@@ -130,11 +130,11 @@ def plan_stretches(infos: Iterable[FrameInfo]) -> list[Stretch]:
         for quadrant, readout in info.readouts.items():
             piece = Piece(info.path.absolute(), 0, info.n_rows, readout.first_row or 0)
             series.setdefault(_find_series(info, quadrant, readout, piece, series), []).append(piece)
-    return [stretch for key, pieces in series.items() for stretch in _cut(key.name, key.quadrant, pieces)]
+    return [segment for key, pieces in series.items() for segment in _cut(key.name, key.quadrant, pieces)]
 
 
-def cut_file(path: Path, quadrant: int, n_rows: int) -> list[Stretch]:
-    """Stretches of one amplifier of one file alone, rows counted from its first; they begin at whole blocks."""
+def cut_file(path: Path, quadrant: int, n_rows: int) -> list[Segment]:
+    """Segments of one amplifier of one file alone, rows counted from its first; they begin at whole blocks."""
     return list(_cut(frame_stem(path), quadrant, [Piece(path, 0, n_rows, 0)]))
 
 
@@ -156,16 +156,16 @@ def _find_series(
     return series
 
 
-def _cut(name: str, quadrant: int | None, pieces: Sequence[Piece]) -> Iterator[Stretch]:
+def _cut(name: str, quadrant: int | None, pieces: Sequence[Piece]) -> Iterator[Segment]:
     """Windows over the pieces of one time series; a stack of images stays whole."""
     if quadrant is None:
-        yield Stretch(name, None, tuple(pieces), (pieces[0].first, pieces[-1].last))
+        yield Segment(name, None, tuple(pieces), (pieces[0].first, pieces[-1].last))
         return
     firsts, lasts = [piece.first for piece in pieces], [piece.last for piece in pieces]  # both rise
     for start, stop in _cores(pieces):
         near = pieces[bisect_right(lasts, start - MARGIN_ROWS) : bisect_left(firsts, stop + MARGIN_ROWS)]
         window = [piece.within(start - MARGIN_ROWS, stop + MARGIN_ROWS) for piece in near]
-        yield Stretch(name, quadrant, tuple(piece for piece in window if piece is not None), (start, stop))
+        yield Segment(name, quadrant, tuple(piece for piece in window if piece is not None), (start, stop))
 
 
 def _cores(pieces: Sequence[Piece]) -> list[tuple[int, int]]:
@@ -188,9 +188,9 @@ def _cores(pieces: Sequence[Piece]) -> list[tuple[int, int]]:
 
 
 class Workspace:
-    """Memory that one stretch after the other is read into, so that none waits for pages.
+    """Memory that one segment after the other is read into, so that none waits for pages.
 
-    One of a process: what is in it changes with the next stretch.
+    One of a process: what is in it changes with the next segment.
     """
 
     def __init__(self) -> None:
@@ -206,22 +206,22 @@ class Workspace:
 
 
 def read_runs(
-    stretch: Stretch,
+    segment: Segment,
     workspace: Workspace,
     instrument: str | None = None,
     supplied: dict[str, str] | None = None,
     failures: list[tuple[Path, str]] | None = None,
 ) -> Iterator[Run]:
-    """Read the pieces of a stretch that follow each other without a gap as one frame.
+    """Read the pieces of a segment that follow each other without a gap as one frame.
 
     Parameters
     ----------
-    stretch : Stretch
+    segment : Segment
         Of continuous readout.
     workspace : Workspace
         Holds the pixels; a run is to be done with before the next is asked for.
     instrument, supplied
-        As `shutterless.pipeline.reading.frames.read_info`.
+        As `shutterless.pipeline.reading.frames.read_frame_info`.
     failures : list of (Path, str), optional
         Gets the file and reason of every piece that cannot be read; it leaves a gap. Without a list it is raised.
 
@@ -234,10 +234,10 @@ def read_runs(
     FrameError
         If a piece cannot be read and there is no list for it.
     """
-    waiting: list[Piece] = list(stretch.pieces)
+    waiting: list[Piece] = list(segment.pieces)
     while waiting:
         run, waiting = _split_at_gap(waiting)
-        yield from _read_run(run, stretch, workspace, instrument, supplied, failures)
+        yield from _read_run(run, segment, workspace, instrument, supplied, failures)
 
 
 def _split_at_gap(pieces: list[Piece]) -> tuple[list[Piece], list[Piece]]:
@@ -249,18 +249,18 @@ def _split_at_gap(pieces: list[Piece]) -> tuple[list[Piece], list[Piece]]:
 
 def _read_run(
     pieces: list[Piece],
-    stretch: Stretch,
+    segment: Segment,
     workspace: Workspace,
     instrument: str | None,
     supplied: dict[str, str] | None,
     failures: list[tuple[Path, str]] | None,
 ) -> Iterator[Run]:
     """One frame of all pieces, or one on either side of each that cannot be read."""
-    assert stretch.quadrant is not None, "stacks of images are not read in rows"
+    assert segment.quadrant is not None, "stacks of images are not read in rows"
     filling = _Filling(workspace, sum(piece.stop - piece.start for piece in pieces))
     for piece in pieces:
         try:
-            with open_amplifier_rows(piece.path, stretch.quadrant, instrument, supplied) as rows:
+            with open_amplifier_rows(piece.path, segment.quadrant, instrument, supplied) as rows:
                 filling.add(rows, piece)
         except (FrameError, OSError) as error:
             if failures is None:

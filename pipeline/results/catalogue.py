@@ -13,7 +13,7 @@ from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.results.candidates import share_onsets
 
 REQUIRED = ("x", "y", "mag")
-MATCH_PX = 1.5
+CATALOGUE_MATCH_PX = 1.5
 MATCH_MAG = 1.0
 LEAST_MATCHED = 0.5
 
@@ -67,9 +67,9 @@ def apply_catalogue(streaks: pd.DataFrame, catalogue: pd.DataFrame, readout: Rea
     Returns
     -------
     DataFrame
-        With ``name`` (empty where there is none) and ``y0`` of the star nearest in column within `MATCH_PX` and
-        `MATCH_MAG`; a streak without a magnitude takes the nearest of any. Each star goes to one streak at most. With
-        ``ra`` and ``dec`` in the catalogue those too, NaN where no star is matched.
+        With ``name`` (empty where there is none) and ``y0`` of the star nearest in column within `CATALOGUE_MATCH_PX`
+        and `MATCH_MAG`; a streak without a magnitude takes the nearest of any. Each star goes to one streak at most.
+        With ``ra`` and ``dec`` in the catalogue those too, NaN where no star is matched.
     """
     stars = stars_of_amplifier(catalogue, readout)
     streak, star = _match(streaks, stars)
@@ -136,8 +136,8 @@ def check_match(entry: str, streaks: pd.DataFrame, catalogue: pd.DataFrame, read
         return ""
     share = f"{matched} of {len(expected)} catalogue stars ({matched / len(expected):.0%})"
     return (
-        f"{entry}: only {share} have a streak within {MATCH_PX:g} px and {MATCH_MAG:g} mag, so it is not used there; "
-        "is it another quadrant, shifted, not in read order or in another band?"
+        f"{entry}: only {share} have a streak within {CATALOGUE_MATCH_PX:g} px and {MATCH_MAG:g} mag, so it is "
+        "not used there; is it another quadrant, shifted, not in read order or in another band?"
     )
 
 
@@ -153,7 +153,7 @@ def _match(streaks: pd.DataFrame, stars: pd.DataFrame) -> tuple[np.ndarray, np.n
     """Positions of matched streaks and of their stars, (m,) each; the nearest pairs choose first."""
     distance = np.abs(streaks["x"].to_numpy()[:, None] - stars["x"].to_numpy(dtype=np.float64))
     contrast = np.abs(streaks["mag"].to_numpy()[:, None] - stars["mag"].to_numpy(dtype=np.float64))
-    distance[(distance > MATCH_PX) | (contrast > MATCH_MAG)] = np.inf
+    distance[(distance > CATALOGUE_MATCH_PX) | (contrast > MATCH_MAG)] = np.inf
     pairs = []
     for flat in np.argsort(distance, axis=None, kind="stable")[: np.isfinite(distance).sum()]:
         streak, star = np.unravel_index(flat, distance.shape)

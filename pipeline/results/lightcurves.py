@@ -10,7 +10,7 @@ import pandas as pd
 from shutterless.pipeline.calibration.residuals import interpolate_blocks
 from shutterless.pipeline.calibration.streaks.background import follow_background
 from shutterless.pipeline.calibration.streaks.deblending import fit_blocks
-from shutterless.pipeline.calibration.streaks.fit import HALF_WIDTH
+from shutterless.pipeline.calibration.streaks.fit import FIT_HALF_WIDTH
 from shutterless.pipeline.calibration.streaks.profile_fit import add_profiles
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.readout import Readout
@@ -131,7 +131,7 @@ def _check_rows(rows: slice | None, n_rows: int, bin_rows: int) -> tuple[int, in
     start, stop = rows.start or 0, n_rows if rows.stop is None else rows.stop
     if rows.step not in (None, 1) or not 0 <= start < stop <= n_rows:
         raise LightCurveError(
-            f"rows {rows} are not a stretch of the amplifier's {n_rows} rows; pass slice(start, stop)"
+            f"rows {rows} are not a segment of the amplifier's {n_rows} rows; pass slice(start, stop)"
         )
     return start, stop
 
@@ -145,7 +145,7 @@ def _sorted_streaks(amplifier: Amplifier) -> pd.DataFrame:
 def _profiles(amplifier: Amplifier) -> tuple[np.ndarray, np.ndarray]:
     """First column that each streak reaches (s,), possibly beyond the edge, and its light on the columns (s, k)."""
     x, sigma_px = amplifier.streaks["x"].to_numpy(dtype=np.float64), amplifier.psf_sigma_px
-    half = max(HALF_WIDTH, int(np.ceil(4 * sigma_px)))
+    half = max(FIT_HALF_WIDTH, int(np.ceil(4 * sigma_px)))
     first = np.round(x).astype(np.int64) - half
     return first, pixel_profile(first[:, None] + np.arange(2 * half + 1) - x[:, None], sigma_px)
 

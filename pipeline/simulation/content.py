@@ -18,7 +18,7 @@ from shutterless.pipeline.simulation.camera.artefacts import (
     draw_mains,
     draw_pickup_bursts,
 )
-from shutterless.pipeline.simulation.camera.detector import Detector, draw_detector, draw_dropped_rows
+from shutterless.pipeline.simulation.camera.detector import DetectorFaults, draw_detector, draw_dropped_rows
 from shutterless.pipeline.simulation.camera.focal_plane import focal_plane
 from shutterless.pipeline.simulation.placement import PlacedEvent, place_events
 from shutterless.pipeline.simulation.scene import (
@@ -56,8 +56,8 @@ class AmplifierContent:
         Noise that all columns of a row share.
     air : Atmosphere or None
         Without it the stars are steady.
-    detector : Detector or None
-        Without it there are no faults and no pocket effect.
+    detector : DetectorFaults or None
+        Without it there are no faults and no serial trap.
     sky_lights : SkyLights or None
         Moving lights and ghosts.
     """
@@ -69,7 +69,7 @@ class AmplifierContent:
     pickup_bursts: Sequence[PickupBurst] = ()
     waves: Sequence[RowWaves] = ()
     air: Atmosphere | None = None
-    detector: Detector | None = None
+    detector: DetectorFaults | None = None
     sky_lights: SkyLights | None = None
 
     def row_offsets_e(self, block: slice) -> np.ndarray:
@@ -135,7 +135,7 @@ def draw_sky_lights(settings: SceneSettings, scene: Scene, ccd: int, quadrant: i
     return SkyLights(scene, trails, ghosts, draw_air(settings, stars, *opposite) if settings.atmosphere else None)
 
 
-def draw_faults(settings: SceneSettings, ccd: int, quadrant: int, file_index: int) -> Detector:
+def draw_faults(settings: SceneSettings, ccd: int, quadrant: int, file_index: int) -> DetectorFaults:
     """Draw an amplifier's own faults, which last, and the rows that all amplifiers of its CCD lose in one file."""
     profile = settings.profile
     lasting = draw_detector(

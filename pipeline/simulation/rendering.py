@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numba
 import numpy as np
 
-from shutterless.pipeline.calibration.serial_trap import apply_pocket
+from shutterless.pipeline.calibration.serial_trap import apply_serial_trap
 from shutterless.pipeline.simulation.camera.artefacts import CosmicRay
 from shutterless.pipeline.simulation.camera.detector import Trap, pass_trap
 from shutterless.pipeline.simulation.camera.photons import draw_photons
@@ -18,7 +18,7 @@ from shutterless.pipeline.simulation.sky.atmosphere import AirRun, add_sources, 
 BIAS_ADU = 100.0
 # deferred charge in the first overscan columns: about 250 ADU in the first, gone by the twentieth
 DEFERRED_ADU, DEFERRED_SCALE_PX = 150.0, 3.0
-BLOCK_ROWS = 256
+RENDERED_ROWS = 256
 
 
 def render(
@@ -42,8 +42,8 @@ def render_blocks(
     """
     air = None if content.air is None else AirRun(content.air, content.scene.n_transit)
     camera = Camera(settings, content)
-    for start in range(0, len(content.rows), BLOCK_ROWS):
-        block = slice(start, min(start + BLOCK_ROWS, len(content.rows)))
+    for start in range(0, len(content.rows), RENDERED_ROWS):
+        block = slice(start, min(start + RENDERED_ROWS, len(content.rows)))
         charge = camera.empty_rows(block.stop - block.start)
         draw_photons(rng, mean_electrons(content, block, air), camera.data_of(charge))
         _add_cosmic_rays(camera.data_of(charge), content.cosmic_rays, block)
@@ -69,7 +69,7 @@ class Camera:
         self.saturation_adu = float(settings.electronics("saturation_adu"))
         self.nonlinearity = profile.nonlinearity or (0.0, 0.0)
         detector = content.detector
-        self.pocket = None if detector is None else profile.pocket
+        self.serial_trap = None if detector is None else profile.serial_trap
         self.pattern_e = np.zeros(self.n_columns + n_overscan) if detector is None else detector.pattern_e.copy()
         self.pattern_e[self.n_columns :] += (
             self.gain * DEFERRED_ADU * np.exp(-np.arange(n_overscan) / DEFERRED_SCALE_PX)
@@ -99,8 +99,8 @@ class Camera:
         if detector is not None:
             for i, trap in enumerate(detector.traps):
                 self.held_e[i] = pass_trap(charge_e[:, trap.column], trap, self.held_e[i])
-        if self.pocket is not None:
-            apply_pocket(charge_e, self.pocket)
+        if self.serial_trap is not None:
+            apply_serial_trap(charge_e, self.serial_trap)
         adu = np.empty(charge_e.shape, dtype=np.uint16)
         _add_noise(rng, charge_e, self.content.row_offsets_e(block), self.pattern_e, self.content.scene.read_noise_e)
         _digitise(charge_e, self.gain, *self.nonlinearity, self.saturation_adu, adu)

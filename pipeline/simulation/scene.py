@@ -61,7 +61,8 @@ class SceneSettings:
     geosynchronous_per_hour, low_orbit_per_hour, aircraft_per_hour, meteors_per_hour : float
         Objects that cross a CCD (3.0 deg²) in an hour; see `moving_lights.TrailRates`.
     detector : bool
-        Pocket effect (where the profile has one), bias structure, hot columns, traps, dropped rows; see `detector`.
+        Serial trap (pocket effect) (where the profile has one), bias structure, hot columns, traps, dropped rows; see
+        `detector`.
     hot_columns, traps : float
         Expected number in each amplifier.
     dropped_runs_per_hour : float

@@ -15,7 +15,7 @@ from shutterless.pipeline.simulation.sky.ghosts import (
     add_ghosts,
     annulus_image,
     draw_ghosts,
-    star_time_rows,
+    own_time_rows,
     steady_light,
 )
 from shutterless.pipeline.simulation.sky.moving_lights import TrailRates, draw_trails
@@ -79,7 +79,7 @@ class SkyLights:
         """Add all light to a block of rows, (t, x), in place; ``first_row`` is the sequence row of its first."""
         add_trails(mean_e, first_row, self.trails)
         for ghost in self.ghosts:  # one by one: together their star times would span the detector
-            first, n_star_rows = star_time_rows([ghost], first_row, len(mean_e))
+            first, n_star_rows = own_time_rows([ghost], first_row, len(mean_e))
             light = self._ghost_light(ghost, first, n_star_rows)
             add_ghosts(mean_e, first_row, [ghost], light[:, None], first, self.scene.n_transit)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shutterless.pipeline.calibration.exposure import calibrate_exposure, exposure_shape
-from shutterless.pipeline.reading.exposures import read_amplifier, read_info
+from shutterless.pipeline.reading.exposures import read_exposure, read_info
 from shutterless.pipeline.reading.fits_files import frame_stem
 from shutterless.pipeline.reading.instruments import describe_instrument
 from shutterless.pipeline.reading.segments import MAX_ROWS, cut_file
@@ -64,9 +64,9 @@ def ingest_amplifier(
         return _manifest_row(name, finished)
     if quadrant is not None and readout is not None and info.n_rows > MAX_ROWS:
         with EntryWriter(store, name, n_columns=info.n_columns, n_rows=info.n_rows) as writer:
-            stretches = cut_file(path, quadrant, info.n_rows)
-            return _manifest_row(name, write_long_entry(stretches, writer, origin, instrument, supplied))
-    exposure = read_amplifier(path, quadrant, instrument, supplied)
+            segments = cut_file(path, quadrant, info.n_rows)
+            return _manifest_row(name, write_long_entry(segments, writer, origin, instrument, supplied))
+    exposure = read_exposure(path, quadrant, instrument, supplied)
     n_y, n_columns, n_rows = exposure_shape(exposure)
     with EntryWriter(store, name, n_y=n_y, n_columns=n_columns, n_rows=n_rows) as writer:
         calibrated = calibrate_exposure(exposure, writer.residual)

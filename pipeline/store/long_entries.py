@@ -1,4 +1,4 @@
-"""A store entry of a file with more rows than are calibrated at once: stretch by stretch, joined without a seam."""
+"""A store entry of a file with more rows than are calibrated at once: segment by segment, joined without a step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from shutterless.pipeline.calibration.exposure import Calibrated, calibrate_exposure, exposure_shape
 from shutterless.pipeline.calibration.levels.baseline import BLOCK_ROWS
 from shutterless.pipeline.reading.readout import Readout
-from shutterless.pipeline.reading.segments import Stretch, Workspace, read_runs
+from shutterless.pipeline.reading.segments import Segment, Workspace, read_runs
 from shutterless.pipeline.results.candidates import share_onsets
 from shutterless.pipeline.store.store import EntryWriter
 
@@ -22,24 +22,24 @@ _TOTALS = ("live_pixel_rows", "above", "below")  # the first of which comes out 
 
 
 def write_long_entry(
-    stretches: Sequence[Stretch],
+    segments: Sequence[Segment],
     writer: EntryWriter,
     origin: str,
     instrument: str | None = None,
     supplied: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Calibrate the stretches of one file and write their rows as one entry.
+    """Calibrate the segments of one file and write their rows as one entry.
 
     Parameters
     ----------
-    stretches : sequence of Stretch
+    segments : sequence of Segment
         From `shutterless.pipeline.reading.segments.cut_file`.
     writer : EntryWriter
         Open, for all rows of the file.
     origin : str
         Goes into the entry's description.
     instrument, supplied
-        As `shutterless.pipeline.reading.frames.read_info`.
+        As `shutterless.pipeline.reading.frames.read_frame_info`.
 
     Returns
     -------
@@ -51,13 +51,13 @@ def write_long_entry(
     FrameError
         If any of it cannot be read.
     """
-    workspace, n_rows = Workspace(), stretches[-1].pieces[-1].last
+    workspace, n_rows = Workspace(), segments[-1].pieces[-1].last
     parts, live = [], []
-    for stretch in stretches:
-        (run,) = read_runs(stretch, workspace, instrument, dict(supplied or {}))
+    for segment in segments:
+        (run,) = read_runs(segment, workspace, instrument, dict(supplied or {}))
         residual = workspace.array("residual", exposure_shape(run.frame), np.float16)
         calibrated = calibrate_exposure(run.frame, residual)
-        own = slice(max(stretch.own[0], run.first) - run.first, min(stretch.own[1], n_rows) - run.first)
+        own = slice(max(segment.own[0], run.first) - run.first, min(segment.own[1], n_rows) - run.first)
         writer.write_rows(run.first + own.start, residual[:, :, own])
         parts.append(_without_residual(calibrated, own))
         live.append(int(np.count_nonzero(np.isfinite(residual[:, :, own]))))
@@ -66,7 +66,7 @@ def write_long_entry(
 
 
 def _without_residual(calibrated: Calibrated, own: slice) -> Calibrated:
-    """What is kept of a stretch: its own rows of the small arrays."""
+    """What is kept of a segment: its own rows of the small arrays."""
     blocks = slice(own.start // BLOCK_ROWS, -(-own.stop // BLOCK_ROWS))
     arrays = dict(calibrated.arrays)
     arrays |= {name: arrays[name][own].copy() for name in _BY_ROW}
@@ -79,7 +79,7 @@ def _join(
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame, dict[str, Any]]:
     """Arrays, streaks and description of the whole file.
 
-    The stars are those of the longest stretch, with every onset that any stretch shows.
+    The stars are those of the longest segment, with every onset that any segment shows.
     """
     arrays = {name: np.concatenate([part.arrays[name] for part in parts]) for name in _BY_ROW}
     arrays |= {name: np.concatenate([part.arrays[name] for part in parts], axis=2) for name in _BY_BLOCK}
@@ -96,7 +96,7 @@ def _join(
         "n_rows": n_rows,
         "n_streaks": len(streaks),
         **{name: float(_mean(np.array([d[name] for d in descriptions]), live)) for name in _MEANS},
-        # of a stretch's counts its own rows have their share
+        # of a segment's counts its own rows have their share
         **{
             name: round(
                 sum(d[name] * n / max(d["live_pixel_rows"], 1) for d, n in zip(descriptions, live, strict=True))
@@ -109,5 +109,5 @@ def _join(
 
 
 def _mean(values: np.ndarray, weights: Sequence[int]) -> np.ndarray:
-    """Weighted mean over axis 0, NaN where any is: a column that is masked in one stretch is not whole."""
+    """Weighted mean over axis 0, NaN where any is: a column that is masked in one segment is not whole."""
     return np.average(values, axis=0, weights=np.asarray(weights, dtype=np.float64))

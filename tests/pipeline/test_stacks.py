@@ -19,7 +19,7 @@ from shutterless.pipeline.examples.training import hide_events
 from shutterless.pipeline.injection.amplifiers import (
     InjectionSettings,
     add_injection,
-    inject,
+    inject_events,
     kinds_for,
     stamp_injection,
 )
@@ -276,7 +276,7 @@ def test_injections_are_found_and_matched():
     n_found, truths = 0, []
     for seed in range(20):
         amplifier = make_stack(noise(seed), stars=[(3.2, 4.4, 50_000.0)])
-        injected, truth = inject(amplifier, np.random.default_rng(seed), settings, 1)
+        injected, truth = inject_events(amplifier, np.random.default_rng(seed), settings, 1)
         n_found += (match_truth(find_triggers(injected), truth) == 0).any()
         truths.append(truth)
     truth = pd.concat(truths)
@@ -293,7 +293,7 @@ def test_cosmic_rays_lie_in_one_row():
     """Their tracks run over the detector, y and x of one image."""
     amplifier = make_stack(np.zeros((N_Y, N_X, 4000)))
     settings = InjectionSettings(faintest_ray=1.0)
-    injected, truth = inject(amplifier, np.random.default_rng(1), settings, 0, n_cosmic_rays=15)
+    injected, truth = inject_events(amplifier, np.random.default_rng(1), settings, 0, n_cosmic_rays=15)
     assert len(truth) > 8
     assert set(truth["kind"]) == {"cosmic_ray"}
     assert (truth["row_start"] == truth["row_stop"]).all()
@@ -311,7 +311,7 @@ def test_kinds_that_a_stack_does_not_know_are_not_injected():
     assert (kinds, shares.tolist()) == (["flare", "burst"], pytest.approx([3 / 7, 4 / 7]))
     settings = InjectionSettings(kinds=(("occultation", 0.5), ("glint", 0.5)))
     with pytest.raises(ValueError, match=r"\['occultation', 'glint'\] none is known .* only \['burst', 'flare'\]"):
-        inject(amplifier, np.random.default_rng(0), settings, 1)
+        inject_events(amplifier, np.random.default_rng(0), settings, 1)
 
 
 # --- examples ---

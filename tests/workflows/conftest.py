@@ -117,14 +117,14 @@ def tracking(tmp_path_factory):
 @pytest.fixture
 def n_searched(monkeypatch) -> list[int]:
     """A list that grows by one with every amplifier that is searched."""
-    from shutterless.workflows.searching import segment_search as stretch_search
+    from shutterless.workflows.searching import segment_search as segment_search
 
     calls: list[int] = []
-    find = stretch_search.find_triggers
+    find = segment_search.find_triggers
 
     def counted(*arguments):
         calls.append(1)
         return find(*arguments)
 
-    monkeypatch.setattr(stretch_search, "find_triggers", counted)
+    monkeypatch.setattr(segment_search, "find_triggers", counted)
     return calls

@@ -341,7 +341,7 @@ def test_broken_off_search_is_not_read_as_whole_and_resume_finishes_it(finished)
     for name in ("candidates.parquet", "search.json"):
         (out / name).unlink()
     broken, *whole = sorted((out / "parts").iterdir())
-    (broken / "stretch.json").unlink()
+    (broken / "segment.json").unlink()
     (broken / "triggers.parquet").write_bytes(b"half")
     shutil.copytree(whole[0], out / "parts" / f".{whole[0].name}.0123abcd.partial")
     times = {path: (path / "triggers.parquet").stat().st_mtime_ns for path in whole}
@@ -393,7 +393,7 @@ def test_dry_run_lists_what_cannot_be_read_and_writes_nothing(frame, tmp_path):
 
 
 def test_tile_that_cannot_be_unpacked_costs_its_amplifier_only(frame, tmp_path):
-    """The file is as long as it says and its headers are right; a stretch of compressed rows was overwritten."""
+    """The file is as long as it says and its headers are right; a segment of compressed rows was overwritten."""
     path = frame("tile.fits.fz")
     with fits.open(path, disable_image_compression=True) as hdus:
         place = hdus[1].fileinfo()

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from shutterless.pipeline.reading.frames import read_info
+from shutterless.pipeline.reading.frames import read_frame_info
 from shutterless.pipeline.results.candidates import CANDIDATE_TYPES
 from shutterless.pipeline.store.store import manifest_hash, read_manifest
 from shutterless.workflows.execution.progress import Progress
@@ -123,7 +123,7 @@ def test_frames_are_those_of_the_settings(out, settings):
     for name, scene in settings.simulate.scenes().items():
         frames = sorted((out / "frames" / name).glob("*.fits.fz"))
         assert len(frames) == scene.files * len(scene.ccds)
-        assert {read_info(frame, settings.ingest.instrument).n_rows for frame in frames} == {scene.rows}
+        assert {read_frame_info(frame, settings.ingest.instrument).n_rows for frame in frames} == {scene.rows}
         events = pd.read_parquet(out / "frames" / name / "truth.parquet")["is_event"].sum()
         assert events == 2 * scene.events * len(frames)  # quadrants x events x files
 

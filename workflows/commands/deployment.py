@@ -35,7 +35,7 @@ def register(
 ) -> int:
     """Put a model into the registry, with its card, so that it can be asked for by name."""
     uri = choose_tracking(tracking)
-    from shutterless.workflows.registry.register import register as register_checked
+    from shutterless.workflows.registry.register import register_version as register_checked
     from shutterless.workflows.tracking.tracking import open_tracking
 
     registered = register_checked(
@@ -70,7 +70,7 @@ def promote(
     """Give a version an alias if it passes the gates: floors, ceilings, and no worse than the champion."""
     uri = choose_tracking(tracking)
     from shutterless.workflows.registry.policy import load_policy
-    from shutterless.workflows.registry.promotion import promote as promote_checked
+    from shutterless.workflows.registry.promotion import promote_version as promote_checked
     from shutterless.workflows.tracking.tracking import open_tracking
 
     promotion = promote_checked(
@@ -95,7 +95,7 @@ def rollback(
 ) -> int:
     """Point the champion's alias back at the one before; once more, and it goes further back."""
     uri = choose_tracking(tracking)
-    from shutterless.workflows.registry.promotion import rollback as roll_back
+    from shutterless.workflows.registry.promotion import roll_back
     from shutterless.workflows.tracking.tracking import open_tracking
 
     entry = roll_back(open_tracking(uri), name, alias=alias, version=to, reason=reason)

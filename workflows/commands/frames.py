@@ -35,7 +35,7 @@ from shutterless.workflows.commands.options import (
 )
 
 
-def choose_reading(set_: list[str] | None, instrument: str | None) -> tuple[str | None, dict[str, str]]:
+def reading_options(set_: list[str] | None, instrument: str | None) -> tuple[str | None, dict[str, str]]:
     """Instrument and header values that a command reads frames with: those given, else those of the settings."""
     from shutterless.workflows.settings.settings import load_settings
 
@@ -54,7 +54,7 @@ def simulate(
     events: Annotated[int, typer.Option(help="Events in each amplifier of each file.")] = 10,
     artefacts: Annotated[bool, typer.Option(help="Cosmic rays and electronic pickup.")] = True,
     atmosphere: Annotated[bool, typer.Option(help="Scintillation, motion, focus, thin cloud.")] = False,
-    detector: Annotated[bool, typer.Option(help="Pocket effect, bad columns, dropped rows.")] = False,
+    detector: Annotated[bool, typer.Option(help="Serial trap (pocket effect), bad columns, dropped rows.")] = False,
     sky_lights: Annotated[bool, typer.Option(help="Satellites, aircraft, meteors, ghosts.")] = False,
     seed: Annotated[int, typer.Option(help="Same seed, same frames.")] = 1,
     sequence: Annotated[str, typer.Option(help="Name of the sequence; begins the file names.")] = "simulated",
@@ -112,7 +112,7 @@ def inject(
     from shutterless.workflows.frames.inject import INJECT_PIXELS_PER_SECOND, build_injection, inject_files
 
     wanted = build_injection([kind.strip() for kind in kinds.split(",")], parse_range(rho, "--rho"), partial)
-    instrument, supplied = choose_reading(set_, instrument)
+    instrument, supplied = reading_options(set_, instrument)
     if dry_run:
         written = f"as many frames to {out}, truth.parquet and stars.parquet to {hide or out}"
         return describe_plan(files, instrument, supplied, workers, INJECT_PIXELS_PER_SECOND, lambda _: written)
@@ -146,7 +146,7 @@ def ingest(
     from shutterless.workflows.execution.cluster import open_executor
     from shutterless.workflows.frames.ingest import INGEST_PIXELS_PER_SECOND, estimate_store_bytes, ingest_files
 
-    instrument, supplied = choose_reading(set_, instrument)
+    instrument, supplied = reading_options(set_, instrument)
     progress = make_progress(quiet)
     if dry_run:
         workers = show_jobs(workers, scheduler, no_dask, slurm)
@@ -201,7 +201,7 @@ def lightcurve(
     from shutterless.workflows.execution.cluster import open_executor
     from shutterless.workflows.frames.lightcurve import write_light_curves
 
-    instrument, supplied = choose_reading(set_, instrument)
+    instrument, supplied = reading_options(set_, instrument)
     if (ra is None) != (dec is None) or (ra is not None and not barycentric):
         raise ValueError("--ra and --dec belong together, and to --barycentric")
     direction = None if ra is None else parse_direction(ra, dec, "--ra and --dec")

@@ -11,7 +11,7 @@ import pandas as pd
 from shutterless.pipeline.store.store import write_parquet
 from shutterless.workflows.comparison.models import CompareError, choose_data, group_models, is_ascending, prepare_runs
 from shutterless.workflows.comparison.page import write_page
-from shutterless.workflows.comparison.verdict import Verdict, judge
+from shutterless.workflows.comparison.verdict import Verdict, choose_model
 from shutterless.workflows.tracking.tracking import fetch_runs, open_tracking
 
 __all__ = ["CompareError", "Comparison", "compare_runs", "filter_of"]
@@ -90,7 +90,7 @@ def compare_runs(
     prepared = prepare_runs(runs)
     data = choose_data(prepared, metric)
     models = group_models(prepared, metric, data)
-    verdict = judge(models, metric, tracking)
+    verdict = choose_model(models, metric, tracking)
     listed = _list_runs(prepared, models, metric)
     comparison = Comparison(listed, models, verdict, metric)
     out = Path(out)

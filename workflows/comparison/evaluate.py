@@ -41,7 +41,7 @@ from shutterless.workflows.settings.settings import EvaluateSettings
 from shutterless.workflows.tracking.record import TRAINING, record_evaluation, record_model
 from shutterless.workflows.tracking.tracking import TEMPLATE_BANK, Tracking, resolve_model, track_run
 
-EXPERIMENT = "evaluate"
+EVALUATE_EXPERIMENT = "evaluate"
 
 
 class EvaluateError(ValueError):
@@ -103,7 +103,7 @@ def evaluate_detectors(
         event) and ``detections`` (Parquet), ``eta.json``, ``verdict.txt``.
     settings : EvaluateSettings
     tracking : Tracking, optional
-        Log one run per detector there, in the experiment `EXPERIMENT`.
+        Log one run per detector there, in the experiment `EVALUATE_EXPERIMENT`.
     executor : Executor, optional
     progress : Progress, optional
 
@@ -157,7 +157,7 @@ def _track(
     remedy = f"the tables are whole in {out}; evaluate again once the store answers"
     for detector, row in zip(detectors, evaluation.summary.to_dict("records"), strict=True):
         tags = {"store": str(store), "shuffled": str(row["shuffled"]).lower()}
-        with track_run(tracking, EXPERIMENT, detector.name, tags, remedy=remedy) as run:
+        with track_run(tracking, EVALUATE_EXPERIMENT, detector.name, tags, remedy=remedy) as run:
             run.log_data(manifest_hash=manifest_hash(manifest), seed=settings.seed)
             record_model(run, row, detector.folder)
             record_evaluation(

@@ -19,7 +19,7 @@ from shutterless.workflows.comparison.models import GROUPS, differing_hyperparam
 from shutterless.workflows.comparison.verdict import SHOWN, Verdict, format_gap, format_interval, format_value
 from shutterless.workflows.pages.figures import plot_completeness, plot_reliability
 from shutterless.workflows.pages.page import figure, new_figure, number, page, paragraph, table
-from shutterless.workflows.tracking.tracking import Tracking, read_history, read_table
+from shutterless.workflows.tracking.tracking import Tracking, read_losses, read_table
 
 _DECIDING = 2  # lines of the verdict
 _LISTED = 50  # models and runs; the Parquet file has all
@@ -74,7 +74,7 @@ def _read_curves(drawn: pd.DataFrame, tracking: Tracking) -> dict[str, dict[str,
     """Histories and tables of each model that is drawn, a list over its seeds; models without any are left out."""
     found: dict[str, dict[str, list[pd.DataFrame]]] = {"history": {}, "completeness": {}, "reliability": {}}
     for row in drawn.itertuples():
-        histories = [read_history(tracking, run_id) for run_id in row.curve_ids[:_SEEDS]]
+        histories = [read_losses(tracking, run_id) for run_id in row.curve_ids[:_SEEDS]]
         found["history"][row.model] = [history for history in histories if len(history)]
         for name in ("completeness", "reliability"):
             tables = [read_table(tracking, run_id, name) for run_id in row.run_ids[:_SEEDS]]

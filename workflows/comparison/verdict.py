@@ -44,7 +44,7 @@ class Verdict:
         return "\n".join(self.lines)
 
 
-def judge(models: pd.DataFrame, metric: str, tracking: Tracking) -> Verdict:
+def choose_model(models: pd.DataFrame, metric: str, tracking: Tracking) -> Verdict:
     """Apply the one-standard-error rule to models that were judged on the same data.
 
     Parameters
@@ -122,7 +122,7 @@ def format_interval(low: float, high: float, metric: str, unit: str = " %") -> s
     return f"{scale * low:{digits}} to {scale * high:{digits}}{unit}".replace("-", "−")
 
 
-def format_size(n_parameters: float) -> str:
+def describe_size(n_parameters: float) -> str:
     """Number of parameters for people."""
     if not np.isfinite(n_parameters):
         return "size not logged"
@@ -132,7 +132,7 @@ def format_size(n_parameters: float) -> str:
 def _say_best(best: pd.Series, metric: str, n_candidates: int) -> str:
     over = f" (mean of {best['n_seeds']} seeds, spread {format_gap(best['spread'], np.nan, metric)})"
     return (
-        f"Best of {n_candidates} by {metric}: {best['model']}, {format_size(best['n_parameters'])}, "
+        f"Best of {n_candidates} by {metric}: {best['model']}, {describe_size(best['n_parameters'])}, "
         f"{format_value(best['mean'], metric)}{over if best['n_seeds'] > 1 else ''}."
     )
 
@@ -151,7 +151,7 @@ def _say_simplest(
         gap = gaps[simplest["model"]]
         behind = f"is behind by {format_gap(gap.behind, gap.standard_error, metric)}"
         return (
-            f"Take {simplest['model']} ({format_size(simplest['n_parameters'])}): it {behind} ({gap.how}), not worse "
+            f"Take {simplest['model']} ({describe_size(simplest['n_parameters'])}): it {behind} ({gap.how}), not worse "
             "within one standard error, and of all such models it has the fewest parameters; on these data nothing "
             f"speaks for the {best['n_parameters'] - simplest['n_parameters']:,.0f} more of {best['model']}."
             + ("" if simplest["n_parameters"] else " That it gives neither probability nor kind is not in this metric.")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from shutterless.workflows.execution.dask_executor import DaskExecutor
 from shutterless.workflows.execution.executors import ClusterError, Executor, SerialExecutor
 from shutterless.workflows.execution.local_workers import dask_options, job_environment, start_local_workers
-from shutterless.workflows.execution.retries import EXPECTED_ERRORS, RETRIES, Outcome, call_recorded, describe_error
+from shutterless.workflows.execution.retries import EXPECTED_ERRORS, RETRIES, ItemOutcome, call_recorded, describe_error
 from shutterless.workflows.execution.workers import guard_worker
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ __all__ = [
     "ClusterError",
     "DaskExecutor",
     "Executor",
-    "Outcome",
+    "ItemOutcome",
     "SerialExecutor",
     "call_recorded",
     "check_options",

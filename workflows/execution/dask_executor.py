@@ -23,7 +23,7 @@ from shutterless.workflows.execution.retries import (
     EXPECTED_ERRORS,
     RETRIES,
     Item,
-    Outcome,
+    ItemOutcome,
     Value,
     describe_error,
     pause_before,
@@ -149,7 +149,7 @@ class DaskExecutor:
         describe: str,
         progress: Progress | None = None,
         ordered: bool = True,
-    ) -> Iterator[Outcome[Item, Value]]:
+    ) -> Iterator[ItemOutcome[Item, Value]]:
         """Yield one outcome per item, in the order of the items or with ``ordered=False`` as they are finished.
 
         Raises
@@ -162,10 +162,10 @@ class DaskExecutor:
 
     def _outcomes(
         self, function: Callable[[Item], Value], items: list[Item], ordered: bool
-    ) -> Iterator[Outcome[Item, Value]]:
+    ) -> Iterator[ItemOutcome[Item, Value]]:
         """Slide a window of futures over the items, so that a million files do not fill the scheduler."""
         trials = (_Trial(index, item) for index, item in enumerate(items))
-        line: _Line[Outcome[Item, Value]] = _Line(ordered)
+        line: _Line[ItemOutcome[Item, Value]] = _Line(ordered)
         running: dict[Any, tuple[_Trial[Item], Any]] = {}  # by the key of the future
         finished: SimpleQueue[Any] = SimpleQueue()
         task = partial(try_in_worker, tuple(self._preparations), function)
@@ -199,7 +199,7 @@ class DaskExecutor:
 
     def _next(
         self, running: dict[Any, tuple[_Trial[Item], Any]], finished: SimpleQueue[Any]
-    ) -> tuple[_Trial[Item], Outcome[Item, Any], float]:
+    ) -> tuple[_Trial[Item], ItemOutcome[Item, Any], float]:
         """Wait for any of the futures, read and release it."""
         while True:
             self._look_after_workers()
@@ -213,7 +213,7 @@ class DaskExecutor:
             finally:
                 future.release()  # at once, also where it raises and the traceback keeps it
 
-    def _read(self, item: Item, future: Any) -> tuple[Outcome[Item, Any], float]:
+    def _read(self, item: Item, future: Any) -> tuple[ItemOutcome[Item, Any], float]:
         from distributed import CancelledError, KilledWorker
 
         try:
@@ -221,10 +221,10 @@ class DaskExecutor:
         except KilledWorker:
             # Dask has tried it on several workers, each of which died (usually of memory)
             reason = "KilledWorker: every worker that tried this died, most often for lack of memory"
-            return Outcome(item, error=reason), 0
+            return ItemOutcome(item, error=reason), 0
         except (CancelledError, OSError) as error:  # an OSError of the item itself is in its outcome
             raise self._lost(error) from None
-        return Outcome(item, outcome.value, outcome.error), worth
+        return ItemOutcome(item, outcome.value, outcome.error), worth
 
     def _lost(self, error: BaseException) -> ClusterError:
         reason = getattr(error, "reason", None) or describe_error(error)  # Dask's own text is about one future

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from shutterless.workflows.execution.progress import Progress
-from shutterless.workflows.execution.retries import RETRIES, Item, Outcome, Value, pause_before, try_item
+from shutterless.workflows.execution.retries import RETRIES, Item, ItemOutcome, Value, pause_before, try_item
 
 
 class ClusterError(OSError):
@@ -35,7 +35,7 @@ class Executor(Protocol):
         describe: str,
         progress: Progress | None = None,
         ordered: bool = True,
-    ) -> Iterator[Outcome[Item, Value]]:
+    ) -> Iterator[ItemOutcome[Item, Value]]:
         """Yield one outcome per item, in the order of the items; ``describe`` names the work on the progress bar.
 
         With ``ordered=False`` they come as they are finished.
@@ -68,13 +68,13 @@ class SerialExecutor:
         describe: str,
         progress: Progress | None = None,
         ordered: bool = True,
-    ) -> Iterator[Outcome[Item, Value]]:
+    ) -> Iterator[ItemOutcome[Item, Value]]:
         """Yield one outcome per item, in the order of the items."""
         items = list(items)
         outcomes = (self._call(function, item) for item in items)
         yield from track_outcomes(outcomes, len(items), describe, progress)
 
-    def _call(self, function: Callable[[Item], Value], item: Item) -> Outcome[Item, Value]:
+    def _call(self, function: Callable[[Item], Value], item: Item) -> ItemOutcome[Item, Value]:
         attempt = 0
         while True:
             outcome, worth = try_item(function, item, pause_before(attempt))
@@ -84,7 +84,7 @@ class SerialExecutor:
 
 
 def track_outcomes(
-    outcomes: Iterator[Outcome[Item, Value]], total: int, describe: str, progress: Progress | None
-) -> Iterator[Outcome[Item, Value]]:
+    outcomes: Iterator[ItemOutcome[Item, Value]], total: int, describe: str, progress: Progress | None
+) -> Iterator[ItemOutcome[Item, Value]]:
     """Show progress, if there is any to show it, as the outcomes come; ``describe`` is its text."""
     return outcomes if progress is None else progress.track(outcomes, describe, total)

@@ -21,7 +21,7 @@ _PAUSE_GROWTH = 4
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Item, Value]):
+class ItemOutcome(Generic[Item, Value]):
     """What became of one item: its value, or the reason why there is none (``"FrameError: ..."``)."""
 
     item: Item
@@ -29,25 +29,27 @@ class Outcome(Generic[Item, Value]):
     error: str | None = None
 
 
-def call_recorded(function: Callable[[Item], Value], item: Item) -> Outcome[Item, Value]:
+def call_recorded(function: Callable[[Item], Value], item: Item) -> ItemOutcome[Item, Value]:
     """Call a function on an item with its expected failures turned into a recorded reason."""
     return try_item(function, item)[0]
 
 
-def try_item(function: Callable[[Item], Value], item: Item, pause_s: float = 0.0) -> tuple[Outcome[Item, Value], float]:
+def try_item(
+    function: Callable[[Item], Value], item: Item, pause_s: float = 0.0
+) -> tuple[ItemOutcome[Item, Value], float]:
     """Call a function on an item once, after a pause.
 
     Returns
     -------
-    outcome : Outcome
+    outcome : ItemOutcome
     worth : float
         How many more tries it is worth: none where there is a value, else as `worth_retrying`.
     """
     time.sleep(pause_s)
     try:
-        return Outcome(item, value=function(item)), 0
+        return ItemOutcome(item, value=function(item)), 0
     except EXPECTED_ERRORS as error:
-        return Outcome(item, error=describe_error(error)), worth_retrying(error)
+        return ItemOutcome(item, error=describe_error(error)), worth_retrying(error)
 
 
 def describe_error(error: BaseException) -> str:

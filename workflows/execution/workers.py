@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shutterless.workflows.execution.retries import Item, Outcome, Value, describe_error, pause_before, try_item
+from shutterless.workflows.execution.retries import Item, ItemOutcome, Value, describe_error, pause_before, try_item
 
 if TYPE_CHECKING:
     from distributed import Worker, WorkerPlugin
@@ -59,7 +59,7 @@ def _forget_preparation(name: str) -> None:
 
 def try_in_worker(
     preparations: Iterable[str], function: Callable[[Item], Value], item: Item, pause_s: float
-) -> tuple[Outcome[Item, Value], float]:
+) -> tuple[ItemOutcome[Item, Value], float]:
     """`try_item`, except where the preparation failed: such a worker gives the item back until it is sent away."""
     if not _UNPREPARED.isdisjoint(preparations):
         from distributed import Reschedule

@@ -131,7 +131,7 @@ def ingest_files(
     store : path
         Folder of the store; made if absent.
     instrument, supplied
-        As `shutterless.pipeline.reading.frames.read_info`.
+        As `shutterless.pipeline.reading.frames.read_frame_info`.
     resume : bool
         Keep entries that are already finished, and the rest of an existing store.
     executor : Executor

@@ -87,7 +87,7 @@ def inject_files(
     hide : path, optional
         Folder for ``truth.parquet`` and ``stars.parquet``, so that a test stays blind; ``out`` if left out.
     instrument, supplied
-        As `shutterless.pipeline.reading.frames.read_info`.
+        As `shutterless.pipeline.reading.frames.read_frame_info`.
     executor : Executor
     progress : Progress, optional
 

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.calibration.streaks.find import nearest_streak
-from shutterless.pipeline.reading.frames import FrameError, read_info
+from shutterless.pipeline.reading.frames import FrameError, read_frame_info
 from shutterless.pipeline.results.barycentric import BarycentreError, Direction, read_pointing
-from shutterless.pipeline.results.catalogue import MATCH_MAG, MATCH_PX, know_streaks, read_catalogue
+from shutterless.pipeline.results.catalogue import CATALOGUE_MATCH_PX, MATCH_MAG, know_streaks, read_catalogue
 from shutterless.pipeline.results.lightcurves import LightCurveError, fit_light_curves
 from shutterless.pipeline.store.store import Amplifier, open_amplifier
 from shutterless.workflows.execution.cluster import Executor
@@ -92,7 +92,7 @@ def write_light_curves(
         Where stars are that the catalogue has no ``ra`` and ``dec`` of; left out, the middle of those it has, or
         without any where the header says that the camera pointed.
     instrument, supplied
-        As `shutterless.pipeline.reading.frames.read_info`.
+        As `shutterless.pipeline.reading.frames.read_frame_info`.
     executor : Executor
     resume : bool
         Keep amplifiers that were calibrated before.
@@ -172,7 +172,7 @@ def find_observers(
     observers = {}
     for file in files:
         try:
-            profile = read_info(file, instrument, supplied).profile
+            profile = read_frame_info(file, instrument, supplied).profile
         except FrameError:  # recorded when it is ingested
             continue
         if profile.site is None:
@@ -240,8 +240,8 @@ def _no_star(x: float | None, name: str | None, streaks: Mapping[str, pd.DataFra
     if name is not None and stars is not None:
         star = stars[stars["name"].astype(str) == name].iloc[0]
         return (
-            f"--name {name}: no streak is within {MATCH_PX:g} px and {MATCH_MAG:g} mag of the catalogue's x = "
-            f"{star['x']:.2f}, mag = {star['mag']:.2f}; try --x with the column where it is seen"
+            f"--name {name}: no streak is within {CATALOGUE_MATCH_PX:g} px and {MATCH_MAG:g} mag of the catalogue's "
+            f"x = {star['x']:.2f}, mag = {star['mag']:.2f}; try --x with the column where it is seen"
         )
     found = [(abs(value - x), value, entry) for entry, table in streaks.items() for value in table["x"]]
     near = ", ".join(f"{value:.2f} ({entry})" for _, value, entry in sorted(found)[:_N_NEAREST])

@@ -73,7 +73,7 @@ class Judgement:
         (folder / "verdict.txt").write_text(self.evaluation.verdict + "\n", encoding="utf-8")
 
 
-def judge(
+def judge_challenger(
     challenger: tuple[str, Path],
     champion: tuple[str, Path] | None,
     frozen: FrozenFrames,

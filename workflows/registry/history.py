@@ -20,7 +20,7 @@ from shutterless.workflows.registry.store import RegistryError
 PREFIX = "shutterless.history."
 REASON_LENGTH = 1000
 GATE_LENGTH = 110  # of a value or limit in words: nine gates and a reason then fit into one tag
-PENDING, DONE, REFUSED, INTERRUPTED = "pending", "done", "refused", "interrupted"
+PENDING, CARRIED_OUT, REFUSED, CUT_OFF = "pending", "done", "refused", "interrupted"
 REGISTER, PROMOTE, ROLLBACK, OUTSIDE = "register", "promote", "rollback", "outside"
 
 
@@ -35,7 +35,7 @@ class Entry:
     action : str
         `REGISTER`, `PROMOTE`, `ROLLBACK`, or `OUTSIDE`: the alias was found moved by something else.
     state : str
-        `PENDING` while it is being made; then `DONE`, `REFUSED` by gates, or `INTERRUPTED` before the alias moved.
+        `PENDING` while it is being made; then `CARRIED_OUT`, `REFUSED` by gates, or `CUT_OFF` before the alias moved.
     alias : str
     old, new : str or None
         Versions before and after (None: the alias is not set).
@@ -96,7 +96,7 @@ def check_reason(reason: str) -> str:
     return reason
 
 
-def read_history(tags: Mapping[str, str]) -> list[Entry]:
+def read_alias_history(tags: Mapping[str, str]) -> list[Entry]:
     """Entries in the tags of a registered model, the oldest first.
 
     Raises
@@ -134,7 +134,7 @@ def champions(entries: Sequence[Entry], alias: str) -> list[str | None]:
     """
     path: list[str | None] = []
     for entry in entries:
-        if entry.alias != alias or entry.state != DONE:
+        if entry.alias != alias or entry.state != CARRIED_OUT:
             continue
         if entry.action == ROLLBACK and entry.new in path[:-1]:
             path.pop()
@@ -163,7 +163,7 @@ def settle(entries: Sequence[Entry], aliases: Mapping[str, str], alias: str) -> 
     """
     stands = aliases.get(alias)
     closed = [
-        replace(entry, state=DONE if entry.new == stands else INTERRUPTED)
+        replace(entry, state=CARRIED_OUT if entry.new == stands else CUT_OFF)
         for entry in entries
         if entry.alias == alias and entry.state == PENDING
     ]
@@ -173,7 +173,7 @@ def settle(entries: Sequence[Entry], aliases: Mapping[str, str], alias: str) -> 
     if stands == known:
         return closed
     reason = "found so; it was set in MLflow's pages or by another program"
-    moved = new_entry(next_number(entries), OUTSIDE, DONE, alias, known, stands, reason=reason)
+    moved = new_entry(next_number(entries), OUTSIDE, CARRIED_OUT, alias, known, stands, reason=reason)
     return [*closed, moved]
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
-from shutterless.workflows.registry.gates import Judgement, judge
+from shutterless.workflows.registry.gates import Judgement, judge_challenger
 from shutterless.workflows.registry.history import (
-    DONE,
+    CARRIED_OUT,
     PENDING,
     PROMOTE,
     REFUSED,
@@ -25,7 +25,7 @@ from shutterless.workflows.registry.history import (
     describe_entry,
     new_entry,
     next_number,
-    read_history,
+    read_alias_history,
     settle,
     whoami,
 )
@@ -49,7 +49,7 @@ class Promotion:
     @property
     def promoted(self) -> bool:
         """Whether the alias was moved."""
-        return self.entry is not None and self.entry.state == DONE
+        return self.entry is not None and self.entry.state == CARRIED_OUT
 
     def text(self) -> str:
         """Return the table of gates and what was done, for a terminal."""
@@ -82,7 +82,7 @@ class History:
         return "\n".join([*lines, *(f"NOTE {note}" for note in self.notes)])
 
 
-def promote(
+def promote_version(
     tracking: Tracking,
     name: str,
     reference: str,
@@ -127,10 +127,10 @@ def promote(
     old = aliases.get(alias)
     if old == new:
         raise RegistryError(f"version {new} of {name} is its {alias} already")
-    frozen = open_frozen(policy, store, truth, _last_frozen(read_history(tags), alias))
+    frozen = open_frozen(policy, store, truth, _last_frozen(read_alias_history(tags), alias))
     with tempfile.TemporaryDirectory(prefix="shutterless-") as scratch:
         folder = Path(scratch)
-        judgement = judge(
+        judgement = judge_challenger(
             _version(registry, new), _version(registry, old) if old else None, frozen, policy, folder,
             executor=executor, progress=progress,
         )  # fmt: skip
@@ -149,7 +149,7 @@ def _version(registry: RegistryStore, version: str) -> tuple[str, Path]:
 
 def _last_frozen(entries: Sequence[Entry], alias: str) -> dict[str, str]:
     """Hashes of the frames that the last promotion was judged on."""
-    judged = [e.data for e in entries if e.alias == alias and e.action == PROMOTE and e.state == DONE and e.data]
+    judged = [e.data for e in entries if e.alias == alias and e.action == PROMOTE and e.state == CARRIED_OUT and e.data]
     return judged[-1] if judged else {}
 
 
@@ -191,7 +191,7 @@ def move(registry: RegistryStore, entry: Entry) -> Entry:
     assert entry.new is not None
     registry.write_tag(entry.key, entry.encode())
     registry.set_alias(entry.alias, entry.new)
-    done = replace(entry, state=DONE)
+    done = replace(entry, state=CARRIED_OUT)
     registry.write_tag(done.key, done.encode())
     return done
 
@@ -199,14 +199,14 @@ def move(registry: RegistryStore, entry: Entry) -> Entry:
 def settle_history(registry: RegistryStore, alias: str) -> tuple[list[Entry], dict[str, str]]:
     """History and aliases, after writing what the one lacked of the other; only to be called under the lock."""
     aliases, tags = registry.read()
-    entries = {entry.key: entry for entry in read_history(tags)}
+    entries = {entry.key: entry for entry in read_alias_history(tags)}
     for entry in settle(list(entries.values()), aliases, alias):
         registry.write_tag(entry.key, entry.encode())
         entries[entry.key] = entry
     return list(entries.values()), aliases
 
 
-def rollback(
+def roll_back(
     tracking: Tracking, name: str, *, alias: str = CHAMPION, version: str | None = None, reason: str = ""
 ) -> Entry:
     """Point an alias back at the version it had before, without gates: a bad champion must go at once.
@@ -248,7 +248,7 @@ def _rollback_target(registry: RegistryStore, entries: Sequence[Entry], alias: s
                 f"`shutterless history {registry.name}`"
             )
         return str(before[-1])
-    had = {entry.new for entry in entries if entry.alias == alias and entry.state == DONE}
+    had = {entry.new for entry in entries if entry.alias == alias and entry.state == CARRIED_OUT}
     if version not in existing or version not in had:
         been = sorted((number for number in had if number in existing), key=int)
         raise RegistryError(f"version {version} of {registry.name} was never its {alias}; these were: {been}")
@@ -262,19 +262,19 @@ def read_registry_history(tracking: Tracking, name: str) -> History:
 
     Notes
     -----
-    What disagrees is written down by the next `promote` or `rollback`: a pending entry becomes done or interrupted by
-    where the alias stands, and a move by something else gets an entry of its own.
+    What disagrees is written down by the next `promote_version` or `roll_back`: a pending entry becomes done or
+    interrupted by where the alias stands, and a move by something else gets an entry of its own.
     """
     registry = RegistryStore(tracking, name)
     aliases, tags = registry.read()
-    entries = read_history(tags)
+    entries = read_alias_history(tags)
     locks = [json.loads(value)["who"] for key, value in tags.items() if key.startswith(LOCK)]
     busy = f"; {', '.join(locks)} may be at it now" if locks else ""
     notes = []
     for alias in sorted({entry.alias for entry in entries} | ({CHAMPION} & aliases.keys())):
         for found in settle(entries, aliases, alias):
             if found.key in tags:
-                half = "the alias was moved" if found.state == DONE else "the alias was not moved"
+                half = "the alias was moved" if found.state == CARRIED_OUT else "the alias was not moved"
                 notes.append(f"entry {found.number} was interrupted: {half}{busy}")
             else:
                 notes.append(

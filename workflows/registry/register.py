@@ -29,7 +29,7 @@ class Registered:
         return f"models:/{self.name}@{self.alias}" if self.alias else f"models:/{self.name}/{self.version}"
 
 
-def register(
+def register_version(
     tracking: Tracking,
     reference: str | Path,
     name: str,

@@ -387,7 +387,7 @@ def image_picture(cube: CubeEntry, candidate: pd.Series) -> str:
     return figure(drawing, shown, alt=f"Images and light of candidate {candidate['candidate_id']}", image=True)
 
 
-def event_rows(candidate: pd.Series, n_rows: int) -> slice:
+def shown_rows(candidate: pd.Series, n_rows: int) -> slice:
     """Cadences shown: the event and three times its length, at least 24 cadences, on either side."""
     first, last = int(candidate["row_start"]), int(candidate["row_stop"])
     margin = max(_MARGIN_ROWS, _MARGIN_LENGTHS * (last - first + 1))
@@ -470,7 +470,7 @@ def _title(title: str, cadences: np.ndarray, candidate: pd.Series, amplifier: Am
 def _event_clock(cube: CubeEntry, candidate: pd.Series) -> tuple[slice, np.ndarray, tuple[float, float], str]:
     """Cadences shown, their times after the peak, beginning and end of the event, and the unit."""
     readout = cube.amplifier.readout
-    rows = event_rows(candidate, cube.amplifier.n_rows)
+    rows = shown_rows(candidate, cube.amplifier.n_rows)
     zero_s = float(readout.seconds(int(candidate["row_peak"])))
     seconds = readout.seconds(np.arange(rows.start, rows.stop)) - zero_s
     edges_s = readout.seconds(np.array([candidate["row_start"] - 0.5, candidate["row_stop"] + 0.5])) - zero_s

@@ -136,7 +136,7 @@ def relative_light(total_e: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def duration_text(seconds: float) -> str:
-    """Return a stretch of time in the unit in which it is readable, ``"2.45 h"``."""
+    """Return a segment of time in the unit in which it is readable, ``"2.45 h"``."""
     if pd.isna(seconds):
         return "–"
     unit, unit_s = duration_unit(seconds)

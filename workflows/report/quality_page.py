@@ -140,15 +140,15 @@ def _tail(side: str) -> _Column:
     return _Column(side, f"{side} {CALM_SIGMA:g}\u00a0σ", write)
 
 
-def pocket_strength(quality: AmplifierQuality) -> str:
-    """Pocket effect as measured, as a fraction of the instrument profile's, or in electrons where that is not known."""
-    capacity_e = quality.numbers.get("pocket_capacity_e", np.nan)
+def serial_trap_strength(quality: AmplifierQuality) -> str:
+    """Serial trap as measured, as a fraction of the instrument profile's, or in electrons where that is not known."""
+    capacity_e = quality.numbers.get("serial_trap_capacity_e", np.nan)
     try:
-        pocket = load_profile(str(quality.numbers.get("instrument"))).pocket
+        serial_trap = load_profile(str(quality.numbers.get("instrument"))).serial_trap
     except ProfileError:
-        pocket = None
-    if pocket is not None:
-        return number(capacity_e / pocket.capacity_e, "{:.2f}")
+        serial_trap = None
+    if serial_trap is not None:
+        return number(capacity_e / serial_trap.capacity_e, "{:.2f}")
     return number(capacity_e, "{:.0f} e⁻") if capacity_e else "0"
 
 
@@ -171,7 +171,7 @@ _COLUMNS = (
     _tail("above"),
     _tail("below"),
     _Column("streaks", "streaks / moving", _streaks),
-    _Column("pocket", "pocket", pocket_strength),
+    _Column("serial_trap", "serial_trap", serial_trap_strength),
 )
 
 
@@ -197,7 +197,7 @@ _NOTE = (
     "(corr.) are those of successive rows and of neighbouring columns, medians over the columns. Bad columns are "
     "those masked because they vary alone. Tails count sky pixels "
     "with nothing beside them (rays, trails and events have company) / how many Poisson and read noise "
-    "predict among as many. Moving streaks are those from which image motion or focus was taken off. The pocket effect "
+    "predict among as many. Moving streaks are those from which image motion or focus was taken off. The serial trap "
     "is given as measured, as a fraction of the instrument profile's. "
     f"Marked: noise of the sky outside 1.00 ± {NOISE_OFF:.2f}; correlation beyond ± {MAX_CORRELATION:.2f}; more than "
     f"{100 * MAX_MASKED:g} % masked; tails off by more than a factor of {TAIL_FACTOR:g} where more than "
@@ -256,7 +256,7 @@ def _draw_noise(quality: AmplifierQuality, amplifier: Amplifier) -> str:
         f"{_describe_faint(quality.column_noise[groups[_FAINT]])}Near bright stars are the columns within "
         f"{_STREAK_REACH} of one that is brighter in its middle than half the sky; what stands above theory there is "
         "mostly starlight that moves: image motion, focus and scintillation that could not be taken off. Elsewhere it "
-        "is hot columns, traps, trails, and stretches of rows. Below: noise of the sky columns against the row."
+        "is hot columns, traps, trails, and segments of rows. Below: noise of the sky columns against the row."
     )
     return figure(drawing, caption, alt="Noise of each column over theory against its level", image=True)
 
@@ -300,7 +300,7 @@ def _draw_pickup(quality: AmplifierQuality) -> str:
     rms = float(np.nanstd(quality.row_offset_e)) if np.isfinite(quality.row_offset_e).any() else np.nan
     caption = (
         "Amplitude spectrum of what all columns of a row share (bias and pickup, "
-        f"{number(rms, '{:.1f}')} e⁻ rms), in stretches of {min(SPECTRUM_ROWS, quality.n_rows):,} rows; all of it was "
+        f"{number(rms, '{:.1f}')} e⁻ rms), in segments of {min(SPECTRUM_ROWS, quality.n_rows):,} rows; all of it was "
         f"taken off. {_describe_peaks(peaks, rate_hz)} A line above {rate_hz / 2:g} Hz shows at "
         f"{rate_hz:g} Hz minus its frequency."
     )

@@ -178,20 +178,20 @@ def write_run(run: RunFolder) -> str:
 
 
 def _searched_table(searched: pd.DataFrame) -> str:
-    """Files, stretches, live time and quality of all that was searched."""
+    """Files, segments, live time and quality of all that was searched."""
     if searched.empty:
         return paragraph("Nothing could be searched.", "left-out")
     files = {file for files in searched["files"] for file in files.split(", ")}
     hours = (searched["live_pixel_rows"] / searched["pixel_rows_per_hour"]).sum()
     amplifiers = searched[["ccd", "quadrant"]].drop_duplicates()
-    header = ["files", "amplifiers", "stretches", "rows", "live amplifier-hours", "triggers", "masked (%)"]
+    header = ["files", "amplifiers", "segments", "rows", "live amplifier-hours", "triggers", "masked (%)"]
     masked = 100 * searched["masked_fraction"].mean() if "masked_fraction" in searched else np.nan
     row = [
         str(len(files)), str(len(amplifiers)), str(len(searched)), f"{int(searched['n_rows'].sum()):,}",
         number(hours, "{:.4g}"), f"{int(searched['n_triggers'].sum()):,}", number(masked, "{:.2f}"),
     ]  # fmt: skip
     note = (
-        "A stretch is what is calibrated and searched at once: rows of one amplifier, from one or several files of a "
+        "A segment is what is calibrated and searched at once: rows of one amplifier, from one or several files of a "
         f"sequence, overlapping by the margins. {AMPLIFIERS} has the numbers of each. The pictures below are of "
         "amplifiers that were calibrated again for this report."
     )
@@ -282,7 +282,7 @@ def write_streaks(run: RunFolder) -> str:
     return figure(drawing, caption, alt="Time-collapsed profile with streaks")
 
 
-def write_candidates(run: RunFolder) -> str:
+def candidates_section(run: RunFolder) -> str:
     """List and picture the candidates."""
     return candidates_html(run, required(run.candidates, "search/candidates.parquet or candidates.parquet"))
 
@@ -301,7 +301,7 @@ def write_quality(run: RunFolder) -> str:
     return summary + paragraph(f"Pictures of each amplifier: {stores}.", "note")
 
 
-def write_failures(run: RunFolder) -> str:
+def failures_section(run: RunFolder) -> str:
     """List files and amplifiers that were skipped, and why."""
     failures = required(run.table("failures.parquet"), "failures.parquet")
     if failures.empty:
@@ -316,7 +316,7 @@ _PLACES = {
     "store": "calibrated amplifiers and their manifest",
     "amplifiers.parquet": "what was searched, and how good it is",
     "search.json": "what was asked for",
-    "parts": "triggers and stars of every stretch, by which a search is resumed",
+    "parts": "triggers and stars of every segment, by which a search is resumed",
     "models": "trained models (config.json, model.safetensors) and history.parquet",
     "evaluation": "false alarms, completeness, calibration, verdict",
     "search": "candidates.parquet, candidates.ecsv, matches.parquet",
@@ -334,7 +334,7 @@ def write_places(run: RunFolder) -> str:
     return paragraph(f"In {run.path.resolve()}:") + table(["path", "holds"], rows)
 
 
-_FAILURES = Section("failures", "Skipped files", write_failures)
+_FAILURES = Section("failures", "Skipped files", failures_section)
 SECTIONS = (
     Section("run", "What was run", write_run),
     Section("frame", "The frame", write_frame),
@@ -345,7 +345,7 @@ SECTIONS = (
     Section("kinds", "Completeness by kind of event", write_kinds, of_run=True),
     Section("learning", "Learning curves", write_learning, of_run=True),
     Section("reliability", "Are the probabilities right?", write_reliability, of_run=True),
-    Section("candidates", "Candidates", write_candidates),
+    Section("candidates", "Candidates", candidates_section),
     _FAILURES,
     Section("places", "Where everything lies", write_places),
 )

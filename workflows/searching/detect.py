@@ -14,7 +14,7 @@ import pandas as pd
 
 from shutterless.models.evaluation.metrics import RateCurve, detection_score
 from shutterless.pipeline.detection.triggers import find_triggers
-from shutterless.pipeline.detection.vetoes import are_hopeless
+from shutterless.pipeline.detection.vetoes import are_clear_artefacts
 from shutterless.pipeline.examples.strips import cut_strips
 from shutterless.pipeline.examples.training import hide_events
 from shutterless.pipeline.store.store import Amplifier, open_amplifier
@@ -95,7 +95,7 @@ def score_triggers(
         The triggers with the columns of each detector, as `detect` returns them.
     """
     strips: dict[TokenGrid, StripBatch] = {}
-    asked = ~are_hopeless(triggers)
+    asked = ~are_clear_artefacts(triggers)
     for detector in detectors:
         if detector.folder is None:
             scores = _score_classically(triggers)

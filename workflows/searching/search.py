@@ -1,4 +1,4 @@
-"""Frames in, ranked candidates out: stretches of rows searched one by one, cut at a rate of false alarms, one table."""
+"""Frames in, ranked candidates out: segments of rows searched one by one, cut at a rate of false alarms, one table."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from shutterless.models.evaluation.metrics import RateCurve
-from shutterless.pipeline.detection.overlaps import join_seams
-from shutterless.pipeline.reading.segments import Piece, Stretch, plan_stretches
+from shutterless.pipeline.detection.overlaps import join_overlaps
+from shutterless.pipeline.reading.segments import Piece, Segment, plan_segments
 from shutterless.pipeline.results.candidates import (
     build_candidates,
     empty_candidates,
@@ -39,9 +39,9 @@ from shutterless.workflows.searching.detect import Detector, detector_columns, r
 from shutterless.workflows.searching.segment_search import (
     PARTS,
     Part,
-    StretchTask,
+    SegmentTask,
     read_part,
-    search_stretch,
+    search_segment,
     settings_fingerprint,
     warm_up,
 )
@@ -94,7 +94,7 @@ def search_files(
     catalogue : path, optional
         Stars that resolve event times, as `shutterless.pipeline.results.catalogue.read_catalogue`.
     instrument, supplied
-        As `shutterless.pipeline.reading.frames.read_info`.
+        As `shutterless.pipeline.reading.frames.read_frame_info`.
     executor : Executor
     resume : bool
         Keep the parts that were made from the same files with the same settings.
@@ -124,12 +124,12 @@ def search_survey(
     job: SearchJob, survey: Survey, executor: Executor, *, resume: bool = False, progress: Progress | None = None
 ) -> SearchResult:
     """Search what `survey_files` found, or a part of it; parameters and result are those of `search_files`."""
-    tasks = job.tasks(plan_stretches(survey.infos), resume=resume)
+    tasks = job.tasks(plan_segments(survey.infos), resume=resume)
     widths = [info.n_columns for info in survey.infos if None not in info.readouts]  # stacks of images are small
     executor.prepare(partial(warm_up, job.detector, max(widths, default=0)))
     lost = run_tasks(tasks, executor, progress)
-    parts = [part for task in tasks if task.stretch.name not in lost and (part := read_part(job.out, task.stretch))]
-    failures = pd.concat([survey.failures, lost_rows([task.stretch for task in tasks], parts, lost)], ignore_index=True)
+    parts = [part for task in tasks if task.segment.name not in lost and (part := read_part(job.out, task.segment))]
+    failures = pd.concat([survey.failures, lost_rows([task.segment for task in tasks], parts, lost)], ignore_index=True)
     files_by_name = {info.path.name: str(info.path.resolve()) for info in survey.infos}
     candidates, unmatched = job.write(parts, failures, files_by_name)
     notes = (*job.notes, *survey.warnings, *unmatched)
@@ -173,18 +173,18 @@ class SearchJob:
             None if catalogue is None else str(catalogue), instrument, dict(supplied or {}),
         )  # fmt: skip
 
-    def tasks(self, stretches: Sequence[Stretch], *, resume: bool) -> list[StretchTask]:
-        """One task for each stretch."""
+    def tasks(self, segments: Sequence[Segment], *, resume: bool) -> list[SegmentTask]:
+        """One task for each segment."""
         settings = self.settings
         shared = settings_fingerprint(
             self.detector, settings.trigger_threshold, settings.batch_size, self.instrument, self.supplied
         )
         return [
-            StretchTask(
-                stretch, self.out, self.detector, settings.trigger_threshold, settings.batch_size, self.instrument,
+            SegmentTask(
+                segment, self.out, self.detector, settings.trigger_threshold, settings.batch_size, self.instrument,
                 self.supplied, shared, resume,
             )
-            for stretch in stretches
+            for segment in segments
         ]  # fmt: skip
 
     def write(
@@ -209,16 +209,14 @@ class SearchJob:
         return candidates, unmatched
 
 
-def run_tasks(tasks: Sequence[StretchTask], executor: Executor, progress: Progress | None = None) -> dict[str, str]:
-    """Search stretches; the reason of each that failed as a whole, by its name."""
+def run_tasks(tasks: Sequence[SegmentTask], executor: Executor, progress: Progress | None = None) -> dict[str, str]:
+    """Search segments; the reason of each that failed as a whole, by its name."""
     lost = {}
-    long_first = sorted(tasks, key=lambda task: -task.stretch.n_rows)  # so that no worker is left with a long one
-    outcomes = executor.map(
-        search_stretch, long_first, describe="searching stretches", progress=progress, ordered=False
-    )
+    long_first = sorted(tasks, key=lambda task: -task.segment.n_rows)  # so that no worker is left with a long one
+    outcomes = executor.map(search_segment, long_first, describe="searching segments", progress=progress, ordered=False)
     for outcome in outcomes:
         if outcome.value is None:
-            lost[outcome.item.stretch.name] = outcome.error or ""
+            lost[outcome.item.segment.name] = outcome.error or ""
     return lost
 
 
@@ -240,7 +238,7 @@ def assemble(
     """
     parts = [part for part in parts if part.runs]
     joined = [table for series in _by_series(parts) for table in _join(series)]
-    runs = {f"{part.stretch.name}/{k}": run for part in parts for k, run in enumerate(part.runs)}
+    runs = {f"{part.segment.name}/{k}": run for part in parts for k, run in enumerate(part.runs)}
     streaks, unmatched = know_streaks(
         {key: run.streaks for key, run in runs.items()}, {key: run.readout for key, run in runs.items()}, stars
     )
@@ -253,7 +251,7 @@ def assemble(
             for piece in run.pieces:
                 here = found[(found["run"] == k) & found["row_peak"].between(piece.first, piece.last - 1)]
                 if len(here):
-                    stars_here = streaks[f"{part.stretch.name}/{k}"]
+                    stars_here = streaks[f"{part.segment.name}/{k}"]
                     tables.append(_piece_candidates(here, piece, run.readout, run.pieces[0], stars_here, name, run.n_y))
     if not tables:
         return empty_candidates(), unmatched
@@ -278,19 +276,19 @@ def _piece_candidates(
 def _by_series(parts: Sequence[Part]) -> Iterable[list[Part]]:
     series: dict[str, list[Part]] = {}
     for part in parts:
-        series.setdefault(part.stretch.series, []).append(part)
+        series.setdefault(part.segment.series, []).append(part)
     return series.values()
 
 
 def _join(parts: list[Part]) -> list[pd.DataFrame]:
-    return join_seams([part.triggers for part in parts], [part.stretch.own for part in parts])
+    return join_overlaps([part.triggers for part in parts], [part.segment.own for part in parts])
 
 
 def amplifier_table(parts: Sequence[Part]) -> pd.DataFrame:
-    """What was searched: one row per stretch of rows without a gap, with the numbers of its quality."""
+    """What was searched: one row per segment of rows without a gap, with the numbers of its quality."""
     rows = [
         {
-            "stretch": part.stretch.name,
+            "segment": part.segment.name,
             "files": ", ".join(piece.path.name for piece in run.pieces),
             "ccd": run.readout.ccd,
             "quadrant": run.readout.quadrant,
@@ -302,20 +300,20 @@ def amplifier_table(parts: Sequence[Part]) -> pd.DataFrame:
         for part in parts
         for k, run in enumerate(part.runs)
     ]
-    columns = ["stretch", "files", "ccd", "quadrant", "first_row", "n_rows", "n_triggers"]
+    columns = ["segment", "files", "ccd", "quadrant", "first_row", "n_rows", "n_triggers"]
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
     return table.astype({"ccd": "Int64", "quadrant": "Int64"})
 
 
-def lost_rows(stretches: Sequence[Stretch], parts: Sequence[Part], lost: Mapping[str, str]) -> pd.DataFrame:
-    """Failures of whole stretches, and of files within one; each file, quadrant and reason once."""
-    by_name = {part.stretch.name: part for part in parts}
+def lost_rows(segments: Sequence[Segment], parts: Sequence[Part], lost: Mapping[str, str]) -> pd.DataFrame:
+    """Failures of whole segments, and of files within one; each file, quadrant and reason once."""
+    by_name = {part.segment.name: part for part in parts}
     rows: dict[tuple[Path, int | None, str], None] = {}
-    for stretch in stretches:
-        for piece in stretch.pieces if stretch.name in lost else ():
-            rows[piece.path, stretch.quadrant, lost[stretch.name]] = None
-        for path, reason in by_name[stretch.name].failures if stretch.name in by_name else ():
-            rows[Path(path), stretch.quadrant, reason] = None
+    for segment in segments:
+        for piece in segment.pieces if segment.name in lost else ():
+            rows[piece.path, segment.quadrant, lost[segment.name]] = None
+        for path, reason in by_name[segment.name].failures if segment.name in by_name else ():
+            rows[Path(path), segment.quadrant, reason] = None
     return failure_table([failure_row(*row) for row in rows])
 
 

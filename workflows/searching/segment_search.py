@@ -1,6 +1,6 @@
-"""One stretch of rows from FITS to scored triggers, the unit of work of a search, and the part that it leaves on disk.
+"""One segment of rows from FITS to scored triggers, the unit of work of a search, and the part that it leaves on disk.
 
-A part is written beside its place and moved there whole, under a name that depends on nothing but the stretch; with it
+A part is written beside its place and moved there whole, under a name that depends on nothing but the segment; with it
 lies the fingerprint of all that it was made from, and of its own files. So a search killed at any time, even by a
 power cut that leaves files empty or short, goes on where it was.
 """
@@ -22,16 +22,16 @@ import pandas as pd
 
 from shutterless.pipeline.calibration.exposure import calibrate_exposure, exposure_shape
 from shutterless.pipeline.detection.triggers import find_triggers
-from shutterless.pipeline.reading.exposures import read_amplifier
+from shutterless.pipeline.reading.exposures import read_exposure
 from shutterless.pipeline.reading.fits_files import frame_stem
 from shutterless.pipeline.reading.instruments import describe_instrument
 from shutterless.pipeline.reading.readout import Readout, RowTimes
-from shutterless.pipeline.reading.segments import MAX_ROWS, Piece, Stretch, Workspace, read_runs
+from shutterless.pipeline.reading.segments import MAX_ROWS, Piece, Segment, Workspace, read_runs
 from shutterless.pipeline.store.store import Amplifier, entry_name, partial_path, replace_folder
 from shutterless.workflows.searching.detect import Detector, load_once, score_triggers
 
 PARTS = "parts"
-_ABOUT = "stretch.json"
+_ABOUT = "segment.json"
 _ENDS = 1 << 16  # bytes at either end of a file that its fingerprint rests on, beside size and time of change
 _NUMBERS = (
     "live_pixel_rows",
@@ -48,13 +48,13 @@ _NUMBERS = (
 
 
 @dataclass(frozen=True)
-class StretchTask:
-    """One stretch, how its files are read, and who is to look at it.
+class SegmentTask:
+    """One segment, how its files are read, and who is to look at it.
 
-    ``out`` is the folder of the search, ``settings`` the fingerprint of everything that all stretches share.
+    ``out`` is the folder of the search, ``settings`` the fingerprint of everything that all segments share.
     """
 
-    stretch: Stretch
+    segment: Segment
     out: Path
     detector: Detector
     threshold: float
@@ -78,11 +78,11 @@ class RunPart:
 
 @dataclass(frozen=True)
 class Part:
-    """What a search keeps of a stretch.
+    """What a search keeps of a segment.
 
     Parameters
     ----------
-    stretch : Stretch
+    segment : Segment
     runs : tuple of RunPart
     triggers : DataFrame
         Columns of `shutterless.workflows.searching.detect.detect` without ``entry``, and ``run``, the position in
@@ -93,22 +93,22 @@ class Part:
         Fingerprint of the files' bytes, without the times at which they were changed.
     """
 
-    stretch: Stretch
+    segment: Segment
     runs: tuple[RunPart, ...]
     triggers: pd.DataFrame
     failures: tuple[tuple[str, str], ...]
     content: str
 
 
-def search_stretch(task: StretchTask) -> bool:
-    """Search one stretch and leave its part on disk.
+def search_segment(task: SegmentTask) -> bool:
+    """Search one segment and leave its part on disk.
 
     Returns
     -------
     bool
         Whether there was anything to do: not where the part is there, made from the same with the same settings.
     """
-    folder, made_from = part_folder(task.out, task.stretch), _made_from(task)
+    folder, made_from = part_folder(task.out, task.segment), _made_from(task)
     if task.resume and _is_current(folder, made_from):
         return False
     failures: list[tuple[Path, str]] = []
@@ -126,14 +126,14 @@ def search_stretch(task: StretchTask) -> bool:
 
 
 def warm_up(detector: Detector, n_columns: int = 0) -> None:
-    """Load what every stretch needs, and take the memory of the largest.
+    """Load what every segment needs, and take the memory of the largest.
 
     Parameters
     ----------
     detector : Detector
     n_columns : int
         Width of the widest amplifier; 0 takes no memory. A worker that has too little of it ends at once and not in
-        the middle of the night, and no stretch waits for pages of memory.
+        the middle of the night, and no segment waits for pages of memory.
     """
     if detector.folder is not None:
         load_once(detector.folder)
@@ -141,14 +141,14 @@ def warm_up(detector: Detector, n_columns: int = 0) -> None:
         _workspace().array(name, (MAX_ROWS, n_columns), np.uint16).fill(0)
 
 
-def part_folder(out: Path, stretch: Stretch) -> Path:
-    """Where the part of a stretch lies."""
-    return Path(out) / PARTS / stretch.name
+def part_folder(out: Path, segment: Segment) -> Path:
+    """Where the part of a segment lies."""
+    return Path(out) / PARTS / segment.name
 
 
-def read_part(out: Path, stretch: Stretch) -> Part | None:
-    """Read the part of a stretch, None where there is none."""
-    folder = part_folder(out, stretch)
+def read_part(out: Path, segment: Segment) -> Part | None:
+    """Read the part of a segment, None where there is none."""
+    folder = part_folder(out, segment)
     about = _read_about(folder)
     if about is None:
         return None
@@ -162,33 +162,33 @@ def read_part(out: Path, stretch: Stretch) -> Part | None:
         pieces = tuple(Piece(Path(path), *rows) for path, *rows in run["pieces"])
         runs.append(RunPart(readout, pieces, run["n_y"], run["numbers"], stars))
     triggers = pd.read_parquet(folder / "triggers.parquet")
-    return Part(stretch, tuple(runs), triggers, tuple(map(tuple, about["failures"])), _content(about["made_from"]))
+    return Part(segment, tuple(runs), triggers, tuple(map(tuple, about["failures"])), _content(about["made_from"]))
 
 
 def _amplifiers(
-    task: StretchTask, failures: list[tuple[Path, str]]
+    task: SegmentTask, failures: list[tuple[Path, str]]
 ) -> Iterator[tuple[Amplifier, dict[str, Any], tuple[Piece, ...]]]:
-    """Calibrated amplifiers of a stretch without a gap in any, with numbers of their quality and their pieces."""
+    """Calibrated amplifiers of a segment without a gap in any, with numbers of their quality and their pieces."""
     workspace = _workspace()
     for exposure, pieces in _exposures(task, workspace, failures):
         residual = workspace.array("residual", exposure_shape(exposure), np.float16)
         calibrated = calibrate_exposure(exposure, residual)
         numbers = {name: calibrated.description[name] for name in _NUMBERS if name in calibrated.description}
-        name = entry_name(frame_stem(pieces[0].path), exposure.readout.ccd, task.stretch.quadrant)
+        name = entry_name(frame_stem(pieces[0].path), exposure.readout.ccd, task.segment.quadrant)
         yield calibrated.amplifier(name), numbers, pieces
 
 
-def _exposures(task: StretchTask, workspace: Workspace, failures: list[tuple[Path, str]]) -> Iterator[tuple[Any, Any]]:
-    if task.stretch.quadrant is not None:
-        for run in read_runs(task.stretch, workspace, task.instrument, dict(task.supplied), failures):
+def _exposures(task: SegmentTask, workspace: Workspace, failures: list[tuple[Path, str]]) -> Iterator[tuple[Any, Any]]:
+    if task.segment.quadrant is not None:
+        for run in read_runs(task.segment, workspace, task.instrument, dict(task.supplied), failures):
             yield run.frame, run.pieces
         return
-    (piece,) = task.stretch.pieces
-    yield read_amplifier(piece.path, None, task.instrument, task.supplied), (piece,)
+    (piece,) = task.segment.pieces
+    yield read_exposure(piece.path, None, task.instrument, task.supplied), (piece,)
 
 
 def _workspace() -> Workspace:
-    """Memory of this thread, which does one stretch at a time."""
+    """Memory of this thread, which does one segment at a time."""
     if not hasattr(_of_thread, "workspace"):
         _of_thread.workspace = Workspace()
     return _of_thread.workspace
@@ -239,15 +239,15 @@ def _concat(tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"run": pd.Series(dtype="int64")})
 
 
-def _made_from(task: StretchTask) -> dict[str, Any]:
+def _made_from(task: SegmentTask) -> dict[str, Any]:
     """What a part is made from: rows, settings, and of each file its size, a hash of its ends, and when it changed."""
-    stretch = task.stretch
+    segment = task.segment
     return {
-        "quadrant": stretch.quadrant,
-        "own": list(stretch.own),
+        "quadrant": segment.quadrant,
+        "own": list(segment.own),
         "settings": task.settings,
-        "pieces": [[piece.path.name, piece.start, piece.stop, piece.first] for piece in stretch.pieces],
-        "files": [_file_fingerprint(piece.path) for piece in stretch.pieces],
+        "pieces": [[piece.path.name, piece.start, piece.stop, piece.first] for piece in segment.pieces],
+        "files": [_file_fingerprint(piece.path) for piece in segment.pieces],
     }
 
 
@@ -303,7 +303,7 @@ def _content(made_from: Mapping[str, Any]) -> str:
 def settings_fingerprint(
     detector: Detector, threshold: float, batch_size: int, instrument: str | None, supplied: Mapping[str, str]
 ) -> str:
-    """What all stretches of a search share: the detector's bytes, settings, instrument and version."""
+    """What all segments of a search share: the detector's bytes, settings, instrument and version."""
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(Path(detector.folder).glob("*")) if detector.folder is not None else []:
         if file.suffix in (".json", ".safetensors"):

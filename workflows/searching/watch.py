@@ -1,7 +1,7 @@
 """Search files as they arrive: `shutterless watch DIR`.
 
 A file is taken when it has not changed for a while and its headers say that it is whole. It is joined to the sequence
-it goes on with; only the stretches of rows that it adds to are searched (again). What is known of every file lies in
+it goes on with; only the segments of rows that it adds to are searched (again). What is known of every file lies in
 ``watch.json``, so that a restart reads no header twice, and a file that was removed after its search keeps its events.
 """
 
@@ -24,7 +24,7 @@ from shutterless.pipeline.reading.fits_files import FRAME_SUFFIXES
 from shutterless.pipeline.reading.frames import FrameInfo
 from shutterless.pipeline.reading.instruments import load_profile
 from shutterless.pipeline.reading.readout import Readout
-from shutterless.pipeline.reading.segments import Stretch, plan_stretches
+from shutterless.pipeline.reading.segments import Segment, plan_segments
 from shutterless.pipeline.store.store import write_text
 from shutterless.workflows.execution.cluster import EXPECTED_ERRORS, Executor, describe_error
 from shutterless.workflows.execution.progress import Progress
@@ -100,7 +100,7 @@ class Watcher:
     clock: Callable[[], float] = time.time
     _known: dict[Path, tuple[tuple[int, int], FrameInfo]] = field(default_factory=dict)
     _waiting: dict[Path, _Waiting] = field(default_factory=dict)
-    _searched: dict[str, tuple[Stretch, Part | None]] = field(default_factory=dict)
+    _searched: dict[str, tuple[Segment, Part | None]] = field(default_factory=dict)
     _lost: dict[str, str] = field(default_factory=dict)
     _ids: set[str] = field(default_factory=set)
     _listed: set[Path] = field(default_factory=set)  # of those that are given up
@@ -121,10 +121,10 @@ class Watcher:
         newly, self._listed = given_up - self._listed, given_up
         if not arrived and not newly and (self._searched or not self._known):
             return None
-        stretches = plan_stretches(info for _, info in self._known.values())
-        self._search(stretches, {path.absolute() for path in arrived})
-        parts = [part for s in stretches if (part := self._searched.get(s.name, (s, None))[1]) is not None]
-        failures = pd.concat([self._unreadable(), lost_rows(stretches, parts, self._lost)], ignore_index=True)
+        segments = plan_segments(info for _, info in self._known.values())
+        self._search(segments, {path.absolute() for path in arrived})
+        parts = [part for s in segments if (part := self._searched.get(s.name, (s, None))[1]) is not None]
+        failures = pd.concat([self._unreadable(), lost_rows(segments, parts, self._lost)], ignore_index=True)
         files = {path.name: str(path) for path in self._known}
         candidates, _ = self.job.write(parts, failures, files)
         _write_state(self.job, self._known)
@@ -179,21 +179,21 @@ class Watcher:
             rows += [failure_row(path, quadrant, f"FrameError: {why}") for quadrant, why in info.skipped.items()]
         return failure_table(rows)
 
-    def _search(self, stretches: list[Stretch], arrived: set[Path]) -> None:
-        """Search the stretches that are not as they were: of other rows, or of a file that was written again."""
+    def _search(self, segments: list[Segment], arrived: set[Path]) -> None:
+        """Search the segments that are not as they were: of other rows, or of a file that was written again."""
         fresh = [
             s
-            for s in stretches
+            for s in segments
             if self._searched.get(s.name, (None, None))[0] != s
             or s.name in self._lost
             or any(piece.path in arrived for piece in s.pieces)
         ]
-        for stretch in fresh:
-            self._lost.pop(stretch.name, None)
+        for segment in fresh:
+            self._lost.pop(segment.name, None)
         self._lost |= run_tasks(self.job.tasks(fresh, resume=True), self.executor, self.progress)
-        for stretch in fresh:
-            part = None if stretch.name in self._lost else read_part(self.job.out, stretch)
-            self._searched[stretch.name] = stretch, part
+        for segment in fresh:
+            part = None if segment.name in self._lost else read_part(self.job.out, segment)
+            self._searched[segment.name] = segment, part
 
     def _lag_s(self) -> float:
         """Seconds since the newest row of all files was read; NaN where no file says."""

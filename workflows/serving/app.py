@@ -32,7 +32,7 @@ _LINGER_S, _LINGER_BYTES = 2.0, 256_000_000  # a refused body is read for so lon
 log = logging.getLogger("shutterless.serve")
 
 
-class Gate:
+class Admission:
     """Lets so many requests through at a time and sends the others away."""
 
     def __init__(self, what: str, limit: int, retry_after_s: int) -> None:
@@ -70,8 +70,8 @@ class ScoringService:
 
     def __init__(self, keeper: ModelKeeper, limits: Limits, n_searches: int = 1) -> None:
         self.keeper, self.limits = keeper, limits
-        self.scoring = Gate("requests are being scored or wait for it", SCORES_WAITING, 1)
-        self.searching = Gate("searches are running", n_searches, 10)
+        self.scoring = Admission("requests are being scored or wait for it", SCORES_WAITING, 1)
+        self.searching = Admission("searches are running", n_searches, 10)
         self._threads = ThreadPoolExecutor(SCORES_WAITING + n_searches + 2, thread_name_prefix="serve")
 
     async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -305,7 +305,7 @@ def _has_no_table(tracking: Tracking, run_id: str, path: str) -> bool:
     return all(entry.path != path for entry in entries)
 
 
-def read_history(tracking: Tracking, run_id: str) -> pd.DataFrame:
+def read_losses(tracking: Tracking, run_id: str) -> pd.DataFrame:
     """Losses of a training as they were logged: ``step, split, loss``, a row for each logged step."""
     client = load_mlflow().MlflowClient(tracking.uri)
     rows = [

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from shutterless.models.describe import count_parameters
-from shutterless.models.pretraining.fit import ALL, PretrainingResult, PretrainingSettings, pretrain
+from shutterless.models.pretraining.fit import ALL, PretrainingResult, PretrainingSettings, fit_masked_model
 from shutterless.models.pretraining.masked_patches import MaskedPatchModel, build_masked_model
 from shutterless.models.pretraining.masking import Masking
 from shutterless.models.pretraining.plots import plot_pretraining
@@ -25,7 +25,7 @@ from shutterless.workflows.tracking.record import HISTORY
 from shutterless.workflows.tracking.tracking import Run, Tracking, track_run
 from shutterless.workflows.training.unlabelled import UnlabelledSet, draw_unlabelled
 
-EXPERIMENT = "pretrain"
+PRETRAIN_EXPERIMENT = "pretrain"
 PRETRAINING = "pretraining.json"
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -59,7 +59,7 @@ def pretrain_model(
     resume : bool
         Go on where a run that was interrupted wrote its last epoch; the result is the same to the bit.
     tracking : Tracking, optional
-        Log there, epoch by epoch, in the experiment `EXPERIMENT`.
+        Log there, epoch by epoch, in the experiment `PRETRAIN_EXPERIMENT`.
     executor : Executor, optional
     progress : Progress, optional
 
@@ -91,7 +91,7 @@ def pretrain_model(
         result = learn(None)
     else:
         remedy = "the same command with --resume goes on from the last checkpoint"
-        with track_run(tracking, EXPERIMENT, out.name, remedy=remedy) as run:
+        with track_run(tracking, PRETRAIN_EXPERIMENT, out.name, remedy=remedy) as run:
             _record_start(run, model, settings, recipe["manifest_hash"])
             result = learn(run)
             _record_end(run, result)
@@ -154,7 +154,7 @@ def _learn(
         if run is not None:
             _record_rows(run, rows)
 
-    result = pretrain(
+    result = fit_masked_model(
         model, drawn.strips, np.flatnonzero(~drawn.for_validation), np.flatnonzero(drawn.for_validation),
         drawn.sources, options, checkpoint=out / CHECKPOINT, made_from=data_hash, on_rows=tell,
     )  # fmt: skip

@@ -37,7 +37,7 @@ from shutterless.workflows.settings.settings import TrainSettings
 from shutterless.workflows.tracking.record import HISTORY, TRAINING, diagnose_training, record_training
 from shutterless.workflows.tracking.tracking import Tracking, track_run
 
-EXPERIMENT = "train"
+TRAIN_EXPERIMENT = "train"
 VALIDATION_GROUP = (
     1_000_000  # groups of a separate validation store, or of the last parts of amplifiers, count from here
 )
@@ -127,7 +127,7 @@ def train_model(
     init : Path, optional
         Start from the weights in this folder.
     tracking : Tracking, optional
-        Log the training and the model there, in the experiment `EXPERIMENT`.
+        Log the training and the model there, in the experiment `TRAIN_EXPERIMENT`.
     executor : Executor, optional
     progress : Progress, optional
 
@@ -143,7 +143,7 @@ def train_model(
     rate_model(store, out, settings, summary, executor=executor, progress=progress)
     if tracking is not None:
         remedy = f"the model is whole in {out}, and `shutterless register {out}` logs it later"
-        with track_run(tracking, EXPERIMENT, out.name, remedy=remedy) as run:
+        with track_run(tracking, TRAIN_EXPERIMENT, out.name, remedy=remedy) as run:
             record_training(run, out, settings)
             run.log_model(out)
     if progress is not None:
@@ -208,7 +208,7 @@ def fit_detector(
     init : Path, optional
         Start from the weights in this folder instead of random ones.
     callbacks : sequence of TrainerCallback
-        As `shutterless.models.training.fit.train_model`.
+        As `shutterless.models.training.fit.fit_model`.
 
     Returns
     -------
@@ -233,7 +233,7 @@ def fit_detector(
     )
     model = _start_model(task.family, training_set.grid, settings, init)
     held_back = np.unique(training_set.groups[training_set.groups >= VALIDATION_GROUP])
-    result = training.train_model(
+    result = training.fit_model(
         model,
         training_set,
         options,

@@ -261,7 +261,7 @@ def filter_light(residual: np.ndarray, sigma_px: float) -> np.ndarray:
     return np.where(live, total / np.sqrt(np.maximum(power, 1e-12)), np.nan)
 
 
-def star_table(cube: Cube, stars: StarFit) -> pd.DataFrame:
+def cube_star_table(cube: Cube, stars: StarFit) -> pd.DataFrame:
     """Stars as the streak table that a store keeps; ``y0`` is unknown, for no charge moves while it collects."""
     zero_point = np.nan if cube.readout.zero_point_mag is None else cube.readout.zero_point_mag
     order = np.lexsort((stars.y, stars.x))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.signal import fftconvolve
 
-CLIP_SIGMA = 3.0
-BOX_SIGMA = 4.0  # of the mean of a stretch of rows
+TREND_CLIP_SIGMA = 3.0
+BOX_SIGMA = 4.0  # of the mean of a segment of rows
 BINS_PER_WINDOW = 48
 _N_PASSES, _N_PLAIN = 6, 2  # passes; before boxes are looked for, what is bright by itself must be out
 _ORDER = 2
@@ -25,7 +25,7 @@ def local_trend(series: np.ndarray, window_rows: int, *, spare_boxes: bool = Fal
     window_rows : int
         Full width of the window.
     spare_boxes : bool
-        Be blind to stretches of up to a quarter of the window as well that stand out as a whole. Of white noise around
+        Be blind to segments of up to a quarter of the window as well that stand out as a whole. Of white noise around
         a smooth trend that is safe; where the trend is not, it would spare the trend itself and follow the event.
 
     Returns
@@ -36,8 +36,9 @@ def local_trend(series: np.ndarray, window_rows: int, *, spare_boxes: bool = Fal
     Notes
     -----
     At every row a quadratic is fitted to the rows around it with tricube weights (Cleveland 1979, JASA 74, 829), and
-    again without those that stand `CLIP_SIGMA` robust scatters off it. The fit has as much freedom as a running mean
-    over a third of the window: a faint top-hat of a sixteenth of it loses a fifth of its height, of an eighth 37 %.
+    again without those that stand `TREND_CLIP_SIGMA` robust scatters off it. The fit has as much freedom as a running
+    mean over a third of the window: a faint top-hat of a sixteenth of it loses a fifth of its height, of an eighth 37
+    %.
     """
     known = np.isfinite(series)
     empty = ~known.any(axis=0)
@@ -48,7 +49,7 @@ def local_trend(series: np.ndarray, window_rows: int, *, spare_boxes: bool = Fal
         trend = middle + _fit((values - middle) * used, used, window_rows)
         apart = np.abs(values - trend)
         spread = robust_spread(apart, known)
-        used = known & (apart <= CLIP_SIGMA * spread)
+        used = known & (apart <= TREND_CLIP_SIGMA * spread)
         if spare_boxes and step >= _N_PLAIN:
             used &= ~_in_box(values - trend, used, spread, window_rows)
     return trend

@@ -11,9 +11,9 @@ BLOCK_ROWS = 64  # the baseline is kept every so many rows
 KNOT_BLOCKS = 4  # and its running mean taken every so many blocks, linear in between
 WINDOW_ROWS = 16_384  # of the running mean: 1 s of 300 rows/s fills 2 % of it, 5 s 9 %, and that is what events lose
 CLIP_BLOCKS = 64  # outlying block means are found against the median around every so many
-CLIP_SIGMA = 4.0
+BASELINE_CLIP_SIGMA = 4.0
 _COLUMNS_AT_ONCE = 256  # of a block of rows: 64 kB, passed over four times
-MIN_LIVE_FRACTION = 0.25  # of a block's rows; the mean of fewer counts as much as any other, and is noise
+MIN_LIVE_OF_BLOCK = 0.25  # of a block's rows; the mean of fewer counts as much as any other, and is noise
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -65,7 +65,7 @@ def _mean_block(electrons, first, centre, read_noise, clip):  # pragma: no cover
         for k in range(n_columns):
             centre[k] += total[k] / count[k]
     for k in range(n_columns):
-        if count[k] < MIN_LIVE_FRACTION * n_rows:
+        if count[k] < MIN_LIVE_OF_BLOCK * n_rows:
             centre[k] = np.nan
 
 
@@ -112,7 +112,7 @@ def _median_of_nine(values, column):  # pragma: no cover - compiled
 
 
 def reject_outliers(blocks: np.ndarray, window: int = WINDOW_ROWS // BLOCK_ROWS) -> np.ndarray:
-    """Blocks with those set to NaN that stand `CLIP_SIGMA` off the median of the window around them.
+    """Blocks with those set to NaN that stand `BASELINE_CLIP_SIGMA` off the median of the window around them.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def reject_outliers(blocks: np.ndarray, window: int = WINDOW_ROWS // BLOCK_ROWS)
         The scatter is that of the column's own blocks, so a restless star keeps its swings.
     """
     columns = np.ascontiguousarray(blocks.T)
-    _reject_outliers(columns, max(window // 2, 1), CLIP_BLOCKS, CLIP_SIGMA)
+    _reject_outliers(columns, max(window // 2, 1), CLIP_BLOCKS, BASELINE_CLIP_SIGMA)
     return columns.T
 
 

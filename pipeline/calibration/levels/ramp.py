@@ -114,9 +114,9 @@ def fit_ramp(
     onsets = find_onsets(electrons, noise, sigma_px, dark_e=sky_e if first_row <= 0 else None, lift=lift)
     deficit, mask, final_e = _fit_levels(electrons, lift, onsets, steady_e)
     ends_early = first_row + len(electrons) < n_transit + DOUBTFUL_ROWS
-    stretches, brightness = _doubtful_stretches(electrons.shape, onsets, ends_early=ends_early)
+    segments, brightness = _doubtful_segments(electrons.shape, onsets, ends_early=ends_early)
     kernel = pixel_profile(np.arange(-PSF_REACH, PSF_REACH + 1), sigma_px).astype(np.float32)
-    _mask_doubtful(electrons, deficit, final_e, np.float32(read_noise_e**2), stretches, brightness, kernel, mask)
+    _mask_doubtful(electrons, deficit, final_e, np.float32(read_noise_e**2), segments, brightness, kernel, mask)
     return Ramp(deficit, mask, sky_e, *onsets)
 
 
@@ -235,13 +235,13 @@ def _piece_levels(binned, breaks, n_rows):  # pragma: no cover - compiled
 @numba.njit(cache=True, nogil=True)
 def _unknown_rows(breaks, n_rows):  # pragma: no cover - compiled
     """Rows for which no level can be given: around each onset, and between two that are too close."""
-    stretches = [(max(row - MASK_ROWS, 0), row + MASK_ROWS + 1) for row in breaks]
+    segments = [(max(row - MASK_ROWS, 0), row + MASK_ROWS + 1) for row in breaks]
     for i in range(len(breaks) + 1 if len(breaks) else 0):
         start = breaks[i - 1] if i else 0
         stop = breaks[i] if i < len(breaks) else n_rows
         if stop - start < MIN_LEVEL_ROWS:
-            stretches.append((start, stop))
-    return stretches
+            segments.append((start, stop))
+    return segments
 
 
 @numba.njit(cache=True, nogil=True)
@@ -261,8 +261,8 @@ def _write_deficit(starts, columns, levels, final_e, lift, deficit):  # pragma: 
             line[column] = step[column] - lift[row]
 
 
-def _doubtful_stretches(shape: tuple[int, ...], onsets: _Onsets, *, ends_early: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Stretches next to the ends of the file and to onsets, where a step may have gone unseen.
+def _doubtful_segments(shape: tuple[int, ...], onsets: _Onsets, *, ends_early: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Segments next to the ends of the file and to onsets, where a step may have gone unseen.
 
     Each is its first column, the one after its last, its first row, the one after its last, and 1 where rows count
     backwards, (m, 5); returned with the electrons per row of the onset beside it (m,), infinite at an end of the file.
@@ -274,16 +274,16 @@ def _doubtful_stretches(shape: tuple[int, ...], onsets: _Onsets, *, ends_early: 
     below, above = row - MASK_ROWS, row + MASK_ROWS + 1
     before = np.stack([first, last, below - DOUBTFUL_ROWS, below, np.ones_like(x)], axis=1)
     after = np.stack([first, last, above, above + DOUBTFUL_ROWS, np.zeros_like(x)], axis=1)
-    stretches = np.concatenate([ends, np.stack([before, after], axis=1).reshape(-1, 5)])
-    stretches[:, :2] = np.clip(stretches[:, :2], 0, n_columns)
-    stretches[:, 2:4] = np.clip(stretches[:, 2:4], 0, n_rows)
+    segments = np.concatenate([ends, np.stack([before, after], axis=1).reshape(-1, 5)])
+    segments[:, :2] = np.clip(segments[:, :2], 0, n_columns)
+    segments[:, 2:4] = np.clip(segments[:, 2:4], 0, n_rows)
     brightness = np.concatenate([np.full(len(ends), np.inf), np.repeat(step_e, 2)])
-    some = stretches[:, 3] > stretches[:, 2]
-    return stretches[some], brightness[some]
+    some = segments[:, 3] > segments[:, 2]
+    return segments[some], brightness[some]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _mask_doubtful(electrons, deficit, final_e, floor_e2, stretches, brightness, kernel, mask):  # pragma: no cover
+def _mask_doubtful(electrons, deficit, final_e, floor_e2, segments, brightness, kernel, mask):  # pragma: no cover
     """Mask in place the rows next to onsets and ends of the file where the levels leave too much.
 
     A streak that begins in the first or last rows of a file, or just beside another's onset, has too few bins to be
@@ -291,10 +291,10 @@ def _mask_doubtful(electrons, deficit, final_e, floor_e2, stretches, brightness,
     can: that stays.
     """
     limits = MAX_DOUBT_SIGMA * np.sqrt(np.arange(1, DOUBTFUL_ROWS + 1))
-    for number in range(len(stretches)):
-        first, last, start, stop, backwards = stretches[number]
+    for number in range(len(segments)):
+        first, last, start, stop, backwards = segments[number]
         bright = np.float32(2 * brightness[number] * np.sum(kernel**2))
-        light, noise = _filter_stretch(electrons, deficit, final_e, floor_e2, mask, stretches[number], kernel)
+        light, noise = _filter_segment(electrons, deficit, final_e, floor_e2, mask, segments[number], kernel)
         n_bright = 0
         for k in range(last - first):
             n_bright += _count_bright(light[k], noise[k], bright)
@@ -304,9 +304,9 @@ def _mask_doubtful(electrons, deficit, final_e, floor_e2, stretches, brightness,
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _filter_stretch(electrons, deficit, final_e, floor_e2, mask, stretch, kernel):  # pragma: no cover - compiled
-    """What the levels leave of a stretch, filtered along x, and its noise, both (x, r)."""
-    first, last, start, stop, _ = stretch
+def _filter_segment(electrons, deficit, final_e, floor_e2, mask, segment, kernel):  # pragma: no cover - compiled
+    """What the levels leave of a segment, filtered along x, and its noise, both (x, r)."""
+    first, last, start, stop, _ = segment
     n_columns, n_rows = last - first, stop - start
     left = np.empty((n_columns + 2 * PSF_REACH, n_rows), dtype=np.float32)
     variance = np.empty_like(left)
@@ -354,7 +354,7 @@ def _count_bright(light, noise, limit):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _is_doubtful(light, noise, limits, backwards):  # pragma: no cover - compiled
-    """Whether the light summed from one end of a stretch is ever significant."""
+    """Whether the light summed from one end of a segment is ever significant."""
     total, n = np.float32(0), len(light)
     for i in range(n):
         row = n - 1 - i if backwards else i

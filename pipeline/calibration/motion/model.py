@@ -15,7 +15,7 @@ from scipy.special import ndtr
 from shutterless.pipeline.calibration.motion.columns import BLOCK_ROWS, gather_rows, half_bits, project_states
 from shutterless.pipeline.compiled.elementary import erf_single, exp_single
 
-HALF_WIDTH = 5  # columns to either side of a streak that are modelled: 4 sigma of a 2 px FWHM moved by a pixel
+STAR_HALF_WIDTH = 5  # columns to either side of a streak that are modelled: 4 sigma of a 2 px FWHM moved by a pixel
 N_STATES = 3
 LIGHT, SHIFT, WIDTH = range(N_STATES)
 N_LANES = 16  # stars that are followed side by side: the rows of one must be taken in turn, and wide registers hold 16
@@ -31,9 +31,9 @@ _N_SUMS = 14 * N_LANES
 
 
 def first_columns(x: np.ndarray, n_columns: int) -> np.ndarray:
-    """First of the ``2 HALF_WIDTH + 1`` columns modelled for each streak, kept inside the amplifier; shape (s,)."""
-    first = np.round(np.asarray(x)).astype(np.int64) - HALF_WIDTH
-    return np.clip(first, 0, max(n_columns - 2 * HALF_WIDTH - 1, 0))
+    """First of the ``2 STAR_HALF_WIDTH + 1`` columns modelled for each streak, inside the amplifier; shape (s,)."""
+    first = np.round(np.asarray(x)).astype(np.int64) - STAR_HALF_WIDTH
+    return np.clip(first, 0, max(n_columns - 2 * STAR_HALF_WIDTH - 1, 0))
 
 
 def follow_state(
@@ -182,7 +182,7 @@ def follow_streaks(
 
 
 def streak_light(
-    state: np.ndarray, x: float, flux_e_row: float, sigma_px: float, n_columns: int = 2 * HALF_WIDTH + 1
+    state: np.ndarray, x: float, flux_e_row: float, sigma_px: float, n_columns: int = 2 * STAR_HALF_WIDTH + 1
 ) -> np.ndarray:
     """Light of a star of given states.
 

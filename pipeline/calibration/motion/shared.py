@@ -14,11 +14,11 @@ import pandas as pd
 
 from shutterless.pipeline.calibration.motion.lags import LagFinder, find_lags, find_outliers, refine_lag
 from shutterless.pipeline.calibration.motion.model import (
-    HALF_WIDTH,
     LIGHT,
     N_LANES,
     N_STATES,
     SHIFT,
+    STAR_HALF_WIDTH,
     WIDTH,
     first_columns,
 )
@@ -35,7 +35,7 @@ MIN_FLUX_SIGMA = 1.0  # a fainter streak moves by less than its noise (0.4 px of
 MIN_ROWS = 512  # of an anchor, after the ramp; fewer tell nothing of motion that changes in 30
 MAX_NEIGHBOURS = 0.2  # of an anchor: light of others within its modelled columns, over its own
 # rows over which the other stars are averaged; set on simulated motion of 0.1 s, focus of 1 s and cloud of 5 s
-WINDOWS = {LIGHT: (5, 15, 45, 135), SHIFT: (1, 5, 15), WIDTH: (1, 5, 15, 45)}
+SHARED_WINDOWS = {LIGHT: (5, 15, 45, 135), SHIFT: (1, 5, 15), WIDTH: (1, 5, 15, 45)}
 BEGIN_ROWS = 8  # after its onset, and before its end, in which a star says nothing
 # the air is still where the anchors' shifts correlate less than this in the mean over these lags (rows): half of
 # `MIN_GAIN`, and 5 times the scatter for 24 anchors of 12,000 rows; motion of 0.4 px has 0.98
@@ -100,13 +100,13 @@ def bright_streaks(
     middle = np.clip(np.round(order["x"].to_numpy()).astype(np.int64), 0, n_columns - 1)
     order = order[order["flux_e_row"].to_numpy() * pixel_profile(0, sigma_px) > MIN_FLUX_SIGMA * noise[middle]]
     x, flux, first = order["x"].to_numpy(), order["flux_e_row"].to_numpy(), first_columns(order["x"], n_columns)
-    columns = np.minimum(first[:, None] + np.arange(2 * HALF_WIDTH + 1), n_columns - 1)
+    columns = np.minimum(first[:, None] + np.arange(2 * STAR_HALF_WIDTH + 1), n_columns - 1)
     own = flux[:, None] * pixel_profile(columns - x[:, None], sigma_px)
     everyone = np.bincount(columns.ravel(), weights=own.ravel(), minlength=n_columns)
     settled = readout.steady_rows(n_rows)
     found, crowding = [], []
     for row, light, start in zip(order.itertuples(), own, first, strict=True):
-        here = slice(int(start), min(int(start) + 2 * HALF_WIDTH + 1, n_columns))
+        here = slice(int(start), min(int(start) + 2 * STAR_HALF_WIDTH + 1, n_columns))
         light = light[: here.stop - here.start]
         others = everyone[here] - light
         lag = float(row.y0) - (readout.first_row or 0)
@@ -240,7 +240,7 @@ def _share(
     seen = {channel: valid.copy() for channel in range(N_STATES)}
     for final in [False] * _N_PASSES + [True]:
         channels = {
-            channel: SharedSeries(states[:, channel], seen[channel], weight[channel], lags, WINDOWS[channel])
+            channel: SharedSeries(states[:, channel], seen[channel], weight[channel], lags, SHARED_WINDOWS[channel])
             for channel in range(N_STATES)
         }
         if final:

@@ -19,7 +19,7 @@ from shutterless.pipeline.calibration.motion.model import (
 )
 from shutterless.pipeline.compiled.medians import keep_known, median_absolute
 
-CLIP_SIGMA = 5.0  # of a star's states around their mean
+STATE_CLIP_SIGMA = 5.0  # of a star's states around their mean
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _limit_star(state, seen, error, out, mean):  # pragma: no cover - compiled
         centre = np.float32(total / max(n, 1))
         for t in range(n):
             known[t] -= centre
-        reach = np.float32(CLIP_SIGMA * max(1.4826 * median_absolute(known[:n]) if n else 0.0, error[channel]))
+        reach = np.float32(STATE_CLIP_SIGMA * max(1.4826 * median_absolute(known[:n]) if n else 0.0, error[channel]))
         for t in range(len(values)):
             value = min(max(values[t] - centre, -reach), reach)
             limited[t] = value if seen[t] else np.float32(0)

@@ -21,7 +21,7 @@ from shutterless.pipeline.calibration.streaks.profile_fit import (
 )
 from shutterless.pipeline.psf import noise_equivalent_columns, pixel_profile
 
-HALF_WIDTH = 6  # columns to either side of a streak that its profile is taken to reach
+FIT_HALF_WIDTH = 6  # columns to either side of a streak that its profile is taken to reach
 MIN_SIGNIFICANCE = 5.0
 # what a Gaussian may leave of a real point-spread function, relative to the light of the columns around
 PROFILE_TOLERANCE = 0.02
@@ -78,7 +78,7 @@ class StreakFit:
     @property
     def half_width(self) -> int:
         """Columns to either side that a profile reaches: four times its width at least."""
-        return max(HALF_WIDTH, int(np.ceil(4 * self.sigma_px)))
+        return max(FIT_HALF_WIDTH, int(np.ceil(4 * self.sigma_px)))
 
     @property
     def residual(self) -> np.ndarray:

@@ -115,7 +115,7 @@ class Trap:
 
 
 @dataclass(frozen=True)
-class Detector:
+class DetectorFaults:
     """Faults of one amplifier in one file.
 
     Parameters
@@ -136,7 +136,7 @@ class Detector:
 
 def draw_detector(
     rng: np.random.Generator, n_columns: int, n_overscan: int, *, hot_columns: float, traps: float
-) -> Detector:
+) -> DetectorFaults:
     """Draw the lasting faults of one amplifier.
 
     Parameters
@@ -151,7 +151,7 @@ def draw_detector(
     n_hot, n_traps = rng.poisson(hot_columns), rng.poisson(traps)
     hot = [_draw_hot_column(rng, int(column)) for column in columns[:n_hot]]
     trapped = [_draw_trap(rng, int(column)) for column in columns[n_hot : n_hot + n_traps]]
-    return Detector(pattern, hot, trapped)
+    return DetectorFaults(pattern, hot, trapped)
 
 
 def _draw_pattern(rng: np.random.Generator, n: int) -> np.ndarray:

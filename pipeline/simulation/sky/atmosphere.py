@@ -33,7 +33,7 @@ class AtmosphereError(ValueError):
 
 
 @dataclass(frozen=True)
-class Waves:
+class RandomWaves:
     """A stationary, differentiable random series as a sum of sinusoids.
 
     Parameters
@@ -52,7 +52,7 @@ class Waves:
 
     def rate(self, seconds: np.ndarray) -> np.ndarray:
         """Derivative at each time (per second), shape (t,)."""
-        speeds = Waves(self.angular_hz, self.amplitudes * self.angular_hz, self.phases + np.pi / 2)
+        speeds = RandomWaves(self.angular_hz, self.amplitudes * self.angular_hz, self.phases + np.pi / 2)
         return speeds.value(seconds)
 
 
@@ -65,7 +65,7 @@ def _sum_waves(seconds, angular_hz, amplitudes, phases):  # type: ignore[no-unty
     return total
 
 
-def draw_waves(rng: np.random.Generator, rms: float, correlation_s: float) -> Waves:
+def draw_waves(rng: np.random.Generator, rms: float, correlation_s: float) -> RandomWaves:
     """Draw white noise that two low-pass filters of one time constant have smoothed.
 
     Parameters
@@ -88,7 +88,7 @@ def draw_waves(rng: np.random.Generator, rms: float, correlation_s: float) -> Wa
     finite = np.minimum(edges, 1e9)
     below = 2 / np.pi * (np.arctan(finite) + finite / (1 + finite**2))
     amplitudes = rms * np.sqrt(2 * np.diff(below))
-    return Waves(frequencies / correlation_s, amplitudes, rng.uniform(0, 2 * np.pi, _N_WAVES))
+    return RandomWaves(frequencies / correlation_s, amplitudes, rng.uniform(0, 2 * np.pi, _N_WAVES))
 
 
 def log_normal(unit: np.ndarray, rms: float) -> np.ndarray:
@@ -197,7 +197,7 @@ def _filter_noise(rng, decay, state, out):  # type: ignore[no-untyped-def]  # pr
 
 
 @dataclass(frozen=True)
-class SharedSeries:
+class AirSeries:
     """What all stars of an amplifier share, at consecutive whole rows of star time ``row - y0``.
 
     Parameters
@@ -229,25 +229,25 @@ class Atmosphere:
 
     Parameters
     ----------
-    motion_x_px, motion_y_px : Waves
+    motion_x_px, motion_y_px : RandomWaves
         Displacement of every star along columns and rows.
-    focus, transparency : Waves
+    focus, transparency : RandomWaves
         Of unit variance; `log_normal` gives them their strength.
     focus_rms, transparency_rms : float
     scintillation : Scintillation
     row_rate_hz : float
     """
 
-    motion_x_px: Waves
-    motion_y_px: Waves
-    focus: Waves
-    transparency: Waves
+    motion_x_px: RandomWaves
+    motion_y_px: RandomWaves
+    focus: RandomWaves
+    transparency: RandomWaves
     focus_rms: float
     transparency_rms: float
     scintillation: Scintillation
     row_rate_hz: float
 
-    def shared(self, first: int, n_rows: int) -> SharedSeries:
+    def shared(self, first: int, n_rows: int) -> AirSeries:
         """Evaluate the shared series at rows of star time from ``first``.
 
         Notes
@@ -257,7 +257,7 @@ class Atmosphere:
         """
         seconds = (first + np.arange(n_rows)) / self.row_rate_hz
         crossing = 1 + self.motion_y_px.rate(seconds) / self.row_rate_hz
-        return SharedSeries(
+        return AirSeries(
             first=first,
             shift_px=self.motion_x_px.value(seconds),
             width=log_normal(self.focus.value(seconds), self.focus_rms),
@@ -278,13 +278,13 @@ class AirRun:
     def __init__(self, atmosphere: Atmosphere, n_transit: int) -> None:
         self.atmosphere, self.n_transit = atmosphere, n_transit
         self._scintillation = _ScintillationRun(atmosphere.scintillation)
-        self._series: SharedSeries | None = None
+        self._series: AirSeries | None = None
 
     def factors(self, first_row: int, n_rows: int) -> np.ndarray:
         """Scintillation of each star in consecutive sequence rows, shape (t, s)."""
         return self._scintillation.factors(first_row, n_rows)
 
-    def series(self, first_row: int, n_rows: int) -> SharedSeries:
+    def series(self, first_row: int, n_rows: int) -> AirSeries:
         """Shared series over all star times of consecutive sequence rows, and a row more than is needed at each end."""
         first, end = first_row - self.n_transit - 1, first_row + n_rows + 1
         known = self._series
@@ -296,12 +296,12 @@ class AirRun:
         return self._series
 
 
-def _join(one: SharedSeries, other: SharedSeries, first: int) -> SharedSeries:
+def _join(one: AirSeries, other: AirSeries, first: int) -> AirSeries:
     """Two series of which the second follows on the first, from row ``first`` on."""
     values = {}
     for name in ("shift_px", "width", "light"):
         values[name] = np.concatenate([getattr(one, name)[first - one.first :], getattr(other, name)])
-    return SharedSeries(first, **values)
+    return AirSeries(first, **values)
 
 
 def draw_atmosphere(
@@ -354,7 +354,7 @@ def add_sources(
     x: np.ndarray,
     y0: np.ndarray,
     sigma_px: float,
-    series: SharedSeries,
+    series: AirSeries,
     edges: np.ndarray | None = None,
 ) -> None:
     """Add sources as the air shows them, in place.
@@ -371,7 +371,7 @@ def add_sources(
         Column and detector row.
     sigma_px : float
         Width of the point-spread function in steady air.
-    series : SharedSeries
+    series : AirSeries
         Must cover ``row - y0`` of every source and row.
     edges : ndarray of float64, shape (s,), optional
         Where to stop, in standard deviations (`source_edges`); left out, at 6.5.

@@ -131,7 +131,7 @@ def annulus_image(radius_px: float, x_offset: float) -> np.ndarray:
     return image
 
 
-def star_time_rows(ghosts: Sequence[Ghost], first_row: int, n_rows: int) -> tuple[int, int]:
+def own_time_rows(ghosts: Sequence[Ghost], first_row: int, n_rows: int) -> tuple[int, int]:
     """First row of star time, and number of rows, in which the light of ghosts must be known for a block of rows."""
     if not ghosts:
         return first_row, n_rows
@@ -149,7 +149,7 @@ def steady_light(
     ----------
     ghosts : sequence of Ghost
     first_star_row, n_star_rows : int
-        Rows of star time, as from `star_time_rows`; row τ is from τ - 1/2 to τ + 1/2.
+        Rows of star time, as from `own_time_rows`; row τ is from τ - 1/2 to τ + 1/2.
     close_row : float
         Row of star time at which the shutter closes.
 
@@ -198,12 +198,12 @@ def add_ghosts(
     Row k collects, for every detector row y of the ghost, what fell there at star time ``k - y``: the sum over the rows
     of the annulus of each one's columns times the light ``k - y`` rows after the shutter opened.
     """
-    first, n_needed = star_time_rows(ghosts, first_row, len(mean_e))
+    first, n_needed = own_time_rows(ghosts, first_row, len(mean_e))
     if first < first_star_row or first + n_needed > first_star_row + len(light_e) or light_e.shape[1] != len(ghosts):
         raise GhostError(
             f"rows {first_row} to {first_row + len(mean_e) - 1} need the light of {len(ghosts)} ghosts from star-time "
             f"row {first} to {first + n_needed - 1}; given are {light_e.shape[1]} from {first_star_row} to "
-            f"{first_star_row + len(light_e) - 1}: see star_time_rows"
+            f"{first_star_row + len(light_e) - 1}: see own_time_rows"
         )
     for index, ghost in enumerate(ghosts):
         middle = int(np.rint(ghost.x))

@@ -6,7 +6,7 @@ import numpy as np
 
 from shutterless.pipeline.reading.instruments import QuadrantLayout
 from shutterless.pipeline.simulation.camera.focal_plane import FocalPlane
-from shutterless.pipeline.simulation.sky.ghosts import Ghost, add_ghosts, star_time_rows, steady_light
+from shutterless.pipeline.simulation.sky.ghosts import Ghost, add_ghosts, own_time_rows, steady_light
 from shutterless.pipeline.simulation.sky.moving_lights import Brightness, SkyTrail, TrailError
 from shutterless.pipeline.simulation.sky.trails import add_trails, trails_in_amplifier
 
@@ -61,6 +61,6 @@ def example_ghost(n_rows: int = 1024, n_columns: int = 1024) -> np.ndarray:
     """
     ghosts = [Ghost(n_columns / 2, n_rows // 4, 0, 3.0, 1e-3, 28.0, 1310.0)]
     mean_e = np.zeros((n_rows, n_columns))
-    first, n_star_rows = star_time_rows(ghosts, 0, n_rows)
+    first, n_star_rows = own_time_rows(ghosts, 0, n_rows)
     add_ghosts(mean_e, 0, ghosts, steady_light(ghosts, first, n_star_rows), first, n_rows)
     return mean_e

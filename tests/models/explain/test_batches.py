@@ -13,7 +13,7 @@ from shutterless.models.explain.attention import attend, attention_rollout, spre
 from shutterless.models.explain.batches import ExplainError
 from shutterless.models.explain.saliency import gradient_saliency, integrated_gradients
 from shutterless.models.families import build_model
-from shutterless.models.training.fit import TrainingSettings, train_model
+from shutterless.models.training.fit import TrainingSettings, fit_model
 from shutterless.pipeline.tokens import TokenGrid
 
 GRID = TokenGrid(n_y=1, n_columns=5, n_rows=24, patch_rows=4, bins=(1,))
@@ -204,7 +204,7 @@ def one_thread():
 def test_a_trained_model_decides_by_the_pulse(toy):
     """The toy's events are 8σ in the middle column: there the attributions lie."""
     model = build_model("cnn", GRID, {**CNN_ARCH, "channels": [16, 24], "dropout": 0.0}, seed=3)
-    train_model(model, toy, TrainingSettings(epochs=2, batch_size=64, learning_rate=5e-3, device="cpu"))
+    fit_model(model, toy, TrainingSettings(epochs=2, batch_size=64, learning_rate=5e-3, device="cpu"))
     events = toy.strips[np.flatnonzero(toy.labels.is_event > 0)[:40]]
     found = integrated_gradients(model, events, n_steps=32)
     by_column = found.strip(GRID).sum(axis=(1, 3))

@@ -8,7 +8,7 @@ import pytest
 
 from shutterless.models.explain.embedding import (
     NOT_INJECTED,
-    OUTSIDE,
+    OUTLIER,
     EmbeddingError,
     embed_night,
     map_embedding,
@@ -17,7 +17,7 @@ from shutterless.models.explain.embedding import (
     true_kinds,
 )
 from shutterless.models.families import build_model
-from shutterless.models.pretraining.fit import PretrainingSettings, pretrain
+from shutterless.models.pretraining.fit import PretrainingSettings, fit_masked_model
 from shutterless.models.pretraining.masked_patches import build_masked_model
 from shutterless.models.pretraining.reconstruction import reconstruct
 from shutterless.pipeline.tokens import StripBatch, TokenGrid, concatenate_strips, patchify
@@ -55,7 +55,7 @@ def test_clusters_are_found_and_numbered_by_size():
     cluster = found.points["cluster"].to_numpy()
     assert (cluster[:120] == 0).mean() > 0.9
     assert (cluster[120:180] == 1).mean() > 0.9
-    assert cluster[-1] == OUTSIDE
+    assert cluster[-1] == OUTLIER
 
 
 def test_the_point_far_from_all_is_the_oddest():
@@ -104,7 +104,7 @@ def pretrained(toy):
     model = build_masked_model(GRID, TRANSFORMER, seed=1)
     settings = PretrainingSettings(epochs=4, batch_size=64, learning_rate=3e-3, device="cpu")
     index = np.arange(400, 1200)
-    return pretrain(model, toy.strips, index[:600], index[600:], np.full(1200, "toy"), settings).model
+    return fit_masked_model(model, toy.strips, index[:600], index[600:], np.full(1200, "toy"), settings).model
 
 
 @pytest.mark.parametrize("family", ["transformer", "cnn", "mlp"])
@@ -161,8 +161,8 @@ def test_what_cannot_be_mapped_is_refused(summaries, error, message):
 
 def test_clusters_are_named_by_what_most_of_them_are():
     kinds = np.array(["flare", "flare", "burst", "noise", "flare", "noise"], dtype=object)
-    named = name_clusters([1, 1, 1, 0, OUTSIDE, 0], kinds)
-    assert named["cluster"].tolist() == [0, 1, OUTSIDE]
+    named = name_clusters([1, 1, 1, 0, OUTLIER, 0], kinds)
+    assert named["cluster"].tolist() == [0, 1, OUTLIER]
     assert named["name"].tolist() == [
         "cluster 0 (2): 100 % noise",
         "cluster 1 (3): 67 % flare",

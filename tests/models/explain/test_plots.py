@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from shutterless.models.explain.embedding import OUTSIDE
+from shutterless.models.explain.embedding import OUTLIER
 from shutterless.models.explain.embedding_plots import plot_embedding, plot_outlier_scores
 from shutterless.models.explain.plots import (
     plot_attention,
@@ -32,7 +32,7 @@ def points():
         {
             "component_1": [0.0, 1.0, 2.0, 3.0],
             "component_2": [0.0, 0.0, 5.0, 1.0],
-            "cluster": [0, 0, OUTSIDE, 1],
+            "cluster": [0, 0, OUTLIER, 1],
             "outlier_score": [0.1, 0.2, 7.0, 0.3],
         }
     )
@@ -89,7 +89,7 @@ def test_gallery_lays_out_lines_from_the_top(ax):
 
 
 def test_embedding_names_its_clusters_and_rings_the_oddest(ax):
-    names = pd.DataFrame({"cluster": [0, 1, OUTSIDE], "name": ["noise", "flares", "odd"]})
+    names = pd.DataFrame({"cluster": [0, 1, OUTLIER], "name": ["noise", "flares", "odd"]})
     assert plot_embedding(points(), ax, explained=np.array([0.61, 0.2]), names=names, n_outliers=1) is ax
     assert legend(ax) == ["odd", "noise", "flares"]
     assert ax.get_xlabel() == "Principal component 1 (61 % of the variance)"

@@ -13,11 +13,11 @@ from shutterless.models.dataset import strips_to_tensors
 from shutterless.models.families import build_model
 from shutterless.models.inputs import RESIDUAL_SOFTNESS
 from shutterless.models.pretraining.fit import (
-    HISTORY_COLUMNS,
+    PRETRAINING_COLUMNS,
     PretrainingError,
     PretrainingSettings,
+    fit_masked_model,
     learning_rate,
-    pretrain,
 )
 from shutterless.models.pretraining.masked_patches import (
     ENCODER_PARTS,
@@ -54,7 +54,7 @@ def run(strips, settings=SHORT, masking=SINGLE, seed=1, **options):
     index, n = np.arange(len(strips)), len(strips)
     sources = np.where(index % 2, "odd", "even")
     model = build_masked_model(GRID, ARCH, masking, seed=seed)
-    return pretrain(model, strips, index[: n * 3 // 4], index[n * 3 // 4 :], sources, settings, **options)
+    return fit_masked_model(model, strips, index[: n * 3 // 4], index[n * 3 // 4 :], sources, settings, **options)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -192,7 +192,7 @@ def test_what_the_rest_of_the_strip_tells_is_predicted(learned):
 
 def test_history_gives_every_source(learned):
     history = learned.history
-    assert tuple(history.columns) == HISTORY_COLUMNS
+    assert tuple(history.columns) == PRETRAINING_COLUMNS
     last = history[history["epoch"] == history["epoch"].max()]
     assert last[["split", "source"]].to_numpy().tolist() == [
         ["train", "all"],
@@ -228,7 +228,7 @@ def test_interrupted_and_gone_on_is_the_same_to_the_bit(tmp_path):
     assert epochs == [3, 4]
     for name, values in whole.model.state_dict().items():
         assert torch.equal(values, resumed.model.state_dict()[name]), name
-    columns = [name for name in HISTORY_COLUMNS if name != "seconds"]
+    columns = [name for name in PRETRAINING_COLUMNS if name != "seconds"]
     pd.testing.assert_frame_equal(whole.history[columns], resumed.history[columns])
     with pytest.raises(CheckpointError, match=r"other settings: settings\.learning_rate was 0\.001, now 0\.002"):
         run(strips, replace(settings, learning_rate=2e-3), checkpoint=path)
@@ -279,9 +279,9 @@ def test_settings_and_strips_are_checked():
         PretrainingSettings(epochs=0)
     model, strips = build_masked_model(GRID, ARCH), random_strips(4)
     with pytest.raises(PretrainingError, match="3 sources for 4 strips"):
-        pretrain(model, strips, np.arange(2), np.arange(2, 4), np.array(["a"] * 3))
+        fit_masked_model(model, strips, np.arange(2), np.arange(2, 4), np.array(["a"] * 3))
     with pytest.raises(PretrainingError, match="there is no validation strip among 4"):
-        pretrain(model, strips, np.arange(4), np.arange(0), np.array(["a"] * 4))
+        fit_masked_model(model, strips, np.arange(4), np.arange(0), np.array(["a"] * 4))
 
 
 def test_loss_that_is_never_finite_is_an_error():

@@ -16,7 +16,7 @@ from shutterless.models.training.fit import (
     TrainingError,
     TrainingSettings,
     accuracy_and_auc,
-    train_model,
+    fit_model,
 )
 from shutterless.pipeline.tokens import GridError, TokenGrid
 
@@ -26,7 +26,7 @@ SHORT = TrainingSettings(epochs=2, batch_size=64, log_steps=4, device="cpu")
 
 
 def trained(family, toy, settings, **options):
-    return train_model(build_model(family, GRID, SMALL_ARCH[family], seed=1), toy, settings, **options)
+    return fit_model(build_model(family, GRID, SMALL_ARCH[family], seed=1), toy, settings, **options)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_shuffled_labels_teach_nothing(family, toy):
     for seed in range(6):
         settings = replace(SHORT, shuffled_labels=True, learning_rate=1e-3, epochs=1, seed=seed)
         model = build_model(family, GRID, SMALL_ARCH[family], seed=seed)
-        history = train_model(model, toy, settings, validation_groups=[0, 2, 4]).history
+        history = fit_model(model, toy, settings, validation_groups=[0, 2, 4]).history
         found.append(history.query("split == 'validation'")["auc"].iloc[-1])
     assert abs(np.mean(found) - 0.5) < 0.1, found
 
@@ -156,7 +156,7 @@ def test_accuracy_and_auc_in_the_head():
 def test_other_grid_is_refused(toy):
     model = build_model("mlp", TokenGrid(), {"hidden_sizes": []})
     with pytest.raises(GridError, match=r"the training set has .*n_columns=5.*expects TokenGrid.*n_columns=16"):
-        train_model(model, toy, SHORT)
+        fit_model(model, toy, SHORT)
 
 
 def test_settings_are_checked():

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from shutterless.models.families import build_model
-from shutterless.models.training.fit import TrainingSettings, train_model
+from shutterless.models.training.fit import TrainingSettings, fit_model
 from shutterless.models.training.learning_curves import (
     BELOW_BY_DROPOUT,
     CONVERGED,
@@ -182,5 +182,5 @@ def test_too_few_rows():
 def test_real_trainings_with_a_sensible_a_much_too_high_and_a_much_too_low_rate(toy, grid, learning_rate, names):
     model = build_model("mlp", grid, {"hidden_sizes": [48], "dropout": 0.0}, seed=3)
     settings = TrainingSettings(epochs=8, batch_size=96, learning_rate=learning_rate, log_steps=2, seed=1)
-    said = diagnose(train_model(model, toy, settings).history, dropout=0.0)
+    said = diagnose(fit_model(model, toy, settings).history, dropout=0.0)
     assert said.name in names, said

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from shutterless.pipeline.calibration.electrons import dropped_rows, overscan_level, to_electrons, undo_pocket
-from shutterless.pipeline.calibration.serial_trap import PocketEffect, apply_pocket
+from shutterless.pipeline.calibration.electrons import dropped_rows, overscan_level, to_electrons, undo_serial_trap
+from shutterless.pipeline.calibration.serial_trap import SerialTrap, apply_serial_trap
 
 
 def test_overscan_level_is_the_mean_of_the_used_columns():
@@ -48,32 +48,32 @@ def test_dropped_rows_are_masked(tiny_profile, make_frame):
     np.testing.assert_array_equal(np.isnan(electrons), [[False] * 2, [True] * 2, [False] * 2])
 
 
-EFFECT = PocketEffect(capacity_e=756.0, exponent=1.52, flux_exponent=0.372, full_well_e=3.2e5)
+EFFECT = SerialTrap(capacity_e=756.0, exponent=1.52, flux_exponent=0.372, full_well_e=3.2e5)
 
 
-def test_the_pocket_is_undone_in_electrons():
+def test_the_serial_trap_is_undone_in_electrons():
     charge = np.tile(np.array([300.0, 320.0, 900.0, 640.0, 310.0, 290.0]), (20, 1)).astype(np.float32)
     read = charge.copy()
-    apply_pocket(read, EFFECT)
+    apply_serial_trap(read, EFFECT)
     assert np.abs(read - charge).max() > 20
     for steady in (slice(0, 20), slice(0, 0), slice(5, 18)):
         electrons = read.copy()
-        undo_pocket(electrons, EFFECT, steady)
+        undo_serial_trap(electrons, EFFECT, steady)
         assert electrons == pytest.approx(charge, abs=0.5)
     electrons = read.copy()
-    undo_pocket(electrons, None, slice(0, 20))
+    undo_serial_trap(electrons, None, slice(0, 20))
     np.testing.assert_array_equal(electrons, read)
 
 
-def test_in_dim_rows_the_pocket_is_undone_without_more_noise():
+def test_in_dim_rows_the_serial_trap_is_undone_without_more_noise():
     """Read noise of 10 e- on 30 e- of sky: pixel by pixel a third more, as the mean of 16 rows says no more."""
     rng = np.random.default_rng(1)
     charge = rng.poisson(30, (640, 200)).astype(np.float32)
-    apply_pocket(charge, EFFECT)
+    apply_serial_trap(charge, EFFECT)
     read = charge + rng.normal(0, 10, charge.shape).astype(np.float32)
     by_pixel, by_mean = read.copy(), read.copy()
-    undo_pocket(by_pixel, EFFECT, slice(0, 640))
-    undo_pocket(by_mean, EFFECT, slice(0, 0))
+    undo_serial_trap(by_pixel, EFFECT, slice(0, 640))
+    undo_serial_trap(by_mean, EFFECT, slice(0, 0))
     assert by_pixel[:, 20:].std() > 1.2 * read[:, 20:].std()
     assert by_mean[:, 20:].std() == pytest.approx(read[:, 20:].std(), rel=0.02)
     assert by_mean[:, 20:].mean() == pytest.approx(30, abs=1)

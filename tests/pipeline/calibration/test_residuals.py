@@ -85,7 +85,7 @@ def test_slow_level_is_followed_and_a_short_event_is_not(tiny_profile, make_fram
     assert residual[6000:6200, 30].mean() == pytest.approx(60 / sigma[6100, 30], rel=0.1)
 
 
-def test_chunks_join_without_a_seam(tiny_profile, make_frame):
+def test_chunks_join_without_a_border(tiny_profile, make_frame):
     frame = make_frame(noise_adu(np.random.default_rng(5), 300, (700, 64)), tiny_profile)
     chunks = list(iterate_residuals(frame, fit_baseline(frame)))
     assert [chunk.start for chunk in chunks] == list(range(0, 700, CHUNK_ROWS))

@@ -1,22 +1,22 @@
-"""The strength of the pocket effect, put into noise and measured from it."""
+"""The strength of the serial trap, put into noise and measured from it."""
 
 import numpy as np
 import pytest
 
-from shutterless.pipeline.calibration.serial_trap import PocketEffect, apply_pocket
+from shutterless.pipeline.calibration.serial_trap import SerialTrap, apply_serial_trap
 from shutterless.pipeline.calibration.trap_strength import measure_strength, neighbour_covariance
 
-EFFECT = PocketEffect(capacity_e=756.0, exponent=1.52, flux_exponent=0.372, full_well_e=3.2e5)
+EFFECT = SerialTrap(capacity_e=756.0, exponent=1.52, flux_exponent=0.372, full_well_e=3.2e5)
 SKY_E, READ_NOISE_E = 314.0, 10.0
 
 
 def sky_rows(strength: float, shape=(1024, 600), seed: int = 1, star_columns: int = 0) -> np.ndarray:
-    """Poisson sky through the pocket, then read noise; the first columns have stars."""
+    """Poisson sky through the serial trap, then read noise; the first columns have stars."""
     rng = np.random.default_rng(seed)
     mean = np.full(shape[1], SKY_E)
     mean[:star_columns] += 200
     rows = rng.poisson(mean, shape).astype(float)
-    apply_pocket(rows, EFFECT.scaled(strength))
+    apply_serial_trap(rows, EFFECT.scaled(strength))
     return (rows + rng.normal(0, READ_NOISE_E, shape)).astype(np.float32)
 
 
@@ -46,7 +46,7 @@ def test_too_few_sky_pixels_tell_nothing():
     assert measure_strength(crowded.astype(np.float32), EFFECT) == 0
 
 
-def test_a_covariance_beyond_any_pocket_is_no_pocket():
+def test_a_covariance_beyond_any_serial_trap_is_no_serial_trap():
     noise = np.random.default_rng(2).normal(0, 20, (1024, 601))
     smeared = (SKY_E + noise[:, 1:] + noise[:, :-1]).astype(np.float32)
     assert measure_strength(smeared, EFFECT) == 0
@@ -54,7 +54,7 @@ def test_a_covariance_beyond_any_pocket_is_no_pocket():
 
 def test_covariance_of_neighbours_is_that_of_simulated_noise():
     rows = np.random.default_rng(3).poisson(SKY_E, (4000, 300)).astype(float)
-    apply_pocket(rows, EFFECT)
+    apply_serial_trap(rows, EFFECT)
     rows = rows[:, 20:] - rows[:, 20:].mean(axis=0)
     measured = np.mean(rows[:, 1:] * rows[:, :-1])
     # 1.1 million pairs of 314 e-²

@@ -10,7 +10,7 @@ from shutterless.pipeline.detection import box_search
 from shutterless.pipeline.detection.box_search import BoxWidths, _rescale, filter_rows, search_pixels
 from shutterless.pipeline.detection.scan import (
     BOX_WIDTHS,
-    MIN_LIVE_FRACTION,
+    MIN_LIVE_OF_BOX,
     _keep_strongest,
     footprint,
     scan,
@@ -20,7 +20,7 @@ from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.store.store import BLOCK_ROWS, Amplifier
 
 SIGMA_PX = 0.84
-SEARCH_ROWS = box_search.BLOCK_ROWS
+SEARCH_ROWS = box_search.SCAN_BLOCK_ROWS
 
 
 def make_amplifier(residual: np.ndarray, sigma_px: float = SIGMA_PX, streak_x=()) -> Amplifier:
@@ -181,7 +181,7 @@ def plain_search(series: np.ndarray, seen: np.ndarray, threshold: float) -> list
             starts = np.arange(0, series.shape[1] - width + 1, max(1, width // 8))
             count = live[pixel, starts + width] - live[pixel, starts]
             snr = (total[pixel, starts + width] - total[pixel, starts]) / np.sqrt(np.maximum(count, 1))
-            high = (count >= MIN_LIVE_FRACTION * width) & (np.abs(snr) >= threshold)
+            high = (count >= MIN_LIVE_OF_BOX * width) & (np.abs(snr) >= threshold)
             runs: list[list[int]] = []
             for i in np.flatnonzero(high):
                 last = runs[-1][-1] if runs else i
@@ -220,7 +220,7 @@ def test_search_equals_a_plain_one_for_every_width_and_both_signs_with_masks(kin
 
 @pytest.mark.parametrize("start", [-3, -1, 0, 1])
 @pytest.mark.parametrize("width", [1, 2, 4, 32, 1024])
-def test_box_at_the_seam_of_two_blocks_of_rows_is_found_once(width, start):
+def test_box_at_the_border_of_two_blocks_of_rows_is_found_once(width, start):
     first = SEARCH_ROWS + start * width // 2
     first -= first % max(1, width // 8)
     residual = np.zeros((1, 1, SEARCH_ROWS + 2000), dtype=np.float16)
@@ -283,13 +283,13 @@ def test_filter_over_half_the_light_keeps_unit_variance():
     )
     kernel = footprint(make_amplifier(np.zeros((20, 64)), sigma_px=0.5), 0, np.arange(20)).kernels[10]
     kernel = np.pad(kernel, 3 - len(kernel) // 2)
-    assert kernel[3] ** 2 > MIN_LIVE_FRACTION
+    assert kernel[3] ** 2 > MIN_LIVE_OF_BOX
     series, seen = filtered(block, kernel)
     assert seen.sum() == 4000
     np.testing.assert_allclose(series, residual[0], rtol=1e-5)
 
 
-def test_box_over_a_mostly_masked_stretch_says_nothing():
+def test_box_over_a_mostly_masked_segment_says_nothing():
     residual = np.full((9, 400), np.nan)
     residual[:, 100:172:3] = 0
     residual[4, 100:172:3] = 2  # these 24 rows have S/N 2 sqrt(24) = 9.8, but are only a third of any box

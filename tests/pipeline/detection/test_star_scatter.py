@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from shutterless.pipeline.compiled.residual_lines import compiled_lines
-from shutterless.pipeline.detection.star_scatter import MIN_BOXES, Habits, _filter_pixel, _median, _sum_boxes
+from shutterless.pipeline.detection.star_scatter import MIN_BOXES, StarScatter, _filter_pixel, _median, _sum_boxes
 from shutterless.pipeline.detection.triggers import find_triggers
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.simulation.sky.atmosphere import draw_waves
@@ -26,46 +26,48 @@ def swings(rms_e: float) -> np.ndarray:
     return draw_waves(np.random.default_rng(3), rms_e, 200.0).value(np.arange(N_ROWS))
 
 
-def test_noise_has_no_habit(make_amplifier):
-    habits = Habits(make_amplifier(n_rows=N_ROWS))
+def test_noise_has_no_scatter_of_its_own(make_amplifier):
+    scatter = StarScatter(make_amplifier(n_rows=N_ROWS))
     for width in (1, 7, 64, 500):
-        assert habits.scatter(0, X, width, *NOWHERE) < 1.1
-        assert habits.scatter(0, 50, width, *NOWHERE) < 1.1
+        assert scatter.scatter(0, X, width, *NOWHERE) < 1.1
+        assert scatter.scatter(0, 50, width, *NOWHERE) < 1.1
 
 
 def test_swings_grow_with_the_width_of_the_box_until_the_file_holds_too_few(make_amplifier):
     amplifier = shining(make_amplifier, swings(40.0))
-    habits = Habits(amplifier)
+    scatter = StarScatter(amplifier)
     kernel = pixel_profile(np.arange(-5, 6), amplifier.psf_sigma_px)
     noise = amplifier.sigma_e[0, X - 5 : X + 6, 0]
     per_row = 40 * np.sqrt(np.sum((kernel / noise) ** 2))  # S/N of one row at the rms
     # swings of 200 rows are constant over a box of 32, so they add up: √(1 + 32 s²)
-    assert habits.scatter(0, X, 32, *NOWHERE) == pytest.approx(np.sqrt(1 + 32 * per_row**2), rel=0.25)
-    assert habits.scatter(0, X, 1, *NOWHERE) < habits.scatter(0, X, 16, *NOWHERE) < habits.scatter(0, X, 64, *NOWHERE)
-    assert habits.scatter(0, X, 4000, *NOWHERE) == habits.scatter(0, X, N_ROWS // MIN_BOXES, *NOWHERE)
+    assert scatter.scatter(0, X, 32, *NOWHERE) == pytest.approx(np.sqrt(1 + 32 * per_row**2), rel=0.25)
+    assert (
+        scatter.scatter(0, X, 1, *NOWHERE) < scatter.scatter(0, X, 16, *NOWHERE) < scatter.scatter(0, X, 64, *NOWHERE)
+    )
+    assert scatter.scatter(0, X, 4000, *NOWHERE) == scatter.scatter(0, X, N_ROWS // MIN_BOXES, *NOWHERE)
 
 
-def test_an_event_is_not_its_stars_habit(make_amplifier):
+def test_an_event_is_not_its_stars_scatter(make_amplifier):
     light = np.zeros(N_ROWS)
     light[1000:2000] = 300
     light[5000:7500] = 300
-    habits = Habits(shining(make_amplifier, light))
-    assert habits.scatter(0, X, 128, *NOWHERE) > 2  # two events of half a file are a habit ...
+    scatter = StarScatter(shining(make_amplifier, light))
+    assert scatter.scatter(0, X, 128, *NOWHERE) > 2  # two events of half a file are a scatter ...
     light[5000:] = 0
-    habits = Habits(shining(make_amplifier, light))
-    assert habits.scatter(0, X, 128, 1000, 1999) < 1.15  # ... one is not
+    scatter = StarScatter(shining(make_amplifier, light))
+    assert scatter.scatter(0, X, 128, 1000, 1999) < 1.15  # ... one is not
 
 
-def test_a_smooth_event_that_fills_the_file_is_not_its_stars_habit(make_amplifier):
+def test_a_smooth_event_that_fills_the_file_is_not_its_stars_scatter(make_amplifier):
     light = 300 * np.exp(-np.arange(N_ROWS) / 3000)
-    assert Habits(shining(make_amplifier, light)).scatter(0, X, 128, 0, 7000) < 2
-    assert Habits(shining(make_amplifier, swings(40.0))).scatter(0, X, 128, 0, 7000) > 2
+    assert StarScatter(shining(make_amplifier, light)).scatter(0, X, 128, 0, 7000) < 2
+    assert StarScatter(shining(make_amplifier, swings(40.0))).scatter(0, X, 128, 0, 7000) > 2
 
 
 def test_a_short_event_has_no_say(make_amplifier):
     light = np.zeros(N_ROWS)
     light[4000:4100] = 300
-    assert Habits(shining(make_amplifier, light)).scatter(0, X, 100, *NOWHERE) < 1.15
+    assert StarScatter(shining(make_amplifier, light)).scatter(0, X, 100, *NOWHERE) < 1.15
 
 
 def test_many_events_at_once_are_measured_as_each_alone(make_amplifier):
@@ -74,8 +76,8 @@ def test_many_events_at_once_are_measured_as_each_alone(make_amplifier):
     rng = np.random.default_rng(1)
     start = rng.integers(0, N_ROWS - 600, 30)
     events = np.zeros(30, np.int64), rng.integers(X - 3, X + 9, 30), rng.integers(1, 600, 30), start, start + 50
-    together = Habits(amplifier).scatters(*events)
-    assert together.tolist() == [Habits(amplifier).scatter(*event) for event in zip(*events, strict=True)]
+    together = StarScatter(amplifier).scatters(*events)
+    assert together.tolist() == [StarScatter(amplifier).scatter(*event) for event in zip(*events, strict=True)]
     assert together.max() > 2
     assert together.min() == 1
 
@@ -102,12 +104,12 @@ def test_median_is_that_of_numpy(n):
 def test_masked_columns_and_edges_have_none(make_amplifier):
     amplifier = make_amplifier(n_rows=N_ROWS)
     amplifier.residual[0, 0] = np.nan
-    habits = Habits(amplifier)
-    assert habits.scatter(0, 0, 10, *NOWHERE) == 1
-    assert habits.scatter(0, amplifier.n_columns - 1, 10, *NOWHERE) < 1.1
+    scatter = StarScatter(amplifier)
+    assert scatter.scatter(0, 0, 10, *NOWHERE) == 1
+    assert scatter.scatter(0, amplifier.n_columns - 1, 10, *NOWHERE) < 1.1
 
 
-def test_triggers_are_measured_by_the_habit_and_an_event_on_a_still_star_is_not(make_amplifier):
+def test_triggers_are_measured_by_the_scatter_and_an_event_on_a_still_star_is_not(make_amplifier):
     restless = find_triggers(shining(make_amplifier, swings(40.0)), 5.0)
     on_star = restless[(restless["x"] - X).abs() < 2]
     assert on_star["snr"].abs().max() < 8  # up to 40 sigma of photon noise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shutterless.pipeline.events.red_noise import QPO_QUALITY, Waves, flickering_waves, qpo_waves
+from shutterless.pipeline.events.red_noise import QPO_QUALITY, NoiseWaves, flickering_waves, qpo_waves
 from shutterless.pipeline.psf import pixel_profile
 
 SIGMA = 0.84
@@ -45,7 +45,7 @@ def test_rms_is_that_of_a_long_light_curve():
 
 def test_rows_and_optics_smear_as_by_brute_force():
     """A wave of 7 rows, summed over 1/100 rows each spread by the pixel-integrated point-spread function."""
-    wave = Waves(np.array([1.0]), np.array([1.0]), np.array([0.4]))
+    wave = NoiseWaves(np.array([1.0]), np.array([1.0]), np.array([0.4]))
     rows, fine = np.arange(40.0), np.arange(-30, 70, 0.01) + 0.005
     spread = pixel_profile(rows[:, None] - fine, SIGMA)
     expected = 0.01 * spread @ np.cos(2 * np.pi * fine / 7 + 0.4)

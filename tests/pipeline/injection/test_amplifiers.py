@@ -15,7 +15,7 @@ from shutterless.pipeline.injection.amplifiers import (
     InjectionSettings,
     add_injection,
     draw_change,
-    inject,
+    inject_events,
     scramble_rows,
     stamp_injection,
 )
@@ -37,7 +37,7 @@ def inject_this(monkeypatch):
 
     def run(amplifier, event, rho, seed=0):
         monkeypatch.setattr(injection, "draw_event", lambda *_, **__: event)
-        return inject(amplifier, np.random.default_rng(seed), of_rho(rho), 1)
+        return inject_events(amplifier, np.random.default_rng(seed), of_rho(rho), 1)
 
     return run
 
@@ -56,7 +56,7 @@ def electrons(amplifier, truth, event):
 def test_injected_signal_to_noise_is_recovered(make_amplifier):
     """Bursts of rho = 12: each is found within three of twelve, and on average within 10 %."""
     amplifier = make_amplifier(n_columns=384, stars=(), seed=5)
-    injected, truth = inject(amplifier, np.random.default_rng(2), of_rho(12.0), 30)
+    injected, truth = inject_events(amplifier, np.random.default_rng(2), of_rho(12.0), 30)
     assert len(truth) >= 20
     np.testing.assert_allclose(truth["rho"], 12, rtol=1e-3)
     triggers = find_triggers(injected)
@@ -179,7 +179,9 @@ def test_every_kind_can_be_injected(make_amplifier, kind):
     stars = tuple((12.0 + 30 * i, 300.0 * 3**i) for i in range(8))
     amplifier = make_amplifier(n_columns=256, n_rows=8192, stars=stars)
     for partial in (0.0, 1.0):
-        _, truth = inject(amplifier, np.random.default_rng(3), of_rho(12.0, kinds=((kind, 1.0),), partial=partial), 4)
+        _, truth = inject_events(
+            amplifier, np.random.default_rng(3), of_rho(12.0, kinds=((kind, 1.0),), partial=partial), 4
+        )
         assert len(truth) >= 1
         assert set(truth["kind"]) == {kind}
         assert truth["row_start"].between(0, 8191).all()
@@ -189,13 +191,13 @@ def test_every_kind_can_be_injected(make_amplifier, kind):
 
 def test_partial_events_touch_an_edge(make_amplifier):
     settings = of_rho(12.0, kinds=(("burst", 1.0),), partial=1.0)
-    _, truth = inject(make_amplifier(n_columns=1024, stars=()), np.random.default_rng(3), settings, 30)
+    _, truth = inject_events(make_amplifier(n_columns=1024, stars=()), np.random.default_rng(3), settings, 30)
     at_edge = (truth["row_start"] < 5) | (truth["row_stop"] > 4096 - 6)
     assert at_edge.mean() > 0.9
     assert {*(truth["row_start"] < 5)} == {True, False}
     # in the first file of a sequence nothing lies before the first row
     opened = make_amplifier(n_columns=1024, stars=(), first_row=0)
-    _, truth = inject(opened, np.random.default_rng(3), settings, 30)
+    _, truth = inject_events(opened, np.random.default_rng(3), settings, 30)
     assert (truth["row_stop"] > 4096 - 6).mean() > 0.9
 
 
@@ -205,7 +207,7 @@ def test_nothing_is_injected_where_the_shutter_was_closed(make_amplifier):
     amplifier = replace(amplifier, streaks=amplifier.streaks.assign(y0=500.0))
     for kind, rho in (("flare", 300.0), ("burst", 100.0), ("occultation", 60.0), ("flickering", 200.0)):
         settings = of_rho(rho, kinds=((kind, 1.0),), orphan_fraction=0.0, partial=0.3)
-        injected, truth = inject(amplifier, np.random.default_rng(1), settings, 6)
+        injected, truth = inject_events(amplifier, np.random.default_rng(1), settings, 6)
         changed = np.flatnonzero((injected.residual[0] != 0).any(axis=0))
         assert len(truth) >= 1
         assert 490 < changed.min() <= changed.max() < 2510
@@ -213,14 +215,16 @@ def test_nothing_is_injected_where_the_shutter_was_closed(make_amplifier):
 
 def test_uniform_rho_on_request(make_amplifier):
     settings = replace(ORPHANS, rho=(6.0, 8.0))
-    _, truth = inject(make_amplifier(n_columns=1024, n_rows=1024, stars=()), np.random.default_rng(0), settings, 60)
+    _, truth = inject_events(
+        make_amplifier(n_columns=1024, n_rows=1024, stars=()), np.random.default_rng(0), settings, 60
+    )
     assert truth["rho"].between(6, 8).all()
     assert truth["rho"].mean() == pytest.approx(7.0, abs=0.3)
 
 
 def test_no_star_no_flare(make_amplifier):
     settings = of_rho(8.0, kinds=(("flare", 1.0),))
-    assert inject(make_amplifier(stars=()), np.random.default_rng(0), settings, 3)[1].empty
+    assert inject_events(make_amplifier(stars=()), np.random.default_rng(0), settings, 3)[1].empty
 
 
 def test_everything_else_stays_as_it_was(make_amplifier, inject_this):
@@ -251,7 +255,7 @@ def test_events_stand_on_their_stars(make_amplifier):
     """Every event but orphans and glints has the column, number and magnitude of a streak, and a share of its flux."""
     amplifier = make_amplifier(n_columns=256, stars=tuple((12.0 + 40 * i, 500.0 + 300 * i) for i in range(6)))
     settings = InjectionSettings(max_rho=50.0)
-    _, truth = inject(amplifier, np.random.default_rng(4), settings, 40)
+    _, truth = inject_events(amplifier, np.random.default_rng(4), settings, 40)
     assert tuple(truth.columns) == INJECTED_COLUMNS
     on_star = truth[truth["star_id"] >= 0]
     assert len(on_star) >= 5
@@ -269,16 +273,16 @@ def test_events_stand_on_their_stars(make_amplifier):
 def test_stars_do_only_what_they_can(make_amplifier):
     """A star of 300 electrons a row cannot dim by an S/N of 500; on one of a million an S/N of 5 is no flare."""
     dimming = of_rho(500.0, kinds=(("occultation", 1.0),))
-    _, truth = inject(make_amplifier(stars=((30.0, 300.0),)), np.random.default_rng(0), dimming, 3)
+    _, truth = inject_events(make_amplifier(stars=((30.0, 300.0),)), np.random.default_rng(0), dimming, 3)
     assert truth.empty
     flaring = of_rho(5.0, kinds=(("flare", 1.0),))
-    _, truth = inject(make_amplifier(stars=((30.0, 1e6),)), np.random.default_rng(0), flaring, 3)
+    _, truth = inject_events(make_amplifier(stars=((30.0, 1e6),)), np.random.default_rng(0), flaring, 3)
     assert truth.empty
 
 
 def test_injections_keep_apart(make_amplifier):
     """No two within 24 columns have rows less than 128 apart; where there is no room, fewer are injected."""
-    _, truth = inject(make_amplifier(), np.random.default_rng(0), ORPHANS, 60, n_cosmic_rays=20)
+    _, truth = inject_events(make_amplifier(), np.random.default_rng(0), ORPHANS, 60, n_cosmic_rays=20)
     assert 10 < len(truth) < 80
     for i, a in truth.iterrows():
         for _, b in truth.iloc[:i].iterrows():
@@ -290,17 +294,17 @@ def test_drawn_signal_to_noise_has_the_wanted_distribution(make_amplifier):
     """4.5 plus an exponential of 5; and log-uniform from 20 to 500 has its median at 100."""
     amplifier = make_amplifier(n_columns=1024, n_rows=1024, noise=0, stars=())
     short = replace(ORPHANS, bright_fraction=0.0)
-    _, truth = inject(amplifier, np.random.default_rng(0), short, 100)
+    _, truth = inject_events(amplifier, np.random.default_rng(0), short, 100)
     assert truth["rho"].min() >= 4.4
     assert truth["rho"].mean() == pytest.approx(9.5, abs=3 * 5 / np.sqrt(len(truth)))
-    _, truth = inject(amplifier, np.random.default_rng(0), replace(ORPHANS, bright_fraction=1.0), 100)
+    _, truth = inject_events(amplifier, np.random.default_rng(0), replace(ORPHANS, bright_fraction=1.0), 100)
     assert truth["rho"].between(19.5, 510).all()
     assert np.median(np.log(truth["rho"])) == pytest.approx(np.log(100), abs=0.4)
 
 
 def test_cosmic_rays_are_no_events_and_leave_their_charge(make_amplifier):
     amplifier = make_amplifier(noise=0, stars=())
-    injected, truth = inject(
+    injected, truth = inject_events(
         amplifier, np.random.default_rng(8), replace(ORPHANS, faintest_ray=1.0), 0, n_cosmic_rays=6
     )
     assert set(truth["kind"]) == {"cosmic_ray"}
@@ -316,7 +320,9 @@ def test_cosmic_rays_are_no_events_and_leave_their_charge(make_amplifier):
 
 def test_same_seed_same_injections(make_amplifier):
     amplifier = make_amplifier()
-    (first, a), (second, b) = (inject(amplifier, np.random.default_rng(6), InjectionSettings(), 5, 2) for _ in range(2))
+    (first, a), (second, b) = (
+        inject_events(amplifier, np.random.default_rng(6), InjectionSettings(), 5, 2) for _ in range(2)
+    )
     np.testing.assert_array_equal(first.residual, second.residual)
     assert a.equals(b)
     assert len(a) > 2
@@ -325,7 +331,7 @@ def test_same_seed_same_injections(make_amplifier):
 def test_file_too_short_for_any_event(make_amplifier):
     """A flare needs 248 rows: no whole one is injected into 100."""
     flares = replace(ORPHANS, kinds=(("flare", 1.0),), partial=0.0)
-    injected, truth = inject(make_amplifier(n_rows=100), np.random.default_rng(0), flares, 3)
+    injected, truth = inject_events(make_amplifier(n_rows=100), np.random.default_rng(0), flares, 3)
     assert truth.empty
     assert tuple(truth.columns) == INJECTED_COLUMNS
     np.testing.assert_array_equal(injected.residual, make_amplifier(n_rows=100).residual)

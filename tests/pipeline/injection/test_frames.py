@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from shutterless.pipeline.calibration.serial_trap import apply_pocket
+from shutterless.pipeline.calibration.serial_trap import apply_serial_trap
 from shutterless.pipeline.detection.matching import match_truth
 from shutterless.pipeline.detection.triggers import find_triggers
 from shutterless.pipeline.events.events import Event
@@ -78,12 +78,12 @@ def test_changed_pixels_have_the_mean_and_variance_of_an_exposure(star_frame, ki
 
 
 def test_the_register_does_to_an_event_what_it_does_to_a_star(star_frame):
-    """Exposed with the event and read through the pocket, or read through it and injected: the same means.
+    """Exposed with the event and read through the serial trap, or read through it and injected: the same means.
 
-    The pocket takes 19 e- from the event's first columns and gives them to those after it.
+    The serial trap takes 19 e- from the event's first columns and gives them to those after it.
     """
     frame, amplifier = star_frame()
-    pocket = load_profile("ztf").pocket
+    serial_trap = load_profile("ztf").serial_trap
     rng = np.random.default_rng(9)
     event = Event("burst", 16.0, 0.0, 40_000.0, 900.0, shape=(("profile", "tophat"),))
     injection = stamp_injection(amplifier, event)
@@ -93,13 +93,13 @@ def test_the_register_does_to_an_event_what_it_does_to_a_star(star_frame):
     readings = []
     for mean in (dark, lit):
         charge = rng.poisson(mean).astype(np.float64)
-        apply_pocket(charge, pocket)
+        apply_serial_trap(charge, serial_trap)
         noisy = charge + rng.normal(0, READ_NOISE_E, charge.shape)
         readings.append(np.rint(read_adu(noisy / GAIN, frame.profile.nonlinearity) + BIAS_ADU).astype(np.uint16))
     steady = replace(amplifier, baseline_e=np.full_like(amplifier.baseline_e, 300.0))
     dark_frame = replace(frame, pixels_adu=readings[0], overscan_adu=frame.overscan_adu[:19_900])
     injection = replace(injection, rows_lit=slice(0, 19_900), curve=injection.curve[:19_900])
-    add_to_frame(dark_frame, steady, injection, rng, pocket)
+    add_to_frame(dark_frame, steady, injection, rng, serial_trap)
     difference = (dark_frame.pixels_adu.astype(float) - readings[1]).mean(axis=0)
     np.testing.assert_allclose(difference, 0, atol=5 * np.sqrt(2 * 900.0) / GAIN / np.sqrt(19_900))
 

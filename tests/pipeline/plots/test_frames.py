@@ -47,7 +47,7 @@ def test_frame_marks_a_place(ax):
     assert ax.lines[0].get_xydata().tolist() == [[1, 102]]
 
 
-def test_frame_stretch_ignores_a_star_that_would_hide_the_sky(ax):
+def test_frame_segment_ignores_a_star_that_would_hide_the_sky(ax):
     rng = np.random.default_rng(3)
     pixels = rng.normal(1000, 10, (200, 300))
     pixels[:, 7] = 50_000

@@ -23,7 +23,7 @@ from fake_cubes import (
 )
 
 from shutterless.pipeline.reading.cubes import read_cube, read_cube_info
-from shutterless.pipeline.reading.exposures import read_amplifier, read_info
+from shutterless.pipeline.reading.exposures import read_exposure, read_info
 from shutterless.pipeline.reading.fits_files import FrameError
 from shutterless.pipeline.reading.instruments import ProfileError, load_profile
 
@@ -317,7 +317,7 @@ def test_headers_become_the_readout(tmp_path):
 
 def test_header_and_pixels_agree_on_rows_and_times(tmp_path):
     path = write_kepler(tmp_path / "k.fits", numbered(4), numbers=[1, 2, 3, 9], untimed=(2,))
-    info, cube = read_info(path), read_amplifier(path, None)
+    info, cube = read_info(path), read_exposure(path, None)
     assert (info.readouts[None], info.n_rows) == (cube.readout, cube.flux_e.shape[2])
     rows = np.arange(9)
     np.testing.assert_array_equal(info.readouts[None].seconds(rows), cube.readout.seconds(rows))
@@ -338,7 +338,7 @@ def test_compressed_cubes_are_the_same(tmp_path):
     plain = write_kepler(tmp_path / "k.fits", numbered(4))
     packed = tmp_path / "k.fits.gz"
     packed.write_bytes(gzip.compress(plain.read_bytes()))
-    np.testing.assert_array_equal(read_amplifier(packed, None).flux_e, read_amplifier(plain, None).flux_e)
+    np.testing.assert_array_equal(read_exposure(packed, None).flux_e, read_exposure(plain, None).flux_e)
     tiled = tmp_path / "c.fits.fz"
     image = fits.CompImageHDU(numbered(4).astype(np.int32), header=fits.Header([("CADENCE", 2.0), ("BUNIT", "e-")]))
     fits.HDUList([fits.PrimaryHDU(), image]).writeto(tiled)
@@ -350,7 +350,7 @@ def test_compressed_cubes_are_the_same(tmp_path):
 
 def test_files_are_read_as_their_profile_says(tmp_path, write_frame):
     assert read_info(write_frame()).profile.name == "ztf"
-    assert read_amplifier(write_frame(), 2).pixels_adu.shape == (20, 3072)
+    assert read_exposure(write_frame(), 2).pixels_adu.shape == (20, 3072)
     assert read_info(write_tess(tmp_path / "t.fits", numbered(4))).profile.name == "tess"
     assert read_info(write_plain(tmp_path / "c.fits", numbered(4))).profile.name == "cube"
     extension = write_plain(tmp_path / "e.fits", numbered(4), in_extension=True)
@@ -361,9 +361,9 @@ def test_files_are_read_as_their_profile_says(tmp_path, write_frame):
 
 def test_quadrants_belong_to_frames_alone(tmp_path, write_frame):
     with pytest.raises(FrameError, match=r"quadrant 1 was asked for, but an image cube has no quadrants"):
-        read_amplifier(write_kepler(tmp_path / "k.fits", numbered(4)), 1)
+        read_exposure(write_kepler(tmp_path / "k.fits", numbered(4)), 1)
     with pytest.raises(FrameError, match=r"quadrant None was asked for, but a frame is read by its quadrants"):
-        read_amplifier(write_frame(), None)
+        read_exposure(write_frame(), None)
     with pytest.raises(FrameError, match=r"is no image cube \(profile ztf\)"):
         read_cube(write_frame())
 
@@ -492,7 +492,7 @@ def test_truncated_cubes_are_never_read_as_whole(tmp_path, suffix, kept):
 
 
 def test_a_flaring_dwarf_of_k2():
-    cube = read_amplifier(shared(K2), None)
+    cube = read_exposure(shared(K2), None)
     with fits.open(K2, memmap=False) as hdus:
         table, quality = hdus[1].data.copy(), hdus[1].data["QUALITY"]
         header = hdus[1].header
@@ -536,7 +536,7 @@ def test_keplers_correction_holds_the_offset_of_utc():
 
 
 def test_a_cut_out_of_tess():
-    cube = read_amplifier(shared(TESSCUT), None)
+    cube = read_exposure(shared(TESSCUT), None)
     assert (cube.flux_e.shape, cube.profile.name, masked_rows(cube)) == ((6, 6, 50), "tess", [])
     assert 1 / cube.readout.row_rate_hz == pytest.approx(1800)
     with fits.open(TESSCUT, memmap=False) as hdus:

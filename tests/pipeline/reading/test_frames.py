@@ -15,7 +15,7 @@ from shutterless.pipeline.reading.frames import (
     frame_stem,
     open_amplifier_rows,
     read_amplifier,
-    read_info,
+    read_frame_info,
     to_read_order,
 )
 from shutterless.pipeline.reading.instruments import ProfileError, load_profile
@@ -55,7 +55,7 @@ def test_rows_of_a_split_sequence_are_flipped_within_each_file(write_frame):
         assert hdus[3].data[-1, -1] == 7 * 60
     joined = np.concatenate([read_amplifier(path, 3).pixels_adu for path in (first, second)])
     np.testing.assert_array_equal(joined, coded(0, 100, 3072))
-    assert read_info(second).readouts[3].seconds(0) == 60 / 300
+    assert read_frame_info(second).readouts[3].seconds(0) == 60 / 300
 
 
 def test_to_read_order_is_its_own_inverse():
@@ -78,7 +78,7 @@ def test_integers_of_32_bits_are_kept(write_frame):
 
 
 def test_headers_become_the_readout(write_frame):
-    info = read_info(write_frame(primary={"NTRANSIT": 3000, "SEEING": 1.5, "SEQROW0": 12}))
+    info = read_frame_info(write_frame(primary={"NTRANSIT": 3000, "SEEING": 1.5, "SEQROW0": 12}))
     readout = info.readouts[4]
     assert (info.n_rows, sorted(info.readouts), dict(info.skipped)) == (20, [1, 2, 3, 4], {})
     assert (readout.row_rate_hz, readout.n_transit, readout.first_row, readout.ccd) == (300.0, 3000, 12, 1)
@@ -87,13 +87,13 @@ def test_headers_become_the_readout(write_frame):
 
 
 def test_pixels_of_a_frame_are_counted_over_its_readable_quadrants(write_frame):
-    info = read_info(write_frame())
+    info = read_frame_info(write_frame())
     assert (info.n_y, info.n_columns, info.n_pixels) == (1, 3072, 4 * 20 * 3072)
 
 
 def test_silent_headers_take_defaults_or_stay_unknown(write_frame):
     path = write_frame(primary={"SHUTOPEN": None, "SEQROW0": None, "SEQID": None}, amplifiers=[{"GAIN": None}] * 4)
-    readout = read_info(path).readouts[1]
+    readout = read_frame_info(path).readouts[1]
     assert (readout.n_transit, readout.gain_e_per_adu) == (3080, 6.2)
     assert (readout.first_row, readout.shutter_open_utc, readout.sequence) == (None, None, "fake")
 
@@ -101,14 +101,14 @@ def test_silent_headers_take_defaults_or_stay_unknown(write_frame):
 def test_supplied_values_win_and_are_recorded(write_frame):
     path = write_frame(primary={"ROWRATE": None})
     with pytest.raises(FrameError, match=r"ROWRATE is missing and has no default; give it with --set ROWRATE=VALUE"):
-        read_info(path)
+        read_frame_info(path)
     readout = read_amplifier(path, 1, supplied={"ROWRATE": "250"}).readout
     assert (readout.row_rate_hz, readout.supplied) == (250.0, (("ROWRATE", "250"),))
 
 
 def test_supplied_keyword_that_the_profile_does_not_read_is_refused(write_frame):
     with pytest.raises(FrameError, match=r"--set ROWRAT: profile ztf has no such keyword; it reads .*'ROWRATE'"):
-        read_info(write_frame(), supplied={"ROWRAT": "300"})
+        read_frame_info(write_frame(), supplied={"ROWRAT": "300"})
 
 
 @pytest.mark.parametrize("value", [0, -300.0, "fast", "nan", "inf"])
@@ -116,7 +116,7 @@ def test_row_rates_that_are_no_rates(write_frame, value):
     with pytest.raises(
         FrameError, match=r"ROWRATE = .* is not a (positive finite )?number; correct it with --set ROWRATE"
     ):
-        read_info(write_frame(primary={"ROWRATE": value}))
+        read_frame_info(write_frame(primary={"ROWRATE": value}))
 
 
 @pytest.mark.parametrize(
@@ -130,39 +130,39 @@ def test_row_rates_that_are_no_rates(write_frame, value):
 )
 def test_header_values_that_cannot_be_believed(write_frame, primary, message):
     with pytest.raises(FrameError, match=message):
-        read_info(write_frame(primary=primary))
+        read_frame_info(write_frame(primary=primary))
 
 
 @pytest.mark.parametrize("start", [0, 1])
 def test_amp_id_may_count_from_0_or_1(write_frame, start):
     path = write_frame(amplifiers=[{"AMP_ID": start + number} for number in range(4)])
-    assert sorted(read_info(path).readouts) == [1, 2, 3, 4]
+    assert sorted(read_frame_info(path).readouts) == [1, 2, 3, 4]
 
 
 def test_contradicting_amp_id_is_warned_of_and_the_order_believed(write_frame):
     path = write_frame(amplifiers=[{"AMP_ID": number} for number in (1, 2, 7, 4)])
     with pytest.warns(UserWarning, match=r"AMP_ID = 7 in the HDU of quadrant 3; the order of the HDUs is believed"):
-        info = read_info(path)
+        info = read_frame_info(path)
     assert info.readouts[3].quadrant == 3
 
 
 def test_amp_id_that_is_no_number_is_warned_of(write_frame):
     path = write_frame(amplifiers=[{"AMP_ID": name} for name in ("1", "2", "C", "4")])
     with pytest.warns(UserWarning, match=r"AMP_ID = C in the HDU of quadrant 3"):
-        assert sorted(read_info(path).readouts) == [1, 2, 3, 4]
+        assert sorted(read_frame_info(path).readouts) == [1, 2, 3, 4]
 
 
 def test_no_rows_at_all(write_frame):
     path = write_frame(data=[np.zeros((0, 3072), np.int16)] * 4)
     with pytest.raises(FrameError, match=r"quadrant 1 has no rows"):
-        read_info(path)
+        read_frame_info(path)
 
 
 def test_missing_overscan_skips_that_quadrant_only(write_frame):
     path = write_frame()
     with fits.open(path, memmap=False) as hdus:
         fits.HDUList(hdus[:8]).writeto(path.with_name("short.fits"))
-    info = read_info(path.with_name("short.fits"))
+    info = read_frame_info(path.with_name("short.fits"))
     assert sorted(info.readouts) == [1, 2, 3]
     assert "quadrant 4 has no overscan HDU 8" in info.skipped[4]
     assert read_amplifier(info.path, 3).pixels_adu.shape == (20, 3072)
@@ -174,23 +174,23 @@ def test_only_a_primary_header(tmp_path):
     path = tmp_path / "empty.fits"
     fits.PrimaryHDU(header=fits.Header([("CCD_ID", 1), ("ROWRATE", 300.0)])).writeto(path)
     with pytest.raises(FrameError, match=r"quadrant 1 has no data HDU 1 \(the file has 1 HDUs"):
-        read_info(path)
+        read_frame_info(path)
 
 
 def test_unequal_rows(write_frame):
     images = [coded(0, 20, 3072)] * 3 + [coded(0, 19, 3072)]
     with pytest.raises(FrameError, match=r"quadrants differ in length \(rows by quadrant: \{1: 20, .*4: 19\}\)"):
-        read_info(write_frame(data=images))
+        read_frame_info(write_frame(data=images))
     path = write_frame("overscan.fits", overscan=[np.zeros((18, 30), np.uint16)] * 4)
     with pytest.raises(FrameError, match=r"quadrant 1 has 20 data rows but 18 overscan rows"):
-        read_info(path)
+        read_frame_info(path)
 
 
 def test_wrong_number_of_columns(write_frame):
     with pytest.raises(
         FrameError, match=r"data HDU 1 of quadrant 1 has shape \(20, 100\), profile ztf expects \(rows, 3072\)"
     ):
-        read_info(write_frame(data=[coded(0, 20, 100)] * 4))
+        read_frame_info(write_frame(data=[coded(0, 20, 100)] * 4))
 
 
 def test_no_such_quadrant(write_frame):
@@ -223,12 +223,12 @@ def test_files_that_are_no_frames(tmp_path):
         path = tmp_path / name
         path.write_bytes(content)
         with pytest.raises(FrameError, match=message):
-            read_info(path)
+            read_frame_info(path)
     with pytest.raises(FrameError, match=r"absent\.fits does not exist"):
-        read_info(tmp_path / "absent.fits")
+        read_frame_info(tmp_path / "absent.fits")
     (tmp_path / "folder.fits").mkdir()
     with pytest.raises(FrameError, match=r"folder\.fits is not a file"):
-        read_info(tmp_path / "folder.fits")
+        read_frame_info(tmp_path / "folder.fits")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -247,7 +247,7 @@ def test_truncation_at_a_block_boundary_is_seen(write_frame):
     content = path.read_bytes()
     path.write_bytes(content[:-2880])
     with pytest.raises(FrameError, match=r"is not a complete FITS file"):
-        read_info(path)
+        read_frame_info(path)
 
 
 def test_damaged_gzip_stream_is_an_error(write_frame):
@@ -268,13 +268,13 @@ def test_unrecognised_file_and_a_users_profile(tmp_path, tiny_profile):
     hdus = [fits.ImageHDU(image), fits.ImageHDU(image[::-1, ::-1])] + [fits.ImageHDU(coded(0, 12, 30))] * 2
     fits.HDUList([fits.PrimaryHDU(header=header), *hdus]).writeto(path)
     with pytest.raises(ProfileError, match=r"mine\.fits: no built-in instrument profile recognises"):
-        read_info(path)
+        read_frame_info(path)
     frame = read_amplifier(path, 2, instrument=tiny_profile)
     np.testing.assert_array_equal(frame.pixels_adu, image)
     assert (frame.readout.ccd, frame.readout.n_transit, frame.readout.gain_e_per_adu) == (2, 50, 2.0)
     assert list(frame.readout.read_utc(90)) == ["2026-01-01T00:00:01.000000"]
     with pytest.raises(FrameError, match=r"--set ROWRATE: profile tiny has no such keyword; it reads .*'CLOCK'"):
-        read_info(path, instrument=tiny_profile, supplied={"ROWRATE": "300"})
+        read_frame_info(path, instrument=tiny_profile, supplied={"ROWRATE": "300"})
 
 
 def test_image_cubes_are_refused_where_frames_are_needed(tmp_path):
@@ -282,16 +282,16 @@ def test_image_cubes_are_refused_where_frames_are_needed(tmp_path):
     plain = write_plain(tmp_path / "c.fits", star_images(4))
     message = r"k\.fits is an image cube \(profile kepler\); this command needs continuous-readout frames"
     with pytest.raises(FrameError, match=message):
-        read_info(kepler)
+        read_frame_info(kepler)
     with pytest.raises(FrameError, match=r"c\.fits is an image cube \(profile cube\)"):
         read_amplifier(plain, 1)
     with pytest.raises(FrameError, match=r"is an image cube \(profile tess\)"):
-        read_info(plain, instrument="tess")
+        read_frame_info(plain, instrument="tess")
 
 
 def test_header_cards_that_say_nothing_are_silent(write_frame):
     path = write_frame(primary={"FILTER": "", "SEQID": "  ", "SEEING": fits.card.UNDEFINED})
-    readout = read_info(path).readouts[1]
+    readout = read_frame_info(path).readouts[1]
     assert (readout.band, readout.sequence, readout.seeing_arcsec) == ("", "fake", 2.0)
 
 
@@ -311,7 +311,7 @@ def test_frame_stem(name, stem):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("quadrant", [1, 2, 3, 4])
-def test_rows_read_a_stretch_at_a_time_are_those_of_the_amplifier(write_frame, suffix, quadrant):
+def test_rows_read_a_segment_at_a_time_are_those_of_the_amplifier(write_frame, suffix, quadrant):
     path = write_frame(f"fake{suffix}")
     frame = read_amplifier(path, quadrant)
     with open_amplifier_rows(path, quadrant) as rows:

@@ -1,4 +1,4 @@
-"""Rows that are read a stretch at a time are the rows of the whole image, in every way that FITS stores one."""
+"""Rows that are read a segment at a time are the rows of the whole image, in every way that FITS stores one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stretches cover every row of a sequence once, whatever files hold it, and read what the files hold."""
+"""Segments cover every row of a sequence once, whatever files hold it, and read what the files hold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from shutterless.pipeline.reading.frames import FrameError, FrameInfo, read_amplifier, read_info
+from shutterless.pipeline.reading.frames import FrameError, FrameInfo, read_amplifier, read_frame_info
 from shutterless.pipeline.reading.instruments import load_profile
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.reading.segments import (
@@ -20,10 +20,10 @@ from shutterless.pipeline.reading.segments import (
     MARGIN_ROWS,
     MAX_ROWS,
     Piece,
-    Stretch,
+    Segment,
     Workspace,
     cut_file,
-    plan_stretches,
+    plan_segments,
     read_runs,
 )
 
@@ -62,20 +62,20 @@ def rows_of(ranges: list[tuple[int, int]], n_rows: int) -> np.ndarray:
     return count
 
 
-def owns(stretches: list[Stretch]) -> list[tuple[int, int]]:
-    return [stretch.own for stretch in stretches]
+def owns(segments: list[Segment]) -> list[tuple[int, int]]:
+    return [segment.own for segment in segments]
 
 
-def test_one_short_file_is_one_stretch():
-    (stretch,) = plan_stretches(make_infos((0, 5000)))
-    assert stretch.pieces == (Piece(FOLDER / "000000000.fits", 0, 5000, 0),)
-    assert stretch.own == (0, CORE_ROWS)
-    assert stretch.n_rows == 5000
+def test_one_short_file_is_one_segment():
+    (segment,) = plan_segments(make_infos((0, 5000)))
+    assert segment.pieces == (Piece(FOLDER / "000000000.fits", 0, 5000, 0),)
+    assert segment.own == (0, CORE_ROWS)
+    assert segment.n_rows == 5000
 
 
 def test_files_are_joined_across_their_border():
     """28,000 + 40,000 rows: the border is inside the first window, and its margin ends 2,048 rows after it."""
-    first, second, *rest = plan_stretches(make_infos((0, 28_000), (28_000, 68_000)))
+    first, second, *rest = plan_segments(make_infos((0, 28_000), (28_000, 68_000)))
     assert [(piece.start, piece.stop) for piece in first.pieces] == [(0, 28_000), (0, CORE_ROWS + MARGIN_ROWS - 28_000)]
     assert second.pieces[0].first == CORE_ROWS - MARGIN_ROWS
     assert owns([first, second, *rest]) == [(k * CORE_ROWS, (k + 1) * CORE_ROWS) for k in range(3)]
@@ -87,20 +87,20 @@ def test_every_row_is_owned_once_and_read_with_its_margins(seed):
     for _ in range(20):
         rows = random_rows(rng)
         firsts = {FOLDER / f"{start:09d}.fits": start for start, _ in rows}
-        stretches = plan_stretches(make_infos(*rows))
-        n = max(stretch.own[1] for stretch in stretches) + MARGIN_ROWS
+        segments = plan_segments(make_infos(*rows))
+        n = max(segment.own[1] for segment in segments) + MARGIN_ROWS
         there = rows_of(rows, n)
         assert there.max() == 1
-        np.testing.assert_array_equal(rows_of(owns(stretches), n)[there == 1], 1)
-        assert len({stretch.name for stretch in stretches}) == len(stretches)
-        for stretch in stretches:
-            start, stop = stretch.own
+        np.testing.assert_array_equal(rows_of(owns(segments), n)[there == 1], 1)
+        assert len({segment.name for segment in segments}) == len(segments)
+        for segment in segments:
+            start, stop = segment.own
             assert start % CORE_ROWS == stop % CORE_ROWS == 0
-            read = rows_of([(piece.first, piece.last) for piece in stretch.pieces], n)
+            read = rows_of([(piece.first, piece.last) for piece in segment.pieces], n)
             np.testing.assert_array_equal(read, there * rows_of([(start - MARGIN_ROWS, stop + MARGIN_ROWS)], n))
-            assert 0 < stretch.n_rows == read.sum() <= MAX_ROWS
-            assert all(piece.first - piece.start == firsts[piece.path] for piece in stretch.pieces)
-            assert list(stretch.pieces) == sorted(stretch.pieces, key=lambda piece: piece.first)
+            assert 0 < segment.n_rows == read.sum() <= MAX_ROWS
+            assert all(piece.first - piece.start == firsts[piece.path] for piece in segment.pieces)
+            assert list(segment.pieces) == sorted(segment.pieces, key=lambda piece: piece.first)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -108,11 +108,11 @@ def test_few_rows_stand_alone_only_where_no_neighbour_has_room(seed):
     rng = np.random.default_rng(100 + seed)
     for _ in range(40):
         rows = random_rows(rng)
-        stretches = plan_stretches(make_infos(*rows))
-        there = rows_of(rows, max(stretch.own[1] for stretch in stretches))
-        n_own = [there[slice(*stretch.own)].sum() for stretch in stretches]
-        for k in range(len(stretches) - 1):
-            if stretches[k].own[1] == stretches[k + 1].own[0] and min(n_own[k : k + 2]) < LEAST_ROWS:
+        segments = plan_segments(make_infos(*rows))
+        there = rows_of(rows, max(segment.own[1] for segment in segments))
+        n_own = [there[slice(*segment.own)].sum() for segment in segments]
+        for k in range(len(segments) - 1):
+            if segments[k].own[1] == segments[k + 1].own[0] and min(n_own[k : k + 2]) < LEAST_ROWS:
                 assert sum(n_own[k : k + 2]) > CORE_ROWS + 2 * LEAST_ROWS
 
 
@@ -127,21 +127,21 @@ def test_few_rows_stand_alone_only_where_no_neighbour_has_room(seed):
     ],
 )
 def test_window_of_few_rows_joins_its_neighbour(rows, expected):
-    assert owns(plan_stretches(make_infos(rows))) == [(a * CORE_ROWS, b * CORE_ROWS) for a, b in expected]
+    assert owns(plan_segments(make_infos(rows))) == [(a * CORE_ROWS, b * CORE_ROWS) for a, b in expected]
 
 
 def test_many_windows_of_few_rows_do_not_become_one_without_end():
     """Forty files of 3,000 rows, one in each window."""
-    stretches = plan_stretches(make_infos(*((k * CORE_ROWS, k * CORE_ROWS + 3000) for k in range(40))))
-    assert len(stretches) > 1
-    assert max(stretch.n_rows for stretch in stretches) <= MAX_ROWS
+    segments = plan_segments(make_infos(*((k * CORE_ROWS, k * CORE_ROWS + 3000) for k in range(40))))
+    assert len(segments) > 1
+    assert max(segment.n_rows for segment in segments) <= MAX_ROWS
 
 
 @pytest.mark.parametrize("missing", [1, 20_000, 40_000, 100_000])
 def test_windows_lie_where_they_did_without_the_first_rows(missing):
     """All windows but the first two that are left are the same to the last row."""
-    whole = plan_stretches(make_infos((0, 150_000), (150_000, 200_000)))
-    rest = plan_stretches([make_info("000000000.fits", missing, 150_000 - missing), *make_infos((150_000, 200_000))])
+    whole = plan_segments(make_infos((0, 150_000), (150_000, 200_000)))
+    rest = plan_segments([make_info("000000000.fits", missing, 150_000 - missing), *make_infos((150_000, 200_000))])
     first = (missing // CORE_ROWS + 2) * CORE_ROWS
     assert owns([s for s in whole if s.own[0] >= first]) == owns([s for s in rest if s.own[0] >= first]) != []
     assert {s.name for s in rest if s.own[0] >= first} <= {s.name for s in whole}
@@ -155,12 +155,12 @@ def test_a_later_file_changes_the_last_windows_only(seed):
         *rows, last = random_rows(rng)
         if not rows:
             continue
-        before = plan_stretches(make_infos(*rows))
-        after = plan_stretches(make_infos(*rows, last))
+        before = plan_segments(make_infos(*rows))
+        after = plan_segments(make_infos(*rows, last))
         # the window before that of the new rows may be joined to it, and the one before that reaches into it
         end = (last[0] // CORE_ROWS - 1) * CORE_ROWS
-        same = [stretch for stretch in before if stretch.own[1] <= end]
-        assert same == [stretch for stretch in after if stretch.own[1] <= end]
+        same = [segment for segment in before if segment.own[1] <= end]
+        assert same == [segment for segment in after if segment.own[1] <= end]
         n_same += len(same)
     assert n_same > 100
 
@@ -171,10 +171,10 @@ def test_order_of_the_files_does_not_matter():
         make_info(f"other{k}.fits", 9000 * k, 9000, (1, 3), ccd=2) for k in range(9)
     ]
     infos += [make_info(name, None, 40_000) for name in ("b.fits", "a.fits")]
-    plan = plan_stretches(infos)
+    plan = plan_segments(infos)
     for _ in range(10):
         rng.shuffle(infos)
-        assert plan_stretches(infos) == plan
+        assert plan_segments(infos) == plan
 
 
 @pytest.mark.parametrize(
@@ -190,79 +190,79 @@ def test_order_of_the_files_does_not_matter():
     ],
 )
 def test_files_that_differ_are_not_joined(other):
-    stretches = plan_stretches([make_info("a.fits", 0, 9000), make_info("b.fits", 9000, 9000, **other)])
-    assert [[piece.path.name for piece in stretch.pieces] for stretch in stretches] == [["a.fits"], ["b.fits"]]
-    assert len({stretch.series for stretch in stretches}) == 2
+    segments = plan_segments([make_info("a.fits", 0, 9000), make_info("b.fits", 9000, 9000, **other)])
+    assert [[piece.path.name for piece in segment.pieces] for segment in segments] == [["a.fits"], ["b.fits"]]
+    assert len({segment.series for segment in segments}) == 2
 
 
 def test_files_of_another_profile_are_not_joined():
     other = replace(make_info("b.fits", 9000, 9000), profile=replace(load_profile("ztf"), name="mine"))
-    assert len(plan_stretches([make_info("a.fits", 0, 9000), other])) == 2
+    assert len(plan_segments([make_info("a.fits", 0, 9000), other])) == 2
 
 
 def test_files_of_another_seeing_are_joined():
     infos = [make_info("a.fits", 0, 9000), make_info("b.fits", 9000, 9000, seeing_arcsec=3.5)]
-    (stretch,) = plan_stretches(infos)
-    assert [piece.path.name for piece in stretch.pieces] == ["a.fits", "b.fits"]
+    (segment,) = plan_segments(infos)
+    assert [piece.path.name for piece in segment.pieces] == ["a.fits", "b.fits"]
 
 
 def test_quadrants_are_series_of_their_own():
-    stretches = plan_stretches([make_info("a.fits", 0, 9000, (1, 2, 4)), make_info("b.fits", 9000, 9000, (1, 4))])
-    assert [(s.quadrant, len(s.pieces)) for s in stretches] == [(1, 2), (2, 1), (4, 2)]
+    segments = plan_segments([make_info("a.fits", 0, 9000, (1, 2, 4)), make_info("b.fits", 9000, 9000, (1, 4))])
+    assert [(s.quadrant, len(s.pieces)) for s in segments] == [(1, 2), (2, 1), (4, 2)]
 
 
 def test_overlapping_files_are_two_series():
     """A copy of a file, and one that begins a row too early: rows are never searched as if they were twice as many."""
     infos = [make_info("a.fits", 0, 9000), make_info("a_copy.fits", 0, 9000), make_info("b.fits", 9000, 9000)]
-    stretches = plan_stretches(infos)
-    assert [[p.path.name for p in s.pieces] for s in stretches] == [["a.fits", "b.fits"], ["a_copy.fits"]]
-    stretches = plan_stretches(make_infos((0, 9000), (8999, 12_000), (12_000, 13_000)))
-    assert [[p.first for p in s.pieces] for s in stretches] == [[0, 12_000], [8999]]
-    assert len({stretch.name for stretch in stretches}) == 2
+    segments = plan_segments(infos)
+    assert [[p.path.name for p in s.pieces] for s in segments] == [["a.fits", "b.fits"], ["a_copy.fits"]]
+    segments = plan_segments(make_infos((0, 9000), (8999, 12_000), (12_000, 13_000)))
+    assert [[p.first for p in s.pieces] for s in segments] == [[0, 12_000], [8999]]
+    assert len({segment.name for segment in segments}) == 2
 
 
 def test_files_without_a_first_row_stay_alone():
-    stretches = plan_stretches([make_info("a.fits", None, 40_000), make_info("b.fits", None, 9000)])
-    assert [{piece.path.name for piece in stretch.pieces} for stretch in stretches] == [
+    segments = plan_segments([make_info("a.fits", None, 40_000), make_info("b.fits", None, 9000)])
+    assert [{piece.path.name for piece in segment.pieces} for segment in segments] == [
         {"a.fits"},
         {"a.fits"},
         {"b.fits"},
     ]
-    assert owns(stretches) == [(0, CORE_ROWS), (CORE_ROWS, 2 * CORE_ROWS), (0, CORE_ROWS)]
+    assert owns(segments) == [(0, CORE_ROWS), (CORE_ROWS, 2 * CORE_ROWS), (0, CORE_ROWS)]
 
 
-def test_a_stack_of_images_is_one_stretch_whatever_its_length():
+def test_a_stack_of_images_is_one_segment_whatever_its_length():
     readout = replace(READOUT, quadrant=None, ccd=None, n_transit=0, first_row=0)
     cube = FrameInfo(FOLDER / "k2.fits.gz", load_profile("kepler"), 100_000, {None: readout}, {}, 9, 8)
-    (stretch,) = plan_stretches([cube])
-    assert (stretch.quadrant, stretch.own) == (None, (0, 100_000))
-    assert stretch.pieces == (Piece(FOLDER / "k2.fits.gz", 0, 100_000, 0),)
-    assert stretch.name.startswith("k2_q0_")
+    (segment,) = plan_segments([cube])
+    assert (segment.quadrant, segment.own) == (None, (0, 100_000))
+    assert segment.pieces == (Piece(FOLDER / "k2.fits.gz", 0, 100_000, 0),)
+    assert segment.name.startswith("k2_q0_")
 
 
 def test_names_depend_on_nothing_but_the_series_and_the_row():
     """The file system takes them, and a file of another name, another length or other sequences beside change none."""
-    stretches = plan_stretches([make_info("a.fits", 0, 40_000)])
-    assert stretches[0].name.startswith("night-1_c07_q1_")
-    assert [stretch.name[-11:] for stretch in stretches] == ["_r000000000", "_r000028672"]
+    segments = plan_segments([make_info("a.fits", 0, 40_000)])
+    assert segments[0].name.startswith("night-1_c07_q1_")
+    assert [segment.name[-11:] for segment in segments] == ["_r000000000", "_r000028672"]
     others = [make_info("z.fits", 0, 99_000, sequence="before"), make_info("c.fits", 0, 50_000)]
-    assert {stretch.name for stretch in stretches} < {stretch.name for stretch in plan_stretches(others)}
+    assert {segment.name for segment in segments} < {segment.name for segment in plan_segments(others)}
 
 
 def test_pieces_are_found_from_any_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     info = replace(make_info("a.fits", 0, 9000), path=Path("night/a.fits"))
-    (stretch,) = plan_stretches([info])
-    assert stretch.pieces[0].path == tmp_path / "night" / "a.fits"
+    (segment,) = plan_segments([info])
+    assert segment.pieces[0].path == tmp_path / "night" / "a.fits"
 
 
 def test_one_file_is_cut_from_its_own_first_row():
     path = FOLDER / "a.fits.fz"
-    stretches = cut_file(path, 3, 2 * CORE_ROWS + LEAST_ROWS)
-    assert owns(stretches) == [(k * CORE_ROWS, (k + 1) * CORE_ROWS) for k in range(3)]
-    assert [stretch.name for stretch in stretches] == ["a_r000000000", "a_r000028672", "a_r000057344"]
-    assert [stretch.quadrant for stretch in stretches] == [3, 3, 3]
-    assert stretches[1].pieces == (Piece(path, CORE_ROWS - MARGIN_ROWS, 2 * CORE_ROWS + MARGIN_ROWS, 26_624),)
+    segments = cut_file(path, 3, 2 * CORE_ROWS + LEAST_ROWS)
+    assert owns(segments) == [(k * CORE_ROWS, (k + 1) * CORE_ROWS) for k in range(3)]
+    assert [segment.name for segment in segments] == ["a_r000000000", "a_r000028672", "a_r000057344"]
+    assert [segment.quadrant for segment in segments] == [3, 3, 3]
+    assert segments[1].pieces == (Piece(path, CORE_ROWS - MARGIN_ROWS, 2 * CORE_ROWS + MARGIN_ROWS, 26_624),)
 
 
 def test_part_of_a_piece():
@@ -292,12 +292,14 @@ def write_tiny(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def plan(tiny_profile) -> Callable[..., Stretch]:
-    """Stretch of one quadrant of some files."""
+def plan(tiny_profile) -> Callable[..., Segment]:
+    """Segment of one quadrant of some files."""
 
-    def make(paths: list[Path], quadrant: int = 2) -> Stretch:
-        (stretch,) = (s for s in plan_stretches(read_info(p, tiny_profile) for p in paths) if s.quadrant == quadrant)
-        return stretch
+    def make(paths: list[Path], quadrant: int = 2) -> Segment:
+        (segment,) = (
+            s for s in plan_segments(read_frame_info(p, tiny_profile) for p in paths) if s.quadrant == quadrant
+        )
+        return segment
 
     return make
 
@@ -307,11 +309,11 @@ def read(tiny_profile) -> Callable[..., list[tuple[int, np.ndarray, np.ndarray]]
     """First row, pixels and overscan of every run, copied before the next is read."""
 
     def runs(
-        stretch: Stretch, failures: list[tuple[Path, str]] | None = None
+        segment: Segment, failures: list[tuple[Path, str]] | None = None
     ) -> list[tuple[int, np.ndarray, np.ndarray]]:
         return [
             (run.first, run.frame.pixels_adu.copy(), run.frame.overscan_adu.copy())
-            for run in read_runs(stretch, Workspace(), tiny_profile, failures=failures)
+            for run in read_runs(segment, Workspace(), tiny_profile, failures=failures)
         ]
 
     return runs
@@ -331,18 +333,18 @@ def test_run_is_what_its_files_hold(write_tiny, plan, read, tiny_profile, suffix
 
 def test_part_of_a_file_has_the_clocks_of_its_rows(write_tiny, plan, tiny_profile):
     path = write_tiny(50, 100)
-    stretch = replace(plan([path]), pieces=(Piece(path, 20, 45, 70),))
-    (run,) = read_runs(stretch, Workspace(), tiny_profile)
+    segment = replace(plan([path]), pieces=(Piece(path, 20, 45, 70),))
+    (run,) = read_runs(segment, Workspace(), tiny_profile)
     np.testing.assert_array_equal(run.frame.pixels_adu, read_amplifier(path, 2, tiny_profile).pixels_adu[20:45])
     assert run.frame.readout.first_row == run.first == 70
     assert run.frame.readout.seconds(0) == 0.7
-    assert run.pieces == stretch.pieces
+    assert run.pieces == segment.pieces
 
 
 def test_rows_of_a_file_without_a_first_row_are_counted_from_its_own(write_tiny, plan, tiny_profile):
     path = write_tiny(0, 50, ROW0=None)
-    stretch = replace(plan([path]), pieces=(Piece(path, 20, 45, 20),))
-    (run,) = read_runs(stretch, Workspace(), tiny_profile)
+    segment = replace(plan([path]), pieces=(Piece(path, 20, 45, 20),))
+    (run,) = read_runs(segment, Workspace(), tiny_profile)
     assert (run.frame.readout.first_row, run.first) == (None, 20)
 
 
@@ -378,10 +380,10 @@ def test_a_damaged_file_is_recorded_and_its_neighbours_are_read(
 ):
     paths = [write_tiny(*rows) for rows in ((0, 40), (40, 60), (60, 90))]
     whole = [read_amplifier(path, 2, tiny_profile).pixels_adu for path in paths]
-    stretch = plan(paths)
+    segment = plan(paths)
     damage(paths[position])
     failures: list[tuple[Path, str]] = []
-    runs = read(stretch, failures)
+    runs = read(segment, failures)
     assert [path for path, _ in failures] == [paths[position]]
     assert failures[0][1].startswith("FrameError: ")
     assert reason in failures[0][1]
@@ -394,42 +396,42 @@ def test_a_damaged_file_is_recorded_and_its_neighbours_are_read(
 @pytest.mark.parametrize(("damage", "reason"), DAMAGES)
 def test_a_damaged_file_is_an_error_where_nobody_lists_it(write_tiny, plan, read, damage, reason):
     paths = [write_tiny(*rows) for rows in ((0, 40), (40, 60))]
-    stretch = plan(paths)
+    segment = plan(paths)
     damage(paths[1])
     with pytest.raises(FrameError, match=reason):
-        read(stretch)
+        read(segment)
 
 
 def test_nothing_that_can_be_read_is_no_run(write_tiny, plan, read):
     paths = [write_tiny(0, 40), write_tiny(40, 60)]
-    stretch = plan(paths)
+    segment = plan(paths)
     for path in paths:
         cut(path)
     failures: list[tuple[Path, str]] = []
-    assert read(stretch, failures) == []
+    assert read(segment, failures) == []
     assert [path for path, _ in failures] == paths
 
 
 def test_a_file_that_lost_rows_is_an_error(write_tiny, plan, read):
     paths = [write_tiny(0, 40), write_tiny(40, 60)]
-    stretch = plan(paths)
+    segment = plan(paths)
     write_tiny(40, 55)
     with pytest.raises(FrameError, match=r"00040\.fits: 15 rows, where there were 20 before; did it change\?"):
-        read(stretch)
+        read(segment)
 
 
 def test_a_file_of_another_type_is_an_error(write_tiny, plan, read):
-    stretch = plan([write_tiny(0, 40), write_tiny(40, 60, np.int32)])
+    segment = plan([write_tiny(0, 40), write_tiny(40, 60, np.int32)])
     with pytest.raises(FrameError, match=r"00040\.fits holds int32 pixels, the files before it uint16"):
-        read(stretch)
+        read(segment)
 
 
 def test_a_damaged_file_of_another_type_spoils_none_after_it(write_tiny, plan, read):
     paths = [write_tiny(0, 40, np.int32), write_tiny(40, 60), write_tiny(60, 90)]
-    stretch = plan(paths)
+    segment = plan(paths)
     make_constant(paths[0])
     failures: list[tuple[Path, str]] = []
-    runs = read(stretch, failures)
+    runs = read(segment, failures)
     assert len(failures) == 1
     assert [(first, pixels.dtype, len(pixels)) for first, pixels, _ in runs] == [(40, np.uint16, 50)]
 
@@ -437,9 +439,11 @@ def test_a_damaged_file_of_another_type_spoils_none_after_it(write_tiny, plan, r
 def test_files_of_another_seeing_are_one_run_with_that_of_the_first(write_tiny, plan, tiny_profile, tmp_path):
     seeing = tmp_path / "seeing.toml"
     seeing.write_text(Path(tiny_profile).read_text().replace("[keywords]", '[keywords]\nseeing_arcsec = "FWHM"'))
-    infos = [read_info(write_tiny(*rows, FWHM=fwhm), str(seeing)) for *rows, fwhm in ((0, 40, 1.5), (40, 60, 3.0))]
-    stretch = plan_stretches(infos)[0]
-    (run,) = read_runs(stretch, Workspace(), str(seeing))
+    infos = [
+        read_frame_info(write_tiny(*rows, FWHM=fwhm), str(seeing)) for *rows, fwhm in ((0, 40, 1.5), (40, 60, 3.0))
+    ]
+    segment = plan_segments(infos)[0]
+    (run,) = read_runs(segment, Workspace(), str(seeing))
     assert (len(run.frame.pixels_adu), run.frame.readout.seeing_arcsec) == (60, 1.5)
 
 
@@ -460,6 +464,6 @@ def test_workspace_gives_the_same_memory_again_and_grows():
 
 def test_runs_lie_in_the_same_memory(write_tiny, plan, tiny_profile):
     workspace = Workspace()
-    stretch = plan([write_tiny(0, 40), write_tiny(50, 60)])
-    first, second = (run.frame.pixels_adu for run in read_runs(stretch, workspace, tiny_profile))
+    segment = plan([write_tiny(0, 40), write_tiny(50, 60)])
+    first, second = (run.frame.pixels_adu for run in read_runs(segment, workspace, tiny_profile))
     assert np.shares_memory(first, second)

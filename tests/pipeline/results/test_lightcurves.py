@@ -201,7 +201,7 @@ def test_streaks_in_any_order_give_the_same(make_amplifier):
 
 @pytest.mark.parametrize("rows", [slice(0, 101), slice(50, 50), slice(-5, 20), slice(0, 50, 2)])
 def test_rows_that_are_not_there_are_refused(make_amplifier, rows):
-    with pytest.raises(LightCurveError, match=r"are not a stretch of the amplifier's 100 rows; pass slice"):
+    with pytest.raises(LightCurveError, match=r"are not a segment of the amplifier's 100 rows; pass slice"):
         fit_light_curves(make_amplifier(n_rows=100), rows)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shutterless.pipeline.reading.frames import FrameError, read_info
+from shutterless.pipeline.reading.frames import FrameError, read_frame_info
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.simulation.content import AmplifierContent, draw_content
 from shutterless.pipeline.simulation.rendering import mean_electrons
@@ -112,18 +112,18 @@ def test_headers_round_trip_to_the_row(closing, tmp_path):
             Path(settings.instrument).read_text().replace('"TOPEN"', '"TOPEN"\nshutter_close_utc = "TCLOSE"')
         )
         path, _, _ = simulate_file(replace(settings, instrument=str(profile)), 1, index, tmp_path)
-        assert read_info(path, str(profile)).readouts[1].close_row == 12_345
+        assert read_frame_info(path, str(profile)).readouts[1].close_row == 12_345
 
 
 def test_closing_time_of_ztf_headers(write_frame):
     # 6 s after opening at 300 rows/s
     primary = {"SHUTCLSD": "2026-03-04T05:06:13.0004"}
-    assert read_info(write_frame(primary=primary)).readouts[2].close_row == 1800
-    assert read_info(write_frame()).readouts[2].close_row is None
+    assert read_frame_info(write_frame(primary=primary)).readouts[2].close_row == 1800
+    assert read_frame_info(write_frame()).readouts[2].close_row is None
     # single exposures have a closing time and no first row
     for missing in ("SEQROW0", "SHUTOPEN"):
         path = write_frame(primary={**primary, missing: None})
-        assert read_info(path).readouts[2].close_row is None
+        assert read_frame_info(path).readouts[2].close_row is None
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_closing_time_of_ztf_headers(write_frame):
 )
 def test_closing_times_that_cannot_be(write_frame, value, message):
     with pytest.raises(FrameError, match=message):
-        read_info(write_frame(primary={"SHUTCLSD": value}))
+        read_frame_info(write_frame(primary={"SHUTCLSD": value}))
 
 
 def test_unknown_rows_give_no_time_after_closing():

@@ -11,7 +11,7 @@ from astropy.io import fits
 
 from shutterless.pipeline.events.events import EVENT_KINDS, draw_event
 from shutterless.pipeline.psf import pixel_profile
-from shutterless.pipeline.reading.frames import FrameError, read_amplifier, read_info
+from shutterless.pipeline.reading.frames import FrameError, read_amplifier, read_frame_info
 from shutterless.pipeline.simulation.camera.artefacts import CosmicRay, PickupBurst
 from shutterless.pipeline.simulation.content import AmplifierContent, draw_content
 from shutterless.pipeline.simulation.placement import light_curve_by_pieces, place_event
@@ -291,7 +291,7 @@ def test_headers_say_what_the_contract_says(tmp_path):
     settings = SceneSettings(rows=40, files=3, events=1, kinds=("burst",), suffix=".fits.fz", first_row=5)
     path, truth, stars = simulate_file(settings, 2, 2, tmp_path)
     assert path.name == "simulated_c02_002.fits.fz"
-    info = read_info(path)  # recognised without being told
+    info = read_frame_info(path)  # recognised without being told
     readout = info.readouts[3]
     assert (info.n_rows, sorted(info.readouts), dict(info.skipped)) == (40, [1, 2, 3, 4], {})
     assert (readout.first_row, readout.shutter_open_utc) == (85, settings.shutter_open_utc)
@@ -378,7 +378,7 @@ def test_files_of_a_sequence_join(starry, tmp_path):
 
 def test_steady_state_says_nothing_of_its_first_row(tiny, tmp_path):
     path, _, _ = simulate_file(replace(tiny, first_row=None, rows=20), 1, 0, tmp_path)
-    assert read_info(path, instrument=tiny.instrument).readouts[1].first_row is None
+    assert read_frame_info(path, instrument=tiny.instrument).readouts[1].first_row is None
 
 
 def test_no_events_no_stars_are_empty_tables_with_all_columns(tiny, tmp_path):

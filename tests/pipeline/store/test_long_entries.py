@@ -14,7 +14,7 @@ from tiny_frames import GAIN, N_COLUMNS, N_TRANSIT, NOISE_E, SKY_E, column_share
 
 from shutterless.pipeline.calibration.levels.baseline import BLOCK_ROWS
 from shutterless.pipeline.calibration.levels.ramp import SETTLE_ROWS
-from shutterless.pipeline.reading import segments as stretches
+from shutterless.pipeline.reading import segments as segments
 from shutterless.pipeline.reading.exposures import read_info
 from shutterless.pipeline.reading.segments import MAX_ROWS, Piece, cut_file
 from shutterless.pipeline.store import ingest
@@ -22,7 +22,7 @@ from shutterless.pipeline.store.ingest import ingest_amplifier
 from shutterless.pipeline.store.store import Amplifier, open_amplifier, read_entry
 
 N_ROWS, CORE, MARGIN, LEAST = 12_200, 4096, 1024, 512  # two whole windows and one of 4,008 rows
-SEAMS = (CORE, 2 * CORE)
+BORDERS = (CORE, 2 * CORE)
 STARS = ((12.3, 40.0, 10), (30.7, 400.0, 25), (51.0, 90.0, 40))  # column of the first amplifier, e- per row, first row
 SATURATED = ((CORE - 1, 5), (CORE, 5), (9000, 60))  # row, column
 SPOTS = [(row, 3 + 5 * ((row // 1000) % 2) + (37 if row % 3 else 0)) for row in range(1000, N_ROWS, 1000)]  # off stars
@@ -57,14 +57,14 @@ def ingest_with(frame: Path, store: Path, camera: str, max_rows: int) -> dict:
     """Ingest the first amplifier, in windows of `CORE` rows where it has more than so many."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"CORE_ROWS": CORE, "MARGIN_ROWS": MARGIN, "LEAST_ROWS": LEAST}.items():
-            patch.setattr(stretches, name, value)
+            patch.setattr(segments, name, value)
         patch.setattr(ingest, "MAX_ROWS", max_rows)
         return ingest_amplifier(frame, 1, store, instrument=camera)
 
 
 @pytest.fixture(scope="module")
 def split(frame, camera, tmp_path_factory) -> tuple[Amplifier, dict, Path]:
-    """The amplifier calibrated stretch by stretch, its row of the manifest, and its folder."""
+    """The amplifier calibrated segment by segment, its row of the manifest, and its folder."""
     store = tmp_path_factory.mktemp("split")
     row = ingest_with(frame, store, camera, CORE + 2 * (MARGIN + LEAST))
     return open_amplifier(store, row["entry"]), row, store / row["entry"]
@@ -84,9 +84,9 @@ def values(amplifier: Amplifier) -> np.ndarray:
 
 def test_the_file_is_cut_where_the_tests_look(frame, monkeypatch):
     for name, value in {"CORE_ROWS": CORE, "MARGIN_ROWS": MARGIN, "LEAST_ROWS": LEAST}.items():
-        monkeypatch.setattr(stretches, name, value)
+        monkeypatch.setattr(segments, name, value)
     cut = cut_file(frame, 1, N_ROWS)
-    assert [stretch.own for stretch in cut] == [(0, CORE), (CORE, 2 * CORE), (2 * CORE, 3 * CORE)]
+    assert [segment.own for segment in cut] == [(0, CORE), (CORE, 2 * CORE), (2 * CORE, 3 * CORE)]
     assert cut[2].pieces == (Piece(frame, 2 * CORE - MARGIN, N_ROWS, 2 * CORE - MARGIN),)
 
 
@@ -126,40 +126,40 @@ def test_masked_pixels_are_counted_exactly(split):
 
 
 def test_residual_is_that_of_the_whole_file(split, whole):
-    """Rows near the seams as all others; the noise of the two baselines is all that differs."""
+    """Rows near the borders as all others; the noise of the two baselines is all that differs."""
     difference = values(split[0]) - values(whole[0])
     inside = difference[:, MARGIN:-MARGIN]
     assert np.nanstd(inside) < 0.2
-    for seam in SEAMS:
-        for rows in (slice(seam - 64, seam), slice(seam, seam + 64)):
+    for border in BORDERS:
+        for rows in (slice(border - 64, border), slice(border, border + 64)):
             assert np.nanstd(difference[:, rows]) < 0.2
 
 
-def test_residual_is_white_noise_across_the_seams(split):
+def test_residual_is_white_noise_across_the_borders(split):
     residual = values(split[0])
     sky = np.array([abs(column - x) > 6 for column in range(N_COLUMNS) for x, *_ in STARS])
     sky = residual[sky.reshape(N_COLUMNS, -1).all(axis=1)]
-    for seam in SEAMS:
-        before, after = sky[:, seam - 500 : seam], sky[:, seam : seam + 500]
+    for border in BORDERS:
+        before, after = sky[:, border - 500 : border], sky[:, border : border + 500]
         n = np.isfinite(before).sum()
         assert np.nanmean(before) - np.nanmean(after) == pytest.approx(0, abs=4 * np.sqrt(2 / n))
         assert np.nanstd(after) == pytest.approx(1, abs=0.05)
 
 
-def test_baseline_has_no_step_at_the_seams(split, whole):
+def test_baseline_has_no_step_at_the_borders(split, whole):
     """A step there is no larger than the largest that the baseline of the whole file takes anywhere, twice over."""
     steady = slice(2, -2)  # blocks after the ramp
     steps = np.abs(np.diff(split[0].baseline_e[0, :, steady], axis=1))
     usual = np.abs(np.diff(whole[0].baseline_e[0, :, steady], axis=1)).max(axis=1)
-    for seam in SEAMS:
-        at_seam = steps[:, seam // BLOCK_ROWS - 1 - steady.start]
-        assert (at_seam < 2 * usual + 0.1 * NOISE_E).all()
+    for border in BORDERS:
+        at_border = steps[:, border // BLOCK_ROWS - 1 - steady.start]
+        assert (at_border < 2 * usual + 0.1 * NOISE_E).all()
     rms = (split[0].baseline_e - whole[0].baseline_e)[0, :, steady].std()
     assert rms < 0.1 * NOISE_E
 
 
 def test_stars_are_those_of_the_whole_file_with_the_onsets_of_its_first_rows(split, whole):
-    """The longest stretch is the middle one, which sees no star begin."""
+    """The longest segment is the middle one, which sees no star begin."""
     one, two = split[0].streaks, whole[0].streaks
     assert len(one) == len(two) == split[1]["n_streaks"] == len(STARS)
     one, two = one.sort_values("x", ignore_index=True), two.sort_values("x", ignore_index=True)
@@ -212,7 +212,7 @@ def test_a_file_of_45000_rows_is_split_without_being_told(camera, tmp_path, monk
     columns = 5 + np.arange(n_rows // 1000) % 50
     electrons[np.arange(1000, n_rows + 1, 1000) - 1, columns] += SPOT_E
     path = write_tiny(tmp_path / "long.fits", expose(electrons, seed=13), 100_000)
-    monkeypatch.setattr(ingest, "read_amplifier", lambda *_: pytest.fail("read at once"))
+    monkeypatch.setattr(ingest, "read_exposure", lambda *_: pytest.fail("read at once"))
     row = ingest_amplifier(path, 1, tmp_path / "store", instrument=camera)
     residual = values(open_amplifier(tmp_path / "store", row["entry"]))
     found = np.argwhere(residual > 15)

@@ -12,9 +12,15 @@ from shutterless.workflows.comparison import verdict as compare_verdict
 from shutterless.workflows.comparison.compare import CompareError, compare_runs, filter_of
 from shutterless.workflows.comparison.models import choose_data, differing_hyperparameters, group_models, prepare_runs
 from shutterless.workflows.comparison.pairs import Gap, Pairing
-from shutterless.workflows.comparison.verdict import format_gap, format_interval, format_size, format_value, judge
+from shutterless.workflows.comparison.verdict import (
+    choose_model,
+    describe_size,
+    format_gap,
+    format_interval,
+    format_value,
+)
 from shutterless.workflows.tracking.record import record_evaluation
-from shutterless.workflows.tracking.tracking import TrackingError, fetch_runs, read_history, read_table, track_run
+from shutterless.workflows.tracking.tracking import TrackingError, fetch_runs, read_losses, read_table, track_run
 
 N_EVENTS = 240
 RHO = np.linspace(4, 16, N_EVENTS)
@@ -281,25 +287,27 @@ def test_one_standard_error_is_the_limit_and_an_unknown_one_passes_nobody():
 
 def test_unknown_errors_give_no_simpler_model_and_say_so(tracking):
     rows = [run_row("big", value=0.9, **{"params.arch.n_parameters": "20"}), run_row("small", value=0.89)]
-    verdict = judge(
+    verdict = choose_model(
         models_of([{**row, "metrics.loss": row["metrics.completeness"]} for row in rows], "loss"), "loss", tracking
     )
     assert verdict.best == verdict.simplest == "small"  # a smaller loss is better, and it is smaller
     rows[0]["metrics.loss"], rows[1]["metrics.loss"] = 0.1, 0.2
-    verdict = judge(models_of(rows, "loss"), "loss", tracking)
+    verdict = choose_model(models_of(rows, "loss"), "loss", tracking)
     assert verdict.simplest == "big"
     assert "cannot be told, because of 1 models no error is known" in verdict.lines[1]
 
 
 def test_single_model_and_missing_twin_are_said(tracking):
-    verdict = judge(models_of([run_row(), run_row("mlp", **{"tags.shuffled": "true"})]), "completeness", tracking)
+    verdict = choose_model(
+        models_of([run_row(), run_row("mlp", **{"tags.shuffled": "true"})]), "completeness", tracking
+    )
     assert verdict.lines[1] == "There is no other to compare it with."
     assert "its twin with true ones is not among these" in verdict.lines[-1]
 
 
 def test_controls_alone_are_refused(tracking):
     with pytest.raises(CompareError, match="all runs are controls with shuffled labels"):
-        judge(models_of([run_row(**{"tags.shuffled": "true"})]), "completeness", tracking)
+        choose_model(models_of([run_row(**{"tags.shuffled": "true"})]), "completeness", tracking)
 
 
 def test_events_that_are_not_the_same_are_not_paired(tracking):
@@ -322,7 +330,7 @@ def test_values_are_written_for_people():
     assert (format_value(0.8321, "completeness"), format_value(0.8321, "rho50")) == ("83.2 %", "0.8321")
     assert format_gap(0.0123, 0.02, "completeness") == "1.2 ± 2.0 points"
     assert format_gap(0.5, np.nan, "loss") == "0.5"
-    assert [format_size(n) for n in (0, 1234.0, np.nan)] == [
+    assert [describe_size(n) for n in (0, 1234.0, np.nan)] == [
         "no learned parameters",
         "1,234 parameters",
         "size not logged",
@@ -395,10 +403,10 @@ def test_simplest_of_all_that_pass_is_taken_and_what_was_not_read_is_said(tracki
         row |= {"metrics.completeness_low": 0.8, "metrics.completeness_high": 0.96}
     models = models_of(rows)
     monkeypatch.setattr(Pairing, "_events_of", lambda *_: None)
-    verdict = judge(models, "completeness", tracking)
+    verdict = choose_model(models, "completeness", tracking)
     assert (verdict.best, verdict.simplest) == ("m0", "m9")
     monkeypatch.setattr(compare_verdict, "MOST_PAIRED", 8)
-    verdict = judge(models, "completeness", tracking)
+    verdict = choose_model(models, "completeness", tracking)
     assert verdict.simplest == "m8"
     assert verdict.lines[-1].startswith("1 simpler models that are further behind")
 
@@ -410,7 +418,7 @@ def test_tables_and_histories_are_read_back(tracking):
         run.log_metrics({"train.loss": 1.0, "validation.loss": 1.5}, 20)
     assert read_table(tracking, run.run_id, "numbers").to_dict("list") == {"a": [1, 2]}
     assert read_table(tracking, run.run_id, "others") is None
-    history = read_history(tracking, run.run_id)
+    history = read_losses(tracking, run.run_id)
     assert history.to_numpy().tolist() == [[10, "train", 2.0], [20, "train", 1.0], [20, "validation", 1.5]]
 
 

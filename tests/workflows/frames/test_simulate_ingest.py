@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from shutterless.pipeline.reading.frames import read_info
+from shutterless.pipeline.reading.frames import read_frame_info
 from shutterless.pipeline.store.store import read_manifest
 from shutterless.workflows.execution.cluster import SerialExecutor, open_executor
 from shutterless.workflows.frames.ingest import (
@@ -103,7 +103,7 @@ def copy_frames(simulated, folder):
 
 
 def test_simulated_sequence_goes_on_from_file_to_file(simulated, profile):
-    first_rows = [read_info(path, profile).readouts[1].first_row for path in simulated.files]
+    first_rows = [read_frame_info(path, profile).readouts[1].first_row for path in simulated.files]
     assert first_rows == [0, 600]
     truth = pd.read_parquet(simulated.truth)
     assert set(truth["file"]) == {path.name for path in simulated.files}
@@ -212,7 +212,7 @@ def test_two_files_of_one_name_are_refused_and_the_same_file_twice_is_one(simula
 
 def test_files_that_hold_the_same_rows_are_warned_of_once(simulated, profile, tmp_path):
     renamed = Path(shutil.copy(simulated.files[0], tmp_path / "copy.fits.fz"))
-    infos = [read_info(path, profile) for path in (*simulated.files, renamed)]
+    infos = [read_frame_info(path, profile) for path in (*simulated.files, renamed)]
     (line,) = find_overlaps(infos)
     assert "both hold rows 0 to 599 of sequence 'night', CCD 1" in line
     assert find_overlaps(infos[:2]) == []

@@ -94,7 +94,7 @@ def test_a_dry_run_tells_by_its_exit_code_what_would_be(call, monkeypatch, passe
         asked.append(options)
         return SimpleNamespace(text=lambda: "table", judgement=SimpleNamespace(passed=passed), promoted=promoted)
 
-    monkeypatch.setattr(promotion, "promote", promote)
+    monkeypatch.setattr(promotion, "promote_version", promote)
     assert call("promote", "name", "1", "--dry-run").exit_code == code
     assert asked[0]["dry_run"]
     assert call("promote", "name", "1").exit_code == 1  # nothing was moved

@@ -16,7 +16,7 @@ import pytest
 from shutterless.models.evaluation.metrics import RateCurve, cluster_detections
 from shutterless.pipeline.store.store import manifest_hash, read_manifest
 from shutterless.workflows.registry import gates
-from shutterless.workflows.registry.gates import Gate, Judgement, judge
+from shutterless.workflows.registry.gates import Gate, Judgement, judge_challenger
 from shutterless.workflows.registry.history import GATE_LENGTH
 from shutterless.workflows.registry.policy import Policy, ValidationSection, load_policy, open_frozen
 from shutterless.workflows.registry.store import RegistryError
@@ -231,7 +231,7 @@ def judged(rivals, held_out, tmp_path_factory):
     frozen = open_frozen(LENIENT, *held_out, {})
     before = {path: path.read_bytes() for folder in rivals for path in folder.glob("*.json")}
     scratch = tmp_path_factory.mktemp("scratch")
-    found = judge(("weak-v2", weak), ("strong-v1", strong), frozen, LENIENT, scratch)
+    found = judge_challenger(("weak-v2", weak), ("strong-v1", strong), frozen, LENIENT, scratch)
     assert {path: path.read_bytes() for folder in rivals for path in folder.glob("*.json")} == before
     return found
 
@@ -257,7 +257,7 @@ def judged_alone(rivals, held_out, tmp_path_factory):
     """The random model where there is no champion, and the folder of its evaluation."""
     scratch = tmp_path_factory.mktemp("alone")
     frozen = open_frozen(LENIENT, *held_out, {})
-    return judge(("weak", rivals[1]), None, frozen, LENIENT, scratch), scratch / "evaluation"
+    return judge_challenger(("weak", rivals[1]), None, frozen, LENIENT, scratch), scratch / "evaluation"
 
 
 def test_a_first_promotion_has_floors_and_ceilings_only(judged_alone):

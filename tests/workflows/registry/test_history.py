@@ -9,9 +9,9 @@ import pytest
 
 from shutterless.workflows.registry import history as registry_history
 from shutterless.workflows.registry.history import (
-    DONE,
+    CARRIED_OUT,
+    CUT_OFF,
     GATE_LENGTH,
-    INTERRUPTED,
     OUTSIDE,
     PENDING,
     PROMOTE,
@@ -23,14 +23,14 @@ from shutterless.workflows.registry.history import (
     describe_entry,
     new_entry,
     next_number,
-    read_history,
+    read_alias_history,
     settle,
     whoami,
 )
 from shutterless.workflows.registry.store import TAG_LENGTH, RegistryError
 
 
-def entry(number, old, new, action=PROMOTE, state=DONE, alias="champion"):
+def entry(number, old, new, action=PROMOTE, state=CARRIED_OUT, alias="champion"):
     return Entry(number, action, state, alias, old, new, "ada@observatory", f"2026-03-04T05:06:{number:02d}+00:00")
 
 
@@ -47,15 +47,15 @@ def story(*moves):
 def test_an_entry_comes_back_from_its_tag_as_it_was():
     gates = [{"name": "completeness", "value": "0.5", "limit": "at least 0.4", "passed": True}]
     told = new_entry(
-        7, PROMOTE, DONE, "champion", "1", "2", reason="ρ50 is lower", gates=gates, data={"manifest_hash": "a"}
+        7, PROMOTE, CARRIED_OUT, "champion", "1", "2", reason="ρ50 is lower", gates=gates, data={"manifest_hash": "a"}
     )
     assert told.key.startswith("shutterless.history.000007.")
-    assert read_history({told.key: told.encode(), "other": "no entry"}) == [told]
+    assert read_alias_history({told.key: told.encode(), "other": "no entry"}) == [told]
 
 
 def test_entries_of_one_number_have_keys_of_their_own():
     """Two who write at once overwrite nothing."""
-    keys = {new_entry(3, PROMOTE, DONE, "champion", "1", "2").key for _ in range(20)}
+    keys = {new_entry(3, PROMOTE, CARRIED_OUT, "champion", "1", "2").key for _ in range(20)}
     assert len(keys) == 20
 
 
@@ -77,14 +77,14 @@ def test_a_tag_changed_by_hand_is_named():
     with pytest.raises(
         RegistryError, match=r"tag shutterless\.history\.000001\.ab of the registered model is no entry"
     ):
-        read_history({"shutterless.history.000001.ab": "{}"})
+        read_alias_history({"shutterless.history.000001.ab": "{}"})
     with pytest.raises(RegistryError, match="set it right or delete it"):
-        read_history({"shutterless.history.000001.ab": "{not json"})
+        read_alias_history({"shutterless.history.000001.ab": "{not json"})
 
 
 def test_history_is_ordered_by_number():
     told = [entry(number, None, str(number)) for number in (10, 2, 1)]
-    assert [e.number for e in read_history({e.key: e.encode() for e in told})] == [1, 2, 10]
+    assert [e.number for e in read_alias_history({e.key: e.encode() for e in told})] == [1, 2, 10]
     assert (next_number(told), next_number([])) == (11, 1)
 
 
@@ -113,19 +113,19 @@ def test_what_was_refused_or_of_another_alias_moved_nothing():
 def test_an_interruption_before_the_alias_moved_took_no_effect():
     told = [entry(1, None, "1"), entry(2, "1", "2", state=PENDING)]
     (closed,) = settle(told, {"champion": "1"}, "champion")
-    assert closed == replace(told[1], state=INTERRUPTED)
+    assert closed == replace(told[1], state=CUT_OFF)
 
 
 def test_an_interruption_after_the_alias_moved_did():
     told = [entry(1, None, "1"), entry(2, "1", "2", state=PENDING)]
     (closed,) = settle(told, {"champion": "2"}, "champion")
-    assert closed == replace(told[1], state=DONE)
+    assert closed == replace(told[1], state=CARRIED_OUT)
 
 
 def test_an_alias_moved_from_outside_gets_an_entry():
     told = story("1", "2")
     (found,) = settle(told, {"champion": "5"}, "champion")
-    assert (found.number, found.action, found.state, found.old, found.new) == (3, OUTSIDE, DONE, "2", "5")
+    assert (found.number, found.action, found.state, found.old, found.new) == (3, OUTSIDE, CARRIED_OUT, "2", "5")
     assert settle([*told, found], {"champion": "5"}, "champion") == []
     assert champions([*told, found], "champion") == ["1", "2", "5"]
 
@@ -138,7 +138,7 @@ def test_an_alias_deleted_from_outside_gets_an_entry():
 def test_an_interruption_and_a_move_from_outside_are_both_told():
     told = [entry(1, None, "1"), entry(2, "1", "2", state=PENDING)]
     closed, moved = settle(told, {"champion": "5"}, "champion")
-    assert (closed.state, moved.old, moved.new) == (INTERRUPTED, "1", "5")
+    assert (closed.state, moved.old, moved.new) == (CUT_OFF, "1", "5")
 
 
 def test_agreement_needs_nothing():

@@ -15,9 +15,9 @@ import pytest
 from shutterless.pipeline.store.store import manifest_hash, read_manifest
 from shutterless.workflows.registry import promotion as promotion_module
 from shutterless.workflows.registry.gates import Gate, Judgement
-from shutterless.workflows.registry.history import DONE, INTERRUPTED, OUTSIDE, REFUSED, whoami
+from shutterless.workflows.registry.history import CARRIED_OUT, CUT_OFF, OUTSIDE, REFUSED, whoami
 from shutterless.workflows.registry.policy import Policy, ValidationSection
-from shutterless.workflows.registry.promotion import promote, read_registry_history, rollback
+from shutterless.workflows.registry.promotion import promote_version, read_registry_history, roll_back
 from shutterless.workflows.registry.store import LOCK, RegistryError, RegistryStore
 from shutterless.workflows.tracking.tracking import open_tracking, register_model, resolve_model, track_run
 
@@ -46,7 +46,7 @@ def measured(monkeypatch):
             meanwhile()
             return judgement(passed)
 
-        monkeypatch.setattr(promotion_module, "judge", judge)
+        monkeypatch.setattr(promotion_module, "judge_challenger", judge)
         return calls
 
     install()
@@ -79,7 +79,9 @@ def move_to(registry, held_out, measured):
     store, truth = held_out
 
     def move(version, **options):
-        return promote(registry.tracking, registry.name, version, policy=POLICY, store=store, truth=truth, **options)
+        return promote_version(
+            registry.tracking, registry.name, version, policy=POLICY, store=store, truth=truth, **options
+        )
 
     return move
 
@@ -101,7 +103,7 @@ def test_a_promotion_is_kept_in_the_registry_with_everything(registry, move_to, 
     assert done.promoted
     assert champion_of(registry) == "1"
     (entry,) = entries_of(registry)
-    assert (entry.number, entry.action, entry.state, entry.old, entry.new) == (1, "promote", DONE, None, "1")
+    assert (entry.number, entry.action, entry.state, entry.old, entry.new) == (1, "promote", CARRIED_OUT, None, "1")
     assert (entry.who, entry.reason, entry.gates) == (whoami(), "the first", [gate(True).to_dict()])
     assert abs(pd.Timestamp(entry.when) - pd.Timestamp.now("UTC")) < pd.Timedelta("5min")
     assert entry.data["manifest_hash"] == manifest_hash(read_manifest(held_out[0]))
@@ -162,44 +164,44 @@ def test_other_frames_than_those_of_the_last_promotion_are_refused(registry, mov
     with pytest.raises(
         RegistryError, match=f"has manifest_hash {other}, but {frozen} was frozen by the last promotion"
     ):
-        promote(registry.tracking, registry.name, "2", policy=POLICY, store=training_store, truth=held_out[1])
+        promote_version(registry.tracking, registry.name, "2", policy=POLICY, store=training_store, truth=held_out[1])
     refrozen = Policy(validation=ValidationSection(manifest_hash=other))  # written down, it is frozen anew
-    promote(registry.tracking, registry.name, "2", policy=refrozen, store=training_store, truth=held_out[1])
+    promote_version(registry.tracking, registry.name, "2", policy=refrozen, store=training_store, truth=held_out[1])
     assert champion_of(registry) == "2"
 
 
 def test_rollbacks_go_back_step_by_step(registry, move_to):
     for version in ("1", "2", "3"):
         move_to(version)
-    first = rollback(registry.tracking, registry.name, reason="3 sees ghosts")
+    first = roll_back(registry.tracking, registry.name, reason="3 sees ghosts")
     assert (first.old, first.new, first.reason, champion_of(registry)) == ("3", "2", "3 sees ghosts", "2")
-    assert rollback(registry.tracking, registry.name).new == champion_of(registry) == "1"
+    assert roll_back(registry.tracking, registry.name).new == champion_of(registry) == "1"
     with pytest.raises(RegistryError, match="had no other champion before version 1 that still exists; promote one"):
-        rollback(registry.tracking, registry.name)
-    assert moves_of(registry)[3:] == [("rollback", "3", "2", DONE), ("rollback", "2", "1", DONE)]
+        roll_back(registry.tracking, registry.name)
+    assert moves_of(registry)[3:] == [("rollback", "3", "2", CARRIED_OUT), ("rollback", "2", "1", CARRIED_OUT)]
 
 
 def test_a_rollback_to_a_version_needs_one_that_was_champion(registry, move_to):
     move_to("1")
     move_to("2")
     with pytest.raises(RegistryError, match=r"version 3 of .* was never its champion; these were: \['1', '2'\]"):
-        rollback(registry.tracking, registry.name, version="3")
+        roll_back(registry.tracking, registry.name, version="3")
     with pytest.raises(RegistryError, match=r"version 2 of .* is its champion already"):
-        rollback(registry.tracking, registry.name, version="2")
-    assert rollback(registry.tracking, registry.name, version="1").new == champion_of(registry) == "1"
-    assert rollback(registry.tracking, registry.name, version="2").new == champion_of(registry) == "2"  # and forward
+        roll_back(registry.tracking, registry.name, version="2")
+    assert roll_back(registry.tracking, registry.name, version="1").new == champion_of(registry) == "1"
+    assert roll_back(registry.tracking, registry.name, version="2").new == champion_of(registry) == "2"  # and forward
 
 
 def test_a_rollback_passes_over_a_version_that_was_deleted(registry, move_to):
     for version in ("1", "2", "3"):
         move_to(version)
     registry.client.delete_model_version(registry.name, "2")
-    assert rollback(registry.tracking, registry.name).new == "1"
+    assert roll_back(registry.tracking, registry.name).new == "1"
 
 
 def test_nothing_to_roll_back(registry):
     with pytest.raises(RegistryError, match=r"had no other champion before version None"):
-        rollback(registry.tracking, registry.name)
+        roll_back(registry.tracking, registry.name)
 
 
 def test_an_alias_moved_behind_our_back_is_told_and_then_kept(registry, move_to):
@@ -209,8 +211,8 @@ def test_an_alias_moved_behind_our_back_is_told_and_then_kept(registry, move_to)
     assert told.notes == ["champion stands at version 3, the history at 1: it was set outside of shutterless"]
     assert len(told.entries) == 1  # telling writes nothing
     move_to("2")
-    assert moves_of(registry)[1:] == [(OUTSIDE, "1", "3", DONE), ("promote", "3", "2", DONE)]
-    assert rollback(registry.tracking, registry.name).new == "3"
+    assert moves_of(registry)[1:] == [(OUTSIDE, "1", "3", CARRIED_OUT), ("promote", "3", "2", CARRIED_OUT)]
+    assert roll_back(registry.tracking, registry.name).new == "3"
     assert read_registry_history(registry.tracking, registry.name).notes == []
 
 
@@ -222,7 +224,7 @@ def test_a_champion_from_before_there_was_a_history_is_told(registry):
 
 @pytest.mark.parametrize(
     ("where", "stands", "half", "state"),
-    [("set_alias", "1", "the alias was not moved", INTERRUPTED), ("write_tag", "2", "the alias was moved", DONE)],
+    [("set_alias", "1", "the alias was not moved", CUT_OFF), ("write_tag", "2", "the alias was moved", CARRIED_OUT)],
 )
 def test_an_interruption_is_seen_and_mended(registry, move_to, monkeypatch, where, stands, half, state):
     """Before the alias is moved, or after it and before the entry is closed."""
@@ -243,7 +245,7 @@ def test_an_interruption_is_seen_and_mended(registry, move_to, monkeypatch, wher
     assert champion_of(registry) == stands
     assert told.notes == [f"entry 2 was interrupted: {half}"]
     move_to("3")
-    assert [e.state for e in entries_of(registry)] == [DONE, state, DONE]
+    assert [e.state for e in entries_of(registry)] == [CARRIED_OUT, state, CARRIED_OUT]
     assert read_registry_history(registry.tracking, registry.name).notes == []
 
 
@@ -267,7 +269,7 @@ def test_a_champion_that_changed_during_the_measurement_refuses_the_challenger(r
     assert not late.promoted
     assert champion_of(registry) == "3"
     assert late.text().endswith("champion became version 3 while the gates were measured against 1; try again")
-    assert moves_of(registry)[1:] == [(OUTSIDE, "1", "3", DONE), ("promote", "1", "2", REFUSED)]
+    assert moves_of(registry)[1:] == [(OUTSIDE, "1", "3", CARRIED_OUT), ("promote", "1", "2", REFUSED)]
 
 
 def test_two_at_once_lose_no_entry_and_agree_with_the_alias(registry, move_to, measured):
@@ -281,7 +283,7 @@ def test_two_at_once_lose_no_entry_and_agree_with_the_alias(registry, move_to, m
     (winner,) = [outcome for outcome in outcomes if outcome.promoted]
     assert champion_of(registry) == winner.new
     told = read_registry_history(registry.tracking, registry.name)
-    assert sorted(e.state for e in told.entries) == [DONE, REFUSED]
+    assert sorted(e.state for e in told.entries) == [CARRIED_OUT, REFUSED]
     assert [e.number for e in told.entries] == [1, 2]
     assert told.notes == []
 
@@ -291,7 +293,7 @@ def roll_back_and_forth(uri, name, n_times):
     for _ in range(n_times):
         for version in ("1", "2"):
             try:
-                rollback(tracking, name, version=version)
+                roll_back(tracking, name, version=version)
             except RegistryError as error:
                 assert "already" in str(error)  # noqa: PT017
 
@@ -318,7 +320,7 @@ def test_processes_that_move_one_alias_leave_a_history_without_gaps(registry, mo
 
 def die_under_the_lock(uri, name):
     RegistryStore.set_alias = lambda *_: os._exit(9)
-    rollback(open_tracking(uri), name, version="1")
+    roll_back(open_tracking(uri), name, version="1")
 
 
 @pytest.mark.slow
@@ -335,9 +337,9 @@ def test_a_killed_process_leaves_what_the_next_one_mends(registry, move_to, monk
     assert note.startswith("entry 3 was interrupted: the alias was not moved; ")
     monkeypatch.setattr("shutterless.workflows.registry.store.LEASE_S", 1.0)
     begun = time.monotonic()
-    rollback(registry.tracking, registry.name)
+    roll_back(registry.tracking, registry.name)
     assert time.monotonic() - begun >= 1.0
-    assert moves_of(registry)[2:] == [("rollback", "2", "1", INTERRUPTED), ("rollback", "2", "1", DONE)]
+    assert moves_of(registry)[2:] == [("rollback", "2", "1", CUT_OFF), ("rollback", "2", "1", CARRIED_OUT)]
     assert not any(key.startswith(LOCK) for key in registry.read()[1])
 
 

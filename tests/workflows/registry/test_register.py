@@ -17,7 +17,7 @@ from shutterless.workflows.registry import register as registry_module
 from shutterless.workflows.registry.history import whoami
 from shutterless.workflows.registry.model_card import read_evaluation
 from shutterless.workflows.registry.promotion import read_registry_history
-from shutterless.workflows.registry.register import Registered, register
+from shutterless.workflows.registry.register import Registered, register_version
 from shutterless.workflows.registry.store import RegistryError, RegistryStore
 from shutterless.workflows.tracking.logged_model import example_input, has_signature
 from shutterless.workflows.tracking.tracking import (
@@ -70,10 +70,10 @@ def registered(tracking, trained, evaluation):
     """A run with a diagnosis, registered with an evaluation; its logged files and its version."""
     with track_run(tracking, "registering", "card", tags={"learning_curve": "converged at step 40"}) as run:
         run.log_model(trained)
-    made = register(
+    made = register_version(
         tracking, run.run_id, "carded", "champion", evaluation=None, trained_on="real frames of 2026", reason="first"
     )
-    judged = register(tracking, trained, "carded", evaluation=evaluation)
+    judged = register_version(tracking, trained, "carded", evaluation=evaluation)
     return made, judged, run.run_id
 
 
@@ -144,13 +144,13 @@ def test_the_first_champion_is_written_down(tracking, registered):
 def test_a_second_champion_must_pass_the_gates(tracking, registered, trained):
     before = RegistryStore(tracking, "carded").versions()
     with pytest.raises(RegistryError, match=r"carded has a champion, version 1, and another must pass the gates"):
-        register(tracking, trained, "carded", "champion")
+        register_version(tracking, trained, "carded", "champion")
     assert RegistryStore(tracking, "carded").versions() == before
 
 
 def test_a_run_made_anew_in_its_own_registry_may_replace_its_champion(tracking, trained):
     for _ in range(2):
-        register(tracking, trained, "anew", "champion", ungated=True)
+        register_version(tracking, trained, "anew", "champion", ungated=True)
     told = read_registry_history(tracking, "anew")
     assert [(e.action, e.old, e.new, e.gates) for e in told.entries] == [
         ("register", None, "1", []),
@@ -165,8 +165,8 @@ def test_a_champion_set_meanwhile_is_not_replaced(tracking, registered):
 
 
 def test_other_aliases_move_freely_and_are_written_down(tracking, trained):
-    register(tracking, trained, "aliased", "staging")
-    register(tracking, trained, "aliased", "staging")
+    register_version(tracking, trained, "aliased", "staging")
+    register_version(tracking, trained, "aliased", "staging")
     told = read_registry_history(tracking, "aliased")
     assert [(e.alias, e.old, e.new) for e in told.entries] == [("staging", None, "1"), ("staging", "1", "2")]
     assert told.entries[0].reason == "given at registration, without gates"
@@ -174,7 +174,7 @@ def test_other_aliases_move_freely_and_are_written_down(tracking, trained):
 
 
 def test_the_bundled_model_says_that_it_saw_simulated_frames(tracking):
-    made = register(tracking, "bundled", "bundled-card")
+    made = register_version(tracking, "bundled", "bundled-card")
     card = (files_of(tracking, made) / "model_card.md").read_text()
     assert "Registered from bundled" in card
     assert "it has seen no real frame" in card
@@ -187,19 +187,19 @@ def test_a_model_logged_without_signature_is_logged_anew(tracking, trained):
     told = yaml.safe_load(path.read_text())
     del told["signature"]
     path.write_text(yaml.safe_dump(told))
-    made = register(tracking, run.run_id, "old-model")
+    made = register_version(tracking, run.run_id, "old-model")
     assert version_of(tracking, made).run_id != run.run_id
     assert has_signature(files_of(tracking, made) / "data" / "card")
 
 
 def test_what_has_no_weights_is_refused(tracking):
     with pytest.raises(TrackingError, match="template-bank has no weights and cannot be registered"):
-        register(tracking, "template-bank", "bank")
+        register_version(tracking, "template-bank", "bank")
 
 
 def test_evaluations_of_other_models_are_refused(tracking, trained, evaluation, make_model, tmp_path):
     with pytest.raises(RegistryError, match=r"holds no evaluation: summary\.parquet is missing"):
-        register(tracking, trained, "unjudged", evaluation=tmp_path)
+        register_version(tracking, trained, "unjudged", evaluation=tmp_path)
     with pytest.raises(RegistryError, match=r"judged \['card', 'other'\], not .*stranger; evaluate it there first"):
         read_evaluation(evaluation, str(make_model("stranger")), Path("x"))
     assert not RegistryStore(tracking, "unjudged").exists()
@@ -209,7 +209,7 @@ def test_a_folder_with_a_pickle_is_not_registered(tracking, make_model, tmp_path
     folder = make_model("pickled")
     (folder / "optimizer.pt").write_bytes(pickle.dumps(MakesFile(tmp_path / "ran")))
     with pytest.raises(ModelError, match=r"holds pickles \['optimizer\.pt'\]"):
-        register(tracking, folder, "pickled")
+        register_version(tracking, folder, "pickled")
     assert not (tmp_path / "ran").exists()
     assert not RegistryStore(tracking, "pickled").exists()
 
@@ -267,7 +267,7 @@ def test_a_cloudpickled_python_model_is_refused_unrun(tracking, tmp_path):
         mlflow.pyfunc.log_model(name="model", python_model=Model(), pip_requirements=[])
     (tmp_path / "ran").unlink(missing_ok=True)
     with pytest.raises(ModelError, match=r"holds pickles \['python_model\.pkl'\]"):
-        register(tracking, run.run_id, "foreign")
+        register_version(tracking, run.run_id, "foreign")
     assert not (tmp_path / "ran").exists()
 
 

@@ -17,7 +17,7 @@ from shutterless.pipeline.store.store import EntryWriter, StoreError, open_ampli
 from shutterless.workflows.pages.page import new_figure
 from shutterless.workflows.pages.run_folder import RunFolder
 from shutterless.workflows.report import candidate_cards, cube_sections
-from shutterless.workflows.report.candidate_cards import event_rows, image_rows, relative_amplitude
+from shutterless.workflows.report.candidate_cards import image_rows, relative_amplitude, shown_rows
 from shutterless.workflows.report.cube_sections import (
     CubeEntry,
     archive_text,
@@ -413,9 +413,9 @@ def test_light_curve_is_drawn_twice_only_where_few_cadences_hide_the_rest():
 
 
 def test_window_of_a_card_is_the_event_and_24_cadences_or_three_lengths_on_either_side():
-    assert event_rows(pd.Series({"row_start": 100, "row_stop": 103}), 1000) == slice(76, 128)
-    assert event_rows(pd.Series({"row_start": 100, "row_stop": 119}), 150) == slice(40, 150)
-    assert event_rows(pd.Series({"row_start": 2, "row_stop": 2}), 20) == slice(0, 20)
+    assert shown_rows(pd.Series({"row_start": 100, "row_stop": 103}), 1000) == slice(76, 128)
+    assert shown_rows(pd.Series({"row_start": 100, "row_stop": 119}), 150) == slice(40, 150)
+    assert shown_rows(pd.Series({"row_start": 2, "row_stop": 2}), 20) == slice(0, 20)
 
 
 def test_images_are_of_the_next_live_cadences():

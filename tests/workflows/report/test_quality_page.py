@@ -19,8 +19,8 @@ from shutterless.workflows.report import quality_page as quality_module
 from shutterless.workflows.report.quality_page import (
     describe_live_time,
     find_unusual,
-    pocket_strength,
     quality_sections,
+    serial_trap_strength,
     summary_html,
 )
 from shutterless.workflows.report.report import ReportError, write_report
@@ -37,7 +37,7 @@ ORDINARY = {
     "column_correlation": -0.007,
     "n_streaks": 40,
     "n_moving_streaks": 9,
-    "pocket_capacity_e": 378.0,
+    "serial_trap_capacity_e": 378.0,
 }
 
 
@@ -124,10 +124,10 @@ def test_live_time_in_words():
     assert words.startswith("Live time: 0.50000 amplifier-hours, that is 54,000,000 unmasked pixel-rows / (100 columns")
 
 
-def test_pocket_is_a_fraction_of_a_known_profile_and_electrons_of_another():
-    assert pocket_strength(make_quality()) == "0.50"  # 378 of 756 electrons
-    assert pocket_strength(make_quality(instrument="our own")) == "378 e⁻"
-    assert pocket_strength(make_quality(instrument="our own", pocket_capacity_e=0.0)) == "0"
+def test_serial_trap_is_a_fraction_of_a_known_profile_and_electrons_of_another():
+    assert serial_trap_strength(make_quality()) == "0.50"  # 378 of 756 electrons
+    assert serial_trap_strength(make_quality(instrument="our own")) == "378 e⁻"
+    assert serial_trap_strength(make_quality(instrument="our own", serial_trap_capacity_e=0.0)) == "0"
 
 
 @pytest.fixture(scope="module")

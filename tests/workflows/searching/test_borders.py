@@ -1,6 +1,6 @@
-"""Equal pulses at the borders of files, of stretches and of amplifiers, and far from any: nobody can tell them apart.
+"""Equal pulses at the borders of files, of segments and of amplifiers, and far from any: nobody can tell them apart.
 
-Four files of 16,000 rows begin at sequence row 20,000: they meet at rows 36,000, 52,000 and 68,000, the stretches of
+Four files of 16,000 rows begin at sequence row 20,000: they meet at rows 36,000, 52,000 and 68,000, the segments of
 28,672 rows at 28,672 and 57,344. The sky is 128 columns wide: the first amplifier has columns 0 to 63 from the left,
 the second the rest from the right, so that their last columns touch.
 """
@@ -16,9 +16,9 @@ import pytest
 from tiny_frames import N_COLUMNS, N_TRANSIT, OPENED, RATE_HZ, SKY_E, add_pulse, expose, write_sequence
 from typer.testing import CliRunner
 
-from shutterless.pipeline.detection.matching import MATCH_PX
+from shutterless.pipeline.detection.matching import TRUTH_MATCH_PX
 from shutterless.pipeline.reading.exposures import read_info
-from shutterless.pipeline.reading.segments import CORE_ROWS, plan_stretches
+from shutterless.pipeline.reading.segments import CORE_ROWS, plan_segments
 from shutterless.workflows.cli import app
 from shutterless.workflows.execution.cluster import SerialExecutor
 from shutterless.workflows.searching.search import SearchResult, assemble, search_files
@@ -28,8 +28,8 @@ from shutterless.workflows.settings.settings import SearchSettings
 FIRST, N_ROWS, N_FILES = 20_000, 16_000, 4
 RHO = 25.0
 FILE_BORDERS = [FIRST + k * N_ROWS for k in range(1, N_FILES)]
-STRETCH_BORDERS = [CORE_ROWS, 2 * CORE_ROWS]
-BORDERS = FILE_BORDERS + STRETCH_BORDERS
+SEGMENT_BORDERS = [CORE_ROWS, 2 * CORE_ROWS]
+BORDERS = FILE_BORDERS + SEGMENT_BORDERS
 MIDDLE = [23_000, 32_400, 41_800, 46_500, 60_600, 65_300, 71_000, 74_700, 79_400]  # nearer than 1,500 rows to none
 # columns of the short pulses (2 rows of standard deviation) and of the long ones (120 rows: 90 % in 400)
 SHORT_X, LONG_X = (20.3, 127 - 20.3), (44.6, 127 - 44.6)
@@ -91,7 +91,7 @@ def found(table) -> pd.DataFrame:
 def at(found: pd.DataFrame, row: int, x: float) -> pd.DataFrame:
     """Candidates in whose rows a row of the sequence lies, within 3 px."""
     here = (found["sequence_start"] <= row) & (row <= found["sequence_stop"])
-    return found[here & ((found["sky_x"] - x).abs() <= MATCH_PX)]
+    return found[here & ((found["sky_x"] - x).abs() <= TRUTH_MATCH_PX)]
 
 
 def pulses_at(found: pd.DataFrame, rows: list[int], places: tuple[float, float]) -> pd.DataFrame:
@@ -100,14 +100,14 @@ def pulses_at(found: pd.DataFrame, rows: list[int], places: tuple[float, float])
 
 
 def test_the_borders_are_where_the_pulses_are(files, tiny_camera):
-    stretches = [s for s in plan_stretches([read_info(path, tiny_camera) for path in files]) if s.quadrant == 1]
-    assert [s.own[0] for s in stretches[1:]] == STRETCH_BORDERS
-    assert [p.first for p in dict.fromkeys(p for s in stretches for p in s.pieces) if p.start == 0][1:] == FILE_BORDERS
+    segments = [s for s in plan_segments([read_info(path, tiny_camera) for path in files]) if s.quadrant == 1]
+    assert [s.own[0] for s in segments[1:]] == SEGMENT_BORDERS
+    assert [p.first for p in dict.fromkeys(p for s in segments for p in s.pieces) if p.start == 0][1:] == FILE_BORDERS
     assert min(abs(row - border) for row in MIDDLE for border in BORDERS) > 1500
 
 
 @pytest.mark.parametrize("places", [SHORT_X, LONG_X], ids=["short", "long"])
-@pytest.mark.parametrize("rows", [FILE_BORDERS, STRETCH_BORDERS, MIDDLE], ids=["files", "stretches", "middle"])
+@pytest.mark.parametrize("rows", [FILE_BORDERS, SEGMENT_BORDERS, MIDDLE], ids=["files", "segments", "middle"])
 def test_every_pulse_is_found_exactly_once(found, rows, places):
     assert [len(at(found, row, x)) for row in rows for x in places] == [1] * len(rows) * 2
 
@@ -119,13 +119,13 @@ def test_nothing_is_listed_twice_and_hardly_anything_else_at_all(found):
     assert found["candidate_id"].is_unique
     for _, amplifier in found.groupby("quadrant"):
         start, stop, x = (amplifier[name].to_numpy() for name in ("sequence_start", "sequence_stop", "x"))
-        same = (start[:, None] <= stop) & (start <= stop[:, None]) & (np.abs(x[:, None] - x) <= MATCH_PX)
+        same = (start[:, None] <= stop) & (start <= stop[:, None]) & (np.abs(x[:, None] - x) <= TRUTH_MATCH_PX)
         assert same.sum() == len(amplifier)  # each with itself
 
 
 @pytest.mark.parametrize("column", ["snr", "duration_s", "amplitude_e"])
 @pytest.mark.parametrize("places", [SHORT_X, LONG_X], ids=["short", "long"])
-@pytest.mark.parametrize("rows", [FILE_BORDERS, STRETCH_BORDERS, BORDERS], ids=["files", "stretches", "both"])
+@pytest.mark.parametrize("rows", [FILE_BORDERS, SEGMENT_BORDERS, BORDERS], ids=["files", "segments", "both"])
 def test_strength_and_length_at_borders_are_those_in_the_middle(found, rows, places, column):
     border, middle = pulses_at(found, rows, places)[column], pulses_at(found, MIDDLE, places)[column]
     error = middle.std() * np.sqrt(1 / len(border) + 1 / len(middle))
@@ -184,7 +184,7 @@ def test_an_event_between_two_amplifiers_is_vetoed_by_the_template_bank_on_both(
     assert at(found, TOUCHING_ROW, TOUCHING_X).empty
     search(files[1:2], tmp_path, tiny_camera)
     infos = [read_info(files[1], tiny_camera)]
-    triggers = pd.concat([read_part(tmp_path, stretch).triggers for stretch in plan_stretches(infos)])
+    triggers = pd.concat([read_part(tmp_path, segment).triggers for segment in plan_segments(infos)])
     touching = triggers[(triggers["row_peak"] - TOUCHING_ROW).abs() <= 2]
     assert touching["veto"].tolist() == ["edge", "edge"]
     # each sees half of the sum of squares
@@ -203,8 +203,8 @@ def test_noise_is_not_louder_at_borders(tiny_camera, tmp_path):
     files = write_sequence(tmp_path, make_images(2, with_pulses=False), FIRST, N_FILES)
     out = tmp_path / "out"
     search(files, out, tiny_camera, settings=SearchSettings(trigger_threshold=4.0))
-    stretches = plan_stretches([read_info(path, tiny_camera) for path in files])
-    parts = [part for stretch in stretches if (part := read_part(out, stretch)) is not None]
+    segments = plan_segments([read_info(path, tiny_camera) for path in files])
+    parts = [part for segment in segments if (part := read_part(out, segment)) is not None]
     noise = with_places(assemble(parts, "template-bank", 4.0)[0])
     reach = 500
     near = np.abs(noise["sequence_peak"].to_numpy()[:, None] - BORDERS).min(axis=1) <= reach

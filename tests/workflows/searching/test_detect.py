@@ -11,7 +11,7 @@ import pytest
 
 from shutterless.models import families
 from shutterless.models.evaluation.metrics import RateCurve
-from shutterless.pipeline.detection.vetoes import are_hopeless
+from shutterless.pipeline.detection.vetoes import are_clear_artefacts
 from shutterless.pipeline.store.store import read_manifest
 from shutterless.workflows.searching.detect import (
     Detector,
@@ -55,9 +55,9 @@ def test_score_of_the_bank_is_its_signal_to_noise_or_nothing_where_vetoed(found)
     assert found["template-bank/kind"].isna().all()
 
 
-def test_models_score_also_what_the_bank_vetoes_but_not_what_is_hopeless(found, task):
+def test_models_score_also_what_the_bank_vetoes_but_not_clear_artefacts(found, task):
     assert (found["entry"] == task.entry).all()
-    hopeless = are_hopeless(found)
+    hopeless = are_clear_artefacts(found)
     assert hopeless.any()
     assert (found["veto"].ne("") & ~hopeless).any()
     for name in ("cnn", "mlp"):

@@ -17,15 +17,15 @@ from tiny_frames import N_COLUMNS, SKY_E, add_pulse, expose, write_sequence, wri
 
 from shutterless.pipeline.reading.cubes import read_cube
 from shutterless.pipeline.reading.exposures import read_info
-from shutterless.pipeline.reading.segments import plan_stretches
+from shutterless.pipeline.reading.segments import plan_segments
 from shutterless.workflows.execution.cluster import SerialExecutor
 from shutterless.workflows.searching.detect import Detector
 from shutterless.workflows.searching.search import search_files
 from shutterless.workflows.searching.segment_search import (
-    StretchTask,
+    SegmentTask,
     part_folder,
     read_part,
-    search_stretch,
+    search_segment,
     settings_fingerprint,
 )
 from shutterless.workflows.settings.settings import SearchSettings
@@ -53,24 +53,24 @@ def files(images, tmp_path) -> list[Path]:
     return write_sequence(tmp_path / "night", images, FIRST, 3)
 
 
-def make_task(files: list[Path], out: Path, camera: str, *, resume: bool = True, **values) -> StretchTask:
-    """The only stretch of the first amplifier of some files."""
-    stretch = plan_stretches([read_info(path, camera) for path in files])[0]
+def make_task(files: list[Path], out: Path, camera: str, *, resume: bool = True, **values) -> SegmentTask:
+    """The only segment of the first amplifier of some files."""
+    segment = plan_segments([read_info(path, camera) for path in files])[0]
     detector, threshold, supplied = (
         values.get(name, default) for name, default in (("detector", BANK), ("threshold", 5.0), ("supplied", {}))
     )
     settings = settings_fingerprint(detector, threshold, 256, camera, supplied)
-    return StretchTask(stretch, out, detector, threshold, 256, camera, supplied, settings, resume)
+    return SegmentTask(segment, out, detector, threshold, 256, camera, supplied, settings, resume)
 
 
 @pytest.fixture
-def task(files, tiny_camera, tmp_path) -> StretchTask:
+def task(files, tiny_camera, tmp_path) -> SegmentTask:
     return make_task(files, tmp_path / "out", tiny_camera)
 
 
-def found_rows(task: StretchTask) -> list[int]:
+def found_rows(task: SegmentTask) -> list[int]:
     """Rows of the sequence, from its first file, at which triggers above 10 sigma peak."""
-    triggers = read_part(task.out, task.stretch).triggers
+    triggers = read_part(task.out, task.segment).triggers
     return sorted((triggers["row_peak"] - FIRST)[triggers["snr"] > 10].tolist())
 
 
@@ -82,43 +82,43 @@ def write_anew(path: Path) -> None:
 
 
 def test_part_comes_back_as_it_was_searched(task, files, tiny_camera):
-    assert search_stretch(task)
-    part = read_part(task.out, task.stretch)
+    assert search_segment(task)
+    part = read_part(task.out, task.segment)
     (run,) = part.runs
-    assert part.stretch == task.stretch
+    assert part.segment == task.segment
     assert part.failures == ()
-    assert run.pieces == task.stretch.pieces
+    assert run.pieces == task.segment.pieces
     assert run.readout == read_info(files[0], tiny_camera).readouts[1]
     assert (run.n_y, run.numbers["live_pixel_rows"]) == (1, 3 * N_ROWS * N_COLUMNS)
     assert list(run.streaks.columns[:3]) == ["streak_id", "x", "y"]
     assert run.streaks.empty  # there is no star
     np.testing.assert_allclose(found_rows(task), PULSE_ROWS, atol=1)
     assert {"template-bank/score", "run"} <= set(part.triggers.columns)
-    assert sorted(path.name for path in (task.out / "parts").iterdir()) == [task.stretch.name]
-    assert {path.name for path in part_folder(task.out, task.stretch).iterdir()} == {
-        "stretch.json",
+    assert sorted(path.name for path in (task.out / "parts").iterdir()) == [task.segment.name]
+    assert {path.name for path in part_folder(task.out, task.segment).iterdir()} == {
+        "segment.json",
         "streaks.parquet",
         "triggers.parquet",
     }
 
 
 def test_nothing_is_no_part(task):
-    assert read_part(task.out, task.stretch) is None
+    assert read_part(task.out, task.segment) is None
 
 
 def test_a_part_that_is_there_is_not_searched_again(task, n_searched):
-    assert search_stretch(task)
-    before = read_part(task.out, task.stretch)
-    assert not search_stretch(task)
+    assert search_segment(task)
+    before = read_part(task.out, task.segment)
+    assert not search_segment(task)
     assert len(n_searched) == 1
-    again = read_part(task.out, task.stretch)
+    again = read_part(task.out, task.segment)
     pd.testing.assert_frame_equal(again.triggers, before.triggers, check_exact=True)
     assert again.content == before.content
 
 
 def test_without_resume_it_is(task, n_searched):
-    assert search_stretch(replace(task, resume=False))
-    assert search_stretch(replace(task, resume=False))
+    assert search_segment(replace(task, resume=False))
+    assert search_segment(replace(task, resume=False))
     assert len(n_searched) == 2
 
 
@@ -131,40 +131,40 @@ def test_without_resume_it_is(task, n_searched):
     ],
 )
 def test_other_settings_make_a_part_anew(task, files, tiny_camera, make_model, n_searched, change):
-    search_stretch(task)
+    search_segment(task)
     if "detector" in change:
         change = {"detector": Detector("cnn", str(make_model()))}
     other = make_task(files, task.out, tiny_camera, **change)
     if "supplied" in change:  # the clocks are those of the headers still: only what was given differs
-        other = replace(other, stretch=task.stretch)
-    assert search_stretch(other)
-    assert not search_stretch(other)
-    assert search_stretch(task)
+        other = replace(other, segment=task.segment)
+    assert search_segment(other)
+    assert not search_segment(other)
+    assert search_segment(task)
     assert len(n_searched) == 3
 
 
 def test_a_changed_file_makes_a_part_anew(task, files, n_searched):
-    search_stretch(task)
+    search_segment(task)
     write_anew(files[1])
-    assert search_stretch(task)
-    assert not search_stretch(task)
+    assert search_segment(task)
+    assert not search_segment(task)
     assert len(n_searched) == 2
 
 
 def test_the_hash_of_a_part_is_of_bytes_and_not_of_when_they_were_written(task, files):
-    search_stretch(task)
-    before = read_part(task.out, task.stretch).content
+    search_segment(task)
+    before = read_part(task.out, task.segment).content
     write_anew(files[1])
-    search_stretch(task)
-    assert read_part(task.out, task.stretch).content == before
+    search_segment(task)
+    assert read_part(task.out, task.segment).content == before
     write_tiny(files[1], make_images(1), FIRST + N_ROWS)
-    search_stretch(task)
-    assert read_part(task.out, task.stretch).content != before
+    search_segment(task)
+    assert read_part(task.out, task.segment).content != before
 
 
 def test_a_further_file_makes_a_part_anew(task, files, tiny_camera, n_searched):
-    search_stretch(make_task(files[:2], task.out, tiny_camera))
-    assert search_stretch(task)
+    search_segment(make_task(files[:2], task.out, tiny_camera))
+    assert search_segment(task)
     assert len(n_searched) == 2
     np.testing.assert_allclose(found_rows(task), PULSE_ROWS, atol=1)
 
@@ -172,10 +172,10 @@ def test_a_further_file_makes_a_part_anew(task, files, tiny_camera, n_searched):
 @pytest.mark.parametrize("left", [b"", b'{"made_from": {"quadr'])
 def test_a_cut_off_description_makes_a_part_anew(task, n_searched, left):
     """As a power cut may leave it, although the folder was moved to its place whole."""
-    search_stretch(task)
-    (part_folder(task.out, task.stretch) / "stretch.json").write_bytes(left)
-    assert read_part(task.out, task.stretch) is None
-    assert search_stretch(task)
+    search_segment(task)
+    (part_folder(task.out, task.segment) / "segment.json").write_bytes(left)
+    assert read_part(task.out, task.segment) is None
+    assert search_segment(task)
     assert len(n_searched) == 2
     np.testing.assert_allclose(found_rows(task), PULSE_ROWS, atol=1)
 
@@ -183,19 +183,19 @@ def test_a_cut_off_description_makes_a_part_anew(task, n_searched, left):
 @pytest.mark.parametrize("name", ["triggers.parquet", "streaks.parquet"])
 def test_a_cut_off_table_makes_a_part_anew(task, n_searched, name):
     """The description was written through to the disk, a table beside it was not."""
-    search_stretch(task)
-    table = part_folder(task.out, task.stretch) / name
+    search_segment(task)
+    table = part_folder(task.out, task.segment) / name
     whole = table.read_bytes()
     table.write_bytes(whole[: len(whole) // 2])
-    assert read_part(task.out, task.stretch) is None
-    assert search_stretch(task)
+    assert read_part(task.out, task.segment) is None
+    assert search_segment(task)
     assert table.read_bytes() == whole
 
 
 def test_a_file_that_vanished_after_its_part_was_finished_keeps_it(task, files, n_searched):
-    search_stretch(task)
+    search_segment(task)
     files[0].unlink()
-    assert not search_stretch(task)
+    assert not search_segment(task)
     assert len(n_searched) == 1
     np.testing.assert_allclose(found_rows(task), PULSE_ROWS, atol=1)
 
@@ -203,15 +203,15 @@ def test_a_file_that_vanished_after_its_part_was_finished_keeps_it(task, files, 
 def test_a_part_with_failures_is_tried_again(task, files, n_searched):
     whole = files[1].read_bytes()
     files[1].write_bytes(whole[:-6000])
-    search_stretch(task)
-    (failure,) = read_part(task.out, task.stretch).failures
+    search_segment(task)
+    (failure,) = read_part(task.out, task.segment).failures
     assert failure[0] == str(files[1])
     assert "is not a complete FITS file" in failure[1]
-    assert search_stretch(task)  # still damaged
+    assert search_segment(task)  # still damaged
     files[1].write_bytes(whole)
-    assert search_stretch(task)
-    assert not search_stretch(task)
-    assert read_part(task.out, task.stretch).failures == ()
+    assert search_segment(task)
+    assert not search_segment(task)
+    assert read_part(task.out, task.segment).failures == ()
 
 
 def test_on_both_sides_of_a_damaged_file_events_are_found(files, tiny_camera, tmp_path):
@@ -237,12 +237,12 @@ def test_on_both_sides_of_a_damaged_file_events_are_found(files, tiny_camera, tm
     ]
 
 
-def test_two_runs_of_a_stretch_keep_their_own_clocks(files, tiny_camera, tmp_path):
+def test_two_runs_of_a_segment_keep_their_own_clocks(files, tiny_camera, tmp_path):
     task = make_task([files[0], files[2]], tmp_path / "out", tiny_camera)
-    search_stretch(task)
-    runs = read_part(task.out, task.stretch).runs
+    search_segment(task)
+    runs = read_part(task.out, task.segment).runs
     assert [run.readout.first_row for run in runs] == [FIRST, FIRST + 2 * N_ROWS]
-    triggers = read_part(task.out, task.stretch).triggers
+    triggers = read_part(task.out, task.segment).triggers
     strong = triggers[triggers["snr"] > 10]
     np.testing.assert_allclose(strong["row_peak"], [FIRST + PULSE_ROWS[0], FIRST + PULSE_ROWS[2]], atol=1)
     assert strong["run"].tolist() == [0, 1]
@@ -272,18 +272,18 @@ def test_a_full_disk_leaves_no_part_and_is_listed_with_its_reason(files, tiny_ca
 
 
 def test_a_part_that_was_there_outlives_a_writing_that_fails(task, monkeypatch):
-    search_stretch(task)
-    before = read_part(task.out, task.stretch)
+    search_segment(task)
+    before = read_part(task.out, task.segment)
 
     def fail(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(pd.DataFrame, "to_parquet", fail)
     with pytest.raises(OSError, match="No space left on device"):
-        search_stretch(replace(task, resume=False))
+        search_segment(replace(task, resume=False))
     monkeypatch.undo()
-    assert [path.name for path in (task.out / "parts").iterdir()] == [task.stretch.name]
-    pd.testing.assert_frame_equal(read_part(task.out, task.stretch).triggers, before.triggers, check_exact=True)
+    assert [path.name for path in (task.out / "parts").iterdir()] == [task.segment.name]
+    pd.testing.assert_frame_equal(read_part(task.out, task.segment).triggers, before.triggers, check_exact=True)
 
 
 def test_the_fingerprint_of_settings_depends_on_the_weights_and_not_on_their_place(make_model, tmp_path):
@@ -307,15 +307,15 @@ def test_the_fingerprint_of_settings_depends_on_the_lines_of_a_profile(tiny_came
 
 def test_a_stack_of_images_keeps_the_times_of_its_rows(tmp_path):
     path = write_kepler(tmp_path / "k.fits", star_images(120, 7, 7), untimed=(50,))
-    (stretch,) = plan_stretches([read_info(path)])
-    assert stretch.quadrant is None
-    task = StretchTask(stretch, tmp_path / "out", BANK, 5.0, 256, None, {}, "settings")
-    assert search_stretch(task)
-    (run,) = read_part(task.out, stretch).runs
+    (segment,) = plan_segments([read_info(path)])
+    assert segment.quadrant is None
+    task = SegmentTask(segment, tmp_path / "out", BANK, 5.0, 256, None, {}, "settings")
+    assert search_segment(task)
+    (run,) = read_part(task.out, segment).runs
     cube = read_cube(path)
     assert (run.n_y, run.readout) == (7, cube.readout)
     np.testing.assert_array_equal(run.readout.row_times.seconds, cube.readout.row_times.seconds)
     np.testing.assert_array_equal(run.readout.row_times.archive, cube.readout.row_times.archive)
     assert run.numbers["live_pixel_rows"] < 120 * 49
     assert len(run.streaks) == 1
-    assert not search_stretch(replace(task, resume=True))
+    assert not search_segment(replace(task, resume=True))

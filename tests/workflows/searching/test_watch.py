@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from shutterless.pipeline.reading.instruments import ProfileError
 from shutterless.workflows.cli import app
 from shutterless.workflows.execution.cluster import SerialExecutor
-from shutterless.workflows.searching import segment_search as stretch_search
+from shutterless.workflows.searching import segment_search as segment_search
 from shutterless.workflows.searching.search import SearchJob, search_files
 from shutterless.workflows.searching.watch import (
     GIVE_UP_S,
@@ -307,8 +307,8 @@ def test_a_file_that_was_removed_after_its_search_keeps_its_events(
     pd.testing.assert_frame_equal(kept, before, check_exact=True)
 
 
-def test_a_file_that_is_gone_before_its_last_stretch_is_full_is_listed(make_watcher, clock, bring, frames, tmp_path):
-    """The stretch is searched again with the file that follows, and nothing can be read of the first any more."""
+def test_a_file_that_is_gone_before_its_last_segment_is_full_is_listed(make_watcher, clock, bring, frames, tmp_path):
+    """The segment is searched again with the file that follows, and nothing can be read of the first any more."""
     watcher = make_watcher()
     watch_one_by_one(watcher, clock, bring, frames[:1])
     (watcher.folder / frames[0].name).unlink()
@@ -326,7 +326,7 @@ def write_other_night(folder: Path) -> Path:
 
 
 def test_a_killed_search_is_taken_up_where_it_was(make_watcher, clock, bring, frames, monkeypatch, tmp_path):
-    """Killed after the search of a stretch and before anything was written about it."""
+    """Killed after the search of a segment and before anything was written about it."""
     watcher = make_watcher()
     bring(frames[0])
     watcher.look()
@@ -336,7 +336,7 @@ def test_a_killed_search_is_taken_up_where_it_was(make_watcher, clock, bring, fr
         with pytest.raises(KeyboardInterrupt):
             watcher.look()
     assert not (tmp_path / "out" / "watch.json").exists()
-    monkeypatch.setattr(stretch_search, "find_triggers", lambda *_: pytest.fail("searched again"))
+    monkeypatch.setattr(segment_search, "find_triggers", lambda *_: pytest.fail("searched again"))
     assert make_watcher().look().n_candidates == 1
 
 

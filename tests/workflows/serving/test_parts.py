@@ -15,7 +15,7 @@ from shutterless.pipeline.results.candidates import empty_candidates
 from shutterless.pipeline.tokens import TokenGrid
 from shutterless.workflows.searching.detect import Detector
 from shutterless.workflows.serving import serve
-from shutterless.workflows.serving.app import Gate
+from shutterless.workflows.serving.app import Admission
 from shutterless.workflows.serving.bodies import RequestError, parse_object, read_strips, table_records, to_json
 from shutterless.workflows.serving.limits import LimitError, Limits, SearchRequest, allow_folders, allowed_file
 from shutterless.workflows.serving.models import ModelKeeper, ServeError, Source
@@ -100,7 +100,7 @@ def test_an_array_of_objects_is_no_strip():
 
 
 def test_a_gate_lets_so_many_in():
-    gate = Gate("guests", 1, 7)
+    gate = Admission("guests", 1, 7)
     with gate.enter(), pytest.raises(RequestError, match="1 guests already; try again later") as caught, gate.enter():
         pass
     assert (caught.value.status, caught.value.retry_after_s, gate.inside) == (503, 7, 0)

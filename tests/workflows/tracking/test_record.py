@@ -21,7 +21,7 @@ from shutterless.workflows.tracking.record import (
     record_model,
     record_training,
 )
-from shutterless.workflows.tracking.tracking import fetch_runs, read_history, read_table, track_run
+from shutterless.workflows.tracking.tracking import fetch_runs, read_losses, read_table, track_run
 
 TRAINED = {
     "family": "cnn", "shuffled": False, "n_parameters": 321, "train_seconds": 4.0, "best_epoch": 3.0, "seed": 9,
@@ -77,7 +77,7 @@ def test_training_is_logged_with_its_history(training_run, trained, tracking):
     assert (training_run["params.data.manifest_hash"], training_run["params.data.seed"]) == ("abc", "9")
     assert training_run["tags.model.hash"] == hash_weights(trained)
     assert training_run["tags.shuffled"] == "false"
-    history = read_history(tracking, training_run["run_id"])
+    history = read_losses(tracking, training_run["run_id"])
     expected = pd.read_parquet(trained / "history.parquet")[["step", "split", "loss"]]
     pd.testing.assert_frame_equal(
         history.sort_values(["split", "step"], ignore_index=True),

@@ -164,10 +164,10 @@ def test_interrupted_run_is_gone_on_with_resume_alone(
         return learn(*args, on_rows=stop, **kwargs)
 
     learn = pretrain.pretrain
-    monkeypatch.setattr(pretrain, "pretrain", killed)
+    monkeypatch.setattr(pretrain, "fit_masked_model", killed)
     with pytest.raises(KeyboardInterrupt):
         pretrain_model(training_store, **options)
-    monkeypatch.setattr(pretrain, "pretrain", learn)
+    monkeypatch.setattr(pretrain, "fit_masked_model", learn)
     with pytest.raises(PretrainError, match=r"holds an unfinished pretraining; go on with --resume, remove .*checkp"):
         pretrain_model(training_store, **options)
     pretrain_model(training_store, resume=True, tracking=tracking, **options)

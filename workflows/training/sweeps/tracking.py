@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from shutterless.workflows.tracking.record import record_training
 from shutterless.workflows.tracking.tracking import Run, Tracking, knows_run, mark_killed, track_run
 from shutterless.workflows.training.sweeps.study import COMPLETE, PRUNED, FamilyStudy
-from shutterless.workflows.training.sweeps.trials import Outcome
+from shutterless.workflows.training.sweeps.trials import TrialOutcome
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
-EXPERIMENT = "tune"
+TUNE_EXPERIMENT = "tune"
 _RUN_ID, _BEST_RUN = "run_id", "best_run"
 
 
@@ -61,7 +61,7 @@ class FamilyTracker:
         known = self.study.notes.get(_RUN_ID)
         run_id = known if knows_run(self.tracking, known) else None
         tags = {**self._tags, "role": "sweep"}
-        with track_run(self.tracking, EXPERIMENT, self._title, tags, run_id=run_id) as run:
+        with track_run(self.tracking, TUNE_EXPERIMENT, self._title, tags, run_id=run_id) as run:
             self.study.note(_RUN_ID, run.run_id)
             self._parent = run
             yield
@@ -75,11 +75,11 @@ class FamilyTracker:
             return
         tags = {**self._tags, "role": "trial", "trial": str(trial.number), "best": "false"}
         name, parent = f"{self._title} {trial.number}", self._parent.run_id
-        with track_run(self.tracking, EXPERIMENT, name, tags, parent=parent) as run:
+        with track_run(self.tracking, TUNE_EXPERIMENT, name, tags, parent=parent) as run:
             trial.set_user_attr(_RUN_ID, run.run_id)
             yield run
 
-    def record(self, run: Run, outcome: Outcome, chosen: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    def record(self, run: Run, outcome: TrialOutcome, chosen: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
         """Log a trial: a completed one as ``shutterless train`` would, another as far as it came."""
         run.log_tags({"state": outcome.state, **({"reason": outcome.reason} if outcome.reason else {})})
         run.log_metrics({"trial_seconds": outcome.seconds})
@@ -124,5 +124,5 @@ class FamilyTracker:
         assert self.tracking is not None
         assert self._parent is not None
         tags = {"best": best}
-        with track_run(self.tracking, EXPERIMENT, "", tags, parent=self._parent.run_id, run_id=run_id) as run:
+        with track_run(self.tracking, TUNE_EXPERIMENT, "", tags, parent=self._parent.run_id, run_id=run_id) as run:
             yield run

@@ -29,7 +29,7 @@ class UnusableError(ValueError):
 
 
 @dataclass
-class Outcome:
+class TrialOutcome:
     """What came of a trial.
 
     Parameters
@@ -77,7 +77,7 @@ class Outcome:
 
 def fit_trial(
     trial: Trial, family: str, training_set: TrainingSet, settings: TrainSettings, folder: Path, *, data_hash: str
-) -> Outcome:
+) -> TrialOutcome:
     """Train one model as ``shutterless train`` would, and let the study cut it short.
 
     Parameters
@@ -93,7 +93,7 @@ def fit_trial(
     data_hash : str
         Of the store's manifest.
     """
-    outcome = Outcome(COMPLETE, settings)
+    outcome = TrialOutcome(COMPLETE, settings)
     reporter = _Reporter(trial, settings.epochs, outcome.rows)
     started = time.perf_counter()
     try:

@@ -50,14 +50,14 @@ from shutterless.workflows.training.sweeps.study import (
     load_optuna,
     open_study,
 )
-from shutterless.workflows.training.sweeps.tracking import EXPERIMENT, FamilyTracker
+from shutterless.workflows.training.sweeps.tracking import TUNE_EXPERIMENT, FamilyTracker
 from shutterless.workflows.training.sweeps.trials import fit_trial
 from shutterless.workflows.training.train import draw_training_set, rate_model
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-__all__ = ["EXPERIMENT", "TuneError", "TuneResult", "tune_families"]
+__all__ = ["TUNE_EXPERIMENT", "TuneError", "TuneResult", "tune_families"]
 STUDIES, TRIALS, IMPORTANCE, FIGURE, CHOSEN = "study.db", "tune.parquet", "importance.parquet", "tune.png", "trial.json"
 _LOCK = "tune.lock"
 
@@ -85,8 +85,8 @@ def tune_families(
         Gets `STUDIES`, `TRIALS`, `IMPORTANCE`, `FIGURE`, and for each family a folder of its name with the best model,
         calibrated and with its rates, as ``shutterless train`` leaves one.
     tracking : Tracking, optional
-        Log one run per family there with one run per trial nested in it, in the experiment `EXPERIMENT`; the best trial
-        of a family has the tag ``best`` and holds the model.
+        Log one run per family there with one run per trial nested in it, in the experiment `TUNE_EXPERIMENT`; the best
+        trial of a family has the tag ``best`` and holds the model.
     executor : Executor, optional
         Draws the examples; the models are trained in this process, one after the other.
     progress : Progress, optional

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from fake_cubes import KEPLER_LIVE_S, star_images, write_kepler, write_plain
 
-from shutterless.pipeline.calibration.cubes.calibrate import CalibratedCube, calibrate_cube, expected_noise, star_table
+from shutterless.pipeline.calibration.cubes.calibrate import (
+    CalibratedCube,
+    calibrate_cube,
+    cube_star_table,
+    expected_noise,
+)
 from shutterless.pipeline.psf import stack_profile
 from shutterless.pipeline.reading.cubes import Cube, read_cube
 from shutterless.pipeline.reading.instruments import load_profile
@@ -126,7 +131,7 @@ def test_level_noise_and_residual_are_the_light_that_came_in(sky):
 
 def test_stars_are_found_with_their_light(sky):
     cube, calibrated = sky
-    table = star_table(cube, calibrated.stars)
+    table = cube_star_table(cube, calibrated.stars)
     assert table["streak_id"].tolist() == [0, 1]
     np.testing.assert_allclose(table[["y", "x"]], [star[:2] for star in STARS], atol=0.06)
     np.testing.assert_allclose(table["flux_e_row"], [star[2] for star in STARS], rtol=0.03)

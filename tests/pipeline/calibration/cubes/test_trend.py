@@ -107,7 +107,7 @@ def test_spared_boxes_keep_what_they_have():
 
 
 def test_sparing_boxes_leaves_white_noise_as_it_is():
-    """Few stretches of noise stand out by chance, so that both trends are the same to a fraction of their error."""
+    """Few segments of noise stand out by chance, so that both trends are the same to a fraction of their error."""
     plain, sparing = (local_trend(noise(40), WINDOW, spare_boxes=spare) for spare in (False, True))
     assert rms(sparing) == pytest.approx(rms(plain), rel=0.05)
     assert rms(sparing - plain) < 0.06

@@ -131,7 +131,7 @@ STARS = {
     "magnitude 7.5": [(100.3, 1500.0, 7.5)],
     "half off the amplifier": [(-0.4, 700.0, 10.0), (191.4, 1800.0, 11.0)],
 }
-STRETCHES = {
+SEGMENTES = {
     "whole": (5500, 0),
     "ends in the ramp": (2000, 0),
     "starts in the ramp": (4500, 1000),
@@ -148,7 +148,7 @@ def test_onset_of_a_streak_is_no_trigger(settings, calibrate, stars):
     assert amplifier.live_pixel_rows > 0.99 * amplifier.residual.size
 
 
-@pytest.mark.parametrize(("n_rows", "first_row"), STRETCHES.values(), ids=STRETCHES)
+@pytest.mark.parametrize(("n_rows", "first_row"), SEGMENTES.values(), ids=SEGMENTES)
 @pytest.mark.parametrize("seed", [5, 17])
 def test_crowded_ramp_has_no_trigger(settings, calibrate, n_rows, first_row, seed):
     scene = draw_scene(replace(settings, seed=seed), 1, 1)
@@ -213,8 +213,8 @@ def test_residual_in_the_ramp_is_as_quiet_as_after_it(settings, calibrate):
 
 def test_a_ramp_covers_its_own_rows():
     ramp = Ramp(np.zeros((10, 1)), np.zeros((10, 1), bool), 300.0, np.empty(0), np.empty(0), np.empty(0), start=20)
-    stretches = [(0, 20), (0, 21), (25, 28), (29, 40), (30, 40)]
-    assert [ramp.covers(*rows) for rows in stretches] == [False, True, True, True, False]
+    segments = [(0, 20), (0, 21), (25, 28), (29, 40), (30, 40)]
+    assert [ramp.covers(*rows) for rows in segments] == [False, True, True, True, False]
 
 
 CLOSE_ROW = 9000

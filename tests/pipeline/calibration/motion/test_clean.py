@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shutterless.pipeline.calibration.motion.clean import WINDOWS, clean_streaks, predict_amplitude, streak_modes
+from shutterless.pipeline.calibration.motion.clean import OWN_WINDOWS, clean_streaks, predict_amplitude, streak_modes
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.readout import Readout
 
@@ -86,7 +86,7 @@ def test_companions_that_cannot_be_told_apart_count_as_one():
 
 
 def test_rows_fewer_than_the_shortest_window_predict_nothing():
-    assert predict_amplitude(np.ones(WINDOWS[0] - 1), noise=0.1) is None
+    assert predict_amplitude(np.ones(OWN_WINDOWS[0] - 1), noise=0.1) is None
 
 
 def test_still_air_leaves_every_bit():
@@ -97,7 +97,7 @@ def test_still_air_leaves_every_bit():
 
 
 def test_windows_double_as_the_sums_over_them_do():
-    np.testing.assert_array_equal(WINDOWS, 2 ** np.arange(2, 2 + len(WINDOWS)) + 1)
+    np.testing.assert_array_equal(OWN_WINDOWS, 2 ** np.arange(2, 2 + len(OWN_WINDOWS)) + 1)
 
 
 def test_motion_is_taken_out_of_the_flanks():

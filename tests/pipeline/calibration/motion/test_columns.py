@@ -14,7 +14,7 @@ from shutterless.pipeline.calibration.motion.columns import (
     subtract_modes,
 )
 
-N_COLUMNS, N_ROWS, FIRST, WIDTH = 20, 700, 4, 5  # neither blocks nor cached stretches divide the rows
+N_COLUMNS, N_ROWS, FIRST, WIDTH = 20, 700, 4, 5  # neither blocks nor cached segments divide the rows
 N_BLOCKS = -(-N_ROWS // BLOCK_ROWS)
 HERE = slice(FIRST, FIRST + WIDTH)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from shutterless.pipeline.calibration.motion.model import (
-    HALF_WIDTH,
     N_STATES,
+    STAR_HALF_WIDTH,
     first_columns,
     follow_state,
     linear_state,
@@ -14,7 +14,7 @@ from shutterless.pipeline.calibration.motion.model import (
 from shutterless.pipeline.psf import pixel_profile
 
 X, FLUX_E, SIGMA_PX = 5.2, 5000.0, 0.84
-WIDTH = 2 * HALF_WIDTH + 1
+WIDTH = 2 * STAR_HALF_WIDTH + 1
 COLUMNS = np.arange(WIDTH)
 
 

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shutterless.pipeline.calibration.serial_trap import PocketEffect, apply_pocket
+from shutterless.pipeline.calibration.serial_trap import SerialTrap, apply_serial_trap
 from shutterless.pipeline.reading.frames import read_amplifier
 from shutterless.pipeline.reading.instruments import ProfileError, load_profile
 from shutterless.pipeline.simulation.camera.artefacts import CosmicRay
 from shutterless.pipeline.simulation.camera.detector import (
     Blinking,
-    Detector,
+    DetectorFaults,
     HotColumn,
     Trap,
     draw_detector,
@@ -26,7 +26,7 @@ from shutterless.pipeline.simulation.scene import SceneError, SceneSettings, dra
 from shutterless.pipeline.simulation.simulate import simulate_file
 from shutterless.pipeline.simulation.truth import truth_rows
 
-POCKET = "\n[pocket]\ncapacity_e = 756.0\nexponent = 1.52\nflux_exponent = 0.372\nfull_well_e = 3.2e5\n"
+SERIAL_TRAP = "\n[serial_trap]\ncapacity_e = 756.0\nexponent = 1.52\nflux_exponent = 0.372\nfull_well_e = 3.2e5\n"
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def faulty(tiny_profile) -> SceneSettings:
     )
 
 
-def expose(settings: SceneSettings, detector: Detector, **content) -> tuple[np.ndarray, np.ndarray]:
+def expose(settings: SceneSettings, detector: DetectorFaults, **content) -> tuple[np.ndarray, np.ndarray]:
     """Electrons above the bias in data and overscan."""
     scene = draw_scene(settings, 1, 1)
     whole = AmplifierContent(scene, settings.sequence_rows(0), detector=detector, **content)
@@ -58,7 +58,7 @@ def flat(n: int = 94) -> np.ndarray:
 
 
 def test_a_hot_column_is_one_column_wide_and_as_noisy_as_its_charge(faulty):
-    data, _ = expose(faulty, Detector(flat(), [HotColumn(20, 150.0)]))
+    data, _ = expose(faulty, DetectorFaults(flat(), [HotColumn(20, 150.0)]))
     sky = draw_scene(faulty, 1, 1).sky_e_s * 50 / 300
     excess = data.mean(axis=0) - sky
     assert excess[20] == pytest.approx(150, abs=5 * np.sqrt((sky + 175) / 2000))
@@ -114,7 +114,7 @@ def test_a_cosmic_ray_leaves_a_tail_in_the_trapped_column_only(faulty):
     tails = []
     for seed in range(40):
         content = AmplifierContent(
-            scene, faulty.sequence_rows(0), cosmic_rays=rays, detector=Detector(flat(), traps=[trap])
+            scene, faulty.sequence_rows(0), cosmic_rays=rays, detector=DetectorFaults(flat(), traps=[trap])
         )
         data = render(faulty, content, np.random.default_rng(seed))[0] * 2.0
         tails.append(data[1001:1061].sum(axis=0) - data[900:960].sum(axis=0))
@@ -170,23 +170,23 @@ def test_faults_drawn_are_as_many_and_as_strong_as_asked():
 
 def test_bias_structure_is_in_every_row_and_the_overscan(faulty):
     pattern = np.linspace(-20, 20, 94)
-    data, overscan = expose(faulty, Detector(pattern))
+    data, overscan = expose(faulty, DetectorFaults(pattern))
     sky = draw_scene(faulty, 1, 1).sky_e_s * 50 / 300
     np.testing.assert_allclose(data.mean(axis=0) - sky, pattern[:64], atol=5 * np.sqrt((sky + 26) / 2000))
     np.testing.assert_allclose(overscan[:, 20:].mean(axis=0), pattern[84:], atol=0.7)
 
 
-def test_the_pocket_empties_into_the_overscan(faulty, tmp_path):
-    path = tmp_path / "pocket.toml"
-    path.write_text(Path(faulty.instrument).read_text() + POCKET)
+def test_the_serial_trap_empties_into_the_overscan(faulty, tmp_path):
+    path = tmp_path / "serial trap.toml"
+    path.write_text(Path(faulty.instrument).read_text() + SERIAL_TRAP)
     settings = replace(faulty, instrument=str(path))
-    assert settings.profile.pocket == load_profile("ztf").pocket == PocketEffect(756.0, 1.52, 0.372, 3.2e5)
+    assert settings.profile.serial_trap == load_profile("ztf").serial_trap == SerialTrap(756.0, 1.52, 0.372, 3.2e5)
     ray = CosmicRay(np.repeat(np.arange(2000), 1), np.full(2000, 63), np.full(2000, 20_000.0))
-    data, overscan = expose(settings, Detector(flat()), cosmic_rays=[ray])
-    plain, empty = expose(faulty, Detector(flat()), cosmic_rays=[ray])
+    data, overscan = expose(settings, DetectorFaults(flat()), cosmic_rays=[ray])
+    plain, empty = expose(faulty, DetectorFaults(flat()), cosmic_rays=[ray])
     sky = draw_scene(settings, 1, 1).sky_e_s * 50 / 300
     expected = np.concatenate([np.full(63, sky), [sky + 20_000], np.zeros(30)])[None]
-    apply_pocket(expected, settings.profile.pocket)
+    apply_serial_trap(expected, settings.profile.serial_trap)
     assert expected[0, 63] < sky + 20_000 - 100
     assert (data - plain)[:, 63].mean() == pytest.approx(expected[0, 63] - sky - 20_000, abs=6)
     np.testing.assert_allclose((overscan - empty).mean(axis=0), expected[0, 64:], atol=1.5)
@@ -196,7 +196,7 @@ def test_without_faults_the_pixels_are_those_without_a_detector(faulty):
     content = draw_content(replace(faulty, detector=False), 1, 1, 0)
     assert content.detector is None
     plain = render(faulty, content, np.random.default_rng(1))
-    none = render(faulty, replace(content, detector=Detector(flat())), np.random.default_rng(1))
+    none = render(faulty, replace(content, detector=DetectorFaults(flat())), np.random.default_rng(1))
     for one, other in zip(plain, none, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -204,7 +204,7 @@ def test_without_faults_the_pixels_are_those_without_a_detector(faulty):
 def test_truth_of_faults_solved_by_hand(faulty):
     scene = draw_scene(faulty, 1, 1)
     sky = scene.sky_e_s * 50 / 300
-    detector = Detector(flat(), [HotColumn(20, 30.0)], [Trap(7, 500.0, 0.01, 20.0)], [(50, 3)])
+    detector = DetectorFaults(flat(), [HotColumn(20, 30.0)], [Trap(7, 500.0, 0.01, 20.0)], [(50, 3)])
     truth = truth_rows(AmplifierContent(scene, range(100, 2100), detector=detector), "f.fits", 1, 2)
     assert list(truth.kind) == ["hot_column", "trap", "dropped_rows"]
     assert not truth.is_event.any()
@@ -239,8 +239,8 @@ def test_negative_numbers_of_faults_are_refused(name):
         SceneSettings(**{name: -1.0})
 
 
-def test_a_pocket_without_capacity_is_refused(tiny_profile, tmp_path):
+def test_a_serial_trap_without_capacity_is_refused(tiny_profile, tmp_path):
     path = tmp_path / "none.toml"
-    path.write_text(Path(tiny_profile).read_text() + POCKET.replace("756.0", "0.0"))
-    with pytest.raises(ProfileError, match=r"\[pocket\] needs positive numbers, not PocketEffect\(capacity_e=0\.0"):
+    path.write_text(Path(tiny_profile).read_text() + SERIAL_TRAP.replace("756.0", "0.0"))
+    with pytest.raises(ProfileError, match=r"\[serial trap\] needs positive numbers, not SerialTrap\(capacity_e=0\.0"):
         load_profile(str(path))

@@ -13,10 +13,10 @@ from shutterless.pipeline.simulation.rendering import mean_electrons, render
 from shutterless.pipeline.simulation.scene import SceneError, SceneSettings, draw_scene
 from shutterless.pipeline.simulation.sky.atmosphere import (
     AirRun,
+    AirSeries,
     Atmosphere,
     AtmosphereError,
     Scintillation,
-    SharedSeries,
     add_sources,
     draw_atmosphere,
     draw_scintillation,
@@ -151,7 +151,7 @@ def test_series_are_cuts_of_one_sequence_and_those_of_seeds_differ():
 
 def test_a_source_lands_where_the_air_puts_it():
     n = 40
-    series = SharedSeries(-30, np.linspace(-2, 2, n), np.linspace(0.7, 1.4, n), np.linspace(0.5, 1.5, n))
+    series = AirSeries(-30, np.linspace(-2, 2, n), np.linspace(0.7, 1.4, n), np.linspace(0.5, 1.5, n))
     mean = np.full((3, 32), 7.0)
     add_sources(mean, 4, np.array([[100.0], [0.0], [-50.0]]), np.array([15.2]), np.array([3.25]), 0.84, series)
     np.testing.assert_array_equal(mean[1], 7.0)
@@ -162,7 +162,7 @@ def test_a_source_lands_where_the_air_puts_it():
 
 
 def test_light_beyond_the_edges_is_lost():
-    series = SharedSeries(-5, np.zeros(20), np.ones(20), np.ones(20))
+    series = AirSeries(-5, np.zeros(20), np.ones(20), np.ones(20))
     mean = np.zeros((2, 8))
     add_sources(mean, 0, np.full((2, 3), 10.0), np.array([-0.5, 7.5, -40.0]), np.zeros(3), 0.84, series)
     np.testing.assert_allclose(mean.sum(axis=1), 10.0, atol=1e-4)  # half of each of two
@@ -291,7 +291,7 @@ def test_motion_faster_than_the_rows_is_refused():
 
 
 def test_sources_outside_the_series_are_refused():
-    series = SharedSeries(0, np.zeros(10), np.ones(10), np.ones(10))
+    series = AirSeries(0, np.zeros(10), np.ones(10), np.ones(10))
     one = np.ones((5, 1))
     for y0, message in ((3.0, r"from row -1\.0 to 3\.0, the series covers 0 to 9"), (-4.0, r"from row 6\.0 to 10\.0")):
         with pytest.raises(AtmosphereError, match=message):

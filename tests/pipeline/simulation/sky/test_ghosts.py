@@ -9,7 +9,7 @@ from shutterless.pipeline.simulation.sky.ghosts import (
     add_ghosts,
     annulus_image,
     draw_ghosts,
-    star_time_rows,
+    own_time_rows,
     steady_light,
 )
 from shutterless.pipeline.simulation.sky.sky_examples import example_ghost
@@ -19,7 +19,7 @@ GHOST = Ghost(x=50.25, y0=40, star_id=0, star_mag=8.0, share=5e-4, radius_px=12.
 
 def render(ghosts, first_row, n_rows, close_row=np.inf, n_columns=100, n_transit=200) -> np.ndarray:
     mean_e = np.zeros((n_rows, n_columns))
-    first, n_star_rows = star_time_rows(ghosts, first_row, n_rows)
+    first, n_star_rows = own_time_rows(ghosts, first_row, n_rows)
     light = steady_light(ghosts, first, n_star_rows, close_row)
     add_ghosts(mean_e, first_row, ghosts, light, first, n_transit)
     return mean_e
@@ -48,7 +48,7 @@ def test_a_ghost_begins_and_ends_at_its_own_detector_row():
 
 
 def test_a_flash_of_the_star_is_spread_over_the_annulus():
-    first, n_star_rows = star_time_rows([GHOST], 100, 100)
+    first, n_star_rows = own_time_rows([GHOST], 100, 100)
     light = np.zeros((n_star_rows, 1))
     light[110 - first] = 1000.0  # one row of star time: read about row 150
     mean_e = np.zeros((100, 100))

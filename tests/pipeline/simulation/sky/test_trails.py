@@ -61,7 +61,7 @@ def test_a_trail_over_four_quadrants_is_one_straight_line_in_a_snapshot():
     row = np.arange(14, 146)  # away from the edges, where the trail ends
     centroid = ccd[row] @ (np.arange(120) + 0.5) / ccd[row].sum(axis=1)
     np.testing.assert_allclose(centroid, 52.0 + (row + 0.5 - 81.0) * 5 / 7, atol=1e-3)
-    # every row collects the same light, over the seams as elsewhere
+    # every row collects the same light, over the borders as elsewhere
     np.testing.assert_allclose(ccd[row].sum(axis=1), 1e5 / 700.0, rtol=1e-4)
 
 
@@ -71,8 +71,10 @@ def test_one_instant_of_the_sky_is_read_in_different_rows():
     assert (upper.x, upper.velocity_y) == (lower.x, -lower.velocity_y)
     overlap_px = lower.reach_px + upper.reach_px
     assert lower.stop_s - upper.start_s == pytest.approx(overlap_px / 400.0)
-    at_the_seam = [ROW_RATE_HZ * 1.0 + trail.y + trail.velocity_y * (1.0 - trail.start_s) for trail in (lower, upper)]
-    np.testing.assert_allclose(at_the_seam, 300.0 + 79.5)
+    at_the_overlap = [
+        ROW_RATE_HZ * 1.0 + trail.y + trail.velocity_y * (1.0 - trail.start_s) for trail in (lower, upper)
+    ]
+    np.testing.assert_allclose(at_the_overlap, 300.0 + 79.5)
     # 0.1 s earlier it stands 40 rows lower: nearer to one register, and 0.1 s later nearer to the other
     assert ROW_RATE_HZ * 0.9 + lower.y + 400 * (0.9 - lower.start_s) == pytest.approx(270 + 39.5)
     assert ROW_RATE_HZ * 1.1 + upper.y - 400 * (1.1 - upper.start_s) == pytest.approx(330 + 39.5)
@@ -115,11 +117,11 @@ def test_charge_is_flux_times_time_inside(velocity_x, velocity_y):
 
 
 def test_charge_over_all_quadrants_is_flux_times_time_on_the_ccd():
-    # from the left edge to the right one, along the seam: each quadrant has a part of the light
+    # from the left edge to the right one, along the border: each quadrant has a part of the light
     trail = sky_trail(60.0, 80.3, 1000.0, 0.0)
     parts = [trail_light(on_amplifier(trail, QUADRANTS, quadrant)[0])[1].sum() for quadrant in (1, 2, 3, 4)]
     assert sum(parts) == pytest.approx(1e5 * 0.12, rel=1e-5)
-    # 0.3 px above the seam
+    # 0.3 px above the border
     assert (parts[2] + parts[3]) / sum(parts) == pytest.approx(pixel_profile(1e3 + 0.3 - 0.5, 0.84) + 0.6395, abs=1e-3)
 
 
