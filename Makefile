@@ -31,7 +31,7 @@ docs: install  ## Build the documentation site; open build/docs/index.html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 
 notebooks: install  ## Run every notebook; figures in runs/notebooks
-	for notebook in notebooks/*.py; do MPLBACKEND=agg $(BIN)/python $$notebook || exit 1; done
+	for notebook in $(filter-out notebooks/workspace.py,$(wildcard notebooks/*.py)); do MPLBACKEND=agg $(BIN)/python $$notebook || exit 1; done
 
 bench: install  ## Measure speed, scaling and start-up (half an hour, 5 GB); what to compare with is in benchmarks/README.md
 	$(BIN)/python -W ignore benchmarks/speed.py

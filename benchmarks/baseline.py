@@ -19,14 +19,13 @@ import pandas as pd
 
 from shutterless.pipeline.calibration.levels.baseline import (
     BASELINE_CLIP_SIGMA,
-    BLOCK_ROWS,
     KNOT_BLOCKS,
     WINDOW_ROWS,
     block_means,
-    interpolate_blocks,
     reject_outliers,
     running_mean,
 )
+from shutterless.pipeline.compiled.blocks import BLOCK_ROWS, interpolate_blocks
 from shutterless.pipeline.events.light_curves import event_light_curve
 from shutterless.pipeline.plots.frames import BLUE, GREY, VERMILLION
 

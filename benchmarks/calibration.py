@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.calibration.levels.baseline import BLOCK_ROWS
 from shutterless.pipeline.calibration.motion.clean import subtract_own_motion
 from shutterless.pipeline.calibration.motion.shared import bright_streaks, learn_motion, subtract_motion
 from shutterless.pipeline.calibration.quality import expected_tails
@@ -28,6 +27,7 @@ from shutterless.pipeline.calibration.residuals import Baseline, fit_baseline, i
 from shutterless.pipeline.calibration.serial_trap import noise_gain
 from shutterless.pipeline.calibration.streaks.background import sky_level
 from shutterless.pipeline.calibration.streaks.find import collapse_profile, find_streaks
+from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.reading.frames import Frame
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.simulation.content import AmplifierContent, draw_content

@@ -25,12 +25,13 @@ import pandas as pd
 from scipy.special import ndtr
 
 from shutterless.models.evaluation.metrics import fit_rho50, optimum_threshold, wilson_interval
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.detection.matching import match_truth
 from shutterless.pipeline.injection.amplifiers import Injection, InjectionSettings, place_injections
 from shutterless.pipeline.injection.cubes import inject_cube
 from shutterless.pipeline.injection.injected_files import seeds_of
 from shutterless.pipeline.store.ingest import ingest_amplifier
-from shutterless.pipeline.store.store import Amplifier, open_amplifier
+from shutterless.pipeline.store.store import open_amplifier
 from shutterless.workflows.comparison.evaluate import count_false_alarms
 from shutterless.workflows.searching.detect import DetectTask, StackView, detect, detector_columns
 from shutterless.workflows.searching.search import find_detector, find_threshold

@@ -19,13 +19,15 @@ from dataclasses import replace
 import numpy as np
 from scipy.special import ndtr
 
+from shutterless.pipeline.amplifier import Amplifier
+from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.events.events import EVENT_KINDS, STAR_KINDS, draw_event, scale_to_rho
 from shutterless.pipeline.injection.amplifiers import add_injection, stamp_injection
 from shutterless.pipeline.simulation.placement import place_event
 from shutterless.pipeline.simulation.scene import SceneSettings, draw_scene
 from shutterless.pipeline.simulation.simulate import simulate_file
 from shutterless.pipeline.store.ingest import ingest_amplifier
-from shutterless.pipeline.store.store import BLOCK_ROWS, Amplifier, open_amplifier
+from shutterless.pipeline.store.store import open_amplifier
 
 RHO = (4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
 ETA = (5.5, 6.5, 7.5)

@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 
 from shutterless.models.evaluation.metrics import RateCurve, cluster_detections, poisson_interval
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.streaks.find import STREAK_COLUMNS
+from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.detection.triggers import find_triggers
 from shutterless.pipeline.reading.readout import Readout
-from shutterless.pipeline.store.store import BLOCK_ROWS, Amplifier
 
 SKY_E, READ_NOISE_E, GAIN, ROW_RATE_HZ, PSF_SIGMA_PX = 314.0, 10.0, 6.2, 300.0, 0.84
 

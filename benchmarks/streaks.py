@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 
 from shutterless.models.evaluation.metrics import wilson_interval
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.residuals import (
     BLOCK_ROWS,
     Baseline,
@@ -45,7 +46,6 @@ from shutterless.pipeline.results.lightcurves import fit_light_curves
 from shutterless.pipeline.simulation.content import AmplifierContent, draw_content
 from shutterless.pipeline.simulation.rendering import render
 from shutterless.pipeline.simulation.scene import PIXELS, Scene, SceneSettings
-from shutterless.pipeline.store.store import Amplifier
 
 SPEED_ROWS = 1024
 LEAST_RATIO, FACTOR, WITHIN_PX = 1 / 3, 1.5, 1.0

@@ -29,6 +29,7 @@ import os
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from workspace import open_notebook, plot_trigger, simulate_night
 
 from shutterless.models.explain.activation import maximise_activation, seen_rows, strongest_kernels
 from shutterless.models.explain.attention import attend
@@ -48,7 +49,6 @@ from shutterless.pipeline.examples.strips import choose_bins, cut_strips, strip_
 from shutterless.pipeline.plots.frames import plot_strip
 from shutterless.pipeline.store.store import open_amplifier, read_manifest
 from shutterless.pipeline.tokens import unpatchify
-from shutterless.workflows.notebook import open_notebook, plot_trigger, simulate_night
 from shutterless.workflows.settings.settings import load_settings
 from shutterless.workflows.tracking.tracking import bundled_folder
 from shutterless.workflows.training.train import TrainTask, draw_training_set, fit_detector

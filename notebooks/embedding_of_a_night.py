@@ -25,6 +25,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from workspace import open_notebook, simulate_night
 
 from shutterless.models.explain.embedding import embed_night, map_embedding, name_clusters, true_kinds
 from shutterless.models.explain.embedding_plots import plot_embedding, plot_outlier_scores
@@ -34,7 +35,6 @@ from shutterless.models.pretraining.masked_patches import load_masked_model
 from shutterless.models.pretraining.reconstruction import reconstruct
 from shutterless.pipeline.store.store import read_manifest
 from shutterless.pipeline.tokens import unpatchify
-from shutterless.workflows.notebook import open_notebook, simulate_night
 from shutterless.workflows.settings.settings import load_settings
 from shutterless.workflows.tracking.tracking import bundled_folder
 from shutterless.workflows.training.pretrain import pretrain_model

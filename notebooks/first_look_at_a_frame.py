@@ -29,6 +29,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from workspace import level_of_columns, open_notebook, plot_trigger, simulate_night
 
 from shutterless.pipeline.detection.triggers import find_triggers
 from shutterless.pipeline.plots.frames import plot_frame, plot_light_curve, plot_streaks
@@ -36,7 +37,6 @@ from shutterless.pipeline.reading.exposures import read_exposure, read_info
 from shutterless.pipeline.results.lightcurves import fit_light_curves
 from shutterless.pipeline.store.ingest import ingest_amplifier
 from shutterless.pipeline.store.store import open_amplifier
-from shutterless.workflows.notebook import level_of_columns, open_notebook, plot_trigger, simulate_night
 
 notebook = open_notebook("first_look_at_a_frame")
 

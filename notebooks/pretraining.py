@@ -28,11 +28,11 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from workspace import open_notebook, simulate_night
 
 from shutterless.models.pretraining.masked_patches import load_masked_model
 from shutterless.models.pretraining.plots import plot_pretraining, plot_reconstruction
 from shutterless.models.pretraining.reconstruction import reconstruct
-from shutterless.workflows.notebook import open_notebook, simulate_night
 from shutterless.workflows.pages.figures import plot_learning_curves
 from shutterless.workflows.settings.settings import load_settings
 from shutterless.workflows.training.pretrain import pretrain_model

@@ -28,9 +28,9 @@ import json
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from workspace import open_notebook, simulate_night
 
 from shutterless.workflows.comparison.evaluate import evaluate_detectors
-from shutterless.workflows.notebook import open_notebook, simulate_night
 from shutterless.workflows.pages.figures import (
     plot_comparison,
     plot_completeness,

@@ -103,6 +103,7 @@ class StripBatch:
         return StripBatch(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
 
+STRIP_ARRAYS = tuple(field.name for field in fields(StripBatch))
 STAGE1_FEATURES = (
     "snr",
     "sign",
@@ -118,9 +119,7 @@ STAGE1_FEATURES = (
 
 def concatenate_strips(batches: Sequence[StripBatch]) -> StripBatch:
     """Join batches of one grid end to end."""
-    return StripBatch(
-        **{f.name: np.concatenate([getattr(batch, f.name) for batch in batches]) for f in fields(StripBatch)}
-    )
+    return StripBatch(**{name: np.concatenate([getattr(batch, name) for batch in batches]) for name in STRIP_ARRAYS})
 
 
 def patchify(strip: np.ndarray, grid: TokenGrid) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Who may import whom, and that the folder mlflow/ never hides the library. Each check is shown to be able to fail."""
+"""The order of the folders, who may import whom, and that mlflow/ never hides the library. Each check can fail."""
 
 from __future__ import annotations
 
@@ -27,6 +27,27 @@ FORBIDDEN = {
     "models": ("dask", "distributed", "mlflow", "astropy.io", "shutterless.workflows"),
     "workflows": ("mlflow",),
 }
+# folders and files from the first to the last: each imports from itself and from those before it
+ORDER = {
+    "pipeline": (
+        *("compiled", "psf.py", "files.py", "tokens.py", "events", "reading", "amplifier.py"),
+        *("calibration/levels", "calibration/streaks", "calibration/motion", "calibration/cubes", "calibration"),
+        *("detection", "results", "store"),
+        *("simulation/camera", "simulation/sky", "simulation", "injection", "examples", "plots"),
+    ),
+    "models": (
+        *("evaluation", "tasks.py", "configuration.py", "dataset.py", "outputs.py", "inputs.py"),
+        *("mlp.py", "cnn.py", "transformer.py", "families.py", "scoring.py", "describe.py"),
+        *("training", "pretraining", "explain", "weights"),
+    ),
+    "workflows": (
+        *("settings", "pages", "execution", "tracking", "frames", "searching", "report"),
+        *("comparison", "training", "training/sweeps", "registry", "serving", "pyfunc_loader.py", "quickstart.py"),
+        *("commands", "cli.py"),
+    ),
+}
+MOST_FILES = 12  # code files of one folder, so that a reader sees their order
+ALLOWED_TWICE = {"log"}  # the logger of a module
 MAY_IMPORT_MLFLOW = "workflows/tracking/tracking.py"
 IMPORT_MLFLOW = "import mlflow; print(mlflow.__file__, hasattr(mlflow, 'MlflowClient'))"
 
@@ -84,6 +105,49 @@ def find_cycles(root: Path) -> list[str]:
     return cycles
 
 
+def place_of(room: str, module: str) -> int | None:
+    """Position in `ORDER` of a module of a room, such as ``reading.frames``; None where it has none."""
+    parts = module.split(".")
+    folders = ["/".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    names = [f"{parts[0]}.py", *folders]
+    return next((ORDER[room].index(name) for name in names if name in ORDER[room]), None)
+
+
+def find_upward_imports(root: Path) -> list[str]:
+    """Lines ``room/file.py imports room.module``: from a folder that comes later, or has no place in the order."""
+    found = set()
+    for room, path in ((r, p) for r in ROOMS for p in sorted((root / r).rglob("*.py"))):
+        name = ".".join(path.relative_to(root / room).with_suffix("").parts)
+        here = place_of(room, name)
+        if path.name == "__init__.py" and path.parent == root / room:
+            continue
+        for module in imported_modules(path):
+            prefix = f"shutterless.{room}."
+            there = place_of(room, module.removeprefix(prefix)) if module.startswith(prefix) else here
+            if here is None or there is None or there > here:
+                found.add(f"{room}/{path.relative_to(root / room).as_posix()} imports {module}")
+    return sorted(found)
+
+
+def find_shared_names(root: Path) -> dict[str, list[str]]:
+    """Public classes, functions and constants that more than one module defines, with those modules."""
+    owners: dict[str, list[str]] = {}
+    for path in (p for room in ROOMS for p in sorted((root / room).rglob("*.py"))):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            for name in _defined_names(node):
+                if not name.startswith("_"):
+                    owners.setdefault(name, []).append(path.relative_to(root).as_posix())
+    return {name: paths for name, paths in sorted(owners.items()) if len(paths) > 1}
+
+
+def _defined_names(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    elements = [e for target in targets for e in (target.elts if isinstance(target, ast.Tuple) else [target])]
+    return [element.id for element in elements if isinstance(element, ast.Name)]
+
+
 def write_tree(root: Path, files: dict[str, str]) -> Path:
     for name, text in files.items():
         path = root / name
@@ -99,6 +163,56 @@ def run_python(code: str, folder: Path) -> str:
 
 def test_imports_flow_in_one_direction():
     assert find_violations(ROOT) == []
+
+
+def test_imports_flow_from_one_folder_to_the_next():
+    assert find_upward_imports(ROOT) == []
+
+
+def test_every_place_in_the_order_exists():
+    assert [f"{room}/{name}" for room in ROOMS for name in ORDER[room] if not (ROOT / room / name).exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("pipeline/reading/a.py", "from shutterless.pipeline.store.b import c", True),
+        ("pipeline/store/a.py", "from shutterless.pipeline.reading.b import c", False),
+        ("pipeline/calibration/motion/a.py", "from shutterless.pipeline.calibration.exposure import c", True),
+        ("pipeline/calibration/a.py", "def f():\n    from shutterless.pipeline.detection import c", True),
+        ("pipeline/psf.py", "from shutterless.pipeline.amplifier import c", True),
+        ("pipeline/nowhere/a.py", "import shutterless.pipeline.psf", True),
+        ("workflows/tracking/a.py", "from shutterless.workflows.searching.search import c", True),
+        ("workflows/commands/a.py", "from shutterless.workflows.quickstart import c", False),
+    ],
+)
+def test_the_folder_check_can_fail(tmp_path, name, text, expected):
+    assert bool(find_upward_imports(write_tree(tmp_path, {name: text}))) == expected
+
+
+def test_no_folder_holds_more_files_than_a_reader_can_order():
+    folders = {path.parent for room in ROOMS for path in (ROOT / room).rglob("*.py")}
+    counts = {folder: sum(p.name != "__init__.py" for p in folder.glob("*.py")) for folder in folders}
+    assert {str(folder): n for folder, n in counts.items() if n > MOST_FILES} == {}
+    assert max(counts.values()) >= 10  # what is counted
+
+
+def test_every_folder_says_what_it_is_for():
+    inits = [path for room in ROOMS for path in (ROOT / room).rglob("__init__.py")]
+    assert [str(path) for path in inits if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))] == []
+
+
+def test_no_public_name_has_two_meanings():
+    shared = find_shared_names(ROOT)
+    assert {name: paths for name, paths in shared.items() if name not in ALLOWED_TWICE} == {}
+
+
+def test_the_check_of_names_can_fail(tmp_path):
+    files = {"pipeline/a.py": "class Wave: ...\nA, B = 1, 2", "models/b.py": "Wave = 3\ndef _f(): ...\nB: int = 4"}
+    found = find_shared_names(write_tree(tmp_path, files))
+    assert found == {"B": ["models/b.py", "pipeline/a.py"], "Wave": ["models/b.py", "pipeline/a.py"]} or found == {
+        "B": ["pipeline/a.py", "models/b.py"], "Wave": ["pipeline/a.py", "models/b.py"]
+    }  # fmt: skip
 
 
 def test_no_module_imports_itself_in_a_circle():

@@ -6,7 +6,6 @@ out; paths of FITS files in, candidates out.
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import threading
@@ -20,31 +19,16 @@ import pandas as pd
 from shutterless.models.families import load_model
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.scoring import score_strips
-from shutterless.workflows.serving.bodies import STRIP_ARRAYS, RequestError, plain_table, read_strips
+from shutterless.pipeline.tokens import STRIP_ARRAYS
+from shutterless.workflows.serving.bodies import RequestError, plain_table, read_strips
 from shutterless.workflows.serving.limits import Limits, SearchRequest
+from shutterless.workflows.tracking.logged_model import PARAMETERS
 
 if TYPE_CHECKING:
     from shutterless.workflows.serving.tasks import SearchOptions
 
 INSTRUMENT_VARIABLE = "SHUTTERLESS_INSTRUMENT"
-PARAMETERS = {"batch_size": 256, "false_alarms_per_hour": None}
 _META = "registered_model_meta"  # MLflow writes it beside a model that it fetches from a registry
-
-
-def pyfunc_signature() -> dict[str, Any]:
-    """Signature of every logged detector, as ``mlflow.models.ModelSignature.from_dict`` takes it.
-
-    Either the arrays of a strip or a path is there, so each column is optional. Shapes are left to the model, which
-    shows both where they differ: a tensor signature would demand all five arrays and so refuse a path.
-    """
-    columns = [{"type": "any", "name": name, "required": False} for name in STRIP_ARRAYS]
-    columns += [{"type": "string", "name": "path", "required": False}]
-    columns += [{"type": "any", "name": "quadrant", "required": False}]
-    types = {"batch_size": "long", "false_alarms_per_hour": "double"}
-    params = [
-        {"name": name, "default": default, "shape": None, "type": types[name]} for name, default in PARAMETERS.items()
-    ]
-    return {"inputs": json.dumps(columns), "outputs": None, "params": json.dumps(params)}
 
 
 class StripScorer:

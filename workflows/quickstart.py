@@ -15,7 +15,8 @@ import pandas as pd
 
 from shutterless.pipeline.detection.matching import match_truth
 from shutterless.pipeline.examples.training import TrainingSet
-from shutterless.pipeline.store.store import manifest_hash, read_manifest, write_parquet
+from shutterless.pipeline.files import write_parquet
+from shutterless.pipeline.store.store import manifest_hash, read_manifest
 from shutterless.workflows.comparison.compare import compare_runs
 from shutterless.workflows.comparison.evaluate import Evaluation, evaluate_detectors, measure_throughput
 from shutterless.workflows.execution.cluster import Executor, open_executor
@@ -26,7 +27,7 @@ from shutterless.workflows.pages.run_folder import SHUFFLED_SUFFIX
 from shutterless.workflows.registry.register import register_version
 from shutterless.workflows.report.report import write_report
 from shutterless.workflows.searching.search import search_files
-from shutterless.workflows.settings.settings import FAMILIES, Settings, TrainSettings, resolved_toml
+from shutterless.workflows.settings.settings import FAMILY_NAMES, Settings, TrainSettings, resolved_toml
 from shutterless.workflows.tracking.record import record_evaluation, record_training
 from shutterless.workflows.tracking.server import hide_password
 from shutterless.workflows.tracking.tracking import (
@@ -162,12 +163,12 @@ def _train(settings: Settings, out: Path, executor: Executor, progress: Progress
     path = out / "training_set.npz"
     examples.save(path)
     data_hash = "+".join(manifest_hash(read_manifest(store)) for store in (training, validation))
-    tasks = [TrainTask(family, family) for family in FAMILIES]
-    tasks += [TrainTask(f"{family}{SHUFFLED_SUFFIX}", family, shuffled=True) for family in FAMILIES]
+    tasks = [TrainTask(family, family) for family in FAMILY_NAMES]
+    tasks += [TrainTask(f"{family}{SHUFFLED_SUFFIX}", family, shuffled=True) for family in FAMILY_NAMES]
     work = partial(
         _fit_task,
         examples=path,
-        settings={family: settings.train_for(family) for family in FAMILIES},
+        settings={family: settings.train_for(family) for family in FAMILY_NAMES},
         models=out / "models",
         data_hash=data_hash,
     )
@@ -185,7 +186,7 @@ def _fit_task(
 
 
 def _model_folders(out: Path) -> list[Path]:
-    return [out / "models" / f"{family}{suffix}" for suffix in ("", SHUFFLED_SUFFIX) for family in FAMILIES]
+    return [out / "models" / f"{family}{suffix}" for suffix in ("", SHUFFLED_SUFFIX) for family in FAMILY_NAMES]
 
 
 def _evaluate(settings: Settings, out: Path, executor: Executor, progress: Progress) -> Evaluation:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-CONFIDENCE = 0.95
+from shutterless.models.evaluation.metrics import CONFIDENCE
+
 BLOCK_LABELS = ("sequence", "file", "entry")  # the coarsest first
 ENOUGH_BLOCKS = 8  # fewer whole sequences say little of their spread; files or amplifiers are then resampled
 _AT_ONCE = 1 << 22  # numbers of one array of weights

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from shutterless.pipeline.store.store import written_whole
+from shutterless.pipeline.files import written_whole
 
 
 class CheckpointError(ValueError):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from shutterless.pipeline.calibration.serial_trap import SerialTrap, remove_serial_trap
+from shutterless.pipeline.calibration.serial_trap import remove_serial_trap
 from shutterless.pipeline.reading.frames import Frame
+from shutterless.pipeline.reading.instruments import SerialTrap
 
 DIM_ROWS = 64
 _FIRST_LOOK = 8  # columns that tell most rows from dropped ones

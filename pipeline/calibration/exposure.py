@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from shutterless.pipeline.amplifier import ROW_TIMES, Amplifier, build_amplifier
 from shutterless.pipeline.calibration.cubes.calibrate import calibrate_cube, cube_star_table
 from shutterless.pipeline.calibration.electrons import masked_rows
-from shutterless.pipeline.calibration.levels.baseline import BLOCK_ROWS
 from shutterless.pipeline.calibration.motion.clean import clean_streaks
 from shutterless.pipeline.calibration.quality import column_statistics, restless_columns, summarise_quality
 from shutterless.pipeline.calibration.residuals import Baseline, fit_baseline, iterate_residuals
 from shutterless.pipeline.calibration.streaks.background import sky_level
 from shutterless.pipeline.calibration.streaks.find import collapse_profile, find_streaks
+from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.cubes import Cube
 from shutterless.pipeline.reading.frames import Frame
-from shutterless.pipeline.store.store import ROW_TIMES, Amplifier, build_amplifier
 
 # pixels times rows of an amplifier-hour of a stack of images, which has no columns that are read for an hour: as many
 # as those of a ZTF amplifier hold in one at 300 rows a second, so that a rate of false alarms means as many trials

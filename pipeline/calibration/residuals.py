@@ -11,19 +11,19 @@ import numpy as np
 from shutterless.pipeline.calibration.electrons import overscan_level, to_electrons, undo_serial_trap
 from shutterless.pipeline.calibration.levels.baseline import (
     BASELINE_CLIP_SIGMA,
-    BLOCK_ROWS,
     KNOT_BLOCKS,
     WINDOW_ROWS,
     block_means,
-    interpolate_blocks,
     reject_outliers,
     running_mean,
 )
 from shutterless.pipeline.calibration.levels.ramp import SETTLE_ROWS, Ramp, fit_drain, fit_ramp
-from shutterless.pipeline.calibration.serial_trap import SerialTrap, noise_gain, photon_gain
+from shutterless.pipeline.calibration.serial_trap import noise_gain, photon_gain
 from shutterless.pipeline.calibration.trap_strength import measure_strength
+from shutterless.pipeline.compiled.blocks import BLOCK_ROWS, interpolate_blocks
 from shutterless.pipeline.compiled.half_floats import float_to_half
 from shutterless.pipeline.reading.frames import Frame
+from shutterless.pipeline.reading.instruments import SerialTrap
 from shutterless.pipeline.reading.readout import Readout
 
 CHUNK_ROWS = BLOCK_ROWS  # rows calibrated at a time: 0.8 MB of float32, which stays in the cache

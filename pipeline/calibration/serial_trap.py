@@ -7,13 +7,13 @@ row, and how to undo it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numba
 import numpy as np
 
 from shutterless.pipeline.compiled.vector_power import vector_power
+from shutterless.pipeline.reading.instruments import SerialTrap
 
 _TABLE = 4096  # entries per table; the powers below are interpolated to 2e-4 of the serial trap's capacity
 # rows go side by side through the register, for each alone waits for every pixel's result: forwards, and back
@@ -21,42 +21,9 @@ _ROWS_ABREAST, _ROWS_REMOVED = 16, 32
 _BUMP_E, _REACH = 8.0, 12  # electrons, and columns over which the serial trap gives back what it took
 
 
-@dataclass(frozen=True)
-class SerialTrap:
-    """Strength and shape of the effect in one camera.
-
-    Parameters
-    ----------
-    capacity_e : float
-        Charge that the serial trap can hold (electrons).
-    exponent : float
-        How release and capture depend on the serial trap's filling.
-    flux_exponent, full_well_e : float
-        How capture depends on the charge of the pixel.
-
-    Notes
-    -----
-    Regnault et al. 2025 (arXiv:2509.04073): with the serial trap filled to ``x = q / capacity`` and a pixel of ``n``
-    electrons, ``out = capacity x^exponent`` (at most ``q``) is released, ``in = capacity (1 - x)^exponent (n /
-    full_well)^flux_exponent`` (at most ``n``) captured, ``n + out - in`` is read, and ``q`` grows by ``in - out``.
-    """
-
-    capacity_e: float
-    exponent: float
-    flux_exponent: float
-    full_well_e: float
-
-    def scaled(self, strength: float) -> SerialTrap:
-        """The same effect with a serial trap of ``strength`` times the capacity."""
-        return SerialTrap(strength * self.capacity_e, self.exponent, self.flux_exponent, self.full_well_e)
-
-    def tables(self) -> tuple[np.ndarray, np.ndarray]:
-        """``x^exponent`` at x from 0 to 1, and ``u^flux_exponent`` at √u from 0 to 1, where it is smooth enough."""
-        return _tabulate(self.exponent, self.flux_exponent)
-
-
 @lru_cache(maxsize=8)
 def _tabulate(exponent: float, flux_exponent: float) -> tuple[np.ndarray, np.ndarray]:
+    """``x^exponent`` at x from 0 to 1, and ``u^flux_exponent`` at √u from 0 to 1, where it is smooth enough."""
     steps = np.linspace(0.0, 1.0, _TABLE)
     return (steps**exponent).astype(np.float32), (steps ** (2 * flux_exponent)).astype(np.float32)
 
@@ -77,7 +44,7 @@ def apply_serial_trap(electrons: np.ndarray, effect: SerialTrap) -> None:
     empty, so every row may begin with an empty one.
     """
     if effect.capacity_e > 0:
-        release, capture = effect.tables()
+        release, capture = _tabulate(effect.exponent, effect.flux_exponent)
         _apply(electrons, effect.capacity_e, effect.full_well_e, release, capture)
 
 

@@ -7,8 +7,9 @@ import numpy as np
 from scipy.optimize import brentq
 
 from shutterless.pipeline.calibration.electrons import masked_rows
-from shutterless.pipeline.calibration.serial_trap import SerialTrap, serial_trap_response
+from shutterless.pipeline.calibration.serial_trap import serial_trap_response
 from shutterless.pipeline.calibration.streaks.background import sky_level
+from shutterless.pipeline.reading.instruments import SerialTrap
 
 MAX_STRENGTH = 2.0  # times the profile's capacity; more is another effect
 MIN_SIGNIFICANCE = 5.0  # of the covariance; less is no reason to change every pixel

@@ -12,11 +12,11 @@ import numba
 import numpy as np
 import pandas as pd
 
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.streaks.find import nearest_place
 from shutterless.pipeline.compiled.residual_lines import compiled_lines
 from shutterless.pipeline.detection.box_search import MIN_LIVE_OF_BOX, BoxWidths, search_pixels
 from shutterless.pipeline.psf import psf_half_width
-from shutterless.pipeline.store.store import Amplifier
 
 __all__ = ["BOX_WIDTHS", "MIN_LIVE_OF_BOX", "TRIGGER_THRESHOLD", "Footprint", "footprint", "scan"]
 

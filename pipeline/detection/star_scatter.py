@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import numba
 import numpy as np
 
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.streaks.find import nearest_place
 from shutterless.pipeline.compiled.residual_lines import compiled_lines, mark_live, unpack_line, weighted_sum
 from shutterless.pipeline.detection.scan import footprint
-from shutterless.pipeline.store.store import Amplifier
 
 MIN_BOXES = 16  # of one width in a file; fewer do not tell a scatter from one event
 TAIL = 3  # lengths of an event after it in which a flare still glows

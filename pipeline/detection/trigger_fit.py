@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.compiled.residual_lines import compiled_lines, mark_live, sum_bins, unpack_line, weighted_sum
 from shutterless.pipeline.detection.box_search import MIN_LIVE_OF_BOX
 from shutterless.pipeline.detection.fit_quality import judge_fit
 from shutterless.pipeline.detection.templates import ShapeBank
 from shutterless.pipeline.psf import pixel_profile, psf_half_width
-from shutterless.pipeline.store.store import Amplifier
 
 PLACES_PER_PX = 16
 PLACES_PX = np.arange(-15, 16) / PLACES_PER_PX

@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
+from shutterless.pipeline.amplifier import TIME_AXIS, Amplifier
 from shutterless.pipeline.calibration.streaks.find import nearest_streak
 from shutterless.pipeline.detection.scan import TRIGGER_THRESHOLD, scan
 from shutterless.pipeline.detection.star_scatter import StarScatter
@@ -27,7 +28,6 @@ from shutterless.pipeline.detection.trigger_fit import (
     templates_of,
 )
 from shutterless.pipeline.detection.vetoes import LONG_WIDTH, count_same_row, veto_reasons
-from shutterless.pipeline.store.store import TIME_AXIS, Amplifier
 
 TRIGGER_COLUMNS = (
     "x",

@@ -6,8 +6,8 @@ import numba
 import numpy as np
 import pandas as pd
 
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.compiled.residual_lines import compiled_lines, mark_live, sum_bins, unpack_line
-from shutterless.pipeline.store.store import Amplifier
 from shutterless.pipeline.tokens import STAGE1_FEATURES, GridError, StripBatch, TokenGrid, patchify
 
 ROWS_PER_WIDTH = 4  # a strip is at least four times as long as the trigger it is cut for

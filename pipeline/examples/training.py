@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.detection.matching import TRUTH_MATCH_PX, match_truth
 from shutterless.pipeline.detection.scan import TRIGGER_THRESHOLD, scan
 from shutterless.pipeline.detection.triggers import characterise, find_triggers
@@ -20,7 +21,6 @@ from shutterless.pipeline.events.events import KINDS
 from shutterless.pipeline.examples.strips import choose_bins, cut_strips, strip_first_rows
 from shutterless.pipeline.injection.amplifiers import InjectionSettings, inject_events, scramble_rows
 from shutterless.pipeline.psf import psf_half_width
-from shutterless.pipeline.store.store import Amplifier
 from shutterless.pipeline.tokens import StripBatch, TokenGrid, concatenate_strips
 
 # at a time, so that injections stay apart: in continuous readout by columns, in a small stack of images by rows alone

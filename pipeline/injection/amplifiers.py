@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from shutterless.pipeline.amplifier import Y_AXIS, Amplifier
 from shutterless.pipeline.calibration.residuals import noise_floor_e2
 from shutterless.pipeline.events.events import (
     EDGES,
@@ -23,7 +24,6 @@ from shutterless.pipeline.events.events import (
     scale_to_rho,
 )
 from shutterless.pipeline.simulation.camera.artefacts import CosmicRay, draw_cosmic_ray
-from shutterless.pipeline.store.store import Y_AXIS, Amplifier
 
 INJECTED_COLUMNS = (
     "kind",

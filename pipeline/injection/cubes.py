@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.residuals import noise_floor_e2
 from shutterless.pipeline.injection.amplifiers import Injection, InjectionSettings, draw_change, place_injections
 from shutterless.pipeline.injection.injected_files import (
@@ -20,7 +21,7 @@ from shutterless.pipeline.injection.injected_files import (
 )
 from shutterless.pipeline.reading.cubes import Cube, read_cube, write_changed_cube
 from shutterless.pipeline.store.ingest import ingest_amplifier
-from shutterless.pipeline.store.store import Amplifier, open_amplifier
+from shutterless.pipeline.store.store import open_amplifier
 
 
 def inject_cube(

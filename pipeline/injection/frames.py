@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 from astropy.io import fits
 
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.electrons import dropped_rows, overscan_level
-from shutterless.pipeline.calibration.serial_trap import SerialTrap, apply_serial_trap, remove_serial_trap
+from shutterless.pipeline.calibration.serial_trap import apply_serial_trap, remove_serial_trap
 from shutterless.pipeline.injection.amplifiers import Injection, InjectionSettings, draw_change, place_injections
 from shutterless.pipeline.injection.injected_files import (
     InjectedFile,
@@ -28,9 +29,9 @@ from shutterless.pipeline.injection.injected_files import (
     truth_table,
 )
 from shutterless.pipeline.reading.frames import Frame, FrameError, read_amplifier, read_frame_info, to_read_order
-from shutterless.pipeline.reading.instruments import InstrumentProfile
+from shutterless.pipeline.reading.instruments import InstrumentProfile, SerialTrap
 from shutterless.pipeline.store.ingest import ingest_amplifier
-from shutterless.pipeline.store.store import Amplifier, open_amplifier, read_entry
+from shutterless.pipeline.store.store import open_amplifier, read_entry
 
 _SERIAL_TRAP_COLUMNS = (
     40  # on either side: before them a serial trap is filled as the sky fills it, after them it is so again

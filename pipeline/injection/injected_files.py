@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.events.events import magnitude_change
 from shutterless.pipeline.injection.amplifiers import Injection
 from shutterless.pipeline.reading.fits_files import FrameError, frame_stem
 from shutterless.pipeline.simulation.truth import STAR_COLUMNS, TRUTH_COLUMNS
-from shutterless.pipeline.store.store import Amplifier
 
 
 @dataclass(frozen=True)

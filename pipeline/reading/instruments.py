@@ -11,7 +11,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from shutterless.pipeline.calibration.serial_trap import SerialTrap
 from shutterless.pipeline.events.events import EVENT_KINDS
 from shutterless.pipeline.tokens import GridError, TokenGrid
 
@@ -75,6 +74,36 @@ _QUADRANT_KEYS = ("data_hdu", "overscan_hdu", "flip_columns", "flip_rows")
 
 class ProfileError(ValueError):
     """An instrument profile that is missing, malformed or does not fit a file."""
+
+
+@dataclass(frozen=True)
+class SerialTrap:
+    """Strength and shape of the effect in one camera.
+
+    Parameters
+    ----------
+    capacity_e : float
+        Charge that the serial trap can hold (electrons).
+    exponent : float
+        How release and capture depend on the serial trap's filling.
+    flux_exponent, full_well_e : float
+        How capture depends on the charge of the pixel.
+
+    Notes
+    -----
+    Regnault et al. 2025 (arXiv:2509.04073): with the serial trap filled to ``x = q / capacity`` and a pixel of ``n``
+    electrons, ``out = capacity x^exponent`` (at most ``q``) is released, ``in = capacity (1 - x)^exponent (n /
+    full_well)^flux_exponent`` (at most ``n``) captured, ``n + out - in`` is read, and ``q`` grows by ``in - out``.
+    """
+
+    capacity_e: float
+    exponent: float
+    flux_exponent: float
+    full_well_e: float
+
+    def scaled(self, strength: float) -> SerialTrap:
+        """The same effect with a serial trap of ``strength`` times the capacity."""
+        return SerialTrap(strength * self.capacity_e, self.exponent, self.flux_exponent, self.full_well_e)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ MAX_ROWS = CORE_ROWS + 2 * (MARGIN_ROWS + LEAST_ROWS)
 
 
 @dataclass(frozen=True)
-class Piece:
+class FileSpan:
     """Rows ``start`` to ``stop`` of one file, the first of which is row ``first`` of its sequence."""
 
     path: Path
@@ -39,16 +39,16 @@ class Piece:
 
     @property
     def last(self) -> int:
-        """Row of the sequence after the piece."""
+        """Row of the sequence after the span."""
         return self.first + self.stop - self.start
 
-    def within(self, start: int, stop: int) -> Piece | None:
-        """Part of the piece that lies in rows ``start`` to ``stop`` of the sequence, None if nothing does."""
+    def within(self, start: int, stop: int) -> FileSpan | None:
+        """Part of the span that lies in rows ``start`` to ``stop`` of the sequence, None if nothing does."""
         first, last = max(self.first, start), min(self.last, stop)
         if first >= last:
             return None
         begin = self.start + first - self.first
-        return Piece(self.path, begin, begin + last - first, first)
+        return FileSpan(self.path, begin, begin + last - first, first)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Segment:
         Name of the time series.
     quadrant : int or None
         None for a stack of images, whose segment is the whole file.
-    pieces : tuple of Piece
+    spans : tuple of FileSpan
         In the order of their rows; rows may be missing between them.
     own : (int, int)
         Half-open range of sequence rows whose events are this segment's.
@@ -69,7 +69,7 @@ class Segment:
 
     series: str
     quadrant: int | None
-    pieces: tuple[Piece, ...]
+    spans: tuple[FileSpan, ...]
     own: tuple[int, int]
 
     @property
@@ -80,20 +80,20 @@ class Segment:
     @property
     def n_rows(self) -> int:
         """Rows that are read."""
-        return sum(piece.stop - piece.start for piece in self.pieces)
+        return sum(span.stop - span.start for span in self.spans)
 
 
 @dataclass(frozen=True)
-class Run:
-    """Rows of a segment without a gap, in memory, and the pieces that they were read from."""
+class SegmentExposure:
+    """Rows of a segment without a gap, in memory, and the spans that they were read from."""
 
     frame: Frame
-    pieces: tuple[Piece, ...]
+    spans: tuple[FileSpan, ...]
 
     @property
     def first(self) -> int:
         """Row of the sequence that is the first."""
-        return self.pieces[0].first
+        return self.spans[0].first
 
 
 @dataclass(frozen=True)
@@ -125,17 +125,17 @@ def plan_segments(infos: Iterable[FrameInfo]) -> list[Segment]:
     list of Segment
         Series by series in the order of their rows, whatever the order of the files.
     """
-    series: dict[_Series, list[Piece]] = {}
+    series: dict[_Series, list[FileSpan]] = {}
     for info in sorted(infos, key=lambda info: (_first_row(info), str(info.path))):
         for quadrant, readout in info.readouts.items():
-            piece = Piece(info.path.absolute(), 0, info.n_rows, readout.first_row or 0)
-            series.setdefault(_find_series(info, quadrant, readout, piece, series), []).append(piece)
-    return [segment for key, pieces in series.items() for segment in _cut(key.name, key.quadrant, pieces)]
+            span = FileSpan(info.path.absolute(), 0, info.n_rows, readout.first_row or 0)
+            series.setdefault(_find_series(info, quadrant, readout, span, series), []).append(span)
+    return [segment for key, spans in series.items() for segment in _cut(key.name, key.quadrant, spans)]
 
 
 def cut_file(path: Path, quadrant: int, n_rows: int) -> list[Segment]:
     """Segments of one amplifier of one file alone, rows counted from its first; they begin at whole blocks."""
-    return list(_cut(frame_stem(path), quadrant, [Piece(path, 0, n_rows, 0)]))
+    return list(_cut(frame_stem(path), quadrant, [FileSpan(path, 0, n_rows, 0)]))
 
 
 def _first_row(info: FrameInfo) -> int:
@@ -143,7 +143,7 @@ def _first_row(info: FrameInfo) -> int:
 
 
 def _find_series(
-    info: FrameInfo, quadrant: int | None, readout: Readout, piece: Piece, known: dict[_Series, list[Piece]]
+    info: FrameInfo, quadrant: int | None, readout: Readout, span: FileSpan, known: dict[_Series, list[FileSpan]]
 ) -> _Series:
     """Time series that a file goes on with, or one of its own."""
     if quadrant is None or readout.first_row is None:
@@ -151,29 +151,29 @@ def _find_series(
     same = {**readout.to_dict(), "first_row": 0, "seeing_arcsec": 0}
     label = f"{readout.sequence}_c{readout.ccd or 0:02d}"
     series = _Series(label, quadrant, json.dumps([info.profile.name, same], sort_keys=True, default=str))
-    while series in known and known[series][-1].last > piece.first:
+    while series in known and known[series][-1].last > span.first:
         series = _Series(label, quadrant, series.identity, series.copy + 1)
     return series
 
 
-def _cut(name: str, quadrant: int | None, pieces: Sequence[Piece]) -> Iterator[Segment]:
-    """Windows over the pieces of one time series; a stack of images stays whole."""
+def _cut(name: str, quadrant: int | None, spans: Sequence[FileSpan]) -> Iterator[Segment]:
+    """Windows over the spans of one time series; a stack of images stays whole."""
     if quadrant is None:
-        yield Segment(name, None, tuple(pieces), (pieces[0].first, pieces[-1].last))
+        yield Segment(name, None, tuple(spans), (spans[0].first, spans[-1].last))
         return
-    firsts, lasts = [piece.first for piece in pieces], [piece.last for piece in pieces]  # both rise
-    for start, stop in _cores(pieces):
-        near = pieces[bisect_right(lasts, start - MARGIN_ROWS) : bisect_left(firsts, stop + MARGIN_ROWS)]
-        window = [piece.within(start - MARGIN_ROWS, stop + MARGIN_ROWS) for piece in near]
-        yield Segment(name, quadrant, tuple(piece for piece in window if piece is not None), (start, stop))
+    firsts, lasts = [span.first for span in spans], [span.last for span in spans]  # both rise
+    for start, stop in _cores(spans):
+        near = spans[bisect_right(lasts, start - MARGIN_ROWS) : bisect_left(firsts, stop + MARGIN_ROWS)]
+        window = [span.within(start - MARGIN_ROWS, stop + MARGIN_ROWS) for span in near]
+        yield Segment(name, quadrant, tuple(span for span in window if span is not None), (start, stop))
 
 
-def _cores(pieces: Sequence[Piece]) -> list[tuple[int, int]]:
+def _cores(spans: Sequence[FileSpan]) -> list[tuple[int, int]]:
     """Half-open ranges of sequence rows, of `CORE_ROWS` each; what holds too few joins a neighbour that has room."""
     n_rows: dict[int, int] = {}
-    for piece in pieces:
-        for k in range(piece.first // CORE_ROWS, (piece.last - 1) // CORE_ROWS + 1):
-            part = piece.within(k * CORE_ROWS, (k + 1) * CORE_ROWS)
+    for span in spans:
+        for k in range(span.first // CORE_ROWS, (span.last - 1) // CORE_ROWS + 1):
+            part = span.within(k * CORE_ROWS, (k + 1) * CORE_ROWS)
             n_rows[k] = n_rows.get(k, 0) + (part.stop - part.start if part else 0)
     cores: list[list[int]] = []  # first and last window of each, and their rows
     for k in sorted(n_rows):
@@ -205,73 +205,73 @@ class Workspace:
         return self._arrays[name][:n_bytes].view(dtype).reshape(shape)
 
 
-def read_runs(
+def read_exposures(
     segment: Segment,
     workspace: Workspace,
     instrument: str | None = None,
     supplied: dict[str, str] | None = None,
     failures: list[tuple[Path, str]] | None = None,
-) -> Iterator[Run]:
-    """Read the pieces of a segment that follow each other without a gap as one frame.
+) -> Iterator[SegmentExposure]:
+    """Read the spans of a segment that follow each other without a gap as one frame.
 
     Parameters
     ----------
     segment : Segment
         Of continuous readout.
     workspace : Workspace
-        Holds the pixels; a run is to be done with before the next is asked for.
+        Holds the pixels; an exposure is to be done with before the next is asked for.
     instrument, supplied
         As `shutterless.pipeline.reading.frames.read_frame_info`.
     failures : list of (Path, str), optional
-        Gets the file and reason of every piece that cannot be read; it leaves a gap. Without a list it is raised.
+        Gets the file and reason of every span that cannot be read; it leaves a gap. Without a list it is raised.
 
     Yields
     ------
-    Run
+    SegmentExposure
 
     Raises
     ------
     FrameError
-        If a piece cannot be read and there is no list for it.
+        If a span cannot be read and there is no list for it.
     """
-    waiting: list[Piece] = list(segment.pieces)
+    waiting: list[FileSpan] = list(segment.spans)
     while waiting:
-        run, waiting = _split_at_gap(waiting)
-        yield from _read_run(run, segment, workspace, instrument, supplied, failures)
+        exposure, waiting = _split_at_gap(waiting)
+        yield from _read_exposure(exposure, segment, workspace, instrument, supplied, failures)
 
 
-def _split_at_gap(pieces: list[Piece]) -> tuple[list[Piece], list[Piece]]:
+def _split_at_gap(spans: list[FileSpan]) -> tuple[list[FileSpan], list[FileSpan]]:
     n = 1
-    while n < len(pieces) and pieces[n].first == pieces[n - 1].last:
+    while n < len(spans) and spans[n].first == spans[n - 1].last:
         n += 1
-    return pieces[:n], pieces[n:]
+    return spans[:n], spans[n:]
 
 
-def _read_run(
-    pieces: list[Piece],
+def _read_exposure(
+    spans: list[FileSpan],
     segment: Segment,
     workspace: Workspace,
     instrument: str | None,
     supplied: dict[str, str] | None,
     failures: list[tuple[Path, str]] | None,
-) -> Iterator[Run]:
-    """One frame of all pieces, or one on either side of each that cannot be read."""
+) -> Iterator[SegmentExposure]:
+    """One frame of all spans, or one on either side of each that cannot be read."""
     assert segment.quadrant is not None, "stacks of images are not read in rows"
-    filling = _Filling(workspace, sum(piece.stop - piece.start for piece in pieces))
-    for piece in pieces:
+    filling = _Filling(workspace, sum(span.stop - span.start for span in spans))
+    for span in spans:
         try:
-            with open_amplifier_rows(piece.path, segment.quadrant, instrument, supplied) as rows:
-                filling.add(rows, piece)
+            with open_amplifier_rows(span.path, segment.quadrant, instrument, supplied) as rows:
+                filling.add(rows, span)
         except (FrameError, OSError) as error:
             if failures is None:
                 raise
-            failures.append((piece.path, f"{type(error).__name__}: {' '.join(str(error).split())}"))
+            failures.append((span.path, f"{type(error).__name__}: {' '.join(str(error).split())}"))
             yield from filling.take()
     yield from filling.take()
 
 
 class _Filling:
-    """A run that is being filled piece by piece."""
+    """An exposure that is being filled span by span."""
 
     def __init__(self, workspace: Workspace, n_rows: int) -> None:
         self._workspace, self._n_rows = workspace, n_rows
@@ -280,36 +280,36 @@ class _Filling:
     def _begin(self) -> None:
         self._filled = 0
         self._opened: list[AmplifierRows] = []
-        self._pieces: list[Piece] = []
+        self._spans: list[FileSpan] = []
         self._overscans: list[np.ndarray] = []
 
-    def add(self, rows: AmplifierRows, piece: Piece) -> None:
-        """Read a piece behind those before it; where that fails nothing is added."""
-        if not self._pieces:
+    def add(self, rows: AmplifierRows, span: FileSpan) -> None:
+        """Read a span behind those before it; where that fails nothing is added."""
+        if not self._spans:
             self._pixels = self._workspace.array("pixels", (self._n_rows, rows.pixels.n_columns), rows.pixels.dtype)
-        n_rows = piece.stop - piece.start
-        overscan = _read_piece(rows, piece, self._pixels[self._filled : self._filled + n_rows])
+        n_rows = span.stop - span.start
+        overscan = _read_span(rows, span, self._pixels[self._filled : self._filled + n_rows])
         self._filled += n_rows
         self._opened.append(rows)
-        self._pieces.append(piece)
+        self._spans.append(span)
         self._overscans.append(overscan)
 
-    def take(self) -> Iterator[Run]:
-        """Yield the run if it holds anything, and begin another."""
-        if self._pieces:
-            first, start = self._opened[0], self._pieces[0].start
+    def take(self) -> Iterator[SegmentExposure]:
+        """Yield the exposure if it holds anything, and begin another."""
+        if self._spans:
+            first, start = self._opened[0], self._spans[0].start
             readout = first.readout.from_row(start, start + self._filled)
             pixels, overscan = self._pixels[: self._filled], np.concatenate(self._overscans)
-            yield Run(Frame(pixels, overscan, readout, first.profile, first.path), tuple(self._pieces))
+            yield SegmentExposure(Frame(pixels, overscan, readout, first.profile, first.path), tuple(self._spans))
         self._begin()
 
 
-def _read_piece(rows: AmplifierRows, piece: Piece, out: np.ndarray) -> np.ndarray:
-    """Fill ``out`` with the rows of a piece; their overscan."""
-    if rows.n_rows < piece.stop:
-        raise FrameError(f"{piece.path}: {rows.n_rows} rows, where there were {piece.stop} before; did it change?")
+def _read_span(rows: AmplifierRows, span: FileSpan, out: np.ndarray) -> np.ndarray:
+    """Fill ``out`` with the rows of a span; their overscan."""
+    if rows.n_rows < span.stop:
+        raise FrameError(f"{span.path}: {rows.n_rows} rows, where there were {span.stop} before; did it change?")
     if rows.pixels.dtype != out.dtype:
-        raise FrameError(f"{piece.path} holds {rows.pixels.dtype} pixels, the files before it {out.dtype}")
-    overscan = rows.read(piece.start, out)
-    check_varies(out, f"{piece.path}: quadrant {rows.readout.quadrant}")
+        raise FrameError(f"{span.path} holds {rows.pixels.dtype} pixels, the files before it {out.dtype}")
+    overscan = rows.read(span.start, out)
+    check_varies(out, f"{span.path}: quadrant {rows.readout.quadrant}")
     return overscan

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from astropy.table import Table
 
+from shutterless.pipeline.files import write_parquet, written_whole
 from shutterless.pipeline.reading.frames import frame_stem
 from shutterless.pipeline.reading.readout import Readout
-from shutterless.pipeline.store.store import write_parquet, written_whole
 
 CANDIDATE_TYPES = {
     "candidate_id": "string",
@@ -43,8 +43,6 @@ CANDIDATE_TYPES = {
     "model": "string",
 }
 CANDIDATE_UNITS = {"x": u.pix, "y": u.pix, "duration_s": u.s, "amplitude_e": u.electron, "star_mag": u.mag}
-SAME_STAR_PX = 0.7
-SAME_STAR_FLUX_RATIO = 1.4
 SAME_GROUP_ROWS = 3
 
 
@@ -109,33 +107,6 @@ def build_candidates(
     return table[list(CANDIDATE_TYPES)].astype(CANDIDATE_TYPES).reset_index(drop=True)
 
 
-def share_onsets(streaks: Mapping[str, pd.DataFrame], readouts: Mapping[str, Readout]) -> dict[str, pd.DataFrame]:
-    """Give the later files of a sequence the ``y0`` that only the file with the ramp shows.
-
-    Parameters
-    ----------
-    streaks : mapping of str to DataFrame
-        Streak table by store entry.
-    readouts : mapping of str to Readout
-
-    Returns
-    -------
-    dict of str to DataFrame
-        The same tables with ``y0`` filled in where a file of the same sequence, CCD and quadrant has a streak within
-        `SAME_STAR_PX` and a factor `SAME_STAR_FLUX_RATIO` in flux whose ``y0`` is known.
-    """
-    known: dict[tuple[Any, ...], list[pd.DataFrame]] = {}
-    for entry, table in streaks.items():
-        readout = readouts[entry]
-        known.setdefault((readout.sequence, readout.ccd, readout.quadrant), []).append(table.dropna(subset="y0"))
-    shared = {}
-    for entry, table in streaks.items():
-        readout = readouts[entry]
-        reference = pd.concat(known[readout.sequence, readout.ccd, readout.quadrant], ignore_index=True)
-        shared[entry] = _adopt_onsets(table, reference) if readout.first_row is not None else table
-    return shared
-
-
 def group_candidates(candidates: pd.DataFrame) -> pd.DataFrame:
     """Join what has one cause: the same rows in several columns or quadrants of a CCD, or one flash on two stars.
 
@@ -189,19 +160,6 @@ def write_candidates(candidates: pd.DataFrame, folder: str | Path, settings: Map
 def _candidate_id(file: str, readout: Readout, x: float, y: Any, row: int) -> str:
     place = f"x{x:07.2f}" if pd.isna(y) else f"y{y:04d}_x{x:07.2f}"
     return f"{frame_stem(file)}_c{readout.ccd or 0:02d}_q{readout.quadrant or 0}_{place}_r{row:07d}"
-
-
-def _adopt_onsets(table: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
-    if reference.empty or table["y0"].notna().all():
-        return table
-    x, flux, y0 = (reference[name].to_numpy() for name in ("x", "flux_e_row", "y0"))
-    filled = table["y0"].to_numpy(copy=True)
-    for i in np.flatnonzero(np.isnan(filled)):
-        near = np.flatnonzero(np.abs(x - table["x"].iloc[i]) <= SAME_STAR_PX)
-        ratio = np.abs(np.log(flux[near] / table["flux_e_row"].iloc[i]))
-        if near.size and ratio.min() <= np.log(SAME_STAR_FLUX_RATIO):
-            filled[i] = y0[near[np.argmin(ratio)]]
-    return table.assign(y0=filled)
 
 
 def _same_cause(part: pd.DataFrame) -> list[tuple[int, int]]:

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from astropy.table import Table
 
+from shutterless.pipeline.calibration.streaks.shared_onsets import share_onsets
 from shutterless.pipeline.reading.readout import Readout
-from shutterless.pipeline.results.candidates import share_onsets
 
 REQUIRED = ("x", "y", "mag")
 CATALOGUE_MATCH_PX = 1.5

@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.residuals import interpolate_blocks
 from shutterless.pipeline.calibration.streaks.background import follow_background
 from shutterless.pipeline.calibration.streaks.deblending import fit_blocks
 from shutterless.pipeline.calibration.streaks.fit import FIT_HALF_WIDTH
 from shutterless.pipeline.calibration.streaks.profile_fit import add_profiles
+from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.readout import Readout
-from shutterless.pipeline.store.store import BLOCK_ROWS, Amplifier
 
 CHUNK_BLOCKS = 8  # blocks of rows converted to float32 at a time: 6 MB for 3,072 columns
 BEGUN_FRACTION = 0.5  # of its steady flux in the level of the ramp's rows: less, and a streak has not begun

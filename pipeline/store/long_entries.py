@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.calibration.exposure import Calibrated, calibrate_exposure, exposure_shape
-from shutterless.pipeline.calibration.levels.baseline import BLOCK_ROWS
+from shutterless.pipeline.calibration.streaks.shared_onsets import share_onsets
+from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.reading.readout import Readout
-from shutterless.pipeline.reading.segments import Segment, Workspace, read_runs
-from shutterless.pipeline.results.candidates import share_onsets
+from shutterless.pipeline.reading.segments import Segment, Workspace, read_exposures
 from shutterless.pipeline.store.store import EntryWriter
 
 _BY_ROW = ("row_residual", "row_offset_e")
@@ -51,14 +51,14 @@ def write_long_entry(
     FrameError
         If any of it cannot be read.
     """
-    workspace, n_rows = Workspace(), segments[-1].pieces[-1].last
+    workspace, n_rows = Workspace(), segments[-1].spans[-1].last
     parts, live = [], []
     for segment in segments:
-        (run,) = read_runs(segment, workspace, instrument, dict(supplied or {}))
-        residual = workspace.array("residual", exposure_shape(run.frame), np.float16)
-        calibrated = calibrate_exposure(run.frame, residual)
-        own = slice(max(segment.own[0], run.first) - run.first, min(segment.own[1], n_rows) - run.first)
-        writer.write_rows(run.first + own.start, residual[:, :, own])
+        (exposure,) = read_exposures(segment, workspace, instrument, dict(supplied or {}))
+        residual = workspace.array("residual", exposure_shape(exposure.frame), np.float16)
+        calibrated = calibrate_exposure(exposure.frame, residual)
+        own = slice(max(segment.own[0], exposure.first) - exposure.first, min(segment.own[1], n_rows) - exposure.first)
+        writer.write_rows(exposure.first + own.start, residual[:, :, own])
         parts.append(_without_residual(calibrated, own))
         live.append(int(np.count_nonzero(np.isfinite(residual[:, :, own]))))
     arrays, streaks, description = _join(parts, live, n_rows)

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from shutterless.pipeline.amplifier import Amplifier
+from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.frames import Frame
 from shutterless.pipeline.reading.instruments import load_profile
 from shutterless.pipeline.reading.readout import Readout
-from shutterless.pipeline.store.store import BLOCK_ROWS, Amplifier
 
 SKY_E, READ_NOISE_E, SKY_SIGMA_E, PSF_SIGMA_PX = 300.0, 10.0, 20.0, 0.84  # 300 + 10² = 20²
 STARS = ((20.25, 1000.0), (44.0, 300.0))  # x, electrons per row

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from shutterless.models.evaluation.metrics import cluster_detections
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.streaks.find import STREAK_COLUMNS
 from shutterless.pipeline.detection.matching import match_truth
 from shutterless.pipeline.detection.scan import footprint, scan
@@ -26,7 +27,6 @@ from shutterless.pipeline.injection.amplifiers import (
 from shutterless.pipeline.psf import stack_profile
 from shutterless.pipeline.reading.readout import Readout, RowTimes
 from shutterless.pipeline.results.candidates import build_candidates
-from shutterless.pipeline.store.store import Amplifier
 from shutterless.pipeline.tokens import GridError, TokenGrid, unpatchify
 
 N_Y, N_X, N_ROWS, SIGMA_PX, SIGMA_E, SKY_E = 7, 9, 400, 0.6, 20.0, 300.0

@@ -10,7 +10,7 @@ import pytest
 from astropy.io import fits
 from conftest import TINY_PROFILE
 
-from shutterless.pipeline.store.store import write_parquet
+from shutterless.pipeline.files import write_parquet
 from shutterless.workflows.execution.cluster import SerialExecutor
 from shutterless.workflows.frames.ingest import ingest_files
 from shutterless.workflows.frames.simulate import build_scene, simulate_scene

@@ -25,12 +25,13 @@ from shutterless.models.scoring import score_strips
 from shutterless.pipeline.tokens import STAGE1_FEATURES, StripBatch
 from shutterless.workflows import pyfunc_loader
 from shutterless.workflows.execution.cluster import SerialExecutor
-from shutterless.workflows.pyfunc_loader import StripScorer, _load_pyfunc, pyfunc_signature
+from shutterless.workflows.pyfunc_loader import StripScorer, _load_pyfunc
 from shutterless.workflows.searching.detect import write_rates
 from shutterless.workflows.searching.search import search_files
 from shutterless.workflows.serving.bodies import RequestError, table_records
 from shutterless.workflows.serving.limits import LimitError, Limits
 from shutterless.workflows.settings.settings import SearchSettings
+from shutterless.workflows.tracking.logged_model import pyfunc_signature
 from shutterless.workflows.tracking.tracking import register_model
 
 NAME = "behind-mlflow"

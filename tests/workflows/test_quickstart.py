@@ -20,7 +20,7 @@ from shutterless.pipeline.results.candidates import CANDIDATE_TYPES
 from shutterless.pipeline.store.store import manifest_hash, read_manifest
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.quickstart import QuickstartError, _empty_folder, _match_candidates, run_quickstart
-from shutterless.workflows.settings.settings import FAMILIES, load_settings
+from shutterless.workflows.settings.settings import FAMILY_NAMES, load_settings
 
 CONFIGURATION = """
 [simulate.training]
@@ -70,7 +70,7 @@ hidden_sizes = []
 [evaluate]
 bootstrap = 50
 """
-MODELS = [*FAMILIES, *(f"{family}-shuffled" for family in FAMILIES)]
+MODELS = [*FAMILY_NAMES, *(f"{family}-shuffled" for family in FAMILY_NAMES)]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def out(finished) -> Path:
 
 def best_model(out):
     summary = pd.read_parquet(out / "evaluation" / "summary.parquet")
-    learned = summary[summary["detector"].isin(FAMILIES)]
+    learned = summary[summary["detector"].isin(FAMILY_NAMES)]
     return learned.loc[learned["completeness"].idxmax(), "detector"]
 
 
@@ -141,7 +141,7 @@ def test_every_step_was_timed_and_the_places_are_said(finished):
 
 
 def test_controls_have_shuffled_labels_and_everything_else_the_same(out):
-    for family in FAMILIES:
+    for family in FAMILY_NAMES:
         true, shuffled = (
             json.loads((out / "models" / f"{family}{suffix}" / "training.json").read_text())
             for suffix in ("", "-shuffled")

@@ -13,7 +13,7 @@ from shutterless.workflows.commands.options import (
     MODEL_HELP,
     Config,
     Debug,
-    Family,
+    FamilyOption,
     NoDask,
     Quiet,
     Resume,
@@ -80,7 +80,7 @@ def pretrain(
 @command
 def train(
     store: Store,
-    model: Annotated[Family, typer.Option(help="Family of the model.")] = Family.TRANSFORMER,
+    model: Annotated[FamilyOption, typer.Option(help="FamilyOption of the model.")] = FamilyOption.TRANSFORMER,
     config: Config = None,
     init: Annotated[str | None, typer.Option(help=f"Start from this model. {MODEL_HELP}", show_default=False)] = None,
     out: Annotated[

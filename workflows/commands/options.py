@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 
-class Family(StrEnum):
+class FamilyOption(StrEnum):
     """Families of detectors."""
 
     TRANSFORMER = "transformer"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from shutterless.pipeline.store.store import write_parquet
+from shutterless.pipeline.files import write_parquet
 from shutterless.workflows.comparison.models import CompareError, choose_data, group_models, is_ascending, prepare_runs
 from shutterless.workflows.comparison.page import write_page
 from shutterless.workflows.comparison.verdict import Verdict, choose_model

@@ -31,7 +31,8 @@ from shutterless.models.families import load_model
 from shutterless.models.scoring import score_strips
 from shutterless.pipeline.detection.scan import TRIGGER_THRESHOLD
 from shutterless.pipeline.examples.strips import cut_strips
-from shutterless.pipeline.store.store import manifest_hash, open_amplifier, read_manifest, write_parquet
+from shutterless.pipeline.files import write_parquet
+from shutterless.pipeline.store.store import manifest_hash, open_amplifier, read_manifest
 from shutterless.workflows.comparison.counted_events import hash_events, list_events
 from shutterless.workflows.execution.cluster import Executor, SerialExecutor
 from shutterless.workflows.execution.progress import Progress

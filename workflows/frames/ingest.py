@@ -12,11 +12,12 @@ from typing import Any
 
 import pandas as pd
 
+from shutterless.pipeline.files import remove_partials, write_parquet
 from shutterless.pipeline.reading.exposures import read_info
 from shutterless.pipeline.reading.frames import FrameInfo, frame_stem
 from shutterless.pipeline.reading.instruments import load_profile
 from shutterless.pipeline.store.ingest import ingest_amplifier
-from shutterless.pipeline.store.store import MANIFEST, read_manifest, remove_partials, write_manifest, write_parquet
+from shutterless.pipeline.store.store import MANIFEST, read_manifest, write_manifest
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
 

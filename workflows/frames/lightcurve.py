@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.streaks.find import nearest_streak
 from shutterless.pipeline.reading.frames import FrameError, read_frame_info
 from shutterless.pipeline.results.barycentric import BarycentreError, Direction, read_pointing
 from shutterless.pipeline.results.catalogue import CATALOGUE_MATCH_PX, MATCH_MAG, know_streaks, read_catalogue
 from shutterless.pipeline.results.lightcurves import LightCurveError, fit_light_curves
-from shutterless.pipeline.store.store import Amplifier, open_amplifier
+from shutterless.pipeline.store.store import open_amplifier
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import failed_tasks, ingest_files, prepare_folder, used_entries, write_failures

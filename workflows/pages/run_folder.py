@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.reading.frames import FRAME_SUFFIXES
-from shutterless.pipeline.store.store import MANIFEST, Amplifier, open_amplifier
+from shutterless.pipeline.store.store import MANIFEST, open_amplifier
 
 SHUFFLED_SUFFIX = "-shuffled"  # ends the names of models trained with shuffled labels, the control
 N_LISTED = 50  # groups of candidates that a report lists

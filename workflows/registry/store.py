@@ -22,7 +22,7 @@ from shutterless.workflows.tracking.tracking import Tracking, load_mlflow, quiet
 
 LOCK = "shutterless.lock."
 LEASE_S = 30.0  # what is done under the lock takes tenths of a second; a lock seen for so long was left by a crash
-PATIENCE_S = 120.0
+LOCK_PATIENCE_S = 120.0
 DESCRIPTION_LENGTH = 5000  # columns of MLflow's tables: description of a version, tag of a registered model
 TAG_LENGTH = 5000
 
@@ -201,7 +201,7 @@ class RegistryStore:
         Raises
         ------
         RegistryError
-            If others hold it for longer than `PATIENCE_S`.
+            If others hold it for longer than `LOCK_PATIENCE_S`.
 
         Notes
         -----
@@ -231,8 +231,8 @@ class RegistryStore:
                     self.delete_tag(key)
                 return lease
             self.delete_tag(lease.key)
-            if now - begun > PATIENCE_S:
+            if now - begun > LOCK_PATIENCE_S:
                 raise RegistryError(
-                    f"{self.name} is being changed by others for {PATIENCE_S:.0f} s: {others}; try again"
+                    f"{self.name} is being changed by others for {LOCK_PATIENCE_S:.0f} s: {others}; try again"
                 )
             time.sleep(random.uniform(0.02, 0.2))

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import SubFigure
 
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.plots.cubes import (
     LINEAR_SIGMA,
     duration_unit,
@@ -23,7 +24,6 @@ from shutterless.pipeline.plots.cubes import (
 )
 from shutterless.pipeline.plots.frames import plot_light_curve, plot_strip
 from shutterless.pipeline.psf import pixel_profile
-from shutterless.pipeline.store.store import Amplifier
 from shutterless.workflows.pages.page import definitions, figure, new_figure, number, paragraph, table
 from shutterless.workflows.pages.run_folder import N_LISTED, RunFolder, best_of_groups, required
 from shutterless.workflows.report.cube_sections import (

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.cubes.cosmic_rays import COLUMNS
 from shutterless.pipeline.plots.cubes import (
     duration_unit,
@@ -20,12 +21,12 @@ from shutterless.pipeline.plots.cubes import (
     plot_summed_light,
 )
 from shutterless.pipeline.reading.cubes import NOT_IN_FILE
-from shutterless.pipeline.store.store import Amplifier, StoreError, open_amplifier, read_manifest
+from shutterless.pipeline.store.store import StoreError, open_amplifier, read_manifest
 from shutterless.workflows.pages.page import definitions, figure, new_figure, number, paragraph, table
 from shutterless.workflows.pages.run_folder import N_LISTED, RunFolder, best_of_groups, is_cube, required
 
 MAX_PIXELS = 15  # on a side, of which each gets a light curve of its own
-MAX_SECTIONS = 16
+MAX_CUBE_SECTIONS = 16
 N_RAYS = 12
 _ARRAYS = ("quality", "pixel_noise", "aperture", "motion_px")
 _ZOOM = 4.0  # a light curve whose range is so many times that of its central 98 % is drawn again without the rest
@@ -236,7 +237,7 @@ def cube_store_sections(store: Path, entries: Sequence[str] = ()) -> list[tuple[
     ----------
     store : Path
     entries : sequence of str
-        Cubes to show pictures of; left out, the first `MAX_SECTIONS`.
+        Cubes to show pictures of; left out, the first `MAX_CUBE_SECTIONS`.
 
     Raises
     ------
@@ -250,7 +251,7 @@ def cube_store_sections(store: Path, entries: Sequence[str] = ()) -> list[tuple[
         raise StoreError(f"store {store} has no entry {unknown[0]!r}; it holds {', '.join(known) or 'none'}")
     cubes = manifest[is_cube(manifest)]
     names = list(cubes["entry"])
-    shown = [name for name in names if name in entries] if entries else names[:MAX_SECTIONS]
+    shown = [name for name in names if name in entries] if entries else names[:MAX_CUBE_SECTIONS]
     words = f"{len(names)} image cubes. Pictures follow of {len(shown)} of them" + (
         "." if len(shown) == len(names) else f"; `shutterless report {Path(store).name} --entry ENTRY` shows any other."
     )

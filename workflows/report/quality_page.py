@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import poisson
 
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.quality import (
     CALM_SIGMA,
     SPECTRUM_ROWS,
@@ -32,12 +33,12 @@ from shutterless.pipeline.plots.frames import (
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.instruments import ProfileError, load_profile
 from shutterless.pipeline.store.quality_record import SKY_SHARE, AmplifierQuality, read_quality
-from shutterless.pipeline.store.store import Amplifier, StoreError, open_amplifier, read_manifest
+from shutterless.pipeline.store.store import StoreError, open_amplifier, read_manifest
 from shutterless.workflows.pages.page import figure, new_figure, number, paragraph, table
 
 NOISE_OFF, MAX_CORRELATION, MAX_MASKED = 0.02, 0.03, 0.05
 TAIL_FACTOR, MIN_COUNT, CHANCE = 1.5, 10.0, 1e-3
-MAX_SECTIONS = 16
+MAX_AMPLIFIER_SECTIONS = 16
 _PIECE_ROWS, _PIECE_COLUMNS = 200, 400
 _ONLY = slice(0, 1)  # the one row of a stack in continuous readout
 _STREAK_REACH = 4  # columns on either side
@@ -56,7 +57,7 @@ def quality_sections(store: Path, entries: Sequence[str] = ()) -> list[tuple[str
     ----------
     store : Path
     entries : sequence of str
-        Amplifiers to show pictures of; left out, all or the `MAX_SECTIONS` that stand out most.
+        Amplifiers to show pictures of; left out, all or the `MAX_AMPLIFIER_SECTIONS` that stand out most.
 
     Raises
     ------
@@ -82,14 +83,14 @@ def _choose(
     """Amplifiers of which pictures follow, and a sentence about the choice."""
     if entries:
         return [q for q in qualities if q.entry in entries], f"Pictures follow of {', '.join(entries)}, as asked."
-    if len(qualities) <= MAX_SECTIONS:
+    if len(qualities) <= MAX_AMPLIFIER_SECTIONS:
         return qualities, "Pictures of each follow."
     worst = sorted(qualities, key=lambda q: (-len(find_unusual(q)), -abs(np.nan_to_num(q.sky_noise, nan=9.0) - 1)))
     words = (
-        f"Pictures follow of the {MAX_SECTIONS} of {len(qualities)} amplifiers that stand out most, those with most "
-        f"marks first; `shutterless report {store.name} --entry ENTRY` shows any other."
+        f"Pictures follow of the {MAX_AMPLIFIER_SECTIONS} of {len(qualities)} amplifiers that stand out most, those "
+        f"with most marks first; `shutterless report {store.name} --entry ENTRY` shows any other."
     )
-    return worst[:MAX_SECTIONS], words
+    return worst[:MAX_AMPLIFIER_SECTIONS], words
 
 
 def find_unusual(quality: AmplifierQuality) -> dict[str, str]:

@@ -41,7 +41,12 @@ from shutterless.workflows.report.detector_sections import (
     write_reliability,
 )
 from shutterless.workflows.report.pictures import calibrate_pictured
-from shutterless.workflows.report.quality_page import MAX_SECTIONS, amplifier_html, quality_sections, summary_html
+from shutterless.workflows.report.quality_page import (
+    MAX_AMPLIFIER_SECTIONS,
+    amplifier_html,
+    quality_sections,
+    summary_html,
+)
 from shutterless.workflows.searching.search import AMPLIFIERS
 
 _PIECE_ROWS, _PIECE_COLUMNS = 400, 800
@@ -134,7 +139,7 @@ def _amplifiers_beside_cubes(store: Path, known: Iterable[str], entries: Sequenc
     qualities = [read_quality(store, entry) for entry in known]
     if not qualities:
         return []
-    shown = [quality for quality in qualities if quality.entry in entries or not entries][:MAX_SECTIONS]
+    shown = [quality for quality in qualities if quality.entry in entries or not entries][:MAX_AMPLIFIER_SECTIONS]
     pictures = [(quality.entry, quality.entry, amplifier_html(store, quality)) for quality in shown]
     return [("amplifiers", "Amplifiers", summary_html(qualities)), *pictures]
 

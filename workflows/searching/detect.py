@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 
 from shutterless.models.evaluation.metrics import RateCurve, detection_score
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.detection.triggers import find_triggers
 from shutterless.pipeline.detection.vetoes import are_clear_artefacts
 from shutterless.pipeline.examples.strips import cut_strips
 from shutterless.pipeline.examples.training import hide_events
-from shutterless.pipeline.store.store import Amplifier, open_amplifier
+from shutterless.pipeline.store.store import open_amplifier
 from shutterless.pipeline.tokens import StripBatch, TokenGrid
 
 if TYPE_CHECKING:

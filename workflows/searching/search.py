@@ -16,7 +16,8 @@ import pandas as pd
 
 from shutterless.models.evaluation.metrics import RateCurve
 from shutterless.pipeline.detection.overlaps import join_overlaps
-from shutterless.pipeline.reading.segments import Piece, Segment, plan_segments
+from shutterless.pipeline.files import remove_partials, write_parquet, write_text
+from shutterless.pipeline.reading.segments import FileSpan, Segment, plan_segments
 from shutterless.pipeline.results.candidates import (
     build_candidates,
     empty_candidates,
@@ -24,7 +25,6 @@ from shutterless.pipeline.results.candidates import (
     write_candidates,
 )
 from shutterless.pipeline.results.catalogue import know_streaks, read_catalogue
-from shutterless.pipeline.store.store import remove_partials, write_parquet, write_text
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import (
@@ -38,7 +38,7 @@ from shutterless.workflows.frames.ingest import (
 from shutterless.workflows.searching.detect import Detector, detector_columns, read_rates
 from shutterless.workflows.searching.segment_search import (
     PARTS,
-    Part,
+    SearchedSegment,
     SegmentTask,
     read_part,
     search_segment,
@@ -188,7 +188,7 @@ class SearchJob:
         ]  # fmt: skip
 
     def write(
-        self, parts: Sequence[Part], failures: pd.DataFrame, files: Mapping[str, str]
+        self, parts: Sequence[SearchedSegment], failures: pd.DataFrame, files: Mapping[str, str]
     ) -> tuple[pd.DataFrame, list[str]]:
         """Write every table of the search, its record last; the candidates, and lines on catalogues that do not fit."""
         candidates, unmatched = assemble(parts, self.detector.name, self.threshold, self.stars)
@@ -221,13 +221,13 @@ def run_tasks(tasks: Sequence[SegmentTask], executor: Executor, progress: Progre
 
 
 def assemble(
-    parts: Sequence[Part], name: str, threshold: float, stars: pd.DataFrame | None = None
+    parts: Sequence[SearchedSegment], name: str, threshold: float, stars: pd.DataFrame | None = None
 ) -> tuple[pd.DataFrame, list[str]]:
     """One table of candidates from the parts of a search, the surest first, and lines on catalogues that do not fit.
 
     Parameters
     ----------
-    parts : sequence of Part
+    parts : sequence of SearchedSegment
         Series by series in the order of their rows.
     name : str
         Of the detector.
@@ -236,23 +236,29 @@ def assemble(
     stars : DataFrame, optional
         From `shutterless.pipeline.results.catalogue.read_catalogue`.
     """
-    parts = [part for part in parts if part.runs]
+    parts = [part for part in parts if part.exposures]
     joined = [table for series in _by_series(parts) for table in _join(series)]
-    runs = {f"{part.segment.name}/{k}": run for part in parts for k, run in enumerate(part.runs)}
+    exposures = {f"{part.segment.name}/{k}": exposure for part in parts for k, exposure in enumerate(part.exposures)}
     streaks, unmatched = know_streaks(
-        {key: run.streaks for key, run in runs.items()}, {key: run.readout for key, run in runs.items()}, stars
+        {key: exposure.streaks for key, exposure in exposures.items()},
+        {key: exposure.readout for key, exposure in exposures.items()},
+        stars,
     )
     tables = []
     for part, triggers in zip(parts, joined, strict=True):
         scored = detector_columns(triggers, name)
         # -inf is vetoed, also at the threshold -inf of a detector without a false alarm
         found = scored[(scored["score"] >= threshold) & np.isfinite(scored["score"])]
-        for k, run in enumerate(part.runs):
-            for piece in run.pieces:
-                here = found[(found["run"] == k) & found["row_peak"].between(piece.first, piece.last - 1)]
+        for k, exposure in enumerate(part.exposures):
+            for span in exposure.spans:
+                here = found[(found["exposure"] == k) & found["row_peak"].between(span.first, span.last - 1)]
                 if len(here):
                     stars_here = streaks[f"{part.segment.name}/{k}"]
-                    tables.append(_piece_candidates(here, piece, run.readout, run.pieces[0], stars_here, name, run.n_y))
+                    tables.append(
+                        _span_candidates(
+                            here, span, exposure.readout, exposure.spans[0], stars_here, name, exposure.n_y
+                        )
+                    )
     if not tables:
         return empty_candidates(), unmatched
     candidates = group_candidates(pd.concat(tables, ignore_index=True))
@@ -262,56 +268,56 @@ def assemble(
     return order.drop(columns="strength").reset_index(drop=True), unmatched
 
 
-def _piece_candidates(
-    found: pd.DataFrame, piece: Piece, readout: Any, first: Piece, streaks: pd.DataFrame, name: str, n_y: int
+def _span_candidates(
+    found: pd.DataFrame, span: FileSpan, readout: Any, first: FileSpan, streaks: pd.DataFrame, name: str, n_y: int
 ) -> pd.DataFrame:
     """Candidates that peak in one file, in rows of that file; one may begin before its first row or end after it."""
     rows = ["row_start", "row_stop", "row_peak"]
-    file_rows = found.assign(**{column: found[column] - piece.first + piece.start for column in rows})
-    offset = piece.first - piece.start - first.first  # of the file's row 0 from the run's
+    file_rows = found.assign(**{column: found[column] - span.first + span.start for column in rows})
+    offset = span.first - span.start - first.first  # of the file's row 0 from the exposure's
     own = readout if offset == 0 else readout.from_row(offset, offset)
-    return build_candidates(file_rows, streaks, own, file=piece.path.name, model=name, n_y=n_y)
+    return build_candidates(file_rows, streaks, own, file=span.path.name, model=name, n_y=n_y)
 
 
-def _by_series(parts: Sequence[Part]) -> Iterable[list[Part]]:
-    series: dict[str, list[Part]] = {}
+def _by_series(parts: Sequence[SearchedSegment]) -> Iterable[list[SearchedSegment]]:
+    series: dict[str, list[SearchedSegment]] = {}
     for part in parts:
         series.setdefault(part.segment.series, []).append(part)
     return series.values()
 
 
-def _join(parts: list[Part]) -> list[pd.DataFrame]:
+def _join(parts: list[SearchedSegment]) -> list[pd.DataFrame]:
     return join_overlaps([part.triggers for part in parts], [part.segment.own for part in parts])
 
 
-def amplifier_table(parts: Sequence[Part]) -> pd.DataFrame:
+def amplifier_table(parts: Sequence[SearchedSegment]) -> pd.DataFrame:
     """What was searched: one row per segment of rows without a gap, with the numbers of its quality."""
     rows = [
         {
             "segment": part.segment.name,
-            "files": ", ".join(piece.path.name for piece in run.pieces),
-            "ccd": run.readout.ccd,
-            "quadrant": run.readout.quadrant,
-            "first_row": run.pieces[0].first,
-            "n_rows": sum(piece.stop - piece.start for piece in run.pieces),
-            "n_triggers": int((part.triggers["run"] == k).sum()),
-            **run.numbers,
+            "files": ", ".join(span.path.name for span in exposure.spans),
+            "ccd": exposure.readout.ccd,
+            "quadrant": exposure.readout.quadrant,
+            "first_row": exposure.spans[0].first,
+            "n_rows": sum(span.stop - span.start for span in exposure.spans),
+            "n_triggers": int((part.triggers["exposure"] == k).sum()),
+            **exposure.numbers,
         }
         for part in parts
-        for k, run in enumerate(part.runs)
+        for k, exposure in enumerate(part.exposures)
     ]
     columns = ["segment", "files", "ccd", "quadrant", "first_row", "n_rows", "n_triggers"]
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
     return table.astype({"ccd": "Int64", "quadrant": "Int64"})
 
 
-def lost_rows(segments: Sequence[Segment], parts: Sequence[Part], lost: Mapping[str, str]) -> pd.DataFrame:
+def lost_rows(segments: Sequence[Segment], parts: Sequence[SearchedSegment], lost: Mapping[str, str]) -> pd.DataFrame:
     """Failures of whole segments, and of files within one; each file, quadrant and reason once."""
     by_name = {part.segment.name: part for part in parts}
     rows: dict[tuple[Path, int | None, str], None] = {}
     for segment in segments:
-        for piece in segment.pieces if segment.name in lost else ():
-            rows[piece.path, segment.quadrant, lost[segment.name]] = None
+        for span in segment.spans if segment.name in lost else ():
+            rows[span.path, segment.quadrant, lost[segment.name]] = None
         for path, reason in by_name[segment.name].failures if segment.name in by_name else ():
             rows[Path(path), segment.quadrant, reason] = None
     return failure_table([failure_row(*row) for row in rows])
@@ -327,19 +333,19 @@ def _clear_folder(out: Path, *, resume: bool) -> None:
     shutil.rmtree(out / PARTS, ignore_errors=True)
 
 
-def _data_hash(parts: Sequence[Part]) -> str:
+def _data_hash(parts: Sequence[SearchedSegment]) -> str:
     """Hash of the files' bytes and the settings that the parts were made from."""
     return hashlib.blake2b("\n".join(sorted(part.content for part in parts)).encode(), digest_size=16).hexdigest()
 
 
-def _time_scales(parts: Sequence[Part]) -> dict[str, str]:
+def _time_scales(parts: Sequence[SearchedSegment]) -> dict[str, str]:
     """What the archive's own times of each file are, for files that have any."""
     return {
-        piece.path.name: run.readout.time_scale
+        span.path.name: exposure.readout.time_scale
         for part in parts
-        for run in part.runs
-        for piece in run.pieces
-        if run.readout.time_scale
+        for exposure in part.exposures
+        for span in exposure.spans
+        if exposure.readout.time_scale
     }
 
 

@@ -20,14 +20,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.exposure import calibrate_exposure, exposure_shape
 from shutterless.pipeline.detection.triggers import find_triggers
+from shutterless.pipeline.files import partial_path, replace_folder
 from shutterless.pipeline.reading.exposures import read_exposure
 from shutterless.pipeline.reading.fits_files import frame_stem
 from shutterless.pipeline.reading.instruments import describe_instrument
 from shutterless.pipeline.reading.readout import Readout, RowTimes
-from shutterless.pipeline.reading.segments import MAX_ROWS, Piece, Segment, Workspace, read_runs
-from shutterless.pipeline.store.store import Amplifier, entry_name, partial_path, replace_folder
+from shutterless.pipeline.reading.segments import MAX_ROWS, FileSpan, Segment, Workspace, read_exposures
+from shutterless.pipeline.store.store import entry_name
 from shutterless.workflows.searching.detect import Detector, load_once, score_triggers
 
 PARTS = "parts"
@@ -66,27 +68,27 @@ class SegmentTask:
 
 
 @dataclass(frozen=True)
-class RunPart:
+class ExposureRecord:
     """What a search keeps of rows without a gap: clocks, where they come from, numbers of their quality, and stars."""
 
     readout: Readout
-    pieces: tuple[Piece, ...]
+    spans: tuple[FileSpan, ...]
     n_y: int
     numbers: Mapping[str, Any]
     streaks: pd.DataFrame
 
 
 @dataclass(frozen=True)
-class Part:
+class SearchedSegment:
     """What a search keeps of a segment.
 
     Parameters
     ----------
     segment : Segment
-    runs : tuple of RunPart
+    exposures : tuple of ExposureRecord
     triggers : DataFrame
-        Columns of `shutterless.workflows.searching.detect.detect` without ``entry``, and ``run``, the position in
-        ``runs``; rows are rows of the sequence.
+        Columns of `shutterless.workflows.searching.detect.detect` without ``entry``, and ``exposure``, the position in
+        ``exposures``; rows are rows of the sequence.
     failures : tuple of (str, str)
         Path and reason of every file of which something could not be read.
     content : str
@@ -94,7 +96,7 @@ class Part:
     """
 
     segment: Segment
-    runs: tuple[RunPart, ...]
+    exposures: tuple[ExposureRecord, ...]
     triggers: pd.DataFrame
     failures: tuple[tuple[str, str], ...]
     content: str
@@ -112,15 +114,15 @@ def search_segment(task: SegmentTask) -> bool:
     if task.resume and _is_current(folder, made_from):
         return False
     failures: list[tuple[Path, str]] = []
-    parts: list[RunPart] = []
+    parts: list[ExposureRecord] = []
     tables: list[pd.DataFrame] = []
-    for amplifier, numbers, pieces in _amplifiers(task, failures):
+    for amplifier, numbers, spans in _amplifiers(task, failures):
         triggers = find_triggers(amplifier, task.threshold)
         triggers = score_triggers(amplifier, triggers, (task.detector,), task.batch_size)
         rows = ["row_start", "row_stop", "row_peak"]
-        triggers[rows] += pieces[0].first
-        tables.append(triggers.assign(run=len(parts)))
-        parts.append(RunPart(amplifier.readout, pieces, amplifier.n_y, numbers, amplifier.streaks))
+        triggers[rows] += spans[0].first
+        tables.append(triggers.assign(exposure=len(parts)))
+        parts.append(ExposureRecord(amplifier.readout, spans, amplifier.n_y, numbers, amplifier.streaks))
     _write_part(folder, made_from, parts, tables, failures)
     return True
 
@@ -146,45 +148,47 @@ def part_folder(out: Path, segment: Segment) -> Path:
     return Path(out) / PARTS / segment.name
 
 
-def read_part(out: Path, segment: Segment) -> Part | None:
+def read_part(out: Path, segment: Segment) -> SearchedSegment | None:
     """Read the part of a segment, None where there is none."""
     folder = part_folder(out, segment)
     about = _read_about(folder)
     if about is None:
         return None
     streaks = pd.read_parquet(folder / "streaks.parquet")
-    runs = []
-    for position, run in enumerate(about["runs"]):
+    exposures = []
+    for position, exposure in enumerate(about["exposures"]):
         times = folder / f"row_times_{position}.npy"
         row_times = RowTimes(*np.load(times)) if times.is_file() else None
-        readout = replace(Readout.from_dict(run["readout"]), row_times=row_times)
-        stars = streaks[streaks["run"] == position].drop(columns="run").reset_index(drop=True)
-        pieces = tuple(Piece(Path(path), *rows) for path, *rows in run["pieces"])
-        runs.append(RunPart(readout, pieces, run["n_y"], run["numbers"], stars))
+        readout = replace(Readout.from_dict(exposure["readout"]), row_times=row_times)
+        stars = streaks[streaks["exposure"] == position].drop(columns="exposure").reset_index(drop=True)
+        spans = tuple(FileSpan(Path(path), *rows) for path, *rows in exposure["spans"])
+        exposures.append(ExposureRecord(readout, spans, exposure["n_y"], exposure["numbers"], stars))
     triggers = pd.read_parquet(folder / "triggers.parquet")
-    return Part(segment, tuple(runs), triggers, tuple(map(tuple, about["failures"])), _content(about["made_from"]))
+    return SearchedSegment(
+        segment, tuple(exposures), triggers, tuple(map(tuple, about["failures"])), _content(about["made_from"])
+    )
 
 
 def _amplifiers(
     task: SegmentTask, failures: list[tuple[Path, str]]
-) -> Iterator[tuple[Amplifier, dict[str, Any], tuple[Piece, ...]]]:
-    """Calibrated amplifiers of a segment without a gap in any, with numbers of their quality and their pieces."""
+) -> Iterator[tuple[Amplifier, dict[str, Any], tuple[FileSpan, ...]]]:
+    """Calibrated amplifiers of a segment without a gap in any, with numbers of their quality and their spans."""
     workspace = _workspace()
-    for exposure, pieces in _exposures(task, workspace, failures):
+    for exposure, spans in _exposures(task, workspace, failures):
         residual = workspace.array("residual", exposure_shape(exposure), np.float16)
         calibrated = calibrate_exposure(exposure, residual)
         numbers = {name: calibrated.description[name] for name in _NUMBERS if name in calibrated.description}
-        name = entry_name(frame_stem(pieces[0].path), exposure.readout.ccd, task.segment.quadrant)
-        yield calibrated.amplifier(name), numbers, pieces
+        name = entry_name(frame_stem(spans[0].path), exposure.readout.ccd, task.segment.quadrant)
+        yield calibrated.amplifier(name), numbers, spans
 
 
 def _exposures(task: SegmentTask, workspace: Workspace, failures: list[tuple[Path, str]]) -> Iterator[tuple[Any, Any]]:
     if task.segment.quadrant is not None:
-        for run in read_runs(task.segment, workspace, task.instrument, dict(task.supplied), failures):
-            yield run.frame, run.pieces
+        for exposure in read_exposures(task.segment, workspace, task.instrument, dict(task.supplied), failures):
+            yield exposure.frame, exposure.spans
         return
-    (piece,) = task.segment.pieces
-    yield read_exposure(piece.path, None, task.instrument, task.supplied), (piece,)
+    (span,) = task.segment.spans
+    yield read_exposure(span.path, None, task.instrument, task.supplied), (span,)
 
 
 def _workspace() -> Workspace:
@@ -200,7 +204,7 @@ _of_thread = threading.local()
 def _write_part(
     folder: Path,
     made_from: Mapping[str, Any],
-    parts: list[RunPart],
+    parts: list[ExposureRecord],
     tables: list[pd.DataFrame],
     failures: list[tuple[Path, str]],
 ) -> None:
@@ -212,17 +216,17 @@ def _write_part(
             if part.readout.row_times is not None:
                 times = part.readout.row_times
                 np.save(partial / f"row_times_{position}.npy", np.stack([times.seconds, times.archive]))
-        streaks = [part.streaks.assign(run=position) for position, part in enumerate(parts)]
+        streaks = [part.streaks.assign(exposure=position) for position, part in enumerate(parts)]
         _concat(streaks).to_parquet(partial / "streaks.parquet")
         _concat(tables).to_parquet(partial / "triggers.parquet")
         about = {
             "made_from": made_from,
             "files": _hash_files(partial),
             "failures": [[str(path), reason] for path, reason in failures],
-            "runs": [
+            "exposures": [
                 {
                     "readout": part.readout.to_dict(),
-                    "pieces": [[str(p.path), p.start, p.stop, p.first] for p in part.pieces],
+                    "spans": [[str(p.path), p.start, p.stop, p.first] for p in part.spans],
                     "n_y": part.n_y,
                     "numbers": part.numbers,
                 }
@@ -236,7 +240,7 @@ def _write_part(
 
 
 def _concat(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"run": pd.Series(dtype="int64")})
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"exposure": pd.Series(dtype="int64")})
 
 
 def _made_from(task: SegmentTask) -> dict[str, Any]:
@@ -246,8 +250,8 @@ def _made_from(task: SegmentTask) -> dict[str, Any]:
         "quadrant": segment.quadrant,
         "own": list(segment.own),
         "settings": task.settings,
-        "pieces": [[piece.path.name, piece.start, piece.stop, piece.first] for piece in segment.pieces],
-        "files": [_file_fingerprint(piece.path) for piece in segment.pieces],
+        "spans": [[span.path.name, span.start, span.stop, span.first] for span in segment.spans],
+        "files": [_file_fingerprint(span.path) for span in segment.spans],
     }
 
 
@@ -260,7 +264,7 @@ def _is_current(folder: Path, made_from: Mapping[str, Any]) -> bool:
     if about is None:
         return False
     before = about["made_from"]
-    same = all(before[name] == made_from[name] for name in ("quadrant", "own", "settings", "pieces"))
+    same = all(before[name] == made_from[name] for name in ("quadrant", "own", "settings", "spans"))
     files = zip(before["files"], made_from["files"], strict=True) if same else ()
     return same and not about["failures"] and all(now in (None, then) for then, now in files)
 

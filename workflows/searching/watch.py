@@ -19,18 +19,18 @@ from typing import Any
 
 import pandas as pd
 
+from shutterless.pipeline.files import write_text
 from shutterless.pipeline.reading.exposures import read_info
 from shutterless.pipeline.reading.fits_files import FRAME_SUFFIXES
 from shutterless.pipeline.reading.frames import FrameInfo
 from shutterless.pipeline.reading.instruments import load_profile
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.reading.segments import Segment, plan_segments
-from shutterless.pipeline.store.store import write_text
 from shutterless.workflows.execution.cluster import EXPECTED_ERRORS, Executor, describe_error
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import failure_row, failure_table
 from shutterless.workflows.searching.search import SearchJob, lost_rows, run_tasks
-from shutterless.workflows.searching.segment_search import Part, read_part, warm_up
+from shutterless.workflows.searching.segment_search import SearchedSegment, read_part, warm_up
 
 STATE = "watch.json"
 SETTLE_S = 5.0  # that a file must not have changed for before it is believed to be whole
@@ -100,7 +100,7 @@ class Watcher:
     clock: Callable[[], float] = time.time
     _known: dict[Path, tuple[tuple[int, int], FrameInfo]] = field(default_factory=dict)
     _waiting: dict[Path, _Waiting] = field(default_factory=dict)
-    _searched: dict[str, tuple[Segment, Part | None]] = field(default_factory=dict)
+    _searched: dict[str, tuple[Segment, SearchedSegment | None]] = field(default_factory=dict)
     _lost: dict[str, str] = field(default_factory=dict)
     _ids: set[str] = field(default_factory=set)
     _listed: set[Path] = field(default_factory=set)  # of those that are given up
@@ -186,7 +186,7 @@ class Watcher:
             for s in segments
             if self._searched.get(s.name, (None, None))[0] != s
             or s.name in self._lost
-            or any(piece.path in arrived for piece in s.pieces)
+            or any(span.path in arrived for span in s.spans)
         ]
         for segment in fresh:
             self._lost.pop(segment.name, None)

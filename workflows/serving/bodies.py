@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.tokens import StripBatch
+from shutterless.pipeline.tokens import STRIP_ARRAYS, StripBatch
 
-STRIP_ARRAYS = tuple(StripBatch.__dataclass_fields__)
 _SINGLE_AXES = {"patches": 2, "context": 2, "profile": 1, "features": 1, "mask": 1}
 
 

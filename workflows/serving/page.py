@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from shutterless.workflows.serving.bodies import STRIP_ARRAYS
+from shutterless.pipeline.tokens import STRIP_ARRAYS
 
 _SHAPES = {
     "patches": "(b, n, d) residuals in σ, patch by patch; masked pixels are 0",

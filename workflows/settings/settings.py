@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-Family = Literal["transformer", "cnn", "mlp"]
+FamilyName = Literal["transformer", "cnn", "mlp"]
 Model = TypeVar("Model", bound=BaseModel)
-FAMILIES: tuple[Family, ...] = get_args(Family)
+FAMILY_NAMES: tuple[FamilyName, ...] = get_args(FamilyName)
 
 _Positive = Annotated[float, Field(gt=0)]
 _Strength = Annotated[float, Field(ge=0)]
@@ -199,7 +199,7 @@ class TuneSettings(_Section):
     families hold search spaces, see `shutterless.workflows.training.sweeps.search_space.parse_space`.
     """
 
-    families: Annotated[tuple[Family, ...], Field(min_length=1)] = FAMILIES
+    families: Annotated[tuple[FamilyName, ...], Field(min_length=1)] = FAMILY_NAMES
     trials: _Count = 20
     epochs: _Count = 3
     startup_trials: _Count = 5
@@ -242,8 +242,8 @@ class Settings(_Section):
 
     def train_for(self, family: str) -> TrainSettings:
         """Training settings with the architecture of one family."""
-        if family not in FAMILIES:
-            raise SettingsError(f"unknown model family {family!r}{nearest_key(family, FAMILIES)}")
+        if family not in FAMILY_NAMES:
+            raise SettingsError(f"unknown model family {family!r}{nearest_key(family, FAMILY_NAMES)}")
         return self.train.model_copy(update={"architecture": dict(getattr(self, family))})
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from shutterless.pipeline.tokens import STAGE1_FEATURES, TokenGrid
+from shutterless.pipeline.tokens import STAGE1_FEATURES, STRIP_ARRAYS, TokenGrid
 
 LOADER_MODULE = "shutterless.workflows.pyfunc_loader"
+PARAMETERS = {"batch_size": 256, "false_alarms_per_hour": None}
 # entries of MLmodel by which MLflow would run what a model brings along; code goes on the path before any package
 _FOREIGN_CODE = ("code", "python_model", "model_code_path", "cloudpickle_version", "artifacts")
 # name and MLflow's type of each column of `shutterless.models.scoring.score_strips`
@@ -51,6 +52,22 @@ def example_input(folder: str | Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def pyfunc_signature() -> dict[str, Any]:
+    """Signature of every logged detector, as ``mlflow.models.ModelSignature.from_dict`` takes it.
+
+    Either the arrays of a strip or a path is there, so each column is optional. Shapes are left to the model, which
+    shows both where they differ: a tensor signature would demand all five arrays and so refuse a path.
+    """
+    columns = [{"type": "any", "name": name, "required": False} for name in STRIP_ARRAYS]
+    columns += [{"type": "string", "name": "path", "required": False}]
+    columns += [{"type": "any", "name": "quadrant", "required": False}]
+    types = {"batch_size": "long", "false_alarms_per_hour": "double"}
+    params = [
+        {"name": name, "default": default, "shape": None, "type": types[name]} for name, default in PARAMETERS.items()
+    ]
+    return {"inputs": json.dumps(columns), "outputs": None, "params": json.dumps(params)}
+
+
 def model_signature(mlflow: Any) -> Any:
     """``mlflow.models.ModelSignature`` of every detector: strips or paths of files in, a table out.
 
@@ -59,8 +76,6 @@ def model_signature(mlflow: Any) -> Any:
     mlflow : module
         As loaded by `shutterless.workflows.tracking.tracking`, which alone imports it.
     """
-    from shutterless.workflows.pyfunc_loader import pyfunc_signature  # imports torch, which not every search needs
-
     return mlflow.models.ModelSignature.from_dict(pyfunc_signature())
 
 

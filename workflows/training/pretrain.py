@@ -16,7 +16,8 @@ from shutterless.models.pretraining.fit import ALL, PretrainingResult, Pretraini
 from shutterless.models.pretraining.masked_patches import MaskedPatchModel, build_masked_model
 from shutterless.models.pretraining.masking import Masking
 from shutterless.models.pretraining.plots import plot_pretraining
-from shutterless.pipeline.store.store import manifest_hash, read_manifest, write_parquet, write_text
+from shutterless.pipeline.files import write_parquet, write_text
+from shutterless.pipeline.store.store import manifest_hash, read_manifest
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.pages.page import new_figure

@@ -20,6 +20,7 @@ from shutterless.models.pretraining.masked_patches import is_masked_model, load_
 from shutterless.models.scoring import calibrate_model
 from shutterless.models.training import fit as training
 from shutterless.models.transformer import TransformerDetector
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.examples.strips import suitable_grid, suits_stack
 from shutterless.pipeline.examples.training import (
     ExampleSettings,
@@ -27,7 +28,8 @@ from shutterless.pipeline.examples.training import (
     concatenate_training_sets,
     draw_examples,
 )
-from shutterless.pipeline.store.store import Amplifier, manifest_hash, read_manifest, write_parquet
+from shutterless.pipeline.files import write_parquet
+from shutterless.pipeline.store.store import manifest_hash, read_manifest
 from shutterless.pipeline.tokens import TokenGrid
 from shutterless.workflows.comparison.evaluate import count_false_alarms
 from shutterless.workflows.execution.cluster import Executor, SerialExecutor

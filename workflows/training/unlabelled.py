@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.detection.triggers import find_triggers
 from shutterless.pipeline.examples.strips import ROWS_PER_WIDTH, choose_bins, cut_strips
-from shutterless.pipeline.store.store import Amplifier, read_manifest
+from shutterless.pipeline.store.store import read_manifest
 from shutterless.pipeline.tokens import STAGE1_FEATURES, StripBatch, TokenGrid, concatenate_strips
 from shutterless.workflows.execution.cluster import Executor, SerialExecutor
 from shutterless.workflows.execution.progress import Progress

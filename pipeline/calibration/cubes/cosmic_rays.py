@@ -14,7 +14,7 @@ NEIGHBOUR_SIGMA = 4.0  # of the pixels around it that are masked with it
 # of sources of 8 to 100 sigma in one row 0.3 % are masked where the width is 0.54 px (at 0.8 px 4 % of 8 sigma, 1 % of
 # 14 sigma), of one-pixel rays of 8 sigma 92 %, of 14 sigma all; the margin is what a Gaussian lacks against the
 # point-spread function of Kepler, whose flares have 0.03 more than it at most
-SHARPNESS_MARGIN, SPIKE_NOISE = 0.05, 0.8
+SPIKE_SHARPNESS_NOISE, SPIKE_NOISE = 0.05, 0.8
 # second singular value of a source over the first: 0.05 of a flare of 350 sigma in K2; of noise alone 1.9 ± 0.5 σ
 MAX_SECOND, MIN_SECOND_SIGMA = 0.1, 4.5
 MAX_LASTING = 0.3  # light in the rows before and after over that of the row: a flare of several rows is none
@@ -108,9 +108,9 @@ def _is_sharp(stamps: np.ndarray, noise_e: np.ndarray, sigma_px: float) -> np.nd
     snr = (values.reshape(weight.shape) * seen) @ light.T / np.sqrt(np.maximum(seen**2 @ (light**2).T, 1e-12))
     best = snr.argmax(axis=1)  # of the places
     highest = snr[every, best]
-    # a neighbour that is noisier makes a source sharper in units of noise; `SHARPNESS_MARGIN` was set without noise
+    # a neighbour that is noisier makes a source sharper in units of noise; `SPIKE_SHARPNESS_NOISE` was set without
     own = np.maximum(*(_own_track(light[best] * part) for part in (weight, np.ones_like(weight))))
-    limit = own + SHARPNESS_MARGIN + SPIKE_NOISE / np.maximum(highest, 1e-6)
+    limit = own + SPIKE_SHARPNESS_NOISE + SPIKE_NOISE / np.maximum(highest, 1e-6)
     return _best_track(values) > limit * highest
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.compiled.medians import median, median_absolute
 
-BLOCK_ROWS = 64  # the baseline is kept every so many rows
 KNOT_BLOCKS = 4  # and its running mean taken every so many blocks, linear in between
 WINDOW_ROWS = 16_384  # of the running mean: 1 s of 300 rows/s fills 2 % of it, 5 s 9 %, and that is what events lose
 CLIP_BLOCKS = 64  # outlying block means are found against the median around every so many
@@ -165,25 +165,6 @@ def running_mean(blocks: np.ndarray, window: int, step: int) -> np.ndarray:
     weight = (position - lower)[:, None]
     upper = np.minimum(lower + 1, len(knots) - 1)
     return (means[lower] * (1 - weight) + means[upper] * weight).astype(np.float32)
-
-
-def interpolate_blocks(level: np.ndarray, start: int, stop: int, block_rows: int = BLOCK_ROWS) -> np.ndarray:
-    """Values of rows ``start..stop`` from values at block centres, linear in between and constant outside.
-
-    Parameters
-    ----------
-    level : ndarray, shape (b, x)
-        Block ``i`` is centred on row ``(i + 1/2) block_rows``.
-
-    Returns
-    -------
-    ndarray of float32, shape (stop - start, x)
-    """
-    position = np.clip((np.arange(start, stop) + 0.5) / block_rows - 0.5, 0, len(level) - 1)
-    lower = np.minimum(position.astype(np.int64), max(len(level) - 2, 0))
-    upper = np.minimum(lower + 1, len(level) - 1)
-    weight = (position - lower).astype(np.float32)[:, None]
-    return level[lower] * (1 - weight) + level[upper] * weight
 
 
 @numba.njit(cache=True, nogil=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from shutterless.pipeline.calibration.levels.baseline import BLOCK_ROWS
 from shutterless.pipeline.calibration.levels.onsets import BIN_ROWS, SAME_ONSET_COLUMNS, bin_means, find_onsets
+from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.readout import Readout
 

@@ -19,7 +19,7 @@ from shutterless.pipeline.reading.readout import Readout
 # rows over which the amplitude of a mode may be averaged, doubling (`neighbour_errors`); motion changes in about 30,
 # focus in some hundred
 OWN_WINDOWS = (5, 9, 17, 33, 65, 129)
-MIN_GAIN = 0.01  # of the variance of a mode's amplitude that must be predicted before anything is subtracted
+MIN_CLEANING_GAIN = 0.01  # of the variance of a mode's amplitude that must be predicted before anything is subtracted
 MOTION_CLIP_SIGMA = 5.0
 MAX_COMPANIONS = 3  # streaks within the modelled columns that are fitted along: an event on one is no motion
 MIN_SEPARATION_PX = 1.2  # closer ones cannot be told from the motion of one
@@ -98,7 +98,8 @@ def predict_amplitude(amplitude: np.ndarray, noise: float) -> np.ndarray | None:
     -------
     ndarray, shape (t,), or None
         Mean of the neighbouring rows, the row itself left out (so that no noise is subtracted from itself), over the
-        window of `OWN_WINDOWS` that predicts best; None where none predicts `MIN_GAIN` of the variance: nothing moves.
+        window of `OWN_WINDOWS` that predicts best; None where none predicts `MIN_CLEANING_GAIN` of the
+        variance: nothing moves.
     """
     predicted = np.empty(len(amplitude), dtype=np.float32)
     amplitude = np.ascontiguousarray(amplitude, dtype=np.float32)
@@ -115,7 +116,7 @@ def _predict(amplitude, noise, predicted):  # pragma: no cover - compiled
         power += np.float64(limited[t]) * limited[t]
     errors = neighbour_errors(limited, len(OWN_WINDOWS))
     best = np.argmin(errors)
-    moves = errors[best] < (1 - MIN_GAIN) * power / max(len(amplitude), 1)
+    moves = errors[best] < (1 - MIN_CLEANING_GAIN) * power / max(len(amplitude), 1)
     if moves:
         neighbour_mean(limited, cumulate(limited), OWN_WINDOWS[best], predicted)
     return moves

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from shutterless.pipeline.calibration.levels.baseline import BLOCK_ROWS
+from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.compiled.half_floats import float_to_half, half_to_float
 
 _CACHED_ROWS = 512  # so many rows of all sums stay in the fastest cache while the columns are added up

@@ -22,7 +22,7 @@ from shutterless.pipeline.calibration.streaks.profile_fit import (
 from shutterless.pipeline.psf import noise_equivalent_columns, pixel_profile
 
 FIT_HALF_WIDTH = 6  # columns to either side of a streak that its profile is taken to reach
-MIN_SIGNIFICANCE = 5.0
+MIN_STREAK_SIGNIFICANCE = 5.0
 # what a Gaussian may leave of a real point-spread function, relative to the light of the columns around
 PROFILE_TOLERANCE = 0.02
 WIDTH_TOLERANCE = 0.005  # the same, where the width is fitted: the brightest streaks are the cleanest
@@ -125,7 +125,9 @@ class StreakFit:
         weight = self.believed / self.tolerance(PROFILE_TOLERANCE) ** 2
         power = np.convolve(weight, kernel**2, mode="same")
         score = np.convolve(self.residual * weight, kernel, mode="same") / np.sqrt(np.maximum(power, 1e-30))
-        peaks = np.flatnonzero((score == maximum_filter1d(score, 3)) & (score > MIN_SIGNIFICANCE)).astype(np.float64)
+        peaks = np.flatnonzero((score == maximum_filter1d(score, 3)) & (score > MIN_STREAK_SIGNIFICANCE)).astype(
+            np.float64
+        )
         if self.x.size:
             peaks = peaks[np.abs(peaks[:, None] - self.x).min(axis=1) > LEAST_SEPARATION * self.sigma_px]
         order = np.argsort(np.append(self.x, peaks))
@@ -199,10 +201,10 @@ class StreakFit:
             self._solve()
 
     def drop_insignificant(self) -> None:
-        """Drop streaks below `MIN_SIGNIFICANCE`, the least of close ones first: the others get its share of light."""
+        """Drop streaks below `MIN_STREAK_SIGNIFICANCE`, the least of close ones first: others get its light."""
         while self.x.size:
             significance = self.flux / self.flux_error
-            weak = significance < MIN_SIGNIFICANCE
+            weak = significance < MIN_STREAK_SIGNIFICANCE
             if not weak.any():
                 return
             self._keep(~(weak & (significance <= _least_nearby(self.x, significance))))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from shutterless.pipeline.calibration.electrons import dropped_rows, overscan_level, to_electrons, undo_serial_trap
-from shutterless.pipeline.calibration.serial_trap import SerialTrap, apply_serial_trap
+from shutterless.pipeline.calibration.serial_trap import apply_serial_trap
+from shutterless.pipeline.reading.instruments import SerialTrap
 
 
 def test_overscan_level_is_the_mean_of_the_used_columns():

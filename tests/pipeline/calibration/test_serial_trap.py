@@ -3,13 +3,8 @@
 import numpy as np
 import pytest
 
-from shutterless.pipeline.calibration.serial_trap import (
-    SerialTrap,
-    apply_serial_trap,
-    noise_gain,
-    photon_gain,
-    remove_serial_trap,
-)
+from shutterless.pipeline.calibration.serial_trap import apply_serial_trap, noise_gain, photon_gain, remove_serial_trap
+from shutterless.pipeline.reading.instruments import SerialTrap
 
 # medians of Regnault et al. 2025 (arXiv:2509.04073)
 EFFECT = SerialTrap(capacity_e=756.0, exponent=1.52, flux_exponent=0.372, full_well_e=3.2e5)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from shutterless.pipeline.calibration.serial_trap import SerialTrap, apply_serial_trap
+from shutterless.pipeline.calibration.serial_trap import apply_serial_trap
 from shutterless.pipeline.calibration.trap_strength import measure_strength, neighbour_covariance
+from shutterless.pipeline.reading.instruments import SerialTrap
 
 EFFECT = SerialTrap(capacity_e=756.0, exponent=1.52, flux_exponent=0.372, full_well_e=3.2e5)
 SKY_E, READ_NOISE_E = 314.0, 10.0

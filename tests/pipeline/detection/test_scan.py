@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.streaks.find import STREAK_COLUMNS
+from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.compiled.residual_lines import compiled_lines, weighted_sum
 from shutterless.pipeline.detection import box_search
 from shutterless.pipeline.detection.box_search import BoxWidths, _rescale, filter_rows, search_pixels
@@ -17,7 +19,6 @@ from shutterless.pipeline.detection.scan import (
 )
 from shutterless.pipeline.psf import pixel_profile, psf_half_width, stack_profile
 from shutterless.pipeline.reading.readout import Readout
-from shutterless.pipeline.store.store import BLOCK_ROWS, Amplifier
 
 SIGMA_PX = 0.84
 SEARCH_ROWS = box_search.SCAN_BLOCK_ROWS

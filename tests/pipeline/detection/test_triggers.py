@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.streaks.find import STREAK_COLUMNS
+from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.detection.fit_quality import _best_track
 from shutterless.pipeline.detection.scan import scan
 from shutterless.pipeline.detection.templates import shape_bank
@@ -16,7 +18,6 @@ from shutterless.pipeline.events.events import Event, event_stamp, optimal_rho, 
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.simulation.camera.artefacts import draw_cosmic_ray
-from shutterless.pipeline.store.store import BLOCK_ROWS, Amplifier
 
 SIGMA_PX, SIGMA_E = 0.84, 20.0
 

@@ -19,12 +19,12 @@ from shutterless.pipeline.reading.segments import (
     LEAST_ROWS,
     MARGIN_ROWS,
     MAX_ROWS,
-    Piece,
+    FileSpan,
     Segment,
     Workspace,
     cut_file,
     plan_segments,
-    read_runs,
+    read_exposures,
 )
 
 FOLDER = Path("/frames")
@@ -68,7 +68,7 @@ def owns(segments: list[Segment]) -> list[tuple[int, int]]:
 
 def test_one_short_file_is_one_segment():
     (segment,) = plan_segments(make_infos((0, 5000)))
-    assert segment.pieces == (Piece(FOLDER / "000000000.fits", 0, 5000, 0),)
+    assert segment.spans == (FileSpan(FOLDER / "000000000.fits", 0, 5000, 0),)
     assert segment.own == (0, CORE_ROWS)
     assert segment.n_rows == 5000
 
@@ -76,8 +76,8 @@ def test_one_short_file_is_one_segment():
 def test_files_are_joined_across_their_border():
     """28,000 + 40,000 rows: the border is inside the first window, and its margin ends 2,048 rows after it."""
     first, second, *rest = plan_segments(make_infos((0, 28_000), (28_000, 68_000)))
-    assert [(piece.start, piece.stop) for piece in first.pieces] == [(0, 28_000), (0, CORE_ROWS + MARGIN_ROWS - 28_000)]
-    assert second.pieces[0].first == CORE_ROWS - MARGIN_ROWS
+    assert [(span.start, span.stop) for span in first.spans] == [(0, 28_000), (0, CORE_ROWS + MARGIN_ROWS - 28_000)]
+    assert second.spans[0].first == CORE_ROWS - MARGIN_ROWS
     assert owns([first, second, *rest]) == [(k * CORE_ROWS, (k + 1) * CORE_ROWS) for k in range(3)]
 
 
@@ -96,11 +96,11 @@ def test_every_row_is_owned_once_and_read_with_its_margins(seed):
         for segment in segments:
             start, stop = segment.own
             assert start % CORE_ROWS == stop % CORE_ROWS == 0
-            read = rows_of([(piece.first, piece.last) for piece in segment.pieces], n)
+            read = rows_of([(span.first, span.last) for span in segment.spans], n)
             np.testing.assert_array_equal(read, there * rows_of([(start - MARGIN_ROWS, stop + MARGIN_ROWS)], n))
             assert 0 < segment.n_rows == read.sum() <= MAX_ROWS
-            assert all(piece.first - piece.start == firsts[piece.path] for piece in segment.pieces)
-            assert list(segment.pieces) == sorted(segment.pieces, key=lambda piece: piece.first)
+            assert all(span.first - span.start == firsts[span.path] for span in segment.spans)
+            assert list(segment.spans) == sorted(segment.spans, key=lambda span: span.first)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -191,7 +191,7 @@ def test_order_of_the_files_does_not_matter():
 )
 def test_files_that_differ_are_not_joined(other):
     segments = plan_segments([make_info("a.fits", 0, 9000), make_info("b.fits", 9000, 9000, **other)])
-    assert [[piece.path.name for piece in segment.pieces] for segment in segments] == [["a.fits"], ["b.fits"]]
+    assert [[span.path.name for span in segment.spans] for segment in segments] == [["a.fits"], ["b.fits"]]
     assert len({segment.series for segment in segments}) == 2
 
 
@@ -203,27 +203,27 @@ def test_files_of_another_profile_are_not_joined():
 def test_files_of_another_seeing_are_joined():
     infos = [make_info("a.fits", 0, 9000), make_info("b.fits", 9000, 9000, seeing_arcsec=3.5)]
     (segment,) = plan_segments(infos)
-    assert [piece.path.name for piece in segment.pieces] == ["a.fits", "b.fits"]
+    assert [span.path.name for span in segment.spans] == ["a.fits", "b.fits"]
 
 
 def test_quadrants_are_series_of_their_own():
     segments = plan_segments([make_info("a.fits", 0, 9000, (1, 2, 4)), make_info("b.fits", 9000, 9000, (1, 4))])
-    assert [(s.quadrant, len(s.pieces)) for s in segments] == [(1, 2), (2, 1), (4, 2)]
+    assert [(s.quadrant, len(s.spans)) for s in segments] == [(1, 2), (2, 1), (4, 2)]
 
 
 def test_overlapping_files_are_two_series():
     """A copy of a file, and one that begins a row too early: rows are never searched as if they were twice as many."""
     infos = [make_info("a.fits", 0, 9000), make_info("a_copy.fits", 0, 9000), make_info("b.fits", 9000, 9000)]
     segments = plan_segments(infos)
-    assert [[p.path.name for p in s.pieces] for s in segments] == [["a.fits", "b.fits"], ["a_copy.fits"]]
+    assert [[p.path.name for p in s.spans] for s in segments] == [["a.fits", "b.fits"], ["a_copy.fits"]]
     segments = plan_segments(make_infos((0, 9000), (8999, 12_000), (12_000, 13_000)))
-    assert [[p.first for p in s.pieces] for s in segments] == [[0, 12_000], [8999]]
+    assert [[p.first for p in s.spans] for s in segments] == [[0, 12_000], [8999]]
     assert len({segment.name for segment in segments}) == 2
 
 
 def test_files_without_a_first_row_stay_alone():
     segments = plan_segments([make_info("a.fits", None, 40_000), make_info("b.fits", None, 9000)])
-    assert [{piece.path.name for piece in segment.pieces} for segment in segments] == [
+    assert [{span.path.name for span in segment.spans} for segment in segments] == [
         {"a.fits"},
         {"a.fits"},
         {"b.fits"},
@@ -236,7 +236,7 @@ def test_a_stack_of_images_is_one_segment_whatever_its_length():
     cube = FrameInfo(FOLDER / "k2.fits.gz", load_profile("kepler"), 100_000, {None: readout}, {}, 9, 8)
     (segment,) = plan_segments([cube])
     assert (segment.quadrant, segment.own) == (None, (0, 100_000))
-    assert segment.pieces == (Piece(FOLDER / "k2.fits.gz", 0, 100_000, 0),)
+    assert segment.spans == (FileSpan(FOLDER / "k2.fits.gz", 0, 100_000, 0),)
     assert segment.name.startswith("k2_q0_")
 
 
@@ -253,7 +253,7 @@ def test_pieces_are_found_from_any_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     info = replace(make_info("a.fits", 0, 9000), path=Path("night/a.fits"))
     (segment,) = plan_segments([info])
-    assert segment.pieces[0].path == tmp_path / "night" / "a.fits"
+    assert segment.spans[0].path == tmp_path / "night" / "a.fits"
 
 
 def test_one_file_is_cut_from_its_own_first_row():
@@ -262,17 +262,17 @@ def test_one_file_is_cut_from_its_own_first_row():
     assert owns(segments) == [(k * CORE_ROWS, (k + 1) * CORE_ROWS) for k in range(3)]
     assert [segment.name for segment in segments] == ["a_r000000000", "a_r000028672", "a_r000057344"]
     assert [segment.quadrant for segment in segments] == [3, 3, 3]
-    assert segments[1].pieces == (Piece(path, CORE_ROWS - MARGIN_ROWS, 2 * CORE_ROWS + MARGIN_ROWS, 26_624),)
+    assert segments[1].spans == (FileSpan(path, CORE_ROWS - MARGIN_ROWS, 2 * CORE_ROWS + MARGIN_ROWS, 26_624),)
 
 
 def test_part_of_a_piece():
-    piece = Piece(Path("a.fits"), 100, 200, 1000)
-    assert piece.last == 1100
-    assert piece.within(0, 5000) == piece
-    assert piece.within(1010, 1050) == Piece(Path("a.fits"), 110, 150, 1010)
-    assert piece.within(900, 1001) == Piece(Path("a.fits"), 100, 101, 1000)
-    assert piece.within(0, 1000) is None
-    assert piece.within(1100, 1200) is None
+    span = FileSpan(Path("a.fits"), 100, 200, 1000)
+    assert span.last == 1100
+    assert span.within(0, 5000) == span
+    assert span.within(1010, 1050) == FileSpan(Path("a.fits"), 110, 150, 1010)
+    assert span.within(900, 1001) == FileSpan(Path("a.fits"), 100, 101, 1000)
+    assert span.within(0, 1000) is None
+    assert span.within(1100, 1200) is None
 
 
 @pytest.fixture
@@ -306,17 +306,17 @@ def plan(tiny_profile) -> Callable[..., Segment]:
 
 @pytest.fixture
 def read(tiny_profile) -> Callable[..., list[tuple[int, np.ndarray, np.ndarray]]]:
-    """First row, pixels and overscan of every run, copied before the next is read."""
+    """First row, pixels and overscan of every exposure, copied before the next is read."""
 
-    def runs(
+    def exposures(
         segment: Segment, failures: list[tuple[Path, str]] | None = None
     ) -> list[tuple[int, np.ndarray, np.ndarray]]:
         return [
-            (run.first, run.frame.pixels_adu.copy(), run.frame.overscan_adu.copy())
-            for run in read_runs(segment, Workspace(), tiny_profile, failures=failures)
+            (exposure.first, exposure.frame.pixels_adu.copy(), exposure.frame.overscan_adu.copy())
+            for exposure in read_exposures(segment, Workspace(), tiny_profile, failures=failures)
         ]
 
-    return runs
+    return exposures
 
 
 @pytest.mark.parametrize("quadrant", [1, 2])
@@ -333,28 +333,28 @@ def test_run_is_what_its_files_hold(write_tiny, plan, read, tiny_profile, suffix
 
 def test_part_of_a_file_has_the_clocks_of_its_rows(write_tiny, plan, tiny_profile):
     path = write_tiny(50, 100)
-    segment = replace(plan([path]), pieces=(Piece(path, 20, 45, 70),))
-    (run,) = read_runs(segment, Workspace(), tiny_profile)
-    np.testing.assert_array_equal(run.frame.pixels_adu, read_amplifier(path, 2, tiny_profile).pixels_adu[20:45])
-    assert run.frame.readout.first_row == run.first == 70
-    assert run.frame.readout.seconds(0) == 0.7
-    assert run.pieces == segment.pieces
+    segment = replace(plan([path]), spans=(FileSpan(path, 20, 45, 70),))
+    (exposure,) = read_exposures(segment, Workspace(), tiny_profile)
+    np.testing.assert_array_equal(exposure.frame.pixels_adu, read_amplifier(path, 2, tiny_profile).pixels_adu[20:45])
+    assert exposure.frame.readout.first_row == exposure.first == 70
+    assert exposure.frame.readout.seconds(0) == 0.7
+    assert exposure.spans == segment.spans
 
 
 def test_rows_of_a_file_without_a_first_row_are_counted_from_its_own(write_tiny, plan, tiny_profile):
     path = write_tiny(0, 50, ROW0=None)
-    segment = replace(plan([path]), pieces=(Piece(path, 20, 45, 20),))
-    (run,) = read_runs(segment, Workspace(), tiny_profile)
-    assert (run.frame.readout.first_row, run.first) == (None, 20)
+    segment = replace(plan([path]), spans=(FileSpan(path, 20, 45, 20),))
+    (exposure,) = read_exposures(segment, Workspace(), tiny_profile)
+    assert (exposure.frame.readout.first_row, exposure.first) == (None, 20)
 
 
 def test_a_gap_makes_two_runs(write_tiny, plan, read, tiny_profile):
     paths = [write_tiny(*rows) for rows in ((0, 40), (40, 60), (61, 90))]
     whole = [read_amplifier(path, 2, tiny_profile).pixels_adu for path in paths]
-    runs = read(plan(paths))
-    assert [run[0] for run in runs] == [0, 61]
-    np.testing.assert_array_equal(runs[0][1], np.concatenate(whole[:2]))
-    np.testing.assert_array_equal(runs[1][1], whole[2])
+    exposures = read(plan(paths))
+    assert [exposure[0] for exposure in exposures] == [0, 61]
+    np.testing.assert_array_equal(exposures[0][1], np.concatenate(whole[:2]))
+    np.testing.assert_array_equal(exposures[1][1], whole[2])
 
 
 def cut(path: Path) -> None:
@@ -383,14 +383,14 @@ def test_a_damaged_file_is_recorded_and_its_neighbours_are_read(
     segment = plan(paths)
     damage(paths[position])
     failures: list[tuple[Path, str]] = []
-    runs = read(segment, failures)
+    exposures = read(segment, failures)
     assert [path for path, _ in failures] == [paths[position]]
     assert failures[0][1].startswith("FrameError: ")
     assert reason in failures[0][1]
-    assert [run[0] for run in runs] == {0: [40], 1: [0, 60], 2: [0]}[position]
+    assert [exposure[0] for exposure in exposures] == {0: [40], 1: [0, 60], 2: [0]}[position]
     expected = {0: [whole[1:]], 1: [whole[:1], whole[2:]], 2: [whole[:2]]}[position]
-    for run, images in zip(runs, expected, strict=True):
-        np.testing.assert_array_equal(run[1], np.concatenate(images))
+    for exposure, images in zip(exposures, expected, strict=True):
+        np.testing.assert_array_equal(exposure[1], np.concatenate(images))
 
 
 @pytest.mark.parametrize(("damage", "reason"), DAMAGES)
@@ -431,9 +431,9 @@ def test_a_damaged_file_of_another_type_spoils_none_after_it(write_tiny, plan, r
     segment = plan(paths)
     make_constant(paths[0])
     failures: list[tuple[Path, str]] = []
-    runs = read(segment, failures)
+    exposures = read(segment, failures)
     assert len(failures) == 1
-    assert [(first, pixels.dtype, len(pixels)) for first, pixels, _ in runs] == [(40, np.uint16, 50)]
+    assert [(first, pixels.dtype, len(pixels)) for first, pixels, _ in exposures] == [(40, np.uint16, 50)]
 
 
 def test_files_of_another_seeing_are_one_run_with_that_of_the_first(write_tiny, plan, tiny_profile, tmp_path):
@@ -443,8 +443,8 @@ def test_files_of_another_seeing_are_one_run_with_that_of_the_first(write_tiny, 
         read_frame_info(write_tiny(*rows, FWHM=fwhm), str(seeing)) for *rows, fwhm in ((0, 40, 1.5), (40, 60, 3.0))
     ]
     segment = plan_segments(infos)[0]
-    (run,) = read_runs(segment, Workspace(), str(seeing))
-    assert (len(run.frame.pixels_adu), run.frame.readout.seeing_arcsec) == (60, 1.5)
+    (exposure,) = read_exposures(segment, Workspace(), str(seeing))
+    assert (len(exposure.frame.pixels_adu), exposure.frame.readout.seeing_arcsec) == (60, 1.5)
 
 
 def test_workspace_gives_the_same_memory_again_and_grows():
@@ -465,5 +465,5 @@ def test_workspace_gives_the_same_memory_again_and_grows():
 def test_runs_lie_in_the_same_memory(write_tiny, plan, tiny_profile):
     workspace = Workspace()
     segment = plan([write_tiny(0, 40), write_tiny(50, 60)])
-    first, second = (run.frame.pixels_adu for run in read_runs(segment, workspace, tiny_profile))
+    first, second = (exposure.frame.pixels_adu for exposure in read_exposures(segment, workspace, tiny_profile))
     assert np.shares_memory(first, second)

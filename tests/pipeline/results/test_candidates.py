@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from astropy.table import Table
 
+from shutterless.pipeline.calibration.streaks.shared_onsets import share_onsets
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.results.candidates import (
     CANDIDATE_TYPES,
     build_candidates,
     empty_candidates,
     group_candidates,
-    share_onsets,
     write_candidates,
 )
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from astropy.time import Time
 
+from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.results.lightcurves import LightCurveError, fit_light_curves
-from shutterless.pipeline.store.store import BLOCK_ROWS
 
 PAIR = ((20.3, 1000.0), (23.3, 300.0))
 

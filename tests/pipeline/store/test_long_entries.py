@@ -12,14 +12,15 @@ import pytest
 from conftest import TINY_PROFILE
 from tiny_frames import GAIN, N_COLUMNS, N_TRANSIT, NOISE_E, SKY_E, column_shares, expose, write_tiny
 
-from shutterless.pipeline.calibration.levels.baseline import BLOCK_ROWS
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.levels.ramp import SETTLE_ROWS
+from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.reading import segments as segments
 from shutterless.pipeline.reading.exposures import read_info
-from shutterless.pipeline.reading.segments import MAX_ROWS, Piece, cut_file
+from shutterless.pipeline.reading.segments import MAX_ROWS, FileSpan, cut_file
 from shutterless.pipeline.store import ingest
 from shutterless.pipeline.store.ingest import ingest_amplifier
-from shutterless.pipeline.store.store import Amplifier, open_amplifier, read_entry
+from shutterless.pipeline.store.store import open_amplifier, read_entry
 
 N_ROWS, CORE, MARGIN, LEAST = 12_200, 4096, 1024, 512  # two whole windows and one of 4,008 rows
 BORDERS = (CORE, 2 * CORE)
@@ -87,7 +88,7 @@ def test_the_file_is_cut_where_the_tests_look(frame, monkeypatch):
         monkeypatch.setattr(segments, name, value)
     cut = cut_file(frame, 1, N_ROWS)
     assert [segment.own for segment in cut] == [(0, CORE), (CORE, 2 * CORE), (2 * CORE, 3 * CORE)]
-    assert cut[2].pieces == (Piece(frame, 2 * CORE - MARGIN, N_ROWS, 2 * CORE - MARGIN),)
+    assert cut[2].spans == (FileSpan(frame, 2 * CORE - MARGIN, N_ROWS, 2 * CORE - MARGIN),)
 
 
 def test_entry_has_the_shapes_of_any_other(split, whole):

@@ -13,24 +13,27 @@ import pandas as pd
 import pytest
 
 from shutterless.pipeline.calibration.streaks.find import STREAK_COLUMNS
+from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
+from shutterless.pipeline.files import (
+    BusyFolderError,
+    partial_path,
+    remove_partials,
+    replace_folder,
+    write_parquet,
+    write_text,
+)
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.store import store as store_module
 from shutterless.pipeline.store.store import (
-    BLOCK_ROWS,
     MANIFEST_COLUMNS,
     EntryWriter,
     StoreError,
     entry_name,
     manifest_hash,
     open_amplifier,
-    partial_path,
     read_entry,
     read_manifest,
-    remove_partials,
-    replace_folder,
     write_manifest,
-    write_parquet,
-    write_text,
 )
 
 READOUT = Readout(300.0, 2.0, 5.0, 40_000.0, 50, first_row=7, ccd=3, quadrant=2, supplied=(("GAIN", "2"),))
@@ -280,7 +283,9 @@ def test_folder_that_another_process_writes_at_the_same_time_is_replaced(tmp_pat
 def test_folder_that_another_process_writes_again_and_again_is_an_error(tmp_path, monkeypatch):
     final = make_folder(tmp_path / "part", "old")
     calls = write_meanwhile(monkeypatch, final, 1000)
-    with pytest.raises(StoreError, match=rf"{re.escape(str(final))} is written by another process again and again"):
+    with pytest.raises(
+        BusyFolderError, match=rf"{re.escape(str(final))} is written by another process again and again"
+    ):
         replace_folder(make_folder(tmp_path / ".part", "new"), final)
     assert len(calls) == 10
     assert (final / "text").read_text() == "another's"

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from shutterless.models.evaluation.metrics import MIN_COUNTED_ALARMS, match_entries, poisson_interval
-from shutterless.pipeline.store.store import read_manifest, write_manifest, write_parquet
+from shutterless.pipeline.files import write_parquet
+from shutterless.pipeline.store.store import read_manifest, write_manifest
 from shutterless.workflows.comparison.counted_events import EVENT_COLUMNS, hash_events, list_events
 from shutterless.workflows.comparison.evaluate import (
     EvaluateError,

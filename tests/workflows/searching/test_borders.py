@@ -102,7 +102,7 @@ def pulses_at(found: pd.DataFrame, rows: list[int], places: tuple[float, float])
 def test_the_borders_are_where_the_pulses_are(files, tiny_camera):
     segments = [s for s in plan_segments([read_info(path, tiny_camera) for path in files]) if s.quadrant == 1]
     assert [s.own[0] for s in segments[1:]] == SEGMENT_BORDERS
-    assert [p.first for p in dict.fromkeys(p for s in segments for p in s.pieces) if p.start == 0][1:] == FILE_BORDERS
+    assert [p.first for p in dict.fromkeys(p for s in segments for p in s.spans) if p.start == 0][1:] == FILE_BORDERS
     assert min(abs(row - border) for row in MIDDLE for border in BORDERS) > 1500
 
 

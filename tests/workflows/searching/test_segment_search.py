@@ -84,16 +84,16 @@ def write_anew(path: Path) -> None:
 def test_part_comes_back_as_it_was_searched(task, files, tiny_camera):
     assert search_segment(task)
     part = read_part(task.out, task.segment)
-    (run,) = part.runs
+    (exposure,) = part.exposures
     assert part.segment == task.segment
     assert part.failures == ()
-    assert run.pieces == task.segment.pieces
-    assert run.readout == read_info(files[0], tiny_camera).readouts[1]
-    assert (run.n_y, run.numbers["live_pixel_rows"]) == (1, 3 * N_ROWS * N_COLUMNS)
-    assert list(run.streaks.columns[:3]) == ["streak_id", "x", "y"]
-    assert run.streaks.empty  # there is no star
+    assert exposure.spans == task.segment.spans
+    assert exposure.readout == read_info(files[0], tiny_camera).readouts[1]
+    assert (exposure.n_y, exposure.numbers["live_pixel_rows"]) == (1, 3 * N_ROWS * N_COLUMNS)
+    assert list(exposure.streaks.columns[:3]) == ["streak_id", "x", "y"]
+    assert exposure.streaks.empty  # there is no star
     np.testing.assert_allclose(found_rows(task), PULSE_ROWS, atol=1)
-    assert {"template-bank/score", "run"} <= set(part.triggers.columns)
+    assert {"template-bank/score", "exposure"} <= set(part.triggers.columns)
     assert sorted(path.name for path in (task.out / "parts").iterdir()) == [task.segment.name]
     assert {path.name for path in part_folder(task.out, task.segment).iterdir()} == {
         "segment.json",
@@ -240,12 +240,12 @@ def test_on_both_sides_of_a_damaged_file_events_are_found(files, tiny_camera, tm
 def test_two_runs_of_a_segment_keep_their_own_clocks(files, tiny_camera, tmp_path):
     task = make_task([files[0], files[2]], tmp_path / "out", tiny_camera)
     search_segment(task)
-    runs = read_part(task.out, task.segment).runs
-    assert [run.readout.first_row for run in runs] == [FIRST, FIRST + 2 * N_ROWS]
+    exposures = read_part(task.out, task.segment).exposures
+    assert [exposure.readout.first_row for exposure in exposures] == [FIRST, FIRST + 2 * N_ROWS]
     triggers = read_part(task.out, task.segment).triggers
     strong = triggers[triggers["snr"] > 10]
     np.testing.assert_allclose(strong["row_peak"], [FIRST + PULSE_ROWS[0], FIRST + PULSE_ROWS[2]], atol=1)
-    assert strong["run"].tolist() == [0, 1]
+    assert strong["exposure"].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("name", ["streaks.parquet", "triggers.parquet"])
@@ -311,11 +311,11 @@ def test_a_stack_of_images_keeps_the_times_of_its_rows(tmp_path):
     assert segment.quadrant is None
     task = SegmentTask(segment, tmp_path / "out", BANK, 5.0, 256, None, {}, "settings")
     assert search_segment(task)
-    (run,) = read_part(task.out, segment).runs
+    (exposure,) = read_part(task.out, segment).exposures
     cube = read_cube(path)
-    assert (run.n_y, run.readout) == (7, cube.readout)
-    np.testing.assert_array_equal(run.readout.row_times.seconds, cube.readout.row_times.seconds)
-    np.testing.assert_array_equal(run.readout.row_times.archive, cube.readout.row_times.archive)
-    assert run.numbers["live_pixel_rows"] < 120 * 49
-    assert len(run.streaks) == 1
+    assert (exposure.n_y, exposure.readout) == (7, cube.readout)
+    np.testing.assert_array_equal(exposure.readout.row_times.seconds, cube.readout.row_times.seconds)
+    np.testing.assert_array_equal(exposure.readout.row_times.archive, cube.readout.row_times.archive)
+    assert exposure.numbers["live_pixel_rows"] < 120 * 49
+    assert len(exposure.streaks) == 1
     assert not search_segment(replace(task, resume=True))

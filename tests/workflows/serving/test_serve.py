@@ -27,13 +27,13 @@ from shutterless.pipeline.detection.triggers import find_triggers
 from shutterless.pipeline.examples.strips import cut_strips
 from shutterless.pipeline.results.candidates import CANDIDATE_TYPES
 from shutterless.pipeline.store.store import open_amplifier
-from shutterless.pipeline.tokens import StripBatch
+from shutterless.pipeline.tokens import STRIP_ARRAYS, StripBatch
 from shutterless.workflows.execution.cluster import SerialExecutor
 from shutterless.workflows.frames.ingest import ingest_files
 from shutterless.workflows.registry.store import RegistryStore
 from shutterless.workflows.searching.detect import write_rates
 from shutterless.workflows.searching.search import search_files
-from shutterless.workflows.serving.bodies import STRIP_ARRAYS, table_records
+from shutterless.workflows.serving.bodies import table_records
 from shutterless.workflows.settings.settings import SearchSettings
 from shutterless.workflows.tracking.tracking import register_model
 

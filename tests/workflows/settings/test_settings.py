@@ -9,7 +9,13 @@ from pydantic import ValidationError
 
 from shutterless.pipeline.simulation.scene import SceneSettings
 from shutterless.workflows.frames.simulate import build_scene
-from shutterless.workflows.settings.settings import FAMILIES, SettingsError, load_scene, load_settings, resolved_toml
+from shutterless.workflows.settings.settings import (
+    FAMILY_NAMES,
+    SettingsError,
+    load_scene,
+    load_settings,
+    resolved_toml,
+)
 
 
 def test_default_event_free_sequence_is_a_fifth_of_an_amplifier_hour():
@@ -44,7 +50,7 @@ def test_bare_words_are_strings_and_lists_are_toml():
     assert settings.simulate.training.ccds == (2, 3)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_train_for_adds_the_family_architecture(family):
     settings = load_settings(overrides=[f"{family}.width=7"])
     assert settings.train_for(family).architecture == {"width": 7}

@@ -11,7 +11,7 @@ import pytest
 from shutterless.models.evaluation.platt import reliability_error
 from shutterless.models.families import load_model
 from shutterless.models.training.learning_curves import LATE_GENERALISATION, STILL_LEARNING, Diagnosis
-from shutterless.pipeline.store.store import write_parquet
+from shutterless.pipeline.files import write_parquet
 from shutterless.workflows.settings.settings import TrainSettings
 from shutterless.workflows.tracking import record as record_module
 from shutterless.workflows.tracking.record import (

@@ -30,7 +30,8 @@ import pandas as pd
 
 from shutterless.models.families import FAMILIES
 from shutterless.pipeline.examples.training import TrainingSet
-from shutterless.pipeline.store.store import manifest_hash, read_manifest, write_parquet
+from shutterless.pipeline.files import write_parquet
+from shutterless.pipeline.store.store import manifest_hash, read_manifest
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import prepare_folder

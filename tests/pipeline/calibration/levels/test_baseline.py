@@ -2,13 +2,8 @@
 
 import numpy as np
 
-from shutterless.pipeline.calibration.levels.baseline import (
-    BLOCK_ROWS,
-    block_means,
-    interpolate_blocks,
-    reject_outliers,
-    running_mean,
-)
+from shutterless.pipeline.calibration.levels.baseline import block_means, reject_outliers, running_mean
+from shutterless.pipeline.compiled.blocks import BLOCK_ROWS, interpolate_blocks
 
 
 def test_interpolate_blocks_is_linear_between_centres_and_constant_outside():

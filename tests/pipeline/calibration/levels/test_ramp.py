@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.exposure import calibrate_exposure, exposure_shape
 from shutterless.pipeline.calibration.levels.ramp import (
     MASK_ROWS,
@@ -27,7 +28,6 @@ from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.simulation.content import AmplifierContent
 from shutterless.pipeline.simulation.rendering import render
 from shutterless.pipeline.simulation.scene import Scene, SceneSettings, draw_scene
-from shutterless.pipeline.store.store import Amplifier
 
 ZERO_POINT, SKY_E = 24.49, 314.0
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from shutterless.pipeline.calibration.levels.baseline import BLOCK_ROWS, interpolate_blocks
 from shutterless.pipeline.calibration.motion.columns import (
     block_averages,
     gather_rows,
@@ -13,6 +12,7 @@ from shutterless.pipeline.calibration.motion.columns import (
     subtract_light,
     subtract_modes,
 )
+from shutterless.pipeline.compiled.blocks import BLOCK_ROWS, interpolate_blocks
 
 N_COLUMNS, N_ROWS, FIRST, WIDTH = 20, 700, 4, 5  # neither blocks nor cached segments divide the rows
 N_BLOCKS = -(-N_ROWS // BLOCK_ROWS)

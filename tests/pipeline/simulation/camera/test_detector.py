@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shutterless.pipeline.calibration.serial_trap import SerialTrap, apply_serial_trap
+from shutterless.pipeline.calibration.serial_trap import apply_serial_trap
 from shutterless.pipeline.reading.frames import read_amplifier
-from shutterless.pipeline.reading.instruments import ProfileError, load_profile
+from shutterless.pipeline.reading.instruments import ProfileError, SerialTrap, load_profile
 from shutterless.pipeline.simulation.camera.artefacts import CosmicRay
 from shutterless.pipeline.simulation.camera.detector import (
     Blinking,

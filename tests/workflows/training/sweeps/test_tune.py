@@ -19,7 +19,7 @@ from shutterless.models.families import build_model, load_model
 from shutterless.models.training.fit import TrainingError
 from shutterless.workflows.cli import app
 from shutterless.workflows.searching.detect import read_rates
-from shutterless.workflows.settings.settings import FAMILIES, Settings, SettingsError, load_settings, resolved_toml
+from shutterless.workflows.settings.settings import FAMILY_NAMES, Settings, SettingsError, load_settings, resolved_toml
 from shutterless.workflows.tracking import tracking as tracking_module
 from shutterless.workflows.tracking.tracking import Tracking
 from shutterless.workflows.training.sweeps import trials, tune
@@ -140,7 +140,7 @@ def test_spaces_that_cannot_be_searched_are_refused(training, architecture, mess
         parse_space(training, architecture, family="cnn", known=KNOWN)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_every_model_of_the_packaged_space_can_be_built(family):
     """Random points of it, drawn by Optuna itself."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))

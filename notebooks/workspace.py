@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from shutterless.pipeline.amplifier import Amplifier
+from shutterless.pipeline.files import write_parquet
 from shutterless.pipeline.plots.frames import plot_light_curve, plot_strip
 from shutterless.pipeline.psf import pixel_profile
-from shutterless.pipeline.store.store import Amplifier, write_parquet
 from shutterless.workflows.execution.cluster import SerialExecutor
 from shutterless.workflows.frames.ingest import ingest_files
 from shutterless.workflows.frames.simulate import build_scene, simulate_scene

@@ -1,0 +1,73 @@
+"""Files and folders written whole or not at all: under another name first, then moved to their place."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+
+_PARTIAL = ".partial"
+_ATTEMPTS = 10
+
+
+class BusyFolderError(OSError):
+    """A folder that another process writes at the same time, again and again."""
+
+
+def write_parquet(table: pd.DataFrame, path: Path) -> None:
+    """Write a Parquet file under another name and move it into place, so that none is ever half-written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as partial:
+        table.to_parquet(partial, index=False)
+
+
+def partial_path(path: Path) -> Path:
+    """Name beside a file or folder under which it is written until it is whole."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Name under which to write a file that is moved to its place when that has succeeded, and removed otherwise."""
+    partial = partial_path(path)
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def replace_folder(partial: Path, final: Path) -> None:
+    """Move a folder that is whole to its place, whatever is there.
+
+    Two processes may do so at once: a worker whose driver was killed, and one of the driver that goes on.
+    """
+    for _ in range(_ATTEMPTS):
+        shutil.rmtree(final, ignore_errors=True)
+        try:
+            partial.replace(final)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    raise BusyFolderError(f"{final} is written by another process again and again; let one of them finish")
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what processes that were killed left half-written in a folder."""
+    for path in folder.glob(f".*{_PARTIAL}"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file under another name and move it into place."""
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
