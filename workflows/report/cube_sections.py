@@ -198,12 +198,12 @@ def write_every_pixel(run: RunFolder) -> str:
     return every_pixel_html(cube, numbered_candidates(run, cube.folder))
 
 
-@lru_cache(maxsize=1)
 def write_cosmic_rays(run: RunFolder) -> str:
     """List the strongest of what was taken for cosmic rays."""
     return cosmic_rays_html(shown_cube(run))
 
 
+@lru_cache(maxsize=1)  # five sections show it: one reading of its files and one sum of its light serve all of them
 def shown_cube(run: RunFolder) -> CubeEntry:
     """Cube of the first candidate, or the first of the store.
 

@@ -145,6 +145,22 @@ def test_report_of_cubes_refers_to_nothing_outside_itself_and_is_escaped(report)
     assert all(base64.b64decode(data, validate=True).startswith(b"\x89PNG") and alt for data, alt in images)
 
 
+def test_a_report_opens_the_cube_that_it_shows_once(search, monkeypatch):
+    opened = []
+
+    def record(store, entry):
+        opened.append(entry)
+        return open_amplifier(store, entry)
+
+    monkeypatch.setattr(cube_sections, "open_amplifier", record)
+    run = RunFolder(search)
+    sections = [section for section in CUBE_SECTIONS if section.write.__module__ == cube_sections.__name__]
+    assert all(section.write(run) for section in sections)
+    assert (len(sections), opened) == (5, ["flare<1>_c00_q0"])
+    cube_sections.write_light(RunFolder(search))
+    assert opened == ["flare<1>_c00_q0"] * 2  # another view of the folder may find another cube in it
+
+
 def test_two_reports_of_one_folder_are_the_same(search, report):
     assert write_report(search).read_text(encoding="utf-8") == report
 
@@ -290,7 +306,7 @@ def test_page_of_a_store_of_cubes_shows_every_cube_without_candidates(search):
 def test_page_of_a_store_shows_the_cubes_that_are_asked_for(search, monkeypatch):
     anchors = [anchor for anchor, _, _ in cube_store_sections(search / "store", ["quiet_c00_q0"])]
     assert anchors == ["cubes", "quiet_c00_q0"]
-    monkeypatch.setattr(cube_sections, "MAX_SECTIONS", 1)
+    monkeypatch.setattr(cube_sections, "MAX_CUBE_SECTIONS", 1)
     sections = cube_store_sections(search / "store")
     assert len(sections) == 2
     assert "Pictures follow of 1 of them; `shutterless report store --entry ENTRY` shows any other." in sections[0][2]
