@@ -157,40 +157,43 @@ class Readout:
             return np.ones(np.broadcast(np.asarray(row), y0).shape, dtype=bool)
         return ~(np.asarray(row) + self.first_row < y0)
 
-    def event_utc_range(self, row: Any, y0: Any = np.nan) -> tuple[np.ndarray, np.ndarray]:
-        """Earliest and latest UTC at which the light of file rows can have arrived.
+    def event_row_range(self, row: Any, y0: Any = np.nan) -> tuple[np.ndarray, np.ndarray]:
+        """Earliest and latest moment at which the light of file rows can have arrived, as the file row read then.
 
         Parameters
         ----------
         row : array_like, shape (n,)
-            File rows in read order.
+            File rows in read order, fractions allowed.
         y0 : array_like, shape (n,)
             Detector row of the source, NaN where unknown; it delays nothing in image cubes.
 
         Returns
         -------
-        earliest, latest : ndarray of str, shape (n,)
+        earliest, latest : ndarray of float64, shape (n,)
             Equal where ``y0`` is known; otherwise one transit apart, or less where the shutter was closed in between.
+            Rows before the file's first are negative.
 
         Notes
         -----
         Light that falls ``y`` rows from the register at time ``t`` is read in row ``k = v t + y``; so
         ``t = (k - y0) / v`` and, for unknown ``0 <= y0 < n_transit``, ``t`` lies in one transit before the read time.
         """
-        read_s = self.seconds(row)
-        y0 = np.broadcast_to(np.asarray(y0 if self.n_transit else np.nan, dtype=np.float64), read_s.shape)
-        latest = read_s - np.where(np.isnan(y0), 0.0, y0) / self.row_rate_hz
-        earliest = np.where(np.isnan(y0), read_s - self.transit_s, latest)
-        known = self.first_row is not None
-        if known:
-            closes_s = np.inf if self.close_row is None else self.close_row / self.row_rate_hz
+        row = np.asarray(row, dtype=np.float64)
+        y0 = np.broadcast_to(np.asarray(y0 if self.n_transit else np.nan, dtype=np.float64), row.shape)
+        own = row - y0
+        earliest, latest = row - self.n_transit, row
+        if self.first_row is not None:
+            opens = -float(self.first_row)
+            closes = np.inf if self.close_row is None else opens + self.close_row
             # never later than the read time: cadence 0 of a cube collects light before its middle, which is second 0
-            earliest = np.where(np.isnan(y0), np.clip(earliest, np.minimum(read_s, 0.0), closes_s), earliest)
-            latest = np.where(np.isnan(y0), np.minimum(latest, closes_s), latest)
-        return (
-            _utc_strings(self.shutter_open_utc, earliest, known=known),
-            _utc_strings(self.shutter_open_utc, latest, known=known),
-        )
+            earliest = np.clip(earliest, np.minimum(row, opens), closes)
+            latest = np.minimum(latest, closes)
+        return np.where(np.isnan(own), earliest, own), np.where(np.isnan(own), latest, own)
+
+    def event_utc_range(self, row: Any, y0: Any = np.nan) -> tuple[np.ndarray, np.ndarray]:
+        """Earliest and latest UTC of the light of file rows, shape (n,) each; see `event_row_range`."""
+        earliest, latest = self.event_row_range(row, y0)
+        return self.read_utc(earliest), self.read_utc(latest)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, ``row_times`` left out; `from_dict` reads them back."""

@@ -61,15 +61,11 @@ class LightCurves:
     def event_utc_range(self, y0: float) -> tuple[np.ndarray, np.ndarray]:
         """Earliest and latest UTC of the light in each row, for a star at detector row ``y0`` (NaN: unknown).
 
-        As `Readout.event_utc_range`, many times as fast: rows are evenly spaced.
+        As `Readout.event_utc_range`, many times as fast: the rows' times grow evenly.
         """
-        if np.isnan(y0):
-            earliest = self.row - self.readout.n_transit
-            if self.readout.first_row is not None:
-                earliest = np.maximum(earliest, -self.readout.first_row)
-            return self._utc(earliest), self._utc(self.row)
-        exact = self._utc(self.row - y0)
-        return exact, exact
+        earliest, latest = self.readout.event_row_range(self.row, y0)
+        earliest_utc = self._utc(earliest)
+        return earliest_utc, earliest_utc if np.array_equal(earliest, latest) else self._utc(latest)
 
     def _utc(self, rows: np.ndarray) -> np.ndarray:
         """UTC of rows from that of the first; row by row only where a leap second falls between."""

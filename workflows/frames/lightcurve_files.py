@@ -123,10 +123,8 @@ def barycentric_time(curves: LightCurves, index: int, observer: Observer) -> Tim
     Of a star whose detector row is not known, the middle of the time in which its light may have come.
     """
     star = curves.streaks.iloc[index]
-    rows = curves.row - float(star["y0"])
-    if np.isnan(star["y0"]):
-        earliest = np.maximum(curves.row - curves.readout.n_transit, -(curves.readout.first_row or 0))
-        rows = (curves.row + earliest) / 2
+    earliest, latest = curves.readout.event_row_range(curves.row, float(star["y0"]))
+    rows = (latest + earliest) / 2
     own = float(star.get("ra", np.nan)), float(star.get("dec", np.nan))
     return bjd_tdb(curves.readout, rows, observer.pointing if np.isnan(own).any() else Direction(*own), observer.site)
 

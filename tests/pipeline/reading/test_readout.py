@@ -68,6 +68,24 @@ def test_event_time_is_not_before_the_shutter_opened():
     assert (earliest[0], latest[0]) == ("2026-03-04T05:06:07.000000", "2026-03-04T05:06:09.000000")
 
 
+def test_event_time_is_not_after_the_shutter_closed():
+    # open for 15 s (4,500 rows); row 6000 is read at 20 s, its light fell between 10 and 15 s; that of row 9000 at 15 s
+    earliest, latest = readout(close_row=4500).event_utc_range([4400, 6000, 7500, 9000])
+    assert [time[-9:] for time in earliest] == ["11.666667", "17.000000", "22.000000", "22.000000"]
+    assert [time[-9:] for time in latest] == ["21.666667", "22.000000", "22.000000", "22.000000"]
+    assert readout(close_row=4500).event_utc_range([6000], [2000.0])[1][0][-9:] == "20.333333"  # row 4000, while open
+
+
+def test_event_rows_of_a_later_file_reach_back_before_it():
+    # the file begins with sequence row 1000: the shutter opened 1,000 rows before it and closed with its row 1500
+    earliest, latest = readout(first_row=1000, close_row=2500).event_row_range(
+        [0, 1400, 2100.5, 2100.5], [np.nan] * 3 + [700]
+    )
+    assert earliest.tolist() == [-1000, -1000, -899.5, 1400.5]
+    assert latest.tolist() == [0, 1400, 1500, 1400.5]
+    assert [rows.tolist() for rows in readout(first_row=None).event_row_range([5])] == [[-2995], [5]]
+
+
 def test_known_and_unknown_y0_in_one_call():
     earliest, latest = readout().event_utc_range([6000, 6000], [0.0, np.nan])
     assert earliest[0] == latest[0] == latest[1] == "2026-03-04T05:06:27.000000"

@@ -185,6 +185,21 @@ def test_utc_is_that_of_the_readout_also_across_a_leap_second(make_amplifier, op
     assert np.array_equal(curves.read_utc()[[0]], amplifier.readout.read_utc([0.0]))
 
 
+def test_light_read_after_the_shutter_closed_fell_before_that(make_amplifier):
+    # 15 s after the opening the shutter closes, and the clocks go on for 2 s: rows 4500 to 5100
+    amplifier = make_amplifier(
+        n_rows=1200, stars=(), first_row=3900, shutter_open_utc="2026-03-04T05:06:07", close_row=4500
+    )
+    curves = fit_light_curves(amplifier, bin_rows=300)
+    earliest, latest = curves.event_utc_range(np.nan)
+    closed = "2026-03-04T05:06:22.000000"
+    assert latest[2:].tolist() == [closed, closed]
+    assert latest[:2].tolist() == curves.read_utc()[:2].tolist()
+    assert (earliest < latest).all()
+    ours, theirs = curves.event_utc_range(np.nan), amplifier.readout.event_utc_range(curves.row)
+    assert [times.tolist() for times in ours] == [times.tolist() for times in theirs]
+
+
 def test_without_clocks_utc_is_empty_and_without_stars_nothing_is_fitted(make_amplifier):
     curves = fit_light_curves(make_amplifier(n_rows=70, stars=()))
     assert curves.flux_e_row.shape == curves.error_e_row.shape == (0, 70)

@@ -16,13 +16,15 @@ from astropy.timeseries import TimeSeries
 from typer.testing import CliRunner
 
 from shutterless.pipeline.reading.instruments import load_profile
+from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.results.barycentric import Direction, bjd_tdb
-from shutterless.pipeline.results.lightcurves import LightCurveError, fit_light_curves
+from shutterless.pipeline.results.lightcurves import LightCurveError, LightCurves, fit_light_curves
 from shutterless.pipeline.store.store import open_amplifier, read_manifest
 from shutterless.workflows.cli import app
 from shutterless.workflows.execution.cluster import SerialExecutor
 from shutterless.workflows.frames import lightcurve
 from shutterless.workflows.frames.lightcurve import write_light_curves
+from shutterless.workflows.frames.lightcurve_files import Observer, barycentric_time
 
 COLUMNS = ["time_s", "time_read_utc", "time_event_min_utc", "time_event_max_utc", "flux_e_row", "flux_error_e_row"]
 COLUMNS += ["flux_e_s", "mag", "row", "streak_id", "x"]
@@ -177,6 +179,21 @@ def test_a_position_given_serves_all_stars_and_the_pointing_brings_a_warning(fra
     unknown = times[0][:4000].to_numpy()  # without y0 the middle of the transit of 50 rows is taken
     assert np.isfinite(unknown).all()
     assert (np.diff(unknown) >= 0).all()
+
+
+def test_barycentric_times_of_rows_read_after_the_shutter_closed_are_of_light_before_that():
+    # open for 4,500 rows: the light of row 6000 of an unknown star fell while rows 2920 to 4500 were read, and that of
+    # row 9000 has its end there
+    readout = Readout(
+        300.0, 6.2, 10.0, 48_000.0, 3080, first_row=0, shutter_open_utc="2026-03-04T05:06:07", close_row=4500
+    )
+    rows, streaks = np.array([4000.0, 6000.0, 9000.0]), pd.DataFrame({"y0": [np.nan, 2500.0]})
+    curves = LightCurves(streaks, rows, np.ones((2, 3)), np.ones((2, 3)), readout)
+    direction = Direction(150.0, 10.0)
+    for star, moments in enumerate(([2460.0, 3710.0, 4500.0], [1500.0, 3500.0, 6500.0])):
+        time = barycentric_time(curves, star, Observer(SITE_OF_ZTF, direction))
+        expected = bjd_tdb(readout, np.array(moments), direction, SITE_OF_ZTF)
+        assert np.abs((time - expected).to_value("s")).max() < 1e-6
 
 
 def test_what_barycentric_times_lack_is_named_before_anything_is_read(frame, placed_camera, tiny_camera, tmp_path):
