@@ -209,7 +209,7 @@ def test_of_many_amplifiers_the_worst_are_pictured(page_of_store, monkeypatch):
         c: make_quality(entry=c, live_pixel_rows=100, row_correlation=0.1),
         d: make_quality(entry=d, live_pixel_rows=100, sky_noise=0.995),
     }
-    monkeypatch.setattr(quality_module, "MAX_SECTIONS", 2)
+    monkeypatch.setattr(quality_module, "MAX_AMPLIFIER_SECTIONS", 2)
     monkeypatch.setattr(quality_module, "read_quality", lambda _, entry: known[entry])
     monkeypatch.setattr(quality_module, "amplifier_html", lambda *_: "")
     sections = quality_sections(store)
