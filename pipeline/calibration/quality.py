@@ -7,6 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 import pandas as pd
+from scipy.signal import welch
 from scipy.stats import gamma, norm, poisson
 
 from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
@@ -137,16 +138,8 @@ def pickup_spectrum(row_offset_e: np.ndarray, readout: Readout) -> tuple[np.ndar
     if known.sum() < 2 or length < 4:
         return np.empty(0), np.empty(0)
     series = np.interp(np.arange(len(series)), np.flatnonzero(known), series[known])
-    window = np.hanning(length)
-    segments = np.stack([series[start : start + length] for start in _segment_starts(len(series))])
-    segments -= segments.mean(axis=1, keepdims=True)
-    power = np.mean(np.abs(np.fft.rfft(window * segments, axis=1)) ** 2, axis=0)
-    return np.fft.rfftfreq(length, 1 / readout.row_rate_hz), 2 * np.sqrt(power) / window.sum()
-
-
-def _segment_starts(n_rows: int) -> range:
-    length = min(SPECTRUM_ROWS, n_rows)
-    return range(0, n_rows - length + 1, max(length // 2, 1))
+    frequency_hz, power = welch(series, readout.row_rate_hz, np.hanning(length), scaling="spectrum")
+    return frequency_hz, np.sqrt(2 * power)
 
 
 def pickup_peaks(frequency_hz: np.ndarray, amplitude_e: np.ndarray, n_rows: int) -> pd.DataFrame:
@@ -173,7 +166,8 @@ def pickup_peaks(frequency_hz: np.ndarray, amplitude_e: np.ndarray, n_rows: int)
     bins, ``d`` from the nearest, has ``(1 + d) / (2 - d)`` as much in the next as in that, and there
     ``sinc(d) / (1 - d²)`` of its amplitude, as the transform of a Hann window says.
     """
-    n = len(_segment_starts(n_rows))
+    length = min(SPECTRUM_ROWS, n_rows)
+    n = (n_rows - length) // max(length // 2, 1) + 1
     shape = n / (1 + 2 / 36 * (n - 1) / n)
     limit = np.sqrt(gamma.isf(FALSE_PEAKS / max(len(amplitude_e), 1), shape) / gamma.median(shape))
     rows = []
