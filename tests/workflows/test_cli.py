@@ -189,7 +189,7 @@ def test_run_passes_settings_folder_and_cluster_options(stand_in, tmp_path):
 
 
 def test_train_passes_the_family_with_its_architecture(stand_in, tmp_path):
-    calls = stand_in("train", "train_model")
+    calls = stand_in("training.train", "train_model")
     result = call("train", tmp_path, "--model", "cnn", "--set", "cnn.width=5", "--out", tmp_path / "cnn")
     assert result.exit_code == 0, result.output
     ((store,), options) = calls[0]
@@ -198,7 +198,7 @@ def test_train_passes_the_family_with_its_architecture(stand_in, tmp_path):
 
 
 def test_evaluate_passes_every_reference(stand_in, tmp_path):
-    calls = stand_in("evaluate", "evaluate_detectors", SimpleNamespace(text=lambda: "table and verdict"))
+    calls = stand_in("comparison.evaluate", "evaluate_detectors", SimpleNamespace(text=lambda: "table and verdict"))
     result = call("evaluate", tmp_path, "--model", "a", "--model", "template-bank", "--truth", tmp_path / "t.parquet")
     assert result.exit_code == 0, result.output
     assert calls[0][1]["references"] == ["a", "template-bank"]
@@ -223,7 +223,7 @@ def test_search_prints_candidates_and_lists_failures(stand_in, tmp_path):
         {"path": ["a.fits", "b.fits"], "quadrant": pd.array([None, 2], "Int64"), "reason": ["x", "y"]}
     )
     found = SimpleNamespace(candidates=[1, 2, 3], failures=failures, instruments=("ztf",), warnings=("note",))
-    calls = stand_in("search", "search_files", found)
+    calls = stand_in("searching.search", "search_files", found)
     arguments = ("--out", tmp_path, "--false-alarms-per-hour", 3, "--no-dask", "--set", "ROWRATE=300")
     result = call("search", "a.fits", "b.fits", *arguments)
     assert (result.exit_code, result.stdout) == (1, f"3 candidates in {tmp_path}\n")

@@ -163,7 +163,7 @@ def test_interrupted_run_is_gone_on_with_resume_alone(
 
         return learn(*args, on_rows=stop, **kwargs)
 
-    learn = pretrain.pretrain
+    learn = pretrain.fit_masked_model
     monkeypatch.setattr(pretrain, "fit_masked_model", killed)
     with pytest.raises(KeyboardInterrupt):
         pretrain_model(training_store, **options)

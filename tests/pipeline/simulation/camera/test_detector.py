@@ -177,7 +177,7 @@ def test_bias_structure_is_in_every_row_and_the_overscan(faulty):
 
 
 def test_the_serial_trap_empties_into_the_overscan(faulty, tmp_path):
-    path = tmp_path / "serial trap.toml"
+    path = tmp_path / "serial_trap.toml"
     path.write_text(Path(faulty.instrument).read_text() + SERIAL_TRAP)
     settings = replace(faulty, instrument=str(path))
     assert settings.profile.serial_trap == load_profile("ztf").serial_trap == SerialTrap(756.0, 1.52, 0.372, 3.2e5)
@@ -242,5 +242,5 @@ def test_negative_numbers_of_faults_are_refused(name):
 def test_a_serial_trap_without_capacity_is_refused(tiny_profile, tmp_path):
     path = tmp_path / "none.toml"
     path.write_text(Path(tiny_profile).read_text() + SERIAL_TRAP.replace("756.0", "0.0"))
-    with pytest.raises(ProfileError, match=r"\[serial trap\] needs positive numbers, not SerialTrap\(capacity_e=0\.0"):
+    with pytest.raises(ProfileError, match=r"\[serial_trap\] needs positive numbers, not SerialTrap\(capacity_e=0\.0"):
         load_profile(str(path))
