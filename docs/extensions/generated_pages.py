@@ -6,8 +6,8 @@ A page holds an HTML comment where such a part belongs:
     every command with its options, from the application itself
 ``<!-- settings -->``
     every section and key of the configuration, from the pydantic models
-``<!-- modules: pipeline.reading.frames pipeline.reading.readout -->``
-    reference of these modules, from their docstrings; ``<!-- modules: rest -->`` of all that no page names
+``<!-- modules: pipeline.reading.frames pipeline.reading.* -->``
+    reference of these modules, from their docstrings; ``.*`` stands for all modules of a folder that no page names
 ``<!-- file: CHANGELOG.md -->``
     a Markdown file from outside docs/, its links put right
 """
@@ -36,7 +36,7 @@ PAGES = {
     "models/weights/README.md": "project/bundled-model.md",
 }
 _PART = re.compile(r"<!-- (commands|settings|modules|file)(?:: ([^>]*?))? -->")
-_CHANGING = re.compile(r"<!-- (commands|settings|modules: rest|file: [^>]*) -->")
+_CHANGING = re.compile(r"<!-- (commands|settings|modules: [^>]*\.\*[^>]*|file: [^>]*) -->")
 _LINK = re.compile(r"\[([^\[\]]*)\]\(([^)\s]+)\)")
 
 
@@ -52,8 +52,7 @@ def _make_part(found: re.Match[str], page: Path) -> str:
     if what == "settings":
         return settings_reference()
     if what == "modules":
-        names = unplaced_modules() if argument == "rest" else argument.split()
-        return "\n\n".join(module_section(name) for name in names)
+        return "\n\n".join(module_section(name) for name in expand_modules(argument.split()))
     source = ROOT / argument
     return redirect_links(source.read_text(encoding="utf-8"), source, page)
 
@@ -87,17 +86,29 @@ def _modules_of(room: str) -> Iterator[str]:
             yield path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
 
 
-def placed_modules() -> list[str]:
-    """Modules that the pages of the reference name, in their order."""
+def expand_modules(names: list[str]) -> list[str]:
+    """Modules of a page, every ``folder.*`` replaced by those of the folder itself that no page names."""
+    named = set(_written_names())
+    parts = [
+        [n for n in _folder_modules(name[:-2]) if n not in named] if name.endswith(".*") else [name] for name in names
+    ]
+    return [name for part in parts for name in part]
+
+
+def _folder_modules(folder: str) -> list[str]:
+    return [name for name in all_modules() if name.rpartition(".")[0] == folder]
+
+
+def _written_names() -> list[str]:
     texts = [path.read_text(encoding="utf-8") for path in sorted((DOCS / "reference" / "api").glob("*.md"))]
-    named = [found[2].split() for text in texts for found in _PART.finditer(text) if found[1] == "modules"]
-    return [name for names in named for name in names if name != "rest"]
+    return [
+        name for text in texts for found in _PART.finditer(text) if found[1] == "modules" for name in found[2].split()
+    ]
 
 
-def unplaced_modules() -> list[str]:
-    """Modules that no page of the reference names yet."""
-    placed = set(placed_modules())
-    return [name for name in all_modules() if name not in placed]
+def placed_modules() -> list[str]:
+    """Modules that stand on the pages of the reference, in their order."""
+    return expand_modules(_written_names())
 
 
 def module_section(name: str) -> str:
