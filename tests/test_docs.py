@@ -27,6 +27,7 @@ from shutterless.workflows.settings.settings import Settings, SettingsError, loa
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+SOURCES = ("pipeline", "models", "workflows", "benchmarks", "notebooks", "tests", "docs")
 CHECKED = [*PAGES, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "mlflow/README.md"))]
 WITHOUT_SETTINGS = ("simulate",)  # whose --set names a value of the scene
 _REMOTE = re.compile(r"[a-z]+:")
@@ -88,6 +89,14 @@ def broken_links(path: Path) -> list[str]:
         elif goal.is_file() and anchor and anchor not in anchors_of(text if goal == path else page_text(goal)):
             found.append(f"{path.name}: {target} is no heading")
     return found
+
+
+def missing_files(text: str) -> list[str]:
+    """Python files that a page names, by their path or its end, and that are not in the repository."""
+    here = {path.relative_to(ROOT).as_posix() for room in SOURCES for path in (ROOT / room).rglob("*.py")}
+    codes = " ".join(token.content for token in inline_of(text) if token.type == "code_inline")
+    named = dict.fromkeys(word for word in re.findall(r"[\w./-]+\.py\b", codes) if "NAME" not in word)
+    return [word for word in named if not any(f"/{path}".endswith(f"/{word}") for path in here)]
 
 
 def command_lines(text: str) -> Iterator[list[str]]:
@@ -218,6 +227,7 @@ def pages_of_the_tree(root: Path, start: str = "index.md") -> set[Path]:
 def test_links_commands_and_code_of_a_page_hold(path, tmp_path):
     text = path.read_text(encoding="utf-8")
     assert broken_links(path) == []
+    assert missing_files(text) == []
     assert wrong_commands(text) == []
     assert wrong_python(text) == []
     assert wrong_toml(text, tmp_path) == []
@@ -276,6 +286,17 @@ def test_broken_links_are_found(tmp_path):
         "page.md: other.md#four is no heading",
         "page.md: #nowhere is no heading",
     ]
+
+
+def test_files_that_are_not_there_are_found():
+    there = (
+        "`test_docs.py`, `tests/test_docs.py`, `reading/frames.py`, `python pipeline/psf.py --x`, `tests/test_NAME.py`"
+    )
+    assert missing_files(there) == []
+    assert missing_files("`levels.py` `docs.py`, `serial trap.py` `pipeline/store/exposure.py`\n") == [
+        *("levels.py", "docs.py", "trap.py", "pipeline/store/exposure.py")
+    ]
+    assert missing_files("```python\nopen('new.py')\n```\nand words.py") == []
 
 
 @pytest.mark.parametrize(
