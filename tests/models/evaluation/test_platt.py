@@ -64,3 +64,5 @@ def test_roc_area_in_the_head():
     assert roc_area([1, 2, 3], [1, 1, 0]) == 0
     assert roc_area([5, 5, 5, 5], [1, 0, 1, 0]) == 0.5
     assert np.isnan(roc_area([1, 2], [1, 1]))
+    assert np.isnan(roc_area([], []))
+    assert np.isnan(roc_area([1, np.nan], [1, 0]))
