@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.interpolate import make_interp_spline
 from scipy.optimize import minimize
 from scipy.special import expit, ndtr, ndtri
-from scipy.stats import chi2
 
 from shutterless.pipeline.detection.matching import TRUTH_MATCH_PX, match_truth
 from shutterless.pipeline.events.events import ENDLESS_KINDS
@@ -114,13 +114,7 @@ def optimum_threshold(rate_per_hour: float) -> float:
     Interpolated in the logarithm of the rate, and continued along its ends.
     """
     rates, thresholds = np.array(OPTIMUM_THRESHOLDS).T
-    slope = np.gradient(thresholds, np.log(rates))
-    position = np.log(rate_per_hour) - np.log(rates)
-    if position[0] < 0:
-        return float(thresholds[0] + slope[0] * position[0])
-    if position[-1] > 0:
-        return float(thresholds[-1] + slope[-1] * position[-1])
-    return float(np.interp(np.log(rate_per_hour), np.log(rates), thresholds))
+    return float(make_interp_spline(np.log(rates), thresholds, k=1)(np.log(rate_per_hour)))
 
 
 def noise_rate(snr: Any) -> np.ndarray:
@@ -147,11 +141,12 @@ def detection_score(event_logit: Any, snr: Any) -> np.ndarray:
     return -np.log(inverse)
 
 
-def poisson_interval(count: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Central confidence interval of a Poisson mean (Garwood 1936, Biometrika 28, 437): 10 gives 4.80 to 18.39."""
-    tail = (1 - confidence) / 2
-    low = chi2.ppf(tail, 2 * count) / 2 if count else 0.0
-    return float(low), float(chi2.isf(tail, 2 * (count + 1)) / 2)
+def poisson_interval(count: int) -> tuple[float, float]:
+    """Central 95 % interval of a Poisson mean (Garwood 1936, Biometrika 28, 437): 10 gives 4.80 to 18.39."""
+    from astropy.stats import poisson_conf_interval  # takes long to import, and no search needs it
+
+    low, high = poisson_conf_interval(count, "frequentist-confidence", sigma=ndtri((1 + CONFIDENCE) / 2))
+    return float(low), float(high)
 
 
 def cluster_detections(detections: pd.DataFrame) -> np.ndarray:
@@ -300,7 +295,10 @@ def completeness_table(events: pd.DataFrame, threshold: float, bins: tuple[float
 
 
 def wilson_interval(found: Any, n: Any, z: float = 1.96) -> tuple[Any, Any]:
-    """Bounds of a binomial fraction (Wilson 1927, JASA 22, 209): 5 of 10 gives 0.237 to 0.763; numbers or arrays."""
+    """Bounds of a binomial fraction (Wilson 1927, JASA 22, 209): 5 of 10 gives 0.237 to 0.763; numbers or arrays.
+
+    Counts may be means over seeds; `astropy.stats.binom_conf_interval` would cut 7.5 of 20 down to 7.
+    """
     fraction, scale = found / n, 1 + z**2 / n
     middle = (fraction + z**2 / (2 * n)) / scale
     half = z * np.sqrt(fraction * (1 - fraction) / n + z**2 / (4 * n**2)) / scale

@@ -177,6 +177,12 @@ def test_wilson_intervals():
     assert wilson_interval(10, 10) == pytest.approx((1 - 1.96**2 / (10 + 1.96**2), 1))
 
 
+def test_wilson_intervals_of_means_over_seeds_lie_between_those_of_counts():
+    low, high = wilson_interval(np.array([7, 7.5, 8]), 20)
+    assert low[0] < low[1] < low[2]
+    assert high[0] < high[1] < high[2]
+
+
 def test_event_scores_in_the_head():
     """Artefacts and glints are not counted; an event has the best of its detections, or none."""
     found = pd.concat([FOUND, detections(("a", 41.0, 101, 101, 1.0), ("a", 900.0, 5, 9, 4.0))], ignore_index=True)
