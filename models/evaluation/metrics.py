@@ -19,7 +19,7 @@ from scipy.interpolate import make_interp_spline
 from scipy.optimize import minimize
 from scipy.special import expit, ndtr, ndtri
 
-from shutterless.pipeline.detection.matching import TRUTH_MATCH_PX, match_truth
+from shutterless.pipeline.detection.matching import TRUTH_MATCH_PX, match_truth, number_groups
 from shutterless.pipeline.events.events import ENDLESS_KINDS
 
 MIN_COUNTED_ALARMS = 10  # a rate that rests on fewer is marked extrapolated
@@ -161,7 +161,7 @@ def cluster_detections(detections: pd.DataFrame) -> np.ndarray:
     -------
     ndarray of int64, shape (number of detections,)
     """
-    label = np.arange(len(detections))
+    pairs: list[tuple[int, int]] = []
     entry = detections["entry"].to_numpy(dtype=object)
     x, start, stop, width = (
         detections[name].to_numpy(dtype=np.float64) for name in ("x", "row_start", "row_stop", "width_rows")
@@ -173,10 +173,8 @@ def cluster_detections(detections: pd.DataFrame) -> np.ndarray:
             reach = np.maximum(width[a], width[member])
             near = (np.abs(x[member] - x[a]) <= TRUTH_MATCH_PX) & (np.abs(y[member] - y[a]) <= TRUTH_MATCH_PX)
             near &= (start[member] <= stop[a] + reach) & (stop[member] >= start[a] - reach)
-            for b in member[near]:
-                if label[b] != label[a]:
-                    label[label == label[b]] = label[a]
-    return np.unique(label, return_inverse=True)[1].astype(np.int64)
+            pairs += [(a, b) for b in member[near]]
+    return number_groups(pairs, len(detections))
 
 
 def match_entries(detections: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:

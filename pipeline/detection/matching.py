@@ -1,9 +1,13 @@
-"""Which detection belongs to which row of a truth table."""
+"""Which detection belongs to which row of a truth table, and which detections belong together."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 TRUTH_MATCH_PX = 3.0
 
@@ -44,3 +48,10 @@ def match_truth(detections: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
         best[near] = row.rho
         overlapped[near] = overlaps[near]
     return matched
+
+
+def number_groups(pairs: Sequence[tuple[int, int]], n: int) -> np.ndarray:
+    """Number of the group of each of ``n`` things, int64 (n,): those that pairs join, through others too, share one."""
+    first, second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(first)), (first, second)), shape=(n, n))
+    return connected_components(graph, directed=False)[1].astype(np.int64)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from astropy.table import Table
 
+from shutterless.pipeline.detection.matching import number_groups
 from shutterless.pipeline.files import write_parquet, written_whole
 from shutterless.pipeline.reading.frames import frame_stem
 from shutterless.pipeline.reading.readout import Readout
@@ -119,20 +120,12 @@ def group_candidates(candidates: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         With ``group_id``: the ``candidate_id`` of the group's strongest member.
     """
-    label = np.arange(len(candidates))
-    for _, part in candidates.reset_index(drop=True).groupby("file", sort=False):
-        index = part.index.to_numpy()
-        for a, b in _same_cause(part):
-            old, new = label[index[b]], label[index[a]]
-            label[label == old] = new
-    strength = candidates["snr"].abs().to_numpy()
-    ids = candidates["candidate_id"].to_numpy(dtype=object)
-    leader = {
-        group: ids[members[np.argmax(strength[members])]]
-        for group in np.unique(label)
-        if (members := np.flatnonzero(label == group)).size
-    }
-    return candidates.assign(group_id=pd.array([leader[group] for group in label], dtype="string"))
+    numbered = candidates.reset_index(drop=True)
+    pairs: list[tuple[int, int]] = []
+    for _, part in numbered.groupby("file", sort=False):
+        pairs += [(part.index[a], part.index[b]) for a, b in _same_cause(part)]
+    leader = numbered["snr"].abs().groupby(number_groups(pairs, len(numbered))).transform("idxmax")
+    return candidates.assign(group_id=numbered["candidate_id"].iloc[leader].astype("string").array)
 
 
 def write_candidates(candidates: pd.DataFrame, folder: str | Path, settings: Mapping[str, Any]) -> tuple[Path, Path]:

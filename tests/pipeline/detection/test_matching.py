@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from shutterless.pipeline.detection.matching import match_truth
+from shutterless.pipeline.detection.matching import match_truth, number_groups
 
 
 def detections(*rows):
@@ -55,3 +55,10 @@ def test_index_of_the_tables_does_not_matter():
 def test_empty_tables():
     assert match_truth(detections(), EVENT).tolist() == []
     assert match_truth(detections((100.0, 205, 205, 1.0)), truth()).tolist() == [-1]
+
+
+def test_pairs_join_groups_through_others():
+    """0 meets 3 through 5; 1 and 2 stand alone, 4 meets itself."""
+    assert number_groups([(5, 3), (0, 5), (4, 4)], 6).tolist() == [0, 1, 2, 0, 3, 0]
+    assert number_groups([], 2).tolist() == [0, 1]
+    assert number_groups([], 0).tolist() == []
