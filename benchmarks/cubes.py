@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from astropy.stats import mad_std
 from scipy.special import ndtr
 
 from shutterless.models.evaluation.metrics import fit_rho50, optimum_threshold, wilson_interval
@@ -82,7 +83,7 @@ def known_shape(injection: Injection, quiet: Amplifier, amplifier: Amplifier) ->
         total = sum(np.correlate(line, kernel, "valid") for line, kernel in zip(residual, shape, strict=True))
         power = sum(np.correlate(line, kernel**2, "valid") for line, kernel in zip(live, shape, strict=True))
         values.append(total / np.sqrt(np.maximum(power, 1e-12 + 0.3 * np.sum(shape**2))))
-    scatter = 1.4826 * np.median(np.abs(values[0] - np.median(values[0])))
+    scatter = mad_std(values[0])
     return float(values[1][rows.start] / max(scatter, 1.0))
 
 

@@ -15,6 +15,9 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from scipy.ndimage import median_filter
+
+from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
 
 STILL_LEARNING = "still learning"
 CONVERGED = "converged"
@@ -97,8 +100,7 @@ class _Curve:
         """Running median of three where there are enough rows for it to leave a curve."""
         if len(self) < 7:
             return self.loss
-        padded = np.pad(self.loss, 1, mode="edge")
-        return np.median(np.stack([padded[:-2], padded[1:-1], padded[2:]]), axis=0)
+        return median_filter(self.loss, 3, mode="nearest")
 
     def at(self, step: float) -> float:
         return float(np.interp(step, self.step, self.smooth))
@@ -157,7 +159,7 @@ def _scatter(values: np.ndarray) -> float:
     if len(values) < 5:
         return 0.0
     second = np.abs(np.diff(values, 2))
-    return float(1.4826 * np.median(second) / np.sqrt(6))
+    return float(MAD_TO_SIGMA * np.median(second) / np.sqrt(6))
 
 
 def _rose(train: _Curve, validation: _Curve) -> Diagnosis | None:

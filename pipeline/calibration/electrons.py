@@ -6,6 +6,7 @@ import numba
 import numpy as np
 
 from shutterless.pipeline.calibration.serial_trap import remove_serial_trap
+from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
 from shutterless.pipeline.reading.frames import Frame
 from shutterless.pipeline.reading.instruments import SerialTrap
 
@@ -29,7 +30,7 @@ def overscan_level(overscan_adu: np.ndarray, used: tuple[int, int]) -> np.ndarra
     """
     columns = overscan_adu[:, used[0] : used[1]].astype(np.float64)
     middle = np.median(columns, axis=1, keepdims=True)
-    spread = 1.4826 * np.median(np.abs(columns - middle)) + 1e-9
+    spread = MAD_TO_SIGMA * np.median(np.abs(columns - middle)) + 1e-9
     return np.clip(columns, middle - 5 * spread, middle + 5 * spread).mean(axis=1)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+# standard deviation of Gaussian noise over the median of its distances from its median; `astropy.stats.mad_std` has
+# more digits, which would move everything that is stored
+MAD_TO_SIGMA = 1.4826
 _SIGN = np.uint32(0x8000_0000)
 _ALL = np.uint32(0xFFFF_FFFF)
 _N_BINS = 2048

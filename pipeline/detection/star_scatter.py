@@ -13,6 +13,7 @@ import numpy as np
 
 from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.streaks.find import nearest_place
+from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
 from shutterless.pipeline.compiled.residual_lines import compiled_lines, mark_live, unpack_line, weighted_sum
 from shutterless.pipeline.detection.scan import footprint
 
@@ -21,7 +22,6 @@ TAIL = 3  # lengths of an event after it in which a flare still glows
 ERROR_MARGIN = 2.2  # errors by which the scatter must exceed 1: still stars keep their S/N
 MIN_HEIGHT_SIGMA, REACH_PX = 0.5, 4.0  # light of a star's central pixel in a row over its noise: r = 15
 _ROWS_UNPACKED = 1024  # at once: what a filter needs stays in the L1 cache
-_MAD = 1.4826
 _MAD_EFFICIENCY = 1.17  # error of a scatter from the median deviation over that from the standard deviation, per 1/√2n
 
 
@@ -103,7 +103,7 @@ def _spread(first: np.ndarray, boxes: np.ndarray, width: int, before: int, after
     boxes = boxes[away] - _median(boxes[away]) if known else np.diff(boxes) / np.sqrt(2)
     if len(boxes) < MIN_BOXES // 2:
         return 1.0
-    spread = _MAD * _median(np.abs(boxes))
+    spread = MAD_TO_SIGMA * _median(np.abs(boxes))
     return max(spread * (1 - ERROR_MARGIN * _MAD_EFFICIENCY / np.sqrt(2 * len(boxes))), 1.0)
 
 

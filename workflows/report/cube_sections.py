@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from astropy.stats import mad_std
 
 from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.cubes.cosmic_rays import COLUMNS
+from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
 from shutterless.pipeline.plots.cubes import (
     duration_unit,
     name_cadences,
@@ -30,7 +32,6 @@ MAX_CUBE_SECTIONS = 16
 N_RAYS = 12
 _ARRAYS = ("quality", "pixel_noise", "aperture", "motion_px")
 _ZOOM = 4.0  # a light curve whose range is so many times that of its central 98 % is drawn again without the rest
-_MAD = 1.4826
 _FWHM = np.sqrt(8 * np.log(2))
 _NO_CANDIDATES = pd.DataFrame({"time_archive": [], "x": [], "y": []})
 
@@ -130,7 +131,7 @@ def relative_light(total_e: np.ndarray) -> tuple[np.ndarray, str]:
     Where the median is lost in the scatter, as in differences of images, a percentage means nothing: electrons then.
     """
     middle = float(median_light(total_e))
-    scatter = _MAD * float(median_light(np.abs(total_e - middle)))
+    scatter = MAD_TO_SIGMA * float(median_light(np.abs(total_e - middle)))
     if not middle > scatter:
         return total_e - middle, "Light − median (e⁻ per cadence)"
     return 100 * (total_e / middle - 1), "Light − median (% of median)"
@@ -350,7 +351,7 @@ def _describe_motion(motion_px: np.ndarray | None) -> str:
     known = np.empty((0, 2)) if motion_px is None else motion_px[np.isfinite(motion_px).all(axis=1)]
     if not len(known):
         return "taken as steady"
-    spread = _MAD * np.median(np.abs(known - np.median(known, axis=0)), axis=0)
+    spread = mad_std(known, axis=0)
     return f"moves by {number(float(np.hypot(*spread)), '{:.2g}')} px (rms), followed"
 
 

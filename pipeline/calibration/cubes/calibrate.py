@@ -11,6 +11,7 @@ from scipy.ndimage import convolve, uniform_filter
 from shutterless.pipeline.calibration.cubes.cosmic_rays import mask_cosmic_rays
 from shutterless.pipeline.calibration.cubes.stars import StarFit, find_stars
 from shutterless.pipeline.calibration.cubes.trend import local_trend, robust_spread
+from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
 from shutterless.pipeline.psf import psf_half_width, stack_profile
 from shutterless.pipeline.reading.cubes import Cube
 
@@ -26,7 +27,6 @@ STAR_ROWS = 100  # the median of more rows is not known better than so: what is 
 MIN_NOISE_ROWS = 20  # live rows from which the scatter of a pixel is known
 _CLIP_SIGMA, _N_PASSES = 3.5, 6
 _PIXELS_AT_ONCE = 2048
-_MAD = 1.4826
 _MAD_ERROR = 1.17
 
 
@@ -188,9 +188,9 @@ def measure_motion(
     shift = np.full((len(by_row), 2), np.nan)
     shift[whole] = np.linalg.solve(normal, design.T @ np.nan_to_num(apart[whole]).T)[1:].T
     # by what pixels do from row to row, should the noise be larger than it was taken for
-    jitter = np.nanmedian(_MAD * np.nanmedian(np.abs(np.diff(apart, axis=0)), axis=0)) / np.sqrt(2)
+    jitter = np.nanmedian(MAD_TO_SIGMA * np.nanmedian(np.abs(np.diff(apart, axis=0)), axis=0)) / np.sqrt(2)
     error = np.sqrt(np.diag(np.linalg.inv(normal)))[1:] * max(float(np.nan_to_num(jitter)), 1.0)
-    scatter = _MAD * np.nanmedian(np.abs(shift - np.nanmedian(shift, axis=0)), axis=0)
+    scatter = MAD_TO_SIGMA * np.nanmedian(np.abs(shift - np.nanmedian(shift, axis=0)), axis=0)
     return shift if np.any(scatter > MIN_MOTION_ERRORS * error) else None
 
 
@@ -241,7 +241,7 @@ def pixel_noise(residual: np.ndarray) -> np.ndarray:
     rows it may come out too small, and significances with it too large.
     """
     counts = np.isfinite(residual).sum(axis=2)
-    spread = _MAD * np.nanmedian(np.where(counts[:, :, None] > 0, np.abs(residual), 0.0), axis=2)
+    spread = MAD_TO_SIGMA * np.nanmedian(np.where(counts[:, :, None] > 0, np.abs(residual), 0.0), axis=2)
     error = _MAD_ERROR / np.sqrt(2 * np.maximum(counts, 1))
     return np.where(counts >= MIN_NOISE_ROWS, np.maximum(spread * (1 + error), 1.0), 1.0)
 

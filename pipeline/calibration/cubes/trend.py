@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.signal import fftconvolve
 
+from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
+
 TREND_CLIP_SIGMA = 3.0
 BOX_SIGMA = 4.0  # of the mean of a segment of rows
 BINS_PER_WINDOW = 48
@@ -12,7 +14,6 @@ _N_PASSES, _N_PLAIN = 6, 2  # passes; before boxes are looked for, what is brigh
 _ORDER = 2
 # of the weight of one row: where few rows are live a trend turns into their mean, and where many are it is not biased
 _RIDGE = np.array([1e-9, 1e-3, 1e-3])
-_MAD = 1.4826
 
 
 def local_trend(series: np.ndarray, window_rows: int, *, spare_boxes: bool = False) -> np.ndarray:
@@ -60,7 +61,7 @@ def robust_spread(apart: np.ndarray, known: np.ndarray) -> np.ndarray:
 
     Of a series without a known row it is that of all, so that none is NaN.
     """
-    return _MAD * np.nanmedian(np.where(known | ~known.any(axis=0), apart, np.nan), axis=0)
+    return MAD_TO_SIGMA * np.nanmedian(np.where(known | ~known.any(axis=0), apart, np.nan), axis=0)
 
 
 def _in_box(apart: np.ndarray, used: np.ndarray, spread: np.ndarray, window_rows: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
-from shutterless.pipeline.compiled.medians import median, median_absolute
+from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA, median, median_absolute
 
 KNOT_BLOCKS = 4  # and its running mean taken every so many blocks, linear in between
 WINDOW_ROWS = 16_384  # of the running mean: 1 s of 300 rows/s fills 2 % of it, 5 s 9 %, and that is what events lose
@@ -181,7 +181,7 @@ def _reject_outliers(columns, half, step, clip):  # pragma: no cover - compiled
             if len(window) < 3:
                 continue
             centre = np.float32(median(window))
-            limit = clip * 1.4826 * median_absolute(window - centre)
+            limit = clip * MAD_TO_SIGMA * median_absolute(window - centre)
             for block in range(start, stop):
                 if limit > 0 and abs(values[block] - centre) > limit:
                     columns[column, block] = np.nan

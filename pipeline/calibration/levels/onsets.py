@@ -5,6 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
 from shutterless.pipeline.psf import pixel_profile
 
 BIN_ROWS = 16  # steps are searched in means of this many rows, then placed to the row
@@ -214,7 +215,7 @@ def _noise_scale(values, roots):  # pragma: no cover - compiled
 
     ``roots`` of the sums of each two successive variances.
     """
-    return 1.4826 * np.median(np.abs(np.diff(values)) / roots)
+    return MAD_TO_SIGMA * np.median(np.abs(np.diff(values)) / roots)
 
 
 @numba.njit(cache=True, nogil=True)

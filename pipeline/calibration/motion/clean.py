@@ -11,7 +11,7 @@ import pandas as pd
 from shutterless.pipeline.calibration.motion.columns import half_bits, project_modes, subtract_modes
 from shutterless.pipeline.calibration.motion.shared import bright_streaks, learn_motion, subtract_shared
 from shutterless.pipeline.calibration.motion.states import Streak
-from shutterless.pipeline.compiled.medians import median_absolute
+from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA, median_absolute
 from shutterless.pipeline.compiled.running_means import cumulate, neighbour_errors, neighbour_mean
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.readout import Readout
@@ -109,7 +109,7 @@ def predict_amplitude(amplitude: np.ndarray, noise: float) -> np.ndarray | None:
 @numba.njit(cache=True, nogil=True)
 def _predict(amplitude, noise, predicted):  # pragma: no cover - compiled
     """Twin of `predict_amplitude`, into ``predicted``; whether anything is."""
-    reach = np.float32(MOTION_CLIP_SIGMA * max(1.4826 * median_absolute(amplitude), noise))
+    reach = np.float32(MOTION_CLIP_SIGMA * max(MAD_TO_SIGMA * median_absolute(amplitude), noise))
     limited, power = np.empty_like(amplitude), 0.0
     for t in range(len(amplitude)):
         limited[t] = min(max(amplitude[t], -reach), reach)  # a cosmic ray must not spread

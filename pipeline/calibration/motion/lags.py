@@ -10,7 +10,7 @@ import numba
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
 
-from shutterless.pipeline.compiled.medians import keep_known, median, median_absolute
+from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA, keep_known, median, median_absolute
 from shutterless.pipeline.compiled.running_means import cumulate, window_mean
 
 COARSE_ROWS = 4  # lags are searched on means of so many rows first; motion changes in about 30
@@ -71,7 +71,7 @@ class LagFinder:
             return float("nan")
         score = np.where(usable, score / np.sqrt(np.maximum(overlap, 1.0)), 0.0)
         best = int(np.argmax(score))
-        scatter = 1.4826 * median_absolute(score[usable].astype(np.float32))
+        scatter = MAD_TO_SIGMA * median_absolute(score[usable].astype(np.float32))
         stands_out = score[best] > MIN_LAG_SIGNIFICANCE * scatter > 0
         return self._highest - COARSE_ROWS * best if stands_out else float("nan")
 
@@ -136,7 +136,7 @@ def _standardise_one(values, valid, out):  # pragma: no cover - compiled
     centre = np.float32(median(known[:n])) if n else np.float32(0)
     for t in range(n):
         known[t] -= centre
-    inverse = np.float32(1 / max(1.4826 * median_absolute(known[:n]), 1e-12)) if n else np.float32(0)
+    inverse = np.float32(1 / max(MAD_TO_SIGMA * median_absolute(known[:n]), 1e-12)) if n else np.float32(0)
     for t in range(len(values)):
         value = min(max((values[t] - centre) * inverse, np.float32(-3)), np.float32(3))
         out[t] = value if valid[t] else np.float32(0)
@@ -213,7 +213,7 @@ def _mark_outliers(departure, valid, windows, limit, outlying):  # pragma: no co
     for window in windows:
         window_mean(sums, window, mean)
         n_known = keep_known(mean, valid, known)
-        far = limit * max(1.4826 * median_absolute(known[:n_known]) if n_known else 0.0, 1e-12)
+        far = limit * max(MAD_TO_SIGMA * median_absolute(known[:n_known]) if n_known else 0.0, 1e-12)
         half, free = window // 2, 0  # rows before ``free`` are marked already
         for t in range(n):
             if abs(mean[t]) > far:

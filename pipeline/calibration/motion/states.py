@@ -17,7 +17,7 @@ from shutterless.pipeline.calibration.motion.model import (
     steady_fit,
     streak_light,
 )
-from shutterless.pipeline.compiled.medians import keep_known, median_absolute
+from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA, keep_known, median_absolute
 
 STATE_CLIP_SIGMA = 5.0  # of a star's states around their mean
 
@@ -143,7 +143,8 @@ def _limit_star(state, seen, error, out, mean):  # pragma: no cover - compiled
         centre = np.float32(total / max(n, 1))
         for t in range(n):
             known[t] -= centre
-        reach = np.float32(STATE_CLIP_SIGMA * max(1.4826 * median_absolute(known[:n]) if n else 0.0, error[channel]))
+        scatter = MAD_TO_SIGMA * median_absolute(known[:n]) if n else 0.0
+        reach = np.float32(STATE_CLIP_SIGMA * max(scatter, error[channel]))
         for t in range(len(values)):
             value = min(max(values[t] - centre, -reach), reach)
             limited[t] = value if seen[t] else np.float32(0)

@@ -19,6 +19,7 @@ from shutterless.pipeline.calibration.streaks.profile_fit import (
     profile_taps,
     solve_streaks,
 )
+from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
 from shutterless.pipeline.psf import noise_equivalent_columns, pixel_profile
 
 FIT_HALF_WIDTH = 6  # columns to either side of a streak that its profile is taken to reach
@@ -264,7 +265,7 @@ class StreakFit:
             votes = np.minimum(votes, MAX_WIDTH_SHARE * votes.sum())
             prior = (WIDTH_PRIOR * self.prior_px) ** -2.0
             common = weighted_median(np.append(own[brightest], self.prior_px), np.append(votes, prior))
-            self.scatter_px = 1.4826 * weighted_median(np.abs(own[brightest] - common), votes)
+            self.scatter_px = MAD_TO_SIGMA * weighted_median(np.abs(own[brightest] - common), votes)
             self.width_error_px = (votes.sum() + prior) ** -0.5
         elif blends_known:
             change, self.width_error_px = self._common_width(first, taps, weight)
