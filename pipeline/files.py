@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -40,6 +42,13 @@ def written_whole(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def hash_file(path: Path, offset: int = 0) -> Any:
+    """BLAKE2b digest (16 bytes) of a file from a byte on, of which only a part is in memory at a time."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
 
 
 def replace_folder(partial: Path, final: Path) -> None:

@@ -14,12 +14,11 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.amplifier import ROW_TIMES, Amplifier, build_amplifier
-from shutterless.pipeline.files import partial_path, replace_folder, write_parquet
+from shutterless.pipeline.files import hash_file, partial_path, replace_folder, write_parquet
 
 STORE_VERSION = 2
 MANIFEST = "manifest.parquet"
 ENTRY = "entry.json"
-_BYTES_AT_ONCE = 1 << 24
 MANIFEST_COLUMNS = (
     "entry",
     "file",
@@ -107,7 +106,7 @@ class EntryWriter:
         self.residual.flush()
         offset = self.residual.offset
         del self.residual
-        digest = _hash_file(self.folder / "residual.npy", offset)
+        digest = hash_file(self.folder / "residual.npy", offset)
         for name, array in arrays.items():
             np.save(self.folder / f"{name}.npy", array)
             digest.update(np.ascontiguousarray(array).data)
@@ -120,16 +119,6 @@ class EntryWriter:
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _hash_file(path: Path, offset: int) -> Any:
-    """Hash of a file's bytes from an offset on, of which only a few are in memory at a time."""
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        file.seek(offset)
-        while block := file.read(_BYTES_AT_ONCE):
-            digest.update(block)
-    return digest
 
 
 def read_entry(store: Path, name: str) -> dict[str, Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.time import Time, TimeDelta
 
+from shutterless.pipeline.files import written_whole
 from shutterless.pipeline.reading.instruments import Site
 from shutterless.pipeline.results.barycentric import Direction, bjd_tdb
 from shutterless.pipeline.results.lightcurves import LightCurves
@@ -71,7 +71,7 @@ def write_stars(
         Adds barycentric times.
     """
     writer = {"parquet": _parquet_writer, "ecsv": _ecsv_writer, "csv": _csv_writer, "fits": _fits_writer}[format_name]
-    with _whole_or_absent(path) as partial, writer(partial, _Stars(curves, file, observer)) as write:
+    with written_whole(path) as partial, writer(partial, _Stars(curves, file, observer)) as write:
         for index in wanted:
             write(index)
 
@@ -148,17 +148,6 @@ class _Stars:
         nothing = np.full((1, self.curves.row.size), np.nan)
         blank = replace(self.curves, streaks=pd.DataFrame([nobody]), flux_e_row=nothing, error_e_row=nothing)
         return replace(self, curves=blank)
-
-
-@contextmanager
-def _whole_or_absent(path: Path) -> Iterator[Path]:
-    """Another name to write under; the file takes its own only when it is finished."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 Write = Callable[[int], object]

@@ -23,7 +23,7 @@ import pandas as pd
 from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.exposure import calibrate_exposure, exposure_shape
 from shutterless.pipeline.detection.triggers import find_triggers
-from shutterless.pipeline.files import partial_path, replace_folder
+from shutterless.pipeline.files import hash_file, partial_path, replace_folder
 from shutterless.pipeline.reading.exposures import read_exposure
 from shutterless.pipeline.reading.fits_files import frame_stem
 from shutterless.pipeline.reading.instruments import describe_instrument
@@ -281,7 +281,7 @@ def _read_about(folder: Path) -> dict[str, Any] | None:
 def _hash_files(folder: Path) -> dict[str, str]:
     """Hash of every file of a part but `_ABOUT`."""
     files = sorted(path for path in folder.iterdir() if path.name != _ABOUT)
-    return {path.name: hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() for path in files}
+    return {path.name: hash_file(path).hexdigest() for path in files}
 
 
 def _file_fingerprint(path: Path) -> list[Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from shutterless.models.describe import count_parameters, hyperparameters
 from shutterless.models.evaluation.platt import reliability_error
 from shutterless.models.families import family_of, load_model
 from shutterless.models.training.learning_curves import Diagnosis, diagnose
+from shutterless.pipeline.files import hash_file
 from shutterless.workflows.pages.figures import plot_completeness, plot_learning_curves
 from shutterless.workflows.pages.page import new_figure
 from shutterless.workflows.settings.settings import TrainSettings
@@ -134,7 +134,7 @@ def record_evaluation(
 
 def hash_weights(folder: Path) -> str:
     """Hash of a model's weights: the same model in the run that trained it and in those that judge it."""
-    return hashlib.blake2b((folder / WEIGHTS).read_bytes(), digest_size=16).hexdigest()
+    return hash_file(folder / WEIGHTS).hexdigest()
 
 
 def _rows_of(table: pd.DataFrame | None, detector: str) -> pd.DataFrame:
