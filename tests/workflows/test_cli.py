@@ -116,7 +116,7 @@ def test_dry_run_of_ingest_says_everything_and_writes_nothing(frames, tmp_path):
     assert result.exit_code == 1
     lines = result.stdout.splitlines()
     assert lines[0] == "would read 1 files, 4 amplifiers, 4 Mpix (instrument: ztf)"
-    assert lines[1] == f"would write about 8 MB to {tmp_path / 'store'}"
+    assert lines[1] == f"would write about 7.8 MB to {tmp_path / 'store'}"
     assert lines[2].startswith("would take about 0 s with 2 workers (")
     assert "1 cannot be read:" in result.stderr
     assert "absent.fits does not exist" in result.stderr

@@ -155,10 +155,5 @@ def list_failures(lines: Iterable[str], what: str = "failed") -> int:
     return SOME_FAILED
 
 
-def format_size(n_bytes: float) -> str:
-    """Bytes as MB or GB."""
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
-
-
 def _plain_warning(message: Warning | str, *_: object, **__: object) -> str:
     return f"warning: {message}\n"

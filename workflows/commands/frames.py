@@ -11,7 +11,6 @@ from shutterless.workflows.commands.application import command, show_jobs
 from shutterless.workflows.commands.console import (
     describe_plan,
     failure_lines,
-    format_size,
     list_failures,
     make_progress,
     note_reading,
@@ -143,6 +142,8 @@ def ingest(
     debug: Debug = False,
 ) -> int:
     """Calibrate frames into a store."""
+    from rich.filesize import decimal
+
     from shutterless.workflows.execution.cluster import open_executor
     from shutterless.workflows.frames.ingest import INGEST_PIXELS_PER_SECOND, estimate_store_bytes, ingest_files
 
@@ -152,7 +153,7 @@ def ingest(
         workers = show_jobs(workers, scheduler, no_dask, slurm)
         return describe_plan(
             files, instrument, supplied, workers, INGEST_PIXELS_PER_SECOND,
-            lambda n_pixels: f"about {format_size(estimate_store_bytes(n_pixels))} to {out}",
+            lambda n_pixels: f"about {decimal(round(estimate_store_bytes(n_pixels)))} to {out}",
         )  # fmt: skip
     with open_executor(workers, scheduler, no_dask, slurm) as executor:
         result = ingest_files(
