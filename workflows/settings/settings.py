@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
+import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 FamilyName = Literal["transformer", "cnn", "mlp"]
@@ -291,7 +292,7 @@ def default_toml() -> str:
 
 def resolved_toml(settings: BaseModel) -> str:
     """TOML of every value in effect, defaults included; `load_settings` reads it back to equal settings."""
-    return "\n".join(_toml_lines(settings.model_dump(mode="json", exclude_none=True))).lstrip("\n") + "\n"
+    return tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))
 
 
 def validate_settings(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
@@ -360,27 +361,3 @@ def nearest_key(key: str, known: Sequence[str]) -> str:
     """What to add to the refusal of an unknown key: the nearest known one, or all of them."""
     nearest = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {nearest[0]!r}?" if nearest else f"; known are {sorted(known)}"
-
-
-def _toml_lines(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
-    lines = [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in values.items() if key not in tables]
-    for key, table in tables.items():
-        name = f"{prefix}{_toml_key(key)}"
-        lines += ["", f"[{name}]", *_toml_lines(table, prefix=f"{name}.")]
-    return lines
-
-
-def _toml_key(key: str) -> str:
-    return key if key and all(c.isascii() and (c.isalnum() or c in "_-") for c in key) else _toml_value(key)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
