@@ -173,7 +173,7 @@ def cluster_detections(detections: pd.DataFrame) -> np.ndarray:
             reach = np.maximum(width[a], width[member])
             near = (np.abs(x[member] - x[a]) <= TRUTH_MATCH_PX) & (np.abs(y[member] - y[a]) <= TRUTH_MATCH_PX)
             near &= (start[member] <= stop[a] + reach) & (stop[member] >= start[a] - reach)
-            pairs += [(a, b) for b in member[near]]
+            pairs += [(int(a), int(b)) for b in member[near]]
     return number_groups(pairs, len(detections))
 
 
