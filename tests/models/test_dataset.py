@@ -28,8 +28,10 @@ def test_loader_gives_every_strip_once_with_its_own_label(toy, grid):
 
 
 def test_one_strip_is_a_batch_of_one(toy, grid):
-    dataset = StripDataset(toy.strips, toy.labels, grid)
-    assert dataset[3]["patches"].shape == (1, grid.n_tokens, grid.patch_size)
+    one = StripDataset(toy.strips, toy.labels, grid)[3]
+    for name in ("patches", "context", "profile", "features", "mask"):
+        np.testing.assert_array_equal(one[name].numpy(), getattr(toy.strips, name)[3:4])
+    assert (one["is_event"].tolist(), one["log2_duration"].tolist()) == ([1.0], [2.0])
 
 
 def test_mirror_reverses_columns_and_keeps_time(toy, grid):

@@ -1,5 +1,7 @@
 """Scores come in order, repeat to the bit, and mean what the calibration says."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from shutterless.models.families import build_model
 from shutterless.models.inputs import FeatureError
 from shutterless.models.scoring import SCORE_COLUMNS, calibrate_model, choose_device, score_strips
 from shutterless.pipeline.events.events import KINDS
-from shutterless.pipeline.tokens import GridError, TokenGrid
+from shutterless.pipeline.tokens import GridError, StripBatch, TokenGrid
 
 from .conftest import random_strips
 
@@ -26,9 +28,18 @@ def test_table_is_what_the_model_says(model, strips):
     np.testing.assert_allclose(table["kind_probability"], output.kind_logits.softmax(-1).amax(-1), atol=1e-5)
 
 
-def test_scores_repeat_to_the_bit(model, strips):
-    first = score_strips(model, strips, batch_size=4, device="cpu")
-    assert score_strips(model, strips, batch_size=4, device="cpu").equals(first)
+def test_scoring_changes_nothing_and_repeats_to_the_bit(model, strips):
+    """Also after other strips, and after twice as many: batches are cut from the start."""
+    weights = {name: values.clone() for name, values in model.state_dict().items()}
+    first = score_strips(model, strips, batch_size=7, device="cpu")
+    score_strips(model, random_strips(5, seed=9), batch_size=2, device="cpu")
+    twice = StripBatch(**{f.name: np.concatenate([getattr(strips, f.name)] * 2) for f in fields(strips)})
+    again = score_strips(model, twice, batch_size=7, device="cpu")
+    assert again[:7].equals(first)
+    assert again[7:].reset_index(drop=True).equals(first)
+    assert [name for name, values in model.state_dict().items() if not torch.equal(values, weights[name])] == []
+    for f in fields(strips):
+        np.testing.assert_array_equal(getattr(strips, f.name), getattr(random_strips(7), f.name))
 
 
 def test_scores_do_not_depend_on_the_callers_threads(model, strips):

@@ -325,10 +325,14 @@ def test_detector_starts_from_the_encoder_with_a_head_of_its_own(learned):
 
 
 def test_untrained_encoder_is_that_of_the_detector_of_the_same_seed():
-    detector, masked = build_model("transformer", GRID, ARCH, seed=6), build_masked_model(GRID, ARCH, seed=6)
-    for part in ENCODER_PARTS:
-        expected, found = (m.get_submodule(part).state_dict() for m in (detector, masked))
-        assert all(torch.equal(expected[name], found[name]) for name in expected)
+    models = build_model("transformer", GRID, ARCH, seed=6), *(build_masked_model(GRID, ARCH, seed=n) for n in (6, 7))
+    detector, masked, other = (
+        {f"{part}.{name}": v for part in ENCODER_PARTS for name, v in model.get_submodule(part).state_dict().items()}
+        for model in models
+    )
+    assert detector.keys() == masked.keys()
+    assert [name for name in detector if not torch.equal(detector[name], masked[name])] == []
+    assert any(not torch.equal(detector[name], other[name]) for name in detector)
 
 
 def test_another_grid_architecture_or_features_are_refused_with_both(learned):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from shutterless.pipeline.calibration import residuals as residuals_module
 from shutterless.pipeline.calibration.residuals import CHUNK_ROWS, Baseline, fit_baseline, iterate_residuals
 from shutterless.pipeline.reading.frames import Frame
 
@@ -85,8 +86,19 @@ def test_slow_level_is_followed_and_a_short_event_is_not(tiny_profile, make_fram
     assert residual[6000:6200, 30].mean() == pytest.approx(60 / sigma[6100, 30], rel=0.1)
 
 
-def test_chunks_join_without_a_border(tiny_profile, make_frame):
-    frame = make_frame(noise_adu(np.random.default_rng(5), 300, (700, 64)), tiny_profile)
-    chunks = list(iterate_residuals(frame, fit_baseline(frame)))
-    assert [chunk.start for chunk in chunks] == list(range(0, 700, CHUNK_ROWS))
-    assert sum(len(chunk.residual) for chunk in chunks) == 700
+def test_chunks_join_without_a_border(tiny_profile, make_frame, monkeypatch):
+    """Sky that rises over 150 rows and then slowly falls: to the bit what one chunk of 700 rows gives."""
+    sky_e = 300 * np.minimum(np.arange(700) / 150, 1) - np.linspace(0, 60, 700)
+    rng = np.random.default_rng(5)
+    pixels, overscan = noise_adu(rng, np.maximum(sky_e, 0)[:, None], (700, 64)), noise_adu(rng, 0, (700, 30))
+    frame = make_frame(pixels, tiny_profile, overscan, first_row=0, n_transit=150)
+    in_chunks = residuals(frame)
+    n_chunks = len(list(iterate_residuals(frame, fit_baseline(frame))))
+    monkeypatch.setattr(residuals_module, "CHUNK_ROWS", 700)
+    in_one = residuals(frame)
+    assert (n_chunks, len(list(iterate_residuals(frame, fit_baseline(frame))))) == (-(-700 // CHUNK_ROWS), 1)
+    for found, expected in zip(in_chunks, in_one, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert (
+        in_one[1][CHUNK_ROWS - 9, 5] < in_one[1][CHUNK_ROWS, 5] < in_one[1][CHUNK_ROWS + 9, 5]
+    )  # it rises across a border

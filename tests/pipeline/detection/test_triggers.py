@@ -9,9 +9,11 @@ import pytest
 from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.streaks.find import STREAK_COLUMNS
 from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
+from shutterless.pipeline.detection import triggers as triggers_module
 from shutterless.pipeline.detection.fit_quality import _best_track
 from shutterless.pipeline.detection.scan import scan
 from shutterless.pipeline.detection.templates import shape_bank
+from shutterless.pipeline.detection.trigger_fit import reach_of
 from shutterless.pipeline.detection.triggers import TRIGGER_COLUMNS, characterise, find_triggers
 from shutterless.pipeline.detection.vetoes import count_same_row, veto_reasons
 from shutterless.pipeline.events.events import Event, event_stamp, optimal_rho, scale_to_rho
@@ -236,9 +238,19 @@ def inject_one() -> np.ndarray:
     return residual
 
 
-def test_same_triggers_every_time():
+def test_triggers_do_not_depend_on_what_was_searched_before():
+    """Templates are kept from search to search; another star image must not get those of the one before."""
     amplifier = make_amplifier(inject_one())
-    pd.testing.assert_frame_equal(find_triggers(amplifier), find_triggers(amplifier), check_exact=True)
+    wide = replace(amplifier, psf_sigma_px=1.6, smear_rows=1.6)
+    before = amplifier.residual.copy()
+    own, after_another = find_triggers(amplifier, 4.0), find_triggers(wide, 4.0)
+    for cached in (shape_bank, reach_of, triggers_module._template_look, triggers_module._templates):
+        cached.cache_clear()
+    pd.testing.assert_frame_equal(find_triggers(wide, 4.0), after_another, check_exact=True)
+    pd.testing.assert_frame_equal(find_triggers(amplifier, 4.0), own, check_exact=True)
+    np.testing.assert_array_equal(amplifier.residual, before)
+    assert min(len(own), len(after_another)) > 30
+    assert after_another["snr"].max() < own["snr"].max() - 1  # it does depend on the star image
 
 
 def test_count_same_row_in_the_head():
@@ -267,6 +279,8 @@ def test_veto_reasons_and_their_order():
             (5.0, 10.0, 0.1, 9.0, 0.95, 0.0, 0, "sharp"),  # above 0.78 + 1.3 / 10
             (5.0, -6.0, 0.1, 9.0, 0.95, 0.0, 0, ""),  # below 0.78 + 1.3 / 6
             (5.0, 10.0, 0.1, 9.0, 0.8, 0.9, 0, "wide"),
+            (5.0, 10.0, 0.1, 9.0, 0.8, -0.6, 0, ""),
+            (5.0, -10.0, 0.1, 9.0, 0.8, -0.7, 0, "flanks"),  # below -0.3 - 3.5 / 10
             (5.0, 10.0, 0.1, 9.0, 0.8, 0.0, 1, ""),  # two by chance
             (5.0, 10.0, 0.1, 9.0, 0.8, 0.0, 2, "same row"),
             (5.0, 10.0, 0.5, 9.0, 1.2, 0.9, 2, "same row"),
@@ -278,6 +292,8 @@ def test_veto_reasons_and_their_order():
     )
     table = table.assign(template_sharpness=0.7, template_flatness=-0.2, light_inside=1.0)
     assert veto_reasons(table).tolist() == table["expected"].tolist()
+    cut = veto_reasons(table.assign(light_inside=0.79)).tolist()
+    assert cut == ["same row" if reason == "same row" else "edge" for reason in table["expected"]]
 
 
 @pytest.mark.parametrize("width", [1, 6, 64, 1024])

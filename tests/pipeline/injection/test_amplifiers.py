@@ -275,9 +275,13 @@ def test_stars_do_only_what_they_can(make_amplifier):
     dimming = of_rho(500.0, kinds=(("occultation", 1.0),))
     _, truth = inject_events(make_amplifier(stars=((30.0, 300.0),)), np.random.default_rng(0), dimming, 3)
     assert truth.empty
+    _, truth = inject_events(make_amplifier(stars=((30.0, 3e5),)), np.random.default_rng(0), dimming, 3)
+    assert truth["kind"].tolist() == ["occultation"] * 3
     flaring = of_rho(5.0, kinds=(("flare", 1.0),))
     _, truth = inject_events(make_amplifier(stars=((30.0, 1e6),)), np.random.default_rng(0), flaring, 3)
     assert truth.empty
+    _, truth = inject_events(make_amplifier(stars=((30.0, 300.0),)), np.random.default_rng(0), flaring, 3)
+    assert truth["kind"].tolist() == ["flare"] * 3
 
 
 def test_injections_keep_apart(make_amplifier):
@@ -326,6 +330,9 @@ def test_same_seed_same_injections(make_amplifier):
     np.testing.assert_array_equal(first.residual, second.residual)
     assert a.equals(b)
     assert len(a) > 2
+    other, c = inject_events(amplifier, np.random.default_rng(7), InjectionSettings(), 5, 2)
+    assert not np.array_equal(other.residual, first.residual, equal_nan=True)
+    assert not c.equals(a)
 
 
 def test_file_too_short_for_any_event(make_amplifier):

@@ -133,7 +133,9 @@ def test_window_of_few_rows_joins_its_neighbour(rows, expected):
 def test_many_windows_of_few_rows_do_not_become_one_without_end():
     """Forty files of 3,000 rows, one in each window."""
     segments = plan_segments(make_infos(*((k * CORE_ROWS, k * CORE_ROWS + 3000) for k in range(40))))
-    assert len(segments) > 1
+    own = [span.within(*segment.own) for segment in segments for span in segment.spans]
+    assert sum(span.stop - span.start for span in own if span is not None) == 40 * 3000
+    assert len(segments) == 4  # eleven files each, and the margin that lies in the next one; the rest
     assert max(segment.n_rows for segment in segments) <= MAX_ROWS
 
 

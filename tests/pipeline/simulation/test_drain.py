@@ -101,7 +101,11 @@ def test_cosmic_rays_go_on_after_the_shutter_closed(closing):
     settings = replace(closing, artefacts=True, rows=2000, first_row=300, n_bright_stars=0, row_rate_hz=0.01)
     open_ = draw_content(replace(settings, shutter_close_row=None), 1, 1, 0)
     closed = draw_content(settings, 1, 1, 0)
-    assert len(closed.cosmic_rays) == len(open_.cosmic_rays) > 20
+    places = [[(ray.rows.tolist(), ray.columns.tolist()) for ray in c.cosmic_rays] for c in (open_, closed)]
+    assert places[0] == places[1]
+    after = sum(min(rows) > CLOSE for rows, _ in places[1])
+    assert after > 20
+    assert after / len(places[1]) == pytest.approx(1800 / 2000, abs=0.1)
 
 
 def test_headers_round_trip_to_the_row(closing, tmp_path):

@@ -180,6 +180,7 @@ def test_rho_is_the_root_of_signal_squared_over_variance(starry):
         settings = replace(starry, kinds=(kind,), events=3, artefacts=False)
         content = draw_content(settings, 1, 1, 0)
         truth = truth_rows(content, "f.fits", 1, 1)
+        assert truth["kind"].tolist() == [kind] * 3
         baseline = content.scene.baseline_e(content.rows)
         for index, placed in enumerate(content.events):
             signal = mean_electrons(replace(content, events=[placed]), slice(0, 600)) - baseline

@@ -110,6 +110,7 @@ def test_completeness_is_the_share_of_injected_events_above_the_threshold(evalua
         found = set(match_entries(above, events)) - {-1}
         assert row.n_events == len(events)
         assert row.completeness == pytest.approx(len(found) / len(events))
+    assert evaluated.tables.summary["completeness"].gt(0).any()
 
 
 def test_bank_finds_most_of_the_bright_events(evaluated):
@@ -119,9 +120,16 @@ def test_bank_finds_most_of_the_bright_events(evaluated):
 
 
 def test_false_alarm_curve_lies_beside_a_users_own_weights_and_that_of_the_bank_in_the_output(evaluated):
-    assert (evaluated.own / "rates.json").is_file()
-    assert (evaluated.control / "rates.json").is_file()
-    assert (evaluated.out / "template-bank" / "rates.json").is_file()
+    summary = evaluated.tables.summary.set_index("detector")
+    folders = {"cnn": evaluated.own, "cnn-shuffled": evaluated.control}
+    folders["template-bank"] = evaluated.out / "template-bank"
+    for name, folder in folders.items():
+        curve = json.loads((folder / "rates.json").read_text())
+        assert curve["live_hours"] == pytest.approx(summary.loc[name, "live_hours"])
+        assert (
+            sum(score >= summary.loc[name, "threshold"] for score in curve["scores"])
+            == summary.loc[name, "false_alarms"]
+        )
     assert not (evaluated.out / "cnn").exists()
 
 

@@ -183,8 +183,11 @@ def test_at_most_four_items_per_worker_are_in_flight(dask, monkeypatch):
     submitted = []
     submit = dask._client.submit
     monkeypatch.setattr(dask._client, "submit", lambda *a, **k: submitted.append(a[1]) or submit(*a, **k))
-    for done, _ in enumerate(dask.map(square_or_fail, range(1, 40), describe="squares")):
-        assert len(submitted) - done <= ITEMS_IN_FLIGHT_PER_WORKER * dask.n_workers
+    in_flight = [
+        len(submitted) - done for done, _ in enumerate(dask.map(square_or_fail, range(1, 40), describe="squares"))
+    ]
+    assert len(in_flight) == len(submitted) == 39
+    assert max(in_flight) == in_flight[0] == ITEMS_IN_FLIGHT_PER_WORKER * dask.n_workers
 
 
 def test_item_that_kills_its_workers_is_recorded_and_the_others_finish():

@@ -14,7 +14,9 @@ from shutterless.models.evaluation.metrics import RateCurve
 from shutterless.pipeline.store.store import manifest_hash, read_manifest
 from shutterless.workflows import cli
 from shutterless.workflows.registry import promotion
+from shutterless.workflows.registry.model_card import CARD
 from shutterless.workflows.searching.detect import write_rates
+from shutterless.workflows.tracking.tracking import resolve_model
 
 POLICY = """
 [floors]
@@ -133,7 +135,10 @@ def test_bad_usage_is_explained(call, models, tracking, arguments, message):
     assert message in " ".join(result.stderr.split())
 
 
-def test_the_evaluation_of_the_command_is_attached(call, models, tmp_path):
+def test_the_evaluation_of_the_command_is_attached(call, models, tracking, tmp_path):
     pd.DataFrame([{"detector": "one", "completeness": 0.25}]).to_parquet(tmp_path / "summary.parquet")
     made = call("register", models[0], "--name", "judged", "--evaluation", tmp_path, "--trained-on", "simulated frames")
     assert made.exit_code == 0, made.output
+    folder = resolve_model("models:/judged/1", tracking).parent.parent
+    assert pd.read_csv(folder / "evaluation" / "registered" / "summary.csv")["completeness"].tolist() == [0.25]
+    assert "simulated frames" in (folder / CARD).read_text(encoding="utf-8")

@@ -141,7 +141,9 @@ def test_strength_is_what_was_put_in(found):
 @pytest.mark.parametrize(("places", "tolerance_rows"), [(SHORT_X, 1), (LONG_X, 24)], ids=["short", "long"])
 def test_times_are_those_of_the_true_row(found, places, tolerance_rows):
     """The long pulses are searched in bins of eight rows."""
-    for candidate in pulses_at(found, BORDERS + MIDDLE, places).itertuples():
+    pulses = pulses_at(found, BORDERS + MIDDLE, places)
+    assert len(pulses) == 2 * len(BORDERS + MIDDLE)
+    for candidate in pulses.itertuples():
         assert abs(candidate.sequence_peak - candidate.true_row) <= tolerance_rows
         read = datetime.fromisoformat(OPENED) + timedelta(seconds=candidate.sequence_peak / RATE_HZ)
         assert abs((datetime.fromisoformat(candidate.time_read_utc) - read).total_seconds()) < 2e-6

@@ -88,7 +88,9 @@ def test_widths_are_measured_with_the_flux_refitted():
         residual = signal - add_profiles(first, taps, flux, N_COLUMNS)
         step, information = measure_widths(residual, np.ones(N_COLUMNS), first, taps, flux)
         assert step[0] == pytest.approx(true_px - 0.84, rel=0.08)
-        assert information[0] > 0
+        # of a fit of two numbers, flux and width, each pixel with noise 1: the inverse of the width's variance
+        design = np.hstack([dense(first, taps, 0), flux * dense(first, taps, 2)])
+        assert information[0] == pytest.approx(1 / np.linalg.inv(design.T @ design)[1, 1])
 
 
 def test_leaving_out_the_column_that_spoils_a_streak_makes_the_fit_perfect():

@@ -220,17 +220,18 @@ def test_faults_last_from_file_to_file(faulty, tmp_path):
     settings = replace(faulty, files=2, hot_columns=6.0, traps=3.0, first_row=0, rows=700)
     joined = pd.concat([simulate_file(settings, 1, index, tmp_path)[1] for index in (0, 1)])
     lasting = joined[joined.kind.isin(["hot_column", "trap"])]
+    assert lasting["quadrant"].unique().tolist() == [1, 2]
     for _, group in lasting.groupby("quadrant"):
         one, other = (part.sort_values("x").x.tolist() for _, part in group.groupby("file"))
         assert one == other
     whole = draw_content(replace(settings, rows=1400, files=1), 1, 1, 0)
     data, _ = render(replace(settings, rows=1400), whole, np.random.default_rng(1))
     second = read_amplifier(tmp_path / "simulated_c01_001.fits", 1, instrument=settings.instrument).pixels_adu
-    for hot in whole.detector.hot_columns:
-        light = hot.light_e(range(700, 1400), 300.0)
-        if hot.blinking is not None and hot.level_e > 50 and 0 < light.mean() < hot.level_e:
-            assert np.corrcoef(light, second[:, hot.column])[0, 1] > 0.5
-            assert np.corrcoef(light, data[700:, hot.column])[0, 1] > 0.5
+    blinking = [hot for hot in whole.detector.hot_columns if hot.blinking is not None and hot.level_e > 50]
+    seen = [(hot, hot.light_e(range(700, 1400), 300.0)) for hot in blinking]
+    (hot, light) = next((hot, light) for hot, light in seen if 0 < light.mean() < hot.level_e)
+    assert np.corrcoef(light, second[:, hot.column])[0, 1] > 0.5
+    assert np.corrcoef(light, data[700:, hot.column])[0, 1] > 0.5
 
 
 @pytest.mark.parametrize("name", ["hot_columns", "traps", "dropped_runs_per_hour"])

@@ -92,6 +92,7 @@ def test_the_same_generator_draws_the_same_sequence(plane):
     rates = {"geosynchronous": 5.0, "low_orbit": 5.0, "aircraft": 5.0, "meteor": 5.0}
     one, other = draw(plane, 7, **rates), draw(plane, 7, **rates)
     assert one == other
+    assert draw(plane, 8, **rates) != one
     assert {trail.kind for trail in one} == {"satellite", "aircraft", "meteor"}
     numbers = [trail.object_id for trail in one if trail.kind != "aircraft"]
     assert len(set(numbers)) == len(numbers)
