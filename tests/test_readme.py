@@ -13,7 +13,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 ROOMS = ("pipeline", "models", "workflows")
 LENGTHS = range(150, 201)
 _CODE = re.compile(r"`([^`]+)`")
-_FILE = re.compile(r"`([\w./-]+\.(?:py|toml|json|md))`")
+_FILE = re.compile(r"`([\w./-]+\.(?:py|toml|json|md|html|css))`")
 
 
 def tracked_files() -> set[str]:

@@ -30,6 +30,7 @@ HEAVY = (
     "numba",
     "transformers",
     "pydantic",
+    "jinja2",
 )
 
 

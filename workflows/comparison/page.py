@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from shutterless.workflows.comparison.figures import (
     plot_overlaid_losses,
@@ -16,9 +14,13 @@ from shutterless.workflows.comparison.figures import (
     pool_reliability,
 )
 from shutterless.workflows.comparison.models import GROUPS, differing_hyperparameters
+from shutterless.workflows.comparison.pairs import Gap
 from shutterless.workflows.comparison.verdict import SHOWN, Verdict, format_gap, format_interval, format_value
+from shutterless.workflows.pages.drawings import name_below, new_figure, picture
 from shutterless.workflows.pages.figures import plot_completeness, plot_reliability
-from shutterless.workflows.pages.page import figure, new_figure, number, page, paragraph, table
+from shutterless.workflows.pages.formats import number, unbroken
+from shutterless.workflows.pages.page import page
+from shutterless.workflows.pages.parts import Bullets, Heading, Paragraph, Part, Section, Table, tabulate
 from shutterless.workflows.tracking.tracking import Tracking, read_losses, read_table
 
 _DECIDING = 2  # lines of the verdict
@@ -49,15 +51,15 @@ def write_page(
     drawn = _choose_drawn(models, verdict)
     curves = _read_curves(drawn, tracking)
     sections = [
-        ("verdict", "Verdict", _write_verdict(verdict) + _say_scope(runs, models, drawn, metric)),
-        ("models", "Models", _write_models(models, verdict, metric)),
-        ("pairs", "Against the best", _write_pairs(verdict, metric)),
-        ("hyperparameters", "What differs", _write_hyperparameters(drawn)),
-        ("cost", "Size and cost", _write_cost(drawn, metric)),
-        ("learning", "Learning curves", _write_learning(curves["history"], drawn)),
-        ("completeness", "Completeness", _write_completeness(curves["completeness"], drawn)),
-        ("calibration", "Calibration", _write_calibration(curves["reliability"], drawn)),
-        ("runs", "Runs", _write_runs(runs, metric)),
+        Section("verdict", "Verdict", [*_write_verdict(verdict), _say_scope(runs, models, drawn, metric)]),
+        Section("models", "Models", _write_models(models, verdict, metric)),
+        Section("pairs", "Against the best", _write_pairs(verdict, metric)),
+        Section("hyperparameters", "What differs", _write_hyperparameters(drawn)),
+        Section("cost", "Size and cost", _write_cost(drawn, metric)),
+        Section("learning", "Learning curves", _write_learning(curves["history"], drawn)),
+        Section("completeness", "Completeness", _write_completeness(curves["completeness"], drawn)),
+        Section("calibration", "Calibration", _write_calibration(curves["reliability"], drawn)),
+        Section("runs", "Runs", _write_runs(runs, metric)),
     ]
     subtitle = f"{len(runs)} runs, {len(models)} models, judged by {metric}"
     return page(f"Comparison: {title}", subtitle, sections)
@@ -82,13 +84,14 @@ def _read_curves(drawn: pd.DataFrame, tracking: Tracking) -> dict[str, dict[str,
     return {name: {model: seeds for model, seeds in part.items() if seeds} for name, part in found.items()}
 
 
-def _write_verdict(verdict: Verdict) -> str:
+def _write_verdict(verdict: Verdict) -> list[Part]:
     """The two sentences that decide, then what limits them and what the controls say."""
-    rest = "".join(f"<li>{escape(line)}</li>" for line in verdict.lines[_DECIDING:])
-    return paragraph("\n".join(verdict.lines[:_DECIDING]), "verdict") + (f"<ul>{rest}</ul>" if rest else "")
+    deciding, rest = verdict.lines[:_DECIDING], verdict.lines[_DECIDING:]
+    said = Paragraph("\n".join(deciding), "verdict")
+    return [said, Bullets(rest)] if rest else [said]
 
 
-def _say_scope(runs: pd.DataFrame, models: pd.DataFrame, drawn: pd.DataFrame, metric: str) -> str:
+def _say_scope(runs: pd.DataFrame, models: pd.DataFrame, drawn: pd.DataFrame, metric: str) -> Paragraph:
     """How many runs were judged, left aside and drawn, and why."""
     judged = runs["judged"].sum()
     apart = int((runs[f"metrics.{metric}"].notna() & ~runs["judged"]).sum())
@@ -103,48 +106,65 @@ def _say_scope(runs: pd.DataFrame, models: pd.DataFrame, drawn: pd.DataFrame, me
             f"the simplest that is not worse, and up to {_CONTROLS} controls, {_SEEDS} seeds of each; more could not "
             "be told apart in one figure."
         )
-    return paragraph(" ".join(told), "note")
+    return Paragraph(" ".join(told), "note")
 
 
-def _write_models(models: pd.DataFrame, verdict: Verdict, metric: str) -> str:
-    header = ["Model", "Parameters", "Seeds", metric, "Spread", "95 % interval", "ρ at 50 %", "Loss (mag)"]
-    header += ["Calibration error", "Trained in (s)", "Strips/s", "Verdict"]
-    rows = [_model_cells(row, verdict, metric) for _, row in models.head(_LISTED).iterrows()]
-    kept = [i for i in range(len(header)) if i < 4 or any(row[i] not in ("–", "") for row in rows)]
-    body = table([header[i] for i in kept], [[row[i] for i in kept] for row in rows])
+def _write_models(models: pd.DataFrame, verdict: Verdict, metric: str) -> list[Part]:
+    def logged(name: str, pattern: str = "{:.3g}") -> Callable[[pd.Series], str]:
+        return lambda row: number(row.get(f"metrics.{name}"), pattern)
+
+    def interval(row: pd.Series) -> str:
+        low, high = (row.get(f"metrics.{metric}_{end}", np.nan) for end in ("low", "high"))
+        return unbroken(format_interval(low, high, metric))
+
+    def spread(row: pd.Series) -> str:
+        return "–" if pd.isna(row["spread"]) else unbroken(format_gap(row["spread"], np.nan, metric))
+
+    columns: dict[str, Callable[[pd.Series], str]] = {
+        "Model": lambda row: row["model"],
+        "Parameters": lambda row: number(row["n_parameters"], "{:,.0f}"),
+        "Seeds": lambda row: str(row["n_seeds"]),
+        metric: lambda row: format_value(row["mean"], metric),
+        "Spread": spread,
+        "95 % interval": interval,
+        "ρ at 50 %": logged("rho50"),
+        "Loss (mag)": logged("loss_mag", "{:.2f}"),
+        "Calibration error": logged("calibration_error"),
+        "Trained in (s)": logged("train_seconds", "{:,.0f}"),
+        "Strips/s": logged("strips_per_second", "{:,.0f}"),
+        "Verdict": lambda row: unbroken(_judgement(row, verdict)),
+    }
+    listed = tabulate((row for _, row in models.head(_LISTED).iterrows()), columns, drop_empty=True)
     note = "Means over seeds; the spread is the standard deviation over seeds, the interval the bootstrap of one run."
     more = f" The first {_LISTED} of {len(models)}; all are in comparison.parquet." if len(models) > _LISTED else ""
-    return body + paragraph(note + more, "note")
+    return [listed, Paragraph(note + more, "note")]
 
 
-def _model_cells(row: pd.Series, verdict: Verdict, metric: str) -> list[str]:
-    def of(name: str, pattern: str = "{:.3g}") -> str:
-        return number(row.get(f"metrics.{name}"), pattern)
-
-    low, high = row.get(f"metrics.{metric}_low", np.nan), row.get(f"metrics.{metric}_high", np.nan)
-    interval = format_interval(low, high, metric)
-    said = ["best"] if row["model"] == verdict.best else []
-    said += ["take this"] if row["model"] == verdict.simplest else []
-    said += ["control"] if row["control"] else []
-    spread = "–" if pd.isna(row["spread"]) else format_gap(row["spread"], np.nan, metric)
-    return [
-        row["model"], number(row["n_parameters"], "{:,.0f}"), str(row["n_seeds"]), format_value(row["mean"], metric),
-        _unbroken(spread), _unbroken(interval), of("rho50"), of("loss_mag", "{:.2f}"), of("calibration_error"),
-        of("train_seconds", "{:,.0f}"), of("strips_per_second", "{:,.0f}"), _unbroken(", ".join(said)),
-    ]  # fmt: skip
+def _judgement(row: pd.Series, verdict: Verdict) -> str:
+    words = {
+        "best": row["model"] == verdict.best,
+        "take this": row["model"] == verdict.simplest,
+        "control": row["control"],
+    }
+    return ", ".join(word for word, holds in words.items() if holds)
 
 
-def _write_pairs(verdict: Verdict, metric: str) -> str:
+def _write_pairs(verdict: Verdict, metric: str) -> list[Part]:
     if not verdict.gaps:
-        return paragraph("There is one model alone.", "left-out")
-    header = ["Model", "Behind the best by", "95 % interval over events", "Within one error"]
-    rows: list[list[str]] = []
+        return [Paragraph("There is one model alone.", "left-out")]
+
+    def within_one_error(gap: Gap) -> str:
+        return ("yes" if gap.within_one_error else "no") if np.isfinite(gap.standard_error) else "not known"
+
+    columns: dict[str, Callable[[Gap], str]] = {
+        "Model": lambda gap: gap.model,
+        "Behind the best by": lambda gap: unbroken(format_gap(gap.behind, gap.standard_error, metric)),
+        "95 % interval over events": lambda gap: unbroken(format_interval(gap.low, gap.high, metric, " points")),
+        "Within one error": lambda gap: unbroken(within_one_error(gap)),
+    }
+    gaps = sorted(verdict.gaps, key=lambda gap: gap.behind)
     sources: dict[str, list[str]] = {}
-    for gap in sorted(verdict.gaps, key=lambda gap: gap.behind):
-        within = ("yes" if gap.within_one_error else "no") if np.isfinite(gap.standard_error) else "not known"
-        behind = format_gap(gap.behind, gap.standard_error, metric)
-        interval = format_interval(gap.low, gap.high, metric, " points")
-        rows.append([gap.model, *map(_unbroken, (behind, interval, within))])
+    for gap in gaps:
         sources.setdefault(gap.how, []).append(gap.model)
     known = " ".join(f"Of {', '.join(models)}: {how}." for how, models in sources.items())
     note = (
@@ -152,28 +172,23 @@ def _write_pairs(verdict: Verdict, metric: str) -> str:
         "bootstrapped over whole sequences, files or amplifiers (Efron & Tibshirani 1993). The rule: of all models not "
         "worse within one standard error take the one with the fewest parameters (Breiman et al. 1984)."
     )
-    return table(header, rows) + paragraph(known, "note") + paragraph(note, "note")
+    return [tabulate(gaps, columns), Paragraph(known, "note"), Paragraph(note, "note")]
 
 
-def _unbroken(text: str) -> str:
-    """Text that a narrow page does not break; it scrolls instead."""
-    return text.replace(" ", "\u00a0")
-
-
-def _write_hyperparameters(drawn: pd.DataFrame) -> str:
+def _write_hyperparameters(drawn: pd.DataFrame) -> list[Part]:
     honest = drawn[~drawn["control"]]
-    parts = []
+    parts: list[Part] = []
     for group in GROUPS:
         differing, single = differing_hyperparameters(honest, group)
-        parts.append(f"<h3>{_GROUP_NAMES[group]}</h3>")
+        parts.append(Heading(_GROUP_NAMES[group]))
         if differing.empty:
-            parts.append(paragraph("None: what several of these models have, they have alike.", "left-out"))
+            parts.append(Paragraph("None: what several of these models have, they have alike.", "left-out"))
         else:
             rows = [[name, *(number_or_text(value) for value in cells)] for name, cells in differing.iterrows()]
-            parts.append(table(["", *differing.columns], rows))
+            parts.append(Table(["", *differing.columns], rows))
         if single:
-            parts.append(paragraph(f"Of one family alone: {', '.join(single)}.", "note"))
-    return "".join(parts)
+            parts.append(Paragraph(f"Of one family alone: {', '.join(single)}.", "note"))
+    return parts
 
 
 def number_or_text(value: object) -> str:
@@ -181,34 +196,35 @@ def number_or_text(value: object) -> str:
     return "–" if value is None or value is pd.NA or value != value else str(value)
 
 
-def _write_cost(drawn: pd.DataFrame, metric: str) -> str:
+def _write_cost(drawn: pd.DataFrame, metric: str) -> list[Part]:
     drawing = new_figure(*_SIZE)
     plot_size(drawn, metric, drawing.add_subplot(), legend=False)
-    _name_below(drawing)
+    name_below(drawing, _NAMES_BESIDE)
     caption = "The metric against the number of learned parameters; bars are the spread over seeds."
-    header = ["Model", "Parameters", "Trained in (s)", "Strips per second (one thread)"]
-    rows = [
-        [row["model"], number(row["n_parameters"], "{:,.0f}"), number(row.get("metrics.train_seconds"), "{:,.0f}"),
-         number(row.get("metrics.strips_per_second"), "{:,.0f}")]
-        for _, row in drawn.iterrows()
-    ]  # fmt: skip
-    return figure(drawing, caption, alt="metric against parameters") + table(header, rows)
+    columns: dict[str, Callable[[pd.Series], str]] = {
+        "Model": lambda row: row["model"],
+        "Parameters": lambda row: number(row["n_parameters"], "{:,.0f}"),
+        "Trained in (s)": lambda row: number(row.get("metrics.train_seconds"), "{:,.0f}"),
+        "Strips per second (one thread)": lambda row: number(row.get("metrics.strips_per_second"), "{:,.0f}"),
+    }
+    listed = tabulate((row for _, row in drawn.iterrows()), columns)
+    return [picture(drawing, caption, alt="metric against parameters"), listed]
 
 
-def _write_learning(histories: Mapping[str, Sequence[pd.DataFrame]], drawn: pd.DataFrame) -> str:
+def _write_learning(histories: Mapping[str, Sequence[pd.DataFrame]], drawn: pd.DataFrame) -> list[Part]:
     if not histories:
-        return paragraph("None of the drawn models logged a training.", "left-out")
+        return [Paragraph("None of the drawn models logged a training.", "left-out")]
     drawing = new_figure(_SIZE[0], 1.6 * _SIZE[1])
     upper, lower = drawing.subplots(2, 1, sharex=True)
     plot_overlaid_losses(histories, "train", upper, named=drawn["model"], legend=False)
     plot_overlaid_losses(histories, "validation", lower, named=drawn["model"], legend=False)
     upper.set_xlabel("")
-    _name_below(drawing)
+    name_below(drawing, _NAMES_BESIDE)
     caption = "A line for each seed; training rows are measured with dropout and while weights change."
     said = drawn[drawn["said"].map(len) > 0]
     rows = [[row["model"], f"{part}"] for _, row in said.iterrows() for part in _count_same(row["said"])]
-    read = table(["Model", "What the curve says"], rows) if rows else ""
-    return figure(drawing, caption, alt="learning curves") + read
+    drawn_curves = picture(drawing, caption, alt="learning curves")
+    return [drawn_curves, Table(["Model", "What the curve says"], rows)] if rows else [drawn_curves]
 
 
 def _count_same(said: Sequence[str]) -> list[str]:
@@ -216,42 +232,32 @@ def _count_same(said: Sequence[str]) -> list[str]:
     return [f"{name} ({n} of {len(said)} seeds)" if len(said) > 1 else str(name) for name, n in counts.items()]
 
 
-def _write_completeness(tables: Mapping[str, Sequence[pd.DataFrame]], drawn: pd.DataFrame) -> str:
+def _write_completeness(tables: Mapping[str, Sequence[pd.DataFrame]], drawn: pd.DataFrame) -> list[Part]:
     if not tables:
-        return paragraph("None of the drawn models logged its completeness.", "left-out")
+        return [Paragraph("None of the drawn models logged its completeness.", "left-out")]
     drawing = new_figure(*_SIZE)
     eta = drawn["metrics.eta"].dropna() if "metrics.eta" in drawn else pd.Series(dtype=float)
     optimum = float(eta.iloc[0]) if len(eta) else None
     plot_completeness(pool_completeness(tables), drawing.add_subplot(), eta=optimum, legend=False)
-    _name_below(drawing)
+    name_below(drawing, _NAMES_BESIDE)
     known = "" if optimum is not None else " These runs did not log the threshold of the optimum, so it is not drawn."
-    return figure(drawing, f"Means over seeds with 95 % Wilson intervals.{known}", alt="completeness against S/N")
+    return [picture(drawing, f"Means over seeds with 95 % Wilson intervals.{known}", alt="completeness against S/N")]
 
 
-def _write_calibration(tables: Mapping[str, Sequence[pd.DataFrame]], drawn: pd.DataFrame) -> str:
+def _write_calibration(tables: Mapping[str, Sequence[pd.DataFrame]], drawn: pd.DataFrame) -> list[Part]:
     if not tables:
-        return paragraph("None of the drawn models logged its reliability: evaluate them again.", "left-out")
+        return [Paragraph("None of the drawn models logged its reliability: evaluate them again.", "left-out")]
     drawing = new_figure(*_SIZE)
     plot_reliability(pool_reliability(tables), drawing.add_subplot(), legend=False)
-    _name_below(drawing)
+    name_below(drawing, _NAMES_BESIDE)
     caption = (
         "How often strips of a given probability were events, among all that stage 1 proposed in these frames. A "
         "model calibrated on a mix with more events than these frames hold lies below the diagonal."
     )
-    return figure(drawing, caption, alt="reliability diagram")
+    return [picture(drawing, caption, alt="reliability diagram")]
 
 
-def _name_below(drawing: Figure) -> None:
-    """Name the curves of all axes once, below them."""
-    named = {
-        label: handle for ax in drawing.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-    }
-    if named:
-        columns = max(_NAMES_BESIDE // max(len(label) for label in named), 1)
-        drawing.legend(list(named.values()), list(named), loc="outside lower center", ncols=columns, frameon=False)
-
-
-def _write_runs(runs: pd.DataFrame, metric: str) -> str:
+def _write_runs(runs: pd.DataFrame, metric: str) -> list[Part]:
     names = {"name": "Run", "model": "Model", "seed": "Seed", f"metrics.{metric}": metric}
     names |= {"metrics.train_seconds": "Trained in (s)", "tags.learning_curve": "Learning curve"}
     names |= {"experiment": "Experiment", "start_time": "Started (UTC)", "run_id": "Run id"}
@@ -259,7 +265,7 @@ def _write_runs(runs: pd.DataFrame, metric: str) -> str:
     rows = [[_cell(name, value) for name, value in zip(shown, row, strict=True)] for row in shown.to_numpy()]
     more = f"The first {_LISTED} of {len(runs)}. " if len(runs) > _LISTED else ""
     note = f"{more}Everything that was logged is in comparison.parquet."
-    return table([names[name] for name in shown], rows) + paragraph(note, "note")
+    return [Table([names[name] for name in shown], rows), Paragraph(note, "note")]
 
 
 def _cell(name: str, value: object) -> str:

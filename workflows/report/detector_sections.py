@@ -3,79 +3,72 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from shutterless.workflows.pages.drawings import name_below, new_figure, picture
 from shutterless.workflows.pages.figures import (
     plot_comparison,
     plot_completeness,
     plot_learning_curves,
     plot_reliability,
 )
-from shutterless.workflows.pages.page import between, figure, new_figure, number, paragraph, table
+from shutterless.workflows.pages.formats import between, number
+from shutterless.workflows.pages.parts import Paragraph, Part, Table, tabulate
 from shutterless.workflows.pages.run_folder import SHUFFLED_SUFFIX, LeftOutError, RunFolder, required
 
 FEWEST_ALARMS = 10  # a rate that rests on fewer false alarms is marked as extrapolated
 _ABREAST = 3
+_NAMES_BESIDE = 80  # letters of names that stand beside each other below a figure
 
 
-def write_comparison(run: RunFolder) -> str:
+def write_comparison(run: RunFolder) -> list[Part]:
     """Tabulate and draw every detector at the stated false-alarm rate, and the verdict in words."""
     summary = required(run.table("evaluation/summary.parquet"), "evaluation/summary.parquet")
     verdict = run.text("evaluation/verdict.txt")
-    said = paragraph(verdict.strip(), "verdict") if verdict else paragraph("Left out: no verdict.txt.", "left-out")
+    said = Paragraph(verdict.strip(), "verdict") if verdict else Paragraph("Left out: no verdict.txt.", "left-out")
     optimum = _optimum(run)
-    rate = (
-        ""
-        if optimum is None
-        else f" All thresholds aim at {number(optimum['rate_per_hour'])} false alarms per amplifier-hour."
-    )
     few = int((summary["false_alarms"] < FEWEST_ALARMS).sum())
     note = (
         "Rates are false alarms per amplifier-hour with their Poisson interval; completeness and ρ50 (the optimal S/N "
         "at which half of the events are found) are given with bootstrap bounds; loss is 2.5 log10(ρ50/η), the "
         "magnitudes a detector loses against the optimum. A detector trained on shuffled labels has nothing to learn "
-        f"from: what it finds, the others find without learning.{rate}"
+        "from: what it finds, the others find without learning."
     )
+    if optimum is not None:
+        note += f" All thresholds aim at {number(optimum['rate_per_hour'])} false alarms per amplifier-hour."
     if few:
         note += f" † marks rates that rest on fewer than {FEWEST_ALARMS} false alarms and are therefore extrapolated."
     drawing = new_figure(8, 0.9 + 0.36 * len(summary))
     plot_comparison(summary, drawing.subplots())
     caption = "Completeness of each detector with its bootstrap bounds. Hollow: trained on shuffled labels."
-    return (
-        said
-        + _summary_table(summary)
-        + paragraph(note, "note")
-        + figure(drawing, caption, alt="Completeness by detector")
-    )
+    drawn = picture(drawing, caption, alt="Completeness by detector")
+    return [said, _summary_table(summary), Paragraph(note, "note"), drawn]
 
 
-def _summary_table(summary: pd.DataFrame) -> str:
-    header = ["detector", "parameters", "threshold", "alarms / hours", "alarms per hour", "events", "completeness"]
-    header += ["ρ50", "loss (mag)", "training (s)", "strips/s"]
-    rows = []
-    for _, row in summary.iterrows():
+def _summary_table(summary: pd.DataFrame) -> Table:
+    def rate(row: pd.Series) -> str:
         mark = " †" if row["false_alarms"] < FEWEST_ALARMS else ""
-        rows.append(
-            [
-                row["detector"],
-                number(row["n_parameters"], "{:,.0f}"),
-                number(row["threshold"]),
-                f"{number(row['false_alarms'], '{:.0f}')} / {number(row['live_hours'])}",
-                between(row["rate_per_hour"], row["rate_low"], row["rate_high"], "{:.3g}") + mark,
-                number(row["n_events"], "{:,.0f}"),
-                between(row["completeness"], row["completeness_low"], row["completeness_high"]),
-                between(row["rho50"], row["rho50_low"], row["rho50_high"]),
-                number(row["loss_mag"], "{:.2f}"),
-                number(row["train_seconds"], "{:,.0f}"),
-                number(row["strips_per_second"], "{:,.0f}"),
-            ]
-        )
-    return table(header, rows)
+        return between(row["rate_per_hour"], row["rate_low"], row["rate_high"], "{:.3g}") + mark
+
+    columns: dict[str, Callable[[pd.Series], str]] = {
+        "detector": lambda row: row["detector"],
+        "parameters": lambda row: number(row["n_parameters"], "{:,.0f}"),
+        "threshold": lambda row: number(row["threshold"]),
+        "alarms / hours": lambda row: f"{number(row['false_alarms'], '{:.0f}')} / {number(row['live_hours'])}",
+        "alarms per hour": rate,
+        "events": lambda row: number(row["n_events"], "{:,.0f}"),
+        "completeness": lambda row: between(*row[["completeness", "completeness_low", "completeness_high"]]),
+        "ρ50": lambda row: between(*row[["rho50", "rho50_low", "rho50_high"]]),
+        "loss (mag)": lambda row: number(row["loss_mag"], "{:.2f}"),
+        "training (s)": lambda row: number(row["train_seconds"], "{:,.0f}"),
+        "strips/s": lambda row: number(row["strips_per_second"], "{:,.0f}"),
+    }
+    return tabulate((row for _, row in summary.iterrows()), columns)
 
 
 def _optimum(run: RunFolder) -> dict[str, float] | None:
@@ -83,7 +76,7 @@ def _optimum(run: RunFolder) -> dict[str, float] | None:
     return None if text is None else json.loads(text)
 
 
-def write_completeness(run: RunFolder) -> str:
+def write_completeness(run: RunFolder) -> list[Part]:
     """Draw completeness against optimal S/N over all counted events."""
     found = required(run.table("evaluation/completeness.parquet"), "evaluation/completeness.parquet")
     optimum = _optimum(run)
@@ -95,10 +88,10 @@ def write_completeness(run: RunFolder) -> str:
         caption += (
             " Dashed: what a detector that knows every event's shape would find at the same rate of false alarms."
         )
-    return figure(drawing, caption, alt="Completeness against optimal S/N")
+    return [picture(drawing, caption, alt="Completeness against optimal S/N")]
 
 
-def write_kinds(run: RunFolder) -> str:
+def write_kinds(run: RunFolder) -> list[Part]:
     """Draw completeness for each kind of event, one panel each."""
     found = required(run.table("evaluation/completeness.parquet"), "evaluation/completeness.parquet")
     kinds = [kind for kind in dict.fromkeys(found["kind"]) if kind != "all"]
@@ -110,28 +103,31 @@ def write_kinds(run: RunFolder) -> str:
     for kind, ax in zip(kinds, panels, strict=True):
         ax.set_title(kind)
         plot_completeness(found[found["kind"] == kind], ax, eta=eta, legend=False)
-    _shared_legend(drawing, panels)
+    _label_outer(panels)
+    name_below(drawing, _NAMES_BESIDE)
     caption = "As above, for each kind of event. Kinds with few events have wide bounds."
-    return figure(drawing, caption, alt="Completeness by kind of event") + _apart(run)
+    return [picture(drawing, caption, alt="Completeness by kind of event"), *_list_apart(run)]
 
 
-def _apart(run: RunFolder) -> str:
+def _list_apart(run: RunFolder) -> list[Part]:
     """Table of the kinds that are reported apart, nothing where there are none."""
     apart = run.table("evaluation/apart.parquet")
     if apart is None or apart.empty:
-        return ""
-    rows = [
-        [row.detector, row.kind, f"{row.found} of {row.n}", between(row.fraction, row.low, row.high)]
-        for row in apart.itertuples()
-    ]
+        return []
+    columns: dict[str, Callable[[pd.Series], str]] = {
+        "detector": lambda row: row["detector"],
+        "kind": lambda row: row["kind"],
+        "found": lambda row: f"{row['found']} of {row['n']}",
+        "fraction": lambda row: between(row["fraction"], row["low"], row["high"]),
+    }
     said = (
         "Apart, whatever their ρ: kinds that go on beyond any file and so have no finite optimum, which count for no "
         "completeness; and bursts on stars and on none, which do."
     )
-    return paragraph(said, "note") + table(["detector", "kind", "found", "fraction"], rows)
+    return [Paragraph(said, "note"), tabulate((row for _, row in apart.iterrows()), columns)]
 
 
-def write_learning(run: RunFolder) -> str:
+def write_learning(run: RunFolder) -> list[Part]:
     """Draw training and validation loss of each model, one panel each."""
     files = sorted((run.path / "models").glob("*/history.parquet"), key=_shuffled_last)
     if not files:
@@ -140,11 +136,12 @@ def write_learning(run: RunFolder) -> str:
     for file, ax in zip(files, panels, strict=True):
         ax.set_title(file.parent.name)
         plot_learning_curves(pd.read_parquet(file), ax, legend=False)
-    _shared_legend(drawing, panels)
+    _label_outer(panels)
+    name_below(drawing, _NAMES_BESIDE)
     caption = (
         "Loss per strip while training. A validation loss that rises while the training loss falls is over-fitting."
     )
-    return figure(drawing, caption, alt="Learning curves")
+    return [picture(drawing, caption, alt="Learning curves")]
 
 
 def _shuffled_last(file: Path) -> tuple[bool, str]:
@@ -174,17 +171,7 @@ def _label_outer(panels: list[Axes]) -> None:
             ax.set_xlabel("")
 
 
-def _shared_legend(drawing: Figure, panels: list[Axes]) -> None:
-    named: dict[str, Artist] = {}
-    for ax in panels:
-        handles, labels = ax.get_legend_handles_labels()
-        named |= dict(zip(labels, handles, strict=True))
-    _label_outer(panels)
-    if named:
-        drawing.legend(list(named.values()), list(named), loc="outside lower center", ncols=4, frameon=False)
-
-
-def write_reliability(run: RunFolder) -> str:
+def write_reliability(run: RunFolder) -> list[Part]:
     """Draw predicted probabilities against what came true."""
     found = required(run.table("evaluation/reliability.parquet"), "evaluation/reliability.parquet")
     names = list(dict.fromkeys(found.loc[found["n"] > 0, "detector"]))
@@ -200,4 +187,4 @@ def write_reliability(run: RunFolder) -> str:
         "the diagonal (dashed): events are likelier than said. Probabilities are calibrated on the mix of the training "
         "examples, half of them events; where events are rarer, as in these frames, fewer doubtful strips hold one."
     )
-    return figure(drawing, caption, alt="Reliability diagram")
+    return [picture(drawing, caption, alt="Reliability diagram")]

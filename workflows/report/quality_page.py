@@ -34,7 +34,9 @@ from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.instruments import ProfileError, load_profile
 from shutterless.pipeline.store.quality_record import SKY_SHARE, AmplifierQuality, read_quality
 from shutterless.pipeline.store.store import StoreError, open_amplifier, read_manifest
-from shutterless.workflows.pages.page import figure, new_figure, number, paragraph, table
+from shutterless.workflows.pages.drawings import new_figure, picture, window
+from shutterless.workflows.pages.formats import number
+from shutterless.workflows.pages.parts import Paragraph, Part, Picture, Section, Table
 
 NOISE_OFF, MAX_CORRELATION, MAX_MASKED = 0.02, 0.03, 0.05
 TAIL_FACTOR, MIN_COUNT, CHANCE = 1.5, 10.0, 1e-3
@@ -50,8 +52,8 @@ _CALM = "nothing is out of the ordinary"
 _TAIL_WORDS = {"below": 0, "above": 1}
 
 
-def quality_sections(store: Path, entries: Sequence[str] = ()) -> list[tuple[str, str, str]]:
-    """Anchor, heading and HTML of the parts of a store's quality page.
+def quality_sections(store: Path, entries: Sequence[str] = ()) -> list[Section]:
+    """Sections of a store's quality page.
 
     Parameters
     ----------
@@ -70,11 +72,11 @@ def quality_sections(store: Path, entries: Sequence[str] = ()) -> list[tuple[str
         raise StoreError(f"store {store} has no entry {unknown[0]!r}; it holds {', '.join(known) or 'none'}")
     qualities = [read_quality(store, entry) for entry in known]
     if not qualities:
-        return [("amplifiers", "Amplifiers", paragraph("The store is empty: no amplifier was ingested.", "left-out"))]
+        empty = Paragraph("The store is empty: no amplifier was ingested.", "left-out")
+        return [Section("amplifiers", "Amplifiers", [empty])]
     shown, words = _choose(qualities, entries, store)
-    summary = summary_html(qualities) + paragraph(words)
-    sections = [(quality.entry, _heading(quality), amplifier_html(store, quality)) for quality in shown]
-    return [("amplifiers", "Amplifiers", summary), *sections]
+    summary = Section("amplifiers", "Amplifiers", [*summarise_amplifiers(qualities), Paragraph(words)])
+    return [summary, *(Section(q.entry, _heading(q), describe_amplifier(store, q)) for q in shown)]
 
 
 def _choose(
@@ -176,7 +178,7 @@ _COLUMNS = (
 )
 
 
-def summary_html(qualities: Iterable[AmplifierQuality]) -> str:
+def summarise_amplifiers(qualities: Iterable[AmplifierQuality]) -> list[Part]:
     """Table of amplifiers with what is out of the ordinary marked, and a note that explains it."""
     qualities = list(qualities)
     rows = [[column.write(quality) for column in _COLUMNS] for quality in qualities]
@@ -189,7 +191,7 @@ def summary_html(qualities: Iterable[AmplifierQuality]) -> str:
         f"{len(qualities)} amplifiers, {number(n_hours, '{:.4g}')} amplifier-hours live; "
         f"{f'something is out of the ordinary in {n_unusual} of them' if n_unusual else _CALM}."
     )
-    return paragraph(words) + table([c.heading for c in _COLUMNS], rows, marked=marked) + paragraph(_NOTE, "note")
+    return [Paragraph(words), Table([c.heading for c in _COLUMNS], rows, marked), Paragraph(_NOTE, "note")]
 
 
 _NOTE = (
@@ -212,19 +214,18 @@ def _heading(quality: AmplifierQuality) -> str:
     return ", ".join([str(quality.numbers.get("file", quality.entry)), *place])
 
 
-def amplifier_html(store: Path, quality: AmplifierQuality) -> str:
+def describe_amplifier(store: Path, quality: AmplifierQuality) -> list[Part]:
     """Words and pictures of one amplifier."""
     amplifier = open_amplifier(store, quality.entry)
     unusual = find_unusual(quality)
     verdict = f"Out of the ordinary: {'; '.join(unusual.values())}." if unusual else f"{_CALM.capitalize()}."
-    parts = [
-        paragraph(f"{verdict} {describe_live_time(quality)}"),
+    return [
+        Paragraph(f"{verdict} {describe_live_time(quality)}"),
         _draw_noise(quality, amplifier),
         _draw_pickup(quality),
         _draw_masked(amplifier),
         _draw_piece(amplifier),
     ]
-    return "".join(parts)
 
 
 def describe_live_time(quality: AmplifierQuality) -> str:
@@ -237,11 +238,11 @@ def describe_live_time(quality: AmplifierQuality) -> str:
     )
 
 
-def _left_out(what: str) -> str:
-    return paragraph(f"No picture of {what}: {_OLD}.", "left-out")
+def _left_out(what: str) -> Paragraph:
+    return Paragraph(f"No picture of {what}: {_OLD}.", "left-out")
 
 
-def _draw_noise(quality: AmplifierQuality, amplifier: Amplifier) -> str:
+def _draw_noise(quality: AmplifierQuality, amplifier: Amplifier) -> Part:
     if quality.column_noise is None:
         return _left_out("the noise of the columns")
     level, sky = quality.level_e, quality.sky
@@ -259,7 +260,7 @@ def _draw_noise(quality: AmplifierQuality, amplifier: Amplifier) -> str:
         "mostly starlight that moves: image motion, focus and scintillation that could not be taken off. Elsewhere it "
         "is hot columns, traps, trails, and segments of rows. Below: noise of the sky columns against the row."
     )
-    return figure(drawing, caption, alt="Noise of each column over theory against its level", image=True)
+    return picture(drawing, caption, alt="Noise of each column over theory against its level", image=True)
 
 
 def _group_columns(amplifier: Amplifier, sky: np.ndarray) -> dict[str, np.ndarray]:
@@ -290,7 +291,7 @@ def _levels_of_magnitudes(amplifier: Amplifier, sky_e: float) -> dict[str, float
     return {f"{mag}": sky_e + 10 ** (-0.4 * (mag - zero_point)) * peak for mag in _MAGNITUDES}
 
 
-def _draw_pickup(quality: AmplifierQuality) -> str:
+def _draw_pickup(quality: AmplifierQuality) -> Part:
     if quality.row_offset_e is None:
         return _left_out("the pickup")
     frequency, amplitude = pickup_spectrum(quality.row_offset_e, quality.readout)
@@ -305,7 +306,7 @@ def _draw_pickup(quality: AmplifierQuality) -> str:
         f"taken off. {_describe_peaks(peaks, rate_hz)} A line above {rate_hz / 2:g} Hz shows at "
         f"{rate_hz:g} Hz minus its frequency."
     )
-    return figure(drawing, caption, alt="Spectrum of the pickup")
+    return picture(drawing, caption, alt="Spectrum of the pickup")
 
 
 def _describe_peaks(peaks: pd.DataFrame, rate_hz: float, n_named: int = 6) -> str:
@@ -319,7 +320,7 @@ def _describe_peaks(peaks: pd.DataFrame, rate_hz: float, n_named: int = 6) -> st
     return f"Lines above what surrounds them, the clearest first: {'; '.join(named)}{more}."
 
 
-def _draw_masked(amplifier: Amplifier) -> str:
+def _draw_masked(amplifier: Amplifier) -> Picture:
     by_column, by_row = masked_fractions(amplifier.residual[0])
     bad = np.flatnonzero(by_column == 1)
     drawing = new_figure(9.6, 3.8)
@@ -330,10 +331,10 @@ def _draw_masked(amplifier: Amplifier) -> str:
         f"Masked fraction against column and, of the columns that are not masked from end to end, against row. "
         f"{len(bad)} columns are masked from end to end (red ticks on the axis)."
     )
-    return figure(drawing, caption, alt="Masked fraction against column and row")
+    return picture(drawing, caption, alt="Masked fraction against column and row")
 
 
-def _draw_piece(amplifier: Amplifier) -> str:
+def _draw_piece(amplifier: Amplifier) -> Picture:
     """Draw the pixels around the brightest streak, before and after what is known was taken off."""
     rows, columns, streak = _piece(amplifier)
     residual = np.asarray(amplifier.residual[0, columns, rows], dtype=np.float32).T
@@ -353,7 +354,7 @@ def _draw_piece(amplifier: Amplifier) -> str:
         f"streaks, too, in σ; masked pixels are grey. The standard deviation within {CALM_SIGMA:g} σ is "
         f"{number(_calm_spread(residual), '{:.3f}')} in the piece."
     )
-    return figure(drawing, caption, alt="Piece of the calibrated amplifier around its brightest streak", image=True)
+    return picture(drawing, caption, alt="Piece of the calibrated amplifier around its brightest streak", image=True)
 
 
 def _piece(amplifier: Amplifier) -> tuple[slice, slice, pd.Series | None]:
@@ -362,14 +363,8 @@ def _piece(amplifier: Amplifier) -> tuple[slice, slice, pd.Series | None]:
     lit = len(streaks) > 0 and "flux_e_row" in streaks
     streak = streaks.loc[streaks["flux_e_row"].idxmax()] if lit else None
     middle = round(float(streak["x"])) if streak is not None else amplifier.n_columns // 2
-    rows = _window(amplifier.n_rows // 2, _PIECE_ROWS, amplifier.n_rows)
-    return rows, _window(middle, _PIECE_COLUMNS, amplifier.n_columns), streak
-
-
-def _window(middle: int, length: int, size: int) -> slice:
-    """So many around the middle, moved to lie inside."""
-    start = int(np.clip(middle - length // 2, 0, max(size - length, 0)))
-    return slice(start, min(start + length, size))
+    rows = window(amplifier.n_rows // 2, _PIECE_ROWS, amplifier.n_rows)
+    return rows, window(middle, _PIECE_COLUMNS, amplifier.n_columns), streak
 
 
 def _describe_streak(amplifier: Amplifier, rows: slice, streak: pd.Series | None) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 from shutterless.pipeline.tokens import STRIP_ARRAYS
+from shutterless.workflows.pages.page import fill_template
 
 _SHAPES = {
     "patches": "(b, n, d) residuals in σ, patch by patch; masked pixels are 0",
@@ -77,21 +77,17 @@ VERSION: dict[int | str, dict[str, Any]] = {503: {**_ERROR, "description": "no m
 
 def render_page(openapi: dict[str, Any]) -> str:
     """HTML list of the endpoints, made from their OpenAPI description."""
-    rows = "".join(
-        f"<dt><code>{method.upper()} {escape(path)}</code></dt><dd>{escape(about['summary'])}{_render_keys(about)}</dd>"
+    endpoints = [
+        {"method": method.upper(), "path": path, "summary": about["summary"], "body": _describe_body(about)}
         for path, methods in openapi["paths"].items()
         for method, about in methods.items()
-    )
-    title = f"{escape(openapi['info']['title'])} scoring server"
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><h1>{title}</h1><dl>{rows}</dl>'
-        '<p><a href="openapi.json">openapi.json</a> describes them for programs.</p></html>'
-    )
+    ]
+    return fill_template("serving.html", title=f"{openapi['info']['title']} scoring server", endpoints=endpoints)
 
 
-def _render_keys(about: dict[str, Any]) -> str:
+def _describe_body(about: dict[str, Any]) -> dict[str, str]:
+    """What each key of the body means; nothing where there is none."""
     if "requestBody" not in about:
-        return ""
+        return {}
     keys = about["requestBody"]["content"]["application/json"]["schema"]["properties"]
-    items = (f"<li><code>{escape(key)}</code>: {escape(value['description'])}</li>" for key, value in keys.items())
-    return f"<ul>{''.join(items)}</ul>"
+    return {key: value["description"] for key, value in keys.items()}

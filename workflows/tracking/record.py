@@ -15,8 +15,8 @@ from shutterless.models.evaluation.platt import reliability_error
 from shutterless.models.families import family_of, load_model
 from shutterless.models.training.learning_curves import Diagnosis, diagnose
 from shutterless.pipeline.files import hash_file
+from shutterless.workflows.pages.drawings import new_figure
 from shutterless.workflows.pages.figures import plot_completeness, plot_learning_curves
-from shutterless.workflows.pages.page import new_figure
 from shutterless.workflows.settings.settings import TrainSettings
 from shutterless.workflows.tracking.tracking import Run
 

@@ -20,7 +20,7 @@ from shutterless.pipeline.files import write_parquet, write_text
 from shutterless.pipeline.store.store import manifest_hash, read_manifest
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
-from shutterless.workflows.pages.page import new_figure
+from shutterless.workflows.pages.drawings import new_figure
 from shutterless.workflows.settings.settings import PretrainSettings, TrainSettings
 from shutterless.workflows.tracking.record import HISTORY
 from shutterless.workflows.tracking.tracking import Run, Tracking, track_run

@@ -14,27 +14,25 @@ from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.results.candidates import CANDIDATE_TYPES
 from shutterless.pipeline.store.ingest import ingest_amplifier
 from shutterless.pipeline.store.store import EntryWriter, StoreError, open_amplifier, write_manifest
-from shutterless.workflows.pages.page import new_figure
+from shutterless.workflows.pages.drawings import new_figure
+from shutterless.workflows.pages.parts import Picture
 from shutterless.workflows.pages.run_folder import RunFolder
-from shutterless.workflows.report import candidate_cards, cube_sections
-from shutterless.workflows.report.candidate_cards import image_rows, relative_amplitude, shown_rows
-from shutterless.workflows.report.cube_sections import (
+from shutterless.workflows.report import cube_cards, cube_entry, cube_sections
+from shutterless.workflows.report.cube_cards import image_rows, relative_amplitude, shown_rows
+from shutterless.workflows.report.cube_entry import (
     CubeEntry,
     archive_text,
-    calm_limits,
-    cube_store_sections,
     duration_text,
     median_light,
     read_light,
     relative_light,
     scale_text,
-    shown_pixels,
     sum_light,
     time_label,
-    window,
 )
+from shutterless.workflows.report.cube_sections import calm_limits, cube_store_sections, shown_pixels
 from shutterless.workflows.report.quality_page import quality_sections
-from shutterless.workflows.report.report import CUBE_SECTIONS, SECTIONS, choose_sections, store_sections, write_report
+from shutterless.workflows.report.report import CUBE_TOPICS, TOPICS, choose_topics, store_sections, write_report
 
 N_FRAMES, FLARE, FLAGGED, UNTIMED, GAP = 200, 120, [60, 61], [30], (150, 20)
 RISE = {0: 0.8, 1: 0.4, 2: 0.2, 3: 0.1}  # of the light, cadence by cadence after the peak
@@ -128,7 +126,7 @@ def fake_amplifier(residual, level_e=100.0, sigma_e=10.0):
 
 
 def test_report_of_cubes_has_its_own_sections_and_leaves_none_out(report):
-    assert re.findall(r'<section id="([\w-]+)">', report) == [section.anchor for section in CUBE_SECTIONS]
+    assert re.findall(r'<section id="([\w-]+)">', report) == [topic.anchor for topic in CUBE_TOPICS]
     assert "Left out" not in report
     assert "bad.fits" in section_of(report, "failures")
     assert "candidates.parquet" in section_of(report, "places")
@@ -152,11 +150,11 @@ def test_a_report_opens_the_cube_that_it_shows_once(search, monkeypatch):
         opened.append(entry)
         return open_amplifier(store, entry)
 
-    monkeypatch.setattr(cube_sections, "open_amplifier", record)
+    monkeypatch.setattr(cube_entry, "open_amplifier", record)
     run = RunFolder(search)
-    sections = [section for section in CUBE_SECTIONS if section.write.__module__ == cube_sections.__name__]
-    assert all(section.write(run) for section in sections)
-    assert (len(sections), opened) == (5, ["flare<1>_c00_q0"])
+    topics = [topic for topic in CUBE_TOPICS if topic.write.__module__ == cube_sections.__name__]
+    assert all(topic.write(run) for topic in topics)
+    assert (len(topics), opened) == (5, ["flare<1>_c00_q0"])
     cube_sections.write_light(RunFolder(search))
     assert opened == ["flare<1>_c00_q0"] * 2  # another view of the folder may find another cube in it
 
@@ -266,15 +264,15 @@ def test_search_without_candidates_shows_the_first_cube(search, tmp_path):
 
 def test_images_of_a_card_are_before_at_and_after_the_event_with_masked_pixels(search, monkeypatch):
     drawn = []
-    plot = candidate_cards.plot_residual_image
+    plot = cube_cards.plot_residual_image
 
     def record(residual, ax, **options):
         drawn.append((residual, options))
         return plot(residual, ax, **options)
 
-    monkeypatch.setattr(candidate_cards, "plot_residual_image", record)
+    monkeypatch.setattr(cube_cards, "plot_residual_image", record)
     run = RunFolder(search)
-    candidate_cards.image_picture(CubeEntry(search / "store" / "flare<1>_c00_q0"), run.candidates.iloc[0])
+    cube_cards.image_picture(CubeEntry(search / "store" / "flare<1>_c00_q0"), run.candidates.iloc[0])
     before, peak, after = (residual for residual, _ in drawn)
     assert peak[2, 3] > 100 > 10 > np.abs(before[2, 3])
     assert np.abs(after[2, 3]) < 10
@@ -304,12 +302,13 @@ def test_page_of_a_store_of_cubes_shows_every_cube_without_candidates(search):
 
 
 def test_page_of_a_store_shows_the_cubes_that_are_asked_for(search, monkeypatch):
-    anchors = [anchor for anchor, _, _ in cube_store_sections(search / "store", ["quiet_c00_q0"])]
+    anchors = [section.anchor for section in cube_store_sections(search / "store", ["quiet_c00_q0"])]
     assert anchors == ["cubes", "quiet_c00_q0"]
     monkeypatch.setattr(cube_sections, "MAX_CUBE_SECTIONS", 1)
     sections = cube_store_sections(search / "store")
     assert len(sections) == 2
-    assert "Pictures follow of 1 of them; `shutterless report store --entry ENTRY` shows any other." in sections[0][2]
+    words = sections[0].parts[0].text
+    assert "Pictures follow of 1 of them; `shutterless report store --entry ENTRY` shows any other." in words
     with pytest.raises(StoreError, match=r"no entry 'nosuch'; it holds flare<1>_c00_q0, quiet_c00_q0"):
         cube_store_sections(search / "store", ["nosuch"])
 
@@ -344,9 +343,9 @@ def test_store_of_frames_has_the_quality_page_and_no_other(tmp_path):
 def test_store_of_both_shows_cubes_and_then_amplifiers(tmp_path):
     cube = ingest_amplifier(write_quiet(tmp_path / "quiet.fits"), None, tmp_path / "store")
     write_manifest(tmp_path / "store", [cube, write_amplifier(tmp_path / "store")])
-    anchors = [anchor for anchor, _, _ in store_sections(tmp_path / "store")]
+    anchors = [section.anchor for section in store_sections(tmp_path / "store")]
     assert anchors == ["cubes", "quiet_c00_q0", "amplifiers", "night_c03_q2"]
-    assert [anchor for anchor, _, _ in store_sections(tmp_path / "store", ["quiet_c00_q0"])] == [
+    assert [section.anchor for section in store_sections(tmp_path / "store", ["quiet_c00_q0"])] == [
         "cubes",
         "quiet_c00_q0",
         "amplifiers",
@@ -354,10 +353,10 @@ def test_store_of_both_shows_cubes_and_then_amplifiers(tmp_path):
 
 
 def test_sections_are_those_of_the_entry_that_is_shown(search, tmp_path):
-    assert choose_sections(RunFolder(search)) is CUBE_SECTIONS
+    assert choose_topics(RunFolder(search)) is CUBE_TOPICS
     write_manifest(tmp_path / "store", [write_amplifier(tmp_path / "store")])
-    assert choose_sections(RunFolder(tmp_path)) is SECTIONS
-    assert choose_sections(RunFolder(tmp_path / "nothing")) is SECTIONS
+    assert choose_topics(RunFolder(tmp_path)) is TOPICS
+    assert choose_topics(RunFolder(tmp_path / "nothing")) is TOPICS
 
 
 def test_sum_of_light_solved_in_the_head():
@@ -449,7 +448,7 @@ def test_images_are_of_the_next_live_cadences():
 def test_event_at_the_edge_of_the_file_has_no_image_beyond_it(cube):
     candidate = pd.Series(make_candidate(cube.amplifier, 0, n_rows=2))
     drawing = new_figure(9, 4).subfigures(1, 1)
-    candidate_cards._draw_images(cube, candidate, drawing)
+    cube_cards._draw_images(cube, candidate, drawing)
     titles = [ax.get_title() for ax in drawing.axes if ax.get_title()]
     assert titles == ["no live cadence before", "peak: cadence 0", "after: cadence 2 (+58.8 min)"]
 
@@ -457,7 +456,7 @@ def test_event_at_the_edge_of_the_file_has_no_image_beyond_it(cube):
 def test_joined_images_keep_unit_noise():
     residual = np.random.default_rng(1).normal(size=(40, 50, 16))
     amplifier = SimpleNamespace(residual=residual)
-    joined = candidate_cards._join_cadences(amplifier, slice(0, 40), slice(0, 50), np.arange(16))
+    joined = cube_cards._join_cadences(amplifier, slice(0, 40), slice(0, 50), np.arange(16))
     assert joined.shape == (40, 50)
     assert joined.std() == pytest.approx(1, abs=0.05)  # three times the error of 2000 draws
 
@@ -479,15 +478,10 @@ def test_of_a_large_cube_the_pixels_around_the_brightest_star_get_light_curves(t
     row = ingest_amplifier(write_plain(tmp_path / "wide.fits", images), None, tmp_path / "store")
     cube = CubeEntry(tmp_path / "store" / row["entry"])
     assert shown_pixels(cube) == (slice(5, 20), slice(0, 15))
-    html = cube_sections.every_pixel_html(cube, pd.DataFrame({"x": [], "y": []}))
-    assert "15 × 15 of 30 × 20 pixels, around the brightest star." in html
+    shown = cube_sections.draw_every_pixel(cube, pd.DataFrame({"x": [], "y": []}))
+    assert "15 × 15 of 30 × 20 pixels, around the brightest star." in shown.caption
     cube.amplifier = replace(cube.amplifier, streaks=cube.amplifier.streaks.iloc[:0])
     assert shown_pixels(cube) == (slice(5, 20), slice(0, 15))  # around the brightest pixel
-
-
-def test_window_lies_inside():
-    assert [window(middle, 3, 7) for middle in (0, 3, 6)] == [slice(0, 3), slice(2, 5), slice(4, 7)]
-    assert window(2, 15, 5) == slice(0, 5)
 
 
 def test_cube_without_extra_arrays_is_reported(search, tmp_path):
@@ -498,7 +492,8 @@ def test_cube_without_extra_arrays_is_reported(search, tmp_path):
     for file in source.iterdir():
         if file.stem not in ("quality", "pixel_noise", "aperture", "motion_px"):
             (entry / file.name).symlink_to(file)
-    html = cube_sections.cube_html(entry)
-    assert html.count("<img ") == 3
-    assert "unknown" in html
-    assert "archive&#x27;s aperture" not in html
+    parts = cube_sections.describe_cube(entry)
+    captions = [part.caption for part in parts if isinstance(part, Picture)]
+    assert len(captions) == 3
+    assert ("Noise / expected", "unknown") in parts[0].pairs
+    assert not any("archive's aperture" in caption for caption in captions)

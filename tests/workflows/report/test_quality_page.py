@@ -14,14 +14,13 @@ from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.store.quality_record import AmplifierQuality, read_quality
 from shutterless.pipeline.store.store import EntryWriter, StoreError, open_amplifier, read_manifest, write_manifest
 from shutterless.workflows.cli import app
-from shutterless.workflows.pages.page import table
 from shutterless.workflows.report import quality_page as quality_module
 from shutterless.workflows.report.quality_page import (
     describe_live_time,
     find_unusual,
     quality_sections,
     serial_trap_strength,
-    summary_html,
+    summarise_amplifiers,
 )
 from shutterless.workflows.report.report import ReportError, write_report
 
@@ -103,20 +102,15 @@ def test_a_few_more_than_chance_brings_are_not_out_of_the_ordinary():
 
 
 def test_table_marks_the_cell_and_no_other():
-    html = summary_html([make_quality(live_pixel_rows=100), make_quality(sky_noise=1.05, live_pixel_rows=100)])
-    rows, marked = cells(html)
-    assert rows[0][:2] == ["night_c03_q2", "3 / 2"]
-    assert rows[0][4:9] == ["1.0", "3", "1.000", "1.010", "0.004"]
-    assert rows[0][-2:] == ["40 / 9", "0.50"]
-    assert marked == [[], ["1.050"]]
-    assert "something is out of the ordinary in 1 of them" in html
-    assert "nothing is out of the ordinary" in summary_html([make_quality(live_pixel_rows=100)])
-
-
-def test_marked_cells_are_set_off_whatever_their_kind():
-    html = table(["a", "b", "c"], [["1", "word", "two words"], ["2", "x", "y"]], marked={(0, 0), (0, 1), (0, 2)})
-    assert re.findall(r'<td class="marked ([a-z]*)">', html) == ["number", "word", ""]
-    assert html.count("marked") == 3
+    ordinary, noisy = make_quality(live_pixel_rows=100), make_quality(sky_noise=1.05, live_pixel_rows=100)
+    words, table, _ = summarise_amplifiers([ordinary, noisy])
+    row = table.rows[0]
+    assert row[:2] == ["night_c03_q2", "3 / 2"]
+    assert row[4:9] == ["1.0", "3", "1.000", "1.010", "0.004"]
+    assert row[-2:] == ["40 / 9", "0.50"]
+    assert [table.rows[i][j] for i, j in table.marked] == ["1.050"]
+    assert "something is out of the ordinary in 1 of them" in words.text
+    assert "nothing is out of the ordinary" in summarise_amplifiers([ordinary])[0].text
 
 
 def test_live_time_in_words():
@@ -211,12 +205,13 @@ def test_of_many_amplifiers_the_worst_are_pictured(page_of_store, monkeypatch):
     }
     monkeypatch.setattr(quality_module, "MAX_AMPLIFIER_SECTIONS", 2)
     monkeypatch.setattr(quality_module, "read_quality", lambda _, entry: known[entry])
-    monkeypatch.setattr(quality_module, "amplifier_html", lambda *_: "")
+    monkeypatch.setattr(quality_module, "describe_amplifier", lambda *_: [])
     sections = quality_sections(store)
-    assert [anchor for anchor, _, _ in sections] == ["amplifiers", c, b]
-    assert "the 2 of 4 amplifiers that stand out most" in sections[0][2]
-    assert "`shutterless report store --entry ENTRY` shows any other" in sections[0][2]
-    assert [anchor for anchor, _, _ in quality_sections(store, [d])] == ["amplifiers", d]
+    assert [section.anchor for section in sections] == ["amplifiers", c, b]
+    words = sections[0].parts[-1].text
+    assert "the 2 of 4 amplifiers that stand out most" in words
+    assert "`shutterless report store --entry ENTRY` shows any other" in words
+    assert [section.anchor for section in quality_sections(store, [d])] == ["amplifiers", d]
 
 
 def test_unknown_entry_is_refused(page_of_store):

@@ -22,7 +22,7 @@ from shutterless.workflows.report.candidate_cards import (
     matched_light_curve,
     window_rows,
 )
-from shutterless.workflows.report.report import SECTIONS, ReportError, write_report
+from shutterless.workflows.report.report import TOPICS, ReportError, write_report
 from shutterless.workflows.searching.search import search_files
 from shutterless.workflows.settings.settings import SearchSettings
 
@@ -199,7 +199,7 @@ def write_example(folder, n_rows=300):
     candidates.to_parquet(folder / "search" / "candidates.parquet")
     matches = {"candidate_id": ["c0", "c1"], "event_id": [17, 23], "kind": ["flare", "occultation"], "rho": [12.0, 9.0]}
     pd.DataFrame(matches).to_parquet(folder / "search" / "matches.parquet")
-    failures = {"file": ["bad<1>.fits"], "quadrant": [4], "reason": ["all pixels equal 0; the amplifier is skipped"]}
+    failures = {"file": ["a<script>.fits"], "quadrant": [4], "reason": ["all pixels equal 0; the amplifier is skipped"]}
     pd.DataFrame(failures).to_parquet(folder / "failures.parquet")
     (folder / "settings.toml").write_text(
         'name = "quick & small"\n[simulate]\nseed = 7\n[train.transformer]\nseed = 8\n'
@@ -219,7 +219,7 @@ def section_of(html, anchor):
 
 def test_full_report_has_every_section_and_leaves_none_out(full_run):
     _, html = full_run
-    assert re.findall(r'<section id="(\w+)">', html) == [section.anchor for section in SECTIONS]
+    assert re.findall(r'<section id="(\w+)">', html) == [topic.anchor for topic in TOPICS]
     assert "Left out" not in html
 
 
@@ -246,8 +246,8 @@ def test_file_names_and_settings_are_escaped(full_run):
     _, html = full_run
     assert "<b>" not in html
     assert "night&lt;b&gt;&amp;1_000.fits.fz" in html
-    assert "bad&lt;1&gt;.fits" in section_of(html, "failures")
-    assert "name = &quot;quick &amp; small&quot;" in section_of(html, "run")
+    assert "a&lt;script&gt;.fits" in section_of(html, "failures")
+    assert "name = &#34;quick &amp; small&#34;" in section_of(html, "run")
 
 
 def test_run_section_tells_seeds_and_live_time(full_run):
@@ -259,7 +259,7 @@ def test_run_section_tells_seeds_and_live_time(full_run):
 
 def test_comparison_quotes_bounds_verdict_and_few_counts(full_run):
     section = section_of(full_run[1], "comparison")
-    assert "its bounds overlap with the transformer&#x27;s." in section
+    assert "its bounds overlap with the transformer&#39;s." in section
     assert "10 (7–14)" in section
     assert "7.00 (6.85–7.15)" in section
     assert section.count("†") == 4  # 8, 5 and 2 alarms are fewer than ten, and the note explains the mark

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from shutterless.pipeline.plots.frames import GREY, say_nothing
+from shutterless.workflows.pages.drawings import new_figure
 from shutterless.workflows.pages.figures import detector_styles
-from shutterless.workflows.pages.page import new_figure
 from shutterless.workflows.training.sweeps.study import COMPLETE, N_FOR_IMPORTANCE, PRUNED, UNUSABLE
 
 LOSS_LABEL = "Validation loss (nats per strip)"

@@ -1,0 +1,153 @@
+"""What a page is made of: plain values. Each is laid out by the macro of ``templates/parts.html`` named by its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, TypeVar
+
+_LONGEST_WORD = 26  # letters of a time stamp
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Text; its style is a class of ``page.css``: ``note``, ``left-out`` or ``verdict``."""
+
+    kind: ClassVar[str] = "paragraph"
+    text: str
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """Heading within a section."""
+
+    kind: ClassVar[str] = "heading"
+    text: str
+
+
+@dataclass(frozen=True)
+class Preformatted:
+    """Text as it stands."""
+
+    kind: ClassVar[str] = "preformatted"
+    text: str
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """List of sentences."""
+
+    kind: ClassVar[str] = "bullets"
+    items: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """List of names and values."""
+
+    kind: ClassVar[str] = "definitions"
+    pairs: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Image as a data URI, with the text below it, and the text for who cannot see it."""
+
+    kind: ClassVar[str] = "picture"
+    source: str
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Cell of a table, and the classes of ``page.css`` that it has."""
+
+    text: str
+    style: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Table of formatted text; columns that hold only numbers are set flush right.
+
+    Cells ``marked`` by their row and column, from 0, are set off from the others.
+    """
+
+    kind: ClassVar[str] = "table"
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    marked: Collection[tuple[int, int]] = ()
+
+    @property
+    def head(self) -> list[Cell]:
+        """Cells of the header."""
+        return self._style(self.header)
+
+    @property
+    def body(self) -> list[list[Cell]]:
+        """Cells of all rows."""
+        return [self._style(row, place) for place, row in enumerate(self.rows)]
+
+    def _style(self, texts: Sequence[str], place: int = -1) -> list[Cell]:
+        """Numbers flush right; single words as long as a time stamp or shorter are not broken."""
+        cells = []
+        for i, (text, right) in enumerate(zip(texts, self._numeric, strict=True)):
+            is_word = len(text) <= _LONGEST_WORD and " " not in text
+            styles = {"marked": (place, i) in self.marked, "number": right, "word": is_word and not right}
+            cells.append(Cell(text, " ".join(style for style, wanted in styles.items() if wanted)))
+        return cells
+
+    @cached_property
+    def _numeric(self) -> list[bool]:
+        """Whether a column holds only numbers."""
+        return [bool(self.rows) and all(_looks_numeric(row[i]) for row in self.rows) for i in range(len(self.header))]
+
+
+def _looks_numeric(text: str) -> bool:
+    first = text.lstrip("−-+ ")[:1]
+    return text in ("", "–") or (first.isdigit() and text.count("-") < 2 and not any(c.isalpha() for c in text))
+
+
+@dataclass(frozen=True)
+class Card:
+    """Parts in a frame, with a heading."""
+
+    kind: ClassVar[str] = "card"
+    heading: str
+    parts: Sequence[Part]
+
+
+Part = Paragraph | Heading | Preformatted | Bullets | Definitions | Picture | Table | Card
+
+
+@dataclass(frozen=True)
+class Section:
+    """Section of a page: the anchor of the link to it, its heading, and what it holds."""
+
+    anchor: str
+    heading: str
+    parts: Sequence[Part]
+
+
+def tabulate(
+    items: Iterable[_Item], columns: Mapping[str, Callable[[_Item], str]], *, drop_empty: bool = False
+) -> Table:
+    """Return a table with a row for each item.
+
+    Parameters
+    ----------
+    items : iterable
+    columns : mapping of str to callable
+        Of each column its heading, and what writes the cell of an item.
+    drop_empty : bool
+        Whether to leave out columns that hold nothing but dashes.
+    """
+    items = list(items)
+    cells = {heading: [write(item) for item in items] for heading, write in columns.items()}
+    kept = [heading for heading, texts in cells.items() if not drop_empty or set(texts) - {"–", ""}]
+    return Table(kept, list(zip(*(cells[heading] for heading in kept), strict=True)))

@@ -1,0 +1,205 @@
+"""Sections of the report on what was run: settings and files, the frame, its streaks and quality, what was skipped."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from shutterless.pipeline.plots.frames import plot_frame, plot_streaks
+from shutterless.pipeline.reading.frames import FrameError, read_amplifier
+from shutterless.pipeline.reading.instruments import ProfileError
+from shutterless.pipeline.store.quality_record import read_quality
+from shutterless.pipeline.store.store import StoreError
+from shutterless.workflows.pages.drawings import new_figure, picture, window
+from shutterless.workflows.pages.formats import number
+from shutterless.workflows.pages.parts import Heading, Paragraph, Part, Preformatted, Table, tabulate
+from shutterless.workflows.pages.run_folder import LeftOutError, RunFolder, is_cube, required
+from shutterless.workflows.report.quality_page import summarise_amplifiers
+from shutterless.workflows.searching.search import AMPLIFIERS
+
+_PIECE_ROWS, _PIECE_COLUMNS = 400, 800
+_MIDDLE_COLUMN = 1536  # of an amplifier of 3072 columns; moved to lie inside a narrower one
+_LIVE_TIME = (
+    "Live time is unmasked pixel-rows / (columns × row rate × 3600): one amplifier-hour is all columns of an amplifier "
+    "for one hour."
+)
+
+
+def write_run(run: RunFolder) -> list[Part]:
+    """Settings, seed, files and live time."""
+    searched = run.table(AMPLIFIERS)
+    if searched is not None:
+        return _list_searched(searched)
+    settings = run.text("settings.toml")
+    if settings is None and run.manifest is None:
+        raise LeftOutError("no settings.toml and no store/ in this folder")
+    parts: list[Part] = []
+    if settings is not None:
+        seeds = _find_seeds(tomllib.loads(settings))
+        words = ", ".join(f"{name} = {value}" for name, value in seeds) or "none set"
+        parts += [Paragraph(f"Random seed: {words}.")]
+    if run.manifest is not None:
+        parts += [_files_table(run.manifest), Paragraph(_LIVE_TIME, "note")]
+    if settings is not None:
+        parts += [Heading("Settings"), Preformatted(settings)]
+    return parts
+
+
+def _list_searched(searched: pd.DataFrame) -> list[Part]:
+    """Files, segments, live time and quality of all that was searched."""
+    if searched.empty:
+        return [Paragraph("Nothing could be searched.", "left-out")]
+    files = {file for files in searched["files"] for file in files.split(", ")}
+    hours = (searched["live_pixel_rows"] / searched["pixel_rows_per_hour"]).sum()
+    masked = 100 * searched["masked_fraction"].mean() if "masked_fraction" in searched else np.nan
+    row = {
+        "files": str(len(files)),
+        "amplifiers": str(len(searched[["ccd", "quadrant"]].drop_duplicates())),
+        "segments": str(len(searched)),
+        "rows": f"{int(searched['n_rows'].sum()):,}",
+        "live amplifier-hours": number(hours, "{:.4g}"),
+        "triggers": f"{int(searched['n_triggers'].sum()):,}",
+        "masked (%)": number(masked, "{:.2f}"),
+    }
+    note = (
+        "A segment is what is calibrated and searched at once: rows of one amplifier, from one or several files of a "
+        f"sequence, overlapping by the margins. {AMPLIFIERS} has the numbers of each. The pictures below are of "
+        "amplifiers that were calibrated again for this report."
+    )
+    return [Table(list(row), [list(row.values())]), Paragraph(note, "note")]
+
+
+def _find_seeds(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Every setting called ``seed``, by its dotted name."""
+    found = []
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            found += _find_seeds(value, f"{prefix}{key}.")
+        elif key == "seed":
+            found.append((prefix + key, value))
+    return found
+
+
+def _files_table(manifest: pd.DataFrame) -> Table:
+    """Files, amplifiers and live time of each scene."""
+    per_hour = manifest.get("pixel_rows_per_hour", np.nan)  # a store of an older version does not say
+    columns: dict[str, Callable[[tuple[str, pd.DataFrame]], str]] = {
+        "scene": lambda scene: scene[0] or "all",
+        "files": lambda scene: str(scene[1]["file"].nunique()),
+        "amplifiers": lambda scene: str(len(scene[1])),
+        "rows": lambda scene: f"{int(scene[1]['n_rows'].sum()):,}",
+        "live amplifier-hours": lambda scene: number(scene[1]["hours"].sum(min_count=1), "{:.4g}"),
+    }
+    return tabulate(manifest.assign(hours=manifest["live_pixel_rows"] / per_hour).groupby("scene", sort=False), columns)
+
+
+def write_frame(run: RunFolder) -> list[Part]:
+    """Draw a piece of one amplifier as it was read."""
+    frames = run.frames
+    if not frames:
+        raise LeftOutError("no frames/ in this folder, and no frames where the store was made from")
+    path, quadrant, row, column, candidate = _piece(run)
+    try:
+        frame = read_amplifier(path, quadrant)
+    except (FrameError, ProfileError) as error:
+        raise LeftOutError(f"the frame could not be read: {error}") from error
+    n_rows, n_columns = frame.pixels_adu.shape
+    rows, columns = window(row, _PIECE_ROWS, n_rows), window(column, _PIECE_COLUMNS, n_columns)
+    piece = frame.pixels_adu[rows, columns]
+    drawing = new_figure(9.6, 5.2)
+    marked = (column, row) if candidate else None
+    plot_frame(piece, drawing.subplots(), first_row=rows.start, first_column=columns.start, marked=marked)
+    caption = (
+        f"{path.name}, quadrant {quadrant}: {piece.shape[0]} of {n_rows:,} rows and {piece.shape[1]} of "
+        f"{n_columns:,} columns, in read order. Time runs downward, one row every "
+        f"{1e3 / frame.readout.row_rate_hz:.3g} ms; every star draws a vertical streak."
+    )
+    if candidate:
+        caption += f" The circle is around candidate {candidate}."
+    return [picture(drawing, caption, alt="Piece of a continuous-readout frame", image=True)]
+
+
+def _piece(run: RunFolder) -> tuple[Path, int, int, int, str]:
+    """File, quadrant, row, column and name of the first candidate whose file is here, or of the first file."""
+    by_name = {file.name: file for file in run.frames}
+    found = run.candidates if run.candidates is not None else pd.DataFrame({"file": [], "quadrant": []})
+    here = found[found["file"].isin(by_name) & found["quadrant"].notna()]
+    if len(here):
+        first = here.iloc[0]
+        place = int(first["quadrant"]), int(first["row_peak"]), round(first["x"])
+        return by_name[first["file"]], *place, str(first["candidate_id"])
+    return run.frames[0], 1, _PIECE_ROWS // 2, _MIDDLE_COLUMN, ""
+
+
+def write_streaks(run: RunFolder) -> list[Part]:
+    """Draw the time-collapsed profile of one amplifier with its streaks."""
+    entry = required(run.shown_entry, "store/")
+    amplifier = run.open_entry(entry)
+    baseline = np.asarray(amplifier.baseline_e, dtype=np.float64)
+    n_valid = np.isfinite(baseline).sum(axis=(0, 2))
+    total = np.nansum(baseline, axis=(0, 2))
+    profile = np.divide(total, n_valid, out=np.full(total.shape, np.nan), where=n_valid > 0)
+    drawing = new_figure(9.6, 3.6)
+    plot_streaks(profile, amplifier.streaks, drawing.subplots())
+    n_mag = int(amplifier.streaks["mag"].notna().sum())
+    caption = (
+        f"{amplifier.file}, entry {entry.name}: mean baseline of each column over {amplifier.n_rows:,} rows and its "
+        f"{len(amplifier.streaks)} streaks ({n_mag} with a magnitude; the brightest are labelled with it)."
+    )
+    return [picture(drawing, caption, alt="Time-collapsed profile with streaks")]
+
+
+def write_quality(run: RunFolder) -> list[Part]:
+    """Table of the quality of all amplifiers."""
+    manifest = required(run.manifest, "store/")
+    folders = [Path(folder) for folder in manifest[~is_cube(manifest)]["folder"]]
+    if not folders:
+        raise LeftOutError("no amplifier in store/")
+    try:
+        summary = summarise_amplifiers([read_quality(folder.parent, folder.name) for folder in folders])
+    except StoreError as error:
+        raise LeftOutError(str(error)) from error
+    stores = ", ".join(f"`shutterless report {store}`" for store in dict.fromkeys(str(f.parent) for f in folders))
+    return [*summary, Paragraph(f"Pictures of each amplifier: {stores}.", "note")]
+
+
+def write_skipped(run: RunFolder) -> list[Part]:
+    """List files and amplifiers that were skipped, and why."""
+    failures = required(run.table("failures.parquet"), "failures.parquet")
+    if failures.empty:
+        return [Paragraph("No file or amplifier was skipped.")]
+    columns: dict[str, Callable[[pd.Series], str]] = {
+        "file": lambda row: str(row["file"]),
+        "quadrant": lambda row: number(row["quadrant"], "{:.0f}"),
+        "reason": lambda row: str(row["reason"]),
+    }
+    return [Paragraph(f"{len(failures)} skipped:"), tabulate((row for _, row in failures.iterrows()), columns)]
+
+
+_PLACES = {
+    "settings.toml": "settings as resolved",
+    "frames": "frames, truth.parquet and stars.parquet of each scene",
+    "store": "calibrated amplifiers and their manifest",
+    "amplifiers.parquet": "what was searched, and how good it is",
+    "search.json": "what was asked for",
+    "parts": "triggers and stars of every segment, by which a search is resumed",
+    "models": "trained models (config.json, model.safetensors) and history.parquet",
+    "evaluation": "false alarms, completeness, calibration, verdict",
+    "search": "candidates.parquet, candidates.ecsv, matches.parquet",
+    "candidates.parquet": "candidates, all columns",
+    "candidates.ecsv": "candidates with units, as text",
+    "failures.parquet": "files and amplifiers skipped",
+}
+
+
+def write_places(run: RunFolder) -> list[Part]:
+    """Say where everything lies."""
+    rows = [[name, what] for name, what in _PLACES.items() if (run.path / name).exists()]
+    if not rows:
+        raise LeftOutError("none of the known files is in this folder")
+    return [Paragraph(f"In {run.path.resolve()}:"), Table(["path", "holds"], rows)]
