@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.calibration.motion.clean import subtract_own_motion
-from shutterless.pipeline.calibration.motion.shared import bright_streaks, learn_motion, subtract_motion
+from shutterless.pipeline.calibration.motion.clean import subtract_own_motions
+from shutterless.pipeline.calibration.motion.shared import bright_streaks, learn_motion, subtract_shared
 from shutterless.pipeline.calibration.quality import expected_tails
 from shutterless.pipeline.calibration.residuals import Baseline, fit_baseline, iterate_residuals, noise_floor_e2
 from shutterless.pipeline.calibration.serial_trap import noise_gain
@@ -109,11 +109,10 @@ def steps(frame: Frame) -> Iterator[tuple[str, np.ndarray]]:
         sigma, steady, sky_level(steady), streaks, sigma_px, frame.readout, residual.shape[1]
     )
     motion = learn_motion(residual, bright, crowding, sigma_px, frame.readout.n_transit)
-    for streak in bright if motion is not None else ():
-        subtract_motion(residual, streak, motion)
+    if motion is not None:
+        subtract_shared(residual, bright, motion)
     yield "+ shared motion", residual.copy()
-    for streak in bright:
-        subtract_own_motion(residual, streak, sigma_px, streaks["x"].to_numpy())
+    subtract_own_motions(residual, bright, sigma_px, streaks["x"].to_numpy())
     yield "+ own motion", residual
 
 

@@ -77,13 +77,19 @@ def reliability_table(probability: np.ndarray, is_event: np.ndarray, n_bins: int
     )
 
 
-def expected_calibration_error(probability: np.ndarray, is_event: np.ndarray, n_bins: int = 10) -> float:
-    """Mean distance between predicted and observed frequency, weighted by the strips in each bin (NaN without any)."""
-    return reliability_error(reliability_table(probability, is_event, n_bins))
-
-
 def reliability_error(table: pd.DataFrame) -> float:
-    """`expected_calibration_error` of a table of `reliability_table`."""
+    """Expected calibration error: mean distance of predicted and observed frequency, weighted by the strips.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `reliability_table`.
+
+    Returns
+    -------
+    float
+        NaN without a strip.
+    """
     n = table["n"].sum()
     distance = (table["mean_probability"] - table["observed_fraction"]).abs()
     return float((distance * table["n"]).sum() / n) if n else float("nan")

@@ -29,10 +29,6 @@ BELOW_BY_DROPOUT = "validation below training because of dropout"
 EASIER_VALIDATION = "validation easier than training"
 LATE_GENERALISATION = "late generalisation"
 TOO_SHORT = "too short to tell"
-NAMES = (
-    STILL_LEARNING, CONVERGED, OVER_FITTING, UNSTABLE, RATE_TOO_HIGH, RATE_TOO_LOW, BELOW_BY_DROPOUT,
-    EASIER_VALIDATION, LATE_GENERALISATION, TOO_SHORT,
-)  # fmt: skip
 
 # Fractions below were set on made curves and on the six histories of the quickstart and two of image stacks
 _RELEVANT = 0.02  # of a loss: smaller changes are not spoken of
@@ -51,7 +47,7 @@ class Diagnosis:
     Parameters
     ----------
     name : str
-        One of `NAMES`.
+        One of the names above.
     evidence : str
         Why, in words and numbers.
     step : int or None

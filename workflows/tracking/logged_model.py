@@ -14,15 +14,6 @@ LOADER_MODULE = "shutterless.workflows.pyfunc_loader"
 PARAMETERS = {"batch_size": 256, "false_alarms_per_hour": None}
 # entries of MLmodel by which MLflow would run what a model brings along; code goes on the path before any package
 _FOREIGN_CODE = ("code", "python_model", "model_code_path", "cloudpickle_version", "artifacts")
-# name and MLflow's type of each column of `shutterless.models.scoring.score_strips`
-OUTPUT_COLUMNS = (
-    ("event_logit", "double"),
-    ("probability", "double"),
-    ("kind", "string"),
-    ("kind_probability", "double"),
-    ("onset", "double"),
-    ("log2_duration", "double"),
-)
 
 
 def input_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:

@@ -56,11 +56,6 @@ def explain_error(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def is_unreachable(error: BaseException) -> bool:
-    """Whether a server did not answer at all."""
-    return _find_unreachable(error) is not None
-
-
 def _find_unreachable(error: BaseException) -> str | None:
     """Reason why a server did not answer, None if it did."""
     import requests  # comes with mlflow

@@ -27,48 +27,35 @@ _STEP = 0.01
 
 
 def streak_modes(
-    x: float,
-    flux_e_row: float,
-    sigma_px: float,
-    sigma_e: np.ndarray,
-    first_column: int,
-    companions: Sequence[float] = (),
+    x: np.ndarray, flux_e_row: np.ndarray, sigma_px: float, sigma_e: np.ndarray, first: np.ndarray, beside: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What motion along x and a change of width do to a streak, and how to measure each without its flux.
+    """What motion along x and a change of width do to streaks, and how to measure each without their flux.
 
     Parameters
     ----------
-    x, flux_e_row : float
-        Position (pixels) and flux (electrons per row) of the streak.
+    x, flux_e_row : ndarray, shape (s,)
+        Position (pixels) and flux (electrons per row) of each streak.
     sigma_px : float
         Width of the point-spread function (pixels).
-    sigma_e : ndarray, shape (w,)
-        Noise of the columns (electrons) from ``first_column`` on.
-    first_column : int
-    companions : sequence of float
-        Positions of other streaks (pixels).
+    sigma_e : ndarray, shape (s, w)
+        Noise of the columns (electrons) from ``first`` on.
+    first : ndarray of int, shape (s,)
+    beside : ndarray, shape (s, c)
+        Positions of other streaks, the companions (pixels); NaN for none.
 
     Returns
     -------
-    modes : ndarray, shape (2, w)
+    modes : ndarray, shape (s, 2, w)
         ``F/σ dP/dx`` (per pixel) and ``F/σ dP/dσ`` (per pixel).
-    estimators : ndarray, shape (2, w)
+    estimators : ndarray, shape (s, 2, w)
         Rows of the pseudo-inverse of (``P/σ``, the modes, and ``P/σ`` of every companion): times a residual they give
         the amplitude of each mode, and nothing for an event on the star or a companion.
-    """
-    first, beside = np.array([first_column]), np.full((1, MAX_COMPANIONS), np.nan)
-    beside[0, : len(companions)] = companions
-    modes, estimators = _all_modes(np.array([x]), np.array([flux_e_row]), sigma_px, sigma_e[None], first, beside)
-    return modes[0], estimators[0]
 
-
-def _all_modes(
-    x: np.ndarray, flux_e_row: np.ndarray, sigma_px: float, sigma_e: np.ndarray, first: np.ndarray, beside: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """`streak_modes` of several streaks: noise (s, w), companions (s, c), NaN for none; modes and estimators (s, 2, w).
-
+    Notes
+    -----
     Columns of a design that belong to no companion are 0, and so are their shares: the pseudo-inverse of the normal
-    matrix leaves them out. Each other column is scaled to unit length, lest the flux spoil the condition.
+    matrix leaves them out. Each other column is scaled to unit length, so that a large flux does not make the matrix
+    ill-conditioned.
     """
     offsets = first[:, None] + np.arange(sigma_e.shape[1]) - x[:, None]
     profile = pixel_profile(offsets, sigma_px)
@@ -84,31 +71,25 @@ def _all_modes(
     return design[:, :2], (inverse[:, :2] @ unit) / length[:, :2]
 
 
-def predict_amplitude(amplitude: np.ndarray, noise: float) -> np.ndarray | None:
+@numba.njit(cache=True, nogil=True)
+def predict_amplitude(amplitude, noise, predicted):  # pragma: no cover - compiled
     """Predict the amplitude of a mode in each row from the rows around it.
 
     Parameters
     ----------
-    amplitude : ndarray, shape (t,)
+    amplitude : ndarray of float32, shape (t,)
         Measured row by row; 0 where masked.
     noise : float
         Its standard deviation from photon and read noise.
+    predicted : ndarray of float32, shape (t,)
+        Is written if the window of `OWN_WINDOWS` that predicts best predicts `MIN_CLEANING_GAIN` of the variance: the
+        mean of the neighbouring rows, the row itself left out, so that no noise is subtracted from itself.
 
     Returns
     -------
-    ndarray, shape (t,), or None
-        Mean of the neighbouring rows, the row itself left out (so that no noise is subtracted from itself), over the
-        window of `OWN_WINDOWS` that predicts best; None where none predicts `MIN_CLEANING_GAIN` of the
-        variance: nothing moves.
+    bool
+        Whether anything is predicted, so whether the star moves.
     """
-    predicted = np.empty(len(amplitude), dtype=np.float32)
-    amplitude = np.ascontiguousarray(amplitude, dtype=np.float32)
-    return predicted if _predict(amplitude, float(noise), predicted) else None
-
-
-@numba.njit(cache=True, nogil=True)
-def _predict(amplitude, noise, predicted):  # pragma: no cover - compiled
-    """Twin of `predict_amplitude`, into ``predicted``; whether anything is."""
     reach = np.float32(MOTION_CLIP_SIGMA * max(MAD_TO_SIGMA * median_absolute(amplitude), noise))
     limited, power = np.empty_like(amplitude), 0.0
     for t in range(len(amplitude)):
@@ -167,11 +148,6 @@ def clean_streaks(
     return int(moved.sum())
 
 
-def subtract_own_motion(residual: np.ndarray, streak: Streak, sigma_px: float, everyone: np.ndarray) -> bool:
-    """`subtract_own_motions` of one streak."""
-    return bool(subtract_own_motions(residual, [streak], sigma_px, everyone)[0])
-
-
 def subtract_own_motions(
     residual: np.ndarray, streaks: Sequence[Streak], sigma_px: float, everyone: np.ndarray
 ) -> np.ndarray:
@@ -198,7 +174,7 @@ def subtract_own_motions(
     x, flux = np.array([[streak.x, streak.flux_e_row] for streak in streaks]).T
     beside = np.array([_companions(streak, everyone) for streak in streaks])
     noise = np.array([streak.noise_e for streak in streaks], dtype=np.float64)
-    modes, estimators = _all_modes(x, flux, sigma_px, noise, first, beside)
+    modes, estimators = streak_modes(x, flux, sigma_px, noise, first, beside)
     halves = half_bits(residual)
     for k, own in enumerate(zip(first, modes, estimators, np.linalg.norm(estimators, axis=2), strict=True)):
         moved[k] = _subtract_own(halves, *own)
@@ -210,7 +186,7 @@ def _subtract_own(halves: np.ndarray, first: int, modes: np.ndarray, estimators:
     amplitude = np.empty((len(modes), halves.shape[1]), dtype=np.float32)
     project_modes(halves, first, estimators.astype(np.float32), amplitude)
     predicted = np.zeros_like(amplitude)
-    moves = [_predict(*mode) for mode in zip(amplitude, noise, predicted, strict=True)]
+    moves = [predict_amplitude(*mode) for mode in zip(amplitude, noise, predicted, strict=True)]
     if any(moves):
         subtract_modes(halves, first, modes.astype(np.float32), predicted)
     return any(moves)

@@ -36,55 +36,6 @@ def first_columns(x: np.ndarray, n_columns: int) -> np.ndarray:
     return np.clip(first, 0, max(n_columns - 2 * STAR_HALF_WIDTH - 1, 0))
 
 
-def follow_state(
-    patch_e: np.ndarray, noise_e: np.ndarray, x: float, flux_e_row: float, sigma_px: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the state of one star in every row.
-
-    Parameters
-    ----------
-    patch_e : ndarray of float32, shape (w, t)
-        The star's own light (electrons): sky and neighbours taken off, its steady light left in. NaN where masked.
-    noise_e : ndarray of float64, shape (w,)
-        Noise of each column.
-    x : float
-        Column of the star from the patch's first.
-    flux_e_row, sigma_px : float
-        Flux (electrons per row) and width of the point-spread function in steady air.
-
-    Returns
-    -------
-    state : ndarray of float32, shape (3, t)
-        NaN in rows where masked columns hold a quarter or more of what is known of the star.
-    error : ndarray of float64, shape (3,)
-        Standard error in steady air, from photon and read noise.
-
-    Notes
-    -----
-    One Gauss–Newton step of a weighted least-squares fit per row, around a point that follows the rows before. The
-    model is a Gaussian integrated over pixels, ``P_k = Φ(z_{k+1}) - Φ(z_k)``, with ``dP/dx = (φ(z_k) - φ(z_{k+1})) /
-    σ`` and ``dP/dlnσ = z_k φ(z_k) - z_{k+1} φ(z_{k+1})``.
-    """
-    n_columns, n_rows = patch_e.shape
-    rows = np.full((n_rows, n_columns, N_LANES), np.nan, dtype=np.float32)
-    rows[:, :, 0] = patch_e.T / flux_e_row
-    noise, place = np.asarray(noise_e, dtype=np.float64)[None], np.array([x], dtype=np.float64)
-    states = np.empty((n_rows, N_STATES, N_LANES), dtype=np.float32)
-    _follow_rows(rows, *_lanes(noise, place), np.float32(sigma_px), _LARGEST, _start(), states)
-    _, _, error = steady_fit(noise, place, np.array([flux_e_row]), sigma_px)
-    return np.ascontiguousarray(states[:, :, 0].T), error[0]
-
-
-def linear_state(
-    patch_e: np.ndarray, noise_e: np.ndarray, x: float, flux_e_row: float, sigma_px: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """As `follow_state`, linear around steady air: enough, and much faster, where noise exceeds the motion."""
-    noise = np.asarray(noise_e, dtype=np.float64)[None]
-    light, gain, error = steady_fit(noise, np.array([x]), np.array([flux_e_row]), sigma_px)
-    state = gain[0].astype(np.float32) @ (patch_e - light[0, :, None].astype(np.float32))  # NaN where any is masked
-    return state, error[0]
-
-
 def steady_fit(
     noise_e: np.ndarray, x: np.ndarray, flux_e_row: np.ndarray, sigma_px: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -124,7 +75,9 @@ def linear_streak(
     gain: np.ndarray,
     state: np.ndarray,
 ) -> None:
-    """`linear_state` of the columns of a residual.
+    """Fit the state of a star in every row, linear around steady air.
+
+    This is enough, and much faster than `follow_streaks`, where noise exceeds the motion.
 
     Parameters
     ----------
@@ -137,7 +90,7 @@ def linear_streak(
     light, gain : ndarray, shape (w,) and (3, w)
         From `steady_fit`.
     state : ndarray of float32, shape (3, t)
-        Is written.
+        Is written; NaN where any of the columns is masked.
     """
     offset = (gain @ (steady_e - light)).astype(np.float32)
     project_states(half_bits(residual), first, sigma_e, gain.astype(np.float32), offset, state)
@@ -153,7 +106,7 @@ def follow_streaks(
     flux_e_row: np.ndarray,
     sigma_px: float,
 ) -> np.ndarray:
-    """`follow_state` of up to `N_LANES` streaks of a residual.
+    """Fit the states of up to `N_LANES` stars in every row.
 
     Parameters
     ----------
@@ -172,6 +125,13 @@ def follow_streaks(
     Returns
     -------
     ndarray of float32, shape (s, 3, t)
+        NaN in rows where masked columns hold a quarter or more of what is known of the star.
+
+    Notes
+    -----
+    One Gauss–Newton step of a weighted least-squares fit per row, around a point that follows the rows before. The
+    model is a Gaussian integrated over pixels, ``P_k = Φ(z_{k+1}) - Φ(z_k)``, with ``dP/dx = (φ(z_k) - φ(z_{k+1})) /
+    σ`` and ``dP/dlnσ = z_k φ(z_k) - z_{k+1} φ(z_{k+1})``.
     """
     states = np.empty((len(first), N_STATES, residual.shape[1]), dtype=np.float32)
     scale = (sigma_e / flux_e_row[:, None, None]).astype(np.float32)

@@ -307,11 +307,6 @@ def subtract_shared(residual: np.ndarray, streaks: list[Streak], motion: SharedM
     return helped
 
 
-def subtract_motion(residual: np.ndarray, streak: Streak, motion: SharedMotion) -> bool:
-    """`subtract_shared` for one streak."""
-    return subtract_shared(residual, [streak], motion)[0]
-
-
 def _subtract_predicted(
     residual: np.ndarray, streak: Streak, state: np.ndarray, error: np.ndarray, motion: SharedMotion
 ) -> bool:

@@ -78,7 +78,7 @@ def measure_states(
     streaks : list of Streak
     sigma_px : float
     follow : bool
-        Whether the fit follows the motion (`streak_model.follow_state`) or is linear around steady air.
+        Whether the fit follows the motion (`follow_streaks`) or is linear around steady air.
 
     Returns
     -------

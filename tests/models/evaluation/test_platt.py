@@ -6,9 +6,9 @@ from scipy.special import expit
 
 from shutterless.models.evaluation.platt import (
     CalibrationError,
-    expected_calibration_error,
     fit_platt,
     probability_from_logit,
+    reliability_error,
     reliability_table,
     roc_area,
 )
@@ -48,15 +48,15 @@ def test_reliability_table_in_the_head():
     assert table["n"].tolist() == [2, 1]
     assert table["mean_probability"].tolist() == pytest.approx([0.3, 1.0])
     assert table["observed_fraction"].tolist() == [0.5, 1.0]
-    assert expected_calibration_error([0.2, 0.4, 1.0], [0, 1, 1], n_bins=2) == pytest.approx(0.2 * 2 / 3)
+    assert reliability_error(table) == pytest.approx(0.2 * 2 / 3)
 
 
 def test_empty_bins_are_listed_and_do_not_count():
     table = reliability_table(np.array([0.05]), np.array([0]))
     assert table["n"].tolist() == [1] + 9 * [0]
     assert table["mean_probability"].isna().sum() == 9
-    assert expected_calibration_error(np.array([0.05]), np.array([0])) == pytest.approx(0.05)
-    assert np.isnan(expected_calibration_error(np.empty(0), np.empty(0)))
+    assert reliability_error(table) == pytest.approx(0.05)
+    assert np.isnan(reliability_error(reliability_table(np.empty(0), np.empty(0))))
 
 
 def test_roc_area_in_the_head():

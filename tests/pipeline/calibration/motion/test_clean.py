@@ -30,17 +30,29 @@ def noise_of(n_rows):
     return np.full((40, -(-n_rows // 64)), SIGMA_E, dtype=np.float32)
 
 
+def modes_of(x, companions=()):
+    """Modes and estimators of a star in columns 15 to 25."""
+    beside, noise = np.array([companions], dtype=np.float64), np.full((1, 11), SIGMA_E)
+    modes, estimators = streak_modes(np.array([x]), np.array([FLUX_E]), SIGMA_PX, noise, np.array([15]), beside)
+    return modes[0], estimators[0]
+
+
+def predict(amplitude, noise):
+    """What is predicted of an amplitude; None where nothing is."""
+    predicted = np.empty(len(amplitude), np.float32)
+    return predicted if predict_amplitude(amplitude.astype(np.float32), noise, predicted) else None
+
+
 def test_estimators_see_motion_and_neither_flux_nor_each_other():
-    noise = np.full(11, SIGMA_E)
-    modes, estimators = streak_modes(20.3, FLUX_E, SIGMA_PX, noise, 15, companions=[23.0])
+    modes, estimators = modes_of(20.3, companions=[23.0])
     np.testing.assert_allclose(estimators @ modes.T, np.eye(2), atol=1e-9)
     for x in (20.3, 23.0):  # an event on the star or its companion
-        event = pixel_profile(np.arange(15, 26) - x, SIGMA_PX) / noise
+        event = pixel_profile(np.arange(15, 26) - x, SIGMA_PX) / SIGMA_E
         np.testing.assert_allclose(estimators @ event, 0, atol=1e-9)
 
 
 def test_motion_of_a_small_step_is_the_first_mode():
-    _, estimators = streak_modes(20.0, FLUX_E, SIGMA_PX, np.full(11, SIGMA_E), 15)
+    _, estimators = modes_of(20.0)
     columns = np.arange(15, 26)
     step = pixel_profile(columns - 20.01, SIGMA_PX) - pixel_profile(columns - 20.0, SIGMA_PX)
     np.testing.assert_allclose(estimators @ (FLUX_E * step / SIGMA_E), [0.01, 0], atol=1e-4)
@@ -69,24 +81,23 @@ def test_amplitude_of_a_row_is_predicted_by_its_neighbours_only():
     """A constant is predicted, whatever a single row does: five rows of 1 around a 3 leave that row 1."""
     amplitude = np.ones(101)
     amplitude[50] = 3
-    predicted = predict_amplitude(amplitude, noise=0.1)
+    predicted = predict(amplitude, noise=0.1)
     assert predicted[50] == pytest.approx(1)
     assert len(predicted) == 101
 
 
 def test_white_noise_predicts_nothing():
-    assert predict_amplitude(np.random.default_rng(1).normal(size=5000), noise=1.0) is None
+    assert predict(np.random.default_rng(1).normal(size=5000), noise=1.0) is None
 
 
 def test_companions_that_cannot_be_told_apart_count_as_one():
-    noise = np.full(11, SIGMA_E)
-    _, one = streak_modes(20.3, FLUX_E, SIGMA_PX, noise, 15, companions=[23.0])
-    _, twice = streak_modes(20.3, FLUX_E, SIGMA_PX, noise, 15, companions=[23.0, 23.0])
+    _, one = modes_of(20.3, companions=[23.0])
+    _, twice = modes_of(20.3, companions=[23.0, 23.0])
     np.testing.assert_allclose(twice, one, atol=1e-9)
 
 
 def test_rows_fewer_than_the_shortest_window_predict_nothing():
-    assert predict_amplitude(np.ones(OWN_WINDOWS[0] - 1), noise=0.1) is None
+    assert predict(np.ones(OWN_WINDOWS[0] - 1), noise=0.1) is None
 
 
 def test_still_air_leaves_every_bit():

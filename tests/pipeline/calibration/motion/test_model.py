@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
+from one_star import follow_state, linear_state
 
 from shutterless.pipeline.calibration.motion.model import (
     N_STATES,
     STAR_HALF_WIDTH,
     first_columns,
-    follow_state,
-    linear_state,
     streak_light,
 )
 from shutterless.pipeline.psf import pixel_profile

@@ -9,7 +9,7 @@ import pytest
 from shutterless.pipeline.calibration.motion import shared as shared_motion
 from shutterless.pipeline.calibration.motion.clean import clean_streaks
 from shutterless.pipeline.calibration.motion.model import first_columns, streak_light
-from shutterless.pipeline.calibration.motion.shared import MIN_ANCHORS, bright_streaks, learn_motion, subtract_motion
+from shutterless.pipeline.calibration.motion.shared import MIN_ANCHORS, bright_streaks, learn_motion, subtract_shared
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.simulation.sky.atmosphere import draw_waves
@@ -136,8 +136,7 @@ def test_an_anchor_whose_second_fit_is_lost_spoils_no_other(monkeypatch):
         assert set(channels) == {0, 1, 2}
         assert all(np.isfinite(series).all() for series in channels.values())
     monkeypatch.undo()
-    for streak in bright:  # also the one that was lost
-        assert subtract_motion(residual, streak, motion)
+    assert subtract_shared(residual, bright, motion) == [True] * len(bright)  # also the one that was lost
     assert (spread(residual) < 1.4).all()  # from 6 to 1.3 before
 
 
@@ -167,7 +166,7 @@ def test_a_star_without_an_unmasked_row_is_left_alone():
     bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT, N_ROWS)
     motion = learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, 500)
     residual[bright[5].columns] = np.nan
-    assert not subtract_motion(residual, bright[5], motion)
+    assert subtract_shared(residual, [bright[5]], motion) == [False]
     assert np.isnan(residual[bright[5].columns].astype(np.float32)).all()
 
 

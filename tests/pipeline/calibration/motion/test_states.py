@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from one_star import follow_state, linear_state
 
-from shutterless.pipeline.calibration.motion.model import N_LANES, follow_state, linear_state, streak_light
+from shutterless.pipeline.calibration.motion.model import N_LANES, streak_light
 from shutterless.pipeline.calibration.motion.states import Streak, independent_groups, limit_states, measure_states
 
 N_ROWS, WIDTH, SIGMA_PX, NOISE_E = 400, 11, 0.84, 30.0
