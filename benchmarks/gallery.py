@@ -26,7 +26,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from simulator import ROW_RATE_HZ, quiet
 
-from shutterless.pipeline.events.events import EVENT_KINDS
+from shutterless.pipeline.events.kinds import EVENT_KINDS
 from shutterless.pipeline.plots.frames import BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILLION
 from shutterless.pipeline.plots.sky import plot_noise_by_magnitude, plot_pixels, plot_series
 from shutterless.pipeline.reading.frames import Frame

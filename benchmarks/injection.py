@@ -21,7 +21,8 @@ from scipy.special import ndtr
 
 from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
-from shutterless.pipeline.events.events import EVENT_KINDS, STAR_KINDS, draw_event, scale_to_rho
+from shutterless.pipeline.events.events import draw_event, scale_to_rho
+from shutterless.pipeline.events.kinds import EVENT_KINDS, STAR_KINDS
 from shutterless.pipeline.injection.amplifiers import add_injection, stamp_injection
 from shutterless.pipeline.simulation.placement import place_event
 from shutterless.pipeline.simulation.scene import SceneSettings, draw_scene

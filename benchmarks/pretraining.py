@@ -39,7 +39,7 @@ from shutterless.models.pretraining.plots import plot_pretraining, plot_reconstr
 from shutterless.models.pretraining.reconstruction import reconstruct
 from shutterless.models.scoring import score_strips
 from shutterless.models.training.fit import TrainingSettings, fit_model
-from shutterless.pipeline.events.events import KINDS
+from shutterless.pipeline.events.kinds import KINDS
 from shutterless.pipeline.examples.training import TrainingSet, concatenate_training_sets
 from shutterless.workflows.execution.cluster import SerialExecutor
 from shutterless.workflows.frames.ingest import ingest_files

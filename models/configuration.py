@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from shutterless.pipeline.events.events import KINDS
+from shutterless.pipeline.events.kinds import KINDS
 from shutterless.pipeline.tokens import STAGE1_FEATURES, TokenGrid
 
 # relative weight of the four terms of the loss: the event decision leads, a wrong duration costs least

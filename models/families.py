@@ -16,7 +16,7 @@ from shutterless.models.cnn import CnnDetector
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.mlp import MlpDetector
 from shutterless.models.transformer import TransformerDetector
-from shutterless.pipeline.events.events import KINDS
+from shutterless.pipeline.events.kinds import KINDS
 from shutterless.pipeline.tokens import TokenGrid
 
 FAMILIES: dict[str, type[DetectorModel]] = {

@@ -1,9 +1,9 @@
 """How good a detector is: false alarms, live time, completeness and loss, by one code for every detector.
 
 A *false alarm* is a cluster of detections that matches no event of the truth table; *completeness* is counted against
-the S/N ``rho`` of an optimum no detector can beat. Glints are events (no false alarms) that are left out of
-completeness: within one amplifier nothing tells them from a burst. Eclipses, pulsars, flickering and oscillations are
-left out too, because they go on beyond any file and so have no finite optimum: what is found of them is said apart.
+the S/N ``rho`` of an optimum no detector can beat. Events of `UNCOUNTED_KINDS` are no false alarms, but are left out of
+completeness: glints, because within one amplifier nothing tells them from a burst, and `ENDLESS_KINDS`, because what
+goes on beyond any file has no finite optimum. What is found of the latter is said apart.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from scipy.optimize import minimize
 from scipy.special import expit, ndtr, ndtri
 
 from shutterless.pipeline.detection.matching import TRUTH_MATCH_PX, match_truth, number_groups
-from shutterless.pipeline.events.events import ENDLESS_KINDS
+from shutterless.pipeline.events.kinds import EITHER_KINDS, ENDLESS_KINDS, UNCOUNTED_KINDS
 
 MIN_COUNTED_ALARMS = 10  # a rate that rests on fewer is marked extrapolated
 TAIL_ALARMS = 30
-UNCOUNTED_KINDS = ("glint", *ENDLESS_KINDS)
 RHO_BINS = (4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 12.0, 14.0, 16.0, 20.0)
 CONFIDENCE = 0.95
 # events per amplifier-hour in the mix a model is trained on: 10,000, most of them between 4.9 and 12 sigma, beside half
@@ -255,14 +254,14 @@ def apart_table(detections: pd.DataFrame, score: np.ndarray, truth: pd.DataFrame
     -------
     DataFrame
         ``kind``, ``n``, ``found``, ``fraction``, ``low``, ``high``: a row for each kind without a finite optimum, and,
-        where the truth says which star an event is on, for bursts on stars and orphan bursts. Kinds that do not occur
-        have none.
+        where the truth says which star an event is on, for bursts (`EITHER_KINDS`) on stars and orphan bursts. Kinds
+        that do not occur have none.
     """
     events = truth[truth["is_event"].astype(bool)]
     parts = {kind: events[events["kind"] == kind] for kind in ENDLESS_KINDS}
-    if "star_id" in events:
-        bursts, orphan = events["kind"] == "burst", events["star_id"] < 0
-        parts |= {"burst on a star": events[bursts & ~orphan], "orphan burst": events[bursts & orphan]}
+    for kind in EITHER_KINDS if "star_id" in events else ():
+        same, orphan = events["kind"] == kind, events["star_id"] < 0
+        parts |= {f"{kind} on a star": events[same & ~orphan], f"orphan {kind}": events[same & orphan]}
     rows = []
     for kind, part in parts.items():
         if n := len(part):

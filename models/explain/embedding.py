@@ -22,7 +22,7 @@ from shutterless.models.inputs import DetectorModel
 from shutterless.models.scoring import at_rest
 from shutterless.pipeline.detection.scan import TRIGGER_THRESHOLD
 from shutterless.pipeline.detection.triggers import find_triggers
-from shutterless.pipeline.detection.vetoes import are_clear_artefacts
+from shutterless.pipeline.detection.vetoes import need_a_model
 from shutterless.pipeline.examples.strips import cut_strips
 from shutterless.pipeline.store.store import open_amplifier, read_manifest
 from shutterless.pipeline.tokens import StripBatch, concatenate_strips
@@ -133,7 +133,7 @@ def embed_night(
     for entry in read_manifest(store)["entry"]:
         amplifier = open_amplifier(store, entry)
         triggers = find_triggers(amplifier, threshold)
-        triggers = triggers[~are_clear_artefacts(triggers)].assign(entry=entry)
+        triggers = triggers[need_a_model(triggers)].assign(entry=entry)
         found.append(triggers)
         strips.append(cut_strips(amplifier, triggers, model.grid))
     if not found:

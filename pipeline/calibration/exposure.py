@@ -19,6 +19,7 @@ from shutterless.pipeline.calibration.residuals import Baseline, fit_baseline, i
 from shutterless.pipeline.calibration.streaks.background import sky_level
 from shutterless.pipeline.calibration.streaks.find import collapse_profile, find_streaks
 from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
+from shutterless.pipeline.events.kinds import EVENT_TABLE
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.cubes import Cube
 from shutterless.pipeline.reading.frames import Frame
@@ -27,7 +28,6 @@ from shutterless.pipeline.reading.frames import Frame
 # as those of a ZTF amplifier hold in one at 300 rows a second, so that a rate of false alarms means as many trials
 PIXEL_ROWS_PER_HOUR = 3072 * 300 * 3600
 NO_SMEAR_ROWS = 0.01  # an image is exposed at once: nothing smears time
-EVENT_SCALES_ROWS = {"flare": (0.5, 8.0), "burst": (1.0, 24.0)}  # of a cube whose profile knows no others
 _LARGEST_HALF = 6e4  # what float16 holds
 
 
@@ -145,7 +145,8 @@ def cube_event_scales(cube: Cube) -> dict[str, tuple[float, float]]:
     if cube.profile.event_scales_s:
         return dict(cube.profile.event_scales_s)
     cadence_s = 1 / cube.readout.row_rate_hz
-    return {kind: (low * cadence_s, high * cadence_s) for kind, (low, high) in EVENT_SCALES_ROWS.items()}
+    in_rows = {name: kind.cube_scale_rows for name, kind in EVENT_TABLE.items() if kind.cube_scale_rows}
+    return {name: (low * cadence_s, high * cadence_s) for name, (low, high) in in_rows.items()}
 
 
 def _describe(exposure: Frame | Cube) -> dict[str, Any]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.detection.scan import TRIGGER_THRESHOLD
+from shutterless.pipeline.events.kinds import NOISE
 
 # set on events and cosmic rays injected into simulated training frames: they cost 1 % of the events and let
 # 17 % of the cosmic rays between 6.5 and 8 sigma pass, 3 % between 8 and 20, none above; docs/experiments.md
@@ -28,21 +32,107 @@ SAME_ROW_TOLERANCE = 2
 SAME_ROW_DISTANCE_PX = 8
 # beyond these no model is asked: on 1.2 Gpix of simulated frames with 309 triggers on injected events they cut 28 % of
 # the triggers in still air, 16 % with everything on, and no event; what was cut beside one was a cosmic ray
-ARTEFACT_SHARPNESS, ARTEFACT_FLATNESS = 0.2, 0.8
+NO_MODEL_SHARPNESS_MARGIN, NO_MODEL_FLATNESS = 0.2, 0.8
 
 
-def are_clear_artefacts(triggers: pd.DataFrame) -> np.ndarray:
-    """Triggers that need no model to be told from an event, bool, (number of triggers,).
+@dataclass(frozen=True)
+class Veto:
+    """One reason why the classical detector takes a trigger for no event.
 
-    Sharper than the veto allows by `ARTEFACT_SHARPNESS` (cosmic rays), or flatter than `ARTEFACT_FLATNESS` (rows that
-    many columns share).
+    Parameters
+    ----------
+    name : str
+        As in the column ``veto`` of triggers and candidates.
+    meaning : str
+        What it says of the trigger, in words.
+    limit : str
+        When it is given, with the numbers.
+    cause : str
+        What is typically behind it.
+    kind : str
+        What the trigger is taken for, of `shutterless.pipeline.events.kinds.KINDS`: the class of training examples in
+        frames that hold no event.
+    check : callable
+        From triggers, and of each whether it lasts long (bool), to whether the veto applies to it (bool).
     """
-    sharp = triggers["sharpness"] > _sharpness_limit(triggers) + ARTEFACT_SHARPNESS
-    return (sharp | (triggers["flatness"] > ARTEFACT_FLATNESS)).to_numpy(dtype=bool)
+
+    name: str
+    meaning: str
+    limit: str
+    cause: str
+    kind: str
+    check: Callable[[pd.DataFrame, pd.Series], pd.Series]
+
+
+def _is_misshapen(triggers: pd.DataFrame, is_long: pd.Series) -> pd.Series:
+    excess = np.where(is_long, MAX_CHI2_EXCESS_LONG, MAX_CHI2_EXCESS)
+    significance = np.where(is_long, MIN_CHI2_SIGNIFICANCE_LONG, MIN_CHI2_SIGNIFICANCE)
+    return (triggers["chi2_excess"] > excess) & (triggers["chi2_significance"] > significance)
+
+
+def _has_dark_flanks(triggers: pd.DataFrame, _: pd.Series) -> pd.Series:
+    darkest = (triggers["template_flatness"] - POINT_FLATNESS).clip(upper=0) + MIN_FLATNESS
+    return triggers["flatness"] < darkest - FLATNESS_NOISE / triggers["snr"].abs()
 
 
 def _sharpness_limit(triggers: pd.DataFrame) -> pd.Series:
     return triggers["template_sharpness"].clip(lower=MAX_SHARPNESS) + SHARPNESS_MARGIN / triggers["snr"].abs()
+
+
+# the first that applies is kept
+VETOES = (
+    Veto(
+        name="same row",
+        meaning="others elsewhere on the amplifier peak in the same rows, where a flash in the sky would reach two "
+        "stars in two different rows",
+        limit=f"more than {MAX_SAME_ROW} other trigger, at least half as strong, peaks within {SAME_ROW_TOLERANCE} "
+        f"rows and more than {SAME_ROW_DISTANCE_PX} px away",
+        cause="pickup",
+        kind="pickup",
+        check=lambda triggers, _: triggers["n_same_row"] > MAX_SAME_ROW,
+    ),
+    Veto(
+        name="edge",
+        meaning="the border of the stack cuts it, so that nothing can be said of its shape",
+        limit=f"less than {MIN_LIGHT_INSIDE} of a source's light falls inside the stack",
+        cause="border of a cube or amplifier",
+        kind=NOISE,
+        check=lambda triggers, _: triggers["light_inside"] < MIN_LIGHT_INSIDE,
+    ),
+    Veto(
+        name="wide",
+        meaning="the whole patch has it, not the source alone",
+        limit=f"flatness above {MAX_FLATNESS}",
+        cause="rows shared by many columns",
+        kind="pickup",
+        check=lambda triggers, _: triggers["flatness"] > MAX_FLATNESS,
+    ),
+    Veto(
+        name="sharp",
+        meaning="a track of a few pixels fits better than the light of a star",
+        limit=f"sharpness above {MAX_SHARPNESS} + {SHARPNESS_MARGIN}/S/N",
+        cause="cosmic ray",
+        kind="cosmic_ray",
+        check=lambda triggers, _: triggers["sharpness"] > _sharpness_limit(triggers),
+    ),
+    Veto(
+        name="shape",
+        meaning="the best template leaves too much of it",
+        limit=f"χ² excess per squared S/N above {MAX_CHI2_EXCESS}, at {MIN_CHI2_SIGNIFICANCE} σ "
+        f"({MAX_CHI2_EXCESS_LONG} and {MIN_CHI2_SIGNIFICANCE_LONG:g} σ beyond {LONG_WIDTH} rows)",
+        cause="cosmic ray, blend",
+        kind="cosmic_ray",
+        check=_is_misshapen,
+    ),
+    Veto(
+        name="flanks",
+        meaning="the light beside it has the other sign",
+        limit=f"flatness below −{abs(MIN_FLATNESS)} − {FLATNESS_NOISE}/S/N",
+        cause="a star that moved or widened",
+        kind=NOISE,
+        check=_has_dark_flanks,
+    ),
+)
 
 
 def veto_reasons(triggers: pd.DataFrame, long_width: int = LONG_WIDTH) -> pd.Series:
@@ -55,29 +145,41 @@ def veto_reasons(triggers: pd.DataFrame, long_width: int = LONG_WIDTH) -> pd.Ser
     long_width : int
         Rows beyond which no cosmic ray lasts, so that the shape may fit worse.
 
+    Returns
+    -------
+    Series of object
+        The name of the first of `VETOES` that applies.
+
     Notes
     -----
-    ``same row``: others elsewhere on the amplifier in the same rows (pickup; a flash in the sky reaches two stars in
-    two different rows). ``edge``: cut by the border of the stack, so that nothing can be said of its shape. ``wide``:
-    wider than the point-spread function (rows shared by many columns). ``sharp``: a track of a few pixels fits better
-    (cosmic rays). ``shape``: what is left after the best template is too much. ``flanks``: their light has the other
-    sign (a star that moved or widened). Where a sharp point-spread function makes the best template itself look sharp
-    or its flanks dark, that much is allowed.
+    Where a sharp point-spread function makes the best template itself look sharp or its flanks dark, that much is
+    allowed.
     """
-    long = triggers["width_rows"] > long_width
-    excess = np.where(long, MAX_CHI2_EXCESS_LONG, MAX_CHI2_EXCESS)
-    significance = np.where(long, MIN_CHI2_SIGNIFICANCE_LONG, MIN_CHI2_SIGNIFICANCE)
-    darkest = (triggers["template_flatness"] - POINT_FLATNESS).clip(upper=0) + MIN_FLATNESS
-    checks = {
-        "same row": triggers["n_same_row"] > MAX_SAME_ROW,
-        "edge": triggers["light_inside"] < MIN_LIGHT_INSIDE,
-        "wide": triggers["flatness"] > MAX_FLATNESS,
-        "sharp": triggers["sharpness"] > _sharpness_limit(triggers),
-        "shape": (triggers["chi2_excess"] > excess) & (triggers["chi2_significance"] > significance),
-        "flanks": triggers["flatness"] < darkest - FLATNESS_NOISE / triggers["snr"].abs(),
-    }
-    reasons = np.select(list(checks.values()), list(checks), default="")
+    is_long = triggers["width_rows"] > long_width
+    checks = [veto.check(triggers, is_long) for veto in VETOES]
+    reasons = np.select(checks, [veto.name for veto in VETOES], default="")
     return pd.Series(reasons, index=triggers.index, dtype=object)
+
+
+def kinds_by_veto() -> dict[str, str]:
+    """What a trigger without an event is taken for, by the name of its veto; noise where it has none."""
+    return {"": NOISE, **{veto.name: veto.kind for veto in VETOES}}
+
+
+def describe_veto(name: str) -> str:
+    """Name of a veto and what it means; the name alone of one that is not known (any more)."""
+    meaning = next((veto.meaning for veto in VETOES if veto.name == name), "")
+    return f"{name}: {meaning}" if meaning else name or "none"
+
+
+def need_a_model(triggers: pd.DataFrame) -> np.ndarray:
+    """Triggers about which a model is asked, bool, (number of triggers,).
+
+    Not about those that are sharper than the veto allows by `NO_MODEL_SHARPNESS_MARGIN` (cosmic rays), or flatter than
+    `NO_MODEL_FLATNESS` (rows that many columns share): they are certainly no events.
+    """
+    sharp = triggers["sharpness"] > _sharpness_limit(triggers) + NO_MODEL_SHARPNESS_MARGIN
+    return ~(sharp | (triggers["flatness"] > NO_MODEL_FLATNESS)).to_numpy(dtype=bool)
 
 
 def count_same_row(triggers: pd.DataFrame, others: pd.DataFrame) -> np.ndarray:

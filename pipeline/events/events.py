@@ -1,4 +1,4 @@
-"""Sub-second events: the classes and their ranges, what an event lights, the optimum S/N, random draws. Arrays only."""
+"""Sub-second events: what an event lights, the optimum S/N, plausible amplitudes, random draws. Arrays only."""
 
 from __future__ import annotations
 
@@ -9,61 +9,14 @@ from typing import Any
 import numpy as np
 
 from shutterless.pipeline.events.diffraction import occultation_depth
+from shutterless.pipeline.events.kinds import EVENT_TABLE
 from shutterless.pipeline.events.light_curves import event_light_curve, smeared_step
 from shutterless.pipeline.events.red_noise import flickering_waves, qpo_waves
 from shutterless.pipeline.psf import pixel_profile
 
-# every class of event and artefact; the position is the class index of stored labels, so names are only ever appended
-KINDS = (
-    *("noise", "flare", "burst", "occultation", "glint", "cosmic_ray", "pickup", "eclipse", "pulsar", "flickering"),
-    *("qpo", "satellite", "aircraft", "meteor", "ghost", "hot_column", "trap", "dropped_rows"),
-)
-EVENT_KINDS = ("flare", "burst", "occultation", "glint", "eclipse", "pulsar", "flickering", "qpo")
-DEFAULT_KINDS = ("flare", "burst", "occultation", "glint")  # what scenes and injections draw unless told otherwise
-STAR_KINDS = ("flare", "burst", "occultation", "eclipse", "flickering", "qpo")
-# they go on beyond any file, so that their S/N has no bound of its own
-ENDLESS_KINDS = ("eclipse", "pulsar", "flickering", "qpo")
-
-# scale of each kind in seconds, drawn log-uniformly: width of flares (Tovar Mendoza 2022), length of bursts, FWHM of
-# satellite glints (Nir et al. 2021, arXiv:2011.03497); of occultations the time in which the shadow moves by a Fresnel
-# scale (1.28 km at 40 au and 550 nm; 5 to 30 of them a second), of eclipses the same (10.7 m at the Moon and 600 nm,
-# 10 to 100 ms for limbs that move 0.1 to 1 km/s); how long pulses of a pulsar are seen; the longest wave of
-# flickering; the period of quasi-periodic oscillations
-SCALE_RANGES_S = {
-    "flare": (0.05, 60.0),
-    "burst": (3e-4, 1.0),
-    "occultation": (1 / 30, 1 / 5),
-    "glint": (0.1, 0.3),
-    "eclipse": (1e-3, 0.1),
-    "pulsar": (0.5, 30.0),
-    "flickering": (20.0, 60.0),
-    "qpo": (5.0, 40.0),
-}
 LONGEST_FLARE_S = 2.0  # of flares that a file holds whole: longer ones are for partial events, or on request
 PULSAR_PERIOD_S = 0.0335  # Crab
-# change of flux over the star's own flux that is taken for plausible: of flickering its rms, of oscillations half of
-# what lies between crest and trough
-RELATIVE_AMPLITUDES = {
-    "flare": (0.1, 20.0),
-    "burst": (0.1, 100.0),
-    "occultation": (0.1, 1.0),
-    "eclipse": (0.05, 1.0),
-    "flickering": (0.01, 0.1),
-    "qpo": (0.001, 0.05),
-}
 BRIGHTEST_EGRESS = 10.0  # a star that comes out of an eclipse over its flux within
-# rows, in units of the scale, before and after the peak that hold the central 90 % of the fluence; of eclipses of the
-# change of light. Flickering and oscillations are on wherever the star is
-_EXTENTS = {
-    "flare": (0.5, 15.5),
-    "burst": (0.75, 0.75),
-    "occultation": (3.2, 3.2),
-    "glint": (0.75, 0.75),
-    "eclipse": (4.0, 4.0),
-    "pulsar": (0.5, 0.5),
-    "flickering": (0.0, 0.0),
-    "qpo": (0.0, 0.0),
-}
 _CUT_SHARE = 0.8  # of an event's extent: a partial one is cut within this, so that something of it is left
 EDGES = ("first", "last")
 
@@ -75,7 +28,7 @@ class Event:
     Parameters
     ----------
     kind : str
-        One of `EVENT_KINDS`.
+        One of `shutterless.pipeline.events.kinds.EVENT_KINDS`.
     x : float
         Column position (read order).
     row_peak : float
@@ -195,7 +148,7 @@ def amplitude_limits(event: Event, star_flux_e_row: float) -> tuple[float, float
     """
     if event.star_id < 0:
         return 0.0, float("inf")
-    lowest, highest = RELATIVE_AMPLITUDES[event.kind]
+    lowest, highest = EVENT_TABLE[event.kind].relative_amplitude
     shape = dict(event.shape)
     if event.kind == "occultation":
         highest = min(highest, occultation_depth(**shape))
@@ -256,23 +209,23 @@ def draw_event(
     longest_flare_s : float
         Flares that lie in the file whole are no wider.
     scale_range_s : (float, float), optional
-        Instead of that of `SCALE_RANGES_S`, for stacks of images that are slower than continuous readout.
+        Instead of that of the kind, for stacks of images that are slower than continuous readout.
     cut : {"first", "last"}, optional
         Draw a partial event instead: row ``earliest_row`` or the last row falls somewhere within it, and the rest is
-        not in the file. Of any width of `SCALE_RANGES_S`.
+        not in the file. Of any scale of its kind.
 
     Notes
     -----
-    Scales come from `SCALE_RANGES_S`, log-uniform, and no longer than what fits. Flickering and oscillations are on
-    throughout and neither fitted in nor cut.
+    Scales are log-uniform in the range of the kind (`EventKind.scale_s`), and no longer than what fits. Flickering and
+    oscillations are on throughout and neither fitted in nor cut.
 
     Raises
     ------
     ValueError
         If not even the shortest event of this kind fits.
     """
-    before, after = _EXTENTS[kind]
-    shortest, longest = (scale * row_rate_hz for scale in scale_range_s or SCALE_RANGES_S[kind])
+    before, after = EVENT_TABLE[kind].extent
+    shortest, longest = (scale * row_rate_hz for scale in scale_range_s or EVENT_TABLE[kind].scale_s)
     if cut is None or not before + after:
         longest = min(longest, longest_flare_s * row_rate_hz) if kind == "flare" else longest
         scale, row_peak = _fit_in(rng, kind, shortest, max(longest, shortest), earliest_row, n_rows)
@@ -288,7 +241,7 @@ def _fit_in(
     rng: np.random.Generator, kind: str, shortest: float, longest: float, earliest_row: float, n_rows: int
 ) -> tuple[float, float]:
     """Scale and peak of an event that lies whole between ``earliest_row`` and the last row."""
-    before, after = _EXTENTS[kind]
+    before, after = EVENT_TABLE[kind].extent
     margin = 4.0  # rows of smearing on either side
     room = n_rows - 1 - earliest_row - 2 * margin
     if room < shortest * (before + after):
@@ -304,23 +257,24 @@ def _fit_in(
 
 def _draw_shape(rng: np.random.Generator, kind: str, row_rate_hz: float) -> tuple[float, tuple[tuple[str, Any], ...]]:
     """Sign of an event and the further arguments of its light curve."""
+    if kind == "eclipse":  # its direction is its sign
+        down = bool(rng.random() < 0.5)
+        size = ("star_radius", round(float(rng.uniform(0.0, 1.0)), 1))
+        return (-1.0 if down else 1.0), (("direction", "down" if down else "up"), size)
+    signs = EVENT_TABLE[kind].signs
+    sign = float(signs[0] if len(signs) == 1 else rng.choice(signs))
     if kind == "burst":
-        return 1.0, (("profile", str(rng.choice(["tophat", "gaussian"]))),)
+        return sign, (("profile", str(rng.choice(["tophat", "gaussian"]))),)
     if kind == "occultation":
         # in steps: the pattern of a pair of radii takes 30 ms to make and is kept
         radius, star_radius = round(20 * float(rng.uniform(0.3, 2.0))) / 20, round(float(rng.uniform(0.0, 1.0)), 1)
         # farther out the fringes brighten more than the shadow dims
         impact = float(rng.uniform(0.0, min(radius + 0.3, 2.0)))
-        return -1.0, (("radius", radius), ("impact", impact), ("star_radius", star_radius))
-    if kind == "eclipse":
-        down = bool(rng.random() < 0.5)
-        size = ("star_radius", round(float(rng.uniform(0.0, 1.0)), 1))
-        return (-1.0 if down else 1.0), (("direction", "down" if down else "up"), size)
+        return sign, (("radius", radius), ("impact", impact), ("star_radius", star_radius))
     if kind == "pulsar":
-        return 1.0, (("period_rows", PULSAR_PERIOD_S * row_rate_hz),)
+        return sign, (("period_rows", PULSAR_PERIOD_S * row_rate_hz),)
     if kind not in ("flickering", "qpo"):
-        return 1.0, ()
-    sign = float(rng.choice([-1.0, 1.0]))
+        return sign, ()
     realisation = ("realisation", int(rng.integers(2**31)))
     exponent = (("exponent", float(rng.uniform(1.5, 2.5))),) if kind == "flickering" else ()
     return sign, (*exponent, realisation)

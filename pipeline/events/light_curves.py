@@ -33,7 +33,7 @@ def event_light_curve(
     Parameters
     ----------
     kind : str
-        ``flare``, ``burst``, ``occultation``, ``glint``, ``eclipse``, ``pulsar``, ``flickering`` or ``qpo``.
+        One of `shutterless.pipeline.events.kinds.EVENT_KINDS`.
     n_rows : int
         Rows of the file; row ``k`` integrates from ``k - 1/2`` to ``k + 1/2``.
     row_peak, scale_rows : float

@@ -16,8 +16,8 @@ from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.detection.matching import TRUTH_MATCH_PX, match_truth
 from shutterless.pipeline.detection.scan import TRIGGER_THRESHOLD, scan
 from shutterless.pipeline.detection.triggers import characterise, find_triggers
-from shutterless.pipeline.detection.vetoes import count_same_row
-from shutterless.pipeline.events.events import KINDS
+from shutterless.pipeline.detection.vetoes import count_same_row, kinds_by_veto
+from shutterless.pipeline.events.kinds import KINDS, NOISE
 from shutterless.pipeline.examples.strips import choose_bins, cut_strips, strip_first_rows
 from shutterless.pipeline.injection.amplifiers import InjectionSettings, inject_events, scramble_rows
 from shutterless.pipeline.psf import psf_half_width
@@ -29,15 +29,6 @@ _NOISE_PIXELS = 40_000_000  # at least so many are scrambled and searched before
 _MOST_NOISE_PASSES = 400
 _MAX_PASSES = 40  # of as many injections at a time; beyond, what is wanted does not fit
 _REFINED_WIDTHS = 8  # template's rows and shift on either side of a hit, in widths of its box
-_VETO_KINDS = {
-    "": "noise",
-    "flanks": "noise",
-    "edge": "noise",
-    "sharp": "cosmic_ray",
-    "shape": "cosmic_ray",
-    "wide": "pickup",
-    "same row": "pickup",
-}
 
 
 @dataclass(frozen=True)
@@ -70,7 +61,7 @@ class Labels:
     ----------
     is_event : ndarray of float32, shape (b,)
     kind : ndarray of int64, shape (b,)
-        Index into `shutterless.pipeline.events.events.KINDS`.
+        Index into `shutterless.pipeline.events.kinds.KINDS`.
     onset : ndarray of float32, shape (b,)
         First row of the event's central 90 %, as a fraction of the strip's length; NaN without an event.
     log2_duration : ndarray of float32, shape (b,)
@@ -187,8 +178,8 @@ def draw_examples(
     TrainingSet
     """
     found = find_triggers(amplifier, settings.threshold)
-    kinds = [_VETO_KINDS[veto] for veto in found["veto"]]
-    parts = [(cut_strips(amplifier, found, grid), _plain_labels(kinds))]
+    kinds = kinds_by_veto()
+    parts = [(cut_strips(amplifier, found, grid), _plain_labels([kinds[veto] for veto in found["veto"]]))]
     parts += _draw_noise(amplifier, grid, rng, settings)
     parts += _draw_injected(amplifier, grid, rng, settings, found)
     labels = Labels(**{f.name: np.concatenate([getattr(label, f.name) for _, label in parts]) for f in fields(Labels)})
@@ -214,7 +205,7 @@ def _draw_noise(
         scrambled = scramble_rows(amplifier, rng)
         found = find_triggers(scrambled, settings.threshold)
         chosen = found.iloc[np.sort(rng.permutation(len(found))[:missing])]
-        parts.append((cut_strips(scrambled, chosen, grid), _plain_labels(["noise"] * len(chosen))))
+        parts.append((cut_strips(scrambled, chosen, grid), _plain_labels([NOISE] * len(chosen))))
         missing -= len(chosen)
     return parts
 

@@ -12,7 +12,6 @@ from shutterless.pipeline.calibration.residuals import noise_floor_e2
 from shutterless.pipeline.events.events import (
     EDGES,
     LONGEST_FLARE_S,
-    STAR_KINDS,
     Event,
     amplitude_limits,
     choose_cut,
@@ -23,6 +22,7 @@ from shutterless.pipeline.events.events import (
     optimal_rho,
     scale_to_rho,
 )
+from shutterless.pipeline.events.kinds import DEFAULT_KINDS, EVENT_TABLE, KIND_TABLE, Place
 from shutterless.pipeline.simulation.camera.artefacts import CosmicRay, draw_cosmic_ray
 
 INJECTED_COLUMNS = (
@@ -53,7 +53,7 @@ class InjectionSettings:
     kinds : tuple of (str, float)
         Kinds of event and their shares.
     orphan_fraction : float
-        Share of bursts that stand on no star.
+        Share, of the kinds that may stand on a star or on none (bursts), that stand on none.
     min_rho, rho_scale : float
         Optimal S/N: ``min_rho`` plus an exponential of this scale.
     bright_fraction, max_rho : float
@@ -68,7 +68,7 @@ class InjectionSettings:
         Optimal S/N uniform between the two instead.
     """
 
-    kinds: tuple[tuple[str, float], ...] = (("flare", 0.3), ("burst", 0.4), ("occultation", 0.2), ("glint", 0.1))
+    kinds: tuple[tuple[str, float], ...] = tuple((name, EVENT_TABLE[name].share) for name in DEFAULT_KINDS)
     orphan_fraction: float = 0.4
     min_rho: float = 4.5
     rho_scale: float = 5.0
@@ -124,7 +124,7 @@ class Injection:
         event = self.event
         return (
             event.kind,
-            True,
+            KIND_TABLE[event.kind].is_event,
             event.x,
             event.y,
             *self.rows,
@@ -256,14 +256,15 @@ def _draw_event(
 ) -> tuple[Event, tuple[float, float | None, float | None]]:
     """Draw an event of unit amplitude; of its star the flux and the file rows where its streak begins and ends."""
     readout = amplifier.readout
-    on_star = kind in STAR_KINDS and not (kind == "burst" and rng.random() < settings.orphan_fraction)
+    place = EVENT_TABLE[kind].place
+    on_star = place == Place.STAR or (place == Place.EITHER and rng.random() >= settings.orphan_fraction)
     x, y = rng.uniform(0, amplifier.n_columns - 1), rng.uniform(0, amplifier.n_y - 1) if amplifier.n_y > 1 else 0.0
     star_id, star_mag, flux, y0 = -1, float("nan"), float("inf"), float("nan")
     if on_star and len(amplifier.streaks):
         star = amplifier.streaks.iloc[int(rng.integers(len(amplifier.streaks)))]
         x, star_id, star_mag, flux = star["x"], int(star["streak_id"]), float(star["mag"]), float(star["flux_e_row"])
         y, y0 = float(star["y"]), float(star["y0"])
-    elif on_star and kind != "burst":
+    elif place == Place.STAR:
         raise ValueError(f"a {kind} needs a star, and {amplifier.entry} has none")
     first_row = readout.first_row or 0
     begins_row = y0 - first_row if np.isfinite(y0) else None
@@ -396,7 +397,8 @@ def _add_cosmic_ray(
     amplifier.residual[pixels] += (charge_e / sigma).astype(amplifier.residual.dtype)
     y, x, rows = (axis[np.argmax(charge_e)] for axis in pixels)
     place = (float(x), float(y), int(pixels[2].min()), int(pixels[2].max()), int(rows))
-    return "cosmic_ray", False, *place, float(charge_e.sum()), optimal_rho(charge_e, sigma**2), -1, float("nan")
+    kind, rho = KIND_TABLE["cosmic_ray"], optimal_rho(charge_e, sigma**2)
+    return kind.name, kind.is_event, *place, float(charge_e.sum()), rho, -1, float("nan")
 
 
 def _draw_ray_pixels(

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from shutterless.pipeline.events.events import EVENT_KINDS
+from shutterless.pipeline.events.kinds import EVENT_KINDS
 from shutterless.pipeline.tokens import GridError, TokenGrid
 
 READOUT_KEYWORDS = (

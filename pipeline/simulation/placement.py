@@ -9,7 +9,6 @@ import numpy as np
 from shutterless.pipeline.events.events import (
     EDGES,
     LONGEST_FLARE_S,
-    STAR_KINDS,
     Event,
     amplitude_limits,
     choose_cut,
@@ -19,6 +18,7 @@ from shutterless.pipeline.events.events import (
     optimal_rho,
     scale_to_rho,
 )
+from shutterless.pipeline.events.kinds import EVENT_TABLE, Place
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.simulation.scene import Rows, Scene, SceneError, SceneSettings
 
@@ -132,7 +132,8 @@ def place_event(
     event = draw_event(
         rng, kind, row_rate_hz=scene.row_rate_hz, n_rows=len(rows), x=x, longest_flare_s=longest_flare_s, cut=cut
     )
-    if kind in STAR_KINDS and (kind != "burst" or rng.random() < 0.5):
+    place = EVENT_TABLE[kind].place
+    if place == Place.STAR or (place == Place.EITHER and rng.random() < 0.5):
         event = _choose_star(scene, rng, event, rho, rows)
     y0 = float(scene.y0[event.star_id]) if event.star_id >= 0 else orphan_y0
     first_row, curve, first_column, profile = _lit_stamp(scene, event, rows, y0)

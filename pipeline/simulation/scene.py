@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from astropy.time import Time
 
-from shutterless.pipeline.events.events import DEFAULT_KINDS, EVENT_KINDS, LONGEST_FLARE_S, smeared_step
+from shutterless.pipeline.events.events import LONGEST_FLARE_S, smeared_step
+from shutterless.pipeline.events.kinds import DEFAULT_KINDS, EVENT_KINDS
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.frames import FRAME_SUFFIXES
 from shutterless.pipeline.reading.instruments import InstrumentProfile, load_frame_profile

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.events.events import central_rows, optimal_rho
+from shutterless.pipeline.events.events import central_rows, magnitude_change, optimal_rho
+from shutterless.pipeline.events.kinds import KIND_TABLE
 from shutterless.pipeline.simulation.camera.artefacts import CosmicRay, PickupBurst, cosmic_ray_light_curve
 from shutterless.pipeline.simulation.camera.detector import HotColumn, Trap
 from shutterless.pipeline.simulation.content import AmplifierContent
@@ -88,19 +89,18 @@ def truth_rows(content: AmplifierContent, file: str, ccd: int, quadrant: int) ->
 
 
 def _event_truth(content: AmplifierContent, placed: PlacedEvent) -> dict[str, Any]:
-    event, on_star = placed.event, placed.event.star_id >= 0
-    relative = event.amplitude_e / content.scene.flux_e_row[event.star_id] if on_star else np.nan
+    event = placed.event
+    star_flux_e_row = content.scene.flux_e_row[event.star_id] if event.star_id >= 0 else np.nan
     return {
         "kind": event.kind,
-        "is_event": True,
+        "is_event": KIND_TABLE[event.kind].is_event,
         "x": event.x,
         **dict(zip(("row_start", "row_stop", "row_peak"), placed.rows, strict=True)),
         "amplitude_e": event.amplitude_e,
         "rho": placed.rho,
         "star_id": event.star_id,
         "star_mag": event.star_mag,
-        # a point star behind the middle of an opaque disc may vanish altogether: 10 mag stands for that
-        "delta_mag": -2.5 * np.log10(max(1 + relative, 1e-4)) if on_star else np.nan,
+        "delta_mag": magnitude_change(event, star_flux_e_row),
     }
 
 
@@ -108,7 +108,7 @@ def _artefact_truth(kind: str, x: float, first_row: int, light: np.ndarray, rho:
     start, stop, peak = (first_row + row for row in central_rows(light))
     return {
         "kind": kind,
-        "is_event": False,
+        "is_event": KIND_TABLE[kind].is_event,
         "x": x,
         "row_start": start,
         "row_stop": stop,

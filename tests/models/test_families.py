@@ -14,7 +14,7 @@ from shutterless.models.configuration import DetectorConfig
 from shutterless.models.dataset import strips_to_tensors
 from shutterless.models.families import FAMILIES, PICKLE_SUFFIXES, ModelError, build_model, family_of, load_model
 from shutterless.models.inputs import DetectorModel
-from shutterless.pipeline.events.events import KINDS
+from shutterless.pipeline.events.kinds import KINDS
 from shutterless.pipeline.tokens import STAGE1_FEATURES, GridError, TokenGrid, patchify, unpatchify
 
 OUTPUTS = ("event_logit", "kind_logits", "onset", "log2_duration")

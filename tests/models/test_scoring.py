@@ -11,7 +11,7 @@ from shutterless.models.dataset import strips_to_tensors
 from shutterless.models.families import build_model
 from shutterless.models.inputs import FeatureError
 from shutterless.models.scoring import SCORE_COLUMNS, calibrate_model, choose_device, score_strips
-from shutterless.pipeline.events.events import KINDS
+from shutterless.pipeline.events.kinds import KINDS
 from shutterless.pipeline.tokens import GridError, StripBatch, TokenGrid
 
 from .conftest import random_strips

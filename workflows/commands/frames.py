@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from shutterless.pipeline.events.kinds import DEFAULT_KINDS
 from shutterless.workflows.commands.application import command, show_jobs
 from shutterless.workflows.commands.console import (
     describe_plan,
@@ -89,7 +90,7 @@ def inject(
     files: Files,
     out: Annotated[Path, typer.Option(help="Folder for the copies of the frames.", show_default=False)],
     events: Annotated[int, typer.Option(help="Events in each amplifier of each file.")] = 10,
-    kinds: Annotated[str, typer.Option(help="Kinds of events, equally frequent.")] = "flare,burst,occultation,glint",
+    kinds: Annotated[str, typer.Option(help="Kinds of events, equally frequent.")] = ",".join(DEFAULT_KINDS),
     rho: Annotated[str, typer.Option(help="Smallest and largest optimal S/N.")] = "5,20",
     partial: Annotated[float, typer.Option(help="Share of events that an end of the file cuts.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Same seed, same events.")] = 1,

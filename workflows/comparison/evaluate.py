@@ -14,7 +14,6 @@ import pandas as pd
 
 from shutterless.models.evaluation.metrics import (
     MIN_COUNTED_ALARMS,
-    UNCOUNTED_KINDS,
     RateCurve,
     apart_table,
     bootstrap_events,
@@ -30,6 +29,7 @@ from shutterless.models.evaluation.platt import reliability_table
 from shutterless.models.families import load_model
 from shutterless.models.scoring import score_strips
 from shutterless.pipeline.detection.scan import TRIGGER_THRESHOLD
+from shutterless.pipeline.events.kinds import UNCOUNTED_KINDS
 from shutterless.pipeline.examples.strips import cut_strips
 from shutterless.pipeline.files import write_parquet
 from shutterless.pipeline.store.store import manifest_hash, open_amplifier, read_manifest

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from shutterless.pipeline.events.events import EVENT_KINDS
+from shutterless.pipeline.events.kinds import EVENT_KINDS
 from shutterless.pipeline.injection.amplifiers import InjectionSettings
 from shutterless.pipeline.injection.files import inject_file
 from shutterless.pipeline.injection.injected_files import InjectedFile

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.amplifier import Amplifier
+from shutterless.pipeline.detection.vetoes import describe_veto
 from shutterless.pipeline.plots.frames import plot_light_curve, plot_strip
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.workflows.pages.drawings import new_figure, picture, window
@@ -110,7 +111,7 @@ def _numbers(candidate: pd.Series, n_in_group: int, matches: pd.DataFrame | None
         ("Duration", f"{number(candidate['duration_s'])} s"),
         ("Amplitude", f"{number(candidate['amplitude_e'], '{:.0f}')} e⁻/row"),
         ("Streak", f"{streak} (mag {number(candidate['star_mag'], '{:.2f}')})"),
-        ("Veto", candidate["veto"] or "none"),
+        ("Veto", describe_veto(candidate["veto"])),
         ("Injected event", describe_match(candidate, matches)),
         ("Model", str(candidate["model"])),
         ("Group", count_candidates(n_in_group)),

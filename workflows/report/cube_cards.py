@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import SubFigure
 
 from shutterless.pipeline.amplifier import Amplifier
+from shutterless.pipeline.detection.vetoes import describe_veto
 from shutterless.pipeline.plots.cubes import (
     LINEAR_SIGMA,
     duration_unit,
@@ -166,7 +167,7 @@ def _cube_numbers(candidate: pd.Series, cube: CubeEntry | None, matches: pd.Data
         ("Star", f"{star}{mag}"),
         ("Probability of an event", number(candidate["probability"], "{:.4f}")),
         ("Kind", kind),
-        ("Veto", candidate["veto"] or "none"),
+        ("Veto", describe_veto(candidate["veto"])),
         ("Injected event", "–" if matches is None else describe_match(candidate, matches)),
         ("File", str(candidate["file"])),
         ("Model", str(candidate["model"])),

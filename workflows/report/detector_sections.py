@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from shutterless.pipeline.events.kinds import EITHER_KINDS, ENDLESS_KINDS
 from shutterless.workflows.pages.drawings import name_below, new_figure, picture
 from shutterless.workflows.pages.figures import (
     plot_comparison,
@@ -121,8 +122,9 @@ def _list_apart(run: RunFolder) -> list[Part]:
         "fraction": lambda row: between(row["fraction"], row["low"], row["high"]),
     }
     said = (
-        "Apart, whatever their ρ: kinds that go on beyond any file and so have no finite optimum, which count for no "
-        "completeness; and bursts on stars and on none, which do."
+        "Apart, whatever their ρ: kinds that go on beyond any file and so have no finite optimum "
+        f"({', '.join(ENDLESS_KINDS)}), which count for no completeness; and what stands on a star or on none "
+        f"({', '.join(EITHER_KINDS)}), which does."
     )
     return [Paragraph(said, "note"), tabulate((row for _, row in apart.iterrows()), columns)]
 

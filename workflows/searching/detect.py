@@ -15,7 +15,7 @@ import pandas as pd
 from shutterless.models.evaluation.metrics import RateCurve, detection_score
 from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.detection.triggers import find_triggers
-from shutterless.pipeline.detection.vetoes import are_clear_artefacts
+from shutterless.pipeline.detection.vetoes import need_a_model
 from shutterless.pipeline.examples.strips import cut_strips
 from shutterless.pipeline.examples.training import hide_events
 from shutterless.pipeline.store.store import open_amplifier
@@ -96,7 +96,7 @@ def score_triggers(
         The triggers with the columns of each detector, as `detect` returns them.
     """
     strips: dict[TokenGrid, StripBatch] = {}
-    asked = ~are_clear_artefacts(triggers)
+    asked = need_a_model(triggers)
     for detector in detectors:
         if detector.folder is None:
             scores = _score_classically(triggers)

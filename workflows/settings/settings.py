@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from shutterless.pipeline.events.kinds import DEFAULT_KINDS
+
 FamilyName = Literal["transformer", "cnn", "mlp"]
 Model = TypeVar("Model", bound=BaseModel)
 FAMILY_NAMES: tuple[FamilyName, ...] = get_args(FamilyName)
@@ -44,7 +46,7 @@ class SceneSection(_Section):
     rows: _Count = 10_000
     files: _Count = 1
     events: Annotated[int, Field(ge=0)] = 10
-    kinds: Annotated[tuple[str, ...], Field(min_length=1)] = ("flare", "burst", "occultation", "glint")
+    kinds: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_KINDS
     partial: Annotated[float, Field(ge=0, le=1)] = 0.1
     longest_flare_s: _Positive = 2.0
     rho: tuple[_Positive, _Positive] = (4.0, 20.0)

@@ -11,6 +11,8 @@ import pandas as pd
 
 from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.detection.triggers import find_triggers
+from shutterless.pipeline.detection.vetoes import kinds_by_veto
+from shutterless.pipeline.events.kinds import NOISE
 from shutterless.pipeline.examples.strips import ROWS_PER_WIDTH, choose_bins, cut_strips
 from shutterless.pipeline.store.store import read_manifest
 from shutterless.pipeline.tokens import STAGE1_FEATURES, StripBatch, TokenGrid, concatenate_strips
@@ -20,15 +22,7 @@ from shutterless.workflows.searching.detect import StackView
 from shutterless.workflows.settings.settings import PretrainSettings, TrainSettings
 from shutterless.workflows.training.train import choose_grid, sky_groups
 
-RANDOM, STREAK = "random", "streak"
-_VETO_SOURCES = {
-    "": "trigger",
-    "sharp": "cosmic_ray",
-    "shape": "cosmic_ray",
-    "wide": "pickup",
-    "same row": "pickup",
-}
-_OTHER_VETO = "edge"
+RANDOM, STREAK, TRIGGER = "random", "streak", "trigger"
 _FEWEST_PATCHES = 2  # one to hide, one to see
 
 
@@ -45,8 +39,8 @@ class UnlabelledSet:
     strips : StripBatch
         All stage-1 features but the binning factor are 0: most strips have no trigger.
     sources : ndarray of str, shape (b,)
-        "random", "streak" (at a star), or what the classical detector takes a trigger for: "trigger" (it has no
-        veto), "cosmic_ray", "pickup" or "edge".
+        "random", "streak" (at a star), "trigger" (without a veto), or what the classical detector takes a vetoed
+        trigger for: its kind, or the veto where that kind is noise ("cosmic_ray", "pickup", "edge", "flanks").
     for_validation : ndarray of bool, shape (b,)
     grid : TokenGrid
     """
@@ -180,8 +174,13 @@ def _at_triggers(found: pd.DataFrame, amplifier: Amplifier, grid: TokenGrid, rng
     row = row + np.rint(rng.uniform(-0.25, 0.25, len(found)) * bins * grid.n_rows).astype(np.int64)
     x = _moved(found["x"].to_numpy(), amplifier.n_columns, grid.n_columns, rng)
     y = _moved(found["y"].to_numpy(), amplifier.n_y, grid.n_y, rng)
-    source = [_VETO_SOURCES.get(veto, _OTHER_VETO) for veto in found["veto"]]
-    return pd.DataFrame({"x": x, "y": y, "row": row, "bin": bins, "source": source})
+    sources = _sources_by_veto()
+    return pd.DataFrame({"x": x, "y": y, "row": row, "bin": bins, "source": [sources[veto] for veto in found["veto"]]})
+
+
+def _sources_by_veto() -> dict[str, str]:
+    """Name of the source of a trigger's strip, by the trigger's veto."""
+    return {veto: (veto or TRIGGER) if kind == NOISE else kind for veto, kind in kinds_by_veto().items()}
 
 
 def _at_stars(amplifier: Amplifier, grid: TokenGrid, rng: np.random.Generator, n_strips: int) -> pd.DataFrame:

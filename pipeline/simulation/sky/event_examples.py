@@ -6,20 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shutterless.pipeline.events.events import (
-    EVENT_KINDS,
-    STAR_KINDS,
-    Event,
-    amplitude_limits,
-    draw_event,
-    event_rows,
-    event_stamp,
-)
+from shutterless.pipeline.events.events import Event, amplitude_limits, draw_event, event_rows, event_stamp
+from shutterless.pipeline.events.kinds import EVENT_KINDS, EVENT_TABLE, STAR_KINDS
 from shutterless.pipeline.psf import pixel_profile
 
 _N_COLUMNS, _SIGMA_PX, _SKY_E, _READ_NOISE_E = 24, 0.84, 314.0, 10.0
-# seconds shown of events that outlast a second or two
-_SHOWN_S = {"pulsar": 0.4, "flickering": 30.0, "qpo": 60.0}
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,7 @@ def example_event(
     ----------
     rng : Generator
     kind : str
-        One of `EVENT_KINDS`.
+        One of `shutterless.pipeline.events.kinds.EVENT_KINDS`.
     star_flux_e_row : float
         Electrons per row of the star (2,000: r = 10.1 at ZTF); what has no star has as many at its peak.
     row_rate_hz : float
@@ -85,8 +76,9 @@ def example_event(
 def _cut_out(event: Event, row_rate_hz: float) -> tuple[Event, int]:
     """Move an event to the middle of as many rows as show it."""
     whole = replace(event, row_peak=round(120 * row_rate_hz) / 2 + event.row_peak % 1)
-    if event.kind in _SHOWN_S:
-        n_rows = round(_SHOWN_S[event.kind] * row_rate_hz)
+    shown_s = EVENT_TABLE[event.kind].shown_s
+    if shown_s is not None:
+        n_rows = round(shown_s * row_rate_hz)
         return replace(event, row_peak=n_rows / 2), n_rows
     start, stop, _ = event_rows(event.kind, whole.light_curve(round(120 * row_rate_hz), _SIGMA_PX))
     margin = max((stop - start) // 2, 12)

@@ -5,8 +5,10 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
+from shutterless.pipeline.detection import vetoes
 from shutterless.pipeline.detection.triggers import find_triggers
-from shutterless.pipeline.events.events import KINDS, Event
+from shutterless.pipeline.events.events import Event
+from shutterless.pipeline.events.kinds import KINDS
 from shutterless.pipeline.examples.training import (
     ExampleSettings,
     Labels,
@@ -90,6 +92,16 @@ def test_spike_in_the_frame_is_a_cosmic_ray_and_shared_rows_are_pickup(make_ampl
     rng = np.random.default_rng(0)
     assert counts(draw_examples(spiked, GRID, rng, NOTHING_ADDED)) == {"cosmic_ray": 1}
     assert set(counts(draw_examples(shared, GRID, rng, NOTHING_ADDED))) == {"pickup"}
+
+
+def test_a_veto_that_is_added_labels_its_examples(make_amplifier, monkeypatch):
+    """What spikes a pixel is a trap to a veto that nobody has thought of yet."""
+    amplifier = make_amplifier(noise=0, stars=())
+    amplifier.residual[0, 30, 1000] = 30
+    made_up = vetoes.Veto("lone", "it is alone", "one pixel", "a trap", "trap", lambda t, _: t["sharpness"] > 1)
+    monkeypatch.setattr(vetoes, "VETOES", (made_up, *vetoes.VETOES))
+    assert find_triggers(amplifier)["veto"].tolist() == ["lone"]
+    assert counts(draw_examples(amplifier, GRID, np.random.default_rng(0), NOTHING_ADDED)) == {"trap": 1}
 
 
 def test_frame_as_it_is_holds_no_event(make_amplifier):

@@ -8,7 +8,8 @@ import pytest
 from shutterless.pipeline.calibration.residuals import noise_floor_e2
 from shutterless.pipeline.detection.matching import match_truth
 from shutterless.pipeline.detection.triggers import find_triggers
-from shutterless.pipeline.events.events import EVENT_KINDS, RELATIVE_AMPLITUDES, Event, central_rows, event_stamp
+from shutterless.pipeline.events.events import Event, central_rows, event_stamp
+from shutterless.pipeline.events.kinds import EVENT_KINDS, EVENT_TABLE
 from shutterless.pipeline.injection import amplifiers as injection
 from shutterless.pipeline.injection.amplifiers import (
     INJECTED_COLUMNS,
@@ -264,7 +265,7 @@ def test_events_stand_on_their_stars(make_amplifier):
     np.testing.assert_array_equal(on_star["star_mag"], star["mag"])
     relative = np.abs(on_star["amplitude_e"].to_numpy()) / star["flux_e_row"].to_numpy()
     for kind, share in zip(on_star["kind"], relative, strict=True):
-        assert share <= RELATIVE_AMPLITUDES[kind][1]
+        assert share <= EVENT_TABLE[kind].relative_amplitude[1]
     assert set(truth["kind"][truth["star_id"] < 0]) <= {"burst", "glint"}
     assert truth["star_mag"][truth["star_id"] < 0].isna().all()
     assert np.all((truth["amplitude_e"] < 0) == (truth["kind"] == "occultation"))

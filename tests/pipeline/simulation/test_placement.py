@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from shutterless.pipeline.events.events import EVENT_KINDS, STAR_KINDS
+from shutterless.pipeline.events.kinds import EVENT_KINDS, STAR_KINDS
 from shutterless.pipeline.simulation.placement import place_event, place_events
 from shutterless.pipeline.simulation.scene import EVENTS, SceneError, SceneSettings, draw_scene
 

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from astropy.io import fits
 
-from shutterless.pipeline.events.events import EVENT_KINDS, draw_event
+from shutterless.pipeline.events.events import draw_event
+from shutterless.pipeline.events.kinds import EVENT_KINDS
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.frames import FrameError, read_amplifier, read_frame_info
 from shutterless.pipeline.simulation.camera.artefacts import CosmicRay, PickupBurst

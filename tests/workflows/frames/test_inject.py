@@ -9,7 +9,7 @@ import pytest
 from astropy.io import fits
 from typer.testing import CliRunner
 
-from shutterless.pipeline.events.events import EVENT_KINDS
+from shutterless.pipeline.events.kinds import EVENT_KINDS
 from shutterless.workflows.cli import app
 from shutterless.workflows.execution.cluster import SerialExecutor
 from shutterless.workflows.frames.inject import InjectError, build_injection, inject_files

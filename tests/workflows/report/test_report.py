@@ -107,7 +107,7 @@ def make_candidates(star_x, n_rows):
         ("occultation", star_x[1], 90, -9.4, 0.98, "", "g1"),
         ("burst", 800.3, 2, 8.1, 0.91, "", None),
         ("flare", star_x[0] + 4, 20, 6.2, 0.88, "", "g0"),
-        ("cosmic_ray", 1404.0, 1, 30.0, 0.999, "sharpness", None),
+        ("cosmic_ray", 1404.0, 1, 30.0, 0.999, "sharp", None),
     ]
     for number, (kind, x, n, snr, probability, veto, group) in enumerate(looks):
         peak = n_rows // 2 + 20 * number
@@ -282,7 +282,7 @@ def test_candidates_tell_numbers_and_truth(full_run):
     ]
     assert "flare, event 17, ρ = 12.0" in section
     assert section.count("<dt>Injected event</dt><dd>none</dd>") == 2
-    assert "cosmic_ray (vetoed: sharpness)" in section
+    assert "cosmic_ray (vetoed: sharp)" in section
     # rows 4000 + 150 at 304 Hz after 05:06:07 UTC
     assert "2026-03-04T05:06:20.651316" in section
     assert "<dt>Group</dt><dd>2 candidates</dd>" in section

@@ -11,7 +11,7 @@ import pytest
 
 from shutterless.models import families
 from shutterless.models.evaluation.metrics import RateCurve
-from shutterless.pipeline.detection.vetoes import are_clear_artefacts
+from shutterless.pipeline.detection.vetoes import need_a_model
 from shutterless.pipeline.store.store import read_manifest
 from shutterless.workflows.searching.detect import (
     Detector,
@@ -55,17 +55,17 @@ def test_score_of_the_bank_is_its_signal_to_noise_or_nothing_where_vetoed(found)
     assert found["template-bank/kind"].isna().all()
 
 
-def test_models_score_also_what_the_bank_vetoes_but_not_clear_artefacts(found, task):
+def test_models_score_also_what_the_bank_vetoes_but_not_what_needs_no_model(found, task):
     assert (found["entry"] == task.entry).all()
-    hopeless = are_clear_artefacts(found)
-    assert hopeless.any()
-    assert (found["veto"].ne("") & ~hopeless).any()
+    asked = need_a_model(found)
+    assert not asked.all()
+    assert (found["veto"].ne("") & asked).any()
     for name in ("cnn", "mlp"):
-        assert np.isfinite(found.loc[~hopeless, f"{name}/score"]).all()
-        assert (found.loc[hopeless, f"{name}/score"] == -np.inf).all()
-        assert (found.loc[hopeless, f"{name}/probability"] == 0).all()
-        assert found.loc[~hopeless, f"{name}/probability"].between(0, 1).all()
-        assert found.loc[~hopeless, f"{name}/kind_probability"].between(0, 1).all()
+        assert np.isfinite(found.loc[asked, f"{name}/score"]).all()
+        assert (found.loc[~asked, f"{name}/score"] == -np.inf).all()
+        assert (found.loc[~asked, f"{name}/probability"] == 0).all()
+        assert found.loc[asked, f"{name}/probability"].between(0, 1).all()
+        assert found.loc[asked, f"{name}/kind_probability"].between(0, 1).all()
     assert not np.array_equal(found["cnn/score"], found["mlp/score"])
 
 

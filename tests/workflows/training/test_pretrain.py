@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from shutterless.models.pretraining.masked_patches import PretrainedError, load_masked_model
+from shutterless.pipeline.detection import vetoes
 from shutterless.pipeline.store.store import manifest_hash, open_amplifier, read_manifest, write_manifest
 from shutterless.pipeline.tokens import GridError, TokenGrid
 from shutterless.workflows import cli
@@ -60,7 +61,7 @@ def test_strips_are_cut_at_triggers_at_stars_and_anywhere(training_store, train)
     assert counts["streak"] == 80
     n_triggers = len(places) - counts["streak"] - counts["random"]
     assert 0 < n_triggers <= 60
-    assert set(places["source"]) <= {"random", "streak", "trigger", "cosmic_ray", "pickup", "edge"}
+    assert set(places["source"]) <= {"random", "streak", "trigger", "cosmic_ray", "pickup", "edge", "flanks"}
     free = places[places["source"].isin(["random", "streak"])]
     half = free["bin"] * grid.n_rows // 2
     assert (free["row"] >= half).all()
@@ -69,6 +70,22 @@ def test_strips_are_cut_at_triggers_at_stars_and_anywhere(training_store, train)
     stars = places[places["source"] == "streak"]
     distance = np.abs(stars["x"].to_numpy()[:, None] - amplifier.star_places[:, 1]).min(axis=1)
     assert distance.max() <= (grid.n_columns - 1) / 4
+
+
+@pytest.mark.parametrize(("kind", "source"), [("trap", "trap"), ("noise", "made up")])
+def test_a_veto_that_is_added_names_the_source_of_its_strips(training_store, monkeypatch, kind, source):
+    """By the kind that it stands for, and by its own name where that is noise."""
+    amplifier = open_amplifier(training_store, read_manifest(training_store)["entry"].iloc[0])
+    settings = PretrainSettings(trigger_share=0.5, streak_share=0)
+    made_up = vetoes.Veto("made up", "all have it", "always", "nothing", kind, lambda t, _: t["snr"].abs() > 0)
+    monkeypatch.setattr(vetoes, "VETOES", (made_up, *vetoes.VETOES))
+    places = draw_places(amplifier, TokenGrid(**GRID), np.random.default_rng(1), 40, settings)
+    assert set(places["source"]) == {"random", source}
+
+
+def test_flanks_of_the_other_sign_are_no_edge(monkeypatch):
+    monkeypatch.setattr(vetoes, "VETOES", [veto for veto in vetoes.VETOES if veto.name in ("edge", "flanks")])
+    assert unlabelled._sources_by_veto() == {"": "trigger", "edge": "edge", "flanks": "flanks"}
 
 
 def test_only_binning_factors_that_fit_are_drawn(training_store):

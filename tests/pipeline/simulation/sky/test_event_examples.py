@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shutterless.pipeline.events.events import EVENT_KINDS
+from shutterless.pipeline.events.kinds import EVENT_KINDS
 from shutterless.pipeline.simulation.sky.event_examples import example_event
 
 
