@@ -45,10 +45,24 @@ def judge_fit(patch, live, shift, across, light, snr, kernel, looked, half, qual
 
     Notes
     -----
+    With r_pt the patch, l_p the light, k_t the template (Σ l² = Σ k² = 1), s the S/N and a_p = Σ_t r_pt k_t the S/N of
+    each pixel alone (``across``; where light is missing, s and a_p are negative):
+
+    ``chi2_excess = (χ² - ν) / s²`` and ``chi2_significance = (χ² - ν) / √(2ν)``. Here χ² = Σ (r_pt - s l_p k_t)² over
+    the n live pixels and bins of those that are looked at, and ν = max(n - 1, 1). Both are 0 where the template leaves
+    noise alone. An excess of 1: it leaves as much as it explains. A significance of 1: one standard deviation of χ².
     The patch is the whole two-dimensional footprint of the template, so a cosmic ray, sharper than the point-spread
-    function in either direction, is left over. The chi-square of 60 pixels drowns a faint one, so ``sharpness`` asks
-    directly: the S/N of the best track (`TRACKS`) near the trigger over that of the best template. ``flatness`` is
-    what the sum of all pixels has over the best single one of the middle, per S/N.
+    function in either direction, is left over: of a single pixel 1 / (l k)² - 1.
+
+    ``sharpness = max over tracks of Σ r_pt / (s √m)``: the S/N of the best straight track of m = 1 to 4 pixels
+    (`TRACKS`) over that of the template; χ² of 60 pixels would drown a faint one. 1: a track has all of the S/N, as it
+    does on a cosmic ray (a single pixel has 1 / (l k)). Well below 1: the light is spread as a source's is. It is never
+    0, for the best of many tracks through noise alone has a few sigma.
+
+    ``flatness = (Σ_p a_p / √N - a_max) / s``: the S/N that the sum of all pixels has beyond that of the best one. N is
+    the number of pixels with a live bin, a_max that a_p of the middle pixel and its neighbours that is farthest from 0.
+    0: all pixels together tell no more than that one. 1: more by all of the S/N, as where every pixel has the same
+    light. Below 0: a source, and the more negative, the darker its flanks.
     """
     left, n_used = _chi_square(patch, live, shift, light, snr, kernel, looked)
     dof = max(n_used - 1, 1)

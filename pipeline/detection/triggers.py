@@ -67,6 +67,14 @@ def find_triggers(amplifier: Amplifier, threshold: float = TRIGGER_THRESHOLD) ->
         `TRIGGER_COLUMNS`, one row per trigger in row order. ``snr`` is signed; ``row_start`` to ``row_stop`` hold the
         central 90 % of the best template; ``veto`` is empty or the reason against; ``amplitude_e`` is in electrons
         per row at the peak, summed over columns.
+
+    Notes
+    -----
+    ``chi2_excess``, ``chi2_significance``, ``sharpness`` and ``flatness`` are those of
+    `shutterless.pipeline.detection.fit_quality.judge_fit`, with the S/N before it is divided by the star's scatter;
+    ``template_sharpness`` and ``template_flatness`` those that the best template has itself. ``light_inside`` is the
+    fraction of a source's light at ``x``, ``y`` that falls on pixels of the stack: the product over the axes of
+    Σ P(pixel - place) over the pixels that exist. 1: all of it; 0.5: the place is on the border; 0: none.
     """
     return characterise(amplifier, scan(amplifier, threshold), threshold)
 

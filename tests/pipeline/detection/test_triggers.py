@@ -10,12 +10,10 @@ from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.streaks.find import STREAK_COLUMNS
 from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.detection import triggers as triggers_module
-from shutterless.pipeline.detection.fit_quality import _best_track
 from shutterless.pipeline.detection.scan import scan
 from shutterless.pipeline.detection.templates import shape_bank
 from shutterless.pipeline.detection.trigger_fit import reach_of
-from shutterless.pipeline.detection.triggers import TRIGGER_COLUMNS, characterise, find_triggers
-from shutterless.pipeline.detection.vetoes import count_same_row, veto_reasons
+from shutterless.pipeline.detection.triggers import TRIGGER_COLUMNS, _inside, characterise, find_triggers
 from shutterless.pipeline.events.events import Event, event_stamp, optimal_rho, scale_to_rho
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.readout import Readout
@@ -212,17 +210,6 @@ def test_hits_are_measured_alone_as_together_and_keep_their_order():
     pd.testing.assert_frame_equal(together[same], alone[same], check_exact=True)
 
 
-def test_best_track_in_the_head():
-    """Two pixels of 3 in neighbouring columns and rows: 6 / √2 along the track, either way up."""
-    for rows in ((4, 5), (5, 4)):
-        patch = np.zeros((7, 12), np.float32)
-        patch[2, rows[0]] = patch[3, rows[1]] = 3
-        assert _best_track(patch, np.float32(1), (0, 3)) == pytest.approx(6 / np.sqrt(2))
-        assert _best_track(-patch, np.float32(-0.5), (0, 3)) == pytest.approx(3 / np.sqrt(2))
-    patch[3, rows[1]] = 0
-    assert _best_track(patch, np.float32(1), (0, 3)) == 3
-
-
 def test_no_triggers_are_an_empty_table_with_all_columns():
     triggers = find_triggers(make_amplifier(np.zeros((20, 300))))
     assert len(triggers) == 0
@@ -253,47 +240,10 @@ def test_triggers_do_not_depend_on_what_was_searched_before():
     assert after_another["snr"].max() < own["snr"].max() - 1  # it does depend on the star image
 
 
-def test_count_same_row_in_the_head():
-    triggers = pd.DataFrame(
-        {
-            "x": [10.0, 50.0, 14.0, 90.0, 70.0],
-            "y": 0.0,
-            "row_peak": [100, 102, 100, 103, 101],
-            "snr": [9.0, -8.0, 7.0, 6.0, 4.0],  # the last is too weak to count, but has its own count
-        }
-    )
-    # 10 sees 50; 50 sees 10, 14 and 90 (one row off); 14 sees 50; 90 sees 50; 70 sees all of the first four
-    assert count_same_row(triggers, triggers).tolist() == [1, 3, 1, 1, 4]
-    assert count_same_row(triggers.iloc[:0], triggers).tolist() == []
-    assert count_same_row(triggers, triggers.iloc[:0]).tolist() == [0, 0, 0, 0, 0]
-
-
-def test_veto_reasons_and_their_order():
-    table = pd.DataFrame(
-        [
-            (5.0, 10.0, 0.1, 9.0, 0.8, 0.0, 0, ""),
-            (5.0, 10.0, 0.5, 9.0, 0.8, 0.0, 0, "shape"),
-            (5.0, 10.0, 0.5, 3.0, 0.8, 0.0, 0, ""),  # too weak to be sure of its shape
-            (50.0, 10.0, 0.25, 9.0, 0.8, 0.0, 0, ""),  # long events may fit worse
-            (50.0, 10.0, 0.5, 9.0, 0.8, 0.0, 0, "shape"),
-            (5.0, 10.0, 0.1, 9.0, 0.95, 0.0, 0, "sharp"),  # above 0.78 + 1.3 / 10
-            (5.0, -6.0, 0.1, 9.0, 0.95, 0.0, 0, ""),  # below 0.78 + 1.3 / 6
-            (5.0, 10.0, 0.1, 9.0, 0.8, 0.9, 0, "wide"),
-            (5.0, 10.0, 0.1, 9.0, 0.8, -0.6, 0, ""),
-            (5.0, -10.0, 0.1, 9.0, 0.8, -0.7, 0, "flanks"),  # below -0.3 - 3.5 / 10
-            (5.0, 10.0, 0.1, 9.0, 0.8, 0.0, 1, ""),  # two by chance
-            (5.0, 10.0, 0.1, 9.0, 0.8, 0.0, 2, "same row"),
-            (5.0, 10.0, 0.5, 9.0, 1.2, 0.9, 2, "same row"),
-        ],
-        columns=[
-            *("width_rows", "snr", "chi2_excess", "chi2_significance", "sharpness", "flatness", "n_same_row"),
-            "expected",
-        ],
-    )
-    table = table.assign(template_sharpness=0.7, template_flatness=-0.2, light_inside=1.0)
-    assert veto_reasons(table).tolist() == table["expected"].tolist()
-    cut = veto_reasons(table.assign(light_inside=0.79)).tolist()
-    assert cut == ["same row" if reason == "same row" else "edge" for reason in table["expected"]]
+def test_light_inside_is_what_falls_on_pixels_that_exist():
+    """A quarter of the light on either side of the middle: of ten pixels, that of the first and the last lose one."""
+    light = np.tile([0.25, 0.5, 0.25], (3, 1))
+    assert _inside(light, np.array([0, 5, 9]), 1, 10).tolist() == [0.75, 1.0, 0.75]
 
 
 @pytest.mark.parametrize("width", [1, 6, 64, 1024])
