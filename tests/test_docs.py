@@ -18,6 +18,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from myst_parser.slugs import github_slugify
 
+from shutterless.pipeline.detection.vetoes import VETOES
+from shutterless.pipeline.events.kinds import KIND_TABLE, NOISE
 from shutterless.pipeline.reading.instruments import ProfileError, load_profile
 from shutterless.workflows import cli
 from shutterless.workflows.commands.console import split_set
@@ -246,6 +248,16 @@ def test_the_reference_has_every_command_option_and_setting():
         assert [option for option in options if option not in section] == []
     for section in Settings.model_fields:
         assert f"[{section}" in settings
+
+
+def test_kinds_and_vetoes_are_on_the_pages_with_what_they_mean():
+    kinds, vetoes = page_text(DOCS / "simulator.md"), page_text(DOCS / "reference/quality.md")
+    assert [
+        name for name, kind in KIND_TABLE.items() if name != NOISE and f"| `{name}` | {kind.what} |" not in kinds
+    ] == []
+    assert [v.name for v in VETOES if f"| `{v.name}` | {v.meaning} | {v.limit} | {v.cause} |" not in vetoes] == []
+    assert "| `occultation` | Fresnel diffraction" in kinds
+    assert "time in which the shadow moves by a Fresnel scale: 0.033–0.2 s | 0.1–1 | Roques" in kinds
 
 
 def test_every_module_is_on_one_page_of_the_reference():

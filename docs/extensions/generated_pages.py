@@ -6,6 +6,8 @@ A page holds an HTML comment where such a part belongs:
     every command with its options, from the application itself
 ``<!-- settings -->``
     every section and key of the configuration, from the pydantic models
+``<!-- kinds -->``, ``<!-- vetoes -->``
+    kinds of event and artefact, and vetoes, from their tables
 ``<!-- modules: pipeline.reading.frames pipeline.reading.* -->``
     reference of these modules, from their docstrings; ``.*`` stands for all modules of a folder that no page names
 ``<!-- file: CHANGELOG.md -->``
@@ -22,6 +24,7 @@ from typing import Any
 
 from command_reference import command_reference
 from settings_reference import settings_reference
+from table_reference import kinds_reference, vetoes_reference
 
 DOCS = Path(__file__).resolve().parent.parent
 ROOT = DOCS.parent
@@ -35,8 +38,15 @@ PAGES = {
     "mlflow/README.md": "project/tracking.md",
     "models/weights/README.md": "project/bundled-model.md",
 }
-_PART = re.compile(r"<!-- (commands|settings|modules|file)(?:: ([^>]*?))? -->")
-_CHANGING = re.compile(r"<!-- (commands|settings|modules: [^>]*\.\*[^>]*|file: [^>]*) -->")
+# parts that need no argument
+WHOLE_PARTS = {
+    "commands": command_reference,
+    "settings": settings_reference,
+    "kinds": kinds_reference,
+    "vetoes": vetoes_reference,
+}
+_PART = re.compile(r"<!-- (commands|settings|kinds|vetoes|modules|file)(?:: ([^>]*?))? -->")
+_CHANGING = re.compile(r"<!-- (commands|settings|kinds|vetoes|modules: [^>]*\.\*[^>]*|file: [^>]*) -->")
 _LINK = re.compile(r"\[([^\[\]]*)\]\(([^)\s]+)\)")
 
 
@@ -47,10 +57,8 @@ def expand(text: str, page: Path) -> str:
 
 def _make_part(found: re.Match[str], page: Path) -> str:
     what, argument = found.groups()
-    if what == "commands":
-        return command_reference()
-    if what == "settings":
-        return settings_reference()
+    if what in WHOLE_PARTS:
+        return WHOLE_PARTS[what]()
     if what == "modules":
         return "\n\n".join(module_section(name) for name in expand_modules(argument.split()))
     source = ROOT / argument

@@ -142,7 +142,7 @@ KIND_TABLE = {
             source="Nir et al. 2021, arXiv:2011.03497",
         ),
         Kind(name="cosmic_ray", what="charge of a particle: muon's track, or electron's worm", source="Groom 2002"),
-        Kind(name="pickup", what="1–6 rows of one offset in all columns", signs=(-1, 1)),
+        Kind(name="pickup", what="interference: 1–6 rows that all columns share", signs=(-1, 1)),
         EventKind(
             name="eclipse",
             what="lunar limb: Fresnel diffraction by a straight edge, either direction, band and stellar disc as of an "
