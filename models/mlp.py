@@ -14,7 +14,7 @@ from shutterless.models.inputs import DetectorModel, ModelInputs
 from shutterless.models.tasks import TaskError, choose_reading
 
 
-def hidden_layers(sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
+def _hidden_layers(sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
     """Fully connected layers from ``sizes[0]`` inputs on, each with GELU and dropout; one size alone is no layer."""
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(sizes):
@@ -51,7 +51,7 @@ class PlainMlp(nn.Module):
                 "as in 3-4-3-1"
             )
         self.reading = choose_reading(task, n_outputs=sizes[-1])
-        self.layers = hidden_layers(sizes[:-1], dropout)
+        self.layers = _hidden_layers(sizes[:-1], dropout)
         self.output = self.reading.layer(sizes[-2])
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -78,7 +78,7 @@ class MlpDetector(DetectorModel):
         input_size = grid.n_tokens * (grid.patch_size + grid.patch_rows + 1) + grid.profile_size
         sizes = [input_size, *(config.hidden_sizes or ())]
         super().__init__(config, summary_size=sizes[-1])
-        self.layers = hidden_layers(sizes, config.dropout)
+        self.layers = _hidden_layers(sizes, config.dropout)
         self.post_init()
 
     def summarise(self, inputs: ModelInputs) -> torch.Tensor:

@@ -13,7 +13,7 @@ from shutterless.models.inputs import DetectorModel, ModelInputs
 from shutterless.models.outputs import AttentionPool
 
 
-def encoder_config(config: TransformerConfig) -> ModernBertConfig:
+def _encoder_config(config: TransformerConfig) -> ModernBertConfig:
     """Set up ModernBERT (Warner et al. 2024, arXiv:2412.13663) for short sequences of patches instead of words."""
     rope = {"rope_type": "default", "rope_theta": config.rope_theta}
     return ModernBertConfig(
@@ -59,7 +59,7 @@ class StripEncoder(nn.Module):
         grid, hidden = config.token_grid, config.hidden_size
         self.embed_patch = _embedding(grid.patch_size + grid.patch_rows, hidden)
         self.embed_static = _embedding(grid.profile_size + len(config.feature_names or ()), hidden)
-        self.encoder = ModernBertModel(encoder_config(config))
+        self.encoder = ModernBertModel(_encoder_config(config))
 
     def encode(self, inputs: ModelInputs, hidden: torch.Tensor | None = None, hide: Any = None) -> torch.Tensor:
         """Encode token 0, the static profile with the stage-1 features, and the patches, shape (b, 1 + n, h).

@@ -116,7 +116,7 @@ def optimum_threshold(rate_per_hour: float) -> float:
     return float(make_interp_spline(np.log(rates), thresholds, k=1)(np.log(rate_per_hour)))
 
 
-def noise_rate(snr: Any) -> np.ndarray:
+def _noise_rate(snr: Any) -> np.ndarray:
     """False alarms per amplifier-hour of pure noise above a S/N: the inverse of `optimum_threshold`.
 
     A Gaussian tail through `OPTIMUM_THRESHOLDS` (logarithm of the rate linear in the squared threshold), which it
@@ -132,11 +132,11 @@ def detection_score(event_logit: Any, snr: Any) -> np.ndarray:
 
     Notes
     -----
-    Noise above 6 sigma is so rare (`noise_rate`) that even half an amplifier-hour of training examples holds two dozen
+    Noise above 6 sigma is so rare (`_noise_rate`) that even half an amplifier-hour of training examples holds two dozen
     of it, too few for a model to learn how fast it falls; the odds against it are known better than that. Odds against
-    two explanations add as their inverses: ``1 / odds = exp(-logit) + noise_rate / EVENTS_PER_HOUR``.
+    two explanations add as their inverses: ``1 / odds = exp(-logit) + _noise_rate / EVENTS_PER_HOUR``.
     """
-    inverse = np.exp(-np.asarray(event_logit, dtype=np.float64)) + noise_rate(snr) / EVENTS_PER_HOUR
+    inverse = np.exp(-np.asarray(event_logit, dtype=np.float64)) + _noise_rate(snr) / EVENTS_PER_HOUR
     return -np.log(inverse)
 
 

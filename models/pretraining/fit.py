@@ -211,7 +211,7 @@ class _Run:
             rate = learning_rate(self.at.epoch * self.steps_per_epoch + i, self.settings, self.steps_per_epoch)
             sums += self._step(index, generator, rate)
         self.at.epoch += 1
-        errors = validation_errors(self.model, self.tensors, self.validation, self.settings.seed)
+        errors = _validation_errors(self.model, self.tensors, self.validation, self.settings.seed)
         self.at.seconds += time.perf_counter() - started
         rows = [self._row("train", ALL, sums), *self._validation_rows(errors)]
         self._keep_if_best(rows[1]["ratio"])
@@ -288,7 +288,7 @@ class _Run:
 
 
 @torch.inference_mode()
-def validation_errors(
+def _validation_errors(
     model: MaskedPatchModel, tensors: dict[str, torch.Tensor], index: torch.Tensor, seed: int
 ) -> np.ndarray:
     """Per strip the squared error, that of predicting 0, and the number of live hidden pixels, shape (b, 3).

@@ -244,7 +244,7 @@ class _DetectorTrainer(Trainer):
             train_dataset=datasets[0],
             eval_dataset=datasets[1],
             data_collator=pass_batch,  # type: ignore[arg-type]
-            compute_metrics=event_metrics,
+            compute_metrics=_event_metrics,
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)
@@ -268,7 +268,7 @@ class _DetectorTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
 
-def event_metrics(prediction: EvalPrediction) -> dict[str, float]:
+def _event_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """Accuracy and AUC of the event decision, for the Trainer."""
     return accuracy_and_auc(prediction.predictions[0], prediction.label_ids[0])
 

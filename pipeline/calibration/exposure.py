@@ -130,7 +130,7 @@ def _(cube: Cube, residual: np.ndarray) -> Calibrated:
         "block_rows": 1,
         "smear_rows": NO_SMEAR_ROWS,
         "token_grid": dict(cube.profile.token_grid),
-        "event_scales_s": cube_event_scales(cube),
+        "event_scales_s": _cube_event_scales(cube),
         "psf_sigma_px": calibrated.stars.sigma_px,
         "n_streaks": len(stars),
         "n_cosmic_rays": len(calibrated.cosmic_rays),
@@ -140,7 +140,7 @@ def _(cube: Cube, residual: np.ndarray) -> Calibrated:
     return Calibrated(residual, arrays, stars, description)
 
 
-def cube_event_scales(cube: Cube) -> dict[str, tuple[float, float]]:
+def _cube_event_scales(cube: Cube) -> dict[str, tuple[float, float]]:
     """Kinds of event that are injected into a cube and the range of their scale (s): the profile's, or by cadence."""
     if cube.profile.event_scales_s:
         return dict(cube.profile.event_scales_s)

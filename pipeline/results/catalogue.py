@@ -71,7 +71,7 @@ def apply_catalogue(streaks: pd.DataFrame, catalogue: pd.DataFrame, readout: Rea
         and `MATCH_MAG`; a streak without a magnitude takes the nearest of any. Each star goes to one streak at most.
         With ``ra`` and ``dec`` in the catalogue those too, NaN where no star is matched.
     """
-    stars = stars_of_amplifier(catalogue, readout)
+    stars = _stars_of_amplifier(catalogue, readout)
     streak, star = _match(streaks, stars)
     y0 = streaks["y0"].to_numpy(dtype=np.float64, copy=True)
     y0[streak] = stars["y"].to_numpy(dtype=np.float64)[star]
@@ -124,7 +124,7 @@ def check_match(entry: str, streaks: pd.DataFrame, catalogue: pd.DataFrame, read
     Of the catalogue's stars that are brighter than the middle one of the streaks, `LEAST_MATCHED` must have a streak:
     chance alone gives a sixth of them one among 500 streaks, and the true positions nearly all.
     """
-    stars = stars_of_amplifier(catalogue, readout)
+    stars = _stars_of_amplifier(catalogue, readout)
     if stars.empty:
         return f"{entry}: the catalogue has no star on CCD {readout.ccd}, quadrant {readout.quadrant}"
     if streaks.empty:
@@ -141,7 +141,7 @@ def check_match(entry: str, streaks: pd.DataFrame, catalogue: pd.DataFrame, read
     )
 
 
-def stars_of_amplifier(catalogue: pd.DataFrame, readout: Readout) -> pd.DataFrame:
+def _stars_of_amplifier(catalogue: pd.DataFrame, readout: Readout) -> pd.DataFrame:
     """Stars that the catalogue does not place on another ``ccd`` or ``quadrant``."""
     for key in ("ccd", "quadrant"):
         if key in catalogue and getattr(readout, key) is not None:

@@ -93,8 +93,8 @@ def draw_content(settings: SceneSettings, ccd: int, quadrant: int, file_index: i
     orphan_y0 = settings.generator(ATMOSPHERE, *keys).uniform(0, scene.n_transit, settings.events)
     events = place_events(settings, scene, settings.generator(EVENTS, *keys), rows, orphan_y0)
     air = draw_air(settings, scene, ccd, quadrant) if settings.atmosphere else None
-    detector = draw_faults(settings, ccd, quadrant, file_index) if settings.detector else None
-    lights = draw_sky_lights(settings, scene, ccd, quadrant, rows) if settings.sky_lights else None
+    detector = _draw_faults(settings, ccd, quadrant, file_index) if settings.detector else None
+    lights = _draw_sky_lights(settings, scene, ccd, quadrant, rows) if settings.sky_lights else None
     whole = AmplifierContent(scene, rows, events, air=air, detector=detector, sky_lights=lights)
     if not settings.artefacts:
         return whole
@@ -106,7 +106,7 @@ def draw_content(settings: SceneSettings, ccd: int, quadrant: int, file_index: i
     return replace(whole, cosmic_rays=rays, pickup_bursts=bursts, waves=waves)
 
 
-def draw_sky_lights(settings: SceneSettings, scene: Scene, ccd: int, quadrant: int, rows: range) -> SkyLights:
+def _draw_sky_lights(settings: SceneSettings, scene: Scene, ccd: int, quadrant: int, rows: range) -> SkyLights:
     """Draw what moves or glows over one amplifier of one file; what moves is drawn for the whole sequence, then cut."""
     plane = focal_plane(settings.profile, scene.n_transit)
     rates = TrailRates(
@@ -135,7 +135,7 @@ def draw_sky_lights(settings: SceneSettings, scene: Scene, ccd: int, quadrant: i
     return SkyLights(scene, trails, ghosts, draw_air(settings, stars, *opposite) if settings.atmosphere else None)
 
 
-def draw_faults(settings: SceneSettings, ccd: int, quadrant: int, file_index: int) -> DetectorFaults:
+def _draw_faults(settings: SceneSettings, ccd: int, quadrant: int, file_index: int) -> DetectorFaults:
     """Draw an amplifier's own faults, which last, and the rows that all amplifiers of its CCD lose in one file."""
     profile = settings.profile
     lasting = draw_detector(

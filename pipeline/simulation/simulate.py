@@ -20,7 +20,7 @@ from shutterless.pipeline.simulation.scene import PIXELS, SceneError, SceneSetti
 from shutterless.pipeline.simulation.truth import star_rows, truth_rows
 
 
-def file_name(settings: SceneSettings, ccd: int, file_index: int) -> str:
+def _file_name(settings: SceneSettings, ccd: int, file_index: int) -> str:
     """Name of one simulated file."""
     return f"{settings.sequence}_c{ccd:02d}_{file_index:03d}{settings.suffix}"
 
@@ -46,7 +46,7 @@ def simulate_file(
     truth, stars : DataFrame
         Rows of this file, with `TRUTH_COLUMNS` and `STAR_COLUMNS`; see `write_tables`.
     """
-    path = Path(out) / file_name(settings, ccd, file_index)
+    path = Path(out) / _file_name(settings, ccd, file_index)
     path.parent.mkdir(parents=True, exist_ok=True)
     truths, stars = [], []
     with create_frame_file(path, _primary_header(settings, ccd, file_index)) as file:

@@ -35,7 +35,7 @@ from shutterless.workflows.commands.options import (
 )
 
 
-def reading_options(set_: list[str] | None, instrument: str | None) -> tuple[str | None, dict[str, str]]:
+def _reading_options(set_: list[str] | None, instrument: str | None) -> tuple[str | None, dict[str, str]]:
     """Instrument and header values that a command reads frames with: those given, else those of the settings."""
     from shutterless.workflows.settings.settings import load_settings
 
@@ -112,7 +112,7 @@ def inject(
     from shutterless.workflows.frames.inject import INJECT_PIXELS_PER_SECOND, build_injection, inject_files
 
     wanted = build_injection([kind.strip() for kind in kinds.split(",")], parse_range(rho, "--rho"), partial)
-    instrument, supplied = reading_options(set_, instrument)
+    instrument, supplied = _reading_options(set_, instrument)
     if dry_run:
         written = f"as many frames to {out}, truth.parquet and stars.parquet to {hide or out}"
         return describe_plan(files, instrument, supplied, workers, INJECT_PIXELS_PER_SECOND, lambda _: written)
@@ -148,7 +148,7 @@ def ingest(
     from shutterless.workflows.execution.cluster import open_executor
     from shutterless.workflows.frames.ingest import INGEST_PIXELS_PER_SECOND, estimate_store_bytes, ingest_files
 
-    instrument, supplied = reading_options(set_, instrument)
+    instrument, supplied = _reading_options(set_, instrument)
     progress = make_progress(quiet)
     if dry_run:
         workers = show_jobs(workers, scheduler, no_dask, slurm)
@@ -203,7 +203,7 @@ def lightcurve(
     from shutterless.workflows.execution.cluster import open_executor
     from shutterless.workflows.frames.lightcurve import write_light_curves
 
-    instrument, supplied = reading_options(set_, instrument)
+    instrument, supplied = _reading_options(set_, instrument)
     if (ra is None) != (dec is None) or (ra is not None and not barycentric):
         raise ValueError("--ra and --dec belong together, and to --barycentric")
     direction = None if ra is None else parse_direction(ra, dec, "--ra and --dec")

@@ -122,7 +122,7 @@ def evaluate_detectors(
     manifest = read_manifest(store)
     detectors = _name_detectors(references)
     held_out = _open_truth(pd.read_parquet(truth), manifest)
-    detections = collect_detections(store, manifest, detectors, executor, progress)
+    detections = _collect_detections(store, manifest, detectors, executor, progress)
     results = [_judge(detector, detections, held_out, settings) for detector in detectors]
     for reference, result in zip(references, results, strict=True):
         write_rates(_rates_folder(reference, result.detector, out), result.curve, manifest_hash(manifest))
@@ -230,7 +230,7 @@ def _judge(detector: Detector, detections: pd.DataFrame, held_out: _HeldOut, set
     )
 
 
-def collect_detections(
+def _collect_detections(
     store: Path,
     manifest: pd.DataFrame,
     detectors: Sequence[Detector],
@@ -261,7 +261,7 @@ def count_false_alarms(
     views: Mapping[str, StackView] | None = None,
 ) -> RateCurve:
     """False-alarm curve of a detector on amplifiers, or views of them, that are taken to hold no event."""
-    detections = collect_detections(store, manifest, [detector], executor, progress, views)
+    detections = _collect_detections(store, manifest, [detector], executor, progress, views)
     nothing = pd.DataFrame({name: [] for name in ("entry", "x", "row_start", "row_stop", "rho")}).assign(is_event=False)
     score = detections[f"{detector.name}/score"].to_numpy()
     hours = dict(zip(manifest["entry"], _live_hours(manifest), strict=True))

@@ -53,7 +53,7 @@ def prepare_runs(runs: pd.DataFrame) -> pd.DataFrame:
     n_parameters = pd.to_numeric(_column(runs, "params.arch.n_parameters"), errors="coerce")
     control = _column(runs, "tags.shuffled").eq("true") | _column(runs, "params.train.shuffled_labels").eq("True")
     trained_on = _column(runs, "params.data.training_hash").fillna(_column(runs, "params.data.manifest_hash"))
-    told = hyperparameter_columns(runs)
+    told = _hyperparameter_columns(runs)
     known = runs[told].notna().any(axis=1) if told else pd.Series(False, index=runs.index)
     parts = [family, trained_on.where(n_parameters > 0), runs["name"].where(~known), *(runs[name] for name in told)]
     twin = _join(parts)
@@ -68,7 +68,7 @@ def prepare_runs(runs: pd.DataFrame) -> pd.DataFrame:
     return prepared.assign(data=prepared["data"].fillna(siblings).fillna(own).fillna(""))
 
 
-def hyperparameter_columns(runs: pd.DataFrame) -> list[str]:
+def _hyperparameter_columns(runs: pd.DataFrame) -> list[str]:
     """Columns that hold what a model and its training were told, without the seed."""
     return [
         name
@@ -117,7 +117,7 @@ def group_models(prepared: pd.DataFrame, metric: str, data: str) -> pd.DataFrame
     seeds = seeds[seeds[column].notna()]
     by_key = seeds.groupby("key", sort=False)
     metrics = [name for name in seeds if name.startswith("metrics.")]
-    told = hyperparameter_columns(seeds)
+    told = _hyperparameter_columns(seeds)
     models = by_key[["name", "family", "twin", "control", "n_parameters", *told]].first()
     models["name"] = by_key["name"].agg(_common_name)
     models = models.join(by_key[metrics].mean(numeric_only=True))
@@ -126,11 +126,11 @@ def group_models(prepared: pd.DataFrame, metric: str, data: str) -> pd.DataFrame
     for plural, single in (("run_ids", "judged_id"), ("curve_ids", "curve_id"), ("said", "said")):
         models[plural] = by_key[single].agg(lambda values: list(values.dropna()))
     models = models.reset_index().sort_values(["mean", "name"], ascending=[is_ascending(metric), True])
-    models.insert(0, "model", label_models(models))
+    models.insert(0, "model", _label_models(models))
     return models.reset_index(drop=True)
 
 
-def label_models(models: pd.DataFrame) -> list[str]:
+def _label_models(models: pd.DataFrame) -> list[str]:
     """Names that tell models apart: the family, or the run's name, or what differs in the hyperparameters."""
     suffix = models["control"].map({True: SHUFFLED_SUFFIX, False: ""})
     short = models["family"].str.removesuffix(SHUFFLED_SUFFIX) + suffix
@@ -141,7 +141,7 @@ def label_models(models: pd.DataFrame) -> list[str]:
         return list(named)
     labels = pd.Series("", index=models.index)
     for name, part in models.groupby(short, sort=False):
-        differing = [column for column in hyperparameter_columns(part) if part[column].nunique(dropna=False) > 1]
+        differing = [column for column in _hyperparameter_columns(part) if part[column].nunique(dropna=False) > 1]
         for position, row in part[differing].iterrows():
             known = row.dropna().index[:3]
             told = ", ".join(f"{column.rpartition('.')[2]} {row[column]}" for column in known)
@@ -167,7 +167,7 @@ def differing_hyperparameters(models: pd.DataFrame, group: str) -> tuple[pd.Data
     single : list of str
         Those that only one family has, and so cannot be compared.
     """
-    columns = [name for name in hyperparameter_columns(models) if name.startswith(f"params.{group}.")]
+    columns = [name for name in _hyperparameter_columns(models) if name.startswith(f"params.{group}.")]
     compared = [name for name in columns if models[name].nunique() > 1]
     owners = {name: models.loc[models[name].notna(), "family"].unique() for name in columns}
     single = [

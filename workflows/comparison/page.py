@@ -184,14 +184,14 @@ def _write_hyperparameters(drawn: pd.DataFrame) -> list[Part]:
         if differing.empty:
             parts.append(Paragraph("None: what several of these models have, they have alike.", "left-out"))
         else:
-            rows = [[name, *(number_or_text(value) for value in cells)] for name, cells in differing.iterrows()]
+            rows = [[name, *(_number_or_text(value) for value in cells)] for name, cells in differing.iterrows()]
             parts.append(Table(["", *differing.columns], rows))
         if single:
             parts.append(Paragraph(f"Of one family alone: {', '.join(single)}.", "note"))
     return parts
 
 
-def number_or_text(value: object) -> str:
+def _number_or_text(value: object) -> str:
     """A logged hyperparameter as it is, a dash where a model has none."""
     return "–" if value is None or value is pd.NA or value != value else str(value)
 

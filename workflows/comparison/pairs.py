@@ -145,11 +145,11 @@ class Pairing:
 
     def _events_of(self, row: pd.Series) -> pd.DataFrame | None:
         if row["key"] not in self._found:
-            self._found[row["key"]] = read_found(self.tracking, row["run_ids"])
+            self._found[row["key"]] = _read_found(self.tracking, row["run_ids"])
         return self._found[row["key"]]
 
 
-def read_found(tracking: Tracking, run_ids: Sequence[str]) -> pd.DataFrame | None:
+def _read_found(tracking: Tracking, run_ids: Sequence[str]) -> pd.DataFrame | None:
     """What a model found of each event, as the fraction of its seeds; None where no run logged its events.
 
     Returns

@@ -67,7 +67,7 @@ class SlurmSettings(BaseModel):
 
     @model_validator(mode="after")
     def _check_times(self) -> SlurmSettings:
-        check_memory(self.memory)
+        _check_memory(self.memory)
         if self.lifetime_s - self.stagger_s <= 0:
             raise ValueError(
                 f"walltime {self.walltime} leaves no time to work: workers would stop {self.margin_minutes:g} minutes "
@@ -118,7 +118,7 @@ def walltime_seconds(text: str) -> int:
     return ((24 * int(days or 0) + hours) * 60 + minutes) * 60 + seconds
 
 
-def check_memory(text: str) -> None:
+def _check_memory(text: str) -> None:
     """Refuse a size of memory that cannot be read.
 
     Raises
@@ -169,7 +169,7 @@ def start_jobs(settings: SlurmSettings, environment: Mapping[str, str]) -> Itera
     script = job_script(settings, environment)
     if settings.log_directory is not None:  # SLURM drops a job whose log it cannot write, without a word
         Path(settings.log_directory).mkdir(parents=True, exist_ok=True)
-    check_submission(script)
+    _check_submission(script)
     from dask_jobqueue import SLURMCluster
 
     options = _job_options(settings, environment)
@@ -180,7 +180,7 @@ def start_jobs(settings: SlurmSettings, environment: Mapping[str, str]) -> Itera
         yield cluster, JobKeeper(cluster, settings.jobs)
 
 
-def check_submission(script: str) -> None:
+def _check_submission(script: str) -> None:
     """Ask SLURM whether it would take a script, without submitting it.
 
     Raises

@@ -115,7 +115,7 @@ def write_light_curves(
     _check_options(formats, bin_rows)
     stars = None if catalogue is None else read_catalogue(catalogue)
     _check_star(x, name, stars)
-    observers, notes = find_observers(files, instrument, supplied, direction, stars) if barycentric else ({}, [])
+    observers, notes = _find_observers(files, instrument, supplied, direction, stars) if barycentric else ({}, [])
     out = prepare_folder(out)
     ingested = ingest_files(
         files, out / "store", instrument=instrument, supplied=supplied, resume=resume, executor=executor,
@@ -153,7 +153,7 @@ def write_light_curves(
     )
 
 
-def find_observers(
+def _find_observers(
     files: Sequence[str | Path],
     instrument: str | None,
     supplied: Mapping[str, str] | None,

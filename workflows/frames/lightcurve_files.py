@@ -76,7 +76,7 @@ def write_stars(
             write(index)
 
 
-def light_curve_table(curves: LightCurves, index: int, observer: Observer | None = None) -> pd.DataFrame:
+def _light_curve_table(curves: LightCurves, index: int, observer: Observer | None = None) -> pd.DataFrame:
     """Light curve of one star as a table.
 
     Parameters
@@ -138,7 +138,7 @@ class _Stars:
     observer: Observer | None
 
     def table(self, index: int) -> pd.DataFrame:
-        return light_curve_table(self.curves, index, self.observer)
+        return _light_curve_table(self.curves, index, self.observer)
 
     def empty(self) -> _Stars:
         """The same with a single star of which nothing is known: every column, also of an amplifier without a star."""

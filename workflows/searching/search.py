@@ -203,7 +203,7 @@ class SearchJob:
             "time_archive": _time_scales(parts),
         }
         write_failures(self.out, failures)
-        write_parquet(amplifier_table(parts), self.out / AMPLIFIERS)
+        write_parquet(_amplifier_table(parts), self.out / AMPLIFIERS)
         write_candidates(candidates, self.out, record)
         write_text(self.out / RECORD, json.dumps({**record, "files": dict(files)}, indent=1))
         return candidates, unmatched
@@ -290,7 +290,7 @@ def _join(parts: list[SearchedSegment]) -> list[pd.DataFrame]:
     return join_overlaps([part.triggers for part in parts], [part.segment.own for part in parts])
 
 
-def amplifier_table(parts: Sequence[SearchedSegment]) -> pd.DataFrame:
+def _amplifier_table(parts: Sequence[SearchedSegment]) -> pd.DataFrame:
     """What was searched: one row per segment of rows without a gap, with the numbers of its quality."""
     rows = [
         {

@@ -83,15 +83,17 @@ class ScoringService:
         with self.keeper.lease() as model, self.scoring.enter():
             body = await read_body(request, self.limits.max_bytes)
             if model.scorer is None:
-                return answer(model, Reply(422, f"{model.address} scores no strips; POST /search takes files".encode()))
-            return answer(model, await self.run(model.scorer.ask, body, self.limits.timeout_s))
+                return _answer(
+                    model, Reply(422, f"{model.address} scores no strips; POST /search takes files".encode())
+                )
+            return _answer(model, await self.run(model.scorer.ask, body, self.limits.timeout_s))
 
     async def search(self, request: Request) -> Response:
         """Candidates of the files that a request names."""
         body = await read_body(request, min(self.limits.max_bytes, _SEARCH_BYTES))
         wanted = await self.run(lambda: SearchRequest.parse(parse_object(body), self.limits.allowed))
         with self.keeper.lease() as model, self.searching.enter(), search_payload(wanted) as payload:
-            return answer(model, await self.run(model.searcher.ask, payload, self.limits.timeout_s))
+            return _answer(model, await self.run(model.searcher.ask, payload, self.limits.timeout_s))
 
     def health(self) -> JSONResponse:
         """Whether a model is ready, what is being done, and what is wrong with a newer one."""
@@ -228,7 +230,7 @@ async def _discard(stream: AsyncIterator[bytes]) -> None:
         return
 
 
-def answer(model: Any, reply: Reply) -> Response:
+def _answer(model: Any, reply: Reply) -> Response:
     """HTTP answer of a worker's reply, which names the model that made it."""
     headers = {MODEL_HEADER: quote(model.address, safe="/:@ ()")}
     if reply.status == 200:

@@ -194,7 +194,7 @@ class ModelKeeper:
 
     def refresh(self) -> None:
         """Look where the alias points, and change to what is new there; what goes wrong is logged and remembered."""
-        self.checked = utc_now()
+        self.checked = _utc_now()
         try:
             address = self.source.find_address()
         except Exception as error:  # a registry out of reach must not end the server
@@ -242,7 +242,7 @@ class ModelKeeper:
         finally:
             self._loading = None
         with self._lock:
-            old, self._current, self.since = self._current, new, utc_now()
+            old, self._current, self.since = self._current, new, _utc_now()
         if old is not None:
             old.retire()
 
@@ -269,7 +269,7 @@ def _read_grid(folder: Path) -> dict[str, Any]:
     return TokenGrid.from_dict(config.get("grid") or {}).to_dict()
 
 
-def utc_now() -> str:
+def _utc_now() -> str:
     """Present time, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 

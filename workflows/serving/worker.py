@@ -203,7 +203,7 @@ class Worker:
         self._pipe, theirs = context.Pipe()
         self._ready = self._failed = False
         self._process: BaseProcess = context.Process(
-            target=run_worker, args=(theirs, self._role, self._setup), daemon=True, name=self._role.__name__
+            target=_run_worker, args=(theirs, self._role, self._setup), daemon=True, name=self._role.__name__
         )
         self._process.start()
         theirs.close()
@@ -264,7 +264,7 @@ def search_payload(request: SearchRequest) -> Iterator[tuple[SearchRequest, str]
         yield request, out
 
 
-def run_worker(pipe: Connection, role: type[Scorer] | type[Searcher], setup: WorkerSetup) -> None:
+def _run_worker(pipe: Connection, role: type[Scorer] | type[Searcher], setup: WorkerSetup) -> None:
     """Body of a worker process: load, say whether it is ready, answer until the server closes the pipe."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; the server ends its workers

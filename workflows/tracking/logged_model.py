@@ -16,7 +16,7 @@ PARAMETERS = {"batch_size": 256, "false_alarms_per_hour": None}
 _FOREIGN_CODE = ("code", "python_model", "model_code_path", "cloudpickle_version", "artifacts")
 
 
-def input_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
+def _input_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
     """Shape of each array of one strip that the model in a folder takes, in the order of `StripBatch`."""
     config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     grid = TokenGrid.from_dict(config.get("grid") or {})
@@ -33,7 +33,7 @@ def example_input(folder: str | Path) -> dict[str, np.ndarray]:
     """One strip of noise of unit variance above a flat sky, rounded so that it stays short as text."""
     rng = np.random.default_rng(0)
     arrays: dict[str, np.ndarray] = {}
-    for name, shape in input_shapes(folder).items():
+    for name, shape in _input_shapes(folder).items():
         if name == "mask":
             arrays[name] = np.ones((1, *shape), dtype=np.bool_)
         elif name == "patches":
@@ -73,7 +73,7 @@ def model_signature(mlflow: Any) -> Any:
 def model_metadata(folder: str | Path) -> dict[str, Any]:
     """What ``MLmodel`` says of a detector beside the signature: its kind, and the shape of one strip's arrays."""
     config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    shapes = {name: list(shape) for name, shape in input_shapes(folder).items()}
+    shapes = {name: list(shape) for name, shape in _input_shapes(folder).items()}
     return {"family": str(config.get("model_type", "")), "strip_shapes": shapes}
 
 

@@ -94,21 +94,21 @@ def calibrate_cube(cube: Cube) -> CalibratedCube:
         cube.readout.psf_sigma_px,
     )
     trend_rows = _trend_rows(cube, int(live.sum()))
-    common = common_light(by_row, row_error, trend_rows, stars.half)
-    motion = cube.position_px if cube.position_px is not None else measure_motion(by_row, image, row_error, common)
+    common = _common_light(by_row, row_error, trend_rows, stars.half)
+    motion = cube.position_px if cube.position_px is not None else _measure_motion(by_row, image, row_error, common)
     if motion is not None:
         motion = np.where(live[:, None], motion, np.nan)  # archives write hundreds of pixels where they lost the star
     lit = np.nan_to_num(image) - stars.background > STARLIT_SIGMA * row_error
-    level = model_light(by_row, common, motion, np.where(lit, trend_rows, SKY_WINDOWS * trend_rows))
-    shared = shared_light(by_row - level, stars, image, row_error)
+    level = _model_light(by_row, common, motion, np.where(lit, trend_rows, SKY_WINDOWS * trend_rows))
+    shared = _shared_light(by_row - level, stars, image, row_error)
     level += shared[:, None, None]
     if motion is not None:
         by_row[np.isnan(motion).any(axis=1)] = np.nan  # nobody knows what pixels should show without the pointing
     residual = np.moveaxis(by_row - level, 0, 2) / expected
-    noise = pixel_noise(residual)
+    noise = _pixel_noise(residual)
     residual /= noise[:, :, None]
     cosmic_rays = mask_cosmic_rays(residual, row_error * noise, stars.sigma_px)
-    restless = pixel_noise(filter_light(residual, stars.sigma_px))
+    restless = _pixel_noise(_filter_light(residual, stars.sigma_px))
     residual /= restless[:, :, None]
     noise *= restless
     return CalibratedCube(
@@ -139,7 +139,7 @@ def expected_noise(cube: Cube) -> np.ndarray:
     return np.where(known, noise, typical)
 
 
-def common_light(by_row: np.ndarray, row_error: np.ndarray, trend_rows: int, half: int) -> np.ndarray:
+def _common_light(by_row: np.ndarray, row_error: np.ndarray, trend_rows: int, half: int) -> np.ndarray:
     """Slow changes of the light around each pixel relative to its median, shape (t, y, x); 1 where no star shines.
 
     Parameters
@@ -165,7 +165,7 @@ def common_light(by_row: np.ndarray, row_error: np.ndarray, trend_rows: int, hal
     return common
 
 
-def measure_motion(
+def _measure_motion(
     by_row: np.ndarray, image: np.ndarray, row_error: np.ndarray, common: np.ndarray
 ) -> np.ndarray | None:
     """Shift of each image against the median one, shape (t, 2) along y and x; None where it is lost in the noise.
@@ -194,7 +194,7 @@ def measure_motion(
     return shift if np.any(scatter > MIN_MOTION_ERRORS * error) else None
 
 
-def model_light(by_row: np.ndarray, common: np.ndarray, motion: np.ndarray | None, windows: np.ndarray) -> np.ndarray:
+def _model_light(by_row: np.ndarray, common: np.ndarray, motion: np.ndarray | None, windows: np.ndarray) -> np.ndarray:
     """Light that each pixel has without events, shape (t, y, x): drift times common light, and a slow trend.
 
     Parameters
@@ -219,7 +219,7 @@ def model_light(by_row: np.ndarray, common: np.ndarray, motion: np.ndarray | Non
     return level.reshape(by_row.shape)
 
 
-def shared_light(left: np.ndarray, stars: StarFit, image: np.ndarray, row_error: np.ndarray) -> np.ndarray:
+def _shared_light(left: np.ndarray, stars: StarFit, image: np.ndarray, row_error: np.ndarray) -> np.ndarray:
     """What the sky pixels of each row have in common (electrons), shape (t,); 0 where there are too few.
 
     A sky pixel holds no light of a star, nor any other that stands out of the background.
@@ -233,7 +233,7 @@ def shared_light(left: np.ndarray, stars: StarFit, image: np.ndarray, row_error:
     return np.where(masked, 0.0, np.nanmedian(np.where(masked[:, None], 0.0, left[:, sky]), axis=1))
 
 
-def pixel_noise(residual: np.ndarray) -> np.ndarray:
+def _pixel_noise(residual: np.ndarray) -> np.ndarray:
     """Robust scatter of each pixel in units of its expected noise, at least 1, shape (y, x); 1 where too few rows tell.
 
     A calibration that leaves something behind, or a star that is never quiet, has more than its photons explain. The
@@ -246,7 +246,7 @@ def pixel_noise(residual: np.ndarray) -> np.ndarray:
     return np.where(counts >= MIN_NOISE_ROWS, np.maximum(spread * (1 + error), 1.0), 1.0)
 
 
-def filter_light(residual: np.ndarray, sigma_px: float) -> np.ndarray:
+def _filter_light(residual: np.ndarray, sigma_px: float) -> np.ndarray:
     """Light of a source in each pixel in units of its noise: the residual weighted by a point-spread function there.
 
     A star that is never quiet, and what drifts leave, is the same in all pixels that it lights, and more in their sum

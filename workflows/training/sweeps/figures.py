@@ -22,15 +22,15 @@ def draw_sweep(trials: pd.DataFrame, importance: pd.DataFrame) -> Figure:
     figure = new_figure(11, 8)
     rows = figure.add_gridspec(2, 1, height_ratios=(1.1, 1))
     top, bottom = rows[0].subgridspec(1, 2), rows[1].subgridspec(1, len(families))
-    plot_trials(trials, figure.add_subplot(top[0]))
-    plot_sizes(trials, figure.add_subplot(top[1]))
+    _plot_trials(trials, figure.add_subplot(top[0]))
+    _plot_sizes(trials, figure.add_subplot(top[1]))
     for place, family in enumerate(families):
         ax = figure.add_subplot(bottom[place])
-        plot_importance(importance[importance["family"] == family], ax, family=family)
+        _plot_importance(importance[importance["family"] == family], ax, family=family)
     return figure
 
 
-def plot_trials(trials: pd.DataFrame, ax: Axes) -> Axes:
+def _plot_trials(trials: pd.DataFrame, ax: Axes) -> Axes:
     """Draw the validation loss of each trial in the order they were run, and the best so far.
 
     Parameters
@@ -67,7 +67,7 @@ def plot_trials(trials: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def plot_sizes(trials: pd.DataFrame, ax: Axes) -> Axes:
+def _plot_sizes(trials: pd.DataFrame, ax: Axes) -> Axes:
     """Draw the validation loss against the number of parameters: what size bought.
 
     Parameters
@@ -95,7 +95,7 @@ def plot_sizes(trials: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def plot_importance(importance: pd.DataFrame, ax: Axes, *, family: str) -> Axes:
+def _plot_importance(importance: pd.DataFrame, ax: Axes, *, family: str) -> Axes:
     """Draw how much of the spread between good trials and the others each hyperparameter explains.
 
     Parameters
