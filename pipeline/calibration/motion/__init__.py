@@ -1,1 +1,1 @@
-"""What the air does to streaks, measured on all stars together and taken out of each."""
+"""Image motion, focus and transparency: measured on all stars together and subtracted from each streak."""

@@ -1,4 +1,4 @@
-"""Take what the air does to bright streaks out of their residuals, and leave what happens to one star alone."""
+"""Subtract image motion, focus and transparency changes from bright streaks; an event on one star stays."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from shutterless.pipeline.reading.readout import Readout
 OWN_WINDOWS = (5, 9, 17, 33, 65, 129)
 MIN_CLEANING_GAIN = 0.01  # of the variance of a mode's amplitude that must be predicted before anything is subtracted
 MOTION_CLIP_SIGMA = 5.0
-MAX_COMPANIONS = 3  # streaks within the modelled columns that are fitted along: an event on one is no motion
-MIN_SEPARATION_PX = 1.2  # closer ones cannot be told from the motion of one
+MAX_COMPANIONS = 3  # streaks within the modelled columns that are fitted, too: an event on one is no motion
+MIN_SEPARATION_PX = 1.2  # closer streaks look like the motion of one
 _STEP = 0.01
 
 
 def streak_modes(
     x: np.ndarray, flux_e_row: np.ndarray, sigma_px: float, sigma_e: np.ndarray, first: np.ndarray, beside: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What motion along x and a change of width do to streaks, and how to measure each without their flux.
+    """Modes of streaks (motion along x, change of width) and estimators of them that do not respond to flux.
 
     Parameters
     ----------
@@ -48,14 +48,13 @@ def streak_modes(
     modes : ndarray, shape (s, 2, w)
         ``F/σ dP/dx`` (per pixel) and ``F/σ dP/dσ`` (per pixel).
     estimators : ndarray, shape (s, 2, w)
-        Rows of the pseudo-inverse of (``P/σ``, the modes, and ``P/σ`` of every companion): times a residual they give
-        the amplitude of each mode, and nothing for an event on the star or a companion.
+        Rows of the pseudo-inverse of (``P/σ``, the modes, and ``P/σ`` of every companion). Multiplied by a residual
+        they give the amplitude of each mode; an event on the star or a companion gives 0.
 
     Notes
     -----
-    Columns of a design that belong to no companion are 0, and so are their shares: the pseudo-inverse of the normal
-    matrix leaves them out. Each other column is scaled to unit length, so that a large flux does not make the matrix
-    ill-conditioned.
+    Columns of a design without a companion are 0, and the pseudo-inverse of the normal matrix ignores them. Each other
+    column is scaled to unit length, so that a large flux does not make the matrix ill-conditioned.
     """
     offsets = first[:, None] + np.arange(sigma_e.shape[1]) - x[:, None]
     profile = pixel_profile(offsets, sigma_px)
@@ -82,13 +81,13 @@ def predict_amplitude(amplitude, noise, predicted):  # pragma: no cover - compil
     noise : float
         Its standard deviation from photon and read noise.
     predicted : ndarray of float32, shape (t,)
-        Is written if the window of `OWN_WINDOWS` that predicts best predicts `MIN_CLEANING_GAIN` of the variance: the
-        mean of the neighbouring rows, the row itself left out, so that no noise is subtracted from itself.
+        Is written if the best window of `OWN_WINDOWS` predicts `MIN_CLEANING_GAIN` of the variance. The prediction is
+        the mean of the neighbouring rows without the row itself, so that no noise is subtracted from itself.
 
     Returns
     -------
     bool
-        Whether anything is predicted, so whether the star moves.
+        Whether the star moves, that is, whether anything is predicted.
     """
     reach = np.float32(MOTION_CLIP_SIGMA * max(MAD_TO_SIGMA * median_absolute(amplitude), noise))
     limited, power = np.empty_like(amplitude), 0.0
@@ -112,7 +111,7 @@ def clean_streaks(
     sigma_px: float,
     readout: Readout,
 ) -> int:
-    """Subtract what the air does to the bright streaks of an amplifier, in place.
+    """Subtract image motion, focus and transparency changes from the bright streaks of an amplifier, in place.
 
     Parameters
     ----------
@@ -123,7 +122,7 @@ def clean_streaks(
     level_e : ndarray, shape (x,)
         Steady level of each column (electrons per pixel).
     sky_e : float
-        The same without a star.
+        Steady level of columns without a star.
     streaks : DataFrame
         With ``streak_id``, ``x``, ``flux_e_row`` and ``y0``.
     sigma_px : float
@@ -133,13 +132,14 @@ def clean_streaks(
     Returns
     -------
     int
-        Streaks of which something was subtracted; 0 where the air is still.
+        Streaks from which something was subtracted; 0 in still air.
 
     Notes
     -----
-    First what the stars share in star time (`shared_motion`), then what each star's own neighbouring rows still
-    predict of its motion and focus: of two stars in one column, say, which move at different times. That is measured
-    orthogonally to the flux of the star and its neighbours, so no event on them has a part in it.
+    The first step removes what the stars share at the same own time, row - ``y0`` (`learn_motion`). The second removes
+    the motion and focus that each star's neighbouring rows still predict. Two stars in one column, for example, move
+    at different rows. Both modes are measured orthogonally to the flux of the star and its neighbours, so that no event
+    is removed.
     """
     bright, crowding = bright_streaks(sigma_e, level_e, sky_e, streaks, sigma_px, readout, residual.shape[1])
     motion = learn_motion(residual, bright, crowding, sigma_px, readout.n_transit)
@@ -151,7 +151,7 @@ def clean_streaks(
 def subtract_own_motions(
     residual: np.ndarray, streaks: Sequence[Streak], sigma_px: float, everyone: np.ndarray
 ) -> np.ndarray:
-    """Take out of streaks, in place and one after the other, the motion and focus that their own rows predict.
+    """Subtract from each streak in turn, in place, the motion and focus that its own rows predict.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def subtract_own_motions(
     Returns
     -------
     ndarray of bool, shape (s,)
-        Of which streaks anything was predicted.
+        Streaks for which anything was predicted.
     """
     moved = np.zeros(len(streaks), dtype=bool)
     if not len(streaks):
@@ -182,7 +182,7 @@ def subtract_own_motions(
 
 
 def _subtract_own(halves: np.ndarray, first: int, modes: np.ndarray, estimators: np.ndarray, noise: np.ndarray) -> bool:
-    """Twin of `subtract_own_motions` for one streak of known modes; ``noise`` (2,) of their amplitudes."""
+    """Twin of `subtract_own_motions` for one streak of known modes; ``noise`` (2,) is that of their amplitudes."""
     amplitude = np.empty((len(modes), halves.shape[1]), dtype=np.float32)
     project_modes(halves, first, estimators.astype(np.float32), amplitude)
     predicted = np.zeros_like(amplitude)

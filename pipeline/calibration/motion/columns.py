@@ -1,6 +1,6 @@
-"""Compiled passes over the columns of one streak: residuals in half precision are read, projected and corrected.
+"""Project and correct the columns of one streak in half precision, compiled.
 
-A residual is seen as ``residual.view(np.uint16)``, shape (x, t); a streak's columns begin at ``first``.
+A residual is passed as ``residual.view(np.uint16)``, shape (x, t); a streak's columns begin at ``first``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.compiled.half_floats import float_to_half, half_to_float
 
-_CACHED_ROWS = 512  # so many rows of all sums stay in the fastest cache while the columns are added up
+_CACHED_ROWS = 512  # rows of the sums that fit into the fastest cache while the columns are added
 _MAGNITUDE = np.uint16(0x7FFF)
 _INFINITE = np.uint16(0x7C00)
 
@@ -23,7 +23,7 @@ def half_bits(residual: np.ndarray) -> np.ndarray:
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"})
 def project_modes(halves, first, estimators, out):  # pragma: no cover - compiled
-    """Product of estimators (2, w) with the columns of each row, masked ones being 0; into ``out`` (2, t)."""
+    """Write the product of estimators (2, w) with the columns of each row, masked ones as 0, to ``out`` (2, t)."""
     n_rows = halves.shape[1]
     for start in range(0, n_rows, _CACHED_ROWS):
         stop = min(start + _CACHED_ROWS, n_rows)
@@ -41,7 +41,7 @@ def project_modes(halves, first, estimators, out):  # pragma: no cover - compile
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"})
 def subtract_modes(halves, first, modes, amplitude):  # pragma: no cover - compiled
-    """Take modes (2, w) times their amplitudes (2, t) off the columns, in place."""
+    """Subtract modes (2, w) times their amplitudes (2, t) from the columns, in place."""
     one, two = amplitude[0], amplitude[1]
     for k in range(modes.shape[1]):
         column, m1, m2 = halves[first + k], modes[0, k], modes[1, k]
@@ -51,7 +51,7 @@ def subtract_modes(halves, first, modes, amplitude):  # pragma: no cover - compi
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"})
 def project_states(halves, first, sigma_e, gain, offset, out):  # pragma: no cover - compiled
-    """Product of a gain (3, w) with the electrons of each row, plus an offset (3,); NaN where any column is masked."""
+    """Multiply a gain (3, w) by the electrons of each row and add an offset (3,); NaN where any column is masked."""
     n_rows = halves.shape[1]
     for block in range((n_rows + BLOCK_ROWS - 1) // BLOCK_ROWS):
         start, stop = block * BLOCK_ROWS, min((block + 1) * BLOCK_ROWS, n_rows)
@@ -69,9 +69,9 @@ def project_states(halves, first, sigma_e, gain, offset, out):  # pragma: no cov
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"})
 def gather_rows(halves, first, block, scale, steady, rows):  # pragma: no cover - compiled
-    """Light of several streaks in one block of rows, side by side: ``scale`` (s, w, b) times residual plus ``steady``.
+    """Write the light of several streaks in one block of rows to ``rows`` (t, w, lane).
 
-    Into ``rows`` (t, w, lane); returns how many rows there are. Lanes without a streak are left alone.
+    It is ``scale`` (s, w, b) times residual plus ``steady``. Returns the number of rows; empty lanes are not changed.
     """
     start = block * BLOCK_ROWS
     n_rows = min(BLOCK_ROWS, halves.shape[1] - start)
@@ -89,7 +89,10 @@ def gather_rows(halves, first, block, scale, steady, rows):  # pragma: no cover 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
 def block_averages(light, start, stop, means):  # pragma: no cover - compiled
-    """Mean of ``light`` (w, t) over rows ``start`` to ``stop`` of each block, into ``means`` (b, w); NaN of none."""
+    """Write the mean of ``light`` (w, t) over rows ``start`` to ``stop`` of each block to ``means`` (b, w).
+
+    A block without such rows gets NaN.
+    """
     for k in range(light.shape[0]):
         for block in range(means.shape[0]):
             low, high = max(block * BLOCK_ROWS, start), min((block + 1) * BLOCK_ROWS, stop)
@@ -105,10 +108,9 @@ def block_averages(light, start, stop, means):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"})
 def subtract_light(halves, first, light, level, sigma_e, start, stop):  # pragma: no cover - compiled
-    """Take off, in rows ``start`` to ``stop``, by how much ``light`` (w, t) differs from its level, over the noise.
+    """Subtract ``light`` (w, t) minus its level, in units of the noise, in rows ``start`` to ``stop``.
 
-    ``level`` (b, w) holds the centres of blocks, as in `levels.interpolate_blocks`: between two of them, that is over
-    half a block each, it is linear.
+    ``level`` (b, w) holds values at block centres and is linear between them, as in `blocks.interpolate_blocks`.
     """
     half, last = BLOCK_ROWS // 2, len(level) - 1
     for k in range(light.shape[0]):

@@ -1,7 +1,7 @@
-"""What the stars of an amplifier do together in star time: the rows by which each lags, and what one does alone.
+"""Find the lag of each star of an amplifier, and the rows in which one star departs from all others.
 
-What the air does to two stars at once is seen in two different rows, ``y0`` apart. Where ``y0`` is not known, the lag
-between two stars is found from the series themselves.
+The air moves two stars at the same moment, but they show it in different rows, as their ``y0`` differ. A star's own
+time is row - ``y0``. Where ``y0`` is not known, cross-correlation of the series gives the lag between two stars.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from scipy.fft import irfft, next_fast_len, rfft
 from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA, keep_known, median, median_absolute
 from shutterless.pipeline.compiled.running_means import cumulate, window_mean
 
-COARSE_ROWS = 4  # lags are searched on means of so many rows first; motion changes in about 30
+COARSE_ROWS = 4  # lags are first searched on means of this many rows; motion changes in about 30
 MIN_LAG_SIGNIFICANCE = 5.0  # of the cross-correlation's peak, over its own scatter
 MIN_OVERLAP = 0.3  # of a star's rows with those of the others at the lag in question
-REFINE_ROWS = 12  # to either side of a lag, known or found coarsely, that a better one is looked for
+REFINE_ROWS = 12  # to either side of a known or coarse lag, where a better one is searched
 OUTLIER_WINDOWS = (1, 9, 65, 513)  # rows over which a star is compared with what the others predict
 OUTLIER_SIGMA = 5.0
 _SUMMED_ROWS = 512  # summed in single precision before they are added to the rest
 
 
 class LagFinder:
-    """Stars laid over each other in star time, against which the lag of another can be found.
+    """Sum of stars at the same own time, row - ``y0``, with which another star is correlated to find its lag.
 
     Parameters
     ----------
     reference : float
-        A lag; others may differ from it by ``max_lag``.
+        A lag (rows); others may differ from it by ``max_lag``.
     max_lag : int
         Rows.
     n_rows, n_channels : int
@@ -41,10 +41,10 @@ class LagFinder:
         self._total = np.zeros((n_channels, self._n_bins + self._n_lags))
         self._weight = np.zeros(self._n_bins + self._n_lags)
         self._size = next_fast_len(self._n_bins + self._n_lags, real=True)
-        self._spectra: np.ndarray | None = None  # of what was laid down, (c + 1, f); made when first asked
+        self._spectra: np.ndarray | None = None  # of the sum, (c + 1, f); computed by `find`
 
     def add(self, star: np.ndarray, valid: np.ndarray, lag: float) -> None:
-        """Lay a star of known lag over the others: ``star`` (c, t), ``valid`` (t,)."""
+        """Add a star of known lag to the sum: ``star`` (c, t), ``valid`` (t,)."""
         start = int(np.clip(round((self._highest - lag) / COARSE_ROWS), 0, self._n_lags))
         here = slice(start, start + self._n_bins)
         self._total[:, here] += _coarse(_standardise(star, valid))
@@ -52,7 +52,7 @@ class LagFinder:
         self._spectra = None
 
     def find(self, star: np.ndarray, valid: np.ndarray) -> float:
-        """Lag of a star.
+        """Find the lag of a star (rows).
 
         Parameters
         ----------
@@ -64,9 +64,9 @@ class LagFinder:
         float
             NaN where the peak of the cross-correlation is below `MIN_LAG_SIGNIFICANCE` times its own scatter.
         """
-        own, seen = _coarse(_standardise(star, valid)), _coarse(valid)
-        score, overlap = self._slide(own, seen)
-        usable = overlap > MIN_OVERLAP * max(float(seen.sum()), 1.0)
+        own, live = _coarse(_standardise(star, valid)), _coarse(valid)
+        score, overlap = self._slide(own, live)
+        usable = overlap > MIN_OVERLAP * max(float(live.sum()), 1.0)
         if not usable.any():
             return float("nan")
         score = np.where(usable, score / np.sqrt(np.maximum(overlap, 1.0)), 0.0)
@@ -75,27 +75,27 @@ class LagFinder:
         stands_out = score[best] > MIN_LAG_SIGNIFICANCE * scatter > 0
         return self._highest - COARSE_ROWS * best if stands_out else float("nan")
 
-    def _slide(self, own: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Sum of products with the mean of those laid down, and of rows seen by both, at every lag."""
+    def _slide(self, own: np.ndarray, live: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sum of products with the mean star, and number of rows that both have, at every lag."""
         if self._spectra is None:
             mean = self._total / np.sqrt(np.maximum(self._weight, 1.0))
             self._spectra = rfft(np.vstack([mean, self._weight > 0]), self._size)
-        product = self._spectra * np.conj(rfft(np.vstack([own, seen]), self._size))
-        # places up to the difference in length are free of what a transform carries around its end
+        product = self._spectra * np.conj(rfft(np.vstack([own, live]), self._size))
+        # up to the difference in length the cyclic correlation does not wrap around
         score, overlap = irfft(np.stack([product[:-1].sum(axis=0), product[-1]]), self._size)[:, : self._n_lags + 1]
         return score, overlap
 
 
 def find_lags(series: np.ndarray, valid: np.ndarray, lags: np.ndarray, max_lag: int) -> tuple[np.ndarray, LagFinder]:
-    """Find by how many rows each star's time lags behind row time, where it is not known.
+    """Find the lags of stars, in rows by which their own time lags behind the file row, where they are unknown.
 
     Parameters
     ----------
     series : ndarray, shape (s, c, t)
-        What ``s`` stars do in ``c`` channels, most telling star first.
+        States of ``s`` stars in ``c`` channels, the brightest star first.
     valid : ndarray of bool, shape (s, t)
     lags : ndarray of float64, shape (s,)
-        NaN where unknown; without any known one they count from the first star.
+        NaN where unknown. If all are unknown, lags are relative to the first star.
     max_lag : int
         Largest difference between two stars.
 
@@ -112,7 +112,7 @@ def find_lags(series: np.ndarray, valid: np.ndarray, lags: np.ndarray, max_lag: 
     finder = LagFinder(float(np.nanmedian(lags)), max_lag, series.shape[2], series.shape[1])
     for star in np.flatnonzero(~np.isnan(lags)):
         finder.add(series[star], valid[star], lags[star])
-    for _ in range(2):  # who was not found at first may be once the others are aligned
+    for _ in range(2):  # a lag not found in the first pass may be found against more aligned stars
         for star in np.flatnonzero(np.isnan(lags)):
             lags[star] = finder.find(series[star], valid[star])
             if not np.isnan(lags[star]):
@@ -152,7 +152,7 @@ def _coarse(series: np.ndarray) -> np.ndarray:
 
 
 def refine_lag(star: np.ndarray, valid: np.ndarray, predicted: np.ndarray) -> int:
-    """Rows by which a star's channels lag behind a prediction of them.
+    """Measure by how many rows a star's channels lag behind their prediction.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ def refine_lag(star: np.ndarray, valid: np.ndarray, predicted: np.ndarray) -> in
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
 def _slide_sums(long, short):  # pragma: no cover - compiled
-    """Sums of products of ``short`` (c, t) with ``long`` from each entry on that leaves room for it."""
+    """Sums of products of ``short`` (c, t) with ``long`` at every offset at which it fits inside."""
     n_rows = short.shape[1]
     sums = np.zeros(long.shape[1] - n_rows + 1)
     for channel in range(len(short)):
@@ -186,7 +186,7 @@ def _slide_sums(long, short):  # pragma: no cover - compiled
 
 
 def find_outliers(series: np.ndarray, predicted: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Rows in which a star departs from what the others do, in means of any of `OUTLIER_WINDOWS`.
+    """Find rows in which a star departs from its prediction, in the mean over any of `OUTLIER_WINDOWS`.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ def find_outliers(series: np.ndarray, predicted: np.ndarray, valid: np.ndarray) 
     Returns
     -------
     ndarray of bool, shape (t,)
-        An event on one star must not be taken for something shared. The scatter it is compared with is the star's own.
+        True where an event on this star may be. The departure is compared with the star's own scatter.
     """
     departure = np.where(valid, series - predicted, 0.0).astype(np.float32)
     outlying = np.zeros(len(series), dtype=bool)
@@ -207,7 +207,7 @@ def find_outliers(series: np.ndarray, predicted: np.ndarray, valid: np.ndarray) 
 
 @numba.njit(cache=True, nogil=True)
 def _mark_outliers(departure, valid, windows, limit, outlying):  # pragma: no cover - compiled
-    """Twin of `find_outliers`: rows within a window of which the mean is far off."""
+    """Twin of `find_outliers`: mark all rows of a window whose mean is far from 0."""
     n = len(departure)
     mean, known, sums = np.empty_like(departure), np.empty_like(departure), cumulate(departure)
     for window in windows:

@@ -1,4 +1,4 @@
-"""A streak whose star moves, widens and brightens: what it looks like in every row, and how far it does so.
+"""Model and fit a streak whose star moves, widens and brightens from row to row.
 
 The state of a star in a row is ``(light, shift, width)``: relative change of its flux, displacement along the columns
 (pixels) and relative change of the width of its point-spread function; all 0 in steady air.
@@ -18,13 +18,13 @@ from shutterless.pipeline.compiled.elementary import erf_single, exp_single
 STAR_HALF_WIDTH = 5  # columns to either side of a streak that are modelled: 4 sigma of a 2 px FWHM moved by a pixel
 N_STATES = 3
 LIGHT, SHIFT, WIDTH = range(N_STATES)
-N_LANES = 16  # stars that are followed side by side: the rows of one must be taken in turn, and wide registers hold 16
-_FOLLOW = np.float32(0.3)  # how fast the point around which a row is linearised follows the rows before it
+N_LANES = 16  # stars fitted side by side: the rows of one star depend on each other, and wide registers hold 16 numbers
+_FOLLOW = np.float32(0.3)  # share of a row's state that moves the linearisation point of the next row
 _LEAST_LIVE = np.float32(0.75)  # of the information about flux and place
 _LARGEST = np.array([0.9, 2.5, 0.6], dtype=np.float32)  # beyond, the linearisation point stays where it is
 _HALF, _ONE = np.float32(0.5), np.float32(1)
 _ROOT_HALF, _NORMAL_PEAK = np.float32(math.sqrt(0.5)), np.float32(1 / math.sqrt(2 * math.pi))
-# where each lane's sums lie in one array: the compiler must see that they do not overlap
+# offsets of each lane's sums in one array: the compiler must know that they do not overlap
 _Z, _BELOW, _DENSITY, _INVERSE, _WHOLE = range(0, 5 * N_LANES, N_LANES)
 _A00, _A01, _A02, _A11, _A12, _A22, _B0, _B1, _B2 = range(5 * N_LANES, 14 * N_LANES, N_LANES)
 _N_SUMS = 14 * N_LANES
@@ -53,7 +53,7 @@ def steady_fit(
     light : ndarray, shape (s, w)
         In steady air (electrons per pixel).
     gain : ndarray, shape (s, 3, w)
-        Times the departure from that light it gives the state.
+        The state is the gain times the departure from that light.
     error : ndarray, shape (s, 3)
         Standard error of the state.
     """
@@ -125,7 +125,7 @@ def follow_streaks(
     Returns
     -------
     ndarray of float32, shape (s, 3, t)
-        NaN in rows where masked columns hold a quarter or more of what is known of the star.
+        NaN in rows where masked columns hold a quarter or more of the information about the star.
 
     Notes
     -----
@@ -165,7 +165,7 @@ def streak_light(
 
 
 def _lanes(noise_e: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Relative weights (w, lane) and columns (lane,) of stars side by side."""
+    """Relative weights (w, lane) and columns (lane,) of the stars of all lanes."""
     weight = np.ones((noise_e.shape[1], N_LANES), dtype=np.float32)
     weight[:, : len(x)] = ((noise_e.min(axis=1, keepdims=True) / noise_e) ** 2).T
     column = np.zeros(N_LANES, dtype=np.float32)
@@ -194,9 +194,9 @@ def _follow_blocks(halves, first, scale, steady, weight, x, sigma, largest, poin
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def _follow_rows(rows, weight, x, sigma, largest, point, states):  # pragma: no cover - compiled
-    """Follow stars side by side: light over flux ``rows`` (t, w, lane) to ``states`` (t, 3, lane).
+    """Fit ``states`` (t, 3, lane) to ``rows`` (t, w, lane), light over flux, for all lanes at once.
 
-    ``weight`` (w, lane) is relative; ``point`` (3 lane) is where the last call left off, and is left for the next.
+    ``weight`` (w, lane) is relative. ``point`` (3 lane) is the linearisation point, carried from call to call.
     """
     sums = np.empty(_N_SUMS, dtype=np.float32)
     for t in range(rows.shape[0]):
@@ -208,7 +208,7 @@ def _follow_rows(rows, weight, x, sigma, largest, point, states):  # pragma: no 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def _begin_row(sums, x, sigma, point):  # pragma: no cover - compiled
-    """Left edge of the first column in every lane; nothing summed yet."""
+    """Set the left edge of the first column in every lane, and all sums to 0."""
     for i in range(N_LANES):
         inverse = _ONE / (sigma * (_ONE + point[WIDTH * N_LANES + i]))
         z = (-_HALF - x[i] - point[SHIFT * N_LANES + i]) * inverse
@@ -253,7 +253,7 @@ def _add_column(sums, rows, t, k, weight, x, sigma, point):  # pragma: no cover 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def _solve_row(sums, largest, point, states, t):  # pragma: no cover - compiled
-    """State of every lane by cofactors of its symmetric normal matrix; the points follow."""
+    """Solve for the state of every lane by cofactors of its normal matrix, and move the linearisation points."""
     for i in range(N_LANES):
         a00, a01, a02 = sums[_A00 + i], sums[_A01 + i], sums[_A02 + i]
         a11, a12, a22 = sums[_A11 + i], sums[_A12 + i], sums[_A22 + i]

@@ -1,7 +1,7 @@
-"""Image motion, focus and transparency that the stars of an amplifier share, taken out of every streak.
+"""Learn the image motion, focus and transparency that the stars of an amplifier share, and subtract them.
 
-Bright, lonely stars (anchors) say what the air did, row by row of star time; each star is then corrected by what the
-*others* did, so that nothing that happens to one star alone is touched.
+Bright, isolated stars (anchors) measure the air in every row of a star's own time, row - ``y0``. Each star is then
+corrected by what the *other* stars predict, so that an event on one star stays.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.readout import Readout
 
 MAX_ANCHORS = 24  # more add little: the brightest weigh most
-MIN_ANCHORS = 4  # fewer cannot outvote the one on which something happens
+MIN_ANCHORS = 4  # fewer cannot outvote one star with an event
 MIN_ANCHOR_SIGMA = 3.0  # light of the central pixel in one row over its noise
 MIN_FOLLOW_SIGMA = 8.0  # below, the noise of a row exceeds the motion and the linear fit serves as well
 MIN_FLUX_SIGMA = 1.0  # a fainter streak moves by less than its noise (0.4 px of r = 14 leave 1.05 sigma)
-MIN_ROWS = 512  # of an anchor, after the ramp; fewer tell nothing of motion that changes in 30
+MIN_ROWS = 512  # of an anchor, after the ramp; fewer do not constrain motion that changes in 30
 MAX_NEIGHBOURS = 0.2  # of an anchor: light of others within its modelled columns, over its own
 # rows over which the other stars are averaged; set on simulated motion of 0.1 s, focus of 1 s and cloud of 5 s
 SHARED_WINDOWS = {LIGHT: (5, 15, 45, 135), SHIFT: (1, 5, 15), WIDTH: (1, 5, 15, 45)}
-BEGIN_ROWS = 8  # after its onset, and before its end, in which a star says nothing
+BEGIN_ROWS = 8  # after a streak's onset, and before its end, that are not used
 # the air is still where the anchors' shifts correlate less than this in the mean over these lags (rows): half of
 # `MIN_GAIN`, and 5 times the scatter for 24 anchors of 12,000 rows; motion of 0.4 px has 0.98
 STILL_LAGS, STILL_CORRELATION = (1, 2, 4, 8), 0.5 * MIN_GAIN
@@ -45,14 +45,14 @@ _N_PASSES = 2  # of weights, lags and outliers
 
 @dataclass(frozen=True)
 class SharedMotion:
-    """What the stars of an amplifier do together.
+    """States that the stars of an amplifier share.
 
     Parameters
     ----------
     channels : dict of int to SharedSeries
-        Of `LIGHT`, `SHIFT` and `WIDTH` those in which the stars do predict each other.
+        Those of `LIGHT`, `SHIFT` and `WIDTH` in which the stars predict each other.
     predicted : dict of int to dict of int to ndarray
-        What the others say of each anchor, by ``streak_id`` and channel, shape (t,).
+        Prediction for each anchor from the other anchors, by ``streak_id`` and channel, shape (t,).
     finder : LagFinder
     sigma_px : float
         Width of the point-spread function in one row, without the motion that widens its mean.
@@ -73,7 +73,7 @@ def bright_streaks(
     readout: Readout,
     n_rows: int,
 ) -> tuple[list[Streak], np.ndarray]:
-    """Streaks whose motion shows, brightest first, and the share of neighbours in their light.
+    """Select streaks bright enough to show motion, brightest first, with their crowding.
 
     Parameters
     ----------
@@ -93,6 +93,7 @@ def bright_streaks(
     -------
     streaks : list of Streak
     crowding : ndarray, shape (s,)
+        Light of other streaks in the modelled columns over the streak's own.
     """
     n_columns = len(level_e)
     noise = sigma_e.mean(axis=1)
@@ -114,15 +115,15 @@ def bright_streaks(
             Streak(
                 streak_id=int(row.streak_id), x=row.x, flux_e_row=row.flux_e_row, columns=here, sigma_e=sigma_e[here],
                 noise_e=noise[here], steady_e=level_e[here] - sky_e - others,
-                shines=_shining_rows(lag, settled, readout, n_rows), settled=settled, lag=lag,
+                visible=_visible_rows(lag, settled, readout, n_rows), settled=settled, lag=lag,
             )
         )  # fmt: skip
         crowding.append(others.sum() / light.sum())
     return found, np.array(crowding)
 
 
-def _shining_rows(lag: float, settled: slice, readout: Readout, n_rows: int) -> slice:
-    """Rows in which a star shines for certain: from its onset to its end where they are known, else the steady ones."""
+def _visible_rows(lag: float, settled: slice, readout: Readout, n_rows: int) -> slice:
+    """Rows in which a streak is visible for certain: from its onset to its end if known, else the steady rows."""
     if np.isnan(lag):
         return settled
     start = max(int(lag) + BEGIN_ROWS, 0) if settled.start else 0
@@ -133,7 +134,7 @@ def _shining_rows(lag: float, settled: slice, readout: Readout, n_rows: int) -> 
 def learn_motion(
     residual: np.ndarray, streaks: list[Streak], crowding: np.ndarray, sigma_px: float, n_transit: int
 ) -> SharedMotion | None:
-    """Learn from the bright, lonely stars of an amplifier what all of them do.
+    """Learn the shared motion from the bright, isolated stars of an amplifier.
 
     Parameters
     ----------
@@ -148,56 +149,58 @@ def learn_motion(
     Returns
     -------
     SharedMotion or None
-        None where fewer than `MIN_ANCHORS` stars can be aligned or they do not predict each other: the air is still.
+        None if fewer than `MIN_ANCHORS` stars can be aligned, or if they do not predict each other (still air).
     """
-    lonely = [
+    anchors = [
         streak
         for streak, share in zip(streaks, crowding, strict=True)
         if share < MAX_NEIGHBOURS
         and streak.flux_e_row * pixel_profile(0, sigma_px) > MIN_ANCHOR_SIGMA * streak.noise_e.max()
     ][:MAX_ANCHORS]
-    if len(lonely) < MIN_ANCHORS:
+    if len(anchors) < MIN_ANCHORS:
         return None
-    if _is_still(residual, lonely, sigma_px):
+    if _is_still(residual, anchors, sigma_px):
         return None
-    lonely, states, _, valid = _measure_anchors(residual, lonely, sigma_px)
-    if len(lonely) < MIN_ANCHORS:
+    anchors, states, _, valid = _measure_anchors(residual, anchors, sigma_px)
+    if len(anchors) < MIN_ANCHORS:
         return None
-    moving = [np.var(state[SHIFT, seen]) for state, seen in zip(states, valid, strict=True)]
+    moving = [np.var(state[SHIFT, used]) for state, used in zip(states, valid, strict=True)]
     narrow = float(np.sqrt(max(sigma_px**2 - np.median(moving), 0.25 * sigma_px**2)))
-    lonely, states, errors, valid = _measure_anchors(residual, lonely, narrow)
-    if len(lonely) < MIN_ANCHORS:
+    anchors, states, errors, valid = _measure_anchors(residual, anchors, narrow)
+    if len(anchors) < MIN_ANCHORS:
         return None
-    narrow *= 1 + float(np.median([np.mean(state[WIDTH, seen]) for state, seen in zip(states, valid, strict=True)]))
+    narrow *= 1 + float(np.median([np.mean(state[WIDTH, used]) for state, used in zip(states, valid, strict=True)]))
     states, _ = limit_states(states, valid, errors)
-    # focus changes too slowly to tell a lag by
-    lags, finder = find_lags(states[:, [SHIFT]], valid, np.array([s.lag for s in lonely]), n_transit)
+    # focus changes too slowly to give a lag
+    lags, finder = find_lags(states[:, [SHIFT]], valid, np.array([s.lag for s in anchors]), n_transit)
     known = np.flatnonzero(~np.isnan(lags))
     if len(known) < MIN_ANCHORS:
         return None
-    lonely = [lonely[k] for k in known]
-    return _share(lonely, states[known], valid[known], errors[known], np.round(lags[known]).astype(int), finder, narrow)
+    anchors = [anchors[k] for k in known]
+    return _share(
+        anchors, states[known], valid[known], errors[known], np.round(lags[known]).astype(int), finder, narrow
+    )
 
 
 def _measure_anchors(
     residual: np.ndarray, streaks: list[Streak], sigma_px: float
 ) -> tuple[list[Streak], np.ndarray, np.ndarray, np.ndarray]:
-    """Stars that are seen in `MIN_ROWS` rows, their states, errors and known rows.
+    """Stars measured in at least `MIN_ROWS` rows, their states, errors and valid rows.
 
-    The fit of one may lose its star and not find it again: then it is known in no row.
+    A fit may lose its star for good; such a star has no valid rows and is left out.
     """
     states, errors = measure_states(residual, streaks, sigma_px, follow=True)
     valid = np.isfinite(states[:, SHIFT])
-    seen_long = valid.sum(axis=1) >= MIN_ROWS
-    kept = [streak for streak, long in zip(streaks, seen_long, strict=True) if long]
-    return kept, states[seen_long], errors[seen_long], valid[seen_long]
+    long_enough = valid.sum(axis=1) >= MIN_ROWS
+    kept = [streak for streak, long in zip(streaks, long_enough, strict=True) if long]
+    return kept, states[long_enough], errors[long_enough], valid[long_enough]
 
 
 def _is_still(residual: np.ndarray, streaks: list[Streak], sigma_px: float) -> bool:
-    """Whether the shifts of anchors are as good as white noise: then nothing can be shared, and no fit need follow.
+    """Whether the shifts of the anchors are white noise; then there is no shared motion to fit.
 
-    A star's light falls on two rows at once, so whatever moves it does so in neighbouring rows alike: what the others
-    could predict of its variance shows in its own autocorrelation. A linear fit does for that, however far they move.
+    Motion is alike in neighbouring rows, so the variance that other stars could predict shows in a star's own
+    autocorrelation. The linear fit is good enough for this, however large the motion.
     """
     states, errors = measure_states(residual, streaks, sigma_px, follow=False)
     valid = np.isfinite(states[:, SHIFT])
@@ -209,7 +212,7 @@ def _is_still(residual: np.ndarray, streaks: list[Streak], sigma_px: float) -> b
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
 def _autocorrelation(series, weight, lags):  # pragma: no cover - compiled
-    """Weighted over the stars, at each lag; of series (s, t) that are 0 where unknown."""
+    """Autocorrelation of series (s, t), 0 where unknown, at each lag; weighted mean over the stars."""
     found = np.zeros(len(lags))
     power = 0.0
     for star in range(len(series)):
@@ -237,18 +240,18 @@ def _share(
 ) -> SharedMotion | None:
     """Average aligned stars, weighted by how well they follow the others."""
     weight = errors.T**-2.0
-    seen = {channel: valid.copy() for channel in range(N_STATES)}
+    used = {channel: valid.copy() for channel in range(N_STATES)}
     for final in [False] * _N_PASSES + [True]:
         channels = {
-            channel: SharedSeries(states[:, channel], seen[channel], weight[channel], lags, SHARED_WINDOWS[channel])
+            channel: SharedSeries(states[:, channel], used[channel], weight[channel], lags, SHARED_WINDOWS[channel])
             for channel in range(N_STATES)
         }
         if final:
             break
         for channel, shared in channels.items():
             for star, (own, others) in enumerate(zip(states[:, channel], shared.predicted, strict=True)):
-                seen[channel][star] = valid[star] & ~find_outliers(own, others, valid[star])
-                rows = seen[channel][star]
+                used[channel][star] = valid[star] & ~find_outliers(own, others, valid[star])
+                rows = used[channel][star]
                 scatter = _mean_square(own, others, rows)
                 weight[channel, star] = 1 / max(scatter, errors[star, channel] ** 2)
         both = np.stack([channels[SHIFT].predicted, channels[WIDTH].predicted], axis=1)
@@ -269,7 +272,7 @@ def _share(
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
 def _mean_square(own, others, rows):  # pragma: no cover - compiled
-    """Of the difference of two series in the given rows; infinite without any."""
+    """Mean square of the difference of two series in the given rows; infinite without any."""
     total, n = 0.0, 0
     for t in range(len(own)):
         left = np.float64(own[t] - others[t])
@@ -279,19 +282,19 @@ def _mean_square(own, others, rows):  # pragma: no cover - compiled
 
 
 def subtract_shared(residual: np.ndarray, streaks: list[Streak], motion: SharedMotion) -> list[bool]:
-    """Take out of streaks, in place and one after the other, what the (other) stars say happened to each.
+    """Subtract from each streak in turn, in place, the motion that the other stars predict for it.
 
     Parameters
     ----------
     residual : ndarray of float16, shape (x, t)
     streaks : list of Streak
-        Where two overlap, the second is fitted to what the first leaves.
+        Where two overlap, the second is fitted after the first was corrected.
     motion : SharedMotion
 
     Returns
     -------
     list of bool
-        Of which streaks something was subtracted: not where a star's lag cannot be told, nor what does not help it.
+        Streaks that were corrected. A streak of unknown lag is not, nor one whose residual would not get smaller.
     """
     helped = [False] * len(streaks)
     peak = pixel_profile(0, motion.sigma_px)
@@ -328,16 +331,16 @@ def _subtract_predicted(
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
 def _follows(own, series, valid):  # pragma: no cover - compiled
-    """Whether taking off what the others predict leaves less of a star's own series than taking off nothing."""
+    """Whether subtracting the prediction makes the variance of a star's own series smaller."""
     gain = 0.0
     for t in range(len(own)):
-        told = np.float64(series[t])
-        gain += (2 * own[t] - told) * told if valid[t] else 0.0
+        predicted = np.float64(series[t])
+        gain += (2 * own[t] - predicted) * predicted if valid[t] else 0.0
     return gain > 0
 
 
 def _predict(streak: Streak, own: np.ndarray, valid: np.ndarray, motion: SharedMotion) -> dict[int, np.ndarray]:
-    """What the others say of a streak, by channel; nothing where its lag is not known and not found."""
+    """Prediction for a streak from the other stars, by channel; empty if its lag is unknown and cannot be found."""
     if streak.streak_id in motion.predicted:
         return motion.predicted[streak.streak_id]
     lag = streak.lag
@@ -345,7 +348,7 @@ def _predict(streak: Streak, own: np.ndarray, valid: np.ndarray, motion: SharedM
         lag = motion.finder.find(own[[SHIFT]], valid)
     if np.isnan(lag):
         return {}
-    telling = [channel for channel in (SHIFT, WIDTH) if channel in motion.channels]
-    told = np.stack([motion.channels[channel].at(round(lag)) for channel in telling])
-    refined = round(lag) + refine_lag(own[telling], valid, told)
+    usable = [channel for channel in (SHIFT, WIDTH) if channel in motion.channels]
+    predicted = np.stack([motion.channels[channel].at(round(lag)) for channel in usable])
+    refined = round(lag) + refine_lag(own[usable], valid, predicted)
     return {channel: shared.at(refined) for channel, shared in motion.channels.items()}

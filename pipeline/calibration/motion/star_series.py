@@ -1,4 +1,7 @@
-"""One quantity of the stars of an amplifier in star time, and what the others say of each star."""
+"""Average one quantity over the stars of an amplifier, and predict each star's from the others.
+
+Series are aligned by each star's own time, row - ``y0``.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,13 @@ import numpy as np
 
 from shutterless.pipeline.compiled.running_means import cumulate, window_mean
 
-MAX_SHARE = 0.25  # of the weight of all stars that one may have: nobody's flare becomes everybody's dip
-MIN_GAIN = 0.01  # of the variance of all stars together that the others must predict before anything is believed
+MAX_SHARE = 0.25  # of all weight that one star may have, so that its flare makes no dip in the others
+MIN_GAIN = 0.01  # of the variance of all stars that the other stars must predict for a channel to be used
 _RIDGE = 1e-4
 
 
 class SharedSeries:
-    """One channel of the stars of an amplifier in star time, and what the others say of each.
+    """One channel of the stars of an amplifier, and the prediction for each star from the others.
 
     Parameters
     ----------
@@ -25,53 +28,54 @@ class SharedSeries:
     weight : ndarray, shape (s,)
         Inverse variance of a star's values in one row.
     lags : ndarray of int, shape (s,)
+        File row at which each star's own time is 0.
     windows : sequence of int
-        Rows over which the others may be averaged; how much each counts is fitted to all stars together.
+        Rows over which the other stars are averaged; the weight of each window is fitted to all stars together.
     """
 
     def __init__(
         self, series: np.ndarray, valid: np.ndarray, weight: np.ndarray, lags: np.ndarray, windows: Sequence[int]
     ) -> None:
         self.n_rows = series.shape[1]
-        self.first = -int(lags.max())  # star time of the first entry
+        self.first = -int(lags.max())  # own time of the first entry
         self.windows = tuple(windows)
         series, valid = np.ascontiguousarray(series, dtype=np.float32), np.ascontiguousarray(valid)
         weight = np.minimum(weight, MAX_SHARE * weight.sum())
         starts = lags.max() - lags
         total, sums = np.zeros((2, self.n_rows + int(lags.max() - lags.min())))
-        for start, own, seen, w in zip(starts, series, valid, weight, strict=True):
-            _lay_over(own, seen, w, start, total, sums)
+        for start, own, used, w in zip(starts, series, valid, weight, strict=True):
+            _lay_over(own, used, w, start, total, sums)
         known = sums > 0.5 * np.median(sums[sums > 0])
         mean_noise = float(np.mean(1 / sums[known]))
         self.variance = max(float(np.var(total[known] / sums[known])) - mean_noise, 1e-3 * mean_noise)
         rows = np.array(self.windows, dtype=np.int64)
         smooth_total, smooth_sums = _smooth(total, self.windows), _smooth(sums, self.windows)
-        drawn = 1 / (self.variance * rows)  # weight of 0 beside what is seen
+        drawn = 1 / (self.variance * rows)  # weight of a prior at 0
         features = np.empty((len(series), len(self.windows), self.n_rows), dtype=np.float32)
         normal, right, power = np.zeros((len(drawn), len(drawn))), np.zeros(len(drawn)), 0.0
-        for start, own, seen, w, feature in zip(starts, series, valid, weight, features, strict=True):
+        for start, own, used, w, feature in zip(starts, series, valid, weight, features, strict=True):
             here = slice(start, start + self.n_rows)
-            _predict_star(own, seen, w, smooth_total[:, here], smooth_sums[:, here], drawn, rows, feature)
-            power += w * _add_products(feature, own, seen, w, normal, right)
+            _predict_star(own, used, w, smooth_total[:, here], smooth_sums[:, here], drawn, rows, feature)
+            power += w * _add_products(feature, own, used, w, normal, right)
         normal = normal + np.triu(normal, 1).T
         self.coefficients = np.linalg.solve(
             normal + _RIDGE * np.diag(np.diag(normal)) + 1e-30 * np.eye(len(normal)), right
         )
         self.gain = float(self.coefficients @ right / max(power, 1e-30))
-        #: what the others say of each star, float32, shape (s, t)
+        #: prediction for each star from the others, float32, shape (s, t)
         self.predicted = np.empty((len(series), self.n_rows), dtype=np.float32)
-        for feature, told in zip(features, self.predicted, strict=True):
-            _combine(self.coefficients, feature, told)
-        self._told = np.empty(len(total), dtype=np.float32)
-        _combine(self.coefficients, smooth_total / (smooth_sums + drawn[:, None]), self._told)
+        for feature, prediction in zip(features, self.predicted, strict=True):
+            _combine(self.coefficients, feature, prediction)
+        self._mean_prediction = np.empty(len(total), dtype=np.float32)
+        _combine(self.coefficients, smooth_total / (smooth_sums + drawn[:, None]), self._mean_prediction)
 
     def at(self, lag: int) -> np.ndarray:
-        """What all stars together say of one more star, not among them, with a given lag; shape (t,)."""
+        """Prediction from all stars for one more star of a given lag, shape (t,)."""
         start = -lag - self.first
-        inside = slice(max(start, 0), max(min(start + self.n_rows, len(self._told)), 0))
+        inside = slice(max(start, 0), max(min(start + self.n_rows, len(self._mean_prediction)), 0))
         out = np.zeros(self.n_rows, dtype=np.float32)
         if inside.stop > inside.start:
-            out[inside.start - start : inside.stop - start] = self._told[inside]
+            out[inside.start - start : inside.stop - start] = self._mean_prediction[inside]
         return out
 
 
@@ -84,25 +88,25 @@ def _smooth(values: np.ndarray, windows: Sequence[int]) -> np.ndarray:
 
 
 @numba.njit(cache=True, nogil=True)
-def _lay_over(series, seen, weight, start, total, sums):  # pragma: no cover - compiled
+def _lay_over(series, used, weight, start, total, sums):  # pragma: no cover - compiled
     """Add one star to the weighted sum of all and to the sum of weights, from entry ``start`` on."""
     for t in range(len(series)):
-        w = weight if seen[t] else 0.0
+        w = weight if used[t] else 0.0
         total[start + t] += w * series[t]
         sums[start + t] += w
 
 
 @numba.njit(cache=True, nogil=True)
-def _predict_star(series, seen, weight, total, sums, drawn, windows, features):  # pragma: no cover - compiled
-    """Means of the other stars over each window, drawn towards 0 where few are seen, into ``features`` (w, t).
+def _predict_star(series, used, weight, total, sums, drawn, windows, features):  # pragma: no cover - compiled
+    """Write means of the other stars over each window to ``features`` (w, t), drawn towards 0 where few have rows.
 
-    ``total`` and ``sums`` (w, t) are the means of all over each window in the rows of this star.
+    ``total`` and ``sums`` (w, t) are the means over each window of values and weights of all stars.
     """
     n = len(series)
     count = np.empty(n)
     part = np.empty(n)
     for t in range(n):
-        count[t] = weight if seen[t] else 0.0
+        count[t] = weight if used[t] else 0.0
         part[t] = count[t] * series[t]
     part_sums, count_sums = cumulate(part), cumulate(count)
     for i in range(len(windows)):
@@ -115,7 +119,7 @@ def _predict_star(series, seen, weight, total, sums, drawn, windows, features): 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"})
 def _combine(coefficients, features, out):  # pragma: no cover - compiled
-    """Sum of features (w, t) times coefficients, without the threads of a matrix product."""
+    """Write the sum of features (w, t) times coefficients to ``out``, without the threads of a matrix product."""
     out[:] = 0
     for i in range(len(features)):
         share, feature = np.float32(coefficients[i]), features[i]
@@ -124,21 +128,21 @@ def _combine(coefficients, features, out):  # pragma: no cover - compiled
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
-def _add_products(features, series, seen, weight, normal, right):  # pragma: no cover - compiled
-    """Add one star to the upper half of the normal matrix and the right side of the fit; its power, not weighted."""
+def _add_products(features, series, used, weight, normal, right):  # pragma: no cover - compiled
+    """Add one star to the upper half of the normal matrix and the right side; return its unweighted power."""
     n = len(series)
     for i in range(len(features)):
         one = features[i]
         for j in range(i, len(features)):
             other, total = features[j], 0.0
             for t in range(n):
-                total += np.float64(one[t]) * other[t] if seen[t] else 0.0
+                total += np.float64(one[t]) * other[t] if used[t] else 0.0
             normal[i, j] += weight * total
         total = 0.0
         for t in range(n):
-            total += np.float64(one[t]) * series[t] if seen[t] else 0.0
+            total += np.float64(one[t]) * series[t] if used[t] else 0.0
         right[i] += weight * total
     total = 0.0
     for t in range(n):
-        total += np.float64(series[t]) * series[t] if seen[t] else 0.0
+        total += np.float64(series[t]) * series[t] if used[t] else 0.0
     return total

@@ -1,4 +1,4 @@
-"""Bright streaks with the pixels around them: their states measured, their light taken off."""
+"""Measure the states of bright streaks in every row, and subtract the light that they change."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Streak:
     sigma_e : ndarray of float32, shape (w, b)
         Noise of the columns in blocks of `BLOCK_ROWS` rows.
     noise_e : ndarray of float32, shape (w,)
-        The same, averaged over the file.
+        ``sigma_e`` averaged over the file.
     steady_e : ndarray of float64, shape (w,)
-        Mean light of the star on them.
-    shines, settled : slice
-        File rows in which it shines for certain, and those among them that are neither ramp nor drain, whose levels are
+        Mean light of the star on the columns.
+    visible, settled : slice
+        File rows in which the streak is visible for certain, and those of them outside ramp and drain, where levels are
         rough.
     lag : float
-        File row of its star time 0; NaN where unknown.
+        File row at which the star's own time, row - ``y0``, is 0; NaN where unknown.
     """
 
     streak_id: int
@@ -52,14 +52,14 @@ class Streak:
     sigma_e: np.ndarray
     noise_e: np.ndarray
     steady_e: np.ndarray
-    shines: slice
+    visible: slice
     settled: slice
     lag: float
 
     def subtract(self, residual: np.ndarray, state: np.ndarray, sigma_px: float) -> None:
-        """Take off, in place, what differs from the mean over the baseline's window when the star has these states."""
+        """Subtract, in place, the light of a star of these states minus its mean over the baseline's window."""
         light = streak_light(state, self.x - self.columns.start, self.flux_e_row, sigma_px, len(self.sigma_e))
-        rows = (self.shines.start, min(self.shines.stop, light.shape[1]))
+        rows = (self.visible.start, min(self.visible.stop, light.shape[1]))
         means = np.empty((-(-light.shape[1] // BLOCK_ROWS), len(light)), dtype=np.float32)
         block_averages(light, *rows, means)
         level = running_mean(means, WINDOW_ROWS // BLOCK_ROWS, KNOT_BLOCKS)
@@ -110,7 +110,7 @@ def measure_states(
 
 
 def limit_states(states: np.ndarray, valid: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """States around their means, limited so that a cosmic ray does not spread.
+    """Subtract the mean of each state, and limit the rest so that a cosmic ray does not spread.
 
     Parameters
     ----------
@@ -125,18 +125,18 @@ def limit_states(states: np.ndarray, valid: np.ndarray, errors: np.ndarray) -> t
     means : ndarray of float32, shape (s, 3)
     """
     limited, means = np.empty_like(states), np.empty(states.shape[:2], dtype=np.float32)
-    for out, mean, state, seen, error in zip(limited, means, states, valid, errors, strict=True):
-        _limit_star(state, seen, error, out, mean)
+    for out, mean, state, used, error in zip(limited, means, states, valid, errors, strict=True):
+        _limit_star(state, used, error, out, mean)
     return limited, means
 
 
 @numba.njit(cache=True, nogil=True)
-def _limit_star(state, seen, error, out, mean):  # pragma: no cover - compiled
+def _limit_star(state, used, error, out, mean):  # pragma: no cover - compiled
     """Twin of `limit_states` for one star."""
-    known = np.empty(len(seen), dtype=np.float32)
+    known = np.empty(len(used), dtype=np.float32)
     for channel in range(N_STATES):
         values, limited = state[channel], out[channel]
-        n = keep_known(values, seen, known)
+        n = keep_known(values, used, known)
         total = 0.0
         for t in range(n):
             total += known[t]
@@ -147,12 +147,12 @@ def _limit_star(state, seen, error, out, mean):  # pragma: no cover - compiled
         reach = np.float32(STATE_CLIP_SIGMA * max(scatter, error[channel]))
         for t in range(len(values)):
             value = min(max(values[t] - centre, -reach), reach)
-            limited[t] = value if seen[t] else np.float32(0)
+            limited[t] = value if used[t] else np.float32(0)
         mean[channel] = centre
 
 
 def independent_groups(streaks: list[Streak]) -> list[list[int]]:
-    """Places in a list of streaks, grouped so that none of a group overlaps another and all overlaid come earlier."""
+    """Group the indices of streaks: no two in a group overlap, and overlapping streaks keep their order."""
     depth: list[int] = []
     for streak in streaks:
         under = [

@@ -1,4 +1,4 @@
-"""Motion and focus of a lone star are taken out; flux, noise and still air are left alone."""
+"""Motion and focus of an isolated star are subtracted; flux, noise and still air are not changed."""
 
 import numpy as np
 import pandas as pd
@@ -90,7 +90,7 @@ def test_white_noise_predicts_nothing():
     assert predict(np.random.default_rng(1).normal(size=5000), noise=1.0) is None
 
 
-def test_companions_that_cannot_be_told_apart_count_as_one():
+def test_companions_too_close_to_separate_count_as_one():
     _, one = modes_of(20.3, companions=[23.0])
     _, twice = modes_of(20.3, companions=[23.0, 23.0])
     np.testing.assert_allclose(twice, one, atol=1e-9)

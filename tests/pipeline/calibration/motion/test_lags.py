@@ -1,4 +1,4 @@
-"""Stars that do the same at different rows: their lags, and what each is told by the others."""
+"""Stars with the same motion at different rows: their lags, and the prediction for each from the others."""
 
 import numpy as np
 import pytest
@@ -67,9 +67,9 @@ def test_each_star_is_predicted_by_the_others_alone():
     assert shared.gain > 0.7
     changed = series[:, 0].copy()
     changed[2, 3000:3010] += 50
-    told = SharedSeries(changed, ALL, np.full(6, 4.0), LAGS, windows=(1, 5, 15)).predicted[2]
-    # what star 2 does alone is in nobody's prediction of star 2, but for the shares fitted to all of them
-    assert np.abs(told - shared.predicted[2])[2990:3020].max() < 0.3
+    predicted = SharedSeries(changed, ALL, np.full(6, 4.0), LAGS, windows=(1, 5, 15)).predicted[2]
+    # an event on star 2 alone is not in its prediction, but for the weights of windows, fitted to all stars
+    assert np.abs(predicted - shared.predicted[2])[2990:3020].max() < 0.3
 
 
 def test_stars_that_share_nothing_predict_nothing():
@@ -77,12 +77,12 @@ def test_stars_that_share_nothing_predict_nothing():
     assert SharedSeries(noise, ALL, np.ones(6), LAGS, windows=(1, 5, 15)).gain < 0.01
 
 
-def test_one_more_star_is_told_what_all_the_others_did():
+def test_one_more_star_is_predicted_from_all_the_others():
     series, truth = shared_stars(8, noise=0.5, n_channels=1)
     shared = SharedSeries(series[1:, 0], ALL[1:], np.full(5, 4.0), LAGS[1:], windows=(1, 5, 15))
-    told = shared.at(int(LAGS[0]))
-    assert (told - truth[0, 0])[1000:5000].std() < 0.22
-    # beyond what anyone saw nothing is told
+    predicted = shared.at(int(LAGS[0]))
+    assert (predicted - truth[0, 0])[1000:5000].std() < 0.22
+    # outside the rows of all stars the prediction is 0
     assert not shared.at(-N_ROWS).any()
 
 

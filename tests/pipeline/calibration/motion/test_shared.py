@@ -64,7 +64,7 @@ def test_still_air_leaves_every_bit():
     np.testing.assert_array_equal(residual, before)
 
 
-def test_the_width_in_one_row_is_told_from_that_of_the_mean():
+def test_the_width_in_one_row_is_measured_apart_from_that_of_the_mean():
     residual, sigma, level, streaks = sky(3, moving=True)
     bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT, N_ROWS)
     motion = learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, 500)
@@ -183,9 +183,9 @@ def test_stars_say_nothing_before_they_begin_and_after_they_end():
     readout = replace(READOUT, first_row=0, close_row=5000)
     bright, _ = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, readout, N_ROWS)
     first = bright[0]  # y0 = 100
-    assert (first.shines, first.settled) == (slice(108, 5092), slice(500, 5000))
+    assert (first.visible, first.settled) == (slice(108, 5092), slice(500, 5000))
     unknown, _ = bright_streaks(sigma, level, SKY_E, streaks.assign(y0=np.nan), MEAN_SIGMA_PX, readout, N_ROWS)
-    assert unknown[0].shines == unknown[0].settled == slice(500, 5000)
+    assert unknown[0].visible == unknown[0].settled == slice(500, 5000)
     steady = replace(READOUT, first_row=9000)
     later, _ = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, steady, N_ROWS)
-    assert later[0].shines == slice(0, N_ROWS)
+    assert later[0].visible == slice(0, N_ROWS)
