@@ -60,21 +60,17 @@ def score_strips(
     return _score_table(model, batches)
 
 
-def calibrate_model(model: DetectorModel, strips: StripBatch, is_event: np.ndarray, **options: object) -> DetectorModel:
-    """Fit Platt scaling on validation strips and store it in the model's config.
+def calibrate_model(model: DetectorModel, event_logit: np.ndarray, is_event: np.ndarray) -> None:
+    """Fit Platt scaling to what a model says of validation strips, and store it in the model's config.
 
     Parameters
     ----------
     model : DetectorModel
         Changed in place.
-    strips, is_event : StripBatch, ndarray of shape (b,)
-        Strips that the model was not trained on, and the truth.
-    **options
-        Passed on to `score_strips`.
+    event_logit, is_event : ndarray, shape (b,)
+        Of strips that the model was not trained on, and the truth.
     """
-    logit = score_strips(model, strips, **options)["event_logit"].to_numpy()  # type: ignore[arg-type]
-    model.config.calibration_slope, model.config.calibration_intercept = fit_platt(logit, is_event)
-    return model
+    model.config.calibration_slope, model.config.calibration_intercept = fit_platt(event_logit, is_event)
 
 
 def choose_device(device: str) -> str:

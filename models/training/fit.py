@@ -63,8 +63,9 @@ class TrainingSettings:
     flip_columns : bool
         Mirror training strips left-right at random.
     shuffled_labels : bool
-        Control experiment: labels are permuted among the training strips, so that nothing can be learned. Validation
-        labels stay true; an AUC other than about 0.5 would mean that the answer leaks in.
+        Control experiment: labels are permuted among the training strips and among the validation strips, so that
+        neither the weights nor the choice of the best epoch can learn anything
+        (`shutterless.models.evaluation.forced_choice`).
     log_steps : int
         Batches between two training rows of the history.
     seed : int
@@ -172,18 +173,16 @@ def fit_model(
 def _datasets(
     training_set: TrainingSet, train: np.ndarray, validation: np.ndarray, settings: TrainingSettings
 ) -> tuple[StripDataset, StripDataset]:
-    """Build training and validation datasets; only the training labels are ever permuted."""
+    """Build training and validation datasets, the labels of each permuted within it for a control."""
     strips, labels, grid = training_set.strips, training_set.labels, training_set.grid
-    label_index = np.random.default_rng(settings.seed).permutation(train) if settings.shuffled_labels else train
+    rng = np.random.default_rng(settings.seed)
+    train_labels, validation_labels = (
+        select_labels(labels, rng.permutation(index) if settings.shuffled_labels else index)
+        for index in (train, validation)
+    )
     return (
-        StripDataset(
-            strips[train],
-            select_labels(labels, label_index),
-            grid,
-            flip_columns=settings.flip_columns,
-            seed=settings.seed,
-        ),
-        StripDataset(strips[validation], select_labels(labels, validation), grid),
+        StripDataset(strips[train], train_labels, grid, flip_columns=settings.flip_columns, seed=settings.seed),
+        StripDataset(strips[validation], validation_labels, grid),
     )
 
 

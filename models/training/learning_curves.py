@@ -102,7 +102,7 @@ class _Curve:
         return float(np.interp(step, self.step, self.smooth))
 
 
-def diagnose(history: pd.DataFrame, *, dropout: float | None = None, shuffled_labels: bool = False) -> Diagnosis:
+def diagnose(history: pd.DataFrame, *, dropout: float | None = None) -> Diagnosis:
     """Read a learning curve.
 
     Parameters
@@ -112,8 +112,6 @@ def diagnose(history: pd.DataFrame, *, dropout: float | None = None, shuffled_la
         losses are not negative, a training row is a mean over the batches since the last one.
     dropout : float, optional
         Of the model. Known to be 0, it cannot be why validation is below training.
-    shuffled_labels : bool
-        Training labels were permuted and validation labels not, so that the two losses cannot be compared.
 
     Returns
     -------
@@ -138,7 +136,7 @@ def diagnose(history: pd.DataFrame, *, dropout: float | None = None, shuffled_la
     found = next((said for reading in readings if (said := reading(train, validation))), None) or _settled(
         train, validation
     )
-    below = None if shuffled_labels else _below_training(train, validation, dropout)
+    below = _below_training(train, validation, dropout)
     if below is None or found.name not in (STILL_LEARNING, CONVERGED):
         return found
     if found.name == CONVERGED:

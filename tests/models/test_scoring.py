@@ -76,7 +76,8 @@ def test_calibration_is_used(model, strips):
 def test_calibrated_probabilities_have_the_observed_mean(model):
     """A model that knows nothing of labels drawn at 30 %: after calibration it says 30 % on average."""
     strips = random_strips(400)
-    calibrate_model(model, strips, np.random.default_rng(0).random(400) < 0.3, device="cpu")
+    logit = score_strips(model, strips, device="cpu")["event_logit"].to_numpy()
+    calibrate_model(model, logit, np.random.default_rng(0).random(400) < 0.3)
     assert score_strips(model, strips, device="cpu")["probability"].mean() == pytest.approx(0.3, abs=0.06)
 
 

@@ -36,9 +36,8 @@ def read_training(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
 
 def diagnose_training(folder: Path) -> Diagnosis:
     """Read the learning curve that a training left beside its model."""
-    summary, history = read_training(folder)
     dropout = getattr(load_model(folder).config, "dropout", None)
-    return diagnose(history, dropout=dropout, shuffled_labels=summary["shuffled"])
+    return diagnose(pd.read_parquet(folder / HISTORY), dropout=dropout)
 
 
 def record_training(run: Run, folder: Path, settings: TrainSettings) -> None:

@@ -12,12 +12,14 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from shutterless.models.describe import count_parameters
+from shutterless.models.evaluation.forced_choice import ForcedChoice, forced_choice
 from shutterless.models.families import build_model, family_of, load_model
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.pretraining.masked_patches import is_masked_model, load_masked_model, start_from_encoder
-from shutterless.models.scoring import calibrate_model
+from shutterless.models.scoring import calibrate_model, score_strips
 from shutterless.models.training import fit as training
 from shutterless.models.transformer import TransformerDetector
 from shutterless.pipeline.amplifier import Amplifier
@@ -30,7 +32,7 @@ from shutterless.pipeline.examples.training import (
 )
 from shutterless.pipeline.files import write_parquet
 from shutterless.pipeline.store.store import manifest_hash, read_manifest
-from shutterless.pipeline.tokens import TokenGrid
+from shutterless.pipeline.tokens import STAGE1_FEATURES, TokenGrid
 from shutterless.workflows.comparison.evaluate import count_false_alarms
 from shutterless.workflows.execution.cluster import Executor, SerialExecutor
 from shutterless.workflows.execution.progress import Progress
@@ -196,7 +198,7 @@ def fit_detector(
     init: Path | None = None,
     callbacks: Sequence[Any] = (),
 ) -> dict[str, Any]:
-    """Train a model, calibrate its probabilities on the validation strips, and write it with its history.
+    """Train a model, judge and calibrate it on the validation strips, and write it with its history.
 
     Parameters
     ----------
@@ -215,7 +217,9 @@ def fit_detector(
     Returns
     -------
     dict
-        What `TRAINING` holds: family, parameters, seconds, hyperparameters.
+        What `TRAINING` holds: family, parameters, seconds, hyperparameters, and the share of right choices on the
+        validation strips (`shutterless.models.evaluation.forced_choice`). A control with shuffled labels is not
+        calibrated: the sign of the slope would be a true label's work.
 
     Raises
     ------
@@ -243,7 +247,7 @@ def fit_detector(
         callbacks=callbacks,
     )
     index = result.validation_index
-    calibrate_model(result.model, training_set.strips[index], training_set.labels.is_event[index])
+    choice = _judge_and_calibrate(result.model, training_set, index, calibrated=not task.shuffled)
     result.model.save_pretrained(folder)
     write_parquet(result.history, folder / HISTORY)
     summary = {
@@ -253,6 +257,8 @@ def fit_detector(
         "n_parameters": count_parameters(result.model),
         "train_seconds": time.perf_counter() - started,
         "best_epoch": result.best_epoch,
+        "forced_choice": choice.share,
+        "forced_choice_error": choice.error,
         "n_strips": len(result.training_index),
         "n_validation_strips": len(index),
         "validation_groups": [int(group) for group in np.unique(training_set.groups[index])],
@@ -262,6 +268,17 @@ def fit_detector(
     }
     (folder / TRAINING).write_text(json.dumps(summary, indent=1))
     return summary
+
+
+def _judge_and_calibrate(
+    model: DetectorModel, training_set: TrainingSet, index: np.ndarray, *, calibrated: bool
+) -> ForcedChoice:
+    """Forced choices of a model on the strips of an index, to which its probabilities are calibrated."""
+    strips, is_event = training_set.strips[index], training_set.labels.is_event[index]
+    logit = score_strips(model, strips)["event_logit"].to_numpy()
+    if calibrated:
+        calibrate_model(model, logit, is_event)
+    return forced_choice(expit(logit), strips.features[:, STAGE1_FEATURES.index("snr")], is_event)
 
 
 def _start_model(family: str, grid: TokenGrid, settings: TrainSettings, init: Path | None) -> DetectorModel:

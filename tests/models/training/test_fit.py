@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit
 from transformers import TrainerCallback
 
+from shutterless.models.evaluation.forced_choice import forced_choice, judge_labels
 from shutterless.models.evaluation.platt import roc_area
 from shutterless.models.families import build_model, load_model
 from shutterless.models.scoring import score_strips
@@ -15,6 +17,7 @@ from shutterless.models.training.fit import (
     HistoryRecorder,
     TrainingError,
     TrainingSettings,
+    _datasets,
     accuracy_and_auc,
     fit_model,
 )
@@ -46,15 +49,38 @@ def test_learns_the_easy_task(family, learned):
     assert np.median(np.abs(scores["log2_duration"] - 2)[events]) < 0.5
 
 
-def test_shuffled_labels_teach_nothing(family, toy):
-    """What is left of random weights is arbitrary: its AUC lies on either side of 0.5, on average near it."""
-    found = []
-    for seed in range(6):
-        settings = replace(SHORT, shuffled_labels=True, learning_rate=1e-3, epochs=1, seed=seed)
+def choices_of(model):
+    """Forced choices on fresh strips; the toy's S/N feature means nothing."""
+    fresh = make_toy(400, seed=77)
+    probability = expit(score_strips(model, fresh.strips, device="cpu")["event_logit"].to_numpy())
+    return forced_choice(probability, fresh.strips.features[:, 0], fresh.labels.is_event)
+
+
+def test_true_labels_teach_and_shuffled_ones_do_not(family, toy, learned):
+    """Random weights, before and after they saw shuffled labels, choose at chance, and the trained ones do not."""
+    untrained, shuffled = [], []
+    for seed in range(4):
         model = build_model(family, GRID, SMALL_ARCH[family], seed=seed)
-        history = fit_model(model, toy, settings, validation_groups=[0, 2, 4]).history
-        found.append(history.query("split == 'validation'")["auc"].iloc[-1])
-    assert abs(np.mean(found) - 0.5) < 0.1, found
+        untrained.append(choices_of(model).share)
+        settings = replace(SHORT, shuffled_labels=True, learning_rate=1e-3, epochs=1, seed=seed)
+        shuffled.append(choices_of(fit_model(model, toy, settings).model).share)
+    for controls in (untrained, shuffled):
+        found = judge_labels(family, choices_of(learned[family].model), controls)
+        assert found.learned, found
+        assert found.share > 0.85
+        assert abs(found.control_share - 0.5) < 4 * found.control_error, controls
+    one_more = build_model(family, GRID, SMALL_ARCH[family], seed=9)
+    assert not judge_labels(family, choices_of(one_more), untrained).learned
+
+
+def test_a_control_sees_no_true_label(toy):
+    """Labels of either part are permuted within it, so that no epoch is chosen by the truth."""
+    train, validation = np.arange(900), np.arange(900, 1200)
+    parts = _datasets(toy, train, validation, replace(SHORT, shuffled_labels=True))
+    for dataset, index in zip(parts, (train, validation), strict=True):
+        seen, true = dataset.labels["is_event"].numpy(), toy.labels.is_event[index]
+        assert seen.sum() == true.sum()
+        assert 0.4 < (seen == true).mean() < 0.6
 
 
 def test_same_seed_same_weights_to_the_bit(family, toy):

@@ -65,11 +65,11 @@ def test_step_of_a_diagnosis_is_part_of_the_tag(trained, tracking, monkeypatch):
     assert fetch_runs(tracking, "record steps")["tags.learning_curve"].tolist() == ["late generalisation from step 40"]
 
 
-def test_dropout_and_shuffled_labels_are_told_to_the_diagnosis(trained, monkeypatch):
+def test_dropout_is_told_to_the_diagnosis(trained, monkeypatch):
     told = {}
     monkeypatch.setattr(record_module, "diagnose", lambda _, **options: told.update(options))
     diagnose_training(trained)
-    assert told == {"dropout": load_model(trained).config.dropout, "shuffled_labels": False}
+    assert told == {"dropout": load_model(trained).config.dropout}
 
 
 def test_training_is_logged_with_its_history(training_run, trained, tracking):

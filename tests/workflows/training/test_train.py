@@ -11,7 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from safetensors.numpy import load_file
+from scipy.special import expit
 
+from shutterless.models.evaluation.forced_choice import forced_choice
+from shutterless.models.families import load_model
+from shutterless.models.scoring import score_strips
 from shutterless.pipeline.store.store import StoreError, manifest_hash, read_manifest, write_manifest
 from shutterless.pipeline.tokens import GridError
 from shutterless.workflows.searching.detect import read_rates
@@ -57,11 +61,20 @@ def test_validation_store_counts_from_its_own_group(training_store, held_out, tr
     assert set(drawn.groups) == {0, 1, 2, 3, *(VALIDATION_GROUP + i for i in range(4))}
 
 
-def test_model_is_validated_on_the_validation_store_alone(training_store, held_out, train_settings, tmp_path):
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_model_is_judged_on_the_validation_store_alone(training_store, held_out, train_settings, tmp_path, shuffled):
+    """By its own probabilities; those of a control are not calibrated, which would show it true labels."""
     drawn = draw_training_set(training_store, train_settings, validation_store=held_out[0])
-    summary = fit_detector(TrainTask("mlp", "mlp"), drawn, train_settings, tmp_path)
-    assert summary["n_validation_strips"] == np.count_nonzero(drawn.groups >= VALIDATION_GROUP)
-    assert summary["n_strips"] == np.count_nonzero(drawn.groups < VALIDATION_GROUP)
+    summary = fit_detector(TrainTask("mlp", "mlp", shuffled), drawn, train_settings, tmp_path)
+    apart = np.flatnonzero(drawn.groups >= VALIDATION_GROUP)
+    assert (summary["n_validation_strips"], summary["n_strips"]) == (len(apart), len(drawn) - len(apart))
+    model = load_model(tmp_path)
+    assert ((model.config.calibration_slope, model.config.calibration_intercept) == (1.0, 0.0)) is shuffled
+    strips = drawn.strips[apart]
+    probability = expit(score_strips(model, strips)["event_logit"].to_numpy())
+    found = forced_choice(probability, strips.features[:, 0], drawn.labels.is_event[apart])
+    assert (summary["forced_choice"], summary["forced_choice_error"]) == (found.share, found.error)
+    assert 0 < found.error < 0.2
 
 
 def test_seed_fixes_the_examples_and_another_one_draws_others(training_store, train_settings):
