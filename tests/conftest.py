@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,25 @@ def tiny_profile(tmp_path: Path) -> str:
     path = tmp_path / "tiny.toml"
     path.write_text(TINY_PROFILE)
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def tiny_camera(tmp_path_factory) -> str:
+    """Path of the small camera's profile; `tiny_profile` for fixtures of the whole session."""
+    path = tmp_path_factory.mktemp("camera") / "tiny.toml"
+    path.write_text(TINY_PROFILE)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread for torch: those of models as small as ours wait for each other longer than they compute."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

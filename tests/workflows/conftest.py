@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from astropy.io import fits
-from conftest import TINY_PROFILE
 
 from shutterless.pipeline.files import write_parquet
 from shutterless.workflows.execution.cluster import SerialExecutor
@@ -24,14 +23,6 @@ ARCHITECTURES = {
     "cnn": {"channels": [8], "strides": [2], "kernel_rows": 5, "hidden_size": 8},
     "mlp": {"hidden_sizes": []},
 }
-
-
-@pytest.fixture(scope="session")
-def tiny_camera(tmp_path_factory) -> str:
-    """Path of the small camera's profile; `tiny_profile` for fixtures of the whole session."""
-    path = tmp_path_factory.mktemp("camera") / "tiny.toml"
-    path.write_text(TINY_PROFILE)
-    return str(path)
 
 
 def simulate(camera: str, out: Path, **values):

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import requests
-from conftest import TINY_PROFILE
 from tiny_frames import SKY_E, add_pulse, expose, write_sequence
 
 from shutterless.models.evaluation.metrics import RateCurve
@@ -55,13 +54,6 @@ def frames(tmp_path_factory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def camera(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("camera") / "tiny.toml"
-    path.write_text(TINY_PROFILE)
-    return str(path)
-
-
-@pytest.fixture(scope="module")
 def strips(model_folder) -> StripBatch:
     grid = load_model(model_folder).grid
     rng = np.random.default_rng(1)
@@ -76,9 +68,9 @@ def strips(model_folder) -> StripBatch:
 
 
 @pytest.fixture
-def scorer(model_folder, frames, camera, monkeypatch) -> StripScorer:
+def scorer(model_folder, frames, tiny_camera, monkeypatch) -> StripScorer:
     monkeypatch.setenv("SHUTTERLESS_ALLOW", str(frames[0].parent))
-    monkeypatch.setenv("SHUTTERLESS_INSTRUMENT", camera)
+    monkeypatch.setenv("SHUTTERLESS_INSTRUMENT", tiny_camera)
     return _load_pyfunc(str(model_folder))
 
 
@@ -111,10 +103,10 @@ def test_strips_are_scored_in_whichever_form_they_come(scorer, strips, model_fol
         lambda paths: pd.DataFrame({"path": paths, "quadrant": [np.nan, np.nan]}),
     ],
 )
-def test_files_are_searched_as_by_the_command(scorer, frames, camera, model_folder, tmp_path, form):
+def test_files_are_searched_as_by_the_command(scorer, frames, tiny_camera, model_folder, tmp_path, form):
     expected = search_files(
-        frames, reference=str(model_folder), out=tmp_path / "found", settings=SearchSettings(), instrument=camera,
-        executor=SerialExecutor(),
+        frames, reference=str(model_folder), out=tmp_path / "found", settings=SearchSettings(),
+        instrument=tiny_camera, executor=SerialExecutor(),
     )  # fmt: skip
     found = scorer.predict(form([str(path) for path in frames]))
     assert len(found) >= 2
@@ -200,13 +192,13 @@ def test_the_signature_lets_both_kinds_of_input_through(strips):
 
 
 @pytest.fixture(scope="module")
-def mlflow_server(tracking, model_folder, frames, camera):
+def mlflow_server(tracking, model_folder, frames, tiny_camera):
     """Address of a real ``mlflow models serve`` of the champion."""
     register_model(tracking, model_folder, NAME, "champion")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": tracking.uri, "SHUTTERLESS_INSTRUMENT": camera}
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": tracking.uri, "SHUTTERLESS_INSTRUMENT": tiny_camera}
     environment |= {"SHUTTERLESS_ALLOW": str(frames[0].parent), "MLFLOW_DISABLE_TELEMETRY": "true"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # it calls uvicorn by name
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{NAME}@champion"]
@@ -247,11 +239,11 @@ def test_mlflow_models_serve_scores_strips(mlflow_server, strips, model_folder):
 
 
 @pytest.mark.slow
-def test_mlflow_models_serve_searches_files(mlflow_server, frames, camera, tracking, tmp_path, monkeypatch):
+def test_mlflow_models_serve_searches_files(mlflow_server, frames, tiny_camera, tracking, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri)
     expected = search_files(
-        frames, reference=f"models:/{NAME}/1", out=tmp_path / "found", settings=SearchSettings(), instrument=camera,
-        executor=SerialExecutor(),
+        frames, reference=f"models:/{NAME}/1", out=tmp_path / "found", settings=SearchSettings(),
+        instrument=tiny_camera, executor=SerialExecutor(),
     )  # fmt: skip
     paths = [str(path) for path in frames]
     for body in (

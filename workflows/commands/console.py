@@ -125,11 +125,16 @@ def describe_plan(
     return list_failures(failure_lines(survey.failures), what="cannot be read")
 
 
-def note_reading(progress: Progress, instruments: Iterable[str], notes: Iterable[str]) -> None:
-    """Say which instrument was recognised and what to beware of."""
-    progress.say(f"instrument: {', '.join(instruments) or 'none'}")
-    for line in notes:
+def conclude(progress: Progress, result: Any, done: str) -> int:
+    """Say how files were read, what to beware of, what was done and what failed; return the exit code.
+
+    ``result`` has ``instruments``, ``warnings`` and ``failures``, as all that reads many files gives.
+    """
+    progress.say(f"instrument: {', '.join(result.instruments) or 'none'}")
+    for line in result.warnings:
         typer.echo(f"warning: {line}", err=True)
+    typer.echo(done)
+    return list_failures(failure_lines(result.failures))
 
 
 def failure_lines(failures: pd.DataFrame) -> list[str]:

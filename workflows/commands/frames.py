@@ -10,11 +10,10 @@ import typer
 from shutterless.pipeline.events.kinds import DEFAULT_KINDS
 from shutterless.workflows.commands.application import command, show_jobs
 from shutterless.workflows.commands.console import (
+    conclude,
     describe_plan,
-    failure_lines,
     list_failures,
     make_progress,
-    note_reading,
     parse_numbers,
     parse_range,
     split_set,
@@ -122,9 +121,11 @@ def inject(
             files, out, settings=wanted, events=events, seed=seed, hide=hide, instrument=instrument, supplied=supplied,
             executor=executor, progress=progress,
         )  # fmt: skip
-    note_reading(progress, result.instruments, result.warnings)
-    typer.echo(f"{result.n_events} events in {len(result.files)} files in {out}; their truth is {result.truth}")
-    return list_failures(failure_lines(result.failures))
+    return conclude(
+        progress,
+        result,
+        f"{result.n_events} events in {len(result.files)} files in {out}; their truth is {result.truth}",
+    )
 
 
 @command
@@ -160,9 +161,7 @@ def ingest(
         result = ingest_files(
             files, out, instrument=instrument, supplied=supplied, resume=resume, executor=executor, progress=progress
         )
-    note_reading(progress, result.instruments, result.warnings)
-    typer.echo(f"{len(result.manifest)} amplifiers in {out}")
-    return list_failures(failure_lines(result.failures))
+    return conclude(progress, result, f"{len(result.manifest)} amplifiers in {out}")
 
 
 @command
@@ -215,6 +214,4 @@ def lightcurve(
             instrument=instrument, supplied=supplied, executor=executor,
             resume=resume, progress=progress,
         )  # fmt: skip
-    note_reading(progress, result.instruments, result.warnings)
-    typer.echo(f"{result.n_stars} stars in {len(result.paths)} files in {out}")
-    return list_failures(failure_lines(result.failures))
+    return conclude(progress, result, f"{result.n_stars} stars in {len(result.paths)} files in {out}")

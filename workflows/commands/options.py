@@ -59,6 +59,9 @@ TrackingOption = Annotated[
         show_default=False,
     ),
 ]
+FalseAlarms = Annotated[
+    float | None, typer.Option(help="False alarms per amplifier-hour at which to cut.", show_default=False)
+]
 Catalogue = Annotated[
     Path | None,
     typer.Option(

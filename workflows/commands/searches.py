@@ -12,11 +12,9 @@ from shutterless.workflows.commands.console import (
     DONE,
     SOME_FAILED,
     choose_tracking,
+    conclude,
     describe_plan,
-    failure_lines,
-    list_failures,
     make_progress,
-    note_reading,
     split_set,
 )
 from shutterless.workflows.commands.options import (
@@ -25,6 +23,7 @@ from shutterless.workflows.commands.options import (
     Config,
     Debug,
     DryRun,
+    FalseAlarms,
     Files,
     Instrument,
     NoDask,
@@ -47,9 +46,7 @@ def search(
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "bundled",
     out: Annotated[Path, typer.Option(help="Folder for the candidates.")] = Path("runs/search"),
     instrument: Instrument = None,
-    false_alarms_per_hour: Annotated[
-        float | None, typer.Option(help="False alarms per amplifier-hour at which to cut.", show_default=False)
-    ] = None,
+    false_alarms_per_hour: FalseAlarms = None,
     catalogue: Catalogue = None,
     resume: Resume = False,
     config: Config = None,
@@ -81,9 +78,7 @@ def search(
             files, reference=model, out=out, settings=settings, catalogue=catalogue, instrument=instrument,
             supplied=supplied, executor=executor, resume=resume, progress=progress,
         )  # fmt: skip
-    note_reading(progress, result.instruments, result.warnings)
-    typer.echo(f"{len(result.candidates)} candidates in {out}")
-    return list_failures(failure_lines(result.failures))
+    return conclude(progress, result, f"{len(result.candidates)} candidates in {out}")
 
 
 @command
@@ -92,9 +87,7 @@ def watch(
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "bundled",
     out: Annotated[Path, typer.Option(help="Folder for the candidates.")] = Path("runs/watch"),
     instrument: Instrument = None,
-    false_alarms_per_hour: Annotated[
-        float | None, typer.Option(help="False alarms per amplifier-hour at which to cut.", show_default=False)
-    ] = None,
+    false_alarms_per_hour: FalseAlarms = None,
     catalogue: Catalogue = None,
     every: Annotated[float, typer.Option(help="Seconds between two looks at the folder.")] = 2.0,
     settle: Annotated[float, typer.Option(help="Seconds for which a file must not change to be whole.")] = 5.0,

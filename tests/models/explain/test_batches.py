@@ -191,15 +191,6 @@ def test_saliency_in_batches_is_the_same(biased, strips):
     assert gradient_saliency(biased, strips[:0]).patches.shape == (0, GRID.n_tokens, GRID.patch_size)
 
 
-@pytest.fixture
-def one_thread():
-    """Layers so small cost more in handing out than in computing."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.usefixtures("one_thread")
 def test_a_trained_model_decides_by_the_pulse(toy):
     """The toy's events are 8σ in the middle column: there the attributions lie."""

@@ -36,6 +36,7 @@ from shutterless.pipeline.tokens import STAGE1_FEATURES, GridError, TokenGrid, p
 
 from ..conftest import GRID, random_strips
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ARCH = {"hidden_size": 32, "n_layers": 2, "n_heads": 2, "mlp_size": 48, "dropout": 0.1}
 SHORT = PretrainingSettings(epochs=2, batch_size=16, device="cpu")
 SINGLE = Masking(share=0.34, run_share=0)
@@ -55,15 +56,6 @@ def run(strips, settings=SHORT, masking=SINGLE, seed=1, **options):
     sources = np.where(index % 2, "odd", "even")
     model = build_masked_model(GRID, ARCH, masking, seed=seed)
     return fit_masked_model(model, strips, index[: n * 3 // 4], index[n * 3 // 4 :], sources, settings, **options)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads of models as small as these wait for each other longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

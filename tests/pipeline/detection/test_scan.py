@@ -3,10 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from flat_amplifier import flat_amplifier
 
 from shutterless.pipeline.amplifier import Amplifier
-from shutterless.pipeline.calibration.streaks.find import STREAK_COLUMNS
-from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.compiled.residual_lines import compiled_lines, weighted_sum
 from shutterless.pipeline.detection import box_search
 from shutterless.pipeline.detection.box_search import BoxWidths, _rescale, filter_rows, search_pixels
@@ -18,7 +17,6 @@ from shutterless.pipeline.detection.scan import (
     scan,
 )
 from shutterless.pipeline.psf import pixel_profile, psf_half_width, stack_profile
-from shutterless.pipeline.reading.readout import Readout
 
 SIGMA_PX = 0.84
 SEARCH_ROWS = box_search.SCAN_BLOCK_ROWS
@@ -26,26 +24,7 @@ SEARCH_ROWS = box_search.SCAN_BLOCK_ROWS
 
 def make_amplifier(residual: np.ndarray, sigma_px: float = SIGMA_PX, streak_x=()) -> Amplifier:
     """Amplifier in memory with these residuals (x, t) and a noise of 1 e-."""
-    n_columns, n_rows = residual.shape
-    blocks = np.ones((1, n_columns, -(-n_rows // BLOCK_ROWS)), dtype=np.float32)
-    streaks = pd.DataFrame({name: pd.Series(dtype="float64") for name in STREAK_COLUMNS})
-    streaks["x"] = np.asarray(streak_x, dtype=np.float64)
-    streaks["y"] = 0.0
-    streaks["streak_id"] = np.arange(len(streak_x))
-    return Amplifier(
-        residual=residual.astype(np.float16)[None],
-        baseline_e=100 * blocks,
-        sigma_e=blocks,
-        row_residual=np.zeros(n_rows, dtype=np.float32),
-        streaks=streaks,
-        readout=Readout(300.0, 6.2, 10.0, 48_000.0, 3080),
-        file="memory.fits",
-        entry="memory",
-        psf_sigma_px=sigma_px,
-        live_pixel_rows=int(np.isfinite(residual).sum()),
-        sky_e=100.0,
-        sky_sigma_e=1.0,
-    )
+    return flat_amplifier(residual, sky_e=100.0, sigma_e=1.0, sigma_px=sigma_px, streak_x=streak_x)
 
 
 def noise(shape: tuple[int, int], seed: int = 1) -> np.ndarray:

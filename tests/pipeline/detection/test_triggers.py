@@ -5,10 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from flat_amplifier import flat_amplifier
 
 from shutterless.pipeline.amplifier import Amplifier
-from shutterless.pipeline.calibration.streaks.find import STREAK_COLUMNS
-from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.detection import triggers as triggers_module
 from shutterless.pipeline.detection.scan import scan
 from shutterless.pipeline.detection.templates import shape_bank
@@ -16,7 +15,6 @@ from shutterless.pipeline.detection.trigger_fit import reach_of
 from shutterless.pipeline.detection.triggers import TRIGGER_COLUMNS, _inside, characterise, find_triggers
 from shutterless.pipeline.events.events import Event, event_stamp, optimal_rho, scale_to_rho
 from shutterless.pipeline.psf import pixel_profile
-from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.simulation.camera.artefacts import draw_cosmic_ray
 
 SIGMA_PX, SIGMA_E = 0.84, 20.0
@@ -24,26 +22,7 @@ SIGMA_PX, SIGMA_E = 0.84, 20.0
 
 def make_amplifier(residual: np.ndarray, streak_x=()) -> Amplifier:
     """Amplifier in memory with these residuals (x, t) and a noise of 20 e-."""
-    n_columns, n_rows = residual.shape
-    blocks = np.ones((1, n_columns, -(-n_rows // BLOCK_ROWS)), dtype=np.float32)
-    streaks = pd.DataFrame({name: pd.Series(dtype="float64") for name in STREAK_COLUMNS})
-    streaks["x"] = np.asarray(streak_x, dtype=np.float64)
-    streaks["y"] = 0.0
-    streaks["streak_id"] = 7 + np.arange(len(streak_x))
-    return Amplifier(
-        residual=np.clip(residual, -6e4, 6e4).astype(np.float16)[None],
-        baseline_e=300 * blocks,
-        sigma_e=np.float32(SIGMA_E) * blocks,
-        row_residual=np.zeros(n_rows, dtype=np.float32),
-        streaks=streaks,
-        readout=Readout(300.0, 6.2, 10.0, 48_000.0, 3080),
-        file="memory.fits",
-        entry="memory",
-        psf_sigma_px=SIGMA_PX,
-        live_pixel_rows=residual.size,
-        sky_e=300.0,
-        sky_sigma_e=SIGMA_E,
-    )
+    return flat_amplifier(residual, sky_e=300.0, sigma_e=SIGMA_E, sigma_px=SIGMA_PX, streak_x=streak_x, first_id=7)
 
 
 def inject(residual: np.ndarray, event: Event, rho: float) -> Event:

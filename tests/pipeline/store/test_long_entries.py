@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TINY_PROFILE
 from tiny_frames import GAIN, N_COLUMNS, N_TRANSIT, NOISE_E, SKY_E, column_shares, expose, write_tiny
 
 from shutterless.pipeline.amplifier import Amplifier
@@ -29,13 +28,6 @@ SATURATED = ((CORE - 1, 5), (CORE, 5), (9000, 60))  # row, column
 SPOTS = [(row, 3 + 5 * ((row // 1000) % 2) + (37 if row % 3 else 0)) for row in range(1000, N_ROWS, 1000)]  # off stars
 SPOT_E = 30 * NOISE_E
 ARRAYS = ("row_residual", "row_offset_e", "baseline_e", "sigma_e", "column_noise", "column_tails")
-
-
-@pytest.fixture(scope="module")
-def camera(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("camera") / "tiny.toml"
-    path.write_text(TINY_PROFILE)
-    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -64,18 +56,18 @@ def ingest_with(frame: Path, store: Path, camera: str, max_rows: int) -> dict:
 
 
 @pytest.fixture(scope="module")
-def split(frame, camera, tmp_path_factory) -> tuple[Amplifier, dict, Path]:
+def split(frame, tiny_camera, tmp_path_factory) -> tuple[Amplifier, dict, Path]:
     """The amplifier calibrated segment by segment, its row of the manifest, and its folder."""
     store = tmp_path_factory.mktemp("split")
-    row = ingest_with(frame, store, camera, CORE + 2 * (MARGIN + LEAST))
+    row = ingest_with(frame, store, tiny_camera, CORE + 2 * (MARGIN + LEAST))
     return open_amplifier(store, row["entry"]), row, store / row["entry"]
 
 
 @pytest.fixture(scope="module")
-def whole(frame, camera, tmp_path_factory) -> tuple[Amplifier, dict, Path]:
+def whole(frame, tiny_camera, tmp_path_factory) -> tuple[Amplifier, dict, Path]:
     """The same, calibrated at once."""
     store = tmp_path_factory.mktemp("whole")
-    row = ingest_with(frame, store, camera, N_ROWS)
+    row = ingest_with(frame, store, tiny_camera, N_ROWS)
     return open_amplifier(store, row["entry"]), row, store / row["entry"]
 
 
@@ -174,8 +166,8 @@ def test_stars_are_those_of_the_whole_file_with_the_onsets_of_its_first_rows(spl
     np.testing.assert_allclose(one["y0"][known], np.array([y0 for *_, y0 in STARS])[known], atol=3)
 
 
-def test_clocks_are_those_of_the_file(split, whole, frame, camera):
-    assert split[0].readout == whole[0].readout == read_info(frame, camera).readouts[1]
+def test_clocks_are_those_of_the_file(split, whole, frame, tiny_camera):
+    assert split[0].readout == whole[0].readout == read_info(frame, tiny_camera).readouts[1]
     same = ("entry", "file", "ccd", "quadrant", "n_rows", "first_row", "row_rate_hz", "instrument", "source")
     assert {name: split[1][name] for name in same} == {name: whole[1][name] for name in same}
     assert split[1]["first_row"] == 0
@@ -200,12 +192,12 @@ def test_content_hash_is_of_what_was_written(split):
     assert json.loads((folder / "entry.json").read_text())["content_hash"] == row["content_hash"]
 
 
-def test_the_same_file_gives_the_same_hash(split, frame, camera, tmp_path):
-    again = ingest_with(frame, tmp_path, camera, CORE + 2 * (MARGIN + LEAST))
+def test_the_same_file_gives_the_same_hash(split, frame, tiny_camera, tmp_path):
+    again = ingest_with(frame, tmp_path, tiny_camera, CORE + 2 * (MARGIN + LEAST))
     assert again["content_hash"] == split[1]["content_hash"]
 
 
-def test_a_file_of_45000_rows_is_split_without_being_told(camera, tmp_path, monkeypatch):
+def test_a_file_of_45000_rows_is_split_without_being_told(tiny_camera, tmp_path, monkeypatch):
     """With the package's own sizes: two windows, joined at row 28,672."""
     n_rows = 45_000
     assert n_rows > MAX_ROWS
@@ -214,7 +206,7 @@ def test_a_file_of_45000_rows_is_split_without_being_told(camera, tmp_path, monk
     electrons[np.arange(1000, n_rows + 1, 1000) - 1, columns] += SPOT_E
     path = write_tiny(tmp_path / "long.fits", expose(electrons, seed=13), 100_000)
     monkeypatch.setattr(ingest, "read_exposure", lambda *_: pytest.fail("read at once"))
-    row = ingest_amplifier(path, 1, tmp_path / "store", instrument=camera)
+    row = ingest_amplifier(path, 1, tmp_path / "store", instrument=tiny_camera)
     residual = values(open_amplifier(tmp_path / "store", row["entry"]))
     found = np.argwhere(residual > 15)
     np.testing.assert_array_equal(found[np.argsort(found[:, 1])].T, [columns, np.arange(999, n_rows, 1000)])
@@ -223,11 +215,11 @@ def test_a_file_of_45000_rows_is_split_without_being_told(camera, tmp_path, monk
     assert np.std(residual[:, 28_600:28_750]) == pytest.approx(1, abs=0.05)
 
 
-def test_a_damaged_long_file_leaves_no_entry(camera, tmp_path):
+def test_a_damaged_long_file_leaves_no_entry(tiny_camera, tmp_path):
     n_rows = 40_500
     images = expose(np.full((n_rows, 2 * N_COLUMNS), SKY_E), seed=14)
     images[0][20_000:] = round(SKY_E / GAIN)  # of the second window every pixel
     path = write_tiny(tmp_path / "long.fits", images, 100_000)
     with pytest.raises(ValueError, match="quadrant 1: all pixels equal 150; the amplifier is skipped"):
-        ingest_amplifier(path, 1, tmp_path / "store", instrument=camera)
+        ingest_amplifier(path, 1, tmp_path / "store", instrument=tiny_camera)
     assert list((tmp_path / "store").iterdir()) == []

@@ -25,16 +25,8 @@ from shutterless.workflows.training.unlabelled import UnlabelledError, draw_plac
 
 from ..conftest import ARCHITECTURES, GRID
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS = PretrainSettings(seed=3, epochs=2, batch_size=16, n_strips=96, learning_rate=3e-3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads of models as small as these wait for each other longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
