@@ -1,4 +1,4 @@
-"""Rows of a frame in electrons: bias, non-linearity, gain, and what the serial register moved to the next columns."""
+"""Turn rows of a frame into electrons: bias, non-linearity, gain, and the charge that the serial trap moved."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shutterless.pipeline.reading.frames import Frame
 from shutterless.pipeline.reading.instruments import SerialTrap
 
 DIM_ROWS = 64
-_FIRST_LOOK = 8  # columns that tell most rows from dropped ones
+_FIRST_LOOK = 8  # columns that suffice to tell most rows from dropped ones
 
 
 def overscan_level(overscan_adu: np.ndarray, used: tuple[int, int]) -> np.ndarray:
@@ -26,7 +26,7 @@ def overscan_level(overscan_adu: np.ndarray, used: tuple[int, int]) -> np.ndarra
     Returns
     -------
     ndarray of float64, shape (t,)
-        Mean of the columns, each limited to ±5 σ of the block around its median so that a cosmic ray does not count.
+        Mean of the columns, each limited to the row's median ± 5 σ (of the whole block) against cosmic rays.
     """
     columns = overscan_adu[:, used[0] : used[1]].astype(np.float64)
     middle = np.median(columns, axis=1, keepdims=True)
@@ -35,14 +35,14 @@ def overscan_level(overscan_adu: np.ndarray, used: tuple[int, int]) -> np.ndarra
 
 
 def to_electrons(pixels_adu: np.ndarray, bias_adu: np.ndarray, frame: Frame) -> np.ndarray:
-    """Bias-subtracted, linearised electrons as they were read; saturated pixels and dropped rows are NaN.
+    """Subtract bias, linearise and convert to electrons; saturated pixels and dropped rows become NaN.
 
     Parameters
     ----------
     pixels_adu : ndarray, shape (n, x)
     bias_adu : ndarray, shape (n,)
     frame : Frame
-        For gain, saturation and the profile.
+        Gives gain, saturation and the profile.
 
     Returns
     -------
@@ -50,8 +50,8 @@ def to_electrons(pixels_adu: np.ndarray, bias_adu: np.ndarray, frame: Frame) -> 
 
     Notes
     -----
-    Non-linearity: ``true = x / (a x² + b x + 1)`` with the profile's ``a`` and ``b`` (ztfimg, raw.py). A row whose
-    columns all have one value, and no light, was never read: noise alone makes them differ.
+    Non-linearity: ``true = x / (a x² + b x + 1)`` with the profile's ``a`` and ``b`` (ztfimg, raw.py). A row of one
+    value without light was never read, since noise would make its columns differ.
     """
     electrons = np.empty(pixels_adu.shape, dtype=np.float32)
     a, b = frame.profile.nonlinearity or (0.0, 0.0)
@@ -65,7 +65,7 @@ def to_electrons(pixels_adu: np.ndarray, bias_adu: np.ndarray, frame: Frame) -> 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _to_electrons(pixels, bias, a, b, gain, saturation, electrons):  # pragma: no cover - compiled
-    """Twin of `to_electrons` but for dropped rows."""
+    """Twin of `to_electrons` without dropped rows."""
     for row in range(pixels.shape[0]):
         for column in range(pixels.shape[1]):
             adu = np.float32(pixels[row, column]) - bias[row]
@@ -80,11 +80,10 @@ def undo_serial_trap(electrons: np.ndarray, serial_trap: SerialTrap | None, stea
     ----------
     electrons : ndarray of float32, shape (n, x)
     serial_trap : SerialTrap or None
-        Nothing is done without.
+        With None nothing is done.
     steady : slice
-        Rows of ``electrons`` with the whole sky, corrected pixel by pixel. In the others there may be less light than
-        read noise, which the correction would blow up; there the mean of every `DIM_ROWS` rows says how much to put
-        back.
+        Rows of ``electrons`` with the whole sky, corrected pixel by pixel. Other rows may have less light than read
+        noise, which the correction would amplify. Their correction is that of the mean of every `DIM_ROWS` rows.
     """
     if serial_trap is None:
         return
@@ -100,7 +99,7 @@ def undo_serial_trap(electrons: np.ndarray, serial_trap: SerialTrap | None, stea
 
 
 def dropped_rows(pixels_adu: np.ndarray, bias_adu: np.ndarray) -> np.ndarray:
-    """Rows (t,) that never arrived: one value in every column, with no light in it."""
+    """Rows (t,) that were never read: all columns have one value, without light."""
     dropped = np.all(pixels_adu[:, :_FIRST_LOOK] == pixels_adu[:, :1], axis=1) & (pixels_adu[:, 0] <= bias_adu)
     dropped[dropped] = np.all(pixels_adu[dropped] == pixels_adu[dropped, :1], axis=1)
     return dropped

@@ -1,4 +1,4 @@
-"""An exposure calibrated in memory: stars found, streaks cleaned, restless columns masked, quality noted."""
+"""Calibrate an exposure in memory: find stars, clean streaks, mask variable columns, note the quality."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shutterless.pipeline.amplifier import ROW_TIMES, Amplifier, build_amplifier
 from shutterless.pipeline.calibration.cubes.calibrate import calibrate_cube, cube_star_table
 from shutterless.pipeline.calibration.electrons import masked_rows
 from shutterless.pipeline.calibration.motion.clean import clean_streaks
-from shutterless.pipeline.calibration.quality import column_statistics, restless_columns, summarise_quality
+from shutterless.pipeline.calibration.quality import column_statistics, summarise_quality, variable_columns
 from shutterless.pipeline.calibration.residuals import Baseline, fit_baseline, iterate_residuals
 from shutterless.pipeline.calibration.streaks.background import sky_level
 from shutterless.pipeline.calibration.streaks.find import collapse_profile, find_streaks
@@ -24,23 +24,23 @@ from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.cubes import Cube
 from shutterless.pipeline.reading.frames import Frame
 
-# pixels times rows of an amplifier-hour of a stack of images, which has no columns that are read for an hour: as many
-# as those of a ZTF amplifier hold in one at 300 rows a second, so that a rate of false alarms means as many trials
+# pixels times rows that count as an amplifier-hour of an image cube: those of a ZTF amplifier in an hour at 300 rows a
+# second, so that a rate of false alarms refers to the same number of trials
 PIXEL_ROWS_PER_HOUR = 3072 * 300 * 3600
-NO_SMEAR_ROWS = 0.01  # an image is exposed at once: nothing smears time
-_LARGEST_HALF = 6e4  # what float16 holds
+NO_SMEAR_ROWS = 0.01  # all pixels of an image are exposed at once: nothing smears time
+_LARGEST_HALF = 6e4  # near the largest float16
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What a store keeps of an exposure.
+    """A calibrated exposure as a store holds it.
 
     Parameters
     ----------
     residual : ndarray of float16, shape (y, x, t)
         In units of σ; NaN where masked.
     arrays : mapping of str to ndarray
-        By the name that each has in a store.
+        By their names in a store.
     streaks : DataFrame
     description : mapping
         Plain values for JSON.
@@ -52,7 +52,7 @@ class Calibrated:
     description: Mapping[str, Any]
 
     def amplifier(self, name: str) -> Amplifier:
-        """As it is opened from a store, where ``name`` would be its entry."""
+        """Build the `Amplifier` that a store would give for an entry ``name``."""
         return build_amplifier(name, self.description, self.residual, self.arrays, self.streaks)
 
 
@@ -67,13 +67,13 @@ def exposure_shape(exposure: Frame | Cube) -> tuple[int, int, int]:
 
 @singledispatch
 def calibrate_exposure(exposure: Frame | Cube, residual: np.ndarray) -> Calibrated:
-    """Calibrate what was read.
+    """Calibrate a frame or a cube.
 
     Parameters
     ----------
     exposure : Frame or Cube
     residual : ndarray of float16, shape `exposure_shape`
-        Is filled; memory or a memory map.
+        Filled in place; memory or a memory map.
     """
     raise TypeError(f"there is no calibration for a {type(exposure).__name__}")
 
@@ -91,10 +91,10 @@ def _(frame: Frame, residual: np.ndarray) -> Calibrated:
     )
     statistics = column_statistics(residual[0])
     bright = streaks["flux_e_row"].to_numpy() * pixel_profile(0, sigma_px) > np.median(arrays["sigma_e"])
-    bad = restless_columns(statistics, sigma_px, streaks["x"].to_numpy()[bright])
+    bad = variable_columns(statistics, sigma_px, streaks["x"].to_numpy()[bright])
     residual[0, bad] = np.nan
     arrays["column_noise"] = np.where(bad, np.nan, statistics["noise"]).astype(np.float32)
-    arrays["column_tails"] = statistics[["lone_below", "lone_above"]].to_numpy(np.int32)
+    arrays["column_tails"] = statistics[["isolated_below", "isolated_above"]].to_numpy(np.int32)
     description = {
         **_describe(frame),
         "pixel_rows_per_hour": residual.shape[1] * frame.readout.row_rate_hz * 3600,
@@ -141,7 +141,7 @@ def _(cube: Cube, residual: np.ndarray) -> Calibrated:
 
 
 def _cube_event_scales(cube: Cube) -> dict[str, tuple[float, float]]:
-    """Kinds of event that are injected into a cube and the range of their scale (s): the profile's, or by cadence."""
+    """Kinds of event to inject into a cube with the range of their scale (s): the profile's, else by cadence."""
     if cube.profile.event_scales_s:
         return dict(cube.profile.event_scales_s)
     cadence_s = 1 / cube.readout.row_rate_hz
@@ -150,7 +150,7 @@ def _cube_event_scales(cube: Cube) -> dict[str, tuple[float, float]]:
 
 
 def _describe(exposure: Frame | Cube) -> dict[str, Any]:
-    """What every entry says of where it is from, and its shape (y, x, t)."""
+    """Origin, readout and shape (y, x, t) of an exposure, for its entry's description."""
     return {
         "file": exposure.path.name,
         "source": str(exposure.path.resolve()),
@@ -161,7 +161,7 @@ def _describe(exposure: Frame | Cube) -> dict[str, Any]:
 
 
 def _write_residuals(frame: Frame, baseline: Baseline, residual: np.ndarray) -> dict[str, np.ndarray]:
-    """Stream the residuals into their memory map (x, t); return the arrays beside it."""
+    """Write the residuals to their memory map (x, t) chunk by chunk; return the other arrays of the entry."""
     n_rows, n_columns = frame.pixels_adu.shape
     n_blocks = -(-n_rows // BLOCK_ROWS)
     level = np.empty((n_blocks, n_columns), dtype=np.float32)

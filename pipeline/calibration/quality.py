@@ -1,4 +1,4 @@
-"""How good a calibrated amplifier is: noise against theory, correlations, tails, masks, what the rows shared."""
+"""Measure the quality of a calibrated amplifier: noise over theory, correlations, tails, masks, pickup."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from shutterless.pipeline.compiled.half_floats import to_single
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.readout import Readout
 
-CALM_SIGMA = 5.0  # what lies farther out is an event, an artefact or a tail, and counted as such
-LONE_SIGMA = 3.0  # a tail with nothing so far out beside it is one of the noise: 1 % has by chance, most rays have
-# a column is restless by itself if its slow or fast variance exceeds 1 by so much ...
-MIN_RESTLESS = 0.3
-RESTLESS_SIGMA = 6.0  # ... and by so many of its errors ...
-PSF_SHARE = 0.5  # ... while its neighbours have less than this share of what a point source would give them
+TAIL_SIGMA = 5.0  # pixels beyond are tails: events, artefacts or rare noise; they are counted and left out of the noise
+# a tail pixel is isolated if no neighbour is beyond this: 1 % of noise tails have such a neighbour, and most rays
+ISOLATED_SIGMA = 3.0
+# a column is variable if its slow or fast variance exceeds 1 by this ...
+MIN_EXCESS_VARIANCE = 0.3
+MIN_EXCESS_SIGMA = 6.0  # ... and by this many of its errors ...
+PSF_SHARE = 0.5  # ... and if its neighbours vary less than this share of what a point source would give them
 STREAK_PX = 4.0
-SPECTRUM_ROWS = 2048  # in each segment of which the spectrum is the mean
-FALSE_PEAKS = 0.01  # peaks that the spectrum of noise may have
+SPECTRUM_ROWS = 2048  # in each of the segments over which the spectrum is averaged
+FALSE_PEAKS = 0.01  # expected number of peaks in a spectrum of noise
 _COLUMNS_AT_ONCE = 64
 _FIRST_BIN, _MEDIAN_BINS = 8, 32  # below the first, 1/f noise leaves no level to compare with
 
@@ -39,11 +40,11 @@ def column_statistics(residual: np.ndarray) -> pd.DataFrame:
     Returns
     -------
     DataFrame, x rows
-        ``live`` (unmasked pixels), ``noise`` (standard deviation within `CALM_SIGMA`; 1 is theory), ``slow`` (variance
+        ``live`` (unmasked pixels), ``noise`` (standard deviation within `TAIL_SIGMA`; 1 is theory), ``slow`` (variance
         of the means of `BLOCK_ROWS` rows over its expectation), ``row_correlation`` (of successive rows),
-        ``column_correlation`` (with the next column), ``above`` and ``below`` (pixels beyond `CALM_SIGMA`),
-        ``lone_above`` and ``lone_below`` (those of them without one beyond `LONE_SIGMA` among the eight around them:
-        cosmic rays, trails and events are left out). NaN where nothing is unmasked.
+        ``column_correlation`` (with the next column), ``above`` and ``below`` (pixels beyond `TAIL_SIGMA`),
+        ``isolated_above`` and ``isolated_below`` (those with all eight neighbours within `ISOLATED_SIGMA`, which leaves
+        out cosmic rays, trails and events). NaN where nothing is unmasked.
     """
     n_columns = residual.shape[0]
     table = np.empty((n_columns, 9))
@@ -52,14 +53,14 @@ def column_statistics(residual: np.ndarray) -> pd.DataFrame:
         stop = min(start + _COLUMNS_AT_ONCE, n_columns)
         before = min(start, 1)
         columns = to_single(residual[start - before : stop + 1], memory)
-        _measure(columns, before, table[start:stop], np.float32(CALM_SIGMA), np.float32(LONE_SIGMA), BLOCK_ROWS)
-    counts = ["above", "below", "lone_above", "lone_below"]
+        _measure(columns, before, table[start:stop], np.float32(TAIL_SIGMA), np.float32(ISOLATED_SIGMA), BLOCK_ROWS)
+    counts = ["above", "below", "isolated_above", "isolated_below"]
     names = ["live", "noise", "slow", "row_correlation", "column_correlation", *counts]
     return pd.DataFrame(table, columns=names).astype(dict.fromkeys(["live", *counts], int))
 
 
-def restless_columns(statistics: pd.DataFrame, sigma_px: float, bright_x: np.ndarray) -> np.ndarray:
-    """Columns that vary alone, as hot pixels that blink and traps do and no star does.
+def variable_columns(statistics: pd.DataFrame, sigma_px: float, bright_x: np.ndarray) -> np.ndarray:
+    """Find columns that vary without their neighbours: blinking hot pixels and traps, but no stars.
 
     Parameters
     ----------
@@ -68,15 +69,15 @@ def restless_columns(statistics: pd.DataFrame, sigma_px: float, bright_x: np.nda
     sigma_px : float
         Width of the point-spread function (pixels).
     bright_x : ndarray, shape (s,)
-        Columns of bright streaks: what cleaning leaves of one need not look like a point source, so the columns within
-        `STREAK_PX` of it are let be.
+        Columns of bright streaks. Columns within `STREAK_PX` of one are never reported, since what cleaning leaves of a
+        streak need not look like a point source.
 
     Returns
     -------
     ndarray of bool, shape (x,)
     """
     flanks = PSF_SHARE * float(pixel_profile(1, sigma_px) / pixel_profile(0, sigma_px)) ** 2
-    restless = np.zeros(len(statistics), dtype=bool)
+    variable = np.zeros(len(statistics), dtype=bool)
     live = np.maximum(statistics["live"].to_numpy(), 1)
     for variance, degrees in (
         (statistics["slow"].to_numpy(), live / BLOCK_ROWS),
@@ -86,21 +87,21 @@ def restless_columns(statistics: pd.DataFrame, sigma_px: float, bright_x: np.nda
         padded = np.pad(excess, 1)
         beside = np.maximum(np.maximum(padded[:-2], padded[2:]), 0)
         error = np.sqrt(2 / np.maximum(degrees, 1))
-        restless |= (excess > MIN_RESTLESS) & (excess > RESTLESS_SIGMA * error) & (beside < flanks * excess)
+        variable |= (excess > MIN_EXCESS_VARIANCE) & (excess > MIN_EXCESS_SIGMA * error) & (beside < flanks * excess)
     columns = np.arange(len(statistics))
     for x in bright_x:
-        restless[np.abs(columns - x) <= STREAK_PX] = False
-    return restless
+        variable[np.abs(columns - x) <= STREAK_PX] = False
+    return variable
 
 
 def summarise_quality(statistics: pd.DataFrame, bad_columns: np.ndarray, n_rows: int) -> dict[str, Any]:
-    """Numbers of a whole amplifier for its description.
+    """Summarise the quality of a whole amplifier for its description.
 
     Returns
     -------
     dict
-        ``live_pixel_rows``, ``noise`` (of all calm pixels), ``masked_fraction``, ``bad_columns`` (how many),
-        ``row_correlation``, ``column_correlation`` (medians), ``above`` and ``below`` (pixels beyond `CALM_SIGMA`).
+        ``live_pixel_rows``, ``noise`` (of pixels within `TAIL_SIGMA`), ``masked_fraction``, ``bad_columns`` (how many),
+        ``row_correlation``, ``column_correlation`` (medians), ``above`` and ``below`` (pixels beyond `TAIL_SIGMA`).
     """
     kept = statistics[~bad_columns]
     live = int(kept["live"].sum())
@@ -118,7 +119,7 @@ def summarise_quality(statistics: pd.DataFrame, bad_columns: np.ndarray, n_rows:
 
 
 def pickup_spectrum(row_offset_e: np.ndarray, readout: Readout) -> tuple[np.ndarray, np.ndarray]:
-    """Amplitude spectrum of what all columns of a row share.
+    """Amplitude spectrum of the offset that all columns of a row share.
 
     Parameters
     ----------
@@ -129,8 +130,8 @@ def pickup_spectrum(row_offset_e: np.ndarray, readout: Readout) -> tuple[np.ndar
     Returns
     -------
     frequency_hz, amplitude_e : ndarray, shape (f,)
-        Amplitude of a sinusoid that would stand at each frequency, mean power over Hann-windowed segments of
-        `SPECTRUM_ROWS` that overlap by half (Welch 1967, IEEE Trans. Audio Electroacoust. 15, 70).
+        Amplitude of a sinusoid at each frequency, from the mean power of Hann-windowed segments of `SPECTRUM_ROWS` rows
+        that overlap by half (Welch 1967, IEEE Trans. Audio Electroacoust. 15, 70).
     """
     series = np.asarray(row_offset_e, dtype=np.float64)
     known = np.isfinite(series)
@@ -143,28 +144,28 @@ def pickup_spectrum(row_offset_e: np.ndarray, readout: Readout) -> tuple[np.ndar
 
 
 def pickup_peaks(frequency_hz: np.ndarray, amplitude_e: np.ndarray, n_rows: int) -> pd.DataFrame:
-    """Lines of a spectrum that stand above what surrounds them by more than noise would.
+    """Find the lines of a spectrum that exceed their surroundings by more than noise does.
 
     Parameters
     ----------
     frequency_hz, amplitude_e : ndarray, shape (f,)
         From `pickup_spectrum`.
     n_rows : int
-        Of the series, which says over how many segments the spectrum is a mean.
+        Length of the series, which gives the number of segments in the mean.
 
     Returns
     -------
     DataFrame
-        ``frequency_hz`` and ``amplitude_e`` of the sinusoid, ``times_median`` (its bin over the median of those
-        around); the strongest first. Noise alone has 0.02 to 0.04 of them, more than `FALSE_PEAKS`,
-        for medians of few bins scatter.
+        ``frequency_hz`` and ``amplitude_e`` of the sinusoid, ``times_median`` (its bin over the median of the bins
+        around it); the strongest first. Noise alone gives 0.02 to 0.04 lines, more than `FALSE_PEAKS`, since medians of
+        few bins scatter.
 
     Notes
     -----
     The mean power of ``n`` Hann windows that overlap by half is gamma-distributed for noise, of shape
-    ``n / (1 + (n - 1) / 18 n)``, since neighbouring ones are correlated by 1/6 (Welch 1967). A sinusoid between two
-    bins, ``d`` from the nearest, has ``(1 + d) / (2 - d)`` as much in the next as in that, and there
-    ``sinc(d) / (1 - d²)`` of its amplitude, as the transform of a Hann window says.
+    ``n / (1 + (n - 1) / 18 n)``, since neighbouring windows are correlated by 1/6 (Welch 1967). By the transform of a
+    Hann window, a sinusoid ``d`` bins from the nearest one has ``sinc(d) / (1 - d²)`` of its amplitude there, and
+    ``(1 + d) / (2 - d)`` times that in the next.
     """
     length = min(SPECTRUM_ROWS, n_rows)
     n = (n_rows - length) // max(length // 2, 1) + 1
@@ -184,8 +185,8 @@ def pickup_peaks(frequency_hz: np.ndarray, amplitude_e: np.ndarray, n_rows: int)
     return peaks.sort_values("times_median", ascending=False, ignore_index=True)
 
 
-def expected_tails(level_e: float, electronic_e: float, limit: float = CALM_SIGMA) -> tuple[float, float]:
-    """Probability of a pixel below -limit and above limit sigma, of Poisson and Gaussian electronic noise.
+def expected_tails(level_e: float, electronic_e: float, limit: float = TAIL_SIGMA) -> tuple[float, float]:
+    """Probabilities that Poisson and Gaussian electronic noise put a pixel below -limit and above limit sigma.
 
     Parameters
     ----------
@@ -199,7 +200,7 @@ def expected_tails(level_e: float, electronic_e: float, limit: float = CALM_SIGM
     Returns
     -------
     below, above : float
-        A Gaussian has 2.9e-7 in each beyond 5; the skewness of Poisson moves them apart.
+        2.9e-7 each for a Gaussian and a limit of 5; the skewness of Poisson noise makes them differ.
     """
     sigma = np.sqrt(level_e + electronic_e**2)
     counts = np.arange(poisson.ppf(1e-14, level_e), poisson.isf(1e-14, level_e) + 1)
@@ -209,7 +210,7 @@ def expected_tails(level_e: float, electronic_e: float, limit: float = CALM_SIGM
 
 
 def masked_fractions(residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How much of each column and of each row is masked.
+    """Masked fraction of each column and of each row.
 
     Parameters
     ----------
@@ -220,7 +221,7 @@ def masked_fractions(residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     -------
     by_column : ndarray of float64, shape (x,)
     by_row : ndarray of float64, shape (t,)
-        Of the columns that are not masked from end to end; 1 where there is none.
+        Over the columns that are not masked from end to end; 1 if there is none.
     """
     n_columns, n_rows = residual.shape
     by_column, in_row, n_live = np.empty(n_columns), np.zeros(n_rows), 0
@@ -248,23 +249,23 @@ def noise_over_time(residual: np.ndarray, n_bins: int = 128) -> tuple[np.ndarray
     edges : ndarray of int, shape (n + 1,)
         First row of each segment, and the number of rows.
     noise : ndarray of float64, shape (n,)
-        Standard deviation within `CALM_SIGMA`; 1 is theory, NaN where nothing is unmasked.
+        Standard deviation within `TAIL_SIGMA`; 1 is theory, NaN where nothing is unmasked.
     """
     n_columns, n_rows = residual.shape
     edges = np.linspace(0, n_rows, min(n_bins, n_rows) + 1).astype(int)
     squares, counts = np.zeros(n_rows), np.zeros(n_rows)
     for start in range(0, n_columns, _COLUMNS_AT_ONCE):
         part = residual[start : start + _COLUMNS_AT_ONCE].astype(np.float32)
-        calm = np.abs(part) < CALM_SIGMA
-        squares += np.sum(np.where(calm, part, 0) ** 2, axis=0)
-        counts += calm.sum(axis=0)
+        inside = np.abs(part) < TAIL_SIGMA
+        squares += np.sum(np.where(inside, part, 0) ** 2, axis=0)
+        counts += inside.sum(axis=0)
     squares, counts = (np.add.reduceat(values, edges[:-1]) for values in (squares, counts))
     return edges, np.sqrt(np.divide(squares, counts, out=np.full(len(counts), np.nan), where=counts > 0))
 
 
 @numba.njit(cache=True, nogil=True)
-def _is_lone(residual, x, t, limit):  # pragma: no cover - compiled
-    """Whether none of the eight pixels around one is beyond the limit."""
+def _is_isolated(residual, x, t, limit):  # pragma: no cover - compiled
+    """Whether none of a pixel's eight neighbours is beyond the limit."""
     for column in range(max(x - 1, 0), min(x + 2, residual.shape[0])):
         for row in range(max(t - 1, 0), min(t + 2, residual.shape[1])):
             if (column != x or row != t) and abs(residual[column, row]) > limit:
@@ -273,40 +274,40 @@ def _is_lone(residual, x, t, limit):  # pragma: no cover - compiled
 
 
 @numba.njit(cache=True, nogil=True)
-def _measure(residual, first, table, calm, lone, block_rows):  # pragma: no cover - compiled
-    """Statistics of columns from the first on, one for each row of the table; those around are for comparison."""
+def _measure(residual, first, table, limit, isolated, block_rows):  # pragma: no cover - compiled
+    """Write the statistics of one column to each row of ``table``, from column ``first`` on."""
     n_rows = residual.shape[1]
-    nobody = np.full(block_rows, np.nan, dtype=np.float32)
+    nothing = np.full(block_rows, np.nan, dtype=np.float32)
     before = np.empty(block_rows, dtype=np.float32)
     for i in range(table.shape[0]):
         x = first + i
-        live = within = above = below = lone_above = lone_below = pairs = across = blocks = 0
+        live = within = above = below = isolated_above = isolated_below = pairs = across = blocks = 0
         squares = lagged = beside = slow = 0.0
         for start in range(0, n_rows, block_rows):
             values = residual[x, start : start + block_rows]
-            neighbours = residual[x + 1, start : start + block_rows] if x + 1 < residual.shape[0] else nobody
+            neighbours = residual[x + 1, start : start + block_rows] if x + 1 < residual.shape[0] else nothing
             before[0] = residual[x, start - 1] if start else np.float32(np.nan)
             before[1 : len(values)] = values[:-1]
-            seen, calm_rows, far, total, squared = _sum_block(values, calm)
-            live += seen
-            within += calm_rows
+            n_live, n_inside, far, total, squared = _sum_block(values, limit)
+            live += n_live
+            within += n_inside
             squares += squared
-            n, product = _sum_products(values, before, calm)
+            n, product = _sum_products(values, before, limit)
             pairs += n
             lagged += product
-            n, product = _sum_products(values, neighbours, calm)
+            n, product = _sum_products(values, neighbours, limit)
             across += n
             beside += product
-            if len(values) == block_rows and 2 * calm_rows > block_rows:
-                slow += total * total / calm_rows
+            if len(values) == block_rows and 2 * n_inside > block_rows:
+                slow += total * total / n_inside
                 blocks += 1
             for t in range(start, start + len(values) if far else start):
-                if residual[x, t] > calm:
+                if residual[x, t] > limit:
                     above += 1
-                    lone_above += _is_lone(residual, x, t, lone)
-                elif residual[x, t] < -calm:
+                    isolated_above += _is_isolated(residual, x, t, isolated)
+                elif residual[x, t] < -limit:
                     below += 1
-                    lone_below += _is_lone(residual, x, t, lone)
+                    isolated_below += _is_isolated(residual, x, t, isolated)
         variance = squares / within if within else np.nan
         table[i, 0] = live
         table[i, 1] = np.sqrt(variance)
@@ -314,32 +315,32 @@ def _measure(residual, first, table, calm, lone, block_rows):  # pragma: no cove
         table[i, 3] = lagged / pairs / variance if pairs and variance > 0 else np.nan
         table[i, 4] = beside / across / variance if across and variance > 0 else np.nan
         table[i, 5], table[i, 6] = above, below
-        table[i, 7], table[i, 8] = lone_above, lone_below
+        table[i, 7], table[i, 8] = isolated_above, isolated_below
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
-def _sum_block(values, calm):  # pragma: no cover - compiled
-    """Live values, calm ones, those beyond, and sum and sum of squares of the calm ones."""
-    live, calm_rows, far = np.int32(0), np.int32(0), np.int32(0)
+def _sum_block(values, limit):  # pragma: no cover - compiled
+    """Numbers of live values, of those within the limit and beyond it; sum and sum of squares of those within."""
+    live, n_inside, far = np.int32(0), np.int32(0), np.int32(0)
     total, squares = np.float32(0), np.float32(0)
     for t in range(len(values)):
         value = values[t]
-        known, inside, outside = value == value, abs(value) < calm, abs(value) > calm
+        known, inside, outside = value == value, abs(value) < limit, abs(value) > limit
         live += np.int32(1) if known else np.int32(0)
-        calm_rows += np.int32(1) if inside else np.int32(0)
+        n_inside += np.int32(1) if inside else np.int32(0)
         far += np.int32(1) if outside else np.int32(0)
         kept = value if inside else np.float32(0)
         total += kept
         squares += kept * kept
-    return live, calm_rows, far, total, squares
+    return live, n_inside, far, total, squares
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
-def _sum_products(values, others, calm):  # pragma: no cover - compiled
-    """Pairs that are calm, and the sum of their products."""
+def _sum_products(values, others, limit):  # pragma: no cover - compiled
+    """Number of pairs with both values within the limit, and the sum of their products."""
     pairs, total = np.int32(0), np.float32(0)
     for t in range(len(values)):
-        inside = (abs(values[t]) < calm) & (abs(others[t]) < calm)
+        inside = (abs(values[t]) < limit) & (abs(others[t]) < limit)
         pairs += np.int32(1) if inside else np.int32(0)
         total += values[t] * others[t] if inside else np.float32(0)
     return pairs, total

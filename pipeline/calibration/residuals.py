@@ -1,4 +1,4 @@
-"""From ADU to residuals in units of their own noise: ramp and drain, slow baseline, shared rows, variance."""
+"""Turn ADU into residuals in units of σ: ramp and drain, slow baseline, shared rows, variance."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from shutterless.pipeline.reading.readout import Readout
 CHUNK_ROWS = BLOCK_ROWS  # rows calibrated at a time: 0.8 MB of float32, which stays in the cache
 SERIAL_TRAP_ROWS = 2048  # of the steady state, in which the strength of the serial trap is measured
 _TILE = 32  # columns transposed at a time: with 64 rows they fill 64 bytes of 32 lines
-_SKY_STRIDE = 16  # of the columns whose median tells how bright a row's sky is
+_SKY_STRIDE = 16  # of the columns whose median is the sky level of a row
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What a quiet amplifier looks like.
+    """Light of an amplifier without events.
 
     Parameters
     ----------
     level_e : ndarray of float32, shape (b, x)
         Electrons per pixel at the centres of blocks of `BLOCK_ROWS` rows, in the steady state.
     ramps : tuple of Ramp
-        What the rows after the opening, and those after the closing of the shutter, lack against it.
+        Deficits of the rows after the opening and after the closing of the shutter.
     bias_adu : ndarray of float64, shape (t,)
     serial_trap : SerialTrap or None
-        As strong as it was measured.
+        With the measured strength.
     """
 
     level_e: np.ndarray
@@ -77,9 +77,9 @@ class ResidualChunk:
 def fit_baseline(frame: Frame) -> Baseline:
     """Fit ramp, onsets and the slow level of every column.
 
-    The level is a running mean of block means without the outlying ones: neither a cosmic ray nor a bright event moves
-    it, a faint one by its share of the window. It is a mean and no median, for image motion makes the light of a
-    streak's columns skew: medians make stars 3 % fainter.
+    The level is a running mean of block means without outliers. Cosmic rays and bright events do not move it; a faint
+    event moves it by its share of the window. Image motion skews the light of a streak's columns, so that medians would
+    make stars 3 % fainter than means.
     """
     bias = overscan_level(frame.overscan_adu, frame.profile.overscan_used)
     steady = frame.readout.steady_rows(len(bias))
@@ -94,7 +94,7 @@ def fit_baseline(frame: Frame) -> Baseline:
         for ramp in covered:
             ramp.remove(electrons, rows.start)
         mean = block_means(electrons, BLOCK_ROWS, frame.readout.read_noise_e, BASELINE_CLIP_SIGMA)
-        if not covered:  # 64 times fewer pixels; over their noise the effect bends by 0.02 electrons
+        if not covered:  # 64 times fewer pixels; the trap's curvature over their noise is 0.02 electrons
             undo_serial_trap(mean, serial_trap, slice(0, len(mean)))
         means.append(mean)
     level = running_mean(reject_outliers(np.concatenate(means)), WINDOW_ROWS // BLOCK_ROWS, KNOT_BLOCKS)
@@ -102,13 +102,13 @@ def fit_baseline(frame: Frame) -> Baseline:
 
 
 def _chunks(start: int, stop: int) -> Iterator[slice]:
-    """Rows ``start`` to ``stop``, `CHUNK_ROWS` at a time."""
+    """Slices of `CHUNK_ROWS` rows from ``start`` to ``stop``."""
     for first in range(start, stop, CHUNK_ROWS):
         yield slice(first, min(first + CHUNK_ROWS, stop))
 
 
 def _within(steady: slice, rows: slice) -> slice:
-    """Part of a segment of rows that is steady, counted from the segment's first row."""
+    """Steady part of some rows, counted from their first."""
     start = min(max(steady.start, rows.start), rows.stop)
     return slice(start - rows.start, min(max(steady.stop, start), rows.stop) - rows.start)
 
@@ -122,7 +122,7 @@ def _measure_serial_trap(frame: Frame, bias: np.ndarray, steady: slice) -> Seria
 
 
 def _fit_ramps(frame: Frame, bias: np.ndarray, serial_trap: SerialTrap | None, steady: slice) -> tuple[Ramp, ...]:
-    """Ramp of the first rows and drain of the last, where the file has them; steady rows say where they lead."""
+    """Fit the ramp of the first rows and the drain of the last, where the file has them."""
     readout, n_rows, first_row = frame.readout, len(bias), frame.readout.first_row or 0
     ramps = []
     if steady.start > 0:
@@ -161,7 +161,7 @@ def _steady_level(frame: Frame, bias: np.ndarray, serial_trap: SerialTrap | None
 def _whole_electrons(
     frame: Frame, bias: np.ndarray, serial_trap: SerialTrap | None, steady: slice, rows: slice
 ) -> np.ndarray:
-    """Electrons of some rows, in which what is masked repeats the row before, so that a dropped row is no step."""
+    """Electrons of some rows; masked pixels repeat the row before, so that a dropped row makes no step."""
     electrons = to_electrons(frame.pixels_adu[rows], bias[rows], frame)
     for row in np.flatnonzero(np.isnan(electrons).any(axis=1)):
         before = electrons[row - 1] if row else np.zeros(electrons.shape[1], dtype=electrons.dtype)
@@ -183,7 +183,7 @@ def iterate_residuals(frame: Frame, baseline: Baseline, *, shared_rows: bool = T
     frame : Frame
     baseline : Baseline
     shared_rows : bool
-        Whether to take off what all columns of a row share.
+        Whether to subtract the offset that all columns of a row share.
 
     Yields
     ------
@@ -191,10 +191,10 @@ def iterate_residuals(frame: Frame, baseline: Baseline, *, shared_rows: bool = T
 
     Notes
     -----
-    The variance is photon statistics of the baseline (never of the data, which would favour downward fluctuations)
-    plus read noise and digitisation: ``V = max(b, 0) + RN² + gain²/12``, the latter as much larger as undoing the
-    serial trap makes them. What all columns of a row share is their mean weighted by ``1/V`` and clipped: pickup is
-    read with a row, light is not shared by 3,072 columns.
+    The variance is that of the baseline's photons plus read noise and digitisation: ``V = max(b, 0) + RN² +
+    gain²/12``. Photons of the data themselves would favour downward fluctuations. Undoing the serial trap enlarges the
+    last two terms (`noise_gain`). The shared offset of a row is the clipped mean of its columns weighted by ``1/V``:
+    all 3,072 columns share pickup, but no light.
     """
     steady = frame.readout.steady_rows(len(frame.pixels_adu))
     floor_e2 = noise_floor_e2(frame.readout)
@@ -218,9 +218,9 @@ def iterate_residuals(frame: Frame, baseline: Baseline, *, shared_rows: bool = T
 def _variance_terms(
     level_e: np.ndarray, floor_e2: float, serial_trap: SerialTrap | None, bright: slice
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Variance of each row without light (electrons²) and what a photon adds to it, both float32, (t,).
+    """Variance of each row without light (electrons²), and the variance that a photon adds, both float32, (t,).
 
-    Undoing the serial trap made read noise grow in the steady rows; in the others the serial trap evened the photons.
+    Undoing the serial trap enlarged the read noise of steady rows. In the other rows the trap smoothed the photons.
     """
     electronic_e2 = np.full(len(level_e), floor_e2, dtype=np.float32)
     photon_share = np.ones(len(level_e), dtype=np.float32)
@@ -234,7 +234,7 @@ def _variance_terms(
 
 
 def _row_medians(values: np.ndarray, steady: slice) -> np.ndarray:
-    """Median over columns of each row, (t,); the steady rows of a chunk differ so little that one stands for all."""
+    """Median over columns of each row, (t,); all steady rows of a chunk get that of one, as they differ very little."""
     medians = np.empty(len(values), dtype=np.float32)
     if steady.stop > steady.start:
         medians[steady] = np.median(values[(steady.start + steady.stop) // 2, ::_SKY_STRIDE])
@@ -246,9 +246,9 @@ def _row_medians(values: np.ndarray, steady: slice) -> np.ndarray:
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _standardise(residual, level, sigma, electronic_e2, photon_share, clip):  # pragma: no cover - compiled
-    """From electrons to sigma in place: off goes the level, then the clipped weighted mean of each row, (t,).
+    """Subtract the level and each row's clipped weighted mean, and divide by sigma, in place.
 
-    Fills ``sigma`` and returns what was taken off (electrons).
+    Fills ``sigma`` and returns the means (t,) in electrons.
     """
     n_rows, n_columns = residual.shape
     shared = np.empty(n_rows, dtype=np.float32)
@@ -278,7 +278,7 @@ def _subtract_level(values, level, electronic_e2, photon_share, sigma, weight): 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
 def _clipped_sums(values, sigma, weight, centre, clip):  # pragma: no cover - compiled
-    """Weighted sum of the values within ``clip`` sigma of a centre, which NaN are not, and sum of their weights."""
+    """Weighted sum of the values within ``clip`` sigma of a centre, and sum of their weights; NaN are left out."""
     total, weights = np.float32(0), np.float32(0)
     for column in range(len(values)):
         inside = abs(values[column] - centre) <= clip * sigma[column]
@@ -289,7 +289,7 @@ def _clipped_sums(values, sigma, weight, centre, clip):  # pragma: no cover - co
 
 @numba.njit(cache=True, nogil=True)
 def _write_transposed(rows, columns):  # pragma: no cover - compiled
-    """Rows (t, x) of float32 into columns (x, t) of the bits of float16."""
+    """Write rows (t, x) of float32 as columns (x, t) of float16 bits."""
     n_rows, n_columns = rows.shape
     halves = np.empty((n_rows, _TILE), dtype=np.uint16)
     for first in range(0, n_columns, _TILE):

@@ -1,8 +1,7 @@
-"""The serial trap: a trap in the serial register that takes charge from one pixel and gives it to the next.
+"""Apply and undo the serial trap, which takes charge from one pixel and gives it to the next.
 
-Every row is read column by column; a serial trap holds back some charge of a bright pixel and lets it go into the
-pixels read after it, so streaks lean in the direction of reading. Both directions are here: what the camera does to a
-row, and how to undo it.
+Every row is read column by column. A trap in the serial register holds back some charge of a bright pixel and releases
+it into the pixels read after it, so that streaks lean in the direction of reading.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from shutterless.pipeline.compiled.vector_power import vector_power
 from shutterless.pipeline.reading.instruments import SerialTrap
 
 _TABLE = 4096  # entries per table; the powers below are interpolated to 2e-4 of the serial trap's capacity
-# rows go side by side through the register, for each alone waits for every pixel's result: forwards, and back
+# rows computed side by side, applying and removing: within one row every pixel waits for the result of the last
 _ROWS_ABREAST, _ROWS_REMOVED = 16, 32
 _BUMP_E, _REACH = 8.0, 12  # electrons, and columns over which the serial trap gives back what it took
 
 
 @lru_cache(maxsize=8)
 def _tabulate(exponent: float, flux_exponent: float) -> tuple[np.ndarray, np.ndarray]:
-    """``x^exponent`` at x from 0 to 1, and ``u^flux_exponent`` at √u from 0 to 1, where it is smooth enough."""
+    """Tables of ``x^exponent`` over x and of ``u^flux_exponent`` over √u, where it is smooth, from 0 to 1."""
     steps = np.linspace(0.0, 1.0, _TABLE)
     return (steps**exponent).astype(np.float32), (steps ** (2 * flux_exponent)).astype(np.float32)
 
@@ -34,14 +33,12 @@ def apply_serial_trap(electrons: np.ndarray, effect: SerialTrap) -> None:
     Parameters
     ----------
     electrons : ndarray of float, shape (t, x)
-        Charge of each pixel, columns in the order in which they are read; the overscan belongs behind them, for there
-        the serial trap empties.
+        Charge of each pixel, columns in the order in which they are read, overscan last.
     effect : SerialTrap
 
     Notes
     -----
-    The serial trap keeps its charge from one row to the next: the last pixels of a row, overscan, leave it nearly
-    empty, so every row may begin with an empty one.
+    The overscan at the end of a row leaves the serial trap nearly empty, so that every row begins with an empty one.
     """
     if effect.capacity_e > 0:
         release, capture = _tabulate(effect.exponent, effect.flux_exponent)
@@ -49,16 +46,16 @@ def apply_serial_trap(electrons: np.ndarray, effect: SerialTrap) -> None:
 
 
 def remove_serial_trap(electrons: np.ndarray, effect: SerialTrap) -> None:
-    """Undo `apply_serial_trap` in place; NaN (saturated) pixels are left, and the serial trap is taken to pass them by.
+    """Undo `apply_serial_trap` in place; NaN (saturated) pixels stay and do not change the filling of the trap.
 
     Notes
     -----
-    The filling follows from what was read, pixel by pixel. ``n = read - out + in(n)`` is found by fixed-point
-    iteration from what the pixel before gave up. Negative readings capture nothing.
+    The filling follows from the pixels read before. ``n = read - out + in(n)`` is solved by fixed-point iteration that
+    starts from the charge captured from the pixel before. Of negative readings nothing is captured.
     """
     if effect.capacity_e > 0:
         parameters = (effect.capacity_e, effect.full_well_e, effect.exponent, effect.flux_exponent)
-        # the compiled twin knows one type; what else there is, is small
+        # the compiled twin takes float32 alone; other arrays are small
         if electrons.dtype == np.float32:
             _remove(electrons, *map(np.float32, parameters))
         else:
@@ -68,7 +65,7 @@ def remove_serial_trap(electrons: np.ndarray, effect: SerialTrap) -> None:
 
 
 def serial_trap_response(sky_e: float, effect: SerialTrap) -> np.ndarray:
-    """What a pixel with one electron more than the sky puts into itself and the pixels read after it.
+    """Response to one electron more than the sky in a pixel: electrons added to it and to the pixels read after it.
 
     Parameters
     ----------
@@ -87,17 +84,14 @@ def serial_trap_response(sky_e: float, effect: SerialTrap) -> np.ndarray:
 
 
 def photon_gain(sky_e: float, effect: SerialTrap) -> float:
-    """How much smaller the serial trap makes the variance of photons: it hands some of each pixel on to the next.
-
-    Sum of the squares of `serial_trap_response`.
-    """
+    """Factor by which the serial trap reduces the variance of photons: the sum of squares of `serial_trap_response`."""
     return float(np.sum(serial_trap_response(sky_e, effect) ** 2))
 
 
 def noise_gain(sky_e: float, effect: SerialTrap) -> float:
-    """How much larger `remove_serial_trap` makes the variance of read noise, which no serial trap has evened.
+    """Factor by which `remove_serial_trap` enlarges the variance of read noise, which is added after the trap.
 
-    ``Σ g²`` over what a pixel that is read one electron too high puts into itself and the pixels after it.
+    It is ``Σ g²``, where ``g`` is the response to one electron of read noise in that pixel and the pixels after it.
     """
     if not sky_e > 0 or effect.capacity_e <= 0:
         return 1.0
@@ -110,7 +104,7 @@ def noise_gain(sky_e: float, effect: SerialTrap) -> float:
 
 @numba.njit(cache=True, nogil=True, inline="always")
 def _look_up(table, place):  # pragma: no cover - compiled
-    """Value between the entries of a table over 0 to 1, its ends beyond."""
+    """Interpolate a table over 0 to 1; its first or last value beyond."""
     place = min(max(place, np.float32(0)), np.float32(1)) * np.float32(_TABLE - 1)
     i = np.int32(min(place, np.float32(_TABLE - 2)))
     return table[i] + (place - np.float32(i)) * (table[i + 1] - table[i])
@@ -152,9 +146,9 @@ def _remove(electrons, capacity, full_well, exponent, flux_exponent):  # pragma:
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def _remove_abreast(electrons, capacity, full_well, exponent, flux_exponent):  # pragma: no cover - compiled
-    """Undo the effect in `_ROWS_REMOVED` rows, (x, rows): side by side they fill the registers of the processor.
+    """Undo the effect in `_ROWS_REMOVED` rows at once, (x, rows), in vector registers.
 
-    No table, no branch and no call, or the rows would be done one after the other, six times slower.
+    A table, a branch or a call would prevent vectorisation and make this six times slower.
     """
     held, taken = np.zeros(_ROWS_REMOVED, np.float32), np.zeros(_ROWS_REMOVED, np.float32)
     per_capacity, per_full_well = np.float32(1) / capacity, np.float32(1) / full_well
@@ -167,7 +161,7 @@ def _remove_abreast(electrons, capacity, full_well, exponent, flux_exponent):  #
             out = _lower(capacity * vector_power(filling, exponent), held[k])
             room = capacity * vector_power(np.float32(1) - filling, exponent)
             charge = (read if read == read else out) - out
-            # two fixed-point iterations: each leaves a twentieth of the error, 0.1 electrons on the flank of a star
+            # two fixed-point iterations; each reduces the error to a twentieth, 0.1 electrons on the flank of a star
             inside = _higher(charge + before, np.float32(0))
             flux = _lower(inside * per_full_well, np.float32(1))
             caught = _lower(room * vector_power(flux, flux_exponent), inside)
@@ -175,7 +169,7 @@ def _remove_abreast(electrons, capacity, full_well, exponent, flux_exponent):  #
             flux = _lower(inside * per_full_well, np.float32(1))
             caught = _lower(room * vector_power(flux, flux_exponent), inside)
             line[k] = read + (caught - out)
-            held[k] += live * (caught - out)  # the serial trap passes a masked pixel by
+            held[k] += live * (caught - out)  # a masked pixel does not change the filling
             taken[k] = live * caught + (np.float32(1) - live) * before
 
 

@@ -1,4 +1,4 @@
-"""How strong the serial trap is in an amplifier, from the noise that neighbouring sky columns share."""
+"""Measure the strength of the serial trap of an amplifier from the covariance of neighbouring sky columns."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from shutterless.pipeline.calibration.streaks.background import sky_level
 from shutterless.pipeline.reading.instruments import SerialTrap
 
 MAX_STRENGTH = 2.0  # times the profile's capacity; more is another effect
-MIN_SIGNIFICANCE = 5.0  # of the covariance; less is no reason to change every pixel
-MAX_STARLIGHT = 0.1  # of the sky in a column that is taken for sky
-MIN_PAIRS = 100_000  # of neighbouring sky pixels, which tell a strength of 1 to 8 %
+MIN_SIGNIFICANCE = 5.0  # of the covariance; below, no pixel is corrected
+MAX_STARLIGHT = 0.1  # over the sky, in a column that is taken for sky
+MIN_PAIRS = 100_000  # of neighbouring sky pixels; they give a strength of 1 to 8 %
 COVARIANCE_CLIP_SIGMA = 5.0
-_FAR_E = 500.0  # beyond, no noise of a sky pixel
+_FAR_E = 500.0  # larger changes are no noise of a sky pixel
 
 
 def measure_strength(electrons: np.ndarray, effect: SerialTrap) -> float:
@@ -32,14 +32,14 @@ def measure_strength(electrons: np.ndarray, effect: SerialTrap) -> float:
     Returns
     -------
     float
-        Capacity over that of ``effect``; 0 where neighbouring sky pixels do not vary together by `MIN_SIGNIFICANCE`
-        errors, or where there are too few without a star to tell.
+        Capacity over that of ``effect``. 0 if the covariance of neighbouring sky pixels is below `MIN_SIGNIFICANCE`
+        errors, or if too few pixels are without a star.
 
     Notes
     -----
-    Photons fall on each pixel by themselves, so their noise is uncorrelated until the register passes some of it on.
-    Streaks lean, too, but so they do by image motion and unseen companions; tried on simulated frames, they told the
-    strength four times worse than its error.
+    Photon noise of neighbouring pixels is uncorrelated until the serial register passes some of it on. The lean of
+    streaks is no good measure, since image motion and faint companions make streaks lean, too: on simulated frames its
+    scatter was four times its error.
     """
     masked = masked_rows(electrons)
     electrons = electrons[~masked] if masked.any() else electrons
@@ -67,8 +67,8 @@ def neighbour_covariance(sky_e: float, effect: SerialTrap) -> float:
 
     Notes
     -----
-    A pixel with one electron more than the sky is read ``h_0`` higher, the next ones ``h_1``, ``h_2``, …
-    so Poisson noise of variance ``sky_e`` becomes a covariance of ``sky_e Σ h_k h_{k+1}``.
+    One electron more than the sky makes a pixel read ``h_0`` higher and the next ones ``h_1``, ``h_2``, …
+    Poisson noise of variance ``sky_e`` therefore has a covariance of ``sky_e Σ h_k h_{k+1}``.
     """
     response = serial_trap_response(sky_e, effect)
     return float(sky_e * np.sum(response[:-1] * response[1:]))
@@ -90,11 +90,11 @@ def _column_means(electrons):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _covariance(electrons, first, clip, far):  # pragma: no cover - compiled
-    """How many changes from row to row of pairs of columns are calm, their variance in the first, and covariance.
+    """Variance and covariance of row-to-row changes in pairs of neighbouring columns, and the number of pairs used.
 
-    Parameters are electrons (t, x), the first column of each pair, and the sigma and electrons that are not calm. Stars
-    move from row to row by next to nothing; what a row shares, limited, is taken off. Cosmic rays reach over several
-    columns.
+    Parameters are electrons (t, x), the first column of each pair, and the limits in sigma and electrons beyond which a
+    change is not used (cosmic rays reach over several columns). Stars move very little from row to row. The clipped
+    mean change of each row is subtracted.
     """
     n_columns = electrons.shape[1]
     half = np.float32(np.sqrt(0.5))

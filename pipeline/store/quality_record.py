@@ -1,4 +1,4 @@
-"""What the ingest of an amplifier noted of its quality, read back from its store; small, so that thousands fit."""
+"""Read the quality of amplifiers from their store; small enough for thousands at once."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from shutterless.pipeline.calibration.streaks.background import sky_level
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.store.store import open_amplifier, read_entry
 
-SKY_SHARE = 0.02  # by which the level of a column may differ from the sky's and still be taken for sky
-_LEVEL_STEPS = 16  # of a sky that rises or falls, between which tails are interpolated
+SKY_SHARE = 0.02  # relative difference from the sky's level up to which a column is taken for sky
+_LEVEL_STEPS = 16  # of a sky that rises or falls; tails are interpolated between them
 _ARRAYS = ("column_noise", "column_tails", "row_offset_e")
 
 
 @dataclass(frozen=True)
 class AmplifierQuality:
-    """What the ingest of an amplifier noted of its quality.
+    """Quality of an amplifier as its ingest recorded it.
 
     Parameters
     ----------
     entry : str
         Folder in the store.
     numbers : mapping
-        Description of the entry; an older version wrote less into it.
+        Description of the entry; entries of older versions have fewer keys.
     readout : Readout
     n_rows, n_columns : int
     level_e : ndarray of float64, shape (x,)
@@ -36,13 +36,13 @@ class AmplifierQuality:
     sky : ndarray of bool, shape (x,)
         Columns without a star, a ghost or a mask from end to end.
     expected_tails : ndarray of float64, shape (2,)
-        How many pixels of the sky columns photon and electronic noise puts below and above `CALM_SIGMA`.
+        Pixels of the sky columns that photon and electronic noise puts below -`TAIL_SIGMA` and above `TAIL_SIGMA`.
     column_noise : ndarray of float32, shape (x,), or None
         Noise over theory; NaN where a column is masked from end to end. None in an entry of an older version.
     column_tails : ndarray of int32, shape (x, 2), or None
-        Lone pixels below and above `CALM_SIGMA`.
+        Isolated pixels below -`TAIL_SIGMA` and above `TAIL_SIGMA`.
     row_offset_e : ndarray of float32, shape (t,), or None
-        What all columns of a row share (electrons).
+        Offset that all columns of a row share (electrons).
     """
 
     entry: str
@@ -65,21 +65,21 @@ class AmplifierQuality:
 
     @property
     def sky_noise(self) -> float:
-        """Noise over theory of all calm pixels of the sky columns; NaN if unknown."""
+        """Noise over theory of the sky columns' pixels within `TAIL_SIGMA`; NaN if unknown."""
         if self.column_noise is None or not self.sky.any():
             return np.nan
         return float(np.sqrt(np.mean(self.column_noise[self.sky].astype(np.float64) ** 2)))
 
     @property
     def sky_tails(self) -> np.ndarray:
-        """Lone pixels of the sky columns below and above `CALM_SIGMA`, shape (2,); NaN if unknown."""
+        """Isolated pixels of the sky columns below and above `TAIL_SIGMA`, shape (2,); NaN if unknown."""
         if self.column_tails is None or not self.sky.any():
             return np.full(2, np.nan)
         return self.column_tails[self.sky].sum(axis=0).astype(np.float64)
 
 
 def read_quality(store: str | Path, entry: str) -> AmplifierQuality:
-    """Read what the ingest of an amplifier noted of its quality.
+    """Read the quality that the ingest of an amplifier recorded.
 
     Raises
     ------
@@ -114,13 +114,13 @@ def _load(path: Path) -> np.ndarray | None:
 
 
 def _sky_columns(level_e: np.ndarray, error_e: float) -> np.ndarray:
-    """Columns whose level is that of the sky by `SKY_SHARE` or three errors."""
+    """Columns whose level equals the sky's within `SKY_SHARE` or three errors."""
     middle = sky_level(level_e)
     return np.abs(level_e - middle) < max(SKY_SHARE * abs(middle), 3 * error_e)
 
 
 def _tail_shares(level_e: np.ndarray, sigma_e: np.ndarray) -> np.ndarray:
-    """Share of pixels of sky columns (x, b) that noise puts below and above `CALM_SIGMA` as their level changes."""
+    """Shares of the pixels of sky columns (x, b) that noise puts below and above `TAIL_SIGMA`, averaged over levels."""
     if level_e.size == 0:
         return np.full(2, np.nan)
     light = np.maximum(level_e.astype(np.float64), 0)

@@ -16,8 +16,8 @@ from scipy.stats import poisson
 
 from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.quality import (
-    CALM_SIGMA,
     SPECTRUM_ROWS,
+    TAIL_SIGMA,
     masked_fractions,
     noise_over_time,
     pickup_peaks,
@@ -110,7 +110,7 @@ def find_unusual(quality: AmplifierQuality) -> dict[str, str]:
     for side, i in _TAIL_WORDS.items():
         if _tail_is_unusual(found[i], expected[i]):
             unusual[side] = (
-                f"{found[i]:.0f} lone sky pixels are {side} {CALM_SIGMA:g} σ where noise has {expected[i]:.1f}"
+                f"{found[i]:.0f} isolated sky pixels are {side} {TAIL_SIGMA:g} σ where noise has {expected[i]:.1f}"
             )
     return unusual
 
@@ -140,7 +140,7 @@ def _tail(side: str) -> _Column:
         found, expected = (part[_TAIL_WORDS[side]] for part in (quality.sky_tails, quality.expected_tails))
         return "–" if np.isnan(found) else f"{found:.0f} / {expected:.1f}"
 
-    return _Column(side, f"{side} {CALM_SIGMA:g}\u00a0σ", write)
+    return _Column(side, f"{side} {TAIL_SIGMA:g}\u00a0σ", write)
 
 
 def serial_trap_strength(quality: AmplifierQuality) -> str:
@@ -196,7 +196,7 @@ def summarise_amplifiers(qualities: Iterable[AmplifierQuality]) -> list[Part]:
 
 _NOTE = (
     "Noise is the standard deviation over what photons, read noise and digitisation make, of pixels within "
-    f"{CALM_SIGMA:g} σ; sky columns are those whose level is within {100 * SKY_SHARE:g} % of the sky's. Correlations "
+    f"{TAIL_SIGMA:g} σ; sky columns are those whose level is within {100 * SKY_SHARE:g} % of the sky's. Correlations "
     "(corr.) are those of successive rows and of neighbouring columns, medians over the columns. Bad columns are "
     "those masked because they vary alone. Tails count sky pixels "
     "with nothing beside them (rays, trails and events have company) / how many Poisson and read noise "
@@ -347,11 +347,11 @@ def _draw_piece(amplifier: Amplifier) -> Picture:
     place: dict[str, Any] = {"first_row": rows.start, "first_column": columns.start}
     plot_frame(light, above, unit="e⁻", **place)
     above.set_xlabel("")
-    plot_frame(residual, below, limit_sigma=CALM_SIGMA, **place)
+    plot_frame(residual, below, limit_sigma=TAIL_SIGMA, **place)
     caption = (
         f"{residual.shape[0]} rows and {residual.shape[1]} columns{_describe_streak(amplifier, rows, streak)}. Above: "
         "electrons without bias and what the rows share. Below: without the level of each column and the motion of the "
-        f"streaks, too, in σ; masked pixels are grey. The standard deviation within {CALM_SIGMA:g} σ is "
+        f"streaks, too, in σ; masked pixels are grey. The standard deviation within {TAIL_SIGMA:g} σ is "
         f"{number(_calm_spread(residual), '{:.3f}')} in the piece."
     )
     return picture(drawing, caption, alt="Piece of the calibrated amplifier around its brightest streak", image=True)
@@ -379,5 +379,5 @@ def _describe_streak(amplifier: Amplifier, rows: slice, streak: pd.Series | None
 
 
 def _calm_spread(residual: np.ndarray) -> float:
-    calm = residual[np.abs(residual) < CALM_SIGMA]
+    calm = residual[np.abs(residual) < TAIL_SIGMA]
     return float(np.sqrt(np.mean(calm.astype(np.float64) ** 2))) if calm.size else np.nan

@@ -1,4 +1,4 @@
-"""Statistics of columns, put in and found; who is restless alone; sines in a spectrum."""
+"""Statistics of columns are measured as put in; variable columns and sines in a spectrum are found."""
 
 import numpy as np
 import pandas as pd
@@ -11,8 +11,8 @@ from shutterless.pipeline.calibration.quality import (
     noise_over_time,
     pickup_peaks,
     pickup_spectrum,
-    restless_columns,
     summarise_quality,
+    variable_columns,
 )
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.readout import Readout
@@ -52,7 +52,7 @@ def test_tails_and_masked_pixels_are_counted_apart():
     assert table[["live", "above", "below"]].to_numpy().tolist() == [[640, 2, 1], [630, 0, 0]]
 
 
-def test_tails_in_company_are_not_lone():
+def test_tails_in_company_are_not_isolated():
     """A cosmic ray of two pixels is not, nor one whose diagonal neighbour is at 4 sigma; noise beside it is."""
     residual = np.zeros((70, 640), dtype=np.float16)
     residual[10, 10:12] = 8
@@ -62,27 +62,27 @@ def test_tails_in_company_are_not_lone():
     residual[0, 0], residual[0, 1] = 6, np.nan
     table = column_statistics(residual)
     assert (int(table["above"].sum()), int(table["below"].sum())) == (5, 1)
-    assert table["lone_above"].to_numpy().nonzero()[0].tolist() == [0, 64]
-    assert table["lone_below"].to_numpy().nonzero()[0].tolist() == [69]
+    assert table["isolated_above"].to_numpy().nonzero()[0].tolist() == [0, 64]
+    assert table["isolated_below"].to_numpy().nonzero()[0].tolist() == [69]
 
 
 def test_a_column_without_a_live_pixel_has_no_noise():
     table = column_statistics(np.full((1, 100), np.nan, dtype=np.float16))
     assert table["live"].iloc[0] == 0
     assert table[["noise", "slow", "row_correlation"]].isna().all().all()
-    assert not restless_columns(table, SIGMA_PX, np.empty(0)).any()
+    assert not variable_columns(table, SIGMA_PX, np.empty(0)).any()
 
 
-def test_a_blinking_column_is_restless_and_a_varying_star_is_not():
+def test_a_blinking_column_is_variable_and_a_varying_star_is_not():
     residual = noise(60)
     blink = np.where(np.arange(20_000) // 400 % 2, 1.0, -1.0)  # 1 sigma, for 1.3 s
     residual[20] += blink
     residual[35:46] += 3 * np.outer(pixel_profile(np.arange(-5, 6), SIGMA_PX), blink)
     residual[50] += 0.8 * np.random.default_rng(2).standard_normal(20_000)  # noisier by itself, row by row
     table = column_statistics(residual.astype(np.float16))
-    np.testing.assert_array_equal(np.flatnonzero(restless_columns(table, SIGMA_PX, np.empty(0))), [20, 50])
-    # under a bright streak nobody can tell
-    np.testing.assert_array_equal(np.flatnonzero(restless_columns(table, SIGMA_PX, np.array([18.3]))), [50])
+    np.testing.assert_array_equal(np.flatnonzero(variable_columns(table, SIGMA_PX, np.empty(0))), [20, 50])
+    # a column under a bright streak is not judged
+    np.testing.assert_array_equal(np.flatnonzero(variable_columns(table, SIGMA_PX, np.array([18.3]))), [50])
 
 
 def test_summary_leaves_bad_columns_out():

@@ -90,7 +90,7 @@ def test_tails_are_judged_where_noise_has_enough_of_them():
     assert find_unusual(make_quality(tails=(0, 0), live_pixel_rows=10**7)) == {}  # 1.2 and 5.8 expected
     assert find_unusual(make_quality(tails=(1, 6), live_pixel_rows=10**9)) == {}  # 100 and 600 of 125 and 583
     unusual = find_unusual(make_quality(tails=(2, 6), live_pixel_rows=10**9))
-    assert unusual == {"below": "200 lone sky pixels are below 5 σ where noise has 125.0"}
+    assert unusual == {"below": "200 isolated sky pixels are below 5 σ where noise has 125.0"}
     assert list(find_unusual(make_quality(tails=(0, 1), live_pixel_rows=10**6))) == ["above"]  # 100 of 0.6
 
 
