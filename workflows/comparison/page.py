@@ -18,9 +18,9 @@ from shutterless.workflows.comparison.pairs import Gap
 from shutterless.workflows.comparison.verdict import SHOWN, Verdict, format_gap, format_interval, format_value
 from shutterless.workflows.pages.drawings import name_below, new_figure, picture
 from shutterless.workflows.pages.figures import plot_completeness, plot_reliability
-from shutterless.workflows.pages.formats import number, unbroken
+from shutterless.workflows.pages.formats import Columns, number, tabulate, unbroken
 from shutterless.workflows.pages.page import page
-from shutterless.workflows.pages.parts import Bullets, Heading, Paragraph, Part, Section, Table, tabulate
+from shutterless.workflows.pages.parts import Bullets, Heading, Paragraph, Part, Section, Table
 from shutterless.workflows.tracking.tracking import Tracking, read_losses, read_table
 
 _DECIDING = 2  # lines of the verdict
@@ -110,9 +110,6 @@ def _say_scope(runs: pd.DataFrame, models: pd.DataFrame, drawn: pd.DataFrame, me
 
 
 def _write_models(models: pd.DataFrame, verdict: Verdict, metric: str) -> list[Part]:
-    def logged(name: str, pattern: str = "{:.3g}") -> Callable[[pd.Series], str]:
-        return lambda row: number(row.get(f"metrics.{name}"), pattern)
-
     def interval(row: pd.Series) -> str:
         low, high = (row.get(f"metrics.{metric}_{end}", np.nan) for end in ("low", "high"))
         return unbroken(format_interval(low, high, metric))
@@ -120,24 +117,29 @@ def _write_models(models: pd.DataFrame, verdict: Verdict, metric: str) -> list[P
     def spread(row: pd.Series) -> str:
         return "–" if pd.isna(row["spread"]) else unbroken(format_gap(row["spread"], np.nan, metric))
 
-    columns: dict[str, Callable[[pd.Series], str]] = {
-        "Model": lambda row: row["model"],
-        "Parameters": lambda row: number(row["n_parameters"], "{:,.0f}"),
-        "Seeds": lambda row: str(row["n_seeds"]),
+    columns: Columns = {
+        "Model": "model",
+        "Parameters": ("n_parameters", "{:,.0f}"),
+        "Seeds": "n_seeds",
         metric: lambda row: format_value(row["mean"], metric),
         "Spread": spread,
         "95 % interval": interval,
-        "ρ at 50 %": logged("rho50"),
-        "Loss (mag)": logged("loss_mag", "{:.2f}"),
-        "Calibration error": logged("calibration_error"),
-        "Trained in (s)": logged("train_seconds", "{:,.0f}"),
-        "Strips/s": logged("strips_per_second", "{:,.0f}"),
+        "ρ at 50 %": _logged("rho50"),
+        "Loss (mag)": _logged("loss_mag", "{:.2f}"),
+        "Calibration error": _logged("calibration_error"),
+        "Trained in (s)": _logged("train_seconds", "{:,.0f}"),
+        "Strips/s": _logged("strips_per_second", "{:,.0f}"),
         "Verdict": lambda row: unbroken(_judgement(row, verdict)),
     }
-    listed = tabulate((row for _, row in models.head(_LISTED).iterrows()), columns, drop_empty=True)
+    listed = tabulate(models.head(_LISTED), columns, drop_empty=True)
     note = "Means over seeds; the spread is the standard deviation over seeds, the interval the bootstrap of one run."
     more = f" The first {_LISTED} of {len(models)}; all are in comparison.parquet." if len(models) > _LISTED else ""
     return [listed, Paragraph(note + more, "note")]
+
+
+def _logged(name: str, pattern: str = "{:.3g}") -> Callable[[pd.Series], str]:
+    """What writes a metric, which not every run logged."""
+    return lambda row: number(row.get(f"metrics.{name}"), pattern)
 
 
 def _judgement(row: pd.Series, verdict: Verdict) -> str:
@@ -156,12 +158,6 @@ def _write_pairs(verdict: Verdict, metric: str) -> list[Part]:
     def within_one_error(gap: Gap) -> str:
         return ("yes" if gap.within_one_error else "no") if np.isfinite(gap.standard_error) else "not known"
 
-    columns: dict[str, Callable[[Gap], str]] = {
-        "Model": lambda gap: gap.model,
-        "Behind the best by": lambda gap: unbroken(format_gap(gap.behind, gap.standard_error, metric)),
-        "95 % interval over events": lambda gap: unbroken(format_interval(gap.low, gap.high, metric, " points")),
-        "Within one error": lambda gap: unbroken(within_one_error(gap)),
-    }
     gaps = sorted(verdict.gaps, key=lambda gap: gap.behind)
     sources: dict[str, list[str]] = {}
     for gap in gaps:
@@ -172,6 +168,12 @@ def _write_pairs(verdict: Verdict, metric: str) -> list[Part]:
         "bootstrapped over whole sequences, files or amplifiers (Efron & Tibshirani 1993). The rule: of all models not "
         "worse within one standard error take the one with the fewest parameters (Breiman et al. 1984)."
     )
+    columns: Columns = {
+        "Model": lambda gap: gap.model,
+        "Behind the best by": lambda gap: unbroken(format_gap(gap.behind, gap.standard_error, metric)),
+        "95 % interval over events": lambda gap: unbroken(format_interval(gap.low, gap.high, metric, " points")),
+        "Within one error": lambda gap: unbroken(within_one_error(gap)),
+    }
     return [tabulate(gaps, columns), Paragraph(known, "note"), Paragraph(note, "note")]
 
 
@@ -201,13 +203,13 @@ def _write_cost(drawn: pd.DataFrame, metric: str) -> list[Part]:
     plot_size(drawn, metric, drawing.add_subplot(), legend=False)
     name_below(drawing, _NAMES_BESIDE)
     caption = "The metric against the number of learned parameters; bars are the spread over seeds."
-    columns: dict[str, Callable[[pd.Series], str]] = {
-        "Model": lambda row: row["model"],
-        "Parameters": lambda row: number(row["n_parameters"], "{:,.0f}"),
-        "Trained in (s)": lambda row: number(row.get("metrics.train_seconds"), "{:,.0f}"),
-        "Strips per second (one thread)": lambda row: number(row.get("metrics.strips_per_second"), "{:,.0f}"),
+    columns: Columns = {
+        "Model": "model",
+        "Parameters": ("n_parameters", "{:,.0f}"),
+        "Trained in (s)": _logged("train_seconds", "{:,.0f}"),
+        "Strips per second (one thread)": _logged("strips_per_second", "{:,.0f}"),
     }
-    listed = tabulate((row for _, row in drawn.iterrows()), columns)
+    listed = tabulate(drawn, columns)
     return [picture(drawing, caption, alt="metric against parameters"), listed]
 
 

@@ -1,10 +1,17 @@
-"""Numbers as pages write them."""
+"""How pages write values: numbers, and tables of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
+
+from shutterless.workflows.pages.parts import Table
+
+# Of each heading what the cells below hold of a row: the text in a column of the DataFrame, the number in one by a
+# pattern, or what a function makes of the row.
+Columns = dict[str, str | tuple[str, str] | Callable[[Any], str]]
 
 
 def number(value: Any, pattern: str = "{:.3g}") -> str:
@@ -24,3 +31,20 @@ def between(value: Any, low: Any, high: Any, pattern: str = "{:.2f}") -> str:
 def unbroken(text: str) -> str:
     """Text that a narrow page does not break; it scrolls instead."""
     return text.replace(" ", "\u00a0")
+
+
+def tabulate(rows: pd.DataFrame | Iterable[Any], columns: Columns, *, drop_empty: bool = False) -> Table:
+    """Return a table with a line for each row of a DataFrame, or for each of other things.
+
+    ``drop_empty`` leaves out columns that hold nothing but dashes.
+    """
+    items = [row for _, row in rows.iterrows()] if isinstance(rows, pd.DataFrame) else list(rows)
+    cells = {heading: [_write_cell(item, wanted) for item in items] for heading, wanted in columns.items()}
+    kept = [heading for heading, texts in cells.items() if not drop_empty or set(texts) - {"–", ""}]
+    return Table(kept, list(zip(*(cells[heading] for heading in kept), strict=True)))
+
+
+def _write_cell(row: Any, wanted: str | tuple[str, str] | Callable[[Any], str]) -> str:
+    if isinstance(wanted, str):
+        return str(row[wanted])
+    return number(row[wanted[0]], wanted[1]) if isinstance(wanted, tuple) else wanted(row)

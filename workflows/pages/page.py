@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from shutterless.workflows.pages.parts import Section
-
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+    from shutterless.workflows.pages.parts import Section
 
 
 def fill_template(template: str, **values: Any) -> str:

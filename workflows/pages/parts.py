@@ -2,62 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, TypeVar
 
 _LONGEST_WORD = 26  # letters of a time stamp
 
-_Item = TypeVar("_Item")
+
+class Part:
+    """What a section holds, one below the other."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the macro that lays it out."""
+        return type(self).__name__.lower()
 
 
 @dataclass(frozen=True)
-class Paragraph:
+class Paragraph(Part):
     """Text; its style is a class of ``page.css``: ``note``, ``left-out`` or ``verdict``."""
 
-    kind: ClassVar[str] = "paragraph"
     text: str
     style: str = ""
 
 
 @dataclass(frozen=True)
-class Heading:
+class Heading(Part):
     """Heading within a section."""
 
-    kind: ClassVar[str] = "heading"
     text: str
 
 
 @dataclass(frozen=True)
-class Preformatted:
+class Preformatted(Part):
     """Text as it stands."""
 
-    kind: ClassVar[str] = "preformatted"
     text: str
 
 
 @dataclass(frozen=True)
-class Bullets:
+class Bullets(Part):
     """List of sentences."""
 
-    kind: ClassVar[str] = "bullets"
     items: Sequence[str]
 
 
 @dataclass(frozen=True)
-class Definitions:
+class Definitions(Part):
     """List of names and values."""
 
-    kind: ClassVar[str] = "definitions"
     pairs: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Picture:
+class Picture(Part):
     """Image as a data URI, with the text below it, and the text for who cannot see it."""
 
-    kind: ClassVar[str] = "picture"
     source: str
     caption: str
     alt: str
@@ -72,13 +72,12 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Part):
     """Table of formatted text; columns that hold only numbers are set flush right.
 
     Cells ``marked`` by their row and column, from 0, are set off from the others.
     """
 
-    kind: ClassVar[str] = "table"
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     marked: Collection[tuple[int, int]] = ()
@@ -114,15 +113,11 @@ def _looks_numeric(text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Card:
+class Card(Part):
     """Parts in a frame, with a heading."""
 
-    kind: ClassVar[str] = "card"
     heading: str
     parts: Sequence[Part]
-
-
-Part = Paragraph | Heading | Preformatted | Bullets | Definitions | Picture | Table | Card
 
 
 @dataclass(frozen=True)
@@ -132,22 +127,3 @@ class Section:
     anchor: str
     heading: str
     parts: Sequence[Part]
-
-
-def tabulate(
-    items: Iterable[_Item], columns: Mapping[str, Callable[[_Item], str]], *, drop_empty: bool = False
-) -> Table:
-    """Return a table with a row for each item.
-
-    Parameters
-    ----------
-    items : iterable
-    columns : mapping of str to callable
-        Of each column its heading, and what writes the cell of an item.
-    drop_empty : bool
-        Whether to leave out columns that hold nothing but dashes.
-    """
-    items = list(items)
-    cells = {heading: [write(item) for item in items] for heading, write in columns.items()}
-    kept = [heading for heading, texts in cells.items() if not drop_empty or set(texts) - {"–", ""}]
-    return Table(kept, list(zip(*(cells[heading] for heading in kept), strict=True)))

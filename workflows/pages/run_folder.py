@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pandas as pd
 
 from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.reading.frames import FRAME_SUFFIXES
-from shutterless.pipeline.store.store import MANIFEST, open_amplifier
+from shutterless.pipeline.store.store import MANIFEST, StoreError, open_amplifier, read_manifest
 
 SHUFFLED_SUFFIX = "-shuffled"  # ends the names of models trained with shuffled labels, the control
 N_LISTED = 50  # groups of candidates that a report lists
@@ -31,6 +32,22 @@ def required(part: Any, what: str) -> Any:
 def is_cube(manifest: pd.DataFrame) -> pd.Series:
     """Which entries of a manifest are image cubes: those higher than the one row of continuous readout."""
     return manifest["n_y"].fillna(1) > 1 if "n_y" in manifest else pd.Series(False, index=manifest.index)
+
+
+def manifest_with(store: Path, entries: Sequence[str]) -> pd.DataFrame:
+    """Manifest of a store that has some entries.
+
+    Raises
+    ------
+    StoreError
+        If there is no finished store, or it lacks one of them.
+    """
+    manifest = read_manifest(store)
+    known = list(manifest["entry"])
+    unknown = [entry for entry in entries if entry not in known]
+    if unknown:
+        raise StoreError(f"store {store} has no entry {unknown[0]!r}; it holds {', '.join(known) or 'none'}")
+    return manifest
 
 
 def best_of_groups(candidates: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:

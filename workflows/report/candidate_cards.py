@@ -5,7 +5,6 @@ Those of image cubes have cards of their own, `shutterless.workflows.report.cube
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,8 @@ from shutterless.pipeline.detection.vetoes import describe_veto
 from shutterless.pipeline.plots.frames import plot_light_curve, plot_strip
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.workflows.pages.drawings import new_figure, picture, window
-from shutterless.workflows.pages.formats import number
-from shutterless.workflows.pages.parts import Card, Definitions, Paragraph, Part, Picture, Table, tabulate
+from shutterless.workflows.pages.formats import Columns, number, tabulate
+from shutterless.workflows.pages.parts import Card, Definitions, Paragraph, Part, Picture, Table
 from shutterless.workflows.pages.run_folder import N_LISTED, RunFolder, best_of_groups, required
 
 N_CARDS = 12
@@ -64,19 +63,19 @@ def _place(candidate: pd.Series) -> str:
 
 
 def _list(best: pd.DataFrame, matches: pd.DataFrame | None) -> Table:
-    columns: dict[str, Callable[[pd.Series], str]] = {
-        "id": lambda row: str(row["candidate_id"]),
+    columns: Columns = {
+        "id": "candidate_id",
         "kind": lambda row: str(row["kind"]) + (f" (vetoed: {row['veto']})" if row["veto"] else ""),
-        "probability": lambda row: number(row["probability"], "{:.3f}"),
-        "S/N": lambda row: number(row["snr"], "{:.1f}"),
-        "file": lambda row: str(row["file"]),
+        "probability": ("probability", "{:.3f}"),
+        "S/N": ("snr", "{:.1f}"),
+        "file": "file",
         "ccd / quadrant": lambda row: f"{number(row['ccd'], '{:.0f}')} / {number(row['quadrant'], '{:.0f}')}",
-        "x": lambda row: number(row["x"], "{:.1f}"),
-        "peak row": lambda row: number(row["row_peak"], "{:.0f}"),
+        "x": ("x", "{:.1f}"),
+        "peak row": ("row_peak", "{:.0f}"),
         "read (UTC)": lambda row: or_unknown(row["time_read_utc"]),
         "injected event": lambda row: describe_match(row, matches),
     }
-    return tabulate((row for _, row in best.iterrows()), columns)
+    return tabulate(best, columns)
 
 
 def _card(run: RunFolder, candidate: pd.Series, n_in_group: int, matches: pd.DataFrame | None) -> Card:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,8 @@ from shutterless.pipeline.plots.cubes import (
     plot_summed_light,
 )
 from shutterless.workflows.pages.drawings import new_figure, picture, window
-from shutterless.workflows.pages.formats import number
-from shutterless.workflows.pages.parts import Card, Definitions, Paragraph, Part, Picture, Table, tabulate
+from shutterless.workflows.pages.formats import Columns, number, tabulate
+from shutterless.workflows.pages.parts import Card, Definitions, Paragraph, Part, Picture, Table
 from shutterless.workflows.pages.run_folder import RunFolder, best_of_groups, required
 from shutterless.workflows.report.candidate_cards import (
     N_CARDS,
@@ -103,25 +102,25 @@ def _cube_list(listed: pd.DataFrame, cubes: dict[int, CubeEntry | None], matches
     """Table of candidates; columns that say nothing of any of them are left out."""
     scales = {cube.amplifier.readout.time_scale for cube in cubes.values() if cube is not None}
     scale = scale_text(scales.pop()) if len(scales) == 1 else "archive's time"
-    columns: dict[str, Callable[[pd.Series], str]] = {
+    columns: Columns = {
         "#": lambda row: str(row.name),
         scale: lambda row: _archive_cell(row, cubes[row.name]),
         "UTC": lambda row: _utc_cell(row, cubes[row.name]),
-        "x": lambda row: number(row["x"], "{:.1f}"),
-        "y": lambda row: number(row["y"], "{:.0f}"),
+        "x": ("x", "{:.1f}"),
+        "y": ("y", "{:.0f}"),
         "duration": lambda row: duration_text(row["duration_s"]),
-        "S/N": lambda row: number(row["snr"], "{:.1f}"),
+        "S/N": ("snr", "{:.1f}"),
         "amplitude": lambda row: relative_amplitude(row, cubes[row.name]),
-        "star": lambda row: number(row["streak_id"], "{:.0f}"),
-        "probability": lambda row: number(row["probability"], "{:.3f}"),
+        "star": ("streak_id", "{:.0f}"),
+        "probability": ("probability", "{:.3f}"),
         "kind": lambda row: str(row["kind"]).replace("unclassified", "–"),
         "veto": lambda row: row["veto"] or "–",
         "injected event": lambda row: "–" if matches is None else describe_match(row, matches),
-        "file": lambda row: str(row["file"]),
+        "file": "file",
     }
     if listed["file"].nunique() == 1:
         del columns["file"]
-    return tabulate((row for _, row in listed.iterrows()), columns, drop_empty=True)
+    return tabulate(listed, columns, drop_empty=True)
 
 
 def _utc_cell(candidate: pd.Series, cube: CubeEntry | None) -> str:

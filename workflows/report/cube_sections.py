@@ -19,20 +19,10 @@ from shutterless.pipeline.plots.cubes import (
     plot_summed_light,
 )
 from shutterless.pipeline.reading.cubes import NOT_IN_FILE
-from shutterless.pipeline.store.store import StoreError, read_manifest
 from shutterless.workflows.pages.drawings import new_figure, picture, window
-from shutterless.workflows.pages.formats import number, unbroken
-from shutterless.workflows.pages.parts import (
-    Definitions,
-    Heading,
-    Paragraph,
-    Part,
-    Picture,
-    Section,
-    Table,
-    tabulate,
-)
-from shutterless.workflows.pages.run_folder import N_LISTED, RunFolder, best_of_groups, is_cube, required
+from shutterless.workflows.pages.formats import Columns, number, tabulate, unbroken
+from shutterless.workflows.pages.parts import Definitions, Heading, Paragraph, Part, Section, Table
+from shutterless.workflows.pages.run_folder import N_LISTED, RunFolder, best_of_groups, is_cube, manifest_with, required
 from shutterless.workflows.report.cube_entry import (
     CubeEntry,
     archive_text,
@@ -68,26 +58,10 @@ def write_cubes(run: RunFolder) -> list[Part]:
     return [Paragraph(words), listed, Heading(cube.folder.name), _entry_numbers(cube)]
 
 
-def write_pixels(run: RunFolder) -> list[Part]:
-    """Draw the median image of the cube that is shown, and its noise."""
-    return [draw_pixels(shown_cube(run))]
-
-
-def write_light(run: RunFolder) -> list[Part]:
-    """Draw the light of all pixels together, with the candidates."""
+def write_view(view: View, run: RunFolder) -> list[Part]:
+    """Draw the cube that is shown, with the candidates that the report lists."""
     cube = shown_cube(run)
-    return [draw_light(cube, numbered_candidates(run, cube.folder))]
-
-
-def write_every_pixel(run: RunFolder) -> list[Part]:
-    """Draw the light of each pixel."""
-    cube = shown_cube(run)
-    return [draw_every_pixel(cube, numbered_candidates(run, cube.folder))]
-
-
-def write_cosmic_rays(run: RunFolder) -> list[Part]:
-    """List the strongest of what was taken for cosmic rays."""
-    return list_cosmic_rays(shown_cube(run))
+    return view(cube, numbered_candidates(run, cube.folder))
 
 
 @lru_cache(maxsize=1)  # five sections show it: one reading of its files and one sum of its light serve all of them
@@ -131,11 +105,7 @@ def cube_store_sections(store: Path, entries: Sequence[str] = ()) -> list[Sectio
     StoreError
         If there is no finished store, or it has no such entry.
     """
-    manifest = read_manifest(store)
-    known = list(manifest["entry"])
-    unknown = [entry for entry in entries if entry not in known]
-    if unknown:
-        raise StoreError(f"store {store} has no entry {unknown[0]!r}; it holds {', '.join(known) or 'none'}")
+    manifest = manifest_with(store, entries)
     cubes = manifest[is_cube(manifest)]
     names = list(cubes["entry"])
     shown = [name for name in names if name in entries] if entries else names[:MAX_CUBE_SECTIONS]
@@ -149,17 +119,8 @@ def cube_store_sections(store: Path, entries: Sequence[str] = ()) -> list[Sectio
 def describe_cube(folder: Path) -> list[Part]:
     """Numbers and pictures of one cube, without candidates."""
     cube = CubeEntry(folder)
-    return [
-        _entry_numbers(cube),
-        Heading("The pixels"),
-        draw_pixels(cube),
-        Heading("Light curve"),
-        draw_light(cube, _NO_CANDIDATES),
-        Heading("Every pixel"),
-        draw_every_pixel(cube, _NO_CANDIDATES),
-        Heading("Cosmic rays"),
-        *list_cosmic_rays(cube),
-    ]
+    views = [part for _, heading, view in VIEWS for part in (Heading(heading), *view(cube, _NO_CANDIDATES))]
+    return [_entry_numbers(cube), *views]
 
 
 # what both show
@@ -171,20 +132,20 @@ def _entry_table(manifest: pd.DataFrame, counts: pd.Series | None = None) -> Tab
     def masked_percent(row: pd.Series) -> float:
         return 100 * (1 - row["live_pixel_rows"] / (_height(row) * row["n_columns"] * row["n_rows"]))
 
-    columns: dict[str, Callable[[pd.Series], str]] = {
-        "entry": lambda row: str(row["entry"]),
-        "object": lambda row: str(row["sequence"]),
-        "instrument": lambda row: str(row["instrument"]),
+    columns: Columns = {
+        "entry": "entry",
+        "object": "sequence",
+        "instrument": "instrument",
         "x × y (px)": lambda row: f"{number(row['n_columns'], '{:.0f}')} × {_height(row):.0f}",
-        "cadences": lambda row: number(row["n_rows"], "{:,.0f}"),
+        "cadences": ("n_rows", "{:,.0f}"),
         "masked (%)": lambda row: number(masked_percent(row), "{:.1f}"),
         "cadence": lambda row: unbroken(duration_text(1 / row["row_rate_hz"])),
         "span": lambda row: unbroken(duration_text(row["n_rows"] / row["row_rate_hz"])),
-        "stars": lambda row: number(row["n_streaks"], "{:.0f}"),
+        "stars": ("n_streaks", "{:.0f}"),
     }
     if counts is not None:
         columns["candidates"] = lambda row: str(int(counts.get(row["file"], 0)))
-    return tabulate((row for _, row in manifest.iterrows()), columns)
+    return tabulate(manifest, columns)
 
 
 def _height(row: pd.Series) -> float:
@@ -254,7 +215,7 @@ def _describe_noise(noise: np.ndarray) -> str:
     return f"{np.median(noise):.2f} (median pixel), {noise.max():.2f} (largest)"
 
 
-def draw_pixels(cube: CubeEntry) -> Picture:
+def draw_pixels(cube: CubeEntry, _: pd.DataFrame) -> list[Part]:
     """Draw the median image with stars and aperture, and the noise map beside it."""
     drawing = new_figure(9.6, float(np.clip(1.0 + 3.4 * cube.shape[0] / cube.shape[1], 2.4, 6.0)))
     left, right = drawing.subplots(1, 2)
@@ -268,10 +229,10 @@ def draw_pixels(cube: CubeEntry) -> Picture:
         "Right: scatter of each pixel after calibration over what the archive's errors or photons and read noise "
         "explain; σ in this report includes it. Pixels are counted from 0, row 0 at the bottom."
     )
-    return picture(drawing, caption, alt="Median image and noise map", image=True)
+    return [picture(drawing, caption, alt="Median image and noise map", image=True)]
 
 
-def draw_light(cube: CubeEntry, candidates: pd.DataFrame) -> Picture:
+def draw_light(cube: CubeEntry, candidates: pd.DataFrame) -> list[Part]:
     """Draw the light curves of all pixels together and of the archive's aperture."""
     label = time_label(cube.amplifier.readout.time_scale)
     marked = {int(n): float(time) for n, time in candidates["time_archive"].items() if pd.notna(time)}
@@ -291,7 +252,7 @@ def draw_light(cube: CubeEntry, candidates: pd.DataFrame) -> Picture:
         + (" Orange lines: candidates, by their numbers in the list." if marked else "")
         + (" Red triangles: values beyond the panel." if any(limits for _, _, limits in curves) else "")
     )
-    return picture(drawing, caption, alt="Light curve of all pixels together", image=True)
+    return [picture(drawing, caption, alt="Light curve of all pixels together", image=True)]
 
 
 def _summed_curves(cube: CubeEntry) -> list[tuple[str, np.ndarray, tuple[float, float] | None]]:
@@ -314,7 +275,7 @@ def calm_limits(values: np.ndarray) -> tuple[float, float] | None:
     return (low - half, high + half) if np.ptp(live) > _ZOOM * 2 * half > 0 else None
 
 
-def draw_every_pixel(cube: CubeEntry, candidates: pd.DataFrame) -> Picture:
+def draw_every_pixel(cube: CubeEntry, candidates: pd.DataFrame) -> list[Part]:
     """Draw a small light curve for each pixel, or for each around the brightest star."""
     y, columns = shown_pixels(cube)
     light = read_light(cube.amplifier, y, columns)
@@ -338,33 +299,33 @@ def draw_every_pixel(cube: CubeEntry, candidates: pd.DataFrame) -> Picture:
         "cadence, and in per cent of the pixel's median where that is light. Red dots on the edge: values beyond it."
         + (" Orange frames: pixels of candidates, with their numbers." if places else "")
     )
-    return picture(drawing, caption, alt="Light curve of each pixel", image=True)
+    return [picture(drawing, caption, alt="Light curve of each pixel", image=True)]
 
 
-def list_cosmic_rays(cube: CubeEntry) -> list[Part]:
+def list_cosmic_rays(cube: CubeEntry, _: pd.DataFrame) -> list[Part]:
     """Words, and a table of the strongest: peaks of the file's summed light that are no light of a star."""
     rays = cube.cosmic_rays
     if rays.empty:
         return [Paragraph("No pixel was masked as the hit of a cosmic ray.")]
     strongest = rays.sort_values("charge_e", ascending=False, kind="stable").head(N_RAYS)
     readout, median_e = cube.amplifier.readout, np.nanmedian(cube.total_e)
-    columns: dict[str, Callable[[pd.Series], str]] = {
-        scale_text(readout.time_scale): lambda ray: archive_text(
-            float(readout.archive_time(ray["row"])), cube.amplifier
-        ),
-        "UTC": lambda ray: str(readout.read_utc(ray["row"])[0])[:19] or "unknown",
-        "cadence": lambda ray: number(ray["row"], "{:.0f}"),
-        "x": lambda ray: number(ray["x"], "{:.0f}"),
-        "y": lambda ray: number(ray["y"], "{:.0f}"),
-        "pixels": lambda ray: number(ray["n_pixels"], "{:.0f}"),
-        "S/N of brightest": lambda ray: number(ray["snr"], "{:.1f}"),
-        "% of all light": lambda ray: number(100 * ray["charge_e"] / median_e, "{:.1f}") if median_e > 0 else "–",
-    }
     words = (
         f"{len(rays):,} hits were masked: light in one cadence alone that is sharper than a star can be, or crooked. "
         "They stand out of the sum of the file's pixels, and are left out of the light curves above. The strongest:"
     )
-    return [Paragraph(words), tabulate((ray for _, ray in strongest.iterrows()), columns)]
+    columns: Columns = {
+        scale_text(readout.time_scale): lambda ray: archive_text(
+            float(readout.archive_time(ray["row"])), cube.amplifier
+        ),
+        "UTC": lambda ray: str(readout.read_utc(ray["row"])[0])[:19] or "unknown",
+        "cadence": ("row", "{:.0f}"),
+        "x": ("x", "{:.0f}"),
+        "y": ("y", "{:.0f}"),
+        "pixels": ("n_pixels", "{:.0f}"),
+        "S/N of brightest": ("snr", "{:.1f}"),
+        "% of all light": lambda ray: number(100 * ray["charge_e"] / median_e, "{:.1f}") if median_e > 0 else "–",
+    }
+    return [Paragraph(words), tabulate(strongest, columns)]
 
 
 def shown_pixels(cube: CubeEntry) -> tuple[slice, slice]:
@@ -378,3 +339,12 @@ def shown_pixels(cube: CubeEntry) -> tuple[slice, slice]:
         place = float(y_brightest), float(x_brightest)
     y, x = (window(round(middle), MAX_PIXELS, size) for middle, size in zip(place, cube.shape, strict=True))
     return y, x
+
+
+View = Callable[[CubeEntry, pd.DataFrame], list[Part]]
+VIEWS: tuple[tuple[str, str, View], ...] = (  # anchor, heading, and what draws it
+    ("pixels", "The pixels", draw_pixels),
+    ("light", "Light curve", draw_light),
+    ("every-pixel", "Every pixel", draw_every_pixel),
+    ("cosmic-rays", "Cosmic rays", list_cosmic_rays),
+)

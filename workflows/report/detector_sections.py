@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -18,8 +17,8 @@ from shutterless.workflows.pages.figures import (
     plot_learning_curves,
     plot_reliability,
 )
-from shutterless.workflows.pages.formats import between, number
-from shutterless.workflows.pages.parts import Paragraph, Part, Table, tabulate
+from shutterless.workflows.pages.formats import Columns, between, number, tabulate
+from shutterless.workflows.pages.parts import Paragraph, Part, Table
 from shutterless.workflows.pages.run_folder import SHUFFLED_SUFFIX, LeftOutError, RunFolder, required
 
 FEWEST_ALARMS = 10  # a rate that rests on fewer false alarms is marked as extrapolated
@@ -56,20 +55,20 @@ def _summary_table(summary: pd.DataFrame) -> Table:
         mark = " †" if row["false_alarms"] < FEWEST_ALARMS else ""
         return between(row["rate_per_hour"], row["rate_low"], row["rate_high"], "{:.3g}") + mark
 
-    columns: dict[str, Callable[[pd.Series], str]] = {
-        "detector": lambda row: row["detector"],
-        "parameters": lambda row: number(row["n_parameters"], "{:,.0f}"),
+    columns: Columns = {
+        "detector": "detector",
+        "parameters": ("n_parameters", "{:,.0f}"),
         "threshold": lambda row: number(row["threshold"]),
         "alarms / hours": lambda row: f"{number(row['false_alarms'], '{:.0f}')} / {number(row['live_hours'])}",
         "alarms per hour": rate,
-        "events": lambda row: number(row["n_events"], "{:,.0f}"),
+        "events": ("n_events", "{:,.0f}"),
         "completeness": lambda row: between(*row[["completeness", "completeness_low", "completeness_high"]]),
         "ρ50": lambda row: between(*row[["rho50", "rho50_low", "rho50_high"]]),
-        "loss (mag)": lambda row: number(row["loss_mag"], "{:.2f}"),
-        "training (s)": lambda row: number(row["train_seconds"], "{:,.0f}"),
-        "strips/s": lambda row: number(row["strips_per_second"], "{:,.0f}"),
+        "loss (mag)": ("loss_mag", "{:.2f}"),
+        "training (s)": ("train_seconds", "{:,.0f}"),
+        "strips/s": ("strips_per_second", "{:,.0f}"),
     }
-    return tabulate((row for _, row in summary.iterrows()), columns)
+    return tabulate(summary, columns)
 
 
 def _optimum(run: RunFolder) -> dict[str, float] | None:
@@ -115,18 +114,18 @@ def _list_apart(run: RunFolder) -> list[Part]:
     apart = run.table("evaluation/apart.parquet")
     if apart is None or apart.empty:
         return []
-    columns: dict[str, Callable[[pd.Series], str]] = {
-        "detector": lambda row: row["detector"],
-        "kind": lambda row: row["kind"],
-        "found": lambda row: f"{row['found']} of {row['n']}",
-        "fraction": lambda row: between(row["fraction"], row["low"], row["high"]),
-    }
     said = (
         "Apart, whatever their ρ: kinds that go on beyond any file and so have no finite optimum "
         f"({', '.join(ENDLESS_KINDS)}), which count for no completeness; and what stands on a star or on none "
         f"({', '.join(EITHER_KINDS)}), which does."
     )
-    return [Paragraph(said, "note"), tabulate((row for _, row in apart.iterrows()), columns)]
+    columns: Columns = {
+        "detector": "detector",
+        "kind": "kind",
+        "found": lambda row: f"{row['found']} of {row['n']}",
+        "fraction": lambda row: between(row["fraction"], row["low"], row["high"]),
+    }
+    return [Paragraph(said, "note"), tabulate(apart, columns)]
 
 
 def write_learning(run: RunFolder) -> list[Part]:

@@ -33,10 +33,11 @@ from shutterless.pipeline.plots.frames import (
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.instruments import ProfileError, load_profile
 from shutterless.pipeline.store.quality_record import SKY_SHARE, AmplifierQuality, read_quality
-from shutterless.pipeline.store.store import StoreError, open_amplifier, read_manifest
+from shutterless.pipeline.store.store import open_amplifier
 from shutterless.workflows.pages.drawings import new_figure, picture, window
 from shutterless.workflows.pages.formats import number
 from shutterless.workflows.pages.parts import Paragraph, Part, Picture, Section, Table
+from shutterless.workflows.pages.run_folder import manifest_with
 
 NOISE_OFF, MAX_CORRELATION, MAX_MASKED = 0.02, 0.03, 0.05
 TAIL_FACTOR, MIN_COUNT, CHANCE = 1.5, 10.0, 1e-3
@@ -66,11 +67,7 @@ def quality_sections(store: Path, entries: Sequence[str] = ()) -> list[Section]:
     StoreError
         If there is no finished store, or it has no such entry.
     """
-    known = list(read_manifest(store)["entry"])
-    unknown = [entry for entry in entries if entry not in known]
-    if unknown:
-        raise StoreError(f"store {store} has no entry {unknown[0]!r}; it holds {', '.join(known) or 'none'}")
-    qualities = [read_quality(store, entry) for entry in known]
+    qualities = [read_quality(store, entry) for entry in manifest_with(store, entries)["entry"]]
     if not qualities:
         empty = Paragraph("The store is empty: no amplifier was ingested.", "left-out")
         return [Section("amplifiers", "Amplifiers", [empty])]
@@ -174,7 +171,7 @@ _COLUMNS = (
     _tail("above"),
     _tail("below"),
     _Column("streaks", "streaks / moving", _streaks),
-    _Column("serial_trap", "serial_trap", serial_trap_strength),
+    _Column("serial_trap", "serial trap", serial_trap_strength),
 )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,14 +20,7 @@ from shutterless.workflows.pages.parts import Paragraph, Part, Section
 from shutterless.workflows.pages.run_folder import LeftOutError, RunFolder, is_cube
 from shutterless.workflows.report.candidate_cards import write_frame_candidates
 from shutterless.workflows.report.cube_cards import write_cube_candidates
-from shutterless.workflows.report.cube_sections import (
-    cube_store_sections,
-    write_cosmic_rays,
-    write_cubes,
-    write_every_pixel,
-    write_light,
-    write_pixels,
-)
+from shutterless.workflows.report.cube_sections import VIEWS, cube_store_sections, write_cubes, write_view
 from shutterless.workflows.report.detector_sections import (
     write_comparison,
     write_completeness,
@@ -180,10 +174,7 @@ TOPICS = (
 )
 CUBE_TOPICS = (
     Topic("cubes", "Image cubes", write_cubes),
-    Topic("pixels", "The pixels", write_pixels),
-    Topic("light", "Light curve", write_light),
-    Topic("every-pixel", "Every pixel", write_every_pixel),
-    Topic("cosmic-rays", "Cosmic rays", write_cosmic_rays),
+    *(Topic(anchor, heading, partial(write_view, view)) for anchor, heading, view in VIEWS),
     Topic("candidates", "Candidates", write_cube_candidates),
     _FAILURES,
     Topic("places", "Where everything lies", write_places),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from shutterless.pipeline.reading.instruments import ProfileError
 from shutterless.pipeline.store.quality_record import read_quality
 from shutterless.pipeline.store.store import StoreError
 from shutterless.workflows.pages.drawings import new_figure, picture, window
-from shutterless.workflows.pages.formats import number
-from shutterless.workflows.pages.parts import Heading, Paragraph, Part, Preformatted, Table, tabulate
+from shutterless.workflows.pages.formats import Columns, number, tabulate
+from shutterless.workflows.pages.parts import Heading, Paragraph, Part, Preformatted, Table
 from shutterless.workflows.pages.run_folder import LeftOutError, RunFolder, is_cube, required
 from shutterless.workflows.report.quality_page import summarise_amplifiers
 from shutterless.workflows.searching.search import AMPLIFIERS
@@ -88,7 +87,7 @@ def _find_seeds(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, A
 def _files_table(manifest: pd.DataFrame) -> Table:
     """Files, amplifiers and live time of each scene."""
     per_hour = manifest.get("pixel_rows_per_hour", np.nan)  # a store of an older version does not say
-    columns: dict[str, Callable[[tuple[str, pd.DataFrame]], str]] = {
+    columns: Columns = {
         "scene": lambda scene: scene[0] or "all",
         "files": lambda scene: str(scene[1]["file"].nunique()),
         "amplifiers": lambda scene: str(len(scene[1])),
@@ -173,12 +172,12 @@ def write_skipped(run: RunFolder) -> list[Part]:
     failures = required(run.table("failures.parquet"), "failures.parquet")
     if failures.empty:
         return [Paragraph("No file or amplifier was skipped.")]
-    columns: dict[str, Callable[[pd.Series], str]] = {
-        "file": lambda row: str(row["file"]),
-        "quadrant": lambda row: number(row["quadrant"], "{:.0f}"),
-        "reason": lambda row: str(row["reason"]),
+    columns: Columns = {
+        "file": "file",
+        "quadrant": ("quadrant", "{:.0f}"),
+        "reason": "reason",
     }
-    return [Paragraph(f"{len(failures)} skipped:"), tabulate((row for _, row in failures.iterrows()), columns)]
+    return [Paragraph(f"{len(failures)} skipped:"), tabulate(failures, columns)]
 
 
 _PLACES = {

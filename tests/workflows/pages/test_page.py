@@ -5,13 +5,15 @@ import sys
 import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import get_args
 
+import numpy as np
+import pandas as pd
 import pytest
 from jinja2 import UndefinedError
 
 import shutterless.workflows.pages.page as page_module
 from shutterless.workflows.pages.drawings import new_figure, picture, window
+from shutterless.workflows.pages.formats import tabulate
 from shutterless.workflows.pages.page import fill_template, page
 from shutterless.workflows.pages.parts import (
     Bullets,
@@ -24,7 +26,6 @@ from shutterless.workflows.pages.parts import (
     Preformatted,
     Section,
     Table,
-    tabulate,
 )
 
 NASTY = """<script src="x">'&amp;'</script>"""
@@ -61,7 +62,7 @@ def read(*parts):
 
 
 def test_every_text_of_every_part_is_escaped_and_comes_back_as_it_was():
-    assert {type(part) for part in NASTY_PARTS} | {Card} == set(get_args(Part))
+    assert {type(part) for part in NASTY_PARTS} | {Card} == set(Part.__subclasses__())
     found = read(*NASTY_PARTS, Card(NASTY, NASTY_PARTS))
     assert "script" not in found.tags
     assert found.texts.count(NASTY) == 2 * N_TEXTS + 1
@@ -104,12 +105,19 @@ def test_numbers_are_set_flush_right_words_unbroken_and_marked_cells_set_off():
     assert [cell.style for cell in Table(["1"], []).head] == ["word"]  # no rows, no numbers
 
 
-def test_columns_are_written_from_items_and_empty_ones_left_out_on_request():
-    columns = {"n": str, "square": lambda n: str(n * n), "none": lambda n: "–", "some": lambda n: "–" if n < 2 else "x"}
-    whole = tabulate([1, 2], columns)
-    assert list(whole.header) == ["n", "square", "none", "some"]
-    assert [list(row) for row in whole.rows] == [["1", "1", "–", "–"], ["2", "4", "–", "x"]]
-    assert list(tabulate([1, 2], columns, drop_empty=True).header) == ["n", "square", "some"]
+def test_cells_hold_texts_numbers_by_a_pattern_and_what_functions_make():
+    frame = pd.DataFrame({"name": ["a", "b"], "x": [1.25, np.nan], "n": [3, -4]})
+    table = tabulate(frame, {"who": "name", "place": ("x", "{:.1f}"), "square": lambda row: str(row["n"] ** 2)})
+    assert list(table.header) == ["who", "place", "square"]
+    assert [list(row) for row in table.rows] == [["a", "1.2", "9"], ["b", "–", "16"]]
+    with pytest.raises(KeyError, match="y"):
+        tabulate(frame, {"place": ("y", "{:.1f}")})
+
+
+def test_columns_that_hold_nothing_but_dashes_are_left_out_on_request():
+    columns = {"n": str, "none": lambda n: "–", "some": lambda n: "–" if n < 2 else "x", "blank": lambda n: ""}
+    assert list(tabulate([1, 2], columns).header) == ["n", "none", "some", "blank"]
+    assert list(tabulate([1, 2], columns, drop_empty=True).header) == ["n", "some"]
     assert tabulate([], columns).rows == []
 
 
