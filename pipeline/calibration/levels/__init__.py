@@ -1,1 +1,1 @@
-"""The level of every column over time: baseline, the ramp after the shutter opens, onsets of streaks."""
+"""Fit the level of every column over time: baseline, the ramp after the shutter opens, onsets of streaks."""

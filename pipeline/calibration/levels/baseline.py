@@ -1,4 +1,4 @@
-"""Levels of columns over time: means of blocks of rows, running means over many of them, values between them."""
+"""Compute the baseline of columns: means of blocks of rows, outliers rejected, and running means over many blocks."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import numpy as np
 from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA, median, median_absolute
 
-KNOT_BLOCKS = 4  # and its running mean taken every so many blocks, linear in between
+KNOT_BLOCKS = 4  # blocks from one running mean to the next; linear in between
 WINDOW_ROWS = 16_384  # of the running mean: 1 s of 300 rows/s fills 2 % of it, 5 s 9 %, and that is what events lose
-CLIP_BLOCKS = 64  # outlying block means are found against the median around every so many
+CLIP_BLOCKS = 64  # blocks from one median to the next, with which block means are compared to find outliers
 BASELINE_CLIP_SIGMA = 4.0
-_COLUMNS_AT_ONCE = 256  # of a block of rows: 64 kB, passed over four times
-MIN_LIVE_OF_BLOCK = 0.25  # of a block's rows; the mean of fewer counts as much as any other, and is noise
+_COLUMNS_AT_ONCE = 256  # of a block of rows: 64 kB, which four passes read
+MIN_LIVE_OF_BLOCK = 0.25  # of a block's rows; a mean of fewer is too noisy, since all blocks have equal weight
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def block_means(electrons, block_rows, read_noise, clip):  # pragma: no cover - compiled
-    """Mean of each block of rows, leaving out values further than ``clip`` sigma from a first mean; NaN of too few.
+    """Mean of each block of rows without values further than ``clip`` sigma from a first mean; NaN if too few live.
 
-    A star that sways is not clipped (bright ones would lose 1.5 %), since sigma is at least the scatter around the
-    first mean; one bright pixel of 64 still is.
+    Sigma is at least the scatter around the first mean, so that image motion is not clipped (bright stars would lose
+    1.5 %). One bright pixel of 64 still is.
     """
     n_rows, n_columns = electrons.shape
     n_blocks = (n_rows + block_rows - 1) // block_rows
@@ -37,7 +37,7 @@ def block_means(electrons, block_rows, read_noise, clip):  # pragma: no cover - 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def _mean_block(electrons, first, centre, read_noise, clip):  # pragma: no cover - compiled
-    """Clipped mean of some columns of one block, from ``first`` on, into ``centre``."""
+    """Write the clipped mean of some columns of one block, from ``first`` on, to ``centre``."""
     n_rows, n_columns = len(electrons), len(centre)
     limit = np.empty(n_columns, dtype=np.float32)
     total, count = np.zeros_like(limit), np.zeros_like(limit)
@@ -71,7 +71,7 @@ def _mean_block(electrons, first, centre, read_noise, clip):  # pragma: no cover
 
 @numba.njit(cache=True, nogil=True)
 def _first_centres(electrons, first, centre):  # pragma: no cover - compiled
-    """Median of the first nine rows of each column; of one that begins masked, from its first live row on."""
+    """Median of the first nine rows of each column, counted from its first live row if it begins masked."""
     n_rows, n_columns = len(electrons), len(centre)
     if n_rows >= 9:
         for k in range(n_columns):
@@ -112,7 +112,7 @@ def _median_of_nine(values, column):  # pragma: no cover - compiled
 
 
 def reject_outliers(blocks: np.ndarray, window: int = WINDOW_ROWS // BLOCK_ROWS) -> np.ndarray:
-    """Blocks with those set to NaN that stand `BASELINE_CLIP_SIGMA` off the median of the window around them.
+    """Set blocks to NaN that differ by `BASELINE_CLIP_SIGMA` from the median of the window around them.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def reject_outliers(blocks: np.ndarray, window: int = WINDOW_ROWS // BLOCK_ROWS)
     Returns
     -------
     ndarray of float32, shape (b, x)
-        The scatter is that of the column's own blocks, so a restless star keeps its swings.
+        The scatter is that of the column's own blocks, so that slow changes of a variable star are kept.
     """
     columns = np.ascontiguousarray(blocks.T)
     _reject_outliers(columns, max(window // 2, 1), CLIP_BLOCKS, BASELINE_CLIP_SIGMA)
@@ -137,7 +137,7 @@ def running_mean(blocks: np.ndarray, window: int, step: int) -> np.ndarray:
     Parameters
     ----------
     blocks : ndarray of float32, shape (b, x)
-        NaN entries are left out; a window of nothing else has the value of the nearest that holds more.
+        NaN entries are left out; a window without any other has the value of the nearest window that has one.
     window, step : int
         Blocks. Near the ends the window is cut off, not mirrored.
 

@@ -1,4 +1,4 @@
-"""Where streaks begin: significant upward steps of columns whose light only ever grows, placed to the row."""
+"""Find where streaks begin: significant upward steps of columns whose light only grows, placed to the row."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
 from shutterless.pipeline.psf import pixel_profile
 
 BIN_ROWS = 16  # steps are searched in means of this many rows, then placed to the row
-DARK_ROWS = 64  # rows put before sequence row 0, when the shutter was closed and no light fell
-MIN_STEP_SIGNIFICANCE = 2.5  # fainter steps are lost in the noise of any box; false ones cost 1 % of the ramp
-SAME_ONSET_COLUMNS = 4  # one star's step is seen in this many columns to either side
-_REACH = 3  # columns to either side that the filter looks at
-_TILE_COLUMNS = 64  # filtered and turned at a time: with 5,000 rows 1.3 MB, which stay in the cache
-_CHUNK_ROWS = 16  # of a step's neighbourhood, passed over where they cannot hold it
-_TIE = 1e-9  # of the rounding of sums of a few thousand terms of order 1: of equals the first counts
+DARK_ROWS = 64  # dark rows put before sequence row 0, for the time before the shutter opened
+MIN_STEP_SIGNIFICANCE = 2.5  # fainter steps are below the noise of any box; false ones cost 1 % of the ramp
+SAME_ONSET_COLUMNS = 4  # columns to either side in which one star's step appears
+_REACH = 3  # columns to either side that the filter uses
+_TILE_COLUMNS = 64  # filtered and transposed at a time: with 5,000 rows 1.3 MB, which stay in the cache
+_CHUNK_ROWS = 16  # of a step's neighbourhood, skipped if they cannot hold the step
+_TIE = 1e-9  # rounding error of sums of a few thousand terms of order 1; of equal sums the first counts
 
 
 def bin_means(rows: np.ndarray, lift: np.ndarray | None = None) -> np.ndarray:
-    """Means of `BIN_ROWS` rows (r, x) of float32, to which ``lift`` (r,) is added; a shorter last bin keeps its own."""
+    """Means of `BIN_ROWS` rows (r, x) of float32, ``lift`` (r,) added; the last bin may have fewer rows."""
     lift = np.zeros(len(rows), dtype=np.float32) if lift is None else lift
     return _bin_means(np.ascontiguousarray(rows, dtype=np.float32), lift.astype(np.float32))
 
@@ -27,18 +27,18 @@ def bin_means(rows: np.ndarray, lift: np.ndarray | None = None) -> np.ndarray:
 def find_onsets(
     rows: np.ndarray, noise: np.ndarray, sigma_px: float, dark_e: float | None, lift: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Columns, rows and heights (electrons per row) of the streaks that begin, each once, highest first.
+    """Find columns, rows and heights (electrons per row) of the streaks that begin, each once, highest first.
 
     Parameters
     ----------
     rows : ndarray of float32, shape (r, x)
-        Electrons, with a sky that does not change once ``lift`` is added.
+        Electrons; with ``lift`` added the sky is constant.
     noise : ndarray, shape (r,)
-        Of the background of each row (electrons).
+        Background noise of each row (electrons).
     sigma_px : float
         Width of the point-spread function (pixels).
     dark_e : float or None
-        Level of the rows put before the first, so that a streak which begins in the first rows is seen to begin.
+        Level of dark rows put before the first, so that streaks which begin in the first rows make a step.
     lift : ndarray, shape (r,), optional
         Added to the rows first.
 
@@ -86,9 +86,9 @@ def _bin_means(rows, lift):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True)
 def _merge_steps(x, row, height, spread, n_columns):  # pragma: no cover - compiled
-    """Steps of one star each, strongest first, and for each the highest of those joined to it: in the star's column."""
+    """Merge steps of one star: one for each star, strongest first, and the highest step of each, in its column."""
     accepted, highest = np.empty(len(x), np.int64), np.empty(len(x), np.int64)
-    last, before = np.full(n_columns, -1), np.empty(len(x), np.int64)  # a chain of accepted steps in each column
+    last, before = np.full(n_columns, -1), np.empty(len(x), np.int64)  # accepted steps of each column as a linked list
     n = 0
     for index in range(len(x)):
         same = n
@@ -112,10 +112,9 @@ def _merge_steps(x, row, height, spread, n_columns):  # pragma: no cover - compi
 def _column_steps(rows, lift, n_dark, dark, kernel, variance, min_significance):  # pragma: no cover - compiled
     """Significant upward steps of every column: column, row, height, significance, uncertainty of the row (rows).
 
-    ``variance`` (n,) says how the variance of means of bins of rows runs along a column; ``n_dark`` of the rows come
-    before the first.
+    ``variance`` (n,) is the relative variance of the bins of a column; ``n_dark`` dark rows come before the first.
     """
-    steps = [(0, 0, 0.0, 0.0, 0.0)]  # the first entry tells the compiler the type
+    steps = [(0, 0, 0.0, 0.0, 0.0)]  # the first entry gives the compiler the type
     n_columns = rows.shape[1]
     flux = np.empty((_TILE_COLUMNS, n_dark + len(rows)), dtype=np.float32)
     binned = np.empty((_TILE_COLUMNS, len(variance)), dtype=np.float32)
@@ -183,12 +182,12 @@ def _filter_row(around, kernel, filtered, total):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True)
 def _append_steps(steps, column, flux, binned, variance_sums, min_significance):  # pragma: no cover - compiled
-    """Find and place the steps of one column; ``variance_sums`` (b + 1,) of the bins before each."""
+    """Find and place the steps of one column; ``variance_sums`` (b + 1,) are cumulative variances of the bins."""
     ordered = binned.copy()
     starts = _merge_insignificant(ordered, variance_sums, _isotonic_starts(ordered), min_significance)
     levels = np.array([_middle(ordered, starts[block], starts[block + 1]) for block in range(len(starts) - 1)])
     rows = starts * BIN_ROWS
-    for _ in range(2):  # levels say where a step is, and its place what the levels are
+    for _ in range(2):  # levels give the row of a step, and its row the levels
         for block in range(1, len(levels)):
             low, high = levels[block - 1], levels[block]
             if high > low:
@@ -211,16 +210,16 @@ def _append_steps(steps, column, flux, binned, variance_sums, min_significance):
 
 @numba.njit(cache=True, nogil=True)
 def _noise_scale(values, roots):  # pragma: no cover - compiled
-    """Noise of a series over the root of its variance, from successive differences, which steps hardly touch.
+    """Noise of a series over its expected noise, from successive differences, which steps hardly affect.
 
-    ``roots`` of the sums of each two successive variances.
+    ``roots`` are those of the sums of every two successive variances.
     """
     return MAD_TO_SIGMA * np.median(np.abs(np.diff(values)) / roots)
 
 
 @numba.njit(cache=True, nogil=True)
 def _significance(levels, variance_sums, starts, block):  # pragma: no cover - compiled
-    """Height of the step before ``block`` over its error (that of two medians); single bins never stand."""
+    """Height of the step before ``block`` over its error, that of two medians; 0 for blocks of a single bin."""
     first, step, last = starts[block - 1], starts[block], starts[block + 1]
     if step - first == 1 or last - step == 1:
         return 0.0
@@ -233,7 +232,7 @@ def _significance(levels, variance_sums, starts, block):  # pragma: no cover - c
 def _isotonic_starts(values):  # pragma: no cover - compiled
     """First indices of the blocks of the isotonic median regression, and the length as the last entry.
 
-    The values of each block are sorted in place: a median is then looked up, and blocks are joined in one pass.
+    The values of each block are sorted in place, so that medians are looked up and blocks are joined in one pass.
     """
     n = len(values)
     starts = np.empty(n + 1, dtype=np.int64)
@@ -255,7 +254,7 @@ def _isotonic_starts(values):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True)
 def _join_sorted(values, start, middle, stop, spare):  # pragma: no cover - compiled
-    """Sort in place what is sorted from ``start`` to ``middle`` and from there to ``stop``, from the highest down."""
+    """Merge two sorted pieces, ``start`` to ``middle`` and ``middle`` to ``stop``, in place, from the highest down."""
     for k in range(middle, stop):
         spare[k] = values[k]
     i, place = middle - 1, stop - 1
@@ -282,7 +281,7 @@ def _merge_insignificant(ordered, variance_sums, starts, min_significance):  # p
     starts = starts.copy()
     spare = np.empty_like(ordered)
     n = len(starts) - 1
-    levels, scores = np.empty(n), np.empty(n)  # scores of the step before each block, of the first none
+    levels, scores = np.empty(n), np.empty(n)  # score of the step before each block; the first has none
     for block in range(n):
         levels[block] = _middle(ordered, starts[block], starts[block + 1])
     for block in range(1, n):
@@ -307,8 +306,8 @@ def _merge_insignificant(ordered, variance_sums, starts, min_significance):  # p
 def _place_step(series, start, stop, low, high):  # pragma: no cover - compiled
     """Row between ``start`` and ``stop`` at which a step from one known level to another fits best.
 
-    The gain of rows belonging to the lower level is summed from ``start``, and the step is where the sum is highest.
-    Only chunks of rows in which it may be are summed row by row.
+    The gain of assigning rows to the lower level is summed from ``start``, and the step is where the sum is highest.
+    Only chunks of rows that may hold the step are summed row by row.
     """
     middle, per_height = 0.5 * (low + high), 1.0 / (high - low)
     near = series[start : min(stop, len(series))]
@@ -334,13 +333,13 @@ def _place_step(series, start, stop, low, high):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True, inline="always")
 def _gain(value, middle, per_height):  # pragma: no cover - compiled
-    """Of a row belonging to the lower level, limited so that a cosmic ray cannot drag the step along."""
+    """Gain of assigning a row to the lower level, limited so that a cosmic ray cannot move the step."""
     return min(max((middle - value) * per_height, -1.0), 1.0)
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
 def _sum_gains(values, middle, per_height):  # pragma: no cover - compiled
-    """Sum of the gains, and of the positive ones, which is as far as their sum can rise on the way."""
+    """Sum of the gains, and of the positive ones: an upper limit of any partial sum."""
     total, rise = 0.0, 0.0
     for row in range(len(values)):
         gain = _gain(values[row], middle, per_height)

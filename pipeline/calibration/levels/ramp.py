@@ -1,8 +1,7 @@
-"""The first transit after the shutter opens, and the last after it closes.
+"""Fit the first transit after the shutter opens, the ramp, and the last after it closes, the drain.
 
-First the sky rises from 0 to full, and every streak begins at its own row; at the end all of this runs backwards.
-Neither is an event. Both are fitted here and handed to the calibration as a deficit: what their rows lack against the
-steady state.
+In the ramp the sky rises from 0 to full, and every streak begins at its own row. The drain is the same backwards.
+Neither is an event. Both are returned as a deficit: the level of their rows minus the steady state.
 """
 
 from __future__ import annotations
@@ -17,31 +16,31 @@ from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.readout import Readout
 
-SETTLE_ROWS = 2048  # rows after the ramp that show the final level, of streaks that begin late above all
+SETTLE_ROWS = 2048  # rows after the ramp that show the final level, above all that of streaks that begin late
 MASK_ROWS = 6  # on either side of an onset: the row smear of the PSF and the uncertainty of the row
-MIN_LEVEL_ROWS = 3 * BIN_ROWS  # between two onsets; less is masked, for no level can be given
-DOUBTFUL_ROWS = 3 * BIN_ROWS  # next to an onset or an end of the file, where a step may go unseen
-MAX_DOUBT_SIGMA = 4.0  # what a wrong level may leave there before those rows are masked
-PSF_REACH = 3  # columns to either side whose light is summed there
+MIN_LEVEL_ROWS = 3 * BIN_ROWS  # between two onsets; fewer do not give a level and are masked
+DOUBTFUL_ROWS = 3 * BIN_ROWS  # next to an onset or an end of the file, where a step may be missed
+MAX_DOUBT_SIGMA = 4.0  # residual light in doubtful rows, above which they are masked
+PSF_REACH = 3  # columns to either side whose light is summed in doubtful rows
 
 _Onsets = tuple[np.ndarray, np.ndarray, np.ndarray]  # columns, rows and electrons per row
 
 
 @dataclass(frozen=True)
 class Ramp:
-    """What the rows of the ramp lack, and where streaks begin.
+    """Deficit of the rows of a ramp or drain, and the onsets of its streaks.
 
     Parameters
     ----------
     deficit_e : ndarray of float32, shape (r, x)
-        What ``r`` rows have above the steady state (electrons): a mostly negative offset.
+        Level of ``r`` rows minus the steady state (electrons); mostly negative.
     onset_mask : ndarray of bool, shape (r, x)
-        True where a streak is just beginning and no level can be given.
+        True where a streak is just beginning and its level is unknown.
     sky_e : float
         Sky electrons per pixel of a full transit.
     onset_x, onset_row, onset_e : ndarray, shape (m,)
-        Column, file row and electrons per row of each streak that begins here, brightest first. Of one that is seen
-        to end: the row in which its star's light would have come out had the shutter opened in row 0 of the sequence.
+        Column, file row and electrons per row of each streak that begins here, brightest first. In a drain, where
+        streaks end, the row is that of their onset if the shutter had opened in row 0 of the sequence.
     start : int
         First file row covered.
     """
@@ -60,7 +59,7 @@ class Ramp:
         return len(self.deficit_e)
 
     def overlap(self, start: int, stop: int) -> tuple[slice, slice]:
-        """Which of the rows ``start..stop`` are covered, counted from ``start``, and which of its own these are."""
+        """Covered part of the file rows ``start..stop``, counted from ``start`` and from the ramp's first row."""
         first, last = max(start, self.start), max(min(stop, self.start + self.n_rows), start)
         first = min(first, last)
         return slice(first - start, last - start), slice(first - self.start, last - self.start)
@@ -70,7 +69,7 @@ class Ramp:
         return start < self.start + self.n_rows and stop > self.start
 
     def remove(self, electrons: np.ndarray, start: int) -> None:
-        """Bring rows from file row ``start`` on to the steady state in place; beginning streaks become NaN."""
+        """Subtract the deficit from rows from file row ``start`` on, in place; beginning streaks become NaN."""
         here, own = self.overlap(start, start + len(electrons))
         electrons[here] -= self.deficit_e[own]
         electrons[here][self.onset_mask[own]] = np.nan
@@ -89,27 +88,27 @@ def fit_ramp(
     Parameters
     ----------
     electrons : ndarray of float32, shape (r, x)
-        Bias-subtracted rows, from the file's first; those past the ramp (`SETTLE_ROWS` of them, say) show streaks that
+        Bias-subtracted rows from the file's first on, with some after the ramp, such as `SETTLE_ROWS`, for streaks that
         begin late.
     first_row : int
-        Sequence row of the first of them.
+        Sequence row of the first row.
     n_transit : int
         Sequence row at which the ramp ends.
     sigma_px : float
         Width of the point-spread function (pixels).
     read_noise_e : float
     steady_e : ndarray, shape (x,), optional
-        Level of each column after the ramp, where the file has enough rows to tell.
+        Level of each column after the ramp, if the file has enough rows to measure it.
 
     Notes
     -----
-    Streaks only ever begin, so the level of a column is a non-decreasing staircase: an isotonic regression in medians
-    (pool-adjacent-violators; Barlow et al. 1972) follows it and cannot follow an event, which comes down again.
+    Streaks only begin, so the level of a column is a non-decreasing staircase. An isotonic regression in medians
+    (pool-adjacent-violators; Barlow et al. 1972) follows it, but no event, whose light decreases again.
     """
     electrons = np.ascontiguousarray(electrons, dtype=np.float32)
     fraction = np.clip((first_row + np.arange(len(electrons)) + 1) / n_transit, 0.0, 1.0).astype(np.float32)
     sky_e = _sky_level(electrons, fraction)
-    lift = sky_e * (1 - fraction)  # what each row's sky lacks
+    lift = sky_e * (1 - fraction)  # sky that each row lacks
     noise = np.sqrt(read_noise_e**2 + sky_e * fraction)
     onsets = find_onsets(electrons, noise, sigma_px, dark_e=sky_e if first_row <= 0 else None, lift=lift)
     deficit, mask, final_e = _fit_levels(electrons, lift, onsets, steady_e)
@@ -144,8 +143,8 @@ def fit_drain(
 
     Notes
     -----
-    A row read ``c`` rows after the closing has had ``n_transit - c`` rows' worth of sky, and a star at detector row y0
-    is seen for the last time ``y0`` rows after it: ``n_transit - c`` takes the place of the sequence row.
+    A row read ``c`` rows after the closing has the sky of ``n_transit - c`` rows, and a star at detector row y0 appears
+    for the last time ``y0`` rows after the closing. So ``n_transit - c`` takes the place of the sequence row.
     """
     optics = (readout.n_transit, readout.psf_sigma_px, readout.read_noise_e)
     back = fit_ramp(electrons[::-1], readout.n_transit - closed_rows, *optics, steady_e)
@@ -165,7 +164,7 @@ def _sky_level(electrons: np.ndarray, fraction: np.ndarray) -> float:
     """Sky electrons of a full transit: slope of the emptiest quarter of the columns against the ramp."""
     level = electrons[-512:].mean(axis=0)
     sky_columns = np.flatnonzero(level <= np.quantile(level, 0.25))
-    n_rising = int(np.sum(fraction < 1))  # these come first
+    n_rising = int(np.sum(fraction < 1))  # the first rows
     if n_rising < 2:
         return 0.0
     middle = np.median if sky_columns.size < 16 else np.mean
@@ -234,7 +233,7 @@ def _piece_levels(binned, breaks, n_rows):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True)
 def _unknown_rows(breaks, n_rows):  # pragma: no cover - compiled
-    """Rows for which no level can be given: around each onset, and between two that are too close."""
+    """Rows of unknown level: around each onset, and between two that are too close."""
     segments = [(max(row - MASK_ROWS, 0), row + MASK_ROWS + 1) for row in breaks]
     for i in range(len(breaks) + 1 if len(breaks) else 0):
         start = breaks[i - 1] if i else 0
@@ -246,7 +245,7 @@ def _unknown_rows(breaks, n_rows):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True)
 def _write_deficit(starts, columns, levels, final_e, lift, deficit):  # pragma: no cover - compiled
-    """What each row's level (r, x) lacks against the last row's, and its sky against the whole; rows one by one."""
+    """Write each row's level minus the last row's, and minus the missing sky, to ``deficit`` (r, x), row by row."""
     n_rows, n_columns = deficit.shape
     order = np.argsort(starts, kind="mergesort")
     step = np.zeros(n_columns, dtype=np.float32)
@@ -262,10 +261,10 @@ def _write_deficit(starts, columns, levels, final_e, lift, deficit):  # pragma: 
 
 
 def _doubtful_segments(shape: tuple[int, ...], onsets: _Onsets, *, ends_early: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Segments next to the ends of the file and to onsets, where a step may have gone unseen.
+    """Segments next to the ends of the file and to onsets, where a step may have been missed.
 
-    Each is its first column, the one after its last, its first row, the one after its last, and 1 where rows count
-    backwards, (m, 5); returned with the electrons per row of the onset beside it (m,), infinite at an end of the file.
+    Each is (first column, column after the last, first row, row after the last, 1 if rows count backwards), together
+    (m, 5). Also returned: electrons per row of the onset beside each (m,), infinite at an end of the file.
     """
     (n_rows, n_columns), (x, row, step_e) = shape, onsets
     ends = [(0, n_columns, 0, DOUBTFUL_ROWS, 0), (0, n_columns, n_rows - DOUBTFUL_ROWS, n_rows, 1)]
@@ -284,11 +283,10 @@ def _doubtful_segments(shape: tuple[int, ...], onsets: _Onsets, *, ends_early: b
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _mask_doubtful(electrons, deficit, final_e, floor_e2, segments, brightness, kernel, mask):  # pragma: no cover
-    """Mask in place the rows next to onsets and ends of the file where the levels leave too much.
+    """Mask in place the rows next to onsets and ends of the file where too much light remains.
 
-    A streak that begins in the first or last rows of a file, or just beside another's onset, has too few bins to be
-    found as a step of its own; nothing there could be told from an event. What is far brighter than the onset beside it
-    can: that stays.
+    A streak that begins in the first or last rows of a file, or just beside another onset, has too few bins to be found
+    as a step, and looks like an event. Light far brighter than the onset beside it is an event and stays.
     """
     limits = MAX_DOUBT_SIGMA * np.sqrt(np.arange(1, DOUBTFUL_ROWS + 1))
     for number in range(len(segments)):
@@ -305,7 +303,7 @@ def _mask_doubtful(electrons, deficit, final_e, floor_e2, segments, brightness, 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _filter_segment(electrons, deficit, final_e, floor_e2, mask, segment, kernel):  # pragma: no cover - compiled
-    """What the levels leave of a segment, filtered along x, and its noise, both (x, r)."""
+    """Light of a segment minus its levels, filtered along x, and its noise, both (x, r)."""
     first, last, start, stop, _ = segment
     n_columns, n_rows = last - first, stop - start
     left = np.empty((n_columns + 2 * PSF_REACH, n_rows), dtype=np.float32)
@@ -329,7 +327,7 @@ def _filter_segment(electrons, deficit, final_e, floor_e2, mask, segment, kernel
 
 @numba.njit(cache=True, nogil=True)
 def _add_taps(values, first, kernel, total):  # pragma: no cover - compiled
-    """Seven lines from ``first`` on, weighted and summed."""
+    """Write the weighted sum of seven lines from ``first`` on to ``total``."""
     a, b, c, d = values[first], values[first + 1], values[first + 2], values[first + 3]
     e, f, g = values[first + 4], values[first + 5], values[first + 6]
     for i in range(len(total)):
@@ -339,7 +337,7 @@ def _add_taps(values, first, kernel, total):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True)
 def _count_bright(light, noise, limit):  # pragma: no cover - compiled
-    """Rows whose mean with three others is far brighter than ``limit``; beyond the ends the rows are mirrored."""
+    """Count rows whose mean with three neighbours is far brighter than ``limit``; rows are mirrored at the ends."""
     n = len(light)
     mirrored = np.empty(n + 3, dtype=np.float32)
     for i in range(n + 3):

@@ -1,1 +1,1 @@
-"""Which star stands where: positions, fluxes and widths of streaks."""
+"""Find the streaks of an amplifier and fit their positions, fluxes and widths."""

@@ -1,4 +1,4 @@
-"""The level under the streaks of a collapsed profile: sky, ghosts, and what varies slowly over the columns."""
+"""Estimate the background under the streaks of a collapsed profile: sky, ghosts, slow changes over the columns."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import grey_closing, grey_opening, uniform_filter1d
 
 KNOT_COLUMNS = 16  # a ghost 30 columns wide is followed, a streak is not
-_LEAST_KNOTS = 4  # fewer are joined by straight lines
+_LEAST_KNOTS = 4  # of the cubic; fewer are joined by straight lines
 
 
 def sky_level(profile_e: np.ndarray) -> float:
-    """Level of the columns that no star reaches: the mode of the lower half, by the shortest tenth."""
+    """Level of columns without a star: median of the shortest tenth of the sorted values, in their lower half."""
     values = np.sort(profile_e)
     n = max(values.size // 10, 2)
     widths = values[n - 1 :] - values[: values.size - n + 1]
@@ -21,7 +21,7 @@ def sky_level(profile_e: np.ndarray) -> float:
 
 
 def open_background(profile_e: np.ndarray, n_columns: int) -> np.ndarray:
-    """Background before any streak is known: what is narrower than ``n_columns`` is cut off by a grey opening.
+    """Estimate the background before any streak is known: a grey opening removes peaks narrower than ``n_columns``.
 
     Parameters
     ----------
@@ -32,16 +32,16 @@ def open_background(profile_e: np.ndarray, n_columns: int) -> np.ndarray:
     Returns
     -------
     ndarray of float64, shape (x,)
-        Never above the profile before the smoothing, so low by about two standard deviations of its noise.
+        The opening is never above the profile, so this is about two standard deviations of the noise too low.
     """
     without_traps = grey_closing(profile_e, 3, mode="nearest")
     return uniform_filter1d(grey_opening(without_traps, n_columns, mode="nearest"), n_columns // 2, mode="nearest")
 
 
 def follow_background(level_e: np.ndarray, knot_columns: int = KNOT_COLUMNS) -> np.ndarray:
-    """Background of a profile without its streaks, shape (x,): `smooth_background`, and of what that leaves, thrice.
+    """Background of a profile without its streaks, shape (x,): `smooth_background`, applied three times.
 
-    A median over a bump is not the bump's middle; what it leaves is followed the next time.
+    The median over a bump is below its middle; each pass adds the background of what the last left.
     """
     background = np.zeros(level_e.size)
     for _ in range(3):
@@ -55,10 +55,10 @@ def smooth_background(residual_e: np.ndarray, knot_columns: int = KNOT_COLUMNS) 
     Parameters
     ----------
     residual_e : ndarray, shape (x,)
-        Profile minus streaks (electrons per pixel); NaN where a column is not to be believed.
+        Profile minus streaks (electrons per pixel); NaN in bad columns.
     knot_columns : int
-        Columns from one median to the next; each is taken over twice as many. A monotone cubic joins them, constant
-        towards the edges; where all columns of a window are NaN the neighbours bridge the gap.
+        Columns from one median to the next. The windows overlap by half of this. A monotone cubic joins the medians and
+        is constant towards the edges. If all columns of a window are NaN, its neighbours are joined.
 
     Returns
     -------

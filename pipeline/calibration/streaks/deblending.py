@@ -1,22 +1,22 @@
-"""Fluxes of overlapping profiles by weighted least squares, for many rows at once: a banded Cholesky in Numba."""
+"""Fit fluxes of overlapping streaks in many rows at once: weighted least squares by banded Cholesky, compiled."""
 
 from __future__ import annotations
 
 import numba
 import numpy as np
 
-RIDGE = 1e-9  # of the unmasked diagonal: keeps a star without a live pixel from making the matrix singular
+RIDGE = 1e-9  # of the unmasked diagonal; without it a star without a live pixel makes the matrix singular
 
 
 @numba.njit(cache=True, nogil=True)
 def fit_blocks(
     residual, sigma, lower, fraction, edges, blocks, first, profiles, flux, error
 ):  # pragma: no cover - compiled
-    """Fit streaks to the rows of a chunk in place of ``flux`` and ``error``, (s, n).
+    """Fit streaks to the rows of a chunk; writes ``flux`` and ``error``, (s, n).
 
-    ``residual`` (x, n) is in units of the noise ``sigma`` (x, b), which is linear between the centres of blocks: in row
-    t at ``lower[t] + fraction[t]``. Rows ``edges[i]..edges[i + 1]`` are weighted with the noise of block ``blocks[i]``.
-    Streaks that no chain of overlaps joins are fitted apart, and rows in which the same pixels live at once.
+    ``residual`` (x, n) is in units of the noise ``sigma`` (x, b), which is linear between block centres: row t lies at
+    ``lower[t] + fraction[t]``. Rows ``edges[i]..edges[i + 1]`` are weighted with the noise of block ``blocks[i]``.
+    Groups of streaks that do not overlap are fitted separately. Rows with the same live pixels are fitted at once.
     """
     n_columns, n_taps, n_streaks = residual.shape[0], profiles.shape[1], len(first)
     last_block = sigma.shape[1] - 1
@@ -60,7 +60,7 @@ def fit_blocks(
 
 @numba.njit(cache=True, nogil=True)
 def _solve_run(signal, live, weight, first, profiles, band, flux, error):  # pragma: no cover - compiled
-    """Solve the normal equations of rows that share weights and live pixels: banded Cholesky, once for all of them."""
+    """Solve the normal equations of rows that share weights and live pixels by one banded Cholesky factor."""
     n_streaks, n_taps = profiles.shape
     n_columns, n = signal.shape
     factor = np.zeros((n_streaks, band + 1))  # row s, distance d: element (s, s - d) of the lower triangle

@@ -1,4 +1,4 @@
-"""Which star stands in which column: positions and fluxes from the time-collapsed profile of an amplifier."""
+"""Find the streaks of an amplifier: positions and fluxes from its time-collapsed profile."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _N_STEPS = 3
 
 
 def collapse_profile(level_e: np.ndarray, read_noise_e: float, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Time-collapsed profile of an amplifier and its error.
+    """Collapse the baseline of an amplifier over time to a profile and its error.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def collapse_profile(level_e: np.ndarray, read_noise_e: float, n_rows: int) -> t
         Baseline at block centres (electrons per pixel).
     read_noise_e : float
     n_rows : int
-        Rows that went into it.
+        Rows of the amplifier.
 
     Returns
     -------
@@ -53,7 +53,7 @@ def find_streaks(
         First guess of the width of the point-spread function (pixels).
     readout : Readout
     ramps : sequence of Ramp
-        Where streaks begin or end; gives ``y0`` to those that are seen to.
+        Where streaks begin or end; this gives their ``y0``.
 
     Returns
     -------
@@ -67,9 +67,9 @@ def find_streaks(
     Notes
     -----
     Peaks of the profile filtered with the point-spread function start a simultaneous weighted least-squares fit of
-    all positions and fluxes; its residual is searched again, so that blended streaks come apart. What varies
-    over more than `BACKGROUND_KNOT_COLUMNS` is background, single columns without the flanks of a point-spread
-    function are left out (`flag_columns`). The width is a median over the streaks, so that no blend rules it.
+    all positions and fluxes. Its residual is searched again, which separates blends. Changes over more than
+    `KNOT_COLUMNS` columns are background. Single columns without the flanks of a point-spread function are left out
+    (`drop_spikes`). The width is a median over the streaks, so that no blend dominates it.
     """
     fit = StreakFit(np.asarray(profile_e, dtype=np.float64), np.asarray(error_e, dtype=np.float64), sigma_px)
     for i in range(_N_PASSES):
@@ -101,7 +101,7 @@ def find_streaks(
 
 
 def nearest_streak(streaks: pd.DataFrame, x: Any, within_px: float, y: Any = 0.0) -> np.ndarray:
-    """Index (row number of the table) of the nearest star to each place, -1 where none is near enough.
+    """Find the index (row number of the table) of the star nearest to each place, -1 where none is near enough.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def nearest_place(known: np.ndarray, places: np.ndarray, within_px: float) -> np
 
 
 def _onset_rows(x: np.ndarray, flux: np.ndarray, ramps: Sequence[Ramp], readout: Readout) -> np.ndarray:
-    """Detector row of each streak that begins or ends here: the onset nearest in column whose height is its flux."""
+    """Detector row of each streak that begins or ends here: that of the nearest onset whose height fits its flux."""
     y0 = np.full(x.size, np.nan)
     onsets = [onset for ramp in ramps for onset in zip(ramp.onset_x, ramp.onset_row, ramp.onset_e, strict=True)]
     for onset_x, row, height in onsets if x.size else []:

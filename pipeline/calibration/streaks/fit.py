@@ -1,4 +1,4 @@
-"""The steps by which the streaks of a collapsed profile are found: peaks, a joint fit, its width, its background."""
+"""Fit positions, fluxes, width and background of overlapping streaks to a collapsed profile, step by step."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from shutterless.pipeline.calibration.streaks.profile_fit import (
 from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
 from shutterless.pipeline.psf import noise_equivalent_columns, pixel_profile
 
-FIT_HALF_WIDTH = 6  # columns to either side of a streak that its profile is taken to reach
+FIT_HALF_WIDTH = 6  # columns to either side of a streak in which it has light
 MIN_STREAK_SIGNIFICANCE = 5.0
-# what a Gaussian may leave of a real point-spread function, relative to the light of the columns around
+# error of a Gaussian as a model of real point-spread functions, relative to the light of the columns around
 PROFILE_TOLERANCE = 0.02
-WIDTH_TOLERANCE = 0.005  # the same, where the width is fitted: the brightest streaks are the cleanest
+WIDTH_TOLERANCE = 0.005  # the same for the fit of the width, which the brightest streaks dominate
 WIDTH_PRIOR = 0.15  # relative error of the seeing in the header
-MAX_WIDTH_ERROR = 0.2  # relative, of a streak that may have a say in the width
-MAX_OWN_WIDTH = 0.25  # relative difference of one streak's width, whose star saw other air, from the common one
-MAX_WIDTH_SHARE = 1 / 6  # of all weight: one bright star with an unseen companion must not rule
-LEAST_VOTES = 3
-EDGE_PX = 3.0  # nearer to the edge half a streak is not seen, and its width not told from its place
-N_WIDTH_STREAKS = 24  # the brightest: companions too faint to be seen broaden them least
-CLEAN_PX, CLEAN_SHARE = 4.0, 0.1  # a streak with more than this share of its light so near has no say either
+MAX_WIDTH_ERROR = 0.2  # relative, of a streak's own width; others do not contribute to the common width
+MAX_OWN_WIDTH = 0.25  # relative difference of a streak's own width from the common one
+MAX_WIDTH_SHARE = 1 / 6  # of all weight, so that one bright star with a hidden companion does not dominate
+LEAST_WIDTH_STREAKS = 3  # isolated streaks for a common width
+EDGE_PX = 3.0  # nearer to the edge, width and position of a streak cannot be separated
+N_WIDTH_STREAKS = 24  # the brightest, which undetected companions broaden least
+CLEAN_PX, CLEAN_SHARE = 4.0, 0.1  # a streak with more than this share of other light so near does not contribute either
 MIN_SPIKE_SIGMA, MIN_SPIKE_SHARE = 8.0, 0.05  # of the noise and of the sky; a crowd of faint stars is as rough as 2 %
 MAX_MISFIT_LEFT = 0.1  # of the chi-square of a streak with a column that spoils it
-OPENING_SIGMA = 5.0  # half of the columns of the first background's opening, in widths of the point-spread function
-# in widths of the point-spread function: two closer streaks are one, for a width that is 8 % off makes two of one;
+OPENING_SIGMA = 5.0  # half width of the first background's opening, in widths of the point-spread function
+# closer streaks are merged, since a width that is 8 % off splits one into two; in widths of the point-spread function;
 # tuned on simulated amplifiers with and without image motion
 LEAST_SEPARATION = 1.25
 MAX_WIDTH_STEP_PX, WIDTHS_PX = 0.1, (0.4, 4.0)
@@ -46,7 +46,7 @@ _MAX_SHIFT_PX, _CONTEST_PX = 0.4, 2.0
 
 
 class StreakFit:
-    """Streaks of one profile, and what the steps so far know of them.
+    """Streaks of one profile and the present state of their fit.
 
     Parameters
     ----------
@@ -58,17 +58,17 @@ class StreakFit:
     Attributes
     ----------
     x, flux, width : ndarray of float64, shape (s,)
-        By column; ``width`` is each streak's own, `sigma_px` what they have in common.
+        Sorted by column; ``width`` is each streak's own, `sigma_px` the common one.
     background, model : ndarray of float64, shape (x,)
-        What is smooth, and the light of the streaks.
-    believed : ndarray of bool, shape (x,)
-        False in columns without the flanks of a point-spread function, hot ones and traps.
+        Smooth background, and the light of the streaks.
+    valid : ndarray of bool, shape (x,)
+        False in hot columns and traps, which lack the flanks of a point-spread function.
     """
 
     def __init__(self, profile_e: np.ndarray, error_e: np.ndarray, sigma_px: float) -> None:
-        self.believed = np.isfinite(profile_e) & np.isfinite(error_e) & (error_e > 0)
-        self.profile = np.where(self.believed, profile_e, 0.0)
-        self.error = np.where(self.believed, error_e, 1.0)
+        self.valid = np.isfinite(profile_e) & np.isfinite(error_e) & (error_e > 0)
+        self.profile = np.where(self.valid, profile_e, 0.0)
+        self.error = np.where(self.valid, error_e, 1.0)
         self.sigma_px = self.prior_px = float(sigma_px)
         self.width_error_px, self.scatter_px = WIDTH_PRIOR * self.prior_px, 0.0
         self.background = self._first_background()
@@ -78,12 +78,12 @@ class StreakFit:
 
     @property
     def half_width(self) -> int:
-        """Columns to either side that a profile reaches: four times its width at least."""
+        """Columns to either side of a streak that are fitted: at least four widths."""
         return max(FIT_HALF_WIDTH, int(np.ceil(4 * self.sigma_px)))
 
     @property
     def residual(self) -> np.ndarray:
-        """What neither background nor streaks explain, shape (x,)."""
+        """Profile minus background and streaks, shape (x,)."""
         return self.profile - self.background - self.model
 
     @property
@@ -93,10 +93,10 @@ class StreakFit:
 
     @property
     def total_error(self) -> np.ndarray:
-        """Standard errors with what background and width add, which were fitted to the same profile, (s,).
+        """Standard errors including those of background and width, which were fitted to the same profile, (s,).
 
-        A Gaussian's fitted flux goes with the square root of its width, and with the background times its
-        noise-equivalent columns; the background is a median over about one and a half windows of `KNOT_COLUMNS`.
+        A Gaussian's fitted flux changes with the square root of its width, and with the background times its
+        noise-equivalent columns. The background is a median over about one and a half times `KNOT_COLUMNS`.
         """
         background = np.sqrt(np.pi / 2 / (1.5 * KNOT_COLUMNS)) * np.median(self.error)
         width = 0.5 * self.flux * self.width_error_px / self.sigma_px
@@ -108,22 +108,22 @@ class StreakFit:
         return np.clip(np.round(self.x), 0, self.profile.size - 1).astype(np.int64)
 
     def tolerance(self, relative: float) -> np.ndarray:
-        """Error of the profile and what is allowed for the shape of point-spread function and ghosts, shape (x,)."""
+        """Error of the profile plus an allowance for the shape of point-spread function and ghosts, shape (x,)."""
         light = self.model + np.maximum(self.background - np.median(self.background), 0)
         return np.hypot(self.error, relative * maximum_filter1d(light, 5))
 
     def add_peaks(self, *, over_curved_sky: bool) -> bool:
         """Add a streak wherever the residual, filtered with the point-spread function, has a significant peak.
 
-        With ``over_curved_sky`` the filter is blind to whatever is constant or quadratic over its width: the background
-        is not known yet, and a ghost must not become a row of streaks.
+        With ``over_curved_sky`` the filter ignores constant and quadratic terms over its width. The background is not
+        known yet, and a ghost must not become a row of streaks.
         """
         offsets = np.arange(-self.half_width, self.half_width + 1)
         kernel = pixel_profile(offsets, self.sigma_px)
         if over_curved_sky:
             basis = np.linalg.qr(np.stack([np.ones(offsets.size), offsets**2.0], axis=1))[0]
             kernel = kernel - basis @ (basis.T @ kernel)
-        weight = self.believed / self.tolerance(PROFILE_TOLERANCE) ** 2
+        weight = self.valid / self.tolerance(PROFILE_TOLERANCE) ** 2
         power = np.convolve(weight, kernel**2, mode="same")
         score = np.convolve(self.residual * weight, kernel, mode="same") / np.sqrt(np.maximum(power, 1e-30))
         peaks = np.flatnonzero((score == maximum_filter1d(score, 3)) & (score > MIN_STREAK_SIGNIFICANCE)).astype(
@@ -141,25 +141,25 @@ class StreakFit:
         for _ in range(n_steps):
             taps, u = self._solve()
             self._fit_width(*taps, blends_known=blends_known)
-            shining = self.flux > 0
-            shift = np.clip(u[shining] / self.flux[shining], -_MAX_SHIFT_PX, _MAX_SHIFT_PX)
-            x = np.clip(self.x[shining] + shift, -1.0, self.profile.size)
-            self._keep(shining)
+            positive = self.flux > 0
+            shift = np.clip(u[positive] / self.flux[positive], -_MAX_SHIFT_PX, _MAX_SHIFT_PX)
+            x = np.clip(self.x[positive] + shift, -1.0, self.profile.size)
+            self._keep(positive)
             self.x = x
             self._merge_close(LEAST_SEPARATION * self.sigma_px)
         self._solve()
 
     def update_background(self) -> None:
-        """Take as background what varies slowly in the profile without its streaks."""
+        """Set the background to the slow variation of the profile without its streaks."""
         knot = max(KNOT_COLUMNS, int(np.ceil(10 * self.sigma_px)))
-        self.background = follow_background(np.where(self.believed, self.profile - self.model, np.nan), knot)
+        self.background = follow_background(np.where(self.valid, self.profile - self.model, np.nan), knot)
         self._solve()
 
     def drop_spikes(self) -> None:
-        """Give up columns, and streaks on them, whose light has no flanks: hot columns, and traps, where it lacks.
+        """Mark hot columns and traps as invalid, and drop streaks on them.
 
-        The light of a streak, neighbours subtracted, in the columns beside its brightest one is at least
-        ``2 P(1)/P(0)`` of what is there, wherever between two columns it is centred.
+        Both lack the flanks of a point-spread function. The two columns beside the brightest one of a streak, its
+        neighbours subtracted, hold at least ``2 P(1)/P(0)`` of its light, wherever within the column it is centred.
         """
         noise = self.tolerance(PROFILE_TOLERANCE)
         least = np.maximum(MIN_SPIKE_SIGMA * noise, MIN_SPIKE_SHARE * np.abs(self.background))
@@ -168,19 +168,19 @@ class StreakFit:
         window = columns[:, None] + np.arange(-1, 2)
         own = self.residual[window] + self.flux[:, None] * pixel_profile(window - self.x[:, None], self.width[:, None])
         spiky = (own[:, 1] > least[columns]) & _lacks_flanks(own, noise[window], flanks)
-        spiky &= self.believed[window].all(axis=1)
+        spiky &= self.valid[window].all(axis=1)
         around = np.arange(1, self.profile.size - 1)[:, None] + np.arange(-1, 2)
         lack = (self.background - self.profile)[around]
         trap = (lack[:, 1] > least[1:-1]) & _lacks_flanks(lack, noise[around], flanks)
-        trap &= self.believed[around].all(axis=1)
+        trap &= self.valid[around].all(axis=1)
         if spiky.any() or trap.any():
-            self.believed[columns[spiky]] = False
-            self.believed[1:-1][trap] = False
+            self.valid[columns[spiky]] = False
+            self.valid[1:-1][trap] = False
             self._keep(~spiky)
             self._solve()
 
     def drop_spoiled_columns(self) -> None:
-        """Give up a column under a streak where that alone makes a bad fit a good one: a hot column, or a trap, there.
+        """Mark a hot column or trap under a streak as invalid, if leaving out that column makes a bad fit good.
 
         A companion, or a point-spread function of another shape, spoils several columns and stays.
         """
@@ -191,18 +191,18 @@ class StreakFit:
         for s in np.flatnonzero(uniform_filter1d(bad.astype(np.float64), 2 * reach + 1)[self._columns] > 0):
             window = self._columns[s] + np.arange(-reach - 2, reach + 3)
             window = window[(window >= 0) & (window < self.profile.size)]
-            window = window[self.believed[window]]
+            window = window[self.valid[window]]
             own = self.residual[window] + self.flux[s] * pixel_profile(window - self.x[s], self.width[s])
             misfit = misfits(window, own, noise[window], self.x[s], self.width[s])
             best = int(np.argmin(misfit))
             if misfit[-1] > MIN_SPIKE_SIGMA**2 and misfit[best] < MAX_MISFIT_LEFT * misfit[-1]:
                 spoiled.append(window[best])
         if spoiled:
-            self.believed[spoiled] = False
+            self.valid[spoiled] = False
             self._solve()
 
     def drop_insignificant(self) -> None:
-        """Drop streaks below `MIN_STREAK_SIGNIFICANCE`, the least of close ones first: others get its light."""
+        """Drop streaks below `MIN_STREAK_SIGNIFICANCE`; of close ones the least first, since others get its light."""
         while self.x.size:
             significance = self.flux / self.flux_error
             weak = significance < MIN_STREAK_SIGNIFICANCE
@@ -212,7 +212,7 @@ class StreakFit:
             self._solve()
 
     def _clean(self, share: float) -> np.ndarray:
-        """Streaks away from the edges with less than a share of their light in others nearby, (s,)."""
+        """Streaks away from the edges whose neighbours have less than a share of their flux, bool, (s,)."""
         inside = (self.x > EDGE_PX) & (self.x < self.profile.size - 1 - EDGE_PX)
         return inside & (self.flux > 0) & (light_nearby(self.x, self.flux, CLEAN_PX) < share * self.flux)
 
@@ -220,7 +220,7 @@ class StreakFit:
         self.x, self.flux, self.width = self.x[kept], self.flux[kept], self.width[kept]
 
     def _merge_close(self, within_px: float) -> None:
-        """Sort streaks by column and replace those too close to each other by their centre of light."""
+        """Sort streaks by column and merge those too close to each other at their centre of light."""
         self._keep(np.argsort(self.x))
         kept = np.ones(self.x.size, dtype=bool)
         for i in np.flatnonzero(np.diff(self.x) < within_px) + 1:
@@ -231,42 +231,42 @@ class StreakFit:
         self._keep(kept)
 
     def _first_background(self) -> np.ndarray:
-        """The sky, and where most columns of a neighbourhood agree that it is higher and smooth (a ghost), that."""
-        if self.believed.sum() < 2:
+        """The sky level; where most columns of a neighbourhood are smooth, as in a ghost, their opened profile."""
+        if self.valid.sum() < 2:
             return np.zeros(self.profile.size)
-        sky = sky_level(self.profile[self.believed])
-        profile = np.where(self.believed, self.profile, sky)
+        sky = sky_level(self.profile[self.valid])
+        profile = np.where(self.valid, self.profile, sky)
         width = 2 * int(np.ceil(OPENING_SIGMA * self.sigma_px)) + 1
         opened = open_background(profile, width)
         smooth = np.abs(profile - opened) < 4 * self.error + PROFILE_TOLERANCE * np.abs(opened - sky)
         return np.where(uniform_filter1d(smooth.astype(np.float64), 2 * width + 1) > 0.5, opened, sky)
 
     def _solve(self) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-        """Fit all fluxes at the present positions; return the profiles, and shifts times fluxes."""
+        """Fit all fluxes at the present positions; return the profiles, and position errors times fluxes."""
         first, taps = profile_taps(self.x, self.width, self.half_width)
-        weight = self.believed / self.error**2
+        weight = self.valid / self.error**2
         self.flux, u, self._factor = solve_streaks(self.profile - self.background, weight, first, taps)
         self.model = add_profiles(first, taps, self.flux, self.profile.size)
         return (first, taps), u
 
     def _fit_width(self, first: np.ndarray, taps: np.ndarray, *, blends_known: bool) -> None:
-        """Move the width by what most streaks agree on; the header's seeing is one voice among them.
+        """Update the common width by a weighted median over isolated streaks, with the header's seeing as a prior.
 
-        Too few streaks that stand alone cannot agree. The width then stays what it was until blends had their chance
-        to come apart (``blends_known``), and is fitted to all streaks at once afterwards.
+        With too few isolated streaks the width stays as it is until blends are resolved (``blends_known``), and is then
+        fitted to all streaks at once.
         """
-        weight = self.believed / self.tolerance(WIDTH_TOLERANCE) ** 2
+        weight = self.valid / self.tolerance(WIDTH_TOLERANCE) ** 2
         step, information = measure_widths(self.residual, weight, first, taps, self.flux)
         clean = self._clean(CLEAN_SHARE) & (information > (MAX_WIDTH_ERROR * self.sigma_px) ** -2.0)
         own = self.width + step
-        if clean.sum() >= LEAST_VOTES:
+        if clean.sum() >= LEAST_WIDTH_STREAKS:
             brightest = np.flatnonzero(clean)[np.argsort(-self.flux[clean])[:N_WIDTH_STREAKS]]
-            votes = information[brightest]
-            votes = np.minimum(votes, MAX_WIDTH_SHARE * votes.sum())
+            weights = information[brightest]
+            weights = np.minimum(weights, MAX_WIDTH_SHARE * weights.sum())
             prior = (WIDTH_PRIOR * self.prior_px) ** -2.0
-            common = weighted_median(np.append(own[brightest], self.prior_px), np.append(votes, prior))
-            self.scatter_px = MAD_TO_SIGMA * weighted_median(np.abs(own[brightest] - common), votes)
-            self.width_error_px = (votes.sum() + prior) ** -0.5
+            common = weighted_median(np.append(own[brightest], self.prior_px), np.append(weights, prior))
+            self.scatter_px = MAD_TO_SIGMA * weighted_median(np.abs(own[brightest] - common), weights)
+            self.width_error_px = (weights.sum() + prior) ** -0.5
         elif blends_known:
             change, self.width_error_px = self._common_width(first, taps, weight)
             common = self.sigma_px + change
@@ -279,7 +279,7 @@ class StreakFit:
         self.width = self.sigma_px + trust * change
 
     def _common_width(self, first: np.ndarray, taps: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
-        """Change of width of all streaks and its error, all else fitted along; the header's seeing is a prior."""
+        """Change of the common width and its error, fluxes and positions fitted too; the header's seeing is a prior."""
         n_columns = self.profile.size
         broadening = add_profiles(first, taps, self.flux, n_columns, 2)
         flux, u, _ = solve_streaks(broadening, weight, first, taps)
@@ -291,7 +291,7 @@ class StreakFit:
 
 
 def weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
-    """Value below which half of the weight lies, linear between the middles of the weights."""
+    """Value below which half of the weight lies, interpolated between the middles of the weights."""
     order = np.argsort(values)
     weights = weights[order]
     return float(np.interp(weights.sum() / 2, np.cumsum(weights) - weights / 2, values[order]))
@@ -305,7 +305,7 @@ def light_nearby(x: np.ndarray, flux: np.ndarray, reach_px: float) -> np.ndarray
 
 
 def _lacks_flanks(light: np.ndarray, error: np.ndarray, flanks: float) -> np.ndarray:
-    """Whether light (n, 3) lacks half of the flanks that belong to its middle, by three sigma at least."""
+    """Whether the outer columns of light (n, 3) have less than half of the expected flanks, by 3 sigma at least."""
     left, middle, right = light.T
     lacking = 0.5 * flanks * middle - (left + right)
     noise = np.sqrt(error[:, 0] ** 2 + error[:, 2] ** 2 + (0.5 * flanks * error[:, 1]) ** 2)
@@ -313,7 +313,7 @@ def _lacks_flanks(light: np.ndarray, error: np.ndarray, flanks: float) -> np.nda
 
 
 def _least_nearby(x: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Least value among each streak and its neighbours, three to either side at most, within `_CONTEST_PX`."""
+    """Least value among each streak and up to three neighbours on either side within `_CONTEST_PX`."""
     least = value.copy()
     for distance in range(1, min(4, x.size)):
         near = x[distance:] - x[:-distance] < _CONTEST_PX

@@ -1,7 +1,7 @@
-"""Positions and fluxes of overlapping streaks fitted together to a collapsed profile: banded normal equations in Numba.
+"""Solve for fluxes and position errors of overlapping streaks by banded normal equations, compiled.
 
-The model ``Σ F P(c - x)`` is linear in ``F`` and, near the present positions, in ``u = F dx``, so one banded solve
-gives the fluxes and how far the positions are off.
+The model ``Σ F P(c - x)`` is linear in ``F`` and, near the present positions, in ``u = F dx``. One banded solve
+therefore gives fluxes and position errors.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import numpy as np
 
 from shutterless.pipeline.calibration.streaks.deblending import factorise
 
-FLUX_RIDGE, SHIFT_RIDGE = 1e-9, 1e-3  # of the diagonal; two streaks a pixel apart hardly tell their shifts apart
+FLUX_RIDGE, SHIFT_RIDGE = 1e-9, 1e-3  # of the diagonal; shifts of streaks a pixel apart are nearly degenerate
 _ROOT_HALF, _ROOT_2PI = math.sqrt(0.5), math.sqrt(2 * math.pi)
 
 
 @numba.njit(cache=True, nogil=True)
 def profile_taps(x, width_px, half):  # pragma: no cover - compiled
-    """First column that each streak reaches (s,), and on ``2 half + 1`` columns its light P, dP/dx and dP/dσ (s, 3, k).
+    """First fitted column of each streak (s,), and P, dP/dx and dP/dσ on ``2 half + 1`` columns from there (s, 3, k).
 
     Each streak has its own width. ``P`` is `shutterless.pipeline.psf.pixel_profile`; its derivatives are differences of
     Gaussians.
@@ -46,7 +46,7 @@ def profile_taps(x, width_px, half):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True)
 def add_profiles(first, taps, flux, n_columns, kind=0):  # pragma: no cover - compiled
-    """Light of all streaks on the columns, (x,); with ``kind`` 1 or 2 that of their dP/dx or dP/dσ."""
+    """Light of all streaks on the columns, (x,); with ``kind`` 1 or 2 the sum of their dP/dx or dP/dσ times flux."""
     model = np.zeros(n_columns)
     for s in range(len(first)):
         for k in range(taps.shape[2]):
@@ -59,8 +59,8 @@ def add_profiles(first, taps, flux, n_columns, kind=0):  # pragma: no cover - co
 def solve_streaks(signal, weight, first, taps):  # pragma: no cover - compiled
     """Fluxes F and shifts times flux ``u``, (s,), and the Cholesky factor of the normal matrix; streaks sorted by x.
 
-    ``weight`` (x,) is the inverse variance of ``signal``, 0 where a column is not to be believed. Parameters alternate
-    (F, u, F, u, …), so every other element of the inverse's diagonal is the variance of a flux with all positions free.
+    ``weight`` (x,) is the inverse variance of ``signal``, 0 in bad columns. Parameters alternate (F, u, F, u, …), so
+    that every other element of the inverse's diagonal is the variance of a flux with all positions free.
     """
     n_streaks, n_taps, n_columns = len(first), taps.shape[2], len(signal)
     reach = 0
@@ -102,7 +102,7 @@ def solve_streaks(signal, weight, first, taps):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True)
 def measure_widths(residual, weight, first, taps, flux):  # pragma: no cover - compiled
-    """By how much the width of each streak is off, its flux refitted along, and the inverse variance of that, (s,)."""
+    """Correction to the width of each streak, its flux fitted too, and the inverse variance of the correction, (s,)."""
     n_streaks, n_taps, n_columns = len(first), taps.shape[2], len(residual)
     step, information = np.zeros(n_streaks), np.zeros(n_streaks)
     for s in range(n_streaks):
@@ -124,7 +124,7 @@ def measure_widths(residual, weight, first, taps, flux):  # pragma: no cover - c
 
 @numba.njit(cache=True, nogil=True)
 def misfits(columns, light, noise, x, width_px):  # pragma: no cover - compiled
-    """Chi-square of one streak, place and flux free, without each of the columns in turn and with all, (w + 1,)."""
+    """Chi-square of one streak with free position and flux, without each column in turn and with all, (w + 1,)."""
     n_columns = len(columns)
     found = np.empty(n_columns + 1)
     for left_out in range(n_columns + 1):

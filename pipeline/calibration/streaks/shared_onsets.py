@@ -1,4 +1,4 @@
-"""Onsets of streaks shared between the files of a sequence: only the file with the ramp shows where a streak begins."""
+"""Share ``y0`` of streaks between the files of a sequence, as only the file with the ramp shows their onsets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SAME_STAR_FLUX_RATIO = 1.4
 
 
 def share_onsets(streaks: Mapping[str, pd.DataFrame], readouts: Mapping[str, Readout]) -> dict[str, pd.DataFrame]:
-    """Give the later files of a sequence the ``y0`` that only the file with the ramp shows.
+    """Give ``y0`` from the file with the ramp to the streaks of the other files of its sequence.
 
     Parameters
     ----------
@@ -26,8 +26,8 @@ def share_onsets(streaks: Mapping[str, pd.DataFrame], readouts: Mapping[str, Rea
     Returns
     -------
     dict of str to DataFrame
-        The same tables with ``y0`` filled in where a file of the same sequence, CCD and quadrant has a streak within
-        `SAME_STAR_PX` and a factor `SAME_STAR_FLUX_RATIO` in flux whose ``y0`` is known.
+        The same tables with ``y0`` filled in, where a file of the same sequence, CCD and quadrant has a streak of known
+        ``y0`` within `SAME_STAR_PX` and a factor `SAME_STAR_FLUX_RATIO` in flux.
     """
     known: dict[tuple[Any, ...], list[pd.DataFrame]] = {}
     for entry, table in streaks.items():

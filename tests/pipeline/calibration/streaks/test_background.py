@@ -1,4 +1,4 @@
-"""The level under the streaks: followed where it is smooth, left alone where it is not."""
+"""The background follows smooth changes of the level under the streaks, and no others."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_width_of_the_point_spread_function_is_found(true_px):
 
 @pytest.mark.parametrize("apart_px", [2.0, 2.5, 4.0])
 def test_blended_pair_comes_apart(apart_px):
-    alone = np.arange(20.25, 180, 20)  # isolated ones that tell the width
+    alone = np.arange(20.25, 180, 20)  # isolated ones that give the width
     x, flux = [*alone, 200.2, 200.2 + apart_px], [*np.full(len(alone), 3000), 2000, 1200]
     streaks, _ = find_streaks(*make_profile(x, flux, seed=2), SIGMA_PX, READOUT)
     bright = streaks[streaks["flux_e_row"] > 100]

@@ -1,4 +1,4 @@
-"""What the streak fit makes of real skies: crowds, close pairs, ghosts, hot columns, stars that saw other air."""
+"""The streak fit on realistic skies: crowds, close pairs, ghosts, hot columns, streaks of different widths."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_sky_that_slopes_is_no_row_of_streaks():
 
 @pytest.mark.parametrize("guess_px", [0.75, 0.84, 0.95])
 @pytest.mark.parametrize(("flux", "apart_px"), [((2000.0, 1200.0), 2.0), ((3000.0, 300.0), 2.5)])
-def test_a_bright_pair_alone_tells_the_width_whatever_the_header_says(guess_px, flux, apart_px):
+def test_a_bright_pair_suffices_for_the_width_whatever_the_header_has(guess_px, flux, apart_px):
     x = [200.3, 200.3 + apart_px]
     streaks, sigma_px = find_streaks(*make_profile(x, flux), guess_px, READOUT)
     assert_stars(streaks, x, flux)
@@ -94,7 +94,7 @@ def test_stars_that_saw_other_air_keep_their_light_and_stay_one():
     assert_stars(bright, x, flux)
 
 
-def test_a_crowd_of_a_thousand_stars_brighter_than_15_is_told_apart():
+def test_a_crowd_of_a_thousand_stars_brighter_than_15_is_resolved():
     # counts 10^(0.28 m) down to r = 17: 3,629 stars on 3,072 columns, their light mostly blended
     rng = np.random.default_rng(11)
     n_stars = round(1000 * 10 ** (0.28 * 2))

@@ -1,4 +1,4 @@
-"""The banded fit: against dense least squares, differences and what was put in."""
+"""The banded fit agrees with dense least squares, finite differences and the simulated values."""
 
 from __future__ import annotations
 
@@ -101,7 +101,9 @@ def test_leaving_out_the_column_that_spoils_a_streak_makes_the_fit_perfect():
     assert found.argmin() == 6
     assert found[6] == pytest.approx(0, abs=1e-3)
     assert np.delete(found, 6).min() > 500
-    assert misfits(columns[:1], light[:1], np.ones(1), 30.0, 0.84).min() >= 0  # one column tells nothing
+    assert (
+        misfits(columns[:1], light[:1], np.ones(1), 30.0, 0.84).min() >= 0
+    )  # one column does not constrain two parameters
 
 
 def test_without_a_streak_there_is_nothing():
