@@ -1,1 +1,1 @@
-"""Calibration of image cubes: stars that drift, slow trends, cosmic rays."""
+"""Calibrate image cubes: drifting stars, slow trends, cosmic rays."""

@@ -1,4 +1,4 @@
-"""From an image cube to residuals in units of their own noise: drifts, trends, shared light, variance, cosmic rays."""
+"""Turn an image cube into residuals in units of σ: drifts, trends, shared light, variance, cosmic rays."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from shutterless.pipeline.psf import psf_half_width, stack_profile
 from shutterless.pipeline.reading.cubes import Cube
 
 TREND_ROWS = 512  # window of the slow trend where the profile gives none
-DRIFT_WINDOWS = 10  # drift windows are so many trend windows long
-SKY_WINDOWS, STARLIT_SIGMA = 4, 3.0  # and those of pixels that no star lights, above so many σ of a row, so many
+DRIFT_WINDOWS = 10  # length of drift windows in trend windows
+SKY_WINDOWS, STARLIT_SIGMA = 4, 3.0  # trend windows are 4 times as long for pixels with less than 3 σ of starlight
 MAX_DRIFT_ORDER, LIVE_ROWS_PER_TERM = 2, 10
-MIN_STAR_SNR = 20.0  # of the light around a pixel in one row: fainter, its own changes are not seen
+MIN_STAR_SNR = 20.0  # of the light around a pixel in one row; changes of fainter light are below the noise
 MIN_SKY_PIXELS = 8
 SKY_LIGHT_SIGMA = 0.5  # light of stars in a sky pixel, in units of a row's noise
-MIN_MOTION_ERRORS = 3.0  # by which measured motion must exceed its error to be believed
-STAR_ROWS = 100  # the median of more rows is not known better than so: what is left of the background is no star
+MIN_MOTION_ERRORS = 3.0  # scatter of measured motion over its error; below, the motion is not used
+STAR_ROWS = 100  # error of the median image is that of this many rows at most: its background has residuals
 MIN_NOISE_ROWS = 20  # live rows from which the scatter of a pixel is known
 _CLIP_SIGMA, _N_PASSES = 3.5, 6
 _PIXELS_AT_ONCE = 2048
@@ -32,7 +32,7 @@ _MAD_ERROR = 1.17
 
 @dataclass(frozen=True)
 class CalibratedCube:
-    """What the store keeps of a cube.
+    """A calibrated cube as the store holds it.
 
     Parameters
     ----------
@@ -41,15 +41,14 @@ class CalibratedCube:
     level_e, sigma_e : ndarray of float32, shape (y, x, t)
         Light without events and its noise (electrons per pixel); finite everywhere.
     row_residual : ndarray of float32, shape (t,)
-        What all sky pixels of a row shared, in units of the median σ; taken off ``residual``.
+        Offset that all sky pixels of a row share, in units of the median σ; already subtracted from ``residual``.
     noise : ndarray of float32, shape (y, x)
-        Robust scatter of each pixel, and of the light of a source there, over the noise that the archive or the photons
-        give it.
+        Robust scatter of each pixel, and of the light of a source there, over the noise from archive or photons.
     stars : StarFit
     cosmic_rays : DataFrame
-        What `shutterless.pipeline.calibration.cubes.cosmic_rays.mask_cosmic_rays` masked.
+        From `shutterless.pipeline.calibration.cubes.cosmic_rays.mask_cosmic_rays`.
     motion_px : ndarray of float64, shape (t, 2), or None
-        Pointing that the light of the pixels was fitted with; None where none is known.
+        Pointing that was used in the fit; None if unknown.
     """
 
     residual: np.ndarray
@@ -75,21 +74,21 @@ def calibrate_cube(cube: Cube) -> CalibratedCube:
 
     Notes
     -----
-    The light of a pixel is modelled as ``L(t) Σ c_ab p^a q^b + s(t)``: its share of a star's light depends on the
-    pointing ``(p, q)`` by a quadratic whose coefficients drift over `DRIFT_WINDOWS` trend windows, ``L`` is the slow
-    trend of all light around the pixel, which a drift leaves as it is, and ``s`` the slow trend of what remains
-    (compare Vanderburg & Johnson 2014, PASP 126, 948, and Deming et al. 2015, ApJ 805, 132, who decorrelate apertures).
-    An event lasts a few rows and stands out of all of these, so it is clipped from the fits. Where the archive gives no
-    pointing it is measured from the images themselves, and left out where it is lost in the noise.
+    The light of a pixel is modelled as ``L(t) Σ c_ab p^a q^b + s(t)``. Its share of a star's light is a quadratic in
+    the pointing ``(p, q)``, whose coefficients change over `DRIFT_WINDOWS` trend windows. ``L`` is the slow trend of
+    all light around the pixel, which a drift does not change, and ``s`` the slow trend of the residual (compare
+    Vanderburg & Johnson 2014, PASP 126, 948, and Deming et al. 2015, ApJ 805, 132, who decorrelate apertures). An event
+    lasts a few rows and is clipped from the fits. If the archive gives no pointing, it is measured on the images, and
+    not used if it is below the noise.
     """
     by_row = np.moveaxis(cube.flux_e, 2, 0).astype(np.float64)
     live = np.asarray(np.isfinite(by_row).any(axis=(1, 2)))
     expected = expected_noise(cube)
-    seen = np.isfinite(by_row).any(axis=0)
-    image = np.nanmedian(np.where(seen, by_row, 0.0), axis=0)
+    measured = np.isfinite(by_row).any(axis=0)
+    image = np.nanmedian(np.where(measured, by_row, 0.0), axis=0)
     row_error = np.nanmedian(expected, axis=2)
     stars = find_stars(
-        np.where(seen, image, np.nan),
+        np.where(measured, image, np.nan),
         row_error / np.sqrt(min(max(live.sum(), 1), STAR_ROWS)),
         cube.readout.psf_sigma_px,
     )
@@ -103,14 +102,14 @@ def calibrate_cube(cube: Cube) -> CalibratedCube:
     shared = _shared_light(by_row - level, stars, image, row_error)
     level += shared[:, None, None]
     if motion is not None:
-        by_row[np.isnan(motion).any(axis=1)] = np.nan  # nobody knows what pixels should show without the pointing
+        by_row[np.isnan(motion).any(axis=1)] = np.nan  # without the pointing the light of a pixel cannot be predicted
     residual = np.moveaxis(by_row - level, 0, 2) / expected
     noise = _pixel_noise(residual)
     residual /= noise[:, :, None]
     cosmic_rays = mask_cosmic_rays(residual, row_error * noise, stars.sigma_px)
-    restless = _pixel_noise(_filter_light(residual, stars.sigma_px))
-    residual /= restless[:, :, None]
-    noise *= restless
+    excess = _pixel_noise(_filter_light(residual, stars.sigma_px))
+    residual /= excess[:, :, None]
+    noise *= excess
     return CalibratedCube(
         residual=residual.astype(np.float32),
         level_e=np.moveaxis(level, 0, 2).astype(np.float32),
@@ -124,7 +123,7 @@ def calibrate_cube(cube: Cube) -> CalibratedCube:
 
 
 def expected_noise(cube: Cube) -> np.ndarray:
-    """Noise of every pixel and row, from the archive's errors or from photons and read noise, (y, x, t), electrons.
+    """Noise of every pixel and row (y, x, t) in electrons, from the archive's errors or from photons and read noise.
 
     Finite and positive everywhere: a masked row has the pixel's median.
     """
@@ -140,7 +139,7 @@ def expected_noise(cube: Cube) -> np.ndarray:
 
 
 def _common_light(by_row: np.ndarray, row_error: np.ndarray, trend_rows: int, half: int) -> np.ndarray:
-    """Slow changes of the light around each pixel relative to its median, shape (t, y, x); 1 where no star shines.
+    """Slow changes of the light around each pixel relative to its median, shape (t, y, x); 1 where there is no star.
 
     Parameters
     ----------
@@ -168,12 +167,12 @@ def _common_light(by_row: np.ndarray, row_error: np.ndarray, trend_rows: int, ha
 def _measure_motion(
     by_row: np.ndarray, image: np.ndarray, row_error: np.ndarray, common: np.ndarray
 ) -> np.ndarray | None:
-    """Shift of each image against the median one, shape (t, 2) along y and x; None where it is lost in the noise.
+    """Measure the shift of each image against the median image, (t, 2) along y and x; None if below the noise.
 
     Notes
     -----
-    Least squares of each image with the median one and its two gradients, so that a change of brightness is no motion.
-    Differences of pixels are less steep than a sharp point-spread function, and shifts come out up to a quarter larger.
+    Each image is fitted with the median image and its two gradients, so that a change of brightness is no motion.
+    Differences of pixels are less steep than a sharp point-spread function; shifts come out up to a quarter too large.
     """
     weight = np.where(np.isfinite(by_row).any(axis=0), 1 / row_error, 0.0)
     modes = np.stack([image, *(-slope for slope in np.gradient(image))]) if min(image.shape) > 1 else None
@@ -184,18 +183,18 @@ def _measure_motion(
     normal = design.T @ design
     if np.linalg.matrix_rank(normal) < 3 or whole.sum() < MIN_NOISE_ROWS:
         return None
-    apart = ((by_row / common - image) * weight).reshape(len(by_row), -1)
+    departure = ((by_row / common - image) * weight).reshape(len(by_row), -1)
     shift = np.full((len(by_row), 2), np.nan)
-    shift[whole] = np.linalg.solve(normal, design.T @ np.nan_to_num(apart[whole]).T)[1:].T
-    # by what pixels do from row to row, should the noise be larger than it was taken for
-    jitter = np.nanmedian(MAD_TO_SIGMA * np.nanmedian(np.abs(np.diff(apart, axis=0)), axis=0)) / np.sqrt(2)
+    shift[whole] = np.linalg.solve(normal, design.T @ np.nan_to_num(departure[whole]).T)[1:].T
+    # scatter from row to row, in case the noise is larger than expected
+    jitter = np.nanmedian(MAD_TO_SIGMA * np.nanmedian(np.abs(np.diff(departure, axis=0)), axis=0)) / np.sqrt(2)
     error = np.sqrt(np.diag(np.linalg.inv(normal)))[1:] * max(float(np.nan_to_num(jitter)), 1.0)
     scatter = MAD_TO_SIGMA * np.nanmedian(np.abs(shift - np.nanmedian(shift, axis=0)), axis=0)
     return shift if np.any(scatter > MIN_MOTION_ERRORS * error) else None
 
 
 def _model_light(by_row: np.ndarray, common: np.ndarray, motion: np.ndarray | None, windows: np.ndarray) -> np.ndarray:
-    """Light that each pixel has without events, shape (t, y, x): drift times common light, and a slow trend.
+    """Fit the light of each pixel without events, shape (t, y, x): drift times common light, plus a slow trend.
 
     Parameters
     ----------
@@ -220,9 +219,9 @@ def _model_light(by_row: np.ndarray, common: np.ndarray, motion: np.ndarray | No
 
 
 def _shared_light(left: np.ndarray, stars: StarFit, image: np.ndarray, row_error: np.ndarray) -> np.ndarray:
-    """What the sky pixels of each row have in common (electrons), shape (t,); 0 where there are too few.
+    """Median of the sky pixels of each row (electrons), shape (t,); 0 if there are too few.
 
-    A sky pixel holds no light of a star, nor any other that stands out of the background.
+    A sky pixel has no starlight, nor other light that exceeds the background.
     """
     faint = np.abs(np.nan_to_num(image) - stars.background) < STARLIT_SIGMA * row_error
     starless = stars.model() - stars.background < SKY_LIGHT_SIGMA * row_error
@@ -234,11 +233,11 @@ def _shared_light(left: np.ndarray, stars: StarFit, image: np.ndarray, row_error
 
 
 def _pixel_noise(residual: np.ndarray) -> np.ndarray:
-    """Robust scatter of each pixel in units of its expected noise, at least 1, shape (y, x); 1 where too few rows tell.
+    """Robust scatter of each pixel over its expected noise, at least 1, shape (y, x); 1 where too few rows are live.
 
-    A calibration that leaves something behind, or a star that is never quiet, has more than its photons explain. The
-    scatter is raised by its own error (1.17 / √(2 n), of the median deviation of n normal variates), since from few
-    rows it may come out too small, and significances with it too large.
+    It exceeds 1 where calibration leaves residuals, or where a star varies all the time. The scatter is raised by its
+    own error (1.17 / √(2 n), of the median deviation of n normal variates): from few rows it may come out too small,
+    and significances too large.
     """
     counts = np.isfinite(residual).sum(axis=2)
     spread = MAD_TO_SIGMA * np.nanmedian(np.where(counts[:, :, None] > 0, np.abs(residual), 0.0), axis=2)
@@ -247,10 +246,9 @@ def _pixel_noise(residual: np.ndarray) -> np.ndarray:
 
 
 def _filter_light(residual: np.ndarray, sigma_px: float) -> np.ndarray:
-    """Light of a source in each pixel in units of its noise: the residual weighted by a point-spread function there.
+    """Light of a source at each pixel over its noise: the residual weighted by a point-spread function centred there.
 
-    A star that is never quiet, and what drifts leave, is the same in all pixels that it lights, and more in their sum
-    than in each of them.
+    Stars that vary all the time, and residuals of drifts, are alike in neighbouring pixels and show more in their sum.
     """
     half = psf_half_width(sigma_px)
     offsets = np.arange(-half, half + 1)
@@ -262,7 +260,7 @@ def _filter_light(residual: np.ndarray, sigma_px: float) -> np.ndarray:
 
 
 def cube_star_table(cube: Cube, stars: StarFit) -> pd.DataFrame:
-    """Stars as the streak table that a store keeps; ``y0`` is unknown, for no charge moves while it collects."""
+    """Stars as the streak table of a store; ``y0`` is NaN, since no charge moves during an exposure."""
     zero_point = np.nan if cube.readout.zero_point_mag is None else cube.readout.zero_point_mag
     order = np.lexsort((stars.y, stars.x))
     flux, error = stars.flux[order], stars.errors()[order]
@@ -281,7 +279,7 @@ def cube_star_table(cube: Cube, stars: StarFit) -> pd.DataFrame:
 
 
 def _trend_rows(cube: Cube, n_live: int) -> int:
-    """Window of the slow trend in rows: that of the profile, or `TREND_ROWS`, no longer than what is live."""
+    """Window of the slow trend in rows: that of the profile, or `TREND_ROWS`, but no more than the live rows."""
     asked = cube.profile.trend_s * cube.readout.row_rate_hz if cube.profile.trend_s else TREND_ROWS
     return int(np.clip(round(asked), 8, max(n_live, 8)))
 
@@ -299,10 +297,10 @@ def _fit_drift(series: np.ndarray, common: np.ndarray, motion: np.ndarray | None
             continue
         total[rows] += weight[rows] * _robust_fit(series[rows], common[rows], terms[rows])
         weights[rows] += weight[rows]
-    alone = weights[:, 0] == 0
-    if alone.any():
-        total[alone] = (_robust_fit(series, common, terms))[alone]
-        weights[alone] = 1.0
+    uncovered = weights[:, 0] == 0
+    if uncovered.any():
+        total[uncovered] = (_robust_fit(series, common, terms))[uncovered]
+        weights[uncovered] = 1.0
     return total / weights
 
 
@@ -310,7 +308,7 @@ def _drift_terms(motion: np.ndarray | None, n_rows: int, n_live: int) -> np.ndar
     """Powers and products of the pointing up to the order that the live rows allow, shape (t, m); 1 where unknown."""
     if motion is None:
         return np.ones((n_rows, 1))
-    low, high = np.nanpercentile(motion, [1, 99], axis=0)  # beyond, a polynomial knows nothing
+    low, high = np.nanpercentile(motion, [1, 99], axis=0)  # no extrapolation of the polynomial
     motion = np.clip(motion, low - (high - low) / 4, high + (high - low) / 4)
     moved = motion - np.nanmedian(motion, axis=0)
     moved = np.nan_to_num(moved / np.maximum(np.nanstd(motion, axis=0), 1e-12))
@@ -322,7 +320,7 @@ def _drift_terms(motion: np.ndarray | None, n_rows: int, n_live: int) -> np.ndar
 
 
 def _robust_fit(series: np.ndarray, common: np.ndarray, terms: np.ndarray) -> np.ndarray:
-    """Least squares of many series with ``common`` times ``terms``, outliers clipped, shape (t, k)."""
+    """Fit many series with ``common`` times ``terms`` by least squares, outliers clipped, shape (t, k)."""
     known = np.isfinite(series)
     values = np.where(known, series, 0.0)
     n_terms = terms.shape[1]
@@ -333,6 +331,6 @@ def _robust_fit(series: np.ndarray, common: np.ndarray, terms: np.ndarray) -> np
         scale = np.maximum(np.trace(normal, axis1=1, axis2=2), 1e-12)[:, None, None] / n_terms
         right = (terms.T @ (used * common * values)).T[..., None]
         model = common * (terms @ np.linalg.solve(normal + 1e-9 * scale * np.eye(n_terms), right)[..., 0].T)
-        apart = np.abs(values - model)
-        used = known & (apart <= _CLIP_SIGMA * robust_spread(apart, known))
+        departure = np.abs(values - model)
+        used = known & (departure <= _CLIP_SIGMA * robust_spread(departure, known))
     return model

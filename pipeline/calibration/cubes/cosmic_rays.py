@@ -1,4 +1,4 @@
-"""Cosmic rays in images: light in one row alone that is sharper than the point-spread function can be."""
+"""Mask cosmic rays in images: light in a single row that is sharper than the point-spread function."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pandas as pd
 from shutterless.pipeline.psf import pixel_profile
 
 MIN_SIGMA = 5.0  # of the brightest pixel
-NEIGHBOUR_SIGMA = 4.0  # of the pixels around it that are masked with it
-# of sources of 8 to 100 sigma in one row 0.3 % are masked where the width is 0.54 px (at 0.8 px 4 % of 8 sigma, 1 % of
-# 14 sigma), of one-pixel rays of 8 sigma 92 %, of 14 sigma all; the margin is what a Gaussian lacks against the
-# point-spread function of Kepler, whose flares have 0.03 more than it at most
+NEIGHBOUR_SIGMA = 4.0  # of the pixels around it that are masked, too
+# masks 92 % of one-pixel rays of 8 sigma and all of 14 sigma. Of sources of 8 to 100 sigma in one row it masks 0.3 % at
+# a width of 0.54 px (at 0.8 px 4 % of those of 8 sigma, 1 % of 14 sigma). The margin is for the point-spread function
+# of Kepler, whose flares are sharper than a Gaussian by 0.03 at most
 SPIKE_SHARPNESS_NOISE, SPIKE_NOISE = 0.05, 0.8
-# second singular value of a source over the first: 0.05 of a flare of 350 sigma in K2; of noise alone 1.9 ± 0.5 σ
+# second singular value over the first: 0.05 for a flare of 350 sigma in K2; for noise it is 1.9 ± 0.5 σ
 MAX_SECOND, MIN_SECOND_SIGMA = 0.1, 4.5
-MAX_LASTING = 0.3  # light in the rows before and after over that of the row: a flare of several rows is none
+MAX_LASTING = 0.3  # light in the rows before and after over that in the row; more is a flare of several rows
 COLUMNS = ("row", "y", "x", "snr", "n_pixels", "charge_e")
 _PLACES_PX = np.arange(-0.5, 0.51, 0.125)
 _TRACKS = tuple(
@@ -41,18 +41,17 @@ def mask_cosmic_rays(residual: np.ndarray, noise_e: np.ndarray, sigma_px: float)
     Returns
     -------
     DataFrame
-        `COLUMNS`, one row for each: where its brightest pixel is, that pixel's S/N, how many were masked and what they
-        held (in the unit of ``noise_e``).
+        `COLUMNS`, one row for each ray: place and S/N of its brightest pixel, number of masked pixels and their light
+        (in the unit of ``noise_e``).
 
     Notes
     -----
-    A particle leaves its charge in one or a few pixels of one row; light of the sky is spread by the optics, however
-    short it shines. So around every bright local maximum the best source at any place within the pixel is compared with
-    the best track of one or two pixels: where that has clearly more S/N than it would have of a source there, and the
-    rows before and after do not shine, it is taken for a cosmic ray. So are longer tracks that bend: a point-spread
-    function is close to the product of its two marginals, so that a source is a matrix of rank one wherever it stands,
-    and has no second singular value. At the border of the image the light beyond is unknown, and a ray that looks like
-    a cut source stays.
+    A particle leaves its charge in one or a few pixels of one row. The optics spread light from the sky, however short
+    it is. At every bright local maximum the best track of one or two pixels is therefore compared with the best source
+    at any place within the pixel. It is a cosmic ray if the track has clearly more S/N than a source would give it, and
+    the rows before and after are dark. Longer, bent tracks are found by their rank: a point-spread function is close to
+    the product of its two marginals, so that a source is a matrix of rank one at any place, without a second singular
+    value. Light beyond the border of the image is unknown, so that a ray which looks like a cut source stays.
     """
     padded = np.pad(residual, ((1, 1), (1, 1), (0, 0)), constant_values=np.nan)
     places = _bright_maxima(padded)
@@ -79,7 +78,7 @@ def mask_cosmic_rays(residual: np.ndarray, noise_e: np.ndarray, sigma_px: float)
 
 
 def _bright_maxima(padded: np.ndarray) -> np.ndarray:
-    """Pixels (y, x, t) that are the brightest of their neighbours and above `MIN_SIGMA`."""
+    """Pixels (y, x, t) that are above `MIN_SIGMA` and brighter than their neighbours."""
     bright = np.argwhere(padded > MIN_SIGMA)
     keep = []
     for y, x, t in bright:
@@ -89,7 +88,7 @@ def _bright_maxima(padded: np.ndarray) -> np.ndarray:
 
 
 def _lasting(padded: np.ndarray, y: np.ndarray, x: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """The brighter of the rows before and after; 0 where both are masked or there are none."""
+    """The brighter one of the same pixel in the rows before and after; 0 where both are masked or absent."""
     beside = [np.where((t + k >= 0) & (t + k < padded.shape[2]), _row(padded, y, x, t + k), np.nan) for k in (-1, 1)]
     return np.nanmax(np.nan_to_num(np.stack(beside), nan=0.0), axis=0)
 
@@ -99,7 +98,7 @@ def _row(padded: np.ndarray, y: np.ndarray, x: np.ndarray, t: np.ndarray) -> np.
 
 
 def _is_sharp(stamps: np.ndarray, noise_e: np.ndarray, sigma_px: float) -> np.ndarray:
-    """Whether tracks explain stamps (n, 3, 3) better than any source within the middle pixel would let them."""
+    """Whether a track explains stamps (n, 3, 3) better than it would if a source were in the middle pixel."""
     light, every = _sources(sigma_px), np.arange(len(stamps))
     live = np.isfinite(stamps)
     values = np.where(live, stamps, 0.0)
@@ -115,12 +114,12 @@ def _is_sharp(stamps: np.ndarray, noise_e: np.ndarray, sigma_px: float) -> np.nd
 
 
 def _own_track(light: np.ndarray) -> np.ndarray:
-    """S/N of the best track in the light of a source (n, 9) over the S/N of all of it."""
+    """S/N of the best track in the light of a source (n, 9) over the S/N of all its light."""
     return _best_track((light / np.linalg.norm(light, axis=1, keepdims=True)).reshape(-1, 3, 3))
 
 
 def _is_crooked(stamps: np.ndarray, noise_e: np.ndarray) -> np.ndarray:
-    """Whether the light of stamps (n, 3, 3) is no product of one function of y and one of x."""
+    """Whether the light of stamps (n, 3, 3) is not a product of a function of y and one of x."""
     inside = noise_e > 0
     whole = np.all(np.isfinite(stamps) | ~inside, axis=(1, 2))
     middle = noise_e[:, 1:2, 1:2]

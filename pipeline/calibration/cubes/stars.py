@@ -1,4 +1,4 @@
-"""Which stars an image shows: positions and fluxes of Gaussian point sources, fitted together with their width."""
+"""Find the stars of an image: fit positions, fluxes and the common width of Gaussian point sources."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from scipy.ndimage import convolve, maximum_filter
 from shutterless.pipeline.psf import pixel_profile, psf_half_width
 
 MIN_SNR = 10.0
-PIXELS_PER_STAR = 9  # an image holds at most one star in so many pixels; more would be the residuals of bright ones
-SHAPE_ERROR = 0.03  # of the brightest light next to a pixel: real point-spread functions are no Gaussians
+PIXELS_PER_STAR = 9  # pixels for each star at least; more stars would be residuals of bright ones
+SHAPE_ERROR = 0.03  # of the brightest light next to a pixel, since real point-spread functions are not Gaussian
 _N_PASSES, _N_STEPS, _FLUX_STEPS = 4, 6, 3
-# by which the width is varied, each time that it is refined: a wide curve finds the way, but it is no parabola
+# steps by which the width is varied in successive refinements: a large step finds the minimum, a small one is accurate
 _WIDTH_STEPS = (0.1, 0.1, 0.1, 0.1, 0.03)
 _WIDTH_LIMITS = (0.6, 1.7)  # of the width that was guessed
 _MAX_STEP_PX = 0.5
@@ -43,7 +43,7 @@ class StarFit:
 
     @property
     def half(self) -> int:
-        """Pixels to either side of a star that its fit looks at."""
+        """Pixels to either side of a star that its fit uses."""
         return psf_half_width(self.sigma_px)
 
     def model(self) -> np.ndarray:
@@ -67,7 +67,7 @@ class StarFit:
         return 1 / np.sqrt(np.maximum(power, 1e-30))
 
     def _stamp(self, star: int) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray, np.ndarray]:
-        """Window of a star; its light of unit flux there, and the derivatives of that along y and x."""
+        """Window of a star, its light there for unit flux, and the derivatives of that light along y and x."""
         place = np.array([self.y[star], self.x[star]])
         first = np.maximum(np.round(place).astype(int) - self.half, 0)
         last = np.minimum(np.round(place).astype(int) + self.half + 1, self.image.shape)
@@ -98,10 +98,10 @@ def find_stars(image: np.ndarray, error: np.ndarray, sigma_px: float) -> StarFit
 
     Notes
     -----
-    Maxima of the image filtered with the point-spread function are fitted one after the other, each with the light of
-    the others taken off, until positions and fluxes settle; what is left is searched again. Light without the shape of
-    a star (bleeding columns, nebulae) stays in the residual, whose error grows with it (`SHAPE_ERROR`), so that it is
-    not taken for many faint stars.
+    Maxima of the image filtered with the point-spread function are fitted one by one, with the light of the others
+    subtracted, until positions and fluxes converge. The residual is then searched again. Light without the shape of a
+    star (bleeding columns, nebulae) stays in the residual. Its error grows with the light (`SHAPE_ERROR`), so that it
+    does not become many faint stars.
     """
     fit = StarFit(np.asarray(image, np.float64), np.asarray(error, np.float64), sigma_px)
     live = np.isfinite(fit.image)
@@ -123,7 +123,7 @@ def find_stars(image: np.ndarray, error: np.ndarray, sigma_px: float) -> StarFit
 
 
 def _add_maxima(fit: StarFit) -> int:
-    """Add a star at every maximum of the filtered residual, the strongest first; how many."""
+    """Add a star at every maximum of the filtered residual, the strongest first; return their number."""
     weight = fit.weight()
     light = np.outer(*[pixel_profile(np.arange(-fit.half, fit.half + 1), fit.sigma_px)] * 2)
     left = np.where(weight > 0, fit.image - fit.model(), 0.0)
@@ -133,7 +133,7 @@ def _add_maxima(fit: StarFit) -> int:
     places = np.argwhere(peaks)
     room = fit.image.size // PIXELS_PER_STAR - fit.flux.size
     places = places[np.argsort(-score[peaks], kind="stable")][: max(room, 0)]
-    if fit.flux.size:  # nearer lies what is left of a star that is known
+    if fit.flux.size:  # nearer maxima are residuals of a known star
         distance = np.abs(places[:, None] - np.stack([fit.y, fit.x], axis=1)).max(axis=2)
         places = places[distance.min(axis=1) > 1]
     y, x = places.T
@@ -143,7 +143,7 @@ def _add_maxima(fit: StarFit) -> int:
 
 
 def _refine_stars(fit: StarFit) -> None:
-    """One Gauss-Newton step of every star's position and flux, the others held."""
+    """Take one Gauss-Newton step in each star's position and flux, with the others fixed."""
     weight, left = fit.weight(), np.nan_to_num(fit.image) - fit.model()
     for star in range(fit.flux.size):
         window, light, dy, dx = fit._stamp(star)
@@ -163,7 +163,7 @@ def _refine_stars(fit: StarFit) -> None:
 
 
 def _refine_width(fit: StarFit, guess_px: float, step: float) -> None:
-    """Width of least chi-square around the present one, each with the fluxes that suit it."""
+    """Move the width to the minimum of chi-square, with fluxes fitted at each trial width."""
     widths = fit.sigma_px * np.array([1 - step, 1.0, 1 + step])
     costs = []
     for width in widths:
@@ -179,7 +179,7 @@ def _refine_width(fit: StarFit, guess_px: float, step: float) -> None:
 
 
 def _scale_fluxes(fit: StarFit) -> None:
-    """Fluxes of least chi-square, one star after the other, positions held."""
+    """Fit fluxes one star after the other, with fixed positions."""
     weight, left = fit.weight(), np.nan_to_num(fit.image) - fit.model()
     for _ in range(_FLUX_STEPS):
         for star in range(fit.flux.size):

@@ -1,4 +1,4 @@
-"""Slow trends of many time series at once: a robust local quadratic through what is live."""
+"""Fit slow trends of many time series at once by a robust local quadratic."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
 TREND_CLIP_SIGMA = 3.0
 BOX_SIGMA = 4.0  # of the mean of a segment of rows
 BINS_PER_WINDOW = 48
-_N_PASSES, _N_PLAIN = 6, 2  # passes; before boxes are looked for, what is bright by itself must be out
+_N_PASSES, _N_PLAIN = 6, 2  # passes; the first ones clip bright single rows, before boxes are searched
 _ORDER = 2
 # of the weight of one row: where few rows are live a trend turns into their mean, and where many are it is not biased
 _RIDGE = np.array([1e-9, 1e-3, 1e-3])
 
 
 def local_trend(series: np.ndarray, window_rows: int, *, spare_boxes: bool = False) -> np.ndarray:
-    """Local quadratic trend of time series, blind to what stands out of it.
+    """Local quadratic trend of time series, outliers clipped.
 
     Parameters
     ----------
@@ -26,8 +26,8 @@ def local_trend(series: np.ndarray, window_rows: int, *, spare_boxes: bool = Fal
     window_rows : int
         Full width of the window.
     spare_boxes : bool
-        Be blind to segments of up to a quarter of the window as well that stand out as a whole. Of white noise around
-        a smooth trend that is safe; where the trend is not, it would spare the trend itself and follow the event.
+        Also clip segments of up to a quarter of the window that stand out as a whole. This is safe for white noise
+        around a smooth trend. Where the trend is not smooth, it would clip the trend itself and follow the event.
 
     Returns
     -------
@@ -36,10 +36,10 @@ def local_trend(series: np.ndarray, window_rows: int, *, spare_boxes: bool = Fal
 
     Notes
     -----
-    At every row a quadratic is fitted to the rows around it with tricube weights (Cleveland 1979, JASA 74, 829), and
-    again without those that stand `TREND_CLIP_SIGMA` robust scatters off it. The fit has as much freedom as a running
-    mean over a third of the window: a faint top-hat of a sixteenth of it loses a fifth of its height, of an eighth 37
-    %.
+    At every row a quadratic is fitted to the rows around it with tricube weights (Cleveland 1979, JASA 74, 829). The
+    fit is repeated without rows that are `TREND_CLIP_SIGMA` robust scatters off. It is as flexible as a running mean
+    over a third of the window: a faint top-hat of a sixteenth of the window loses a fifth of its height, one of an
+    eighth 37 %.
     """
     known = np.isfinite(series)
     empty = ~known.any(axis=0)
@@ -48,33 +48,33 @@ def local_trend(series: np.ndarray, window_rows: int, *, spare_boxes: bool = Fal
     trend, used = np.zeros(series.shape), known
     for step in range(_N_PASSES):
         trend = middle + _fit((values - middle) * used, used, window_rows)
-        apart = np.abs(values - trend)
-        spread = robust_spread(apart, known)
-        used = known & (apart <= TREND_CLIP_SIGMA * spread)
+        departure = np.abs(values - trend)
+        spread = robust_spread(departure, known)
+        used = known & (departure <= TREND_CLIP_SIGMA * spread)
         if spare_boxes and step >= _N_PLAIN:
             used &= ~_in_box(values - trend, used, spread, window_rows)
     return trend
 
 
-def robust_spread(apart: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Scatter of each series from the median of its known distances ``apart`` (t, k), shape (k,).
+def robust_spread(departure: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Scatter of each series from the median of its known distances ``departure`` (t, k), shape (k,).
 
-    Of a series without a known row it is that of all, so that none is NaN.
+    A series without a known row gets the scatter of all, so that none is NaN.
     """
-    return MAD_TO_SIGMA * np.nanmedian(np.where(known | ~known.any(axis=0), apart, np.nan), axis=0)
+    return MAD_TO_SIGMA * np.nanmedian(np.where(known | ~known.any(axis=0), departure, np.nan), axis=0)
 
 
-def _in_box(apart: np.ndarray, used: np.ndarray, spread: np.ndarray, window_rows: int) -> np.ndarray:
-    """Rows of boxes of up to a quarter of the window in which the mean of those used stands out, bool (t, k)."""
-    scaled = np.where(used, apart, 0.0) / np.maximum(spread, 1e-30)
+def _in_box(departure: np.ndarray, used: np.ndarray, spread: np.ndarray, window_rows: int) -> np.ndarray:
+    """Rows of boxes of up to a quarter of the window whose mean over the rows used stands out, bool (t, k)."""
+    scaled = np.where(used, departure, 0.0) / np.maximum(spread, 1e-30)
     total, live = (np.concatenate([np.zeros((1, part.shape[1])), np.cumsum(part, axis=0)]) for part in (scaled, used))
-    inside = np.zeros(apart.shape, dtype=bool)
+    inside = np.zeros(departure.shape, dtype=bool)
     width = 2
-    while width <= min(window_rows // 4, len(apart) // 2):
+    while width <= min(window_rows // 4, len(departure) // 2):
         snr = (total[width:] - total[:-width]) / np.sqrt(np.maximum(live[width:] - live[:-width], 1))
         starts = np.abs(snr) > BOX_SIGMA
         begun = np.concatenate([np.zeros((1, starts.shape[1]), dtype=np.int64), np.cumsum(starts, axis=0)])
-        first, last = np.arange(len(apart)) - width + 1, np.arange(len(apart)) + 1
+        first, last = np.arange(len(departure)) - width + 1, np.arange(len(departure)) + 1
         limit = len(begun) - 1
         inside |= begun[np.clip(last, 0, limit)] > begun[np.clip(first, 0, limit)]
         width *= 2
@@ -84,7 +84,7 @@ def _in_box(apart: np.ndarray, used: np.ndarray, spread: np.ndarray, window_rows
 def _fit(values: np.ndarray, used: np.ndarray, window_rows: int) -> np.ndarray:
     """Weighted quadratic around every row, at the row itself, shape (t, k).
 
-    Rows are joined so that a window has `BINS_PER_WINDOW` bins or a few more, each with as much weight as it has rows.
+    Rows are binned so that a window has `BINS_PER_WINDOW` bins or a few more, each weighted by its number of rows.
     """
     n_rows = len(values)
     n_bins = max(n_rows // max(window_rows // BINS_PER_WINDOW, 1), 1)
@@ -103,8 +103,10 @@ def _fit(values: np.ndarray, used: np.ndarray, window_rows: int) -> np.ndarray:
 
 
 def _between_bins(curves: np.ndarray, n_rows: int, bin_rows: float, unit: int) -> np.ndarray:
-    """Quadratics (b, k, 3) around the middles of bins, in ``unit`` bins, blended from one to the next, shape (t, k)."""
-    middles = curves[..., 0] - curves[..., 2] * (1 - bin_rows**-2) / (12 * unit**2)  # of bins, whose means were fitted
+    """Evaluate quadratics (b, k, 3) around bin centres, in ``unit`` bins, blended from one to the next; (t, k)."""
+    middles = curves[..., 0] - curves[..., 2] * (1 - bin_rows**-2) / (
+        12 * unit**2
+    )  # of bins, since means of bins were fitted
     position = (np.arange(n_rows) + 0.5) / bin_rows - 0.5
     lower = np.clip(np.floor(position).astype(np.int64), 0, max(len(curves) - 2, 0))
     upper = np.minimum(lower + 1, len(curves) - 1)

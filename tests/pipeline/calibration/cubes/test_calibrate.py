@@ -152,27 +152,27 @@ def test_motion_is_measured_where_there_is_some(error_scale):
 
 @pytest.mark.parametrize("error_scale", [1.0, 1 / 3])
 def test_no_motion_is_measured_where_there_is_none(error_scale):
-    """Neither rotation of a star is motion, nor noise that is three times what the file says."""
+    """A change of brightness is no motion, nor is noise three times that in the file."""
     assert calibrate_cube(make_cube(starlight(STILL, 0.03), error_scale=error_scale)).motion_px is None
 
 
 @pytest.mark.parametrize(("error_scale", "factor"), [(1 / 3, 3.0), (0.1, 10.0), (None, 5.1)])
 def test_errors_that_are_too_small_are_scaled_up(error_scale, factor):
-    """By what they lack in pixels without a star, where of 510 e- photons are 100: 5.1 where the file gives none."""
+    """In pixels without a star, 100 of 510 e- are photons: the factor is 5.1 if the file has no errors."""
     calibrated = calibrate_cube(make_cube(starlight(STILL, 0.03), error_scale=error_scale))
     assert np.median(calibrated.noise) == pytest.approx(factor, rel=0.08)
     assert scatter(calibrated).max() <= 1.0
 
 
-def test_errors_that_are_too_large_are_believed():
+def test_errors_that_are_too_large_are_kept():
     calibrated = calibrate_cube(make_cube(starlight(STILL), error_scale=3.0))
     np.testing.assert_array_equal(calibrated.noise, 1)
 
 
 def test_light_that_all_sky_pixels_share_is_taken_off_and_reported():
-    """Clouds of 1,000 e- rms from row to row: what a median of 50 pixels of 510 e- does not know of them is left.
+    """Clouds of 1,000 e- rms from row to row are subtracted up to the error of a median of 50 pixels of 510 e-.
 
-    That is 1.25 × 510 / √50 = 90 e-, and what the trends of the pixels take of 1,000, an eighth.
+    That is 1.25 × 510 / √50 = 90 e-, plus an eighth of 1,000 e-, which the trends of the pixels take.
     """
     cube = make_cube(starlight(STILL))
     shared = 1000 * np.random.default_rng(2).standard_normal(N_ROWS)
@@ -201,7 +201,7 @@ def test_dead_pixels_and_masked_rows_stay_masked_and_everything_else_is_finite()
 
 
 def test_rows_without_a_pointing_are_masked():
-    """Where the archive lost the stars nobody knows what the pixels should show."""
+    """Where the archive lost the stars the light of the pixels cannot be predicted."""
     motion = saw_tooth()
     lost = motion.copy()
     lost[50:53] = np.nan

@@ -104,7 +104,7 @@ def test_light_on_pixels_of_unequal_noise_is_not_crooked():
     noise_e = QUIET.copy()
     noise_e[5, 5] = noise_e[3, 4] = 3
     residual = with_flashes(200, noise_e)
-    assert share_masked(residual.copy()) > 0.5  # which is what unequal noise does to who does not know of it
+    assert share_masked(residual.copy()) > 0.5  # unequal noise that is taken for equal masks flashes
     assert share_masked(residual, noise_e) < 0.01
 
 

@@ -1,4 +1,4 @@
-"""Stars of an image: what was put in is found, each where it is, and nothing else."""
+"""The stars put into an image are found, each in its place, and no others."""
 
 from __future__ import annotations
 

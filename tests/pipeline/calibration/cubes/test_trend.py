@@ -1,4 +1,4 @@
-"""Slow trends: what is slow is followed, gaps and all, and what stands out of it stays outside."""
+"""The trend follows slow changes, also over gaps, and no outliers."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_quadratic_is_followed_through_gaps():
 
 
 def test_gap_longer_than_the_window_is_filled_with_something_near():
-    """In a gap of 300 rows nobody knows the trend; what stands there is no wilder than the light itself."""
+    """In a gap of 300 rows the trend is unknown; its values there scatter no more than the light itself."""
     series = 1e6 + 1e3 * noise(5)
     series[300:600] = np.nan
     assert np.abs(local_trend(series, 49) - 1e6).max() < 1e4
