@@ -41,7 +41,7 @@ def render_blocks(
     overscan : ndarray of uint16, shape (t, o)
     """
     air = None if content.air is None else AirRun(content.air, content.scene.n_transit)
-    camera = Camera(settings, content)
+    camera = _Camera(settings, content)
     for start in range(0, len(content.rows), RENDERED_ROWS):
         block = slice(start, min(start + RENDERED_ROWS, len(content.rows)))
         charge = camera.empty_rows(block.stop - block.start)
@@ -59,7 +59,7 @@ def _add_cosmic_rays(charge_e: np.ndarray, rays: Sequence[CosmicRay], block: sli
             charge_e[ray.rows[inside] - block.start, ray.columns[inside]] += ray.charge_e[inside]
 
 
-class Camera:
+class _Camera:
     """What reads the charge of one amplifier: data columns and behind them the overscan, which holds none."""
 
     def __init__(self, settings: SceneSettings, content: AmplifierContent) -> None:

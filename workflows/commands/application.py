@@ -17,7 +17,7 @@ ORDER = (
 )  # fmt: skip
 
 
-class FlowOrder(TyperGroup):
+class _FlowOrder(TyperGroup):
     """Lists commands in the order in which they are used."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -27,7 +27,7 @@ class FlowOrder(TyperGroup):
 
 app = typer.Typer(
     name="shutterless",
-    cls=FlowOrder,
+    cls=_FlowOrder,
     help="Find sub-second events in continuous-readout astronomical images.",
     no_args_is_help=True,
     add_completion=False,

@@ -122,7 +122,7 @@ def describe_plan(
     )
     for line in survey.warnings:
         typer.echo(f"warning: {line}", err=True)
-    return list_failures(failure_lines(survey.failures), what="cannot be read")
+    return list_failures(_failure_lines(survey.failures), what="cannot be read")
 
 
 def conclude(progress: Progress, result: Any, done: str) -> int:
@@ -134,10 +134,10 @@ def conclude(progress: Progress, result: Any, done: str) -> int:
     for line in result.warnings:
         typer.echo(f"warning: {line}", err=True)
     typer.echo(done)
-    return list_failures(failure_lines(result.failures))
+    return list_failures(_failure_lines(result.failures))
 
 
-def failure_lines(failures: pd.DataFrame) -> list[str]:
+def _failure_lines(failures: pd.DataFrame) -> list[str]:
     """One line per failure; whole files have no quadrant."""
     quadrants = failures["quadrant"].astype(object).where(failures["quadrant"].notna(), None)
     places = (

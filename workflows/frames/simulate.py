@@ -18,7 +18,7 @@ from shutterless.workflows.settings.settings import SceneSection
 
 
 @dataclass(frozen=True)
-class FileTask:
+class _FileTask:
     """One unit of work: a file of a CCD."""
 
     ccd: int
@@ -57,7 +57,7 @@ def simulate_scene(
         Shows how far it is.
     """
     out = prepare_folder(out)
-    tasks = [FileTask(ccd, index) for ccd in settings.ccds for index in range(settings.files)]
+    tasks = [_FileTask(ccd, index) for ccd in settings.ccds for index in range(settings.files)]
     work = partial(_simulate_task, settings=settings, out=out)
     files: list[Path] = []
     truths: list[pd.DataFrame] = []
@@ -75,5 +75,5 @@ def simulate_scene(
     return SimulateResult(tuple(files), truth_path, stars_path, tuple(failures))
 
 
-def _simulate_task(task: FileTask, *, settings: SceneSettings, out: Path) -> tuple[Path, pd.DataFrame, pd.DataFrame]:
+def _simulate_task(task: _FileTask, *, settings: SceneSettings, out: Path) -> tuple[Path, pd.DataFrame, pd.DataFrame]:
     return simulate_file(settings, task.ccd, task.file_index, out)
