@@ -1,7 +1,7 @@
-"""A calibrated amplifier: residuals, noise, stars and clocks of one amplifier of one file.
+"""Hold a calibrated amplifier: residuals, noise, stars and clocks of one amplifier of one file.
 
-Every stage after calibration takes one, whether it was opened from a store or made in memory. Continuous readout is the
-stack of images whose height is one pixel (``y = 1``); image cubes are higher and go through the same functions.
+Every stage after calibration takes an `Amplifier`, opened from a store or built in memory. Continuous readout is a
+stack of images with a height of one pixel (``y = 1``). Image cubes are higher and go through the same functions.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _OPTIONAL = ("block_rows", "smear_rows", "pixel_rows_per_hour", "token_grid", "e
 
 @dataclass(frozen=True)
 class Amplifier:
-    """One calibrated amplifier of one file, opened from a store.
+    """One calibrated amplifier of one file.
 
     Parameters
     ----------
     residual : ndarray of float16, shape (y, x, t)
-        Residual in units of σ, memory-mapped; NaN where masked. ``y`` is 1 for continuous readout: a stack whose
-        images are one row high. A row of the time axis is then a row of the detector, of other stacks an image.
+        Residual in units of σ, memory-mapped from a store; NaN where masked. ``y`` is 1 for continuous readout. An
+        entry of the time axis is then a row of the detector; in image cubes it is an image.
     baseline_e, sigma_e : ndarray of float32, shape (y, x, b)
         Baseline and noise (electrons per pixel) at the centres of blocks of ``block_rows`` rows.
     row_residual : ndarray of float32, shape (t,)
-        What all columns of a row shared, in units of the median σ; already taken off ``residual``.
+        Offset that all columns of a row share, in units of the median σ; already subtracted from ``residual``.
     streaks : DataFrame
     readout : Readout
     file, entry : str
@@ -49,11 +49,11 @@ class Amplifier:
     smear_rows : float, optional
         Width (σ) by which the point-spread function smears time, in rows; in continuous readout ``psf_sigma_px``.
     pixel_rows_per_hour : float, optional
-        Pixels times rows that make an amplifier-hour; in continuous readout columns × row rate × 3600.
+        Pixels times rows of an amplifier-hour; in continuous readout columns × row rate × 3600.
     token_grid : mapping
-        Sizes of the token grid that suits the stack where that is not the grid of the settings.
+        Sizes of the token grid; empty means that of the settings.
     event_scales_s : mapping of str to (float, float)
-        Kinds of event that are injected and the range of their scale, where they are not those of continuous readout.
+        Kinds of event to inject and the range of their scale; empty means those of continuous readout.
     """
 
     residual: np.ndarray
@@ -102,7 +102,7 @@ class Amplifier:
 
     @property
     def detector_axis(self) -> int:
-        """Axis of the residual along which the rows of the detector lie: time in continuous readout, else y."""
+        """Axis of the residual that is the row axis of the detector: time in continuous readout, else y."""
         return Y_AXIS if self.n_y > 1 else TIME_AXIS
 
     @cached_property
@@ -119,7 +119,7 @@ class Amplifier:
         return self._expand(self.baseline_e[y, columns], start, stop)
 
     def block_of(self, row: Any) -> Any:
-        """Block of ``baseline_e`` and ``sigma_e`` that a row, or the nearest one that exists, lies in."""
+        """Block of ``baseline_e`` and ``sigma_e`` in which a row lies; the first or last for rows beyond the ends."""
         return np.clip(np.asarray(row) // self.block_rows, 0, self.sigma_e.shape[2] - 1)
 
     def profile(self, y_offsets_px: Any, x_offsets_px: Any) -> np.ndarray:
@@ -153,7 +153,7 @@ def build_amplifier(
     arrays: Mapping[str, np.ndarray],
     streaks: pd.DataFrame,
 ) -> Amplifier:
-    """Put an amplifier together from what its entry in a store holds, whether it was ever written or not."""
+    """Build an amplifier from the contents of a store entry, whether read from disk or in memory."""
     times = RowTimes(*arrays[ROW_TIMES]) if ROW_TIMES in arrays else None
     return Amplifier(
         residual=residual,

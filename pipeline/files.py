@@ -1,4 +1,4 @@
-"""Files and folders written whole or not at all: under another name first, then moved to their place."""
+"""Write files and folders whole or not at all: first under another name, then moved into place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ATTEMPTS = 10
 
 
 class BusyFolderError(OSError):
-    """A folder that another process writes at the same time, again and again."""
+    """A folder that another process keeps writing at the same time."""
 
 
 def write_parquet(table: pd.DataFrame, path: Path) -> None:
@@ -35,7 +35,7 @@ def partial_path(path: Path) -> Path:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Name under which to write a file that is moved to its place when that has succeeded, and removed otherwise."""
+    """Yield a temporary name; the file written there is moved into place on success, and removed on failure."""
     partial = partial_path(path)
     try:
         yield partial
@@ -45,16 +45,16 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def hash_file(path: Path, offset: int = 0) -> Any:
-    """BLAKE2b digest (16 bytes) of a file from a byte on, of which only a part is in memory at a time."""
+    """BLAKE2b digest (16 bytes) of a file from a byte on, read piece by piece."""
     with path.open("rb") as file:
         file.seek(offset)
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
 
 
 def replace_folder(partial: Path, final: Path) -> None:
-    """Move a folder that is whole to its place, whatever is there.
+    """Move a complete folder into place, and remove a folder that is there.
 
-    Two processes may do so at once: a worker whose driver was killed, and one of the driver that goes on.
+    Two processes may do so at once: a worker whose driver was killed, and a worker of the next driver.
     """
     for _ in range(_ATTEMPTS):
         shutil.rmtree(final, ignore_errors=True)
@@ -68,7 +68,7 @@ def replace_folder(partial: Path, final: Path) -> None:
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what processes that were killed left half-written in a folder."""
+    """Remove half-written files and folders that killed processes left in a folder."""
     for path in folder.glob(f".*{_PARTIAL}"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The point-spread function as a streak sees it: its marginals along columns and rows, integrated over pixels."""
+"""Compute the point-spread function of a streak: its marginals along columns and rows, integrated over pixels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scipy.special import ndtr
 
 
 def pixel_profile(offsets_px: Any, sigma_px: Any) -> np.ndarray:
-    """Fraction of a source's light that falls on pixels at given distances from it along one axis.
+    """Fraction of a source's light on pixels at given distances from it along one axis.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def stack_profile(y_offsets_px: Any, x_offsets_px: Any, sigma_px: float, n_y: in
         Pixel centres minus source position.
     sigma_px : float
     n_y : int
-        Height of the stack. One that is a single row high holds all light along y: in continuous readout every row was
+        Height of the stack. At a height of 1 the row holds all light along y, since in continuous readout every row was
         clocked past the whole source.
     """
     along_y = pixel_profile(y_offsets_px, sigma_px) if n_y > 1 else np.ones(np.shape(y_offsets_px))

@@ -1,4 +1,4 @@
-"""Strips of a stack as sequences of patches: the grid, the pattern and its inverse. No astronomy here."""
+"""Cut strips of a stack into sequences of patches, and join them again. No astronomy here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class TokenGrid:
     patch_rows : int
         Binned rows in one patch; a patch spans all of y and x.
     bins : tuple of int
-        Factors by which rows may be binned before a strip is cut, so that long events fit into as many tokens.
+        Factors by which rows may be binned before a strip is cut, so that long events fit into the same number of
+        tokens.
     """
 
     n_y: int = 1
@@ -73,18 +74,18 @@ class TokenGrid:
 
 @dataclass(frozen=True)
 class StripBatch:
-    """What every model is given, for ``b`` strips.
+    """Inputs of every model, for ``b`` strips.
 
     Parameters
     ----------
     patches : ndarray of float32, shape (b, n, d)
         Residuals in units of σ, patch by patch; masked pixels are 0.
     context : ndarray of float32, shape (b, n, r)
-        Shared row residual of each of a patch's ``r`` rows: what is common to all columns is not from the sky.
+        Shared row residual of each of a patch's ``r`` rows; an offset of all columns is not from the sky.
     profile : ndarray of float32, shape (b, y x)
         Static profile: the baseline under the strip, in units of the sky noise.
     features : ndarray of float32, shape (b, f)
-        What stage 1 says of the trigger, in the order of `STAGE1_FEATURES`.
+        Measurements of the trigger by stage 1, in the order of `STAGE1_FEATURES`.
     mask : ndarray of bool, shape (b, n)
         False where a patch holds no valid pixel.
     """

@@ -1,4 +1,4 @@
-"""One file and amplifier into the store: read, calibrate, write. Idempotent, whole or absent."""
+"""Ingest one amplifier of one file: read, calibrate, write to the store. Idempotent; an entry is whole or absent."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ingest_amplifier(
     supplied : mapping of str to str, optional
         Header values given by the user.
     resume : bool
-        Keep an entry that was finished from the same file with the same settings.
+        Keep a finished entry from the same file and settings.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def ingest_amplifier(
 
 
 def _origin(path: Path, quadrant: int | None, instrument: str | None, supplied: Mapping[str, str] | None) -> str:
-    """Fingerprint of what an entry is made from: the file's bytes at both ends, its size, settings and version."""
+    """Fingerprint of an entry's source: the file's bytes at both ends, its size, settings and version."""
     digest = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
         digest.update(file.read(1 << 20))

@@ -1,4 +1,4 @@
-"""A store entry of a file with more rows than are calibrated at once: segment by segment, joined without a step."""
+"""Write a store entry of a file too long to calibrate at once: segment by segment, joined without a step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shutterless.pipeline.store.store import EntryWriter
 _BY_ROW = ("row_residual", "row_offset_e")
 _BY_BLOCK = ("baseline_e", "sigma_e")
 _MEANS = ("noise", "row_correlation", "column_correlation")  # over live pixels
-_TOTALS = ("live_pixel_rows", "above", "below")  # the first of which comes out exactly
+_TOTALS = ("live_pixel_rows", "above", "below")  # the first is exact, the others are scaled to own rows
 
 
 def write_long_entry(
@@ -49,7 +49,7 @@ def write_long_entry(
     Raises
     ------
     FrameError
-        If any of it cannot be read.
+        If a part of the file cannot be read.
     """
     workspace, n_rows = Workspace(), segments[-1].spans[-1].last
     parts, live = [], []
@@ -66,7 +66,7 @@ def write_long_entry(
 
 
 def _without_residual(calibrated: Calibrated, own: slice) -> Calibrated:
-    """What is kept of a segment: its own rows of the small arrays."""
+    """Keep the own rows of a segment's small arrays."""
     blocks = slice(own.start // BLOCK_ROWS, -(-own.stop // BLOCK_ROWS))
     arrays = dict(calibrated.arrays)
     arrays |= {name: arrays[name][own].copy() for name in _BY_ROW}
@@ -79,7 +79,7 @@ def _join(
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame, dict[str, Any]]:
     """Arrays, streaks and description of the whole file.
 
-    The stars are those of the longest segment, with every onset that any segment shows.
+    The stars are those of the longest segment, with the onsets of all segments.
     """
     arrays = {name: np.concatenate([part.arrays[name] for part in parts]) for name in _BY_ROW}
     arrays |= {name: np.concatenate([part.arrays[name] for part in parts], axis=2) for name in _BY_BLOCK}
@@ -96,7 +96,7 @@ def _join(
         "n_rows": n_rows,
         "n_streaks": len(streaks),
         **{name: float(_mean(np.array([d[name] for d in descriptions]), live)) for name in _MEANS},
-        # of a segment's counts its own rows have their share
+        # a segment's counts times the share of its own rows
         **{
             name: round(
                 sum(d[name] * n / max(d["live_pixel_rows"], 1) for d, n in zip(descriptions, live, strict=True))
@@ -109,5 +109,5 @@ def _join(
 
 
 def _mean(values: np.ndarray, weights: Sequence[int]) -> np.ndarray:
-    """Weighted mean over axis 0, NaN where any is: a column that is masked in one segment is not whole."""
+    """Weighted mean over axis 0, NaN where any is NaN: a column masked in one segment has no value."""
     return np.average(values, axis=0, weights=np.asarray(weights, dtype=np.float64))

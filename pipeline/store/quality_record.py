@@ -34,7 +34,7 @@ class AmplifierQuality:
     level_e : ndarray of float64, shape (x,)
         Mean baseline of each column (electrons per pixel).
     sky : ndarray of bool, shape (x,)
-        Columns without a star, a ghost or a mask from end to end.
+        Columns without a star or a ghost that are not masked from end to end.
     expected_tails : ndarray of float64, shape (2,)
         Pixels of the sky columns that photon and electronic noise puts below -`TAIL_SIGMA` and above `TAIL_SIGMA`.
     column_noise : ndarray of float32, shape (x,), or None

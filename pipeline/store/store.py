@@ -1,4 +1,4 @@
-"""Calibrated amplifiers on disk, time-major, and the manifest that names the finished ones."""
+"""Read and write calibrated amplifiers on disk, time-major, and the manifest that lists the finished ones."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def entry_name(stem: str, ccd: int | None, quadrant: int | None) -> str:
 
 
 class EntryWriter:
-    """Write one amplifier next to its final place and move it there only when whole.
+    """Write one amplifier beside its final place, and move it there when it is complete.
 
-    Use as a context manager; leaving it by an exception removes what was written.
+    Use as a context manager; an exception removes the files written.
 
     Parameters
     ----------
@@ -79,12 +79,12 @@ class EntryWriter:
         return self
 
     def write_rows(self, start: int, rows: np.ndarray) -> None:
-        """Write some rows, (y, x, t), of the residual past the memory map, whose pages would count as this process's.
+        """Write some rows (y, x, t) of the residual by file operations; pages of the map would count as memory in use.
 
         Parameters
         ----------
         start : int
-            Row of the entry that is the first of them.
+            Row of the entry at which they begin.
         rows : ndarray of float16
         """
         n_rows = self._shape[2]
@@ -96,7 +96,7 @@ class EntryWriter:
     def finish(
         self, arrays: Mapping[str, np.ndarray], streaks: pd.DataFrame, description: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Write what goes with the residual, hash everything and move the entry to its place.
+        """Write the other files of the entry, hash all contents and move the entry into place.
 
         Returns
         -------
@@ -122,7 +122,7 @@ class EntryWriter:
 
 
 def read_entry(store: Path, name: str) -> dict[str, Any] | None:
-    """Return the description of a finished entry, None where there is none of this version."""
+    """Return the description of a finished entry, None if there is none of this version."""
     path = Path(store) / name / ENTRY
     if not path.is_file():
         return None
@@ -155,7 +155,7 @@ def write_manifest(store: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path
     ----------
     store : path
     rows : iterable of mapping
-        What `shutterless.pipeline.store.ingest.ingest_amplifier` returned, one per entry.
+        Return values of `shutterless.pipeline.store.ingest.ingest_amplifier`, one per entry.
     """
     path = Path(store) / MANIFEST
     table = pd.DataFrame(list(rows), columns=list(MANIFEST_COLUMNS))
@@ -181,6 +181,6 @@ def read_manifest(store: str | Path) -> pd.DataFrame:
 
 
 def manifest_hash(manifest: pd.DataFrame) -> str:
-    """Hash of everything in a store: its entries' names and contents."""
+    """Hash of the names and contents of all entries of a store."""
     lines = sorted(f"{row.entry} {row.content_hash}" for row in manifest.itertuples())
     return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()

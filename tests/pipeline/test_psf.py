@@ -19,7 +19,7 @@ def test_all_light_falls_somewhere_and_its_centre_is_the_source(sigma_px, x):
     columns = np.arange(-40, 41)
     profile = pixel_profile(columns - x, sigma_px)
     assert profile.sum() == pytest.approx(1)
-    if sigma_px > 0.5:  # narrower ones are undersampled: their pixels no longer tell the centre
+    if sigma_px > 0.5:  # narrower ones are undersampled: their pixels do not give the centre
         assert np.sum(columns * profile) == pytest.approx(x, abs=0.01)
 
 

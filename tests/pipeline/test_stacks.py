@@ -1,4 +1,4 @@
-"""Stacks of images through the functions of continuous readout: what lies along y counts as what lies along x."""
+"""Stacks of images go through the functions of continuous readout, with y treated as x."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file with more rows than are calibrated at once is one store entry, as if it had been calibrated whole."""
+"""A file too long to calibrate at once becomes one store entry, as if it had been calibrated whole."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_masked_pixels_are_counted_exactly(split):
 
 
 def test_residual_is_that_of_the_whole_file(split, whole):
-    """Rows near the borders as all others; the noise of the two baselines is all that differs."""
+    """Rows near the borders agree as all others do, up to the noise of the two baselines."""
     difference = values(split[0]) - values(whole[0])
     inside = difference[:, MARGIN:-MARGIN]
     assert np.nanstd(inside) < 0.2
@@ -152,7 +152,7 @@ def test_baseline_has_no_step_at_the_borders(split, whole):
 
 
 def test_stars_are_those_of_the_whole_file_with_the_onsets_of_its_first_rows(split, whole):
-    """The longest segment is the middle one, which sees no star begin."""
+    """The longest segment is the middle one, in which no star begins."""
     one, two = split[0].streaks, whole[0].streaks
     assert len(one) == len(two) == split[1]["n_streaks"] == len(STARS)
     one, two = one.sort_values("x", ignore_index=True), two.sort_values("x", ignore_index=True)
@@ -197,7 +197,7 @@ def test_the_same_file_gives_the_same_hash(split, frame, tiny_camera, tmp_path):
     assert again["content_hash"] == split[1]["content_hash"]
 
 
-def test_a_file_of_45000_rows_is_split_without_being_told(tiny_camera, tmp_path, monkeypatch):
+def test_a_file_of_45000_rows_is_split_by_default(tiny_camera, tmp_path, monkeypatch):
     """With the package's own sizes: two windows, joined at row 28,672."""
     n_rows = 45_000
     assert n_rows > MAX_ROWS
@@ -218,7 +218,7 @@ def test_a_file_of_45000_rows_is_split_without_being_told(tiny_camera, tmp_path,
 def test_a_damaged_long_file_leaves_no_entry(tiny_camera, tmp_path):
     n_rows = 40_500
     images = expose(np.full((n_rows, 2 * N_COLUMNS), SKY_E), seed=14)
-    images[0][20_000:] = round(SKY_E / GAIN)  # of the second window every pixel
+    images[0][20_000:] = round(SKY_E / GAIN)  # every pixel of the second window
     path = write_tiny(tmp_path / "long.fits", images, 100_000)
     with pytest.raises(ValueError, match="quadrant 1: all pixels equal 150; the amplifier is skipped"):
         ingest_amplifier(path, 1, tmp_path / "store", instrument=tiny_camera)

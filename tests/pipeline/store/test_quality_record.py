@@ -1,4 +1,4 @@
-"""What a store tells of the quality of its amplifiers."""
+"""The quality of amplifiers is read back from their store."""
 
 import numpy as np
 import pandas as pd
