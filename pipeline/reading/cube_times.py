@@ -1,4 +1,4 @@
-"""Regular grids of cadences: the row of each frame of a cube, and when it was taken on the observer's clock."""
+"""Lay out the frames of a cube on a regular grid of cadences, with the observer's time of every row."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from shutterless.pipeline.reading.fits_files import FrameError
 from shutterless.pipeline.reading.readout import RowTimes
 
 DAY_S = 86_400.0
-LARGEST_SEGMENT, LARGEST_UNASKED = 100, 1_000_000  # rows for every frame, and rows that no one minds anyway
-_SLOPE_FRAMES = 100  # corrections are 32-bit floats of 40 µs: fewer give no slope, more bend with the Earth's orbit
+LARGEST_SEGMENT, LARGEST_UNASKED = 100, 1_000_000  # rows for every frame, and rows that are always allowed
+_SLOPE_FRAMES = 100  # fewer give no slope, as corrections are 32-bit floats of 40 µs; more bend with the Earth's orbit
 
 
 @dataclass(frozen=True)
 class FrameTimes:
-    """What a file says about the times of its frames, in file order.
+    """Times of the frames of a file, in file order.
 
     Parameters
     ----------
     archive : ndarray of float64, shape (f,)
-        Middle of each exposure in the archive's own unit and scale; NaN where it does not say.
+        Middle of each exposure in the archive's own unit and scale; NaN where unknown.
     cadence_s : float
         Seconds from frame to frame.
     cadence_keyword : str
-        Header keyword that says so.
+        Header keyword of ``cadence_s``.
     numbers : ndarray of int64, shape (f,), optional
         Numbers of the cadences.
     correction : ndarray of float64, shape (f,), optional
-        What the archive added to the observer's clock, in its unit; NaN where it does not say, which is not everywhere.
+        Correction that the archive added to the observer's clock, in its unit; NaN where unknown, but not everywhere.
     unit_s : float
         Seconds in the archive's unit.
     zero : Time, optional
-        Observer's clock where archive less correction is 0. Values are added in its scale: UTC counts no leap seconds,
-        the others all. None: no UTC is known.
+        Observer's clock at which archive minus correction is 0. Values are added in its scale: UTC counts no leap
+        seconds, other scales count them. None if no UTC is known.
     """
 
     archive: np.ndarray
@@ -60,7 +60,7 @@ class FrameTimes:
 
 @dataclass(frozen=True)
 class CadenceGrid:
-    """Rows of a cube: one for every cadence from the first frame to the last, whether or not the file has it.
+    """Rows of a cube: one for every cadence from the first frame to the last, even if the file lacks it.
 
     Parameters
     ----------
@@ -92,13 +92,13 @@ def lay_out_cadences(times: FrameTimes, path: Path) -> CadenceGrid:
     ------
     FrameError
         If no frame has a time, times do not increase, two frames fall into one row, a time is more than half a cadence
-        off, or the rows would be far more than the frames.
+        off, or there would be far more rows than frames.
 
     Notes
     -----
-    Rows are the cadence numbers where these rise throughout, else whole cadences since the first time *on the
-    observer's clock*: barycentric time runs up to 1e-4 fast or slow, two cadences of 2 min in a month. Frames without a
-    time then follow the one before. Times and corrections that are missing are linear in the row number.
+    Rows are the cadence numbers if these rise throughout, else whole cadences since the first time *on the observer's
+    clock*. Barycentric time runs up to 1e-4 fast or slow, which is two cadences of 2 min in a month. Frames without a
+    time then follow the one before. Missing times and corrections are interpolated linearly in the row number.
     """
     _check_rising(times, path)
     clock_s = _observer_seconds(times)
@@ -132,7 +132,7 @@ def _check_rising(times: FrameTimes, path: Path) -> None:
 
 
 def _observer_seconds(times: FrameTimes) -> np.ndarray:
-    """Seconds on the observer's clock since the first frame that has a time, NaN where unknown, shape (f,)."""
+    """Seconds on the observer's clock since the first frame with a time, NaN where unknown, shape (f,)."""
     first = np.argmax(times.known)
     seconds = times.archive - times.archive[first]
     if times.correction is not None:
@@ -186,7 +186,7 @@ def _fill_rows(times: FrameTimes, rows: np.ndarray, n_rows: int) -> tuple[np.nda
 
 
 def _fill(rows: np.ndarray, values: np.ndarray, n_rows: int, step: float | None = None) -> np.ndarray:
-    """Linear between known rows; beyond them with the step given, or the slope found, at either end."""
+    """Interpolate between known rows; extrapolate with the given step, or else with the slope at either end."""
     grid = np.arange(n_rows)
     ends = [slice(None, _SLOPE_FRAMES), slice(-_SLOPE_FRAMES, None)]
     slopes = [_mean_slope(rows[end], values[end]) if step is None else step for end in ends]

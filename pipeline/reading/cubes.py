@@ -1,4 +1,4 @@
-"""Read image cubes, target pixel files and plain 3-D images alike: electrons on a regular grid of cadences."""
+"""Read image cubes (target pixel files and plain 3-D images): electrons on a regular grid of cadences."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from shutterless.pipeline.reading.readout import Readout
 MIN_FRAMES = 2
 NOT_IN_FILE = -1  # quality of a cadence that the file leaves out
 _OPTIMAL_APERTURE = 2  # value of bit 2
-# spellings of what the pixels may be: (is a rate per second, is in ADU)
+# spellings of the unit of pixels: (is a rate per second, is in ADU)
 _UNITS = {
     **dict.fromkeys(("electron", "electrons", "e-", "e"), (False, False)),
     **dict.fromkeys(
@@ -44,19 +44,19 @@ _TIME_UNITS_S = {
 
 @dataclass(frozen=True)
 class Cube:
-    """One image cube on a regular grid of cadences, so that gaps are as long as they were.
+    """One image cube on a regular grid of cadences, so that gaps keep their length.
 
     Parameters
     ----------
     flux_e : ndarray of float32, shape (y, x, t)
-        Electrons per pixel and cadence as the file has them, sky taken off or not. NaN where masked: pixels that are
-        not finite, cadences without a time, with a quality flag that is not ignored, or that the file leaves out.
+        Electrons per pixel and cadence as the file has them, with or without sky. NaN where masked: pixels that are not
+        finite, and cadences without a time, with a quality flag that is not ignored, or missing in the file.
     error_e : ndarray of float32, shape (y, x, t), or None
         Error (1 sigma) that the file gives, NaN where the flux is.
     position_px : ndarray of float64, shape (t, 2), or None
-        Offset (column, row) of the stars in pixels; None where the file has none or nothing moves.
+        Offset (column, row) of the stars in pixels; None if the file has none or if it is constant.
     aperture : ndarray of bool, shape (y, x), or None
-        The archive's optimal aperture; None where it chose none.
+        The archive's optimal aperture; None if there is none.
     quality : ndarray of int64, shape (t,)
         Flags of the file; `NOT_IN_FILE` where it leaves a cadence out.
     exposure_s : float
@@ -80,7 +80,7 @@ class Cube:
 
 @dataclass(frozen=True)
 class _OpenCube:
-    """A cube file while it is open: where its pixels and its table stand, and what its headers say."""
+    """An open cube file: its pixels, its table and the values of its headers."""
 
     hdus: fits.HDUList
     pixels: Any
@@ -97,7 +97,7 @@ class _OpenCube:
         return self.table.data[self.profile.columns["flux"]].shape
 
     def column(self, name: str, kind: type = np.float64) -> np.ndarray | None:
-        """One of the profile's columns in the machine's own byte order, None where the file does not have it."""
+        """One of the profile's columns in native byte order, None if the file does not have it."""
         column = self.profile.columns.get(name)
         if self.table is None or column is None or column not in self.table.columns.names:
             return None
@@ -127,7 +127,7 @@ def read_cube_info(
     ------
     FrameError
         If the file is not readable FITS, is truncated, has too few frames or the wrong dimensions, lacks a column or a
-        value that nothing supplies, or if its times contradict each other.
+        value that is not supplied, or if its times contradict each other.
     ProfileError
         If no profile fits.
     """
@@ -135,7 +135,7 @@ def read_cube_info(
     with open_fits(path) as hdus:
         cube = _open_cube(hdus, path, instrument, supplied)
         readout, grid = _build_readout(cube)
-        _electrons_per_value(cube, 1 / readout.row_rate_hz)  # an unknown unit is said before pixels are read
+        _electrons_per_value(cube, 1 / readout.row_rate_hz)  # an unknown unit is an error before pixels are read
         _, n_y, n_columns = cube.shape
     return FrameInfo(
         path=path,
@@ -173,7 +173,7 @@ def write_changed_cube(
     instrument: str | None = None,
     supplied: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a copy of a cube's file whose pixels are changed, all else as it was.
+    """Write a copy of a cube's file with changed pixels, all else unchanged.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def write_changed_cube(
     change_e : ndarray, shape (y, x, t)
         Electrons to be added, in the rows of `read_cube`.
     variance_e2 : ndarray, shape (y, x, t)
-        By which the squares of the file's errors grow (electrons²).
+        Added to the squares of the file's errors (electrons²).
     instrument, supplied
         As `read_cube_info`.
     """
@@ -202,7 +202,7 @@ def write_changed_cube(
 
 
 def _add_within(images: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """Images with a change added, of the type that they had: integers are rounded, and full where they overflow."""
+    """Add a change to images and keep their type: integers are rounded and clipped to their range."""
     changed = images + change
     if np.issubdtype(images.dtype, np.integer):
         limits = np.iinfo(images.dtype)
@@ -224,7 +224,7 @@ def _open_cube(hdus: fits.HDUList, path: Path, instrument: str | None, supplied:
 
 
 def _find_table(hdus: fits.HDUList, profile: CubeProfile, path: Path) -> tuple[Any, Any]:
-    """HDU of the table that holds pixels and times, twice."""
+    """HDU of the table that holds both pixels and times, returned twice."""
     index = profile.table_hdu
     assert index is not None
     if index >= len(hdus) or not isinstance(hdus[index], fits.BinTableHDU):
@@ -291,7 +291,7 @@ def _build_readout(cube: _OpenCube) -> tuple[Readout, CadenceGrid]:
 
 
 def _cadence(values: HeaderValues) -> tuple[float, str]:
-    """Seconds from frame to frame, and the keyword that says so."""
+    """Seconds from frame to frame, and the keyword that gives them."""
     units_s = {"cadence_s": 1.0, "cadence_d": DAY_S}
     names = [name for name in units_s if name in values.profile.keywords]
     for name in names:
@@ -302,9 +302,9 @@ def _cadence(values: HeaderValues) -> tuple[float, str]:
 
 
 def _by_output(cube: _OpenCube, name: str, *, positive: bool = True) -> float | None:
-    """A number that a file has once, or for each output of its CCD: that of the output named, else the mean.
+    """A number that a file has once or for each output of its CCD: that of the output named, else the mean.
 
-    TESS has outputs A to D; its images are cut from one or two of them, and no header of a cut-out says from which.
+    TESS has outputs A to D. A cut-out is from one or two of them, but its header does not name them.
     """
     values, keyword = cube.values, cube.values.keyword(name)
     if values.read(keyword) is not None:
@@ -318,12 +318,12 @@ def _by_output(cube: _OpenCube, name: str, *, positive: bool = True) -> float | 
 
 
 def _table_times(cube: _OpenCube, cadence_s: float, keyword: str) -> tuple[FrameTimes, str]:
-    """Times of a target pixel file, and what they are.
+    """Times of a target pixel file, and a description of their scale.
 
     Notes
     -----
-    ``TIME - TIMECORR`` is the observer's clock, in UTC for Kepler and in TDB for TESS (see their profiles); Kepler's
-    modules are read a time slice before the cadence is over.
+    ``TIME - TIMECORR`` is the observer's clock, in UTC for Kepler and in TDB for TESS (see their profiles). Kepler's
+    modules are read a time slice before the end of the cadence.
     """
     values = cube.values
     reference_d = values.number("time_reference_d", positive=False) or 0.0
@@ -347,7 +347,7 @@ def _table_times(cube: _OpenCube, cadence_s: float, keyword: str) -> tuple[Frame
 
 
 def _is_barycentric(values: HeaderValues) -> bool:
-    """Whether times are those at the barycentre; a file in UTC that does not say where is one of the observer."""
+    """Whether times are barycentric; UTC times without a stated place are the observer's."""
     place = values.read(values.keyword("time_place"))
     if place is None and str(values.find("time_system")).strip().upper() == "UTC":
         return False
@@ -355,7 +355,7 @@ def _is_barycentric(values: HeaderValues) -> bool:
 
 
 def _early_s(cube: _OpenCube) -> float | None:
-    """Seconds by which the exposure of this module is early, None where it depends on a slice that nobody names."""
+    """Seconds by which the exposure of this module is early, None if it depends on a slice that is not known."""
     slices = cube.profile.time_slices
     if slices is None:
         return 0.0
@@ -364,7 +364,7 @@ def _early_s(cube: _OpenCube) -> float | None:
 
 
 def _image_times(cube: _OpenCube, cadence_s: float, keyword: str) -> tuple[FrameTimes, str]:
-    """Times of a plain cube since ``DATE-OBS``, the start of the first exposure, and what they are."""
+    """Times of a plain cube since ``DATE-OBS``, the start of the first exposure, and a description of their scale."""
     values = cube.values
     start = _start_of_exposure(values)
     zero = None if start is None else start.tai  # seconds are added on a uniform clock
@@ -380,7 +380,7 @@ def _image_times(cube: _OpenCube, cadence_s: float, keyword: str) -> tuple[Frame
 
 
 def _start_of_exposure(values: HeaderValues) -> Time | None:
-    """Start of the first exposure, None where no clock of the observer says it."""
+    """Start of the first exposure, None if it is not known on the observer's clock."""
     stated = str(values.find("first_exposure_utc") or "").strip().removesuffix("Z")
     scale = str(values.find("time_system")).strip().lower()
     if len(stated) <= len("2026-03-04") or scale not in TIME_SCALES or _is_barycentric(values):
@@ -434,14 +434,14 @@ def _read_pixels(cube: _OpenCube, readout: Readout, grid: CadenceGrid) -> Cube:
 
 
 def _flux_unit(cube: _OpenCube) -> str:
-    """Unit of the pixels as the file writes it; archives write rates, other images ADU where they say nothing."""
+    """Unit of the pixels as the file writes it; without one, rates for archives and ADU for other images."""
     if cube.profile.table_hdu is None:
         return str(cube.values.find("unit") or "adu")
     return str(cube.table.columns[cube.profile.columns["flux"]].unit or "e-/s")
 
 
 def _electrons_per_value(cube: _OpenCube, cadence_s: float) -> float:
-    """Electrons per cadence that a pixel value of 1 means: electrons, electrons per second of live time, or ADU."""
+    """Electrons per cadence of a pixel value of 1 (in electrons, electrons per second of live time, or ADU)."""
     unit = _flux_unit(cube)
     if unit.strip().lower() not in _UNITS:
         keyword = cube.profile.keywords.get("unit", "the unit of the flux column")
@@ -458,8 +458,8 @@ def _live_seconds(values: HeaderValues, cadence_s: float) -> float:
 
     Notes
     -----
-    Frames of ``INT_TIME`` seconds are added on board, ``NUM_FRM`` to a cadence. Where TESS mitigates cosmic rays
-    (``CRMITEN``), the highest and the lowest of every ``CRBLKSZ`` values of a pixel are dropped (TESS Instrument
+    Frames of ``INT_TIME`` seconds are added on board, ``NUM_FRM`` to a cadence. If TESS mitigates cosmic rays
+    (``CRMITEN``), it drops the highest and the lowest of every ``CRBLKSZ`` values of a pixel (TESS Instrument
     Handbook): 1.98 s × 900 × 8/10 = 1425.6 s = 0.0165 d, the EXPOSURE of 30 min images.
     """
     frame_s, n_frames = values.number("frame_exposure_s"), values.number("n_frames", int)
@@ -492,7 +492,7 @@ def _flux(cube: _OpenCube) -> np.ndarray:
 
 
 def _find_good(cube: _OpenCube, quality: np.ndarray) -> np.ndarray:
-    """Frames that have a time and no flag that counts, bool, shape (f,)."""
+    """Frames that have a time and no flag except ignored ones, bool, shape (f,)."""
     ignored = sum(1 << (bit - 1) for bit in cube.profile.ignored_quality_bits)
     times = cube.column("time")
     timed = np.ones(len(quality), dtype=bool) if times is None else np.isfinite(times)
@@ -507,7 +507,7 @@ def _find_good(cube: _OpenCube, quality: np.ndarray) -> np.ndarray:
 
 
 def _spread(frames: np.ndarray, factor: float, good: np.ndarray, grid: CadenceGrid) -> np.ndarray:
-    """Good frames times a factor in their rows, NaN elsewhere: (f, y, x) to float32 (y, x, t)."""
+    """Put good frames times a factor into their rows, NaN elsewhere: (f, y, x) to float32 (y, x, t)."""
     spread = np.full((*frames.shape[1:], grid.n_rows), np.nan, dtype=np.float32)
     spread[..., grid.rows[good]] = np.moveaxis(frames[good] * np.float32(factor), 0, -1)
     spread[np.isinf(spread)] = np.nan

@@ -1,4 +1,4 @@
-"""Read any file that the package knows, continuous-readout frames and image cubes, as its profile says."""
+"""Read any file, a continuous-readout frame or an image cube, by its profile."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def read_exposure(
     ------
     FrameError, ProfileError
         As `shutterless.pipeline.reading.frames.read_amplifier` and `shutterless.pipeline.reading.cubes.read_cube`, and
-        if a cube is asked for a quadrant or a frame for none.
+        if a quadrant is given for a cube or none for a frame.
     """
     instrument, is_cube = _find_profile(Path(path), instrument, supplied)
     if is_cube and quadrant is None:
@@ -65,7 +65,7 @@ def read_exposure(
 
 
 def _find_profile(path: Path, instrument: str | None, supplied: Mapping[str, str] | None) -> tuple[str, bool]:
-    """Name of the profile, and whether it is one of image cubes; a file is opened only if nobody names one."""
+    """Name of the profile, and whether it is one of image cubes; opens the file only if no profile is named."""
     if instrument:
         return instrument, isinstance(load_profile(instrument), CubeProfile)
     profile = choose_profile(path, read_primary_header(path), None, dict(supplied or {}))

@@ -1,4 +1,4 @@
-"""FITS files and their headers: opened so that no damage passes unseen, values found wherever a profile looks."""
+"""Open FITS files, turn any damage into an error, and find header values by a profile."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _BYTES_AT_ONCE = 1 << 20
 
 
 class FrameError(ValueError):
-    """A file or amplifier that cannot be read as what its profile says it is."""
+    """A file or amplifier that does not match its profile or cannot be read."""
 
 
 class TemporarySpaceError(FrameError):
-    """No room to unpack a file."""
+    """There is no disk space to unpack a file."""
 
 
 @dataclass(frozen=True)
 class HeaderValues:
-    """Values that a profile looks for: given by the user, else in one of the headers, else the profile's default.
+    """Values of a profile's keywords: given by the user, else from the headers, else the profile's default.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class HeaderValues:
     supplied : mapping of str to str
         By keyword, as given with ``--set``.
     headers : tuple of fits.Header
-        The first that has a keyword counts.
+        The first one with a keyword gives its value.
     """
 
     path: Path
@@ -62,14 +62,14 @@ class HeaderValues:
     headers: tuple[fits.Header, ...]
 
     def read(self, keyword: str | None) -> Any:
-        """Value of a header keyword, None where nobody gives one."""
+        """Value of a header keyword, None if there is none."""
         for source in (self.supplied, *self.headers):
             if keyword is not None and keyword in source and not _is_blank(source[keyword]):
                 return source[keyword]
         return None
 
     def find(self, name: str) -> Any:
-        """Value of one of the profile's names, None where there is not even a default."""
+        """Value of one of the profile's names, None if there is neither value nor default."""
         found = self.read(self.profile.keywords.get(name))
         return self.profile.defaults.get(name) if found is None else found
 
@@ -78,7 +78,7 @@ class HeaderValues:
         return self.profile.keywords.get(name, name)
 
     def number(self, name: str, kind: type = float, *, positive: bool = True) -> Any:
-        """Finite number of one of the profile's names, None where it is not known.
+        """Finite number of one of the profile's names, None if unknown.
 
         Raises
         ------
@@ -106,18 +106,18 @@ class HeaderValues:
         return parsed
 
     def missing(self, name: str) -> FrameError:
-        """Error of a value that is needed and that nobody gives."""
+        """Error for a required value that is missing."""
         keyword = self.keyword(name)
         return FrameError(f"{self.path}: {keyword} is missing and has no default; give it with --set {keyword}=VALUE")
 
     @property
     def sorted_supplied(self) -> tuple[tuple[str, str], ...]:
-        """What the user gave, as results record it."""
+        """Values given by the user, in the form that is recorded with results."""
         return tuple(sorted((key, str(value)) for key, value in self.supplied.items()))
 
 
 def _is_blank(value: Any) -> bool:
-    """Whether a header card says nothing (``KEY =`` or an empty string)."""
+    """Whether a header card has no value (``KEY =`` or an empty string)."""
     return value is None or isinstance(value, fits.card.Undefined) or str(value).strip() == ""
 
 
@@ -133,7 +133,7 @@ def frame_stem(path: str | Path) -> str:
 def choose_profile(
     path: Path, header: fits.Header, instrument: str | None, supplied: Mapping[str, str]
 ) -> InstrumentProfile | CubeProfile:
-    """Profile that the user names, or the one that recognises the primary header completed by what the user gives.
+    """Choose the profile that the user names, else the one that recognises the primary header and supplied values.
 
     Raises
     ------
@@ -149,12 +149,12 @@ def choose_profile(
 
 
 def check_supplied(supplied: Mapping[str, str], profile: Profile) -> None:
-    """Refuse header values by the user for keywords that the profile does not read.
+    """Refuse header values given by the user for keywords that the profile does not read.
 
     Raises
     ------
     FrameError
-        That names the keywords it reads.
+        Names the keywords that it reads.
     """
     known = profile.header_keywords
     for key in supplied:
@@ -163,12 +163,12 @@ def check_supplied(supplied: Mapping[str, str], profile: Profile) -> None:
 
 
 def read_primary_header(path: str | Path) -> fits.Header:
-    """Read the primary header alone; what follows it is neither read nor checked.
+    """Read the primary header alone; the rest of the file is neither read nor checked.
 
     Raises
     ------
     FrameError
-        If the file does not begin as a FITS file does.
+        If the file does not begin like a FITS file.
     """
     path = Path(path)
     with _clear_errors(path), gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream:
@@ -177,9 +177,9 @@ def read_primary_header(path: str | Path) -> fits.Header:
 
 @contextmanager
 def open_fits(path: Path) -> Iterator[fits.HDUList]:
-    """Open a FITS file with every way in which it may be damaged turned into a `FrameError`."""
+    """Open a FITS file; any damage raises a `FrameError`."""
     # scaled (BZERO) images cannot be memory-mapped; lazy loading would postpone the check for truncation
-    # the handle is ours: astropy leaves its own open where it fails half-way
+    # we open the handle, since astropy leaves its own open when it fails half-way
     with (
         _clear_errors(path),
         _open_stream(path) as stream,
@@ -190,14 +190,14 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """An open FITS file as it lies on disk: headers are at hand at once, images where they are asked for.
+    """An open FITS file as stored on disk: headers are read at once, images on request.
 
     Parameters
     ----------
     stream : binary file
-        Its bytes; seekable.
+        Bytes of the file; seekable.
     hdus : fits.HDUList
-        As they are stored: compressed images are tables, whose headers astropy reads four times as fast.
+        HDUs as stored: compressed images are tables, whose headers astropy reads four times as fast.
     open_images : callable
         Returns the HDUs with compressed images as images.
     """
@@ -207,7 +207,7 @@ class StoredFile:
     open_images: Callable[[], fits.HDUList]
 
     def shape(self, index: int) -> tuple[int, ...]:
-        """Shape of the image in an HDU; () where it holds none."""
+        """Shape of the image in an HDU; () if it holds none."""
         header = self.hdus[index].header
         prefix = "Z" if header.get("ZIMAGE", False) else ""
         if not prefix and not isinstance(self.hdus[index], (fits.PrimaryHDU, fits.ImageHDU)):
@@ -217,7 +217,7 @@ class StoredFile:
 
 @contextmanager
 def open_stored(path: Path) -> Iterator[StoredFile]:
-    """Open a FITS file as `open_fits`, with its HDUs as they are stored."""
+    """Open a FITS file as `open_fits` does, with its HDUs as stored."""
     with ExitStack() as stack:
         stack.enter_context(_clear_errors(path))
         stream = stack.enter_context(_open_stream(path))
@@ -226,7 +226,7 @@ def open_stored(path: Path) -> Iterator[StoredFile]:
         )
 
         def open_images() -> fits.HDUList:
-            # whose end has been checked
+            # the end of the file has been checked
             own_stream = stack.enter_context(_open_stream(path))
             return stack.enter_context(fits.open(own_stream, memmap=False, lazy_load_hdus=True))
 
@@ -235,7 +235,7 @@ def open_stored(path: Path) -> Iterator[StoredFile]:
 
 @contextmanager
 def _clear_errors(path: Path) -> Iterator[None]:
-    """Check a file before it is opened, and turn errors of what is read within into a `FrameError`."""
+    """Check a file before it is opened, and turn errors while it is read into a `FrameError`."""
     if not path.exists():
         raise FrameError(f"{path} does not exist")
     if not path.is_file():
@@ -257,15 +257,15 @@ def _clear_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _open_stream(path: Path) -> Iterator[IO[bytes]]:
-    """Bytes of the file; a gzip stream is unpacked whole, since only its end says whether it is complete."""
+    """Bytes of the file; a gzip stream is unpacked whole, since only its end shows whether it is complete."""
     with _open_unpacked(path) if path.name.endswith(".gz") else path.open("rb") as stream:
         yield stream
 
 
 def _open_unpacked(path: Path) -> IO[bytes]:
-    """Open the unpacked bytes of a gzip file: on disk, however large, and without a name that could be left behind.
+    """Open the unpacked bytes of a gzip file in an unnamed temporary file, which nothing can leave behind.
 
-    The last one is kept, for the amplifiers of a file are read one after the other.
+    The last one is kept open, since the amplifiers of a file are read one after the other.
     """
     status = path.stat()
     key = path.resolve(), status.st_size, status.st_mtime_ns
@@ -273,7 +273,7 @@ def _open_unpacked(path: Path) -> IO[bytes]:
         if key not in _unpacked:
             _forget_unpacked()
             _unpacked[key] = _unpack(path)
-        # on Linux a file of its own, with its own place in it
+        # on Linux this is an independent file object with its own position
         return os.fdopen(os.open(f"/dev/fd/{_unpacked[key].fileno()}", os.O_RDONLY), "rb")
 
 
@@ -294,7 +294,7 @@ def _write_temporary(file: IO[bytes], block: bytes) -> None:
         file.write(block)
         file.flush()
     except OSError as error:
-        # not of the file that is read, which would be called damaged
+        # the error is not one of the file that is read, which is not damaged
         raise TemporarySpaceError(
             f"cannot unpack into {tempfile.gettempdir()}: {error.strerror or error}; set TMPDIR to a folder with space"
         ) from error

@@ -1,4 +1,4 @@
-"""Read continuous-readout FITS files: one amplifier at a time, in read order, checked before it is believed."""
+"""Read and check continuous-readout FITS files, one amplifier at a time, in read order."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ _REQUIRED = ("row_rate_hz", "gain_e_per_adu", "read_noise_e", "saturation_adu")
 
 @dataclass(frozen=True)
 class FrameInfo:
-    """What the headers of one file say, without its pixels.
+    """Contents of the headers of one file, without its pixels.
 
     Parameters
     ----------
     path : Path
     profile : InstrumentProfile or CubeProfile
     n_rows : int
-        Rows of the time axis: of the detector in continuous readout, of the regular grid of cadences in an image cube.
+        Length of the time axis: rows of the detector in continuous readout, cadences of the grid in an image cube.
     readouts : mapping of int or None to Readout
         By quadrant (from 1); an image cube has one, None.
     skipped : mapping of int to str
-        Quadrants that cannot be read and why.
+        Quadrants that cannot be read, with the reason.
     n_columns, n_y : int
-        Width and height (pixels) of what is read in one row; continuous readout is one pixel high.
+        Width and height (pixels) of one row of the time axis; continuous readout is one pixel high.
     """
 
     path: Path
@@ -83,7 +83,7 @@ class Frame:
     Parameters
     ----------
     pixels_adu : ndarray, shape (t, x), integer or float
-        Axis 0 is the row, which is time; axis 1 the column, in the order in which columns were read.
+        Axis 0 is the row, that is, time; axis 1 the column, in the order in which columns were read.
     overscan_adu : ndarray, shape (t, o)
         Overscan columns, the one read first at index 0.
     readout : Readout
@@ -115,7 +115,7 @@ def read_frame_info(
     Raises
     ------
     FrameError
-        If the file is not readable FITS, is truncated, has the wrong layout, lacks a value that nothing supplies or is
+        If the file is not readable FITS, is truncated, has the wrong layout, lacks a value that is not supplied, or is
         an image cube.
     ProfileError
         If no profile fits.
@@ -187,7 +187,7 @@ class AmplifierRows:
         return self.pixels.n_rows
 
     def read(self, start: int, out: np.ndarray) -> np.ndarray:
-        """Fill ``out``, shape (t, x), with the rows from ``start`` on; their overscan, shape (t, o).
+        """Fill ``out``, shape (t, x), with the rows from ``start`` on; return their overscan, shape (t, o).
 
         Raises
         ------
@@ -213,7 +213,7 @@ class AmplifierRows:
 def open_amplifier_rows(
     path: str | Path, quadrant: int, instrument: str | None = None, supplied: Mapping[str, str] | None = None
 ) -> Iterator[AmplifierRows]:
-    """Open an amplifier whose rows are to be read a segment at a time.
+    """Open an amplifier to read its rows a segment at a time.
 
     Parameters and errors are those of `read_amplifier`.
     """
@@ -251,7 +251,7 @@ def _choose_profile(
 def _check_layout(
     file: StoredFile, layout: QuadrantLayout, profile: InstrumentProfile, quadrant: int, path: Path
 ) -> int:
-    """Number of rows of a quadrant whose data and overscan HDUs exist and have the profile's widths."""
+    """Check that a quadrant's data and overscan HDUs exist and have the profile's widths; return its rows."""
     shapes = {}
     wanted = {
         "data": (layout.data_hdu, profile.n_columns),
@@ -298,7 +298,7 @@ def _build_readout(
     if first_row is not None and first_row < 0:
         raise FrameError(f"{path}: {profile.keywords['first_row']} = {first_row} is negative")
     opened = _check_utc(values.find("shutter_open_utc"), "shutter_open_utc", profile, path)
-    # single exposures say when the shutter closed too; without a first row it closes at no row
+    # headers of single exposures have a closing time, too; without a first row it has no row
     timed = opened is not None and first_row is not None
     closed = _check_utc(values.find("shutter_close_utc"), "shutter_close_utc", profile, path) if timed else None
     return Readout(
@@ -318,7 +318,7 @@ def _build_readout(
 
 
 def _check_amplifier_number(amplifier: Any, profile: InstrumentProfile, quadrant: int, path: Path) -> None:
-    """Say so where AMP_ID contradicts the HDU order, which alone gives the quadrant.
+    """Warn if AMP_ID contradicts the order of the HDUs, which alone gives the quadrant.
 
     Archived ZTF headers count amplifiers from 0, files made for this project from the profile's ``amp_id_start``.
     """
@@ -326,7 +326,7 @@ def _check_amplifier_number(amplifier: Any, profile: InstrumentProfile, quadrant
     if amplifier is not None and str(amplifier).strip() not in (str(quadrant - 1), str(quadrant - 1 + start)):
         warnings.warn(
             f"{path}: {profile.keywords['amplifier']} = {amplifier} in the HDU of quadrant {quadrant}; "
-            "the order of the HDUs is believed",
+            "the order of the HDUs is used",
             UserWarning,
             stacklevel=2,
         )
@@ -366,7 +366,7 @@ def check_varies(pixels: np.ndarray, what: str) -> None:
     FrameError
     """
     first = pixels.flat[0]
-    # a look at one row decides nearly always
+    # one row decides nearly always
     if np.all(pixels[0] == first) and pixels.min() == pixels.max():
         raise FrameError(f"{what}: all pixels equal {first}; the amplifier is skipped")
 

@@ -1,4 +1,4 @@
-"""Instrument profiles: all that is particular to a camera's files, in TOML, so that a new camera needs no code."""
+"""Load instrument profiles: TOML files that describe a camera's files, so that a new camera needs no code."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ _CUBE_SECTIONS = {
     "times": ("corrected_scale", "last_slice_s", "slice_step_s", "n_slices"),
 }
 _LAYOUTS = ("frame", "cube")
-TIME_SCALES = ("utc", "tai", "tt", "tdb")  # that have a conversion to UTC
+TIME_SCALES = ("utc", "tai", "tt", "tdb")  # those with a conversion to UTC
 _QUADRANT_KEYS = ("data_hdu", "overscan_hdu", "flip_columns", "flip_rows")
 
 
@@ -78,7 +78,7 @@ class ProfileError(ValueError):
 
 @dataclass(frozen=True)
 class SerialTrap:
-    """Strength and shape of the effect in one camera.
+    """Strength and shape of the serial trap of one camera.
 
     Parameters
     ----------
@@ -91,9 +91,9 @@ class SerialTrap:
 
     Notes
     -----
-    Regnault et al. 2025 (arXiv:2509.04073): with the serial trap filled to ``x = q / capacity`` and a pixel of ``n``
-    electrons, ``out = capacity x^exponent`` (at most ``q``) is released, ``in = capacity (1 - x)^exponent (n /
-    full_well)^flux_exponent`` (at most ``n``) captured, ``n + out - in`` is read, and ``q`` grows by ``in - out``.
+    Regnault et al. 2025 (arXiv:2509.04073). The serial trap is filled to ``x = q / capacity``, and a pixel has ``n``
+    electrons. Then ``out = capacity x^exponent`` (at most ``q``) is released, ``in = capacity (1 - x)^exponent (n /
+    full_well)^flux_exponent`` (at most ``n``) is captured, ``n + out - in`` is read, and ``q`` grows by ``in - out``.
     """
 
     capacity_e: float
@@ -108,7 +108,7 @@ class SerialTrap:
 
 @dataclass(frozen=True)
 class QuadrantLayout:
-    """Where one quadrant stands in the file and how raw orientation becomes read order."""
+    """HDUs of one quadrant, and the flips that turn raw orientation into read order."""
 
     data_hdu: int
     overscan_hdu: int
@@ -118,7 +118,7 @@ class QuadrantLayout:
 
 @dataclass(frozen=True)
 class Site:
-    """Where the telescope stands: latitude and longitude (degrees, east is positive) and height (m), as in WGS 84."""
+    """Site of the telescope in WGS 84: latitude and longitude (degrees, east is positive) and height (m)."""
 
     latitude_deg: float
     longitude_deg: float
@@ -127,7 +127,7 @@ class Site:
 
 @dataclass(frozen=True)
 class TimeSlices:
-    """How much earlier than the middle of a cadence the modules of a camera that reads them in turn are read.
+    """Read times of the modules of a camera that reads them in turn, relative to the cadence.
 
     A module of slice ``n`` (from 1, read first) is ``last_slice_s + slice_step_s * (n_slices - n)`` seconds early.
     """
@@ -137,34 +137,34 @@ class TimeSlices:
     n_slices: int
 
     def early_s(self, time_slice: int) -> float:
-        """Seconds by which a module's exposure ends, and so is centred, before that of the cadence."""
+        """Seconds by which the end, and thus the middle, of a module's exposure precedes that of the cadence."""
         return self.last_slice_s + self.slice_step_s * (self.n_slices - time_slice)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """What the profiles of all kinds of file have in common.
+    """Fields that the profiles of all kinds of file share.
 
     Parameters
     ----------
     name, description : str
-        Name used on the command line, and one line for people.
+        Name used on the command line, and a description in one line.
     recognise : tuple of str
-        Primary header keywords that together identify the instrument; empty means never recognised, only named.
+        Primary header keywords that together identify the instrument; empty means that it must be named.
     recognise_values : mapping of str to str
-        Primary header keywords that must have these values besides.
+        Primary header keywords that must also have these values.
     keywords : mapping of str to str
         Header keyword of each value.
     defaults : mapping of str to Any
-        Values where the header is silent.
+        Values used if the header has none.
     site : Site or None
-        Needed for barycentric times alone.
+        Needed only for barycentric times.
     serial_trap : SerialTrap or None
-        What a trap in the serial register does to every row.
+        None without a trap in the serial register.
     token_grid : mapping of str to Any
-        Sizes of the `shutterless.pipeline.tokens.TokenGrid` that suits these files; empty means that of the settings.
+        Sizes of the `shutterless.pipeline.tokens.TokenGrid` for these files; empty means that of the settings.
     event_scales_s : mapping of str to (float, float)
-        Kinds of event that are looked for and the range of their scale (seconds); empty means those of the settings.
+        Kinds of event to search and the range of their scale (seconds); empty means those of the settings.
     """
 
     name: str
@@ -214,22 +214,22 @@ class CubeProfile(Profile):
     Parameters
     ----------
     table_hdu : int or None
-        HDU of the table whose columns hold times and pixels; None means that the pixels are the first 3-D image and the
-        times, if any, stand in the first table that has a column of times.
+        HDU of the table whose columns hold times and pixels. None means that the pixels are the first 3-D image, and
+        the times, if any, are in the first table with a column of times.
     aperture_hdu : str
-        Name of the image HDU whose bit 2 marks the optimal aperture; empty where there is none.
+        Name of the image HDU whose bit 2 marks the optimal aperture; empty if there is none.
     columns : mapping of str to str
         Column of each of `CUBE_COLUMNS`.
     ignored_quality_bits : tuple of int
         Bits of the quality column, the lowest being 1, that do not mask a cadence; all others do.
     outputs : tuple of str
-        Letters that the keywords of gain and read noise take where a file has them for every output of its CCD.
+        Letters appended to the keywords of gain and read noise in files that have them for every output of a CCD.
     corrected_scale : str
-        Time scale (``utc``, ``tdb``) of the time column less the correction; empty where the header says it.
+        Time scale (``utc``, ``tdb``) of the time column minus the correction; empty if it is in the header.
     time_slices : TimeSlices or None
-        Of a camera whose modules are read in turn.
+        For a camera whose modules are read in turn.
     trend_s : float or None
-        Window (seconds) in which slow changes are followed and taken off; None leaves it to the calibration.
+        Window (seconds) of the slow trend that is subtracted; None means the default of the calibration.
     """
 
     table_hdu: int | None
@@ -243,7 +243,7 @@ class CubeProfile(Profile):
 
     @property
     def header_keywords(self) -> tuple[str, ...]:
-        """Every header keyword that is read, those of single outputs included, in alphabetical order."""
+        """Every header keyword that is read, with those of single outputs, in alphabetical order."""
         by_output = {
             self.keywords[name] + output
             for name in ("gain_e_per_adu", "read_noise_e")
@@ -260,7 +260,7 @@ def builtin_profile_names() -> list[str]:
 
 
 def describe_instrument(instrument: str | None) -> str | None:
-    """What a profile is known by in fingerprints: its name, or the text of its TOML file."""
+    """Identity of a profile in fingerprints: its name, or the text of its TOML file."""
     return Path(instrument).read_text() if instrument and instrument.endswith(".toml") else instrument
 
 
@@ -276,7 +276,7 @@ def load_profile(name: str) -> InstrumentProfile | CubeProfile:
     Returns
     -------
     InstrumentProfile or CubeProfile
-        As the file's ``layout`` says: ``"frame"``, which is also meant where it says nothing, or ``"cube"``.
+        By the file's ``layout``: ``"frame"``, which is the default, or ``"cube"``.
 
     Raises
     ------
@@ -298,7 +298,7 @@ def load_profile(name: str) -> InstrumentProfile | CubeProfile:
 
 
 def load_frame_profile(name: str) -> InstrumentProfile:
-    """Load a profile as `load_profile` does, for what can be done with continuous-readout frames alone.
+    """Load a profile of continuous-readout frames.
 
     Raises
     ------
@@ -315,7 +315,7 @@ def load_frame_profile(name: str) -> InstrumentProfile:
 
 
 def recognise_profile(header: Mapping[str, Any]) -> InstrumentProfile | CubeProfile:
-    """Choose the built-in profile whose identifying keywords, and their values, all stand in a primary header."""
+    """Choose the built-in profile whose identifying keywords and values are all in a primary header."""
     wanted = {}
     for name in builtin_profile_names():
         profile = load_profile(name)
@@ -330,7 +330,7 @@ def recognise_profile(header: Mapping[str, Any]) -> InstrumentProfile | CubeProf
 
 
 def _find_missing(profile: Profile, header: Mapping[str, Any]) -> list[str]:
-    """Keywords of a profile that a header lacks, with the value where another would not do."""
+    """Keywords of a profile that a header lacks, with the required value if there is one."""
     missing = [keyword for keyword in profile.recognise if keyword not in header]
     values = profile.recognise_values.items()
     return missing + [f"{key} = {value}" for key, value in values if str(header.get(key, "")).strip() != value]
@@ -393,7 +393,7 @@ def _parse_cubes(raw: Mapping[str, Any], source: str) -> CubeProfile:
 
 
 def _shared_values(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Fields of `Profile` that frames and cubes have alike."""
+    """Fields of `Profile`, which frames and cubes share."""
     recognise = raw.get("recognise", {})
     site = Site(**raw["site"]) if "site" in raw else None
     _check_site(site, source)

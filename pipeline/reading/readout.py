@@ -1,4 +1,4 @@
-"""What the clocks of one amplifier say: which row was read when, and when its light may have arrived."""
+"""Compute when each row of an amplifier was read, and when its light may have arrived."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from astropy.time import Time, TimeDelta
 from astropy.utils import iers
 
-# UTC needs leap seconds only, which ship with astropy: no table is ever fetched
+# UTC needs leap seconds only, which ship with astropy: no table is downloaded
 iers.conf.auto_download = False
 
 
 @dataclass(frozen=True, eq=False)
 class RowTimes:
-    """Times of rows that no constant rate gives, such as those of an archive's cadences.
+    """Times of rows that are not at a constant rate, such as those of an archive's cadences.
 
     Parameters
     ----------
@@ -58,13 +58,13 @@ class Readout:
     pixel_scale_arcsec, seeing_arcsec : float
         Pixel scale (arcsec/pixel) and seeing (FWHM, arcsec).
     supplied : tuple of (str, str)
-        Header values given by the user instead of the file, kept so that results say so.
+        Header values given by the user instead of the file, recorded with the results.
     close_row : int or None
-        Sequence row that was read when the shutter closed; None: it stayed open, or nobody knows.
+        Sequence row that was read when the shutter closed; None if it stayed open or if this is unknown.
     row_times : RowTimes or None
-        Times of the file's rows where ``row_rate_hz`` does not give them; neither compared nor stored with the rest.
+        Times of the file's rows if ``row_rate_hz`` does not give them; neither compared nor stored with the rest.
     time_scale : str
-        What the archive's own times are, such as ``BJD - 2454833 (TDB)``; empty where there are none.
+        Unit and scale of the archive's own times, such as ``BJD - 2454833 (TDB)``; empty if there are none.
     """
 
     row_rate_hz: float
@@ -88,7 +88,7 @@ class Readout:
 
     @property
     def transit_s(self) -> float:
-        """Seconds a charge packet takes from the far edge to the register."""
+        """Seconds that a charge packet takes from the far edge to the register."""
         return self.n_transit / self.row_rate_hz
 
     @property
@@ -97,13 +97,13 @@ class Readout:
         return self.seeing_arcsec / self.pixel_scale_arcsec / np.sqrt(8 * np.log(2))
 
     def n_ramp_rows(self, n_rows: int) -> int:
-        """How many of the file's first rows carry the sky ramp (sequence row below ``n_transit``)."""
+        """Number of the file's first rows with the sky ramp (sequence row below ``n_transit``)."""
         if self.first_row is None:
             return 0
         return int(np.clip(self.n_transit - self.first_row, 0, n_rows))
 
     def steady_rows(self, n_rows: int) -> slice:
-        """File rows that had the sky for a whole transit: neither in the ramp nor after the closing; may be none."""
+        """File rows exposed to the sky for a whole transit, neither in the ramp nor after the closing; may be none."""
         start, stop = self.n_ramp_rows(n_rows), n_rows
         if self.close_row is not None and self.first_row is not None:
             stop = int(np.clip(self.close_row - self.first_row, start, n_rows))
@@ -112,8 +112,7 @@ class Readout:
     def seconds(self, row: Any) -> np.ndarray:
         """Read time of file rows, in seconds since the shutter opened (since file row 0 without ``first_row``).
 
-        Where rows have times of their own, fractional rows lie between them and rows beyond the ends follow at the row
-        rate.
+        With ``row_times``, times of fractional rows are interpolated, and rows beyond the ends follow at the row rate.
         """
         if self.row_times is not None:
             return _interpolate(self.row_times.seconds, row, 1 / self.row_rate_hz)
@@ -122,7 +121,7 @@ class Readout:
     def archive_time(self, row: Any) -> np.ndarray:
         """Read time of file rows in the archive's own unit and scale (``time_scale``), float64; NaN where it has none.
 
-        Fractional rows lie between the archive's values; rows beyond the ends follow at their mean step.
+        Times of fractional rows are interpolated; rows beyond the ends follow at the mean step.
         """
         if self.row_times is None:
             return np.full(np.shape(row), np.nan)
@@ -130,7 +129,7 @@ class Readout:
         return _interpolate(archive, row, (archive[-1] - archive[0]) / max(len(archive) - 1, 1))
 
     def from_row(self, start: int, stop: int) -> Readout:
-        """Clocks of rows ``start`` to ``stop`` of the file as if they were a file of their own."""
+        """Readout of rows ``start`` to ``stop`` of the file as a file of their own."""
         times = self.row_times
         if times is not None:
             times = RowTimes(times.seconds[start:stop], times.archive[start:stop])
@@ -138,7 +137,7 @@ class Readout:
         return replace(self, first_row=first_row, row_times=times)
 
     def read_utc(self, row: Any) -> np.ndarray:
-        """Read time of file rows as ISO 8601 UTC strings (µs); empty strings where no UTC is known.
+        """Read time of file rows as ISO 8601 UTC strings (µs); empty strings if no UTC is known.
 
         Notes
         -----
@@ -148,7 +147,7 @@ class Readout:
         return _utc_strings(self.shutter_open_utc, self.seconds(row), known=self.first_row is not None)
 
     def has_begun(self, row: Any, y0: Any) -> np.ndarray:
-        """Whether the streaks of stars at detector rows ``y0`` are seen in file rows; true where either is unknown.
+        """Whether the streaks of stars at detector rows ``y0`` are in file rows; true where either is unknown.
 
         A star's first light is read in sequence row ``y0``.
         """
@@ -158,25 +157,25 @@ class Readout:
         return ~(np.asarray(row) + self.first_row < y0)
 
     def event_row_range(self, row: Any, y0: Any = np.nan) -> tuple[np.ndarray, np.ndarray]:
-        """Earliest and latest moment at which the light of file rows can have arrived, as the file row read then.
+        """Earliest and latest moment at which the light of file rows can have arrived, given as the row read then.
 
         Parameters
         ----------
         row : array_like, shape (n,)
             File rows in read order, fractions allowed.
         y0 : array_like, shape (n,)
-            Detector row of the source, NaN where unknown; it delays nothing in image cubes.
+            Detector row of the source, NaN where unknown; ignored for image cubes.
 
         Returns
         -------
         earliest, latest : ndarray of float64, shape (n,)
-            Equal where ``y0`` is known; otherwise one transit apart, or less where the shutter was closed in between.
+            Equal where ``y0`` is known, else one transit apart, or less if the shutter was closed for a part of it.
             Rows before the file's first are negative.
 
         Notes
         -----
-        Light that falls ``y`` rows from the register at time ``t`` is read in row ``k = v t + y``; so
-        ``t = (k - y0) / v`` and, for unknown ``0 <= y0 < n_transit``, ``t`` lies in one transit before the read time.
+        Light that falls ``y`` rows from the register at time ``t`` is read in row ``k = v t + y``. So
+        ``t = (k - y0) / v``, and for unknown ``0 <= y0 < n_transit`` it lies in the transit before the read time.
         """
         row = np.asarray(row, dtype=np.float64)
         y0 = np.broadcast_to(np.asarray(y0 if self.n_transit else np.nan, dtype=np.float64), row.shape)
@@ -185,7 +184,7 @@ class Readout:
         if self.first_row is not None:
             opens = -float(self.first_row)
             closes = np.inf if self.close_row is None else opens + self.close_row
-            # never later than the read time: cadence 0 of a cube collects light before its middle, which is second 0
+            # not later than the read time: cadence 0 of a cube collects light before its middle, which is second 0
             earliest = np.clip(earliest, np.minimum(row, opens), closes)
             latest = np.minimum(latest, closes)
         return np.where(np.isnan(own), earliest, own), np.where(np.isnan(own), latest, own)
@@ -213,14 +212,14 @@ class Readout:
 
 
 def _interpolate(values: np.ndarray, row: Any, step: float) -> np.ndarray:
-    """Values at fractional rows, going on by ``step`` a row beyond the first and the last."""
+    """Interpolate values at fractional rows; beyond the ends they change by ``step`` a row."""
     row = np.asarray(row, dtype=np.float64)
     inside = np.clip(row, 0, len(values) - 1)
     return np.asarray(np.interp(inside, np.arange(len(values)), values) + (row - inside) * step)
 
 
 def _utc_strings(shutter_open_utc: str | None, seconds: np.ndarray, *, known: bool) -> np.ndarray:
-    """ISO strings of ``shutter_open_utc + seconds``, or empty ones where the start is not known."""
+    """ISO strings of ``shutter_open_utc + seconds``, or empty ones if the start is unknown."""
     seconds = np.atleast_1d(seconds)
     if shutter_open_utc is None or not known or seconds.size == 0:
         return np.full(seconds.shape, "", dtype="<U26")

@@ -1,7 +1,7 @@
-"""Rice-compressed tiles of FITS images, unpacked straight into rows in read order.
+"""Unpack Rice-compressed tiles of FITS images directly into rows in read order.
 
-astropy unpacks them, too; it spends two thirds of its time on copies that are not needed here, and most of all where
-every row is a tile of its own, as in archived frames.
+astropy spends two thirds of its time on copies that are not needed here, and more if every row is a tile, as in
+archived frames.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from numba.extending import intrinsic
 
 # bits that name a block's coding, the number that stands for uncoded differences, and the bits of such a difference
 _CODING = {1: (3, 6, 8), 2: (4, 14, 16), 4: (5, 25, 32)}
-_PADDING = 16  # bytes that may be looked at behind the last tile
+_PADDING = 16  # bytes that may be read behind the last tile
 
 
 class RiceError(ValueError):
-    """Compressed tiles that end too early or hold something else."""
+    """Compressed tiles that end too early or are of another kind."""
 
 
 def decode_tiles(
@@ -44,9 +44,9 @@ def decode_tiles(
     heap : ndarray of uint8, shape (b,)
         Bytes that hold the tiles.
     offsets, lengths : ndarray of int64, shape (k,)
-        Where in ``heap`` each tile begins, and its bytes.
+        First byte of each tile in ``heap``, and its number of bytes.
     out : ndarray of int or uint, shape (t, x)
-        Gets the rows of the image from ``first_row`` on.
+        Filled with the rows of the image from ``first_row`` on.
     bytes_per_pixel, block_size : int
         Parameters of the compression (``BYTEPIX``, ``BLOCKSIZE``).
     first_row : int
@@ -57,7 +57,7 @@ def decode_tiles(
     zero : int
         Added to every value (``BZERO``).
     flip_rows, flip_columns : bool
-        Turn the rows of ``out``, or its columns, around.
+        Reverse the order of the rows of ``out``, or of its columns.
 
     Raises
     ------
@@ -66,8 +66,8 @@ def decode_tiles(
 
     Notes
     -----
-    Differences of neighbours, zigzag-coded, in blocks with a common number of low bits and the rest in unary (Rice,
-    Yeh & Miller 1993; FITS standard 4.0, section 10.4.1).
+    Differences of neighbours are zigzag-coded. Each block has a common number of low bits; the other bits are in unary
+    (Rice, Yeh & Miller 1993; FITS standard 4.0, section 10.4.1).
     """
     if bytes_per_pixel not in _CODING:
         raise RiceError(f"tiles of {bytes_per_pixel} bytes per pixel; the standard knows {sorted(_CODING)}")
@@ -85,7 +85,7 @@ def decode_tiles(
 
 @intrinsic
 def _leading_zeros(context: Any, value: Any) -> Any:
-    """Number of zero bits before the first one of a uint64, 64 of zero: one instruction."""
+    """Number of zero bits before the first one bit of a uint64, 64 for zero, in one instruction."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 0))
@@ -118,7 +118,7 @@ def _decode_tiles(
     flip_rows,
     flip_columns,
 ):  # pragma: no cover - compiled
-    """Twin of `decode_tiles`; the number of a tile that is damaged, or -1."""
+    """Twin of `decode_tiles`; returns the number of a damaged tile, or -1."""
     n_rows, n_columns = out.shape
     row = -skip_rows
     for tile in range(len(offsets)):

@@ -1,4 +1,4 @@
-"""Rows of one FITS image, read a segment at a time, so that no file need fit into memory."""
+"""Read rows of one FITS image a segment at a time, so that files need not fit into memory."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def open_image_rows(file: StoredFile, index: int, layout: QuadrantLayout) -> Ima
     file : StoredFile
         Open for as long as rows are read.
     index : int
-        Of the image's HDU.
+        Index of the image's HDU.
     layout : QuadrantLayout
         How raw orientation becomes read order.
 
     Returns
     -------
     ImageRows
-        Rice tiles of whole rows and plain integers are unpacked here, everything else by astropy.
+        Rice tiles of whole rows and plain integers are unpacked here, other images by astropy.
     """
     stored = file.hdus[index]
     header = stored.header
@@ -59,7 +59,7 @@ def open_image_rows(file: StoredFile, index: int, layout: QuadrantLayout) -> Ima
 
 
 def _integer_kind(header: fits.Header) -> tuple[np.dtype, int] | None:
-    """Type of the pixels and what is added to the stored ones; None unless both are whole numbers."""
+    """Type of the pixels and offset of the stored values; None unless both are integers."""
     bits, zero = header.get("ZBITPIX", header["BITPIX"]), header.get("BZERO", 0)
     if bits not in _SIGNED or header.get("BSCALE", 1) != 1 or "BLANK" in header or "ZBLANK" in header:
         return None
@@ -71,7 +71,7 @@ def _integer_kind(header: fits.Header) -> tuple[np.dtype, int] | None:
 
 
 def _tiles_are_rows(header: fits.Header) -> bool:
-    """Whether every tile holds whole rows of an image, coded as the standard says and nothing beside."""
+    """Whether every tile holds whole rows of an image in the standard's Rice code, without other coding."""
     columns = [header.get(f"TTYPE{i}", "").strip() for i in range(1, header["TFIELDS"] + 1)]
     return (
         header["ZNAXIS"] == 2
@@ -165,7 +165,7 @@ def _read_exactly(stream: IO[bytes], n_bytes: int) -> bytes:
 
 @numba.njit(cache=True, nogil=True)
 def _orient(stored, out, is_unsigned, flip_rows, flip_columns):  # pragma: no cover - compiled
-    """Big-endian numbers, seen as native ones, into read order; the sign bit turned where zero is in the middle."""
+    """Convert big-endian numbers, viewed as native ones, to read order; flip the sign bit of unsigned types."""
     n_rows, n_columns = out.shape
     size = stored.itemsize
     for row in range(n_rows):

@@ -267,7 +267,7 @@ def test_times_of_the_observer_are_not_corrected(tmp_path):
 def test_clocks_of_no_known_scale_give_no_utc(tmp_path):
     path = write_tess(tmp_path / "t.fits", numbered(4), primary={"TIMESYS": "LOCAL CLOCK"})
     assert read_cube(path).readout.shutter_open_utc is None
-    # nobody says when this module of Kepler was read
+    # the time slice of this module of Kepler is not known
     path = write_kepler(tmp_path / "k.fits", numbered(4), table={"TIMSLICE": None})
     assert read_cube(path).readout.shutter_open_utc is None
 
@@ -394,7 +394,7 @@ def test_quadrants_belong_to_frames_alone(tmp_path, write_frame):
         ({"aperture": np.ones((3, 3))}, r"APERTURE has shape \(3, 3\), the images have \(2, 3\)"),
     ],
 )
-def test_target_pixel_files_that_cannot_be_believed(tmp_path, change, message):
+def test_damaged_target_pixel_files_are_refused(tmp_path, change, message):
     with pytest.raises(FrameError, match=message):
         read_cube(write_kepler(tmp_path / "k.fits", numbered(6), **change))
 
@@ -466,7 +466,7 @@ def test_rows_far_beyond_the_frames_are_refused(tmp_path):
         ({}, [0.0, 2.0, 4.0, 6.0], "min", r"column TIME is in 'min', known are 's'"),
     ],
 )
-def test_plain_cubes_that_cannot_be_believed(tmp_path, header, times, unit, message):
+def test_damaged_plain_cubes_are_refused(tmp_path, header, times, unit, message):
     path = write_plain(tmp_path / "c.fits", numbered(4), header=header, times=times, unit=unit)
     with pytest.raises(FrameError, match=message):
         read_info(path)

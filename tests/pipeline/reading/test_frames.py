@@ -128,7 +128,7 @@ def test_row_rates_that_are_no_rates(write_frame, value):
         ({"SHUTOPEN": "yesterday"}, r"SHUTOPEN = 'yesterday' is not ISO 8601 UTC"),
     ],
 )
-def test_header_values_that_cannot_be_believed(write_frame, primary, message):
+def test_wrong_header_values_are_refused(write_frame, primary, message):
     with pytest.raises(FrameError, match=message):
         read_frame_info(write_frame(primary=primary))
 
@@ -139,9 +139,9 @@ def test_amp_id_may_count_from_0_or_1(write_frame, start):
     assert sorted(read_frame_info(path).readouts) == [1, 2, 3, 4]
 
 
-def test_contradicting_amp_id_is_warned_of_and_the_order_believed(write_frame):
+def test_contradicting_amp_id_is_warned_of_and_the_order_used(write_frame):
     path = write_frame(amplifiers=[{"AMP_ID": number} for number in (1, 2, 7, 4)])
-    with pytest.warns(UserWarning, match=r"AMP_ID = 7 in the HDU of quadrant 3; the order of the HDUs is believed"):
+    with pytest.warns(UserWarning, match=r"AMP_ID = 7 in the HDU of quadrant 3; the order of the HDUs is used"):
         info = read_frame_info(path)
     assert info.readouts[3].quadrant == 3
 
