@@ -1,9 +1,9 @@
-"""Segments of rows: how sequences of files are cut so that memory is bounded and nothing is lost at a border.
+"""Cut sequences of files into segments of rows, so that memory is bounded and no event is lost at a border.
 
-The rows of one amplifier in one uninterrupted sequence are one time series, however many files hold it. It is searched
-in windows of `CORE_ROWS` rows that reach `MARGIN_ROWS` farther on either side, across the borders of files. Windows lie
-at fixed rows of the sequence, so that a file that arrives later changes none but the last. What peaks in the core of a
-window is that window's.
+The rows of one amplifier in one uninterrupted sequence are one time series, in one file or several. It is searched in
+segments with a core of `CORE_ROWS` rows and `MARGIN_ROWS` more on either side, across the borders of files. Cores begin
+at fixed rows of the sequence, so that a file that arrives later changes only the last ones. A segment reports the
+events that peak in its core.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from shutterless.pipeline.reading.readout import Readout
 
 CORE_ROWS = 28_672  # 7 × 4,096: the margins cost a seventh of the time; two arrays of a ZTF amplifier fill 400 MB
 MARGIN_ROWS = 2048  # twice the longest box of the template bank
-LEAST_ROWS = CORE_ROWS // 8  # a window of fewer is left to its neighbour: they tell little of the stars
+LEAST_ROWS = CORE_ROWS // 8  # a core with fewer is joined to its neighbour, since few rows measure stars badly
 MAX_ROWS = CORE_ROWS + 2 * (MARGIN_ROWS + LEAST_ROWS)
 
 
 @dataclass(frozen=True)
 class FileSpan:
-    """Rows ``start`` to ``stop`` of one file, the first of which is row ``first`` of its sequence."""
+    """Rows ``start`` to ``stop`` of one file; ``start`` is row ``first`` of its sequence."""
 
     path: Path
     start: int
@@ -39,11 +39,11 @@ class FileSpan:
 
     @property
     def last(self) -> int:
-        """Row of the sequence after the span."""
+        """First row of the sequence after the span."""
         return self.first + self.stop - self.start
 
     def within(self, start: int, stop: int) -> FileSpan | None:
-        """Part of the span that lies in rows ``start`` to ``stop`` of the sequence, None if nothing does."""
+        """Part of the span in rows ``start`` to ``stop`` of the sequence, None if there is none."""
         first, last = max(self.first, start), min(self.last, stop)
         if first >= last:
             return None
@@ -60,11 +60,11 @@ class Segment:
     series : str
         Name of the time series.
     quadrant : int or None
-        None for a stack of images, whose segment is the whole file.
+        None for an image cube, whose segment is the whole file.
     spans : tuple of FileSpan
         In the order of their rows; rows may be missing between them.
     own : (int, int)
-        Half-open range of sequence rows whose events are this segment's.
+        Half-open range of sequence rows whose events this segment reports.
     """
 
     series: str
@@ -74,7 +74,7 @@ class Segment:
 
     @property
     def name(self) -> str:
-        """Unique among the segments of one plan, and the same whatever other sequences are there."""
+        """Name that is unique among the segments of one plan and does not depend on other sequences."""
         return f"{self.series}_r{self.own[0]:09d}"
 
     @property
@@ -85,25 +85,25 @@ class Segment:
 
 @dataclass(frozen=True)
 class SegmentExposure:
-    """Rows of a segment without a gap, in memory, and the spans that they were read from."""
+    """Rows of a segment without a gap, in memory, and the spans from which they were read."""
 
     frame: Frame
     spans: tuple[FileSpan, ...]
 
     @property
     def first(self) -> int:
-        """Row of the sequence that is the first."""
+        """Row of the sequence at which the exposure begins."""
         return self.spans[0].first
 
 
 @dataclass(frozen=True)
 class _Series:
-    """What makes two files part of one time series: everything that their clocks and electronics say of them."""
+    """Key of a time series; files with equal keys (sequence, clocks and electronics) belong to one series."""
 
     label: str
     quadrant: int | None
     identity: str
-    copy: int = 0  # of rows that another file holds, too
+    copy: int = 0  # number of the copy, if several files hold the same rows
 
     @property
     def name(self) -> str:
@@ -117,13 +117,13 @@ def plan_segments(infos: Iterable[FrameInfo]) -> list[Segment]:
     Parameters
     ----------
     infos : iterable of FrameInfo
-        From `shutterless.pipeline.reading.exposures.read_info`. Files are joined whose readouts differ in nothing but
-        the first row and the seeing; those without ``first_row`` stay alone.
+        From `shutterless.pipeline.reading.exposures.read_info`. Files whose readouts differ only in first row and
+        seeing are joined. A file without ``first_row`` is a series by itself.
 
     Returns
     -------
     list of Segment
-        Series by series in the order of their rows, whatever the order of the files.
+        Series by series in the order of their rows; the order of the files does not matter.
     """
     series: dict[_Series, list[FileSpan]] = {}
     for info in sorted(infos, key=lambda info: (_first_row(info), str(info.path))):
@@ -134,7 +134,7 @@ def plan_segments(infos: Iterable[FrameInfo]) -> list[Segment]:
 
 
 def cut_file(path: Path, quadrant: int, n_rows: int) -> list[Segment]:
-    """Segments of one amplifier of one file alone, rows counted from its first; they begin at whole blocks."""
+    """Cut one amplifier of a single file into segments; rows count from its first, and segments begin at blocks."""
     return list(_cut(frame_stem(path), quadrant, [FileSpan(path, 0, n_rows, 0)]))
 
 
@@ -145,7 +145,7 @@ def _first_row(info: FrameInfo) -> int:
 def _find_series(
     info: FrameInfo, quadrant: int | None, readout: Readout, span: FileSpan, known: dict[_Series, list[FileSpan]]
 ) -> _Series:
-    """Time series that a file goes on with, or one of its own."""
+    """Time series to which the rows of a file are added, or a new one."""
     if quadrant is None or readout.first_row is None:
         return _Series(frame_stem(info.path), quadrant, str(info.path.resolve()))
     same = {**readout.to_dict(), "first_row": 0, "seeing_arcsec": 0}
@@ -157,7 +157,7 @@ def _find_series(
 
 
 def _cut(name: str, quadrant: int | None, spans: Sequence[FileSpan]) -> Iterator[Segment]:
-    """Windows over the spans of one time series; a stack of images stays whole."""
+    """Cut the spans of one time series into segments; an image cube stays whole."""
     if quadrant is None:
         yield Segment(name, None, tuple(spans), (spans[0].first, spans[-1].last))
         return
@@ -169,17 +169,17 @@ def _cut(name: str, quadrant: int | None, spans: Sequence[FileSpan]) -> Iterator
 
 
 def _cores(spans: Sequence[FileSpan]) -> list[tuple[int, int]]:
-    """Half-open ranges of sequence rows, of `CORE_ROWS` each; what holds too few joins a neighbour that has room."""
+    """Half-open ranges of sequence rows, `CORE_ROWS` each; one with too few rows joins a neighbour that has room."""
     n_rows: dict[int, int] = {}
     for span in spans:
         for k in range(span.first // CORE_ROWS, (span.last - 1) // CORE_ROWS + 1):
             part = span.within(k * CORE_ROWS, (k + 1) * CORE_ROWS)
             n_rows[k] = n_rows.get(k, 0) + (part.stop - part.start if part else 0)
-    cores: list[list[int]] = []  # first and last window of each, and their rows
+    cores: list[list[int]] = []  # first and last number k of each core, and its rows
     for k in sorted(n_rows):
         follows = bool(cores) and cores[-1][1] == k - 1
         is_short = follows and min(n_rows[k], cores[-1][2]) < LEAST_ROWS
-        # many windows in turn may be short where a sequence has gaps
+        # in a sequence with gaps many cores in turn may be short
         if is_short and cores[-1][2] + n_rows[k] <= CORE_ROWS + 2 * LEAST_ROWS:
             cores[-1][1:] = k, cores[-1][2] + n_rows[k]
         else:
@@ -188,16 +188,16 @@ def _cores(spans: Sequence[FileSpan]) -> list[tuple[int, int]]:
 
 
 class Workspace:
-    """Memory that one segment after the other is read into, so that none waits for pages.
+    """Memory that is reused for one segment after the other, so that no time goes into new pages.
 
-    One of a process: what is in it changes with the next segment.
+    There is one in a process, and the next segment overwrites its contents.
     """
 
     def __init__(self) -> None:
         self._arrays: dict[str, np.ndarray] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
-        """Uninitialised array, which the next one of the same name overwrites."""
+        """Return an uninitialised array, which the next one of the same name overwrites."""
         n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if name not in self._arrays or self._arrays[name].nbytes < n_bytes:
             self._arrays.pop(name, None)  # before the larger one is made
@@ -212,18 +212,19 @@ def read_exposures(
     supplied: dict[str, str] | None = None,
     failures: list[tuple[Path, str]] | None = None,
 ) -> Iterator[SegmentExposure]:
-    """Read the spans of a segment that follow each other without a gap as one frame.
+    """Read the spans of a segment; those that follow each other without a gap become one frame.
 
     Parameters
     ----------
     segment : Segment
         Of continuous readout.
     workspace : Workspace
-        Holds the pixels; an exposure is to be done with before the next is asked for.
+        Holds the pixels; finish with an exposure before you take the next.
     instrument, supplied
         As `shutterless.pipeline.reading.frames.read_frame_info`.
     failures : list of (Path, str), optional
-        Gets the file and reason of every span that cannot be read; it leaves a gap. Without a list it is raised.
+        Receives file and reason of every span that cannot be read, which leaves a gap. Without a list the error is
+        raised.
 
     Yields
     ------
@@ -232,7 +233,7 @@ def read_exposures(
     Raises
     ------
     FrameError
-        If a span cannot be read and there is no list for it.
+        If a span cannot be read and ``failures`` is None.
     """
     waiting: list[FileSpan] = list(segment.spans)
     while waiting:
@@ -255,7 +256,7 @@ def _read_exposure(
     supplied: dict[str, str] | None,
     failures: list[tuple[Path, str]] | None,
 ) -> Iterator[SegmentExposure]:
-    """One frame of all spans, or one on either side of each that cannot be read."""
+    """Read all spans as one frame, or as one frame on either side of a span that cannot be read."""
     assert segment.quadrant is not None, "stacks of images are not read in rows"
     filling = _Filling(workspace, sum(span.stop - span.start for span in spans))
     for span in spans:
@@ -271,7 +272,7 @@ def _read_exposure(
 
 
 class _Filling:
-    """An exposure that is being filled span by span."""
+    """An exposure that is filled span by span."""
 
     def __init__(self, workspace: Workspace, n_rows: int) -> None:
         self._workspace, self._n_rows = workspace, n_rows
@@ -284,7 +285,7 @@ class _Filling:
         self._overscans: list[np.ndarray] = []
 
     def add(self, rows: AmplifierRows, span: FileSpan) -> None:
-        """Read a span behind those before it; where that fails nothing is added."""
+        """Read a span behind those before it; if this fails nothing is added."""
         if not self._spans:
             self._pixels = self._workspace.array("pixels", (self._n_rows, rows.pixels.n_columns), rows.pixels.dtype)
         n_rows = span.stop - span.start
@@ -295,7 +296,7 @@ class _Filling:
         self._overscans.append(overscan)
 
     def take(self) -> Iterator[SegmentExposure]:
-        """Yield the exposure if it holds anything, and begin another."""
+        """Yield the exposure if it holds rows, and begin another."""
         if self._spans:
             first, start = self._opened[0], self._spans[0].start
             readout = first.readout.from_row(start, start + self._filled)
@@ -305,7 +306,7 @@ class _Filling:
 
 
 def _read_span(rows: AmplifierRows, span: FileSpan, out: np.ndarray) -> np.ndarray:
-    """Fill ``out`` with the rows of a span; their overscan."""
+    """Fill ``out`` with the rows of a span; return their overscan."""
     if rows.n_rows < span.stop:
         raise FrameError(f"{span.path}: {rows.n_rows} rows, where there were {span.stop} before; did it change?")
     if rows.pixels.dtype != out.dtype:

@@ -1,4 +1,4 @@
-"""Tiles unpack as astropy unpacks them, whichever rows are asked for, and damage is never read beyond its bytes."""
+"""Any rows of tiles unpack as in astropy, and damaged tiles are never read beyond their bytes."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_damaged_tile_is_numbered_within_the_image():
 
 
 def test_damage_is_never_read_beyond_the_buffer(monkeypatch):
-    """Random bytes and cuts, decoded by a twin that checks every index: an error that says so, or some numbers."""
+    """Random bytes and cuts, decoded by a twin that checks every index: a clear error, or some numbers."""
     monkeypatch.setattr(rice, "_decode_tiles", numba.njit(boundscheck=True)(rice._decode_tiles.py_func))
     rng = np.random.default_rng(2)
     reasons, n_read = [], 0

@@ -1,4 +1,4 @@
-"""Rows that are read a segment at a time are the rows of the whole image, in every way that FITS stores one."""
+"""Rows read a segment at a time equal those of the whole image, for every way in which FITS stores it."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def test_tiles_fewer_than_the_image_needs(tmp_path):
 
 
 def test_damaged_tiles_are_an_error_or_some_numbers(tmp_path):
-    """Bytes of the table and of the tiles changed at random: offsets and lengths of tiles may say anything."""
+    """Bytes of the table and of the tiles changed at random: offsets and lengths of tiles may have any value."""
     path = write_image(tmp_path / "a.fits.fz", make_image(np.uint16), tile_shape=(7, N_COLUMNS))
     with fits.open(path, disable_image_compression=True) as hdus:
         place = hdus[2].fileinfo()["datLoc"]

@@ -1,4 +1,4 @@
-"""Segments cover every row of a sequence once, whatever files hold it, and read what the files hold."""
+"""Segments cover every row of a sequence once, in any division into files, and read its pixels."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ READOUT = Readout(300.0, 6.2, 10.0, 48_000.0, 3080, sequence="night/1", ccd=7)
 def make_info(
     name: str, first: int | None, n_rows: int, quadrants: tuple[int, ...] = (1,), **readout: Any
 ) -> FrameInfo:
-    """What the headers of a file say that nobody wrote."""
+    """Headers of a file that does not exist."""
     readouts = {q: replace(READOUT, quadrant=q, first_row=first, **readout) for q in quadrants}
     return FrameInfo(FOLDER / name, load_profile("ztf"), n_rows, readouts, {}, 3072)
 
@@ -74,7 +74,7 @@ def test_one_short_file_is_one_segment():
 
 
 def test_files_are_joined_across_their_border():
-    """28,000 + 40,000 rows: the border is inside the first window, and its margin ends 2,048 rows after it."""
+    """28,000 + 40,000 rows: the border is inside the first segment, whose margin ends 2,048 rows after it."""
     first, second, *rest = plan_segments(make_infos((0, 28_000), (28_000, 68_000)))
     assert [(span.start, span.stop) for span in first.spans] == [(0, 28_000), (0, CORE_ROWS + MARGIN_ROWS - 28_000)]
     assert second.spans[0].first == CORE_ROWS - MARGIN_ROWS
@@ -104,7 +104,7 @@ def test_every_row_is_owned_once_and_read_with_its_margins(seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_few_rows_stand_alone_only_where_no_neighbour_has_room(seed):
+def test_few_rows_are_a_segment_only_if_no_neighbour_has_room(seed):
     rng = np.random.default_rng(100 + seed)
     for _ in range(40):
         rows = random_rows(rng)
@@ -131,7 +131,7 @@ def test_window_of_few_rows_joins_its_neighbour(rows, expected):
 
 
 def test_many_windows_of_few_rows_do_not_become_one_without_end():
-    """Forty files of 3,000 rows, one in each window."""
+    """Forty files of 3,000 rows, one in each core."""
     segments = plan_segments(make_infos(*((k * CORE_ROWS, k * CORE_ROWS + 3000) for k in range(40))))
     own = [span.within(*segment.own) for segment in segments for span in segment.spans]
     assert sum(span.stop - span.start for span in own if span is not None) == 40 * 3000
@@ -141,7 +141,7 @@ def test_many_windows_of_few_rows_do_not_become_one_without_end():
 
 @pytest.mark.parametrize("missing", [1, 20_000, 40_000, 100_000])
 def test_windows_lie_where_they_did_without_the_first_rows(missing):
-    """All windows but the first two that are left are the same to the last row."""
+    """All remaining segments but the first two are the same to the last row."""
     whole = plan_segments(make_infos((0, 150_000), (150_000, 200_000)))
     rest = plan_segments([make_info("000000000.fits", missing, 150_000 - missing), *make_infos((150_000, 200_000))])
     first = (missing // CORE_ROWS + 2) * CORE_ROWS
@@ -159,7 +159,7 @@ def test_a_later_file_changes_the_last_windows_only(seed):
             continue
         before = plan_segments(make_infos(*rows))
         after = plan_segments(make_infos(*rows, last))
-        # the window before that of the new rows may be joined to it, and the one before that reaches into it
+        # the core before that of the new rows may be joined to it, and the segment before that reaches into it
         end = (last[0] // CORE_ROWS - 1) * CORE_ROWS
         same = [segment for segment in before if segment.own[1] <= end]
         assert same == [segment for segment in after if segment.own[1] <= end]
@@ -223,7 +223,7 @@ def test_overlapping_files_are_two_series():
     assert len({segment.name for segment in segments}) == 2
 
 
-def test_files_without_a_first_row_stay_alone():
+def test_files_without_a_first_row_are_not_joined():
     segments = plan_segments([make_info("a.fits", None, 40_000), make_info("b.fits", None, 9000)])
     assert [{span.path.name for span in segment.spans} for segment in segments] == [
         {"a.fits"},
@@ -243,7 +243,7 @@ def test_a_stack_of_images_is_one_segment_whatever_its_length():
 
 
 def test_names_depend_on_nothing_but_the_series_and_the_row():
-    """The file system takes them, and a file of another name, another length or other sequences beside change none."""
+    """Names are valid file names, and do not depend on names and lengths of files or on other sequences."""
     segments = plan_segments([make_info("a.fits", 0, 40_000)])
     assert segments[0].name.startswith("night-1_c07_q1_")
     assert [segment.name[-11:] for segment in segments] == ["_r000000000", "_r000028672"]
@@ -396,7 +396,7 @@ def test_a_damaged_file_is_recorded_and_its_neighbours_are_read(
 
 
 @pytest.mark.parametrize(("damage", "reason"), DAMAGES)
-def test_a_damaged_file_is_an_error_where_nobody_lists_it(write_tiny, plan, read, damage, reason):
+def test_a_damaged_file_is_an_error_without_a_list_of_failures(write_tiny, plan, read, damage, reason):
     paths = [write_tiny(*rows) for rows in ((0, 40), (40, 60))]
     segment = plan(paths)
     damage(paths[1])

@@ -12,7 +12,7 @@ LAGS = np.array([310, 0, 875, 432, 77, 640])
 
 
 def shared_stars(seed: int, noise: float, n_channels: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Six stars (s, c, t) that do the same in star time, correlated over 30 rows, with their own noise; the truth."""
+    """Six stars (s, c, t) with one motion in their own time, correlated over 30 rows, and own noise; the truth."""
     rng = np.random.default_rng(seed)
     waves = [draw_waves(rng, 1.0, 30.0) for _ in range(n_channels)]
     truth = np.stack([[wave.value(np.arange(N_ROWS) - lag) for wave in waves] for lag in LAGS])
@@ -60,7 +60,7 @@ def test_lags_are_refined_to_the_row():
 def test_each_star_is_predicted_by_the_others_alone():
     series, truth = shared_stars(6, noise=0.5, n_channels=1)
     shared = SharedSeries(series[:, 0], ALL, np.full(6, 4.0), LAGS, windows=(1, 5, 15))
-    inside = slice(1000, 5000)  # where all six are seen
+    inside = slice(1000, 5000)  # where all six have rows
     error = (shared.predicted - truth[:, 0])[:, inside]
     # five stars of 0.5 leave 0.22 in a single row, and neighbouring rows help
     assert error.std() < 0.22

@@ -47,7 +47,7 @@ def test_states_are_found_within_their_errors():
     light = streak_light(states, X, FLUX_E, SIGMA_PX)
     noisy = light + np.random.default_rng(1).normal(0, 30.0, light.shape).astype(np.float32)
     found, error = follow_state(noisy, noise, X, FLUX_E, SIGMA_PX)
-    # of a star that is wider or off its place less is known: up to a quarter more scatter than in steady air
+    # a wider or displaced star is measured less well: up to a quarter more scatter than in steady air
     np.testing.assert_allclose((found - states).std(axis=1) / error, 1.1, atol=0.2)
     for channel in range(N_STATES):
         assert np.polyfit(states[channel], found[channel], 1)[0] == pytest.approx(1, abs=0.03)

@@ -1,4 +1,4 @@
-"""Six stars under one moving sky: the motion is learned from them, taken off each, and what one does alone stays."""
+"""Shared motion is learned from six stars and subtracted from each; an event on one star stays."""
 
 from dataclasses import replace
 

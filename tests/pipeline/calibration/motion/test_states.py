@@ -1,4 +1,4 @@
-"""Streaks measured side by side and in an order that leaves what one after the other would."""
+"""Streaks are measured side by side, with the same result as one after the other."""
 
 from types import SimpleNamespace
 
@@ -18,7 +18,7 @@ def spans(*columns):
 
 
 def test_overlapping_streaks_keep_their_order():
-    """The second overlaps the first, the fourth the second, the third nobody."""
+    """The second overlaps the first, the fourth the second, the third none."""
     assert independent_groups(spans(0, 10, 40, 15)) == [[0, 2], [1], [3]]
     assert independent_groups(spans(0, 11)) == [[0, 1]]
     assert independent_groups([]) == []
