@@ -32,7 +32,7 @@ def kinds_reference() -> str:
 
 def vetoes_reference() -> str:
     """Every veto in the order in which they are tried."""
-    rows = [("(empty)", "nothing is against it", "", "")]
+    rows = [("(empty)", "nothing speaks against an event", "", "")]
     rows += [(f"`{veto.name}`", veto.meaning, veto.limit, veto.cause) for veto in VETOES]
     return _table(("veto", "what it says", "when", "typical cause"), rows)
 

@@ -145,8 +145,8 @@ KIND_TABLE = {
         Kind(name="pickup", what="interference: 1–6 rows that all columns share", signs=(-1, 1)),
         EventKind(
             name="eclipse",
-            what="lunar limb: Fresnel diffraction by a straight edge, either direction, band and stellar disc as of an "
-            "occultation",
+            what="lunar limb: Fresnel diffraction by a straight edge, either direction, band and stellar disc as for "
+            "an occultation",
             signs=(-1, 1),
             place=Place.STAR,
             # the scale is 10.7 m at the Moon and 600 nm; limbs move 0.1 to 1 km/s
