@@ -16,13 +16,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from math import cos, pi
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import get_cosine_schedule_with_warmup
 
 from shutterless.models.dataset import mirror_columns, strips_to_tensors
 from shutterless.models.pretraining.masked_patches import MaskedPatchModel
@@ -207,9 +208,10 @@ class _Run:
         order = self.training[torch.randperm(len(self.training), generator=generator)]
         self.model.train()
         sums = np.zeros(3)
-        for i, index in enumerate(order.split(self.settings.batch_size)):
-            rate = learning_rate(self.at.epoch * self.steps_per_epoch + i, self.settings, self.steps_per_epoch)
-            sums += self._step(index, generator, rate)
+        schedule = schedule_rate(self.optimiser, self.settings, self.steps_per_epoch, self.at.epoch)
+        for index in order.split(self.settings.batch_size):
+            sums += self._step(index, generator)
+            schedule.step()
         self.at.epoch += 1
         errors = _validation_errors(self.model, self.tensors, self.validation, self.settings.seed)
         self.at.seconds += time.perf_counter() - started
@@ -218,13 +220,11 @@ class _Run:
         self.rows += rows
         return rows
 
-    def _step(self, index: torch.Tensor, generator: torch.Generator, rate: float) -> np.ndarray:
+    def _step(self, index: torch.Tensor, generator: torch.Generator) -> np.ndarray:
         batch = {name: values.index_select(0, index) for name, values in self.tensors.items()}
         hidden = draw_hidden(batch["mask"], self.model.config.token_masking, generator)
         if self.settings.flip_columns:
             mirror_columns(batch, self.model.grid, torch.rand(len(index), generator=generator) < 0.5)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
         output = self.model(hidden.to(self.device), **{name: v.to(self.device) for name, v in batch.items()})
         self.optimiser.zero_grad(set_to_none=True)
         output.loss.backward()
@@ -309,13 +309,18 @@ def _validation_errors(
     return np.concatenate(parts)
 
 
-def learning_rate(step: int, settings: PretrainingSettings, steps_per_epoch: int) -> float:
-    """Rate of a step: a linear rise, then a cosine to 0 at the end of all epochs."""
+def schedule_rate(
+    optimiser: torch.optim.Optimizer, settings: PretrainingSettings, steps_per_epoch: int, epoch: int = 0
+) -> LRScheduler:
+    """Set the rate of the first step of an epoch; it rises linearly, then falls along a cosine to 0 after the last.
+
+    Step 0 of the library's own schedule has no rate, so steps count from 1 here.
+    """
     n_steps = settings.epochs * steps_per_epoch
-    n_warmup = settings.warmup_fraction * n_steps
-    if step < n_warmup:
-        return settings.learning_rate * (step + 1) / (n_warmup + 1)
-    return settings.learning_rate * 0.5 * (1 + cos(pi * (step - n_warmup) / max(n_steps - n_warmup, 1)))
+    for group in optimiser.param_groups:
+        group["initial_lr"] = settings.learning_rate
+    n_warmup: Any = settings.warmup_fraction * n_steps  # the library takes fractions of a step, too
+    return get_cosine_schedule_with_warmup(optimiser, n_warmup + 1, n_steps + 1, last_epoch=epoch * steps_per_epoch)
 
 
 def _seed_of(seed: int, epoch: int) -> int:

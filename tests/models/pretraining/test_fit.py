@@ -17,7 +17,7 @@ from shutterless.models.pretraining.fit import (
     PretrainingError,
     PretrainingSettings,
     fit_masked_model,
-    learning_rate,
+    schedule_rate,
 )
 from shutterless.models.pretraining.masked_patches import (
     ENCODER_PARTS,
@@ -259,9 +259,17 @@ def test_caller_keeps_its_random_state():
 
 def test_rate_rises_and_falls():
     settings = PretrainingSettings(epochs=10, learning_rate=1.0, warmup_fraction=0.1)
-    rates = [learning_rate(step, settings, 10) for step in range(101)]
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    rates = []
+    for epoch in range(10):  # begun anew, as by a training that goes on from a checkpoint
+        schedule = schedule_rate(optimiser, settings, 10, epoch)
+        for _ in range(10):
+            rates += schedule.get_last_lr()
+            optimiser.step()
+            schedule.step()
+    rates += schedule.get_last_lr()
+    np.testing.assert_allclose(rates[:11], np.arange(1, 12) / 11)
     assert np.argmax(rates) == 10
-    assert rates[10] == 1.0
     assert rates[55] == pytest.approx(0.5)
     assert rates[100] == pytest.approx(0, abs=1e-12)
 
