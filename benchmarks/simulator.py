@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import label
 from scipy.optimize import brentq
+from scipy.signal import periodogram
 
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.frames import read_amplifier
@@ -214,12 +215,11 @@ def count_clusters(excess_e: np.ndarray) -> int:
 
 def strongest_wave(rows: np.ndarray, near_hz: float) -> tuple[float, float]:
     """Frequency and amplitude of the highest peak of the spectrum within 2 Hz."""
-    window = np.hanning(len(rows))
-    frequencies = np.fft.rfftfreq(8 * len(rows), 1 / ROW_RATE_HZ)
-    spectrum = np.abs(np.fft.rfft((rows - rows.mean()) * window, 8 * len(rows))) * 2 / window.sum()
+    n = len(rows)
+    frequencies, power = periodogram(rows, ROW_RATE_HZ, np.hanning(n), nfft=8 * n, scaling="spectrum")
     near = np.flatnonzero(np.abs(frequencies - near_hz) < 2)
-    peak = near[np.argmax(spectrum[near])]
-    return float(frequencies[peak]), float(spectrum[peak])
+    peak = near[np.argmax(power[near])]
+    return float(frequencies[peak]), float(np.sqrt(2 * power[peak]))
 
 
 def measure_faults(folder: Path) -> Iterator[Line]:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
+from astropy.stats import gaussian_sigma_to_fwhm
 from astropy.time import Time, TimeDelta
 from astropy.utils import iers
 
@@ -94,7 +95,7 @@ class Readout:
     @property
     def psf_sigma_px(self) -> float:
         """Width of a Gaussian point-spread function of the header's seeing (pixels)."""
-        return self.seeing_arcsec / self.pixel_scale_arcsec / np.sqrt(8 * np.log(2))
+        return self.seeing_arcsec / self.pixel_scale_arcsec / gaussian_sigma_to_fwhm
 
     def n_ramp_rows(self, n_rows: int) -> int:
         """Number of the file's first rows with the sky ramp (sequence row below ``n_transit``)."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from astropy.stats import gaussian_sigma_to_fwhm
 from astropy.time import Time
 
 from shutterless.pipeline.events.events import LONGEST_FLARE_S, smeared_step
@@ -345,7 +346,7 @@ def draw_scene(settings: SceneSettings, ccd: int, quadrant: int) -> Scene:
         flux_e_row=10 ** (-0.4 * (mag - zero_point)) / settings.row_rate_hz,
         sky_e_s=10 ** (-0.4 * (settings.sky_mag - zero_point)) * scale**2,
         read_noise_e=float(settings.electronics("read_noise_e")),
-        psf_sigma_px=float(settings.seeing_arcsec / scale / np.sqrt(8 * np.log(2))),
+        psf_sigma_px=float(settings.seeing_arcsec / scale / gaussian_sigma_to_fwhm),
         row_rate_hz=settings.row_rate_hz,
         n_transit=n_transit,
         n_columns=n_columns,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from astropy.stats import mad_std
+from astropy.stats import gaussian_sigma_to_fwhm, mad_std
 
 from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.plots.cubes import (
@@ -39,7 +39,6 @@ MAX_PIXELS = 15  # on a side, of which each gets a light curve of its own
 MAX_CUBE_SECTIONS = 16
 N_RAYS = 12
 _ZOOM = 4.0  # a light curve whose range is so many times that of its central 98 % is drawn again without the rest
-_FWHM = np.sqrt(8 * np.log(2))
 _NO_CANDIDATES = pd.DataFrame({"time_archive": [], "x": [], "y": []})
 
 
@@ -169,7 +168,7 @@ def _entry_numbers(cube: CubeEntry) -> Definitions:
         ("First and last", f"{archive[0]} – {archive[1]}, {scale_text(readout.time_scale)}"),
         ("Masked", _describe_masked(cube)),
         ("Stars", f"{len(stars)}" + ("" if pd.isna(mag) else f", the brightest of magnitude {mag:.2f}")),
-        ("Star image (FWHM)", f"{number(_FWHM * amplifier.psf_sigma_px, '{:.2f}')} px"),
+        ("Star image (FWHM)", f"{number(gaussian_sigma_to_fwhm * amplifier.psf_sigma_px, '{:.2f}')} px"),
         ("Pointing", _describe_motion(cube.motion_px)),
         ("Light of all pixels", f"{number(float(median_light(cube.total_e)), '{:,.0f}')} e⁻ per cadence (median)"),
         ("Noise / expected", _describe_noise(quiet)),
