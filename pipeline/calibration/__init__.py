@@ -1,1 +1,1 @@
-"""Calibration: ADU to residuals in units of their own noise. Start with `exposure`."""
+"""Calibrate exposures: ADU to residuals in units of their own noise. Start with `exposure`."""

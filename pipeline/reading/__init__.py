@@ -1,1 +1,1 @@
-"""Reading: FITS files to rows in read order, with what the clocks say of each row."""
+"""Read FITS files into rows in read order, with the times of each row."""

@@ -1,1 +1,1 @@
-"""The store: calibrated amplifiers on disk, written whole or not at all."""
+"""Store calibrated amplifiers on disk, written whole or not at all."""

@@ -280,8 +280,8 @@ def cube_star_table(cube: Cube, stars: StarFit) -> pd.DataFrame:
 
 def _trend_rows(cube: Cube, n_live: int) -> int:
     """Window of the slow trend in rows: that of the profile, or `TREND_ROWS`, but no more than the live rows."""
-    asked = cube.profile.trend_s * cube.readout.row_rate_hz if cube.profile.trend_s else TREND_ROWS
-    return int(np.clip(round(asked), 8, max(n_live, 8)))
+    wanted = cube.profile.trend_s * cube.readout.row_rate_hz if cube.profile.trend_s else TREND_ROWS
+    return int(np.clip(round(wanted), 8, max(n_live, 8)))
 
 
 def _fit_drift(series: np.ndarray, common: np.ndarray, motion: np.ndarray | None, window_rows: int) -> np.ndarray:

@@ -103,8 +103,12 @@ def _is_sharp(stamps: np.ndarray, noise_e: np.ndarray, sigma_px: float) -> np.nd
     live = np.isfinite(stamps)
     values = np.where(live, stamps, 0.0)
     weight = (noise_e[:, 1:2, 1:2] / np.where(noise_e > 0, noise_e, noise_e[:, 1:2, 1:2])).reshape(len(stamps), -1)
-    seen = weight * live.reshape(weight.shape)
-    snr = (values.reshape(weight.shape) * seen) @ light.T / np.sqrt(np.maximum(seen**2 @ (light**2).T, 1e-12))
+    live_weight = weight * live.reshape(weight.shape)
+    snr = (
+        (values.reshape(weight.shape) * live_weight)
+        @ light.T
+        / np.sqrt(np.maximum(live_weight**2 @ (light**2).T, 1e-12))
+    )
     best = snr.argmax(axis=1)  # of the places
     highest = snr[every, best]
     # a neighbour that is noisier makes a source sharper in units of noise; `SPIKE_SHARPNESS_NOISE` was set without

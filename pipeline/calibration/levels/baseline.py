@@ -45,9 +45,9 @@ def _mean_block(electrons, first, centre, read_noise, clip):  # pragma: no cover
     for row in range(n_rows):
         values = electrons[row, first : first + n_columns]
         for k in range(n_columns):
-            apart = abs(values[k] - centre[k])
-            known = apart == apart
-            total[k] += apart if known else np.float32(0)
+            departure = abs(values[k] - centre[k])
+            known = departure == departure
+            total[k] += departure if known else np.float32(0)
             count[k] += np.float32(1) if known else np.float32(0)
     for k in range(n_columns):
         photons = np.sqrt(max(centre[k], np.float32(0)) + read_noise**2)
@@ -58,9 +58,9 @@ def _mean_block(electrons, first, centre, read_noise, clip):  # pragma: no cover
         for row in range(n_rows):
             values = electrons[row, first : first + n_columns]
             for k in range(n_columns):
-                apart = values[k] - centre[k]
-                inside = abs(apart) <= limit[k]
-                total[k] += apart if inside else np.float32(0)
+                departure = values[k] - centre[k]
+                inside = abs(departure) <= limit[k]
+                total[k] += departure if inside else np.float32(0)
                 count[k] += np.float32(1) if inside else np.float32(0)
         for k in range(n_columns):
             centre[k] += total[k] / count[k]

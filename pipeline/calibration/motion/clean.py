@@ -149,7 +149,7 @@ def clean_streaks(
 
 
 def subtract_own_motions(
-    residual: np.ndarray, streaks: Sequence[Streak], sigma_px: float, everyone: np.ndarray
+    residual: np.ndarray, streaks: Sequence[Streak], sigma_px: float, all_x: np.ndarray
 ) -> np.ndarray:
     """Subtract from each streak in turn, in place, the motion and focus that its own rows predict.
 
@@ -159,7 +159,7 @@ def subtract_own_motions(
     streaks : sequence of Streak
     sigma_px : float
         Width of the mean point-spread function.
-    everyone : ndarray, shape (s,)
+    all_x : ndarray, shape (s,)
         Positions of all streaks; events on those nearby are not taken for motion.
 
     Returns
@@ -172,7 +172,7 @@ def subtract_own_motions(
         return moved
     first = np.array([streak.columns.start for streak in streaks])
     x, flux = np.array([[streak.x, streak.flux_e_row] for streak in streaks]).T
-    beside = np.array([_companions(streak, everyone) for streak in streaks])
+    beside = np.array([_companions(streak, all_x) for streak in streaks])
     noise = np.array([streak.noise_e for streak in streaks], dtype=np.float64)
     modes, estimators = streak_modes(x, flux, sigma_px, noise, first, beside)
     halves = half_bits(residual)
@@ -192,9 +192,9 @@ def _subtract_own(halves: np.ndarray, first: int, modes: np.ndarray, estimators:
     return any(moves)
 
 
-def _companions(streak: Streak, everyone: np.ndarray) -> np.ndarray:
+def _companions(streak: Streak, all_x: np.ndarray) -> np.ndarray:
     """Positions of the nearest other streaks within its columns, NaN where there are fewer; (c,)."""
-    near = everyone[(everyone > streak.columns.start - 1) & (everyone < streak.columns.stop)]
+    near = all_x[(all_x > streak.columns.start - 1) & (all_x < streak.columns.stop)]
     near = near[np.abs(near - streak.x) > MIN_SEPARATION_PX]
     companions = np.full(MAX_COMPANIONS, np.nan)
     nearest = near[np.argsort(np.abs(near - streak.x))[:MAX_COMPANIONS]]

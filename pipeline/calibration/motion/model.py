@@ -234,10 +234,10 @@ def _add_column(sums, rows, t, k, weight, x, sigma, point):  # pragma: no cover 
         d1 = bright * (density - rising) * inverse
         d2 = bright * (z * density - upper * rising) * sigma * inverse
         left = rows[t, k, i] - bright * d0
-        seen = left == left
-        left = left if seen else np.float32(0)
+        known = left == left
+        left = left if known else np.float32(0)
         sums[_WHOLE + i] += weight[k, i] * (d0 * d0 + d1 * d1)
-        w = weight[k, i] if seen else np.float32(0)
+        w = weight[k, i] if known else np.float32(0)
         w0, w1, w2 = w * d0, w * d1, w * d2
         sums[_A00 + i] += w0 * d0
         sums[_A01 + i] += w0 * d1

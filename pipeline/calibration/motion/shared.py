@@ -103,13 +103,13 @@ def bright_streaks(
     x, flux, first = order["x"].to_numpy(), order["flux_e_row"].to_numpy(), first_columns(order["x"], n_columns)
     columns = np.minimum(first[:, None] + np.arange(2 * STAR_HALF_WIDTH + 1), n_columns - 1)
     own = flux[:, None] * pixel_profile(columns - x[:, None], sigma_px)
-    everyone = np.bincount(columns.ravel(), weights=own.ravel(), minlength=n_columns)
+    all_light = np.bincount(columns.ravel(), weights=own.ravel(), minlength=n_columns)
     settled = readout.steady_rows(n_rows)
     found, crowding = [], []
     for row, light, start in zip(order.itertuples(), own, first, strict=True):
         here = slice(int(start), min(int(start) + 2 * STAR_HALF_WIDTH + 1, n_columns))
         light = light[: here.stop - here.start]
-        others = everyone[here] - light
+        others = all_light[here] - light
         lag = float(row.y0) - (readout.first_row or 0)
         found.append(
             Streak(
