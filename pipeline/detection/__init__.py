@@ -1,1 +1,1 @@
-"""Detection: residuals to triggers, with the vetoes of the classical detector."""
+"""Detection: from residuals to triggers, and the vetoes of the classical detector."""

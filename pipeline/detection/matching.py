@@ -1,4 +1,4 @@
-"""Which detection belongs to which row of a truth table, and which detections belong together."""
+"""Match detections with rows of a truth table, and number groups of detections that belong together."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def match_truth(detections: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
     Parameters
     ----------
     detections : DataFrame
-        With ``x``, ``row_start``, ``row_stop`` and ``width_rows``, and of a stack of images ``y``.
+        With ``x``, ``row_start``, ``row_stop`` and ``width_rows``, and ``y`` for a stack of images.
     truth : DataFrame
-        With ``x``, ``row_start``, ``row_stop`` and ``rho``, and of a stack of images ``y``.
+        With ``x``, ``row_start``, ``row_stop`` and ``rho``, and ``y`` for a stack of images.
 
     Returns
     -------
     ndarray of int64, shape (number of detections,)
         Position of the matching truth row, -1 without one. A match lies within `TRUTH_MATCH_PX` in x and y, and its
-        rows overlap those of the truth, give or take one width of the template. Of several truth rows one that
-        overlaps without that tolerance goes first, then the one with the highest ``rho``.
+        rows overlap those of the truth within one width of the template. Among several truth rows, those that overlap
+        without that tolerance take precedence, then the one with the highest ``rho``.
     """
     matched = np.full(len(detections), -1, dtype=np.int64)
     columns = {
@@ -51,7 +51,7 @@ def match_truth(detections: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
 
 
 def number_groups(pairs: Sequence[tuple[int, int]], n: int) -> np.ndarray:
-    """Number of the group of each of ``n`` things, int64 (n,): those that pairs join, through others too, share one."""
+    """Group number of each of ``n`` things, int64 (n,); things joined by a chain of pairs share a group."""
     first, second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     graph = coo_array((np.ones(len(first)), (first, second)), shape=(n, n))
     return connected_components(graph, directed=False)[1].astype(np.int64)

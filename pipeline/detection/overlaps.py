@@ -1,4 +1,4 @@
-"""Triggers of segments that overlap become one list in which every cause stands once."""
+"""Join the triggers of overlapping segments so that every cause appears once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shutterless.pipeline.detection.matching import TRUTH_MATCH_PX
 
 
 def join_overlaps(tables: Sequence[pd.DataFrame], owns: Sequence[tuple[int, int]]) -> list[pd.DataFrame]:
-    """Take from each segment what is its own.
+    """Keep the triggers of each segment that belong to its own rows.
 
     Parameters
     ----------
@@ -24,9 +24,8 @@ def join_overlaps(tables: Sequence[pd.DataFrame], owns: Sequence[tuple[int, int]
     Returns
     -------
     list of DataFrame
-        One per segment. A trigger is kept where its peak lies in the segment's own rows. Two segments may put the peak
-        of one cause on different sides of their border; then the one that keeps it is the one that owns it, or the
-        stronger where both do or neither does.
+        One per segment. A trigger is kept if its peak lies in the segment's own rows. Two segments may place the peak
+        of one cause on different sides of their border. If both or neither then own it, the stronger trigger is kept.
     """
     kept = [_peaks_within(table, own) for table, own in zip(tables, owns, strict=True)]
     for k in range(len(tables) - 1):
@@ -38,15 +37,15 @@ def join_overlaps(tables: Sequence[pd.DataFrame], owns: Sequence[tuple[int, int]
 
 
 def _peaks_within(table: pd.DataFrame, own: tuple[int, int]) -> np.ndarray:
-    """Which triggers peak in some rows; an empty table need not have columns."""
+    """Mask of the triggers that peak in a segment's own rows; an empty table need not have columns."""
     if table.empty:
         return np.zeros(0, dtype=bool)
-    # a copy, for pandas lends its own memory for reading only
+    # a copy, since pandas returns a read-only view
     return table["row_peak"].between(*own, inclusive="left").to_numpy(copy=True)
 
 
 def _same_causes(first: pd.DataFrame, second: pd.DataFrame) -> list[tuple[int, int]]:
-    """Positions of triggers of two segments that are one cause, each at most once, the nearest peaks first."""
+    """Positions of triggers of two segments that have one cause; each appears at most once, nearest peaks first."""
     if first.empty or second.empty:
         return []
     x, start, stop, peak, snr = (

@@ -1,7 +1,7 @@
-"""Stage 1: a matched filter over every pixel, the PSF across its neighbours and boxes of 1 to 1,024 rows along time.
+"""Search every pixel with a matched filter: the PSF across its neighbours and boxes of 1 to 1,024 rows along time.
 
-It proposes: every place where some box of either sign stands above a low threshold becomes a trigger, once. What a
-trigger is then worth, `shutterless.pipeline.detection.triggers` finds out.
+This is the first stage of detection. Every place where a box of either sign exceeds a low threshold becomes one hit.
+`shutterless.pipeline.detection.triggers` then measures each hit with better templates.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ __all__ = ["BOX_WIDTHS", "MIN_LIVE_OF_BOX", "TRIGGER_THRESHOLD", "Footprint", "f
 
 BOX_WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 TRIGGER_THRESHOLD = 5.0  # about one noise trigger per amplifier-second; cosmic rays add 0.85
-SAME_CAUSE_COLUMNS = 3  # triggers this close, along x and y, in overlapping rows, are one
+SAME_CAUSE_COLUMNS = 3  # hits this close along x and y in overlapping rows have one cause
 _COLUMNS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Pixels of a stack that the point-spread function reaches, and the matched filter over them.
+    """Pixels of a stack that the point-spread function covers, and the matched filter over them.
 
     Parameters
     ----------
     y, x : slice
         Pixels whose time series are needed, all within the stack.
     taps : ndarray of int64, shape (p, k)
-        For each of ``p`` sources the place of its ``k`` neighbours in ``residual[y, x]``, flattened; what lies beyond
-        the stack is some pixel of its border, with no weight.
+        For each of ``p`` sources the flat indices of its ``k`` neighbours in ``residual[y, x]``. A neighbour beyond the
+        stack is replaced by a pixel of its border with weight 0.
     kernels : ndarray of float32, shape (p, k)
-        ``(P / σ) / √Σ(P / σ)²``, so that filtered residuals of pure noise have unit variance.
+        ``(P / σ) / √Σ(P / σ)²``, so that filtered noise has unit variance.
     """
 
     y: slice
@@ -55,8 +55,7 @@ def footprint(amplifier: Amplifier, y: int, x: np.ndarray) -> Footprint:
     amplifier : Amplifier
     y : int
     x : ndarray of int, shape (p,)
-        Ascending. ``P`` is centred on the star within half a pixel of its pixel where there is one, otherwise on the
-        pixel.
+        Ascending. ``P`` is centred on a star within half a pixel of the pixel, if there is one, otherwise on the pixel.
     """
     half = psf_half_width(amplifier.psf_sigma_px)
     half_y = half if amplifier.n_y > 1 else 0
@@ -76,7 +75,7 @@ def footprint(amplifier: Amplifier, y: int, x: np.ndarray) -> Footprint:
 
 
 def _centred_light(amplifier: Amplifier, y: int, x: np.ndarray, half_y: int, half: int) -> np.ndarray:
-    """Share of a source's light on the pixels around each place, (p, y, x); centred on the star of the pixel if any."""
+    """Share of a source's light on the pixels around each place, (p, y, x), centred on the pixel's star if any."""
     centre = np.stack([np.full(len(x), y), x], axis=1).astype(np.float64)
     star = nearest_place(amplifier.star_places, centre, within_px=0.5)
     centre[star >= 0] = amplifier.star_places[star[star >= 0]]
@@ -85,7 +84,7 @@ def _centred_light(amplifier: Amplifier, y: int, x: np.ndarray, half_y: int, hal
 
 
 def scan(amplifier: Amplifier, threshold: float = TRIGGER_THRESHOLD) -> pd.DataFrame:
-    """Find every place where a box template of either sign stands out, each cause once.
+    """Find every place where a box template of either sign exceeds the threshold, each cause once.
 
     Parameters
     ----------
@@ -112,7 +111,7 @@ def scan(amplifier: Amplifier, threshold: float = TRIGGER_THRESHOLD) -> pd.DataF
 
 
 def _keep_strongest(hits: np.ndarray, n_y: int, n_columns: int) -> pd.DataFrame:
-    """One trigger per cause: the strongest of those within `SAME_CAUSE_COLUMNS` pixels and one width in rows."""
+    """One hit per cause: the strongest of those within `SAME_CAUSE_COLUMNS` pixels and one width in rows."""
     order = np.lexsort((hits[:, 2], hits[:, 1], hits[:, 0], -np.abs(hits[:, 3])))
     hits = hits[order]
     kept = hits[_suppress(hits, n_y, n_columns, SAME_CAUSE_COLUMNS)]
@@ -131,8 +130,8 @@ def _keep_strongest(hits: np.ndarray, n_y: int, n_columns: int) -> pd.DataFrame:
 
 @numba.njit(cache=True, nogil=True)
 def _suppress(hits, n_y, n_columns, same_pixels):  # pragma: no cover - compiled
-    """Indices of hits, strongest first, that no stronger one explains."""
-    newest = np.full((n_y, n_columns), -1, dtype=np.int64)  # last kept hit of a pixel, and before it the one before
+    """Indices of the hits that no stronger hit explains, strongest first."""
+    newest = np.full((n_y, n_columns), -1, dtype=np.int64)  # last kept hit of a pixel; `before` holds earlier ones
     before = np.full(len(hits), -1, dtype=np.int64)
     kept = np.empty(len(hits), dtype=np.int64)
     n_kept = 0

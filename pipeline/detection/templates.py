@@ -1,4 +1,4 @@
-"""Time templates around a box of the scan: boxes, Gaussians and flares of some widths, on rows binned for speed."""
+"""Build time templates around a box of the scan: boxes, Gaussians and flares of several widths, in bins of rows."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ SHAPES = (
     *(("gaussian", "burst", {"profile": "gaussian"}, scale) for scale in (0.6, 0.85, 1.2)),
     *(("flare", "flare", {}, scale) for scale in (0.25, 0.4, 0.6, 0.9)),
 )
-HALF_ROW_WIDTH = 8  # up to this width templates are also centred between two rows
-BINS_PER_WIDTH = 16  # longer boxes are refined on rows binned to this many per width
+HALF_ROW_WIDTH = 8  # up to this width, templates are also centred between two rows
+BINS_PER_WIDTH = 16  # longer boxes are fitted to rows binned to this many per width
 
 
 @dataclass(frozen=True)
 class ShapeBank:
     """Time templates for boxes of one width.
 
-    ``kernels`` is (s, k), each row of unit norm, ``names`` their shapes; ``bin_rows`` rows per bin; ``pre`` the bin of
-    the centre; ``max_shift`` bins to try on either side; ``start``, ``stop``, ``peak`` the central 90 % of each
-    template, in bins relative to the centre; ``peak_value`` the largest element of each.
+    ``kernels`` is (s, k), each row of unit norm; ``names`` are their shapes; ``bin_rows`` the rows of a bin; ``pre``
+    the bin of the centre; ``max_shift`` the largest shift in bins to either side. ``start`` and ``stop`` bound the
+    central 90 % of each template, ``peak`` is its highest bin, all relative to the centre; ``peak_value`` is the
+    largest element.
     """
 
     kernels: np.ndarray
@@ -41,9 +42,10 @@ class ShapeBank:
 
 @lru_cache(maxsize=128)
 def shape_bank(width_rows: int, sigma_rows: float) -> ShapeBank:
-    """Time templates around a box of ``width_rows``, smeared by the PSF, on rows binned for speed.
+    """Time templates around a box of ``width_rows``, smeared by the PSF, in bins of rows for speed.
 
-    Short ones are there twice, centred on a row and between two: half a row off costs a delta burst 8 % of its S/N.
+    Short templates exist twice, centred on a row and between two rows. An offset of half a row would cost a burst of
+    negligible duration 8 % of its S/N.
     """
     bin_rows = max(width_rows // BINS_PER_WIDTH, 1)
     width = width_rows / bin_rows

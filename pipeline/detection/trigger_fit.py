@@ -1,8 +1,8 @@
-"""Best place, time and shape around every hit of the scan, and what a template of that shape leaves of the residual.
+"""Fit place, time and shape of every hit of the scan, and measure the quality of the fit.
 
-One compiled loop over the hits of one width. A hit is measured on its patch: the residuals around its pixel, (k, bins),
-in bins of rows for wide boxes. Places within a pixel are counted in sixteenths, so that the light of a source at every
-place that may be tried stands in two small tables, one along each axis.
+One compiled loop treats the hits of one width. A hit is fitted to its patch: the residuals around its pixel,
+(pixels, bins), in bins of rows for wide boxes. Places within a pixel are multiples of 1/16 px, so two small tables, one
+for each axis, hold the light of a source at every possible place.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from shutterless.pipeline.psf import pixel_profile, psf_half_width
 
 PLACES_PER_PX = 16
 PLACES_PX = np.arange(-15, 16) / PLACES_PER_PX
-PHASES = np.arange(3, 28, 4)  # of `PLACES_PX`, -0.75 to 0.75: a source half a pixel off loses 8 % of its S/N
-# an eighth of a pixel off leaves 2.6 % of a light of this width, along each axis, to the residual: too much for a veto
+PHASES = np.arange(3, 28, 4)  # of `PLACES_PX`, -0.75 to 0.75; an error of half a pixel costs 8 % of the S/N
+# an error of 1/8 px leaves 2.6 % of the light of a PSF this narrow in the residual, per axis: too much for a veto
 SHARP_PX = 0.7
-_FINE_STEPS = (2, 1)  # places around a sharp light's best phase at which others are tried, each half the one before
-_LEAST_LIVE = MIN_LIVE_OF_BOX - 1e-6  # half, however its sum is rounded
-_NEGLIGIBLE = 1e-6  # part of a template's peak below which its tails are left out
-_SIGNIFICANT, _MARGIN = 0.02, 3  # part of a template's peak above which the residual is looked at, and bins around it
+_FINE_STEPS = (2, 1)  # in `PLACES_PX`, around the best phase of a sharp PSF; each step is half the one before
+_LEAST_LIVE = MIN_LIVE_OF_BOX - 1e-6  # half, with room for rounding of sums
+_NEGLIGIBLE = 1e-6  # fraction of a template's peak below which its tails are left out
+_SIGNIFICANT, _MARGIN = 0.02, 3  # fraction of a template's peak above which its fit is judged, and further bins
 
 
 class Reach(NamedTuple):
-    """Pixels on either side of a hit along y and x, and a source's light there along each axis at all `PLACES_PX`.
+    """Pixels on either side of a hit along y and x, and the light of a source there along each axis at all `PLACES_PX`.
 
-    ``light_y`` is (31, pixels along y), ``light_x`` (31, pixels along x); ``is_sharp``: places between phases count.
+    ``light_y`` is (31, pixels along y), ``light_x`` (31, pixels along x). ``is_sharp``: the PSF is so narrow that
+    places between the phases are fitted too.
     """
 
     y: int
@@ -45,14 +46,15 @@ class Reach(NamedTuple):
 
 
 class Templates(NamedTuple):
-    """What the compiled loops need of a `shutterless.pipeline.detection.templates.ShapeBank`.
+    """A `shutterless.pipeline.detection.templates.ShapeBank` in the form that the compiled loops take.
 
-    ``kernels`` is (s, k); ``bins`` (s, 2) where each is not negligible, ``looked`` (s, 2) where its fit is judged.
+    ``kernels`` is (s, k); ``bins`` (s, 2) the range where each is not negligible; ``judged`` (s, 2) the range in which
+    its fit is judged.
     """
 
     kernels: np.ndarray
     bins: np.ndarray
-    looked: np.ndarray
+    judged: np.ndarray
     peak: np.ndarray
     bin_rows: int
     pre: int
@@ -70,15 +72,15 @@ class Stack(NamedTuple):
 
 
 class Fits(NamedTuple):
-    """Results of `fit_hits`, one element a hit.
+    """Results of `fit_hits`, one element per hit.
 
-    ``is_seen``: enough was unmasked, the others are undefined without; ``place_y``, ``place_x`` of `PLACES_PX`;
-    ``shape`` of the templates; ``shift`` and ``peak``: bins from the patch's first to the template's first and, from
-    there, to its brightest bin that was seen; ``snr``; ``norm`` of the source's light in units of its noise;
-    ``quality`` (h, 4): chi2_excess, chi2_significance, sharpness and flatness.
+    ``is_measured``: enough pixels are live; otherwise the rest is undefined. ``place_y``, ``place_x``: indices into
+    `PLACES_PX`. ``shape``: index of the template. ``shift``: bin of the patch in which the template begins. ``peak``:
+    brightest live bin of the template. ``norm``: norm of the source's light in units of the noise. ``quality`` (h, 4):
+    chi2_excess, chi2_significance, sharpness and flatness.
     """
 
-    is_seen: np.ndarray
+    is_measured: np.ndarray
     place_y: np.ndarray
     place_x: np.ndarray
     shape: np.ndarray
@@ -90,10 +92,10 @@ class Fits(NamedTuple):
 
     @classmethod
     def of(cls, n_hits: int) -> Fits:
-        """Room for so many."""
+        """Empty results for ``n_hits`` hits."""
         integers = {name: np.zeros(n_hits, np.int64) for name in ("place_y", "place_x", "shape", "shift", "peak")}
         numbers = {name: np.zeros(n_hits) for name in ("snr", "norm")}
-        return cls(is_seen=np.zeros(n_hits, bool), **integers, **numbers, quality=np.zeros((n_hits, 4)))
+        return cls(is_measured=np.zeros(n_hits, bool), **integers, **numbers, quality=np.zeros((n_hits, 4)))
 
 
 @lru_cache(maxsize=16)
@@ -106,33 +108,33 @@ def reach_of(sigma_px: float, is_high: bool) -> Reach:
 
 
 def stack_of(amplifier: Amplifier) -> Stack:
-    """What the compiled loops need of an amplifier, without a copy."""
+    """Residuals and noise of an amplifier in the form that the compiled loops take, without a copy."""
     sigma = np.ascontiguousarray(amplifier.sigma_e.reshape(-1, amplifier.sigma_e.shape[2]), dtype=np.float32)
     return Stack(compiled_lines(amplifier.residual), sigma, amplifier.block_rows, amplifier.n_y, amplifier.n_columns)
 
 
 def templates_of(bank: ShapeBank) -> Templates:
-    """Templates of a shape bank with the bins in which they matter."""
+    """Templates of a shape bank, with the ranges of bins in which they are not negligible."""
     height = np.abs(bank.kernels) / np.abs(bank.kernels).max(axis=1, keepdims=True)
     n_bins = bank.kernels.shape[1]
-    bins, looked = (
+    bins, judged = (
         np.stack([np.argmax(above, axis=1), n_bins - np.argmax(above[:, ::-1], axis=1)], axis=1)
         for above in (height > _NEGLIGIBLE, height > _SIGNIFICANT)
     )
-    looked = np.clip(looked + np.array([-_MARGIN, _MARGIN]), 0, n_bins)
+    judged = np.clip(judged + np.array([-_MARGIN, _MARGIN]), 0, n_bins)
     peak = (bank.pre + bank.peak).astype(np.int64)
-    return Templates(bank.kernels, bins, looked, peak, bank.bin_rows, bank.pre, bank.max_shift)
+    return Templates(bank.kernels, bins, judged, peak, bank.bin_rows, bank.pre, bank.max_shift)
 
 
 def template_quality(templates: Templates, shape: int, reach: Reach, place_y: int, place_x: int) -> tuple[float, float]:
-    """Sharpness and flatness that a template itself has where the noise of all pixels is the same."""
+    """Sharpness and flatness of a template itself if the noise of all pixels is the same."""
     light = np.outer(reach.light_y[place_y], reach.light_x[place_x]).ravel()
     light /= np.linalg.norm(light)
-    kernel, looked = templates.kernels[shape], templates.looked[shape]
+    kernel, judged = templates.kernels[shape], templates.judged[shape]
     patch = np.outer(light, kernel).astype(np.float32)
     across = patch.astype(np.float64) @ kernel
     quality = np.empty(4)
-    judge_fit(patch, np.ones_like(patch), 0, across, light, 1.0, kernel, looked, (reach.y, reach.x), quality)
+    judge_fit(patch, np.ones_like(patch), 0, across, light, 1.0, kernel, judged, (reach.y, reach.x), quality)
     return float(quality[2]), float(quality[3])
 
 
@@ -144,7 +146,7 @@ def fit_hits(stack, y, x, first_row, templates, reach, fits):  # pragma: no cove
     ----------
     stack : Stack
     y, x, first_row : ndarray of int64, shape (h,)
-        Pixel and first row of the patch of each.
+        Pixel of each hit, and first row of its patch.
     templates : Templates
     reach : Reach
     fits : Fits
@@ -157,7 +159,7 @@ def fit_hits(stack, y, x, first_row, templates, reach, fits):  # pragma: no cove
     for hit in range(len(y)):
         is_whole = _cut_patch(stack, y[hit], x[hit], first_row[hit], templates.bin_rows, reach, patch, live, sigma)
         phase_y, phase_x, shift, shape, snr = _best_template(patch, live, is_whole, sigma, templates, reach)
-        fits.is_seen[hit] = shape >= 0
+        fits.is_measured[hit] = shape >= 0
         if shape < 0:
             continue
         across, covered = _collapse(patch, live, shift, templates, shape)
@@ -166,14 +168,14 @@ def fit_hits(stack, y, x, first_row, templates, reach, fits):  # pragma: no cove
         fits.norm[hit] = _weigh_light(reach, phase_y, phase_x, sigma, light)
         fits.place_y[hit], fits.place_x[hit], fits.shape[hit], fits.shift[hit] = phase_y, phase_x, shape, shift
         fits.snr[hit] = snr
-        fits.peak[hit] = _seen_peak(live, shift, light, templates, shape)
-        kernel, looked = templates.kernels[shape], templates.looked[shape]
-        judge_fit(patch, live, shift, across, light, np.float64(snr), kernel, looked, half, fits.quality[hit])
+        fits.peak[hit] = _live_peak(live, shift, light, templates, shape)
+        kernel, judged = templates.kernels[shape], templates.judged[shape]
+        judge_fit(patch, live, shift, across, light, np.float64(snr), kernel, judged, half, fits.quality[hit])
 
 
 @numba.njit(cache=True, nogil=True)
 def _cut_patch(stack, y, x, first_row, bin_rows, reach, patch, live, sigma):  # pragma: no cover - compiled
-    """Residuals around a pixel in bins of rows, in σ of a bin; live fraction of each; noise. Whether all is live."""
+    """Write the binned residuals around a pixel (σ of a bin), their live fraction and noise; whether all are live."""
     n_rows, n_blocks = stack.lines.shape[1], stack.sigma_e.shape[1]
     start, stop = max(first_row, 0), min(first_row + patch.shape[1] * bin_rows, n_rows)
     block = min(max((start + stop) // 2 // stack.block_rows, 0), n_blocks - 1)
@@ -206,7 +208,7 @@ def _cut_patch(stack, y, x, first_row, bin_rows, reach, patch, live, sigma):  # 
 
 @numba.njit(cache=True, nogil=True)
 def _weigh_light(reach, place_y, place_x, sigma, light):  # pragma: no cover - compiled
-    """Write a source's light over its noise on the pixels of a patch, of unit norm; the norm it had."""
+    """Write a source's light over the noise on the pixels of a patch, scaled to unit norm; return its norm before."""
     n_x = reach.light_x.shape[1]
     total = 0.0
     for pixel in range(len(light)):
@@ -220,7 +222,7 @@ def _weigh_light(reach, place_y, place_x, sigma, light):  # pragma: no cover - c
 
 @numba.njit(cache=True, nogil=True)
 def _best_template(patch, live, is_whole, sigma, templates, reach):  # pragma: no cover - compiled
-    """Phase (y, x), shift and shape of the highest S/N, and that; shape -1 where too little is unmasked."""
+    """Phase (y, x), shift, shape and value of the highest S/N; shape -1 if too little is unmasked."""
     n_pixels, n_bins = patch.shape
     pixels, light = np.arange(n_pixels), np.empty(n_pixels)
     weight, square = np.empty(n_pixels, np.float32), np.empty(n_pixels, np.float32)
@@ -264,13 +266,13 @@ def _dot_squares(values, kernel):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True)
 def _scaled(snr, coverage):  # pragma: no cover - compiled
-    """S/N over the unmasked part of a template in units of its noise; NaN where more than half of it is masked."""
+    """S/N over the unmasked part of a template in units of its noise; NaN if more than half of it is masked."""
     return np.float32(snr / np.sqrt(coverage)) if coverage >= _LEAST_LIVE else np.float32(np.nan)
 
 
 @numba.njit(cache=True, nogil=True)
 def _collapse(patch, live, shift, templates, shape):  # pragma: no cover - compiled
-    """S/N of each pixel alone at the best time and shape, and which part of the template it saw."""
+    """S/N of each pixel alone at the best time and shape, and the live fraction of the template there."""
     first, last = templates.bins[shape]
     kernel = templates.kernels[shape, first:last]
     across, covered = np.empty(len(patch)), np.empty(len(patch))
@@ -282,7 +284,7 @@ def _collapse(patch, live, shift, templates, shape):  # pragma: no cover - compi
 
 @numba.njit(cache=True, nogil=True)
 def _best_place(across, covered, is_whole, sigma, place_y, place_x, reach):  # pragma: no cover - compiled
-    """Place of the highest S/N at the best time and shape, around the best phase of a sharp light, and that S/N."""
+    """Place and value of the highest S/N at the best time and shape, searched around the best phase of a sharp PSF."""
     light = np.empty(len(sigma))
     best_y, best_x, best = place_y, place_x, np.float32(0)
     for step in _FINE_STEPS:
@@ -303,21 +305,21 @@ def _best_place(across, covered, is_whole, sigma, place_y, place_x, reach):  # p
 
 
 @numba.njit(cache=True, nogil=True)
-def _seen_peak(live, shift, light, templates, shape):  # pragma: no cover - compiled
-    """Bin of a template's peak, or where that is masked of the brightest bin that is not."""
-    if _is_seen(live[:, shift + templates.peak[shape]], light):
+def _live_peak(live, shift, light, templates, shape):  # pragma: no cover - compiled
+    """Bin of a template's peak, or its brightest live bin if the peak is masked."""
+    if _is_live(live[:, shift + templates.peak[shape]], light):
         return templates.peak[shape]
     brightest, height = 0, -1.0
     for b in range(templates.kernels.shape[1]):
-        if abs(templates.kernels[shape, b]) > height and _is_seen(live[:, shift + b], light):
+        if abs(templates.kernels[shape, b]) > height and _is_live(live[:, shift + b], light):
             brightest, height = b, abs(templates.kernels[shape, b])
     return brightest
 
 
 @numba.njit(cache=True, nogil=True)
-def _is_seen(live, light):  # pragma: no cover - compiled
-    """Whether half of what a source's light weighs falls on live pixels."""
-    seen = 0.0
+def _is_live(live, light):  # pragma: no cover - compiled
+    """Whether live pixels hold at least half of the squared weight of a source's light."""
+    total = 0.0
     for pixel in range(len(light)):
-        seen += light[pixel] ** 2 * live[pixel]
-    return seen >= _LEAST_LIVE
+        total += light[pixel] ** 2 * live[pixel]
+    return total >= _LEAST_LIVE

@@ -1,6 +1,6 @@
-"""What a trigger is worth: the best of many shapes at the best position, and whether something else explains it.
+"""Measure every hit of the scan with the best template at the best position, and apply the vetoes.
 
-With its vetoes this is the classical detector, the rival that every learned model must beat.
+This is the classical detector, the baseline that every learned model must beat.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ TRIGGER_COLUMNS = (
 
 
 def find_triggers(amplifier: Amplifier, threshold: float = TRIGGER_THRESHOLD) -> pd.DataFrame:
-    """Scan an amplifier, refine what is found and say what each trigger may be instead of an event.
+    """Scan an amplifier, fit every hit, and state why a trigger may not be an event.
 
     Parameters
     ----------
@@ -65,29 +65,29 @@ def find_triggers(amplifier: Amplifier, threshold: float = TRIGGER_THRESHOLD) ->
     -------
     DataFrame
         `TRIGGER_COLUMNS`, one row per trigger in row order. ``snr`` is signed; ``row_start`` to ``row_stop`` hold the
-        central 90 % of the best template; ``veto`` is empty or the reason against; ``amplitude_e`` is in electrons
+        central 90 % of the best template; ``veto`` is the name of the veto, or empty; ``amplitude_e`` is in electrons
         per row at the peak, summed over columns.
 
     Notes
     -----
     ``chi2_excess``, ``chi2_significance``, ``sharpness`` and ``flatness`` are those of
-    `shutterless.pipeline.detection.fit_quality.judge_fit`, with the S/N before it is divided by the star's scatter;
-    ``template_sharpness`` and ``template_flatness`` those that the best template has itself. ``light_inside`` is the
-    fraction of a source's light at ``x``, ``y`` that falls on pixels of the stack: the product over the axes of
-    Σ P(pixel - place) over the pixels that exist. 1: all of it; 0.5: the place is on the border; 0: none.
+    `shutterless.pipeline.detection.fit_quality.judge_fit`, with the S/N before it is divided by the star's scatter.
+    ``template_sharpness`` and ``template_flatness`` are those of the best template itself. ``light_inside`` is the
+    fraction of the light of a source at ``x``, ``y`` that falls on pixels of the stack: the product over the axes of
+    Σ P(pixel - place) over the pixels that exist. It is 0.5 for a place on the border.
     """
     return characterise(amplifier, scan(amplifier, threshold), threshold)
 
 
 def characterise(amplifier: Amplifier, hits: pd.DataFrame, threshold: float = 0.0) -> pd.DataFrame:
-    """Refine the hits of `shutterless.pipeline.detection.scan.scan` and add what the vetoes look at.
+    """Fit the hits of `shutterless.pipeline.detection.scan.scan` and add the columns that the vetoes need.
 
-    What falls below the threshold once it is measured by its star's scatter is no trigger, and left out.
+    A hit whose S/N falls below the threshold once it is divided by its star's scatter is left out.
     """
     triggers = _measure(amplifier, hits)
-    # two hits beside one event may find it both
+    # two hits beside one event may both converge to it
     triggers = triggers[~triggers[["x", "y", "row_peak", "shape"]].duplicated()].reset_index(drop=True)
-    scatter = _own_scatter(amplifier, triggers)
+    scatter = _star_scatter(amplifier, triggers)
     triggers["snr"] /= scatter
     triggers = triggers[(scatter == 1) | (triggers["snr"].abs() >= threshold)].reset_index(drop=True)
     triggers["n_same_row"] = count_same_row(triggers, triggers)
@@ -99,8 +99,8 @@ def characterise(amplifier: Amplifier, hits: pd.DataFrame, threshold: float = 0.
     return triggers[list(TRIGGER_COLUMNS)].astype(_TYPES if triggers.empty else {})
 
 
-def _own_scatter(amplifier: Amplifier, triggers: pd.DataFrame) -> np.ndarray:
-    """How much the star of each trigger swings anyway over so many rows, in units of its noise."""
+def _star_scatter(amplifier: Amplifier, triggers: pd.DataFrame) -> np.ndarray:
+    """Scatter of the star of each trigger over boxes of the trigger's width, in units of its noise."""
     y, x = (np.round(triggers[name].to_numpy(np.float64)).astype(np.int64) for name in ("y", "x"))
     rows = (triggers[name].to_numpy(np.int64) for name in ("width_rows", "row_start", "row_stop"))
     return StarScatter(amplifier).scatters(y, x, *rows)
@@ -134,15 +134,15 @@ _TYPES = {
 
 
 def _measure(amplifier: Amplifier, hits: pd.DataFrame) -> pd.DataFrame:
-    """Best position, time and shape around each hit, in their order; without those where too little is unmasked."""
+    """Best position, time and shape of each hit, in their order, without hits where too little is unmasked."""
     stack = stack_of(amplifier)
     reach = reach_of(amplifier.psf_sigma_px, amplifier.n_y > 1)
     widths, *places = (hits[name].to_numpy(np.int64) for name in ("width_rows", "y", "x", "row_start"))
     order, parts = [np.empty(0, np.int64)], []
     for width in np.unique(widths):
         same = np.flatnonzero(widths == width)
-        seen, part = _measure_width(amplifier, stack, reach, int(width), *(place[same] for place in places))
-        order.append(same[seen])
+        measured, part = _measure_width(amplifier, stack, reach, int(width), *(place[same] for place in places))
+        order.append(same[measured])
         parts.append(part)
     columns = [name for name in TRIGGER_COLUMNS if name not in _LATE]
     table = {name: np.concatenate([part[name] for part in parts]) for name in columns} if parts else {}
@@ -152,16 +152,16 @@ def _measure(amplifier: Amplifier, hits: pd.DataFrame) -> pd.DataFrame:
 def _measure_width(
     amplifier: Amplifier, stack: Stack, reach: Reach, width: int, y: np.ndarray, x: np.ndarray, row_start: np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Measure hits of one width: which of them are seen, and the columns of these."""
+    """Measure hits of one width: the indices of those with enough live pixels, and their columns."""
     smear_rows = round(amplifier.smear_rows, 3)
     bank = shape_bank(width, smear_rows)
     centre_row = row_start + (width - 1) // 2
     first_row = centre_row - (bank.pre + bank.max_shift) * bank.bin_rows - (bank.bin_rows - 1) // 2
     fits = Fits.of(len(y))
     fit_hits(stack, y, x, first_row, _templates(width, smear_rows), reach, fits)
-    seen = np.flatnonzero(fits.is_seen)
-    fits, y, x, first_row = Fits(*(part[seen] for part in fits)), y[seen], x[seen], first_row[seen]
-    look = _template_looks(width, smear_rows, amplifier, fits)
+    measured = np.flatnonzero(fits.is_measured)
+    fits, y, x, first_row = Fits(*(part[measured] for part in fits)), y[measured], x[measured], first_row[measured]
+    own_quality = _template_qualities(width, smear_rows, amplifier, fits)
     zero = first_row + (fits.shift + bank.pre) * bank.bin_rows
     peak_row = bank.peak_value[fits.shape] / np.sqrt(bank.bin_rows)  # of the unit-norm template in rows
     start, stop = bank.start[fits.shape], bank.stop[fits.shape]
@@ -170,14 +170,14 @@ def _measure_width(
         "row_stop": zero + (stop + 1) * bank.bin_rows - 1,
         "row_peak": first_row + (fits.shift + fits.peak) * bank.bin_rows + bank.bin_rows // 2,
     }
-    return seen, {
+    return measured, {
         "x": np.clip(x + PLACES_PX[fits.place_x], 0, amplifier.n_columns - 1),
         "y": np.clip(y + PLACES_PX[fits.place_y], 0, amplifier.n_y - 1),
         **{name: np.clip(row, 0, amplifier.n_rows - 1) for name, row in rows.items()},
         "width_rows": (stop - start + 1).astype(np.float64) * bank.bin_rows,
         "shape": np.array(bank.names, dtype=object)[fits.shape],
         "snr": fits.snr,
-        **dict(zip(_FIT_COLUMNS, (*fits.quality.T, *look.T), strict=True)),
+        **dict(zip(_FIT_COLUMNS, (*fits.quality.T, *own_quality.T), strict=True)),
         "light_inside": _inside(reach.light_y[fits.place_y], y, reach.y, amplifier.n_y)
         * _inside(reach.light_x[fits.place_x], x, reach.x, amplifier.n_columns),
         "amplitude_e": fits.snr * peak_row / fits.norm,
@@ -190,22 +190,22 @@ def _inside(light: np.ndarray, middle: np.ndarray, half: int, size: int) -> np.n
     return np.sum(light * ((pixel >= 0) & (pixel < size)), axis=1)
 
 
-def _template_looks(width_rows: int, smear_rows: float, amplifier: Amplifier, fits: Fits) -> np.ndarray:
-    """Sharpness and flatness that the template of each hit has itself, (h, 2).
+def _template_qualities(width_rows: int, smear_rows: float, amplifier: Amplifier, fits: Fits) -> np.ndarray:
+    """Sharpness and flatness of the template of each hit itself, (h, 2).
 
-    Where the rows after a flare's first are masked, or it rises faster than any template, that row is all there is: no
-    template counts as less sharp than one row.
+    If the rows after a flare's first row are masked, or the flare rises faster than any template, only that row
+    remains. So the sharpness of a template is at least that of a single row.
     """
     light = smear_rows, amplifier.psf_sigma_px, amplifier.n_y > 1
-    looks = []
+    qualities = []
     for shape, *place in zip(fits.shape.tolist(), fits.place_y.tolist(), fits.place_x.tolist(), strict=True):
-        sharpness, flatness = _template_look(width_rows, shape, *light, *place)
-        looks.append((max(sharpness, _template_look(1, 0, *light, *place)[0]), flatness))
-    return np.array(looks).reshape(-1, 2)
+        sharpness, flatness = _cached_template_quality(width_rows, shape, *light, *place)
+        qualities.append((max(sharpness, _cached_template_quality(1, 0, *light, *place)[0]), flatness))
+    return np.array(qualities).reshape(-1, 2)
 
 
 @lru_cache(maxsize=4096)
-def _template_look(
+def _cached_template_quality(
     width_rows: int, shape: int, smear_rows: float, sigma_px: float, is_high: bool, place_y: int, place_x: int
 ) -> tuple[float, float]:
     return template_quality(_templates(width_rows, smear_rows), shape, reach_of(sigma_px, is_high), place_y, place_x)

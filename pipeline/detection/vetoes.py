@@ -1,4 +1,4 @@
-"""Why a trigger may be something else than an event: the vetoes of the classical detector."""
+"""Decide which triggers are not events: the vetoes of the classical detector."""
 
 from __future__ import annotations
 
@@ -11,49 +11,50 @@ import pandas as pd
 from shutterless.pipeline.detection.scan import TRIGGER_THRESHOLD
 from shutterless.pipeline.events.kinds import NOISE
 
-# set on events and cosmic rays injected into simulated training frames: they cost 1 % of the events and let
-# 17 % of the cosmic rays between 6.5 and 8 sigma pass, 3 % between 8 and 20, none above; docs/experiments.md
+# limits set on events and cosmic rays injected into simulated training frames. They cost 1 % of the events and let pass
+# 17 % of the cosmic rays between 6.5 and 8 sigma, 3 % between 8 and 20, and none above; docs/experiments.md
 # S/N of the best track over that of the best template: 0.8 for events, 1.15 for cosmic rays; noise adds about 1.3 / S/N
 MAX_SHARPNESS, SHARPNESS_MARGIN = 0.78, 1.3
 MAX_CHI2_EXCESS = 0.15  # chi-square over degrees of freedom, per squared S/N; a one-pixel spike leaves 1.5
 MIN_CHI2_SIGNIFICANCE = 3.5
-LONG_WIDTH = 9  # rows; beyond, few cosmic rays reach in continuous readout and the shapes of events fit worse
+LONG_WIDTH = 9  # rows; few cosmic rays last longer in continuous readout, and longer events fit worse
 MAX_CHI2_EXCESS_LONG = 0.3
 MIN_CHI2_SIGNIFICANCE_LONG = 5.0
 MAX_FLATNESS = 0.5  # a point source has -0.2, light shared by all columns of the patch 1.1
-# a point source has -0.2 ± 1.2 / S/N; what is left of a star that moved or widened gives the middle what it takes from
-# the flanks. Costs 0.5 % of events injected above 8 sigma in still air; on two amplifiers with all nuisances on it took
-# 29 and 15 triggers above 7 sigma down to 18 and 12
+# a point source has -0.2 ± 1.2 / S/N; the residual of a star that moved or changed its width is positive in the middle
+# and negative in the flanks, or the reverse. The limit costs 0.5 % of events injected above 8 sigma in still air. With
+# all nuisances it reduced 29 and 15 triggers above 7 sigma on two amplifiers to 18 and 12
 MIN_FLATNESS, FLATNESS_NOISE = -0.3, 3.5
-POINT_FLATNESS = -0.2  # on which that was set
-MIN_LIGHT_INSIDE = 0.8  # of a source; at the border of a stack, shape and place of one that is cut cannot be told
+POINT_FLATNESS = -0.2  # of the point sources on which `MIN_FLATNESS` was set
+MIN_LIGHT_INSIDE = 0.8  # of a source; beyond that the border of the stack hides its shape and place
 MAX_SAME_ROW = 1  # further triggers elsewhere on the amplifier in the same rows
 SAME_ROW_TOLERANCE = 2
 SAME_ROW_DISTANCE_PX = 8
-# beyond these no model is asked: on 1.2 Gpix of simulated frames with 309 triggers on injected events they cut 28 % of
-# the triggers in still air, 16 % with everything on, and no event; what was cut beside one was a cosmic ray
+# beyond these limits no model scores a trigger. On 1.2 Gpix of simulated frames with 309 triggers on injected events
+# they cut 28 % of the triggers in still air, 16 % with all nuisances, and no event; a trigger that they cut beside an
+# event was a cosmic ray
 NO_MODEL_SHARPNESS_MARGIN, NO_MODEL_FLATNESS = 0.2, 0.8
 
 
 @dataclass(frozen=True)
 class Veto:
-    """One reason why the classical detector takes a trigger for no event.
+    """One reason why the classical detector rejects a trigger.
 
     Parameters
     ----------
     name : str
         As in the column ``veto`` of triggers and candidates.
     meaning : str
-        What it says of the trigger, in words.
+        What the veto means, in words.
     limit : str
-        When it is given, with the numbers.
+        When it applies, with the numbers.
     cause : str
-        What is typically behind it.
+        Typical cause.
     kind : str
-        What the trigger is taken for, of `shutterless.pipeline.events.kinds.KINDS`: the class of training examples in
-        frames that hold no event.
+        Kind that the trigger is taken for, of `shutterless.pipeline.events.kinds.KINDS`: the class of training examples
+        in frames that hold no event.
     check : callable
-        From triggers, and of each whether it lasts long (bool), to whether the veto applies to it (bool).
+        Takes triggers and a mask of long ones (bool); returns whether the veto applies to each (bool).
     """
 
     name: str
@@ -93,7 +94,7 @@ VETOES = (
     ),
     Veto(
         name="edge",
-        meaning="the border of the stack cuts it, so that nothing can be said of its shape",
+        meaning="the border of the stack cuts it, so that its shape is unknown",
         limit=f"less than {MIN_LIGHT_INSIDE} of a source's light falls inside the stack",
         cause="border of a cube or amplifier",
         kind=NOISE,
@@ -101,7 +102,7 @@ VETOES = (
     ),
     Veto(
         name="wide",
-        meaning="the whole patch has it, not the source alone",
+        meaning="the light covers the whole patch, not the source alone",
         limit=f"flatness above {MAX_FLATNESS}",
         cause="rows shared by many columns",
         kind="pickup",
@@ -117,7 +118,7 @@ VETOES = (
     ),
     Veto(
         name="shape",
-        meaning="the best template leaves too much of it",
+        meaning="the best template leaves too large a residual",
         limit=f"χ² excess per squared S/N above {MAX_CHI2_EXCESS}, at {MIN_CHI2_SIGNIFICANCE} σ "
         f"({MAX_CHI2_EXCESS_LONG} and {MIN_CHI2_SIGNIFICANCE_LONG:g} σ beyond {LONG_WIDTH} rows)",
         cause="cosmic ray, blend",
@@ -136,14 +137,14 @@ VETOES = (
 
 
 def veto_reasons(triggers: pd.DataFrame, long_width: int = LONG_WIDTH) -> pd.Series:
-    """Why a trigger is not taken for an event by the classical detector; empty where it is.
+    """Name of the veto by which the classical detector rejects each trigger; empty if it accepts it.
 
     Parameters
     ----------
     triggers : DataFrame
         With all of `TRIGGER_COLUMNS` that come before ``veto``.
     long_width : int
-        Rows beyond which no cosmic ray lasts, so that the shape may fit worse.
+        Rows that hardly any cosmic ray exceeds; beyond them the shape may fit worse.
 
     Returns
     -------
@@ -152,8 +153,7 @@ def veto_reasons(triggers: pd.DataFrame, long_width: int = LONG_WIDTH) -> pd.Ser
 
     Notes
     -----
-    Where a sharp point-spread function makes the best template itself look sharp or its flanks dark, that much is
-    allowed.
+    A sharp point-spread function makes the best template itself sharp or its flanks dark. The limits allow for that.
     """
     is_long = triggers["width_rows"] > long_width
     checks = [veto.check(triggers, is_long) for veto in VETOES]
@@ -162,35 +162,35 @@ def veto_reasons(triggers: pd.DataFrame, long_width: int = LONG_WIDTH) -> pd.Ser
 
 
 def kinds_by_veto() -> dict[str, str]:
-    """What a trigger without an event is taken for, by the name of its veto; noise where it has none."""
+    """Kind that a trigger without an event is taken for, by the name of its veto; noise without a veto."""
     return {"": NOISE, **{veto.name: veto.kind for veto in VETOES}}
 
 
 def describe_veto(name: str) -> str:
-    """Name of a veto and what it means; the name alone of one that is not known (any more)."""
+    """Name of a veto and its meaning; only the name if the veto is unknown, as one of an older version may be."""
     meaning = next((veto.meaning for veto in VETOES if veto.name == name), "")
     return f"{name}: {meaning}" if meaning else name or "none"
 
 
 def need_a_model(triggers: pd.DataFrame) -> np.ndarray:
-    """Triggers about which a model is asked, bool, (number of triggers,).
+    """Mask of the triggers that a model scores, bool, (number of triggers,).
 
-    Not about those that are sharper than the veto allows by `NO_MODEL_SHARPNESS_MARGIN` (cosmic rays), or flatter than
-    `NO_MODEL_FLATNESS` (rows that many columns share): they are certainly no events.
+    The others are certainly no events. They exceed the sharpness limit of the veto by `NO_MODEL_SHARPNESS_MARGIN`
+    (cosmic rays), or are flatter than `NO_MODEL_FLATNESS` (rows that many columns share).
     """
     sharp = triggers["sharpness"] > _sharpness_limit(triggers) + NO_MODEL_SHARPNESS_MARGIN
     return ~(sharp | (triggers["flatness"] > NO_MODEL_FLATNESS)).to_numpy(dtype=bool)
 
 
 def count_same_row(triggers: pd.DataFrame, others: pd.DataFrame) -> np.ndarray:
-    """How many other triggers of an amplifier peak in the same rows but elsewhere.
+    """Number of other triggers of an amplifier that peak in the same rows but elsewhere.
 
     Parameters
     ----------
     triggers, others : DataFrame
-        With ``x``, ``y``, ``row_peak`` and ``snr``. Of ``others`` those above `TRIGGER_THRESHOLD` count that are at
-        least half as strong: pickup is the same in all columns, and a bright event must not fall to two of noise
-        beside it.
+        With ``x``, ``y``, ``row_peak`` and ``snr``. Only those of ``others`` count that exceed `TRIGGER_THRESHOLD` and
+        are at least half as strong. Pickup has the same strength in all columns, and two noise triggers must not veto a
+        bright event.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What is measured of the fit of a template, with numbers that are solved in the head."""
+"""Quality of the fit of a template, with numbers that can be computed in the head."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from shutterless.pipeline.detection.fit_quality import _best_track, judge_fit
 
 KERNEL = np.array([0.6, 0.8], np.float32)
-ONE_ROW, WHOLE = (0, 1), (0, 2)  # three pixels of one row; both bins are looked at
+ONE_ROW, WHOLE = (0, 1), (0, 2)  # three pixels of one row; both bins are judged
 
 
 def judged(patch, light, snr, live=None):
@@ -34,7 +34,7 @@ def test_a_template_without_noise_leaves_nothing(sign):
 
 
 def test_a_single_pixel_is_sharper_than_any_template():
-    """10 σ in the middle pixel, of which the template takes 0.8 x 0.8: S/N 6.4, and 100 - 6.4² is left."""
+    """10 σ in the middle pixel; the template collects 0.8 x 0.8 of it: S/N 6.4, and χ² keeps 100 - 6.4²."""
     found = judged([[0, 0], [0, 10], [0, 0]], [0.36, 0.8, 0.48], 6.4)
     left = 100 - 6.4**2 - 5
     assert found == pytest.approx([left / 6.4**2, left / np.sqrt(10), 1 / 0.64, (8 / np.sqrt(3) - 8) / 6.4], rel=1e-5)
@@ -42,7 +42,7 @@ def test_a_single_pixel_is_sharper_than_any_template():
 
 
 def test_light_shared_by_all_pixels_is_flat():
-    """3 pixels of S/N 5 each: together 5 √3, which the template of light 0.48, 0.6, 0.64 takes for 5 x 1.72."""
+    """3 pixels of S/N 5 each: together 5 √3; the template of light 0.48, 0.6, 0.64 has S/N 5 x 1.72."""
     shared = 5 * np.outer(np.ones(3), KERNEL)
     assert judged(shared, [0.48, 0.6, 0.64], 8.6)[3] == pytest.approx(5 * (np.sqrt(3) - 1) / 8.6, rel=1e-5)
 
@@ -56,7 +56,7 @@ def test_masked_pixels_count_for_nothing():
 
 
 def test_best_track_in_the_head():
-    """Two pixels of 3 in neighbouring columns and rows: 6 / √2 along the track, either way up."""
+    """Two pixels of 3 in neighbouring columns and rows: 6 / √2 along the track, in either direction."""
     for rows in ((4, 5), (5, 4)):
         patch = np.zeros((7, 12), np.float32)
         patch[2, rows[0]] = patch[3, rows[1]] = 3

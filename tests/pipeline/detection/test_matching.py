@@ -1,4 +1,4 @@
-"""Which detection belongs to which truth row: all in the head."""
+"""Detections are matched with truth rows; every result can be found in the head."""
 
 import pandas as pd
 import pytest
@@ -37,7 +37,7 @@ def test_borders_of_a_match(detection, matched):
 
 
 def test_four_rows_of_truth():
-    """Two events in one place: the stronger takes the detection. One elsewhere, one in other rows."""
+    """Two events in one place: the detection matches the stronger. One is elsewhere, one in other rows."""
     table = truth((50, 100, 110, 8.0), (51, 105, 115, 9.0), (300, 100, 110, 99.0), (50, 3000, 3001, 5.0))
     found = detections(
         (50.5, 107, 108, 2.0), (49, 100, 101, 2.0), (300, 104, 104, 1.0), (51, 3001, 3003, 3.0), (8, 1, 1, 1.0)
@@ -58,7 +58,7 @@ def test_empty_tables():
 
 
 def test_pairs_join_groups_through_others():
-    """0 meets 3 through 5; 1 and 2 stand alone, 4 meets itself."""
+    """0 is joined to 3 through 5; 1 and 2 are isolated, 4 is paired with itself."""
     assert number_groups([(5, 3), (0, 5), (4, 4)], 6).tolist() == [0, 1, 2, 0, 3, 0]
     assert number_groups([], 2).tolist() == [0, 1]
     assert number_groups([], 0).tolist() == []

@@ -1,4 +1,4 @@
-"""Causes near the border of two segments stand once in their joined tables."""
+"""Causes near the border of two segments appear once in their joined tables."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def test_nearest_peaks_are_one_cause():
 
 
 def test_nearest_peaks_are_one_cause_whatever_their_order():
-    """998 and 996 are one cause, 1003 and 1004 another; 998 and 1003 would leave one of two events to both."""
+    """998 and 996 are one cause, 1003 and 1004 another. Pairing 998 with 1003 would keep one of the events twice."""
     tables = [triggers(998, 1004, snr=9.0), triggers(1003, 996, snr=8.0)]
     assert peaks(join_overlaps(tables, OWNS[:2])) == [[998], [1003]]
 
 
 def test_one_cause_beside_several_is_paired_once():
-    """Of two triggers of the second segment the nearer is the cause that the first has, too; the other stays."""
+    """Of two triggers of the second segment the nearer has the cause of the first segment's; the other stays."""
     tables = [triggers(995, snr=9.0), triggers(1003, 1008, snr=8.0)]
     assert peaks(join_overlaps(tables, OWNS[:2])) == [[995], [1008]]
 

@@ -135,7 +135,7 @@ def test_masked_filter_equals_the_whole_one_where_nothing_is_masked():
 
 
 def filtered(block: np.ndarray, kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Filtered light of one pixel over all lines of a block (k, t), and which rows were seen of a masked one."""
+    """Filtered light of one pixel over all lines of a block (k, t), and which rows are valid if some are masked."""
     lines, n_rows = compiled_lines(block[None]), block.shape[1]
     series, seen, whole = np.empty((1, n_rows), np.float32), np.empty((1, n_rows), np.float32), np.empty(1, bool)
     taps = np.arange(len(block))
@@ -153,7 +153,7 @@ def test_filter_of_masked_pixels_in_the_head():
 
 
 def plain_search(series: np.ndarray, seen: np.ndarray, threshold: float) -> list[tuple[int, int, int, float]]:
-    """What `search_pixels` finds in rows of unit variance (p, t), by cumulative sums and in plain words."""
+    """Plain twin of `search_pixels` for rows of unit variance (p, t), by cumulative sums."""
     found = []
     total, live = (np.pad(np.cumsum(part, axis=1, dtype=np.float64), ((0, 0), (1, 0))) for part in (series, seen))
     for pixel in range(len(series)):
@@ -226,7 +226,7 @@ def test_search_of_a_million_rows_is_that_of_its_parts():
 
 
 def test_pixel_without_a_known_noise_is_no_trigger():
-    """Its kernel, and those of the three on either side, are not numbers; beyond these nothing changes."""
+    """Its kernel and those of the three pixels on either side are NaN; beyond these nothing changes."""
     amplifier = make_amplifier(noise((40, 4000), seed=9))
     whole = scan(amplifier, 4.0)
     amplifier.sigma_e[0, 5] = np.nan

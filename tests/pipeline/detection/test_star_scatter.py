@@ -1,4 +1,4 @@
-"""A star's own scatter: 1 for noise, what it is for a restless star, and blind to a single event."""
+"""Scatter of a star's own light: 1 for noise, true for a variable star, unchanged by a single event."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ N_ROWS, X = 8192, 20
 NOWHERE = (10**6, 10**6)  # rows of no event in the file
 
 
-def shining(make_amplifier, light: np.ndarray, **settings):
+def with_variable_star(make_amplifier, light: np.ndarray, **settings):
     """Amplifier whose star at column 20 changes by ``light`` (electrons per row)."""
     amplifier = make_amplifier(n_rows=N_ROWS, stars=((float(X), 1000.0),), **settings)
     columns = np.arange(X - 5, X + 6)
@@ -22,7 +22,7 @@ def shining(make_amplifier, light: np.ndarray, **settings):
     return amplifier
 
 
-def swings(rms_e: float) -> np.ndarray:
+def variation(rms_e: float) -> np.ndarray:
     return draw_waves(np.random.default_rng(3), rms_e, 200.0).value(np.arange(N_ROWS))
 
 
@@ -33,13 +33,13 @@ def test_noise_has_no_scatter_of_its_own(make_amplifier):
         assert scatter.scatter(0, 50, width, *NOWHERE) < 1.1
 
 
-def test_swings_grow_with_the_width_of_the_box_until_the_file_holds_too_few(make_amplifier):
-    amplifier = shining(make_amplifier, swings(40.0))
+def test_scatter_grows_with_the_width_of_the_box_until_the_file_holds_too_few(make_amplifier):
+    amplifier = with_variable_star(make_amplifier, variation(40.0))
     scatter = StarScatter(amplifier)
     kernel = pixel_profile(np.arange(-5, 6), amplifier.psf_sigma_px)
     noise = amplifier.sigma_e[0, X - 5 : X + 6, 0]
     per_row = 40 * np.sqrt(np.sum((kernel / noise) ** 2))  # S/N of one row at the rms
-    # swings of 200 rows are constant over a box of 32, so they add up: √(1 + 32 s²)
+    # variation over 200 rows is constant in a box of 32, so it adds up: √(1 + 32 s²)
     assert scatter.scatter(0, X, 32, *NOWHERE) == pytest.approx(np.sqrt(1 + 32 * per_row**2), rel=0.25)
     assert (
         scatter.scatter(0, X, 1, *NOWHERE) < scatter.scatter(0, X, 16, *NOWHERE) < scatter.scatter(0, X, 64, *NOWHERE)
@@ -51,27 +51,27 @@ def test_an_event_is_not_its_stars_scatter(make_amplifier):
     light = np.zeros(N_ROWS)
     light[1000:2000] = 300
     light[5000:7500] = 300
-    scatter = StarScatter(shining(make_amplifier, light))
+    scatter = StarScatter(with_variable_star(make_amplifier, light))
     assert scatter.scatter(0, X, 128, *NOWHERE) > 2  # two events of half a file are a scatter ...
     light[5000:] = 0
-    scatter = StarScatter(shining(make_amplifier, light))
+    scatter = StarScatter(with_variable_star(make_amplifier, light))
     assert scatter.scatter(0, X, 128, 1000, 1999) < 1.15  # ... one is not
 
 
 def test_a_smooth_event_that_fills_the_file_is_not_its_stars_scatter(make_amplifier):
     light = 300 * np.exp(-np.arange(N_ROWS) / 3000)
-    assert StarScatter(shining(make_amplifier, light)).scatter(0, X, 128, 0, 7000) < 2
-    assert StarScatter(shining(make_amplifier, swings(40.0))).scatter(0, X, 128, 0, 7000) > 2
+    assert StarScatter(with_variable_star(make_amplifier, light)).scatter(0, X, 128, 0, 7000) < 2
+    assert StarScatter(with_variable_star(make_amplifier, variation(40.0))).scatter(0, X, 128, 0, 7000) > 2
 
 
-def test_a_short_event_has_no_say(make_amplifier):
+def test_a_short_event_does_not_change_the_scatter(make_amplifier):
     light = np.zeros(N_ROWS)
     light[4000:4100] = 300
-    assert StarScatter(shining(make_amplifier, light)).scatter(0, X, 100, *NOWHERE) < 1.15
+    assert StarScatter(with_variable_star(make_amplifier, light)).scatter(0, X, 100, *NOWHERE) < 1.15
 
 
 def test_many_events_at_once_are_measured_as_each_alone(make_amplifier):
-    amplifier = shining(make_amplifier, swings(40.0))
+    amplifier = with_variable_star(make_amplifier, variation(40.0))
     amplifier.residual[0, X + 1, 3000:3100] = np.nan
     rng = np.random.default_rng(1)
     start = rng.integers(0, N_ROWS - 600, 30)
@@ -92,7 +92,7 @@ def test_boxes_are_those_of_the_live_rows_in_the_head():
     assert first.tolist() == [0, 4]  # the last two rows are no box
     np.testing.assert_allclose(boxes, [3.6 / np.sqrt(4), 7.8 / np.sqrt(3)], rtol=1e-6)
     seen[4:6] = 0
-    assert _sum_boxes(light, seen, 4)[0].tolist() == [0]  # of the second no more than half is left
+    assert _sum_boxes(light, seen, 4)[0].tolist() == [0]  # no more than half of the second is live
 
 
 @pytest.mark.parametrize("n", [8, 9, 200])
@@ -110,12 +110,12 @@ def test_masked_columns_and_edges_have_none(make_amplifier):
 
 
 def test_triggers_are_measured_by_the_scatter_and_an_event_on_a_still_star_is_not(make_amplifier):
-    restless = find_triggers(shining(make_amplifier, swings(40.0)), 5.0)
+    restless = find_triggers(with_variable_star(make_amplifier, variation(40.0)), 5.0)
     on_star = restless[(restless["x"] - X).abs() < 2]
     assert on_star["snr"].abs().max() < 8  # up to 40 sigma of photon noise
     burst = np.zeros(N_ROWS)
     burst[4000:4030] = 200
-    found = find_triggers(shining(make_amplifier, burst), 5.0)
+    found = find_triggers(with_variable_star(make_amplifier, burst), 5.0)
     profile = pixel_profile(np.arange(-5, 6), 0.84)
     sigma = make_amplifier(n_rows=64, stars=((float(X), 1000.0),)).sigma_e[0, X - 5 : X + 6, 0]
     assert found["snr"].max() == pytest.approx(200 * np.sqrt(30 * np.sum((profile / sigma) ** 2)), rel=0.1)

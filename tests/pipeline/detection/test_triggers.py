@@ -104,7 +104,7 @@ def test_single_hot_pixel_is_vetoed_and_sharp():
     residual[30, 3000] += 40
     best = find_triggers(make_amplifier(residual)).sort_values("snr").iloc[-1]
     assert best["veto"] == "sharp"
-    # a pixel alone has 40 sigma; the point-spread function over it sees 0.79 of that along each axis
+    # one pixel has 40 sigma; the point-spread function over it collects 0.79 of that along each axis
     assert best["sharpness"] == pytest.approx(1 / 0.79**2, rel=0.15)
 
 
@@ -147,7 +147,7 @@ def test_event_half_under_a_mask_keeps_what_is_left():
 
 @pytest.mark.parametrize("width", [1, 6, 48, 512])
 def test_snr_is_the_highest_of_all_places_times_and_shapes(width):
-    """Tried one by one in plain words, on a patch with masked pixels and rows beyond the end of the file."""
+    """A plain search over all of them, on a patch with masked pixels and rows beyond the end of the file."""
     residual = noise(12, (40, 3000))
     residual[18:23, 2600 : 2600 + width] += 8 / np.sqrt(width)
     residual[19, 2590:2610] = np.nan
@@ -205,12 +205,12 @@ def inject_one() -> np.ndarray:
 
 
 def test_triggers_do_not_depend_on_what_was_searched_before():
-    """Templates are kept from search to search; another star image must not get those of the one before."""
+    """Templates are cached between searches; another point-spread function must not get those of the one before."""
     amplifier = make_amplifier(inject_one())
     wide = replace(amplifier, psf_sigma_px=1.6, smear_rows=1.6)
     before = amplifier.residual.copy()
     own, after_another = find_triggers(amplifier, 4.0), find_triggers(wide, 4.0)
-    for cached in (shape_bank, reach_of, triggers_module._template_look, triggers_module._templates):
+    for cached in (shape_bank, reach_of, triggers_module._cached_template_quality, triggers_module._templates):
         cached.cache_clear()
     pd.testing.assert_frame_equal(find_triggers(wide, 4.0), after_another, check_exact=True)
     pd.testing.assert_frame_equal(find_triggers(amplifier, 4.0), own, check_exact=True)
@@ -220,7 +220,7 @@ def test_triggers_do_not_depend_on_what_was_searched_before():
 
 
 def test_light_inside_is_what_falls_on_pixels_that_exist():
-    """A quarter of the light on either side of the middle: of ten pixels, that of the first and the last lose one."""
+    """A quarter of the light is on either side of the middle; sources on the first and last of ten pixels lose one."""
     light = np.tile([0.25, 0.5, 0.25], (3, 1))
     assert _inside(light, np.array([0, 5, 9]), 1, 10).tolist() == [0.75, 1.0, 0.75]
 

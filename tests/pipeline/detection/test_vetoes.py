@@ -1,4 +1,4 @@
-"""The table of vetoes: which applies first, and that whatever is in it is known wherever vetoes are read."""
+"""The table of vetoes: which one applies first, and every veto is known wherever vetoes are read."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_what_is_no_veto_is_described_by_its_name():
 
 
 def test_no_model_is_asked_about_what_is_far_beyond_the_limits():
-    """At S/N 10 the veto's limit is 0.78 + 0.13; 0.2 more, and there is no doubt."""
+    """At S/N 10 the veto's limit is 0.78 + 0.13; 0.2 more is certainly no event."""
     table = pd.DataFrame({"snr": 10.0, "template_sharpness": 0.7, "sharpness": [0.95, 1.10, 1.12, 0.8, 0.8]})
     table["flatness"] = [0.0, 0.0, 0.0, 0.75, NO_MODEL_FLATNESS + 0.01]
     np.testing.assert_array_equal(need_a_model(table), [True, True, False, True, False])
