@@ -19,6 +19,7 @@ from shutterless.workflows.serving.app import Admission
 from shutterless.workflows.serving.bodies import RequestError, parse_object, read_strips, table_records, to_json
 from shutterless.workflows.serving.limits import LimitError, Limits, SearchRequest, allow_folders, allowed_file
 from shutterless.workflows.serving.models import ModelKeeper, ServeError, Source
+from shutterless.workflows.serving.page import SCORE, render_page
 from shutterless.workflows.serving.serve import Address, serve_model
 from shutterless.workflows.serving.tasks import SearchOptions, check_model, example_strips
 from shutterless.workflows.serving.worker import Scorer, Searcher, Worker, WorkerError, WorkerSetup
@@ -270,3 +271,16 @@ def test_a_model_without_a_false_alarm_curve_starts_no_searches(make_model):
             worker.start(120)
     finally:
         worker.close()
+
+
+def test_page_lists_endpoints_with_the_keys_of_their_bodies_and_escapes_them():
+    paths = {"/score": {"post": {"summary": "Score <strips>", **SCORE}}, "/health": {"get": {"summary": "Ready?"}}}
+    html = render_page({"info": {"title": "a<script>"}, "paths": paths})
+    assert "<h1>a&lt;script&gt; scoring server</h1>" in html
+    assert "<script>" not in html
+    score, health = html.split("<dt>")[1:]
+    assert score.startswith("<code>POST /score</code></dt>\n<dd>Score &lt;strips&gt;")
+    assert [line for line in score.splitlines() if "<code>grid</code>" in line] == [
+        "<li><code>grid</code>: token grid the strips were cut with, compared with the model&#39;s</li>"
+    ]
+    assert health.startswith("<code>GET /health</code></dt>\n<dd>Ready?\n</dd>")
