@@ -1,1 +1,1 @@
-"""What an event looks like: its class, its light curve, and the best S/N that is possible."""
+"""Events: their kinds, their light curves and their optimal S/N."""

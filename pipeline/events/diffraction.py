@@ -1,4 +1,4 @@
-"""Shadows as Fresnel sees them: of a disc, of a straight edge, over a band of wavelengths, of a star with a disc."""
+"""Compute Fresnel diffraction by a disc or a straight edge, over a band of wavelengths, for a star with a disc."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.special import fresnel, j0
 
-# patterns are averaged over an r-like band of ±13 % (five wavelengths) and end at 8 Fresnel scales, where that average
-# has damped the fringes below a percent
+# patterns are averaged over an r-like band of ±13 % (five wavelengths) and end at 8 Fresnel scales, where the average
+# has damped the fringes below 1 %
 BAND = np.linspace(0.87, 1.13, 5)
 REACH = 8.0
 _STEP = 0.02
@@ -61,7 +61,7 @@ def edge_pattern(distance: Any) -> np.ndarray:
 
 
 def occultation_depth(radius: float, impact: float, star_radius: float = 0.0) -> float:
-    """Largest fraction of a star's light that an occultation takes away before smearing.
+    """Largest fraction of a star's light that is lost in an occultation, before smearing.
 
     Parameters
     ----------
@@ -98,14 +98,14 @@ def edge_rise(star_radius: float = 0.0) -> Callable[[np.ndarray], np.ndarray]:
     Returns
     -------
     function
-        0 before -`REACH`, 1 after `REACH`, with the fringes in between; read backwards it is a disappearance.
+        0 before -`REACH`, 1 after `REACH`, with the fringes in between. Mirrored in time it is a disappearance.
     """
     rise = _edge_spline(star_radius)
     return lambda w: np.where(np.abs(w) < REACH, rise(np.clip(w, -REACH, REACH)), w > 0)
 
 
 def _taper(distance: np.ndarray) -> np.ndarray:
-    """Lead what is left of the fringes to 0 over the last Fresnel scale."""
+    """Factor that lets the fringes fall to 0 over the last Fresnel scale."""
     return np.sin(np.pi / 2 * np.clip(REACH - distance, 0.0, 1.0)) ** 2
 
 

@@ -1,4 +1,4 @@
-"""Sub-second events: what an event lights, the optimum S/N, plausible amplitudes, random draws. Arrays only."""
+"""Describe and draw sub-second events: their pixels, optimal S/N and plausible amplitudes. Arrays only."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from shutterless.pipeline.events.light_curves import event_light_curve, smeared_
 from shutterless.pipeline.events.red_noise import flickering_waves, qpo_waves
 from shutterless.pipeline.psf import pixel_profile
 
-LONGEST_FLARE_S = 2.0  # of flares that a file holds whole: longer ones are for partial events, or on request
+LONGEST_FLARE_S = 2.0  # of flares that lie whole in a file; longer flares occur only as partial events, or on request
 PULSAR_PERIOD_S = 0.0335  # Crab
-BRIGHTEST_EGRESS = 10.0  # a star that comes out of an eclipse over its flux within
-_CUT_SHARE = 0.8  # of an event's extent: a partial one is cut within this, so that something of it is left
+BRIGHTEST_EGRESS = 10.0  # largest change of flux at an egress over the flux in eclipse
+_CUT_SHARE = 0.8  # of an event's extent; a partial event is cut within this share, so that part of it remains
 EDGES = ("first", "last")
 
 
@@ -33,7 +33,7 @@ class Event:
         Column position (read order).
     row_peak : float
         File row of the peak; of an occultation mid-event, of an eclipse the geometric border of the shadow, of a
-        pulsar the main pulse in the middle of what is seen, of flickering and oscillations an extreme.
+        pulsar the main pulse in the middle of its span, of flickering and oscillations an extreme.
     scale_rows : float
         Flare, glint and Gaussian burst: FWHM; top-hat burst: length; occultation and eclipse: rows in which the shadow
         moves by one Fresnel scale √(λD/2); pulsar: rows over which it pulses; flickering: longest wave; QPO: period.
@@ -77,8 +77,8 @@ def event_stamp(
     Parameters
     ----------
     begins_row, ends_row : float, optional
-        File rows in which the streak of the event's star begins, and ends after the shutter has closed; nothing is
-        seen of a star before or after.
+        File rows in which the streak of the event's star begins, and ends after the shutter has closed. Outside them
+        there is no light of the star.
 
     Returns
     -------
@@ -86,8 +86,7 @@ def event_stamp(
         Unit amplitude, all rows of the file.
     first_column : int
     profile : ndarray, shape (w,)
-        Existing columns within 6 σ + 1 of the event, from ``first_column``; a source at the edge loses what falls
-        beside.
+        Existing columns within 6 σ + 1 of the event, from ``first_column``. Light beyond the edge is lost.
     """
     columns = lit_pixels(event.x, n_columns, sigma_px)
     curve = event_curve(event, n_rows, sigma_px, begins_row, ends_row)
@@ -119,18 +118,18 @@ def lit_pixels(position: float, n_pixels: int, sigma_px: float) -> np.ndarray:
 def event_rows(kind: str, curve: np.ndarray) -> tuple[int, int, int]:
     """First row, last row and peak row of an event in a truth table, from its light curve (t,).
 
-    They hold the central 90 % of its fluence. An eclipse has no end: its rows hold the central 90 % of the change.
+    They hold the central 90 % of its fluence; for an eclipse, which has no end, of the change of its light.
     """
     return central_rows(np.diff(curve, prepend=curve[:1]) if kind == "eclipse" else curve)
 
 
 def optimal_rho(signal_e: np.ndarray, variance_e2: np.ndarray) -> float:
-    """S/N that no detector can beat, √Σ s²/V: signal and variance per pixel, broadcast against each other."""
+    """Optimal S/N, an upper limit for every detector: √Σ s²/V of signal and variance per pixel, which are broadcast."""
     return float(np.sqrt(np.sum(np.square(signal_e) / variance_e2)))
 
 
 def scale_to_rho(event: Event, unit_rho: float, rho: float) -> Event:
-    """Give an event the amplitude at which its optimal S/N is ``rho``, with the sign that it has.
+    """Give an event the amplitude at which its optimal S/N is ``rho``; its sign stays.
 
     Parameters
     ----------
@@ -143,8 +142,8 @@ def scale_to_rho(event: Event, unit_rho: float, rho: float) -> Event:
 def amplitude_limits(event: Event, star_flux_e_row: float) -> tuple[float, float]:
     """Smallest and largest plausible ``|amplitude_e|`` of an event.
 
-    An occultation takes at most what its diffraction pattern takes from a star of its size; less stands for an
-    unresolved companion. Orphans are not limited.
+    An occultation is at most as deep as the diffraction pattern of a star of its size; it is less deep if the star has
+    an unresolved companion. Orphans have no limits.
     """
     if event.star_id < 0:
         return 0.0, float("inf")
@@ -167,7 +166,7 @@ def amplitude_limits(event: Event, star_flux_e_row: float) -> tuple[float, float
 def magnitude_change(event: Event, star_flux_e_row: float) -> float:
     """Change of the star's magnitude at the peak, negative where it brightens; NaN for an orphan.
 
-    A point star behind the middle of an opaque disc may vanish altogether: 10 mag stands for that.
+    A point star behind the middle of an opaque disc may vanish altogether, for which 10 mag is returned.
     """
     if event.star_id < 0:
         return float("nan")
@@ -183,7 +182,7 @@ def central_rows(fluence: np.ndarray) -> tuple[int, int, int]:
     first, last = np.searchsorted(cumulative, np.array([0.05, 0.95]) * cumulative[-1])
     last = min(last, len(light) - 1)
     inside = light[first : last + 1]
-    # the first row of a flat top, not one that rounding picks
+    # the first row of a flat top, rather than a row chosen by rounding errors
     return int(first), int(last), int(first + np.argmax(inside > (1 - 1e-9) * inside.max()))
 
 
@@ -207,22 +206,22 @@ def draw_event(
     Parameters
     ----------
     longest_flare_s : float
-        Flares that lie in the file whole are no wider.
+        Largest width of flares that lie whole in the file.
     scale_range_s : (float, float), optional
-        Instead of that of the kind, for stacks of images that are slower than continuous readout.
+        Replaces the range of the kind, for stacks of images that are slower than continuous readout.
     cut : {"first", "last"}, optional
-        Draw a partial event instead: row ``earliest_row`` or the last row falls somewhere within it, and the rest is
-        not in the file. Of any scale of its kind.
+        Draw a partial event instead: row ``earliest_row`` or the last row falls within it, and the rest is not in the
+        file. It may have any scale of its kind.
 
     Notes
     -----
-    Scales are log-uniform in the range of the kind (`EventKind.scale_s`), and no longer than what fits. Flickering and
-    oscillations are on throughout and neither fitted in nor cut.
+    Scales are log-uniform in the range of the kind (`EventKind.scale_s`), and limited so that the event fits.
+    Flickering and oscillations last throughout the file, so they are neither fitted in nor cut.
 
     Raises
     ------
     ValueError
-        If not even the shortest event of this kind fits.
+        If even the shortest event of this kind does not fit.
     """
     before, after = EVENT_TABLE[kind].extent
     shortest, longest = (scale * row_rate_hz for scale in scale_range_s or EVENT_TABLE[kind].scale_s)
@@ -240,7 +239,7 @@ def draw_event(
 def _fit_in(
     rng: np.random.Generator, kind: str, shortest: float, longest: float, earliest_row: float, n_rows: int
 ) -> tuple[float, float]:
-    """Scale and peak of an event that lies whole between ``earliest_row`` and the last row."""
+    """Draw scale and peak of an event that lies whole between ``earliest_row`` and the last row."""
     before, after = EVENT_TABLE[kind].extent
     margin = 4.0  # rows of smearing on either side
     room = n_rows - 1 - earliest_row - 2 * margin
@@ -266,7 +265,7 @@ def _draw_shape(rng: np.random.Generator, kind: str, row_rate_hz: float) -> tupl
     if kind == "burst":
         return sign, (("profile", str(rng.choice(["tophat", "gaussian"]))),)
     if kind == "occultation":
-        # in steps: the pattern of a pair of radii takes 30 ms to make and is kept
+        # in steps, since the pattern of a pair of radii takes 30 ms to compute and is cached
         radius, star_radius = round(20 * float(rng.uniform(0.3, 2.0))) / 20, round(float(rng.uniform(0.0, 1.0)), 1)
         # farther out the fringes brighten more than the shadow dims
         impact = float(rng.uniform(0.0, min(radius + 0.3, 2.0)))
@@ -281,5 +280,5 @@ def _draw_shape(rng: np.random.Generator, kind: str, row_rate_hz: float) -> tupl
 
 
 def choose_cut(rng: np.random.Generator, partial: float, edges: Sequence[str] = EDGES) -> str | None:
-    """Edge of the file at which an event is to be cut, None for most: a share ``partial`` of them is."""
+    """Edge of the file at which an event is cut, with probability ``partial``, otherwise None."""
     return str(rng.choice(list(edges))) if rng.random() < partial else None

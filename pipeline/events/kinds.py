@@ -1,6 +1,6 @@
-"""Kinds of event and artefact: one table of what each is. Every list of kinds elsewhere derives from it. Data only.
+"""Define the kinds of event and artefact in one table, from which every other list of kinds derives. Data only.
 
-A model that was saved keeps the list that it was trained with.
+A saved model keeps the list that it was trained with.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ NOISE = "noise"
 
 
 class Place(StrEnum):
-    """What an event stands on."""
+    """Where an event occurs: on a star or on none."""
 
     STAR = "a star"
     EITHER = "a star or none"
@@ -21,7 +21,7 @@ class Place(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What is known of every example of one kind, event or artefact.
+    """Properties of one kind of event or artefact.
 
     Parameters
     ----------
@@ -30,9 +30,9 @@ class Kind:
     what : str
         What it is and by which formula it is drawn, in words.
     signs : tuple of int
-        1 where it adds light, -1 where it takes light away; both where it may do either.
+        1 if it adds light, -1 if it takes light away; both if it may do either.
     source : str
-        Where formula and ranges are from; empty where they are a choice.
+        Source of formula and ranges; empty if they are a choice.
     """
 
     name: str
@@ -42,38 +42,38 @@ class Kind:
 
     @property
     def is_event(self) -> bool:
-        """Whether a search is to find it."""
+        """Whether a search should find it."""
         return isinstance(self, EventKind)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EventKind(Kind):
-    """What is known of every event of one kind.
+    """Properties of one kind of event.
 
     Parameters
     ----------
     place : Place
     scale : str
-        What ``Event.scale_rows`` is, in words.
+        Meaning of ``Event.scale_rows``, in words.
     scale_s : (float, float)
         Range of the scale in seconds, drawn log-uniformly.
     extent : (float, float)
         Rows before and after the peak that hold the central 90 % of the fluence (of an eclipse: of the change of
-        light), in units of the scale. Both 0 where it is on as long as the star is.
+        light), in units of the scale. Both are 0 if it lasts as long as the streak.
     relative_amplitude : (float, float)
-        Change of flux over the star's own flux that is taken for plausible: of flickering its rms, of oscillations
-        half of what lies between crest and trough. Without limits where it has no star.
+        Plausible range of the change of flux over the star's own flux: of flickering its rms, of oscillations half of
+        the difference between crest and trough. Unlimited for kinds without a star.
     share : float
-        Share of the events that an injection draws by default. Scenes by default draw, equally often, the kinds
-        that have one.
+        Share of the events that an injection draws by default. Scenes by default draw all kinds with a share, equally
+        often.
     is_endless : bool
-        It goes on beyond any file, so that its S/N has no optimum.
+        It lasts beyond any file, so its S/N has no optimum.
     is_counted : bool
         Whether it counts in completeness.
     cube_scale_rows : (float, float), optional
-        Range of the scale in images of a cube whose profile gives none; None where a cube does not show it.
+        Range of the scale in images of a cube whose profile gives none; None for kinds that a cube cannot show.
     shown_s : float, optional
-        How much of it a picture shows; None where all of it fits.
+        Seconds of it that a picture shows; None if all of it fits.
     """
 
     place: Place
@@ -138,7 +138,7 @@ KIND_TABLE = {
             scale_s=(0.1, 0.3),
             extent=(0.75, 0.75),
             share=0.1,
-            is_counted=False,  # within one amplifier nothing tells it from a burst
+            is_counted=False,  # within one amplifier it cannot be distinguished from a burst
             source="Nir et al. 2021, arXiv:2011.03497",
         ),
         Kind(name="cosmic_ray", what="charge of a particle: muon's track, or electron's worm", source="Groom 2002"),

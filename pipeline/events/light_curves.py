@@ -1,4 +1,4 @@
-"""Light curves of events as rows see them: integrated over each, smeared by the optics. Arrays only."""
+"""Compute light curves of events, integrated over rows and smeared by the point-spread function. Arrays only."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def event_light_curve(
     n_rows : int
         Rows of the file; row ``k`` integrates from ``k - 1/2`` to ``k + 1/2``.
     row_peak, scale_rows : float
-        As in `shutterless.pipeline.events.events.Event`; the peak may lie outside the file, whose rows then hold a
-        part of the event.
+        As in `shutterless.pipeline.events.events.Event`. If the peak lies outside the file, its rows hold part of the
+        event.
     sigma_rows : float
         Gaussian width of the point-spread function along rows (pixels).
     **shape
@@ -50,9 +50,8 @@ def event_light_curve(
     Returns
     -------
     ndarray of float64, shape (t,)
-        Peak +1 before integration and smearing; the sign is carried by the amplitude. The sum over all rows is the
-        event's area in rows, so an event far shorter than a row peaks far below 1. An eclipse goes from 0 to 1 and
-        stays there.
+        Peak +1 before integration and smearing; the amplitude has the sign. The sum over all rows is the event's area
+        in rows, so an event far shorter than a row peaks far below 1. An eclipse rises from 0 to 1 and stays there.
     """
     if kind not in _CURVES:
         raise ValueError(f"{kind!r} is no kind of event; known are {', '.join(_CURVES)}")
@@ -94,7 +93,7 @@ def smeared_step(offsets: np.ndarray, sigma_rows: float) -> np.ndarray:
         return sigma_rows * (z * ndtr(z) + np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi))
 
     step = (np.asarray(offsets) > 0).astype(np.float64)
-    near = np.abs(offsets) < 10 * sigma_rows + 1  # beyond, the rounding of 1e-12 is larger than what is missing
+    near = np.abs(offsets) < 10 * sigma_rows + 1  # farther out the deviation from 0 or 1 is below rounding
     z = offsets[near]
     step[near] = integral((z + 0.5) / sigma_rows) - integral((z - 0.5) / sigma_rows)
     return step
@@ -116,7 +115,7 @@ def _gaussian_rows(offsets: np.ndarray, fwhm_rows: float, sigma_rows: float) -> 
 
 
 def _tophat_rows(offsets: np.ndarray, length_rows: float, sigma_rows: float) -> np.ndarray:
-    """Top-hat centred on the peak: on at one end, off at the other."""
+    """Top-hat centred on the peak: the difference of two smeared steps."""
     half = length_rows / 2
     curve = smeared_step(offsets + half, sigma_rows) - smeared_step(offsets - half, sigma_rows)
     return np.where(np.abs(offsets) < half + 10 * sigma_rows + 1, np.maximum(curve, 0.0), 0.0)  # rounding is 1e-12
@@ -132,7 +131,7 @@ def _occultation_rows(
 def _eclipse_rows(
     offsets: np.ndarray, scale_rows: float, sigma_rows: float, *, direction: str = "down", star_radius: float = 0.0
 ) -> np.ndarray:
-    """Change of a star's light as a straight edge crosses it: fringes before it fades, or after it has come out."""
+    """Change of a star's light as a straight edge crosses it: fringes before its ingress, or after its egress."""
     if direction not in ("down", "up"):
         raise ValueError(f"eclipse direction {direction!r} is neither 'down' nor 'up'")
     rise = edge_rise(star_radius)
@@ -177,7 +176,7 @@ def _integrate_rows(
 ) -> np.ndarray:
     """Convolve ``shape(rows / scale)`` with the pixel-integrated point-spread function, on a grid of 1/m rows.
 
-    The grid has at least 32 points a scale and 8 a row, so events far shorter than a row keep their exact area.
+    The grid has at least 32 points per scale and 8 per row, so events far shorter than a row keep their exact area.
     """
     curve = np.zeros(len(offsets))
     margin = int(np.ceil(6 * sigma_rows + 1))

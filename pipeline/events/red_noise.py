@@ -1,4 +1,4 @@
-"""Stars that never rest: flickering and quasi-periodic oscillations as sums of waves, exact at any row."""
+"""Model flickering and quasi-periodic oscillations of stars as sums of waves, exact at any row."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 
 FLICKERING_WAVES = 256
 QPO_WAVES, QPO_QUALITY = 24, 10.0
-_STEPS = 4096  # at which the extreme is looked for
+_STEPS = 4096  # at which the extreme is searched
 
 
 @dataclass(frozen=True)
 class NoiseWaves:
     """A zero-mean light curve ``Σ a cos(2π f t + φ)``, time in units of the event's scale.
 
-    The extreme value lies at time 0 and is +1; beyond the segment that was looked at others may exceed it.
+    Its extreme value lies at time 0 and is +1; outside the range in which it was searched, others may exceed it.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def flickering_waves(exponent: float, realisation: int) -> NoiseWaves:
     exponent : float
         Flickering of cataclysmic variables has 1.5 to 2.5 (Bruch 1992, A&A 266, 237).
     realisation : int
-        Number of the random realisation: same number, same light curve.
+        Seed; the same number gives the same light curve.
 
     Notes
     -----
@@ -76,7 +76,7 @@ def flickering_waves(exponent: float, realisation: int) -> NoiseWaves:
 
 @lru_cache(maxsize=64)
 def qpo_waves(realisation: int) -> NoiseWaves:
-    """Oscillation of mean frequency one cycle per scale that loses its phase over some ten periods.
+    """Oscillation with a mean frequency of one cycle per scale that loses its phase over about ten periods.
 
     Notes
     -----
@@ -94,7 +94,7 @@ def _gaussian(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def _normalise(frequency: np.ndarray, component: np.ndarray, start: float, stop: float) -> NoiseWaves:
-    """NoiseWaves whose extreme value between two times is moved to time 0 and made +1."""
+    """Shift and scale waves so that their extreme value between two times is +1 at time 0."""
     step = (stop - start) / _STEPS
     phase = np.angle(component) + 2 * np.pi * frequency * start
     values = _sum_waves(0.0, _STEPS, frequency * step, np.abs(component), phase)

@@ -1,1 +1,1 @@
-"""What models learn from: strips around triggers, labelled where events were injected."""
+"""Training examples: strips around triggers, labelled by injected events."""

@@ -1,4 +1,4 @@
-"""Cut the strip around a trigger out of a calibrated amplifier and turn it into what a model is given."""
+"""Cut strips around triggers out of a calibrated amplifier and compute a model's input from them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.compiled.residual_lines import compiled_lines, mark_live, sum_bins, unpack_line
 from shutterless.pipeline.tokens import STAGE1_FEATURES, GridError, StripBatch, TokenGrid, patchify
 
-ROWS_PER_WIDTH = 4  # a strip is at least four times as long as the trigger it is cut for
+ROWS_PER_WIDTH = 4  # a strip is at least four times as long as its trigger
 
 
 def choose_bins(width_rows: np.ndarray, grid: TokenGrid) -> np.ndarray:
@@ -30,29 +30,29 @@ def choose_bins(width_rows: np.ndarray, grid: TokenGrid) -> np.ndarray:
 
 
 def strip_first_rows(triggers: pd.DataFrame, bins: np.ndarray, grid: TokenGrid) -> np.ndarray:
-    """First row of each strip, which is centred on its trigger; may be negative near the start of a file."""
+    """First row of each strip, which is centred on its trigger. It may be negative near the start of a file."""
     middle = (triggers["row_start"].to_numpy() + triggers["row_stop"].to_numpy() + 1) // 2
     return middle - bins * grid.n_rows // 2
 
 
 def suitable_grid(amplifier: Amplifier) -> TokenGrid:
-    """Token grid for an amplifier's kind of data where nobody asks for another."""
+    """Default token grid for an amplifier's kind of data."""
     return TokenGrid.from_dict(amplifier.token_grid)
 
 
 def suits_stack(grid: TokenGrid, amplifier: Amplifier) -> bool:
-    """Whether a grid is for stacks of this kind, one row high or higher."""
+    """Whether a grid and a stack are both one row high, or both higher."""
     return (grid.n_y > 1) == (amplifier.n_y > 1)
 
 
 def check_grid(amplifier: Amplifier, grid: TokenGrid) -> None:
-    """Refuse to cut what is one row high for a grid of several, or the other way round, showing both grids.
+    """Check that a grid suits an amplifier's kind of data.
 
     Raises
     ------
     GridError
-        In a stack one row high a pixel holds all light along y, in a higher one a part of it: a model of one kind knows
-        nothing of the other.
+        If one of them is one row high and the other is higher. In a stack one row high a pixel holds all light along y,
+        in a higher one only part of it, so a model of one kind cannot be applied to the other.
     """
     if not suits_stack(grid, amplifier):
         raise GridError(
@@ -75,8 +75,8 @@ def cut_strips(amplifier: Amplifier, triggers: pd.DataFrame, grid: TokenGrid) ->
     Returns
     -------
     StripBatch
-        In the order of the triggers. Pixels that are masked or beyond the amplifier's borders are 0; binned rows are
-        sums over √(live rows), so that they stay in units of σ.
+        In the order of the triggers. Pixels that are masked or beyond the amplifier's borders are 0. Binned rows are
+        sums over √(live rows), so their unit is σ.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def stage1_features(triggers: pd.DataFrame, bins: np.ndarray) -> np.ndarray:
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _cut_residuals(lines, size, corners, first_rows, bins, strips, live):  # pragma: no cover - compiled
-    """Write binned residuals (b, y, x, t) from corners (y, x) on, and which binned rows hold a live pixel (b, t)."""
+    """Write binned residuals (b, y, x, t) from corners (y, x), and whether each binned row has a live pixel (b, t)."""
     n_rows, n_binned = lines.shape[1], strips.shape[3]
     count = np.empty(n_binned, np.float32)
     for i in range(len(strips)):

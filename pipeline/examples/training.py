@@ -1,6 +1,6 @@
-"""Training examples without labels: what stage 1 finds in amplifiers, as they are, scrambled, and with injections.
+"""Draw training examples from unlabelled amplifiers: triggers in the data as it is, scrambled, and with injections.
 
-Every example is cut where stage 1 triggered, so that a model learns from just what it will be asked about.
+Every example is cut around a trigger of the scan, so a model is trained on the same selection that it will score.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from shutterless.pipeline.injection.amplifiers import InjectionSettings, inject_
 from shutterless.pipeline.psf import psf_half_width
 from shutterless.pipeline.tokens import StripBatch, TokenGrid, concatenate_strips
 
-# at a time, so that injections stay apart: in continuous readout by columns, in a small stack of images by rows alone
+# injections per pass, few enough to be apart: by columns in continuous readout, by rows only in a small stack of images
 INJECTIONS_PER_MPIX, ROWS_PER_INJECTION = 8, 1600
-_NOISE_PIXELS = 40_000_000  # at least so many are scrambled and searched before noise examples are taken to be rare
+_NOISE_PIXELS = 40_000_000  # scrambled and searched before noise examples count as rare
 _MOST_NOISE_PASSES = 400
-_MAX_PASSES = 40  # of as many injections at a time; beyond, what is wanted does not fit
+_MAX_PASSES = 40  # of injections; if more were needed, the examples do not fit
 _REFINED_WIDTHS = 8  # template's rows and shift on either side of a hit, in widths of its box
 
 
 @dataclass(frozen=True)
 class ExampleSettings:
-    """What to draw from each amplifier.
+    """Numbers and kinds of examples to draw from each amplifier.
 
     Parameters
     ----------
     n_events, n_cosmic_rays, n_noise : int
-        Examples with an injected event, with an injected cosmic ray, and of scrambled noise, per amplifier. What
-        stage 1 finds in the amplifier as it is comes on top.
+        Examples with an injected event, with an injected cosmic ray, and of scrambled noise, per amplifier. Triggers in
+        the amplifier as it is are added to these.
     threshold : float
-        Smallest S/N of a trigger, a little below that of the search. Much lower, and the noise that competes with
-        events, 5 to 7 sigma, would be a handful among thousands of examples: the model would take it for events.
+        Smallest S/N of a trigger, a little below that of the search. If it were much lower, noise of 5 to 7 sigma,
+        which competes with events, would be rare among the examples, and the model would take it for events.
     injection : InjectionSettings
     """
 
@@ -55,7 +55,7 @@ class ExampleSettings:
 
 @dataclass(frozen=True)
 class Labels:
-    """What is true of ``b`` strips.
+    """Labels of ``b`` strips.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class Labels:
 class TrainingSet:
     """Strips with their labels.
 
-    ``groups`` (b,) int64 says which file and detector a strip is from: a split never parts a group.
+    ``groups`` (b,) int64 numbers the file and detector of each strip. A split never divides a group.
     """
 
     strips: StripBatch
@@ -103,7 +103,7 @@ class TrainingSet:
 
     @classmethod
     def load(cls, path: str | Path) -> TrainingSet:
-        """Read what `save` wrote."""
+        """Read a file written by `save`."""
         with np.load(path) as stored:
             strips = {f.name: stored[f"strips_{f.name}"] for f in fields(StripBatch)}
             strips["patches"] = strips["patches"].astype(np.float32)
@@ -133,14 +133,14 @@ def concatenate_training_sets(parts: Sequence[TrainingSet]) -> TrainingSet:
 
 
 def hide_events(amplifier: Amplifier, threshold: float) -> Amplifier:
-    """Mask what the classical detector takes for events, so that the rest may pass for event-free.
+    """Mask the triggers that the classical detector accepts as events, so that the rest counts as event-free.
 
     Parameters
     ----------
     amplifier : Amplifier
     threshold : float
-        Smallest S/N; the pixels that a source there lights are masked in the event's rows, half its length before and
-        twice its length after.
+        Smallest S/N. The pixels that a source there lights are masked from half the event's length before it to twice
+        its length after it.
 
     Returns
     -------
@@ -166,7 +166,7 @@ def draw_examples(
     Parameters
     ----------
     amplifier : Amplifier
-        Whatever it holds is taken for no event.
+        Everything in it is taken to be no event.
     grid : TokenGrid
     rng : Generator
     settings : ExampleSettings
@@ -213,7 +213,7 @@ def _draw_noise(
 def _draw_injected(
     amplifier: Amplifier, grid: TokenGrid, rng: np.random.Generator, settings: ExampleSettings, found: pd.DataFrame
 ) -> list[tuple[StripBatch, Labels]]:
-    """Inject a few at a time, until as many as wanted have been tried."""
+    """Inject a few at a time, until the wanted number has been tried."""
     parts: list[tuple[StripBatch, Labels]] = []
     events, rays = settings.n_events, settings.n_cosmic_rays
     at_once = max(int(INJECTIONS_PER_MPIX * amplifier.residual.size / 1e6), amplifier.n_rows // ROWS_PER_INJECTION, 1)
@@ -236,7 +236,7 @@ def _one_pass(
     n_events: int,
     n_rays: int,
 ) -> tuple[StripBatch, Labels]:
-    """Inject, search, and keep the strongest trigger of each injection that was found."""
+    """Inject, search, and keep the strongest trigger of each injection that is found."""
     injected, truth = inject_events(amplifier, rng, settings.injection, n_events, n_rays)
     hits = scan(injected, settings.threshold)
     triggers = characterise(injected, hits[_may_match(hits, truth)], settings.threshold)
@@ -246,13 +246,13 @@ def _one_pass(
     order = order[matched[order] >= 0]
     best = order[np.unique(matched[order], return_index=True)[1]]
     chosen, rows = triggers.iloc[best], truth.iloc[matched[best]]
-    # other injections in the same rows are no sign of pickup: only what was there before counts
+    # other injections in the same rows do not indicate pickup, so only triggers of the original data count
     chosen = chosen.assign(n_same_row=count_same_row(chosen, found))
     return cut_strips(injected, chosen, grid), _injected_labels(chosen, rows, grid)
 
 
 def _may_match(hits: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
-    """Hits that may match a truth row once they are refined, which moves them by a pixel and some widths at most."""
+    """Hits that may match a truth row after the fit, which moves them by at most a pixel and a few widths."""
     near = np.zeros(len(hits), dtype=bool)
     start, width = hits["row_start"].to_numpy(), hits["width_rows"].to_numpy()
     margin = _REFINED_WIDTHS * np.maximum(width, 4)

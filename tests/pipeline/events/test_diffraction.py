@@ -1,4 +1,4 @@
-"""Fresnel's shadows: what textbooks say of discs, edges and stars that are not points."""
+"""Fresnel diffraction of discs, edges and resolved stars agrees with textbooks."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_stars_come_out_from_0_to_1(star_radius):
     rise = edge_rise(star_radius)
     np.testing.assert_array_equal(rise(np.array([-50.0, -REACH, REACH, 50.0])), [0, 0, 1, 1])
     assert rise(np.linspace(-9, 9, 500)).min() > -1e-3
-    # the mean over the star's disc is half lit when its middle is on the border, but for what diffraction bends
+    # half of the star's disc is lit when its middle is on the border; diffraction changes that a little
     assert 0.2 < rise(np.zeros(1))[0] < 0.5
 
 

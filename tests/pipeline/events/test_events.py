@@ -1,4 +1,4 @@
-"""Classes of events: their ranges, what they light, the optimum S/N, and where they are drawn."""
+"""Kinds of event: their ranges, the pixels they light, their optimal S/N, and where they are drawn."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_what_has_two_signs_gets_both():
 @pytest.mark.parametrize("kind", ["flare", "burst", "occultation", "glint", "eclipse", "pulsar"])
 @pytest.mark.parametrize("cut", ["first", "last"])
 def test_partial_events_are_cut_by_the_edge_they_should_be(kind, cut):
-    """The edge lies within the event: there is light inside, and there would be more beyond."""
+    """The edge of the file lies within the event: part of its light is inside, part of it beyond."""
     rng = np.random.default_rng(14)
     beyond = 0
     for _ in range(20):
@@ -161,7 +161,7 @@ def test_a_share_of_events_is_cut():
 
 
 def test_rows_of_an_eclipse_are_those_of_the_change():
-    """Light that goes in rows 40 to 55, a sixteenth in each, and stays away."""
+    """Light that disappears over rows 40 to 55, a sixteenth in each, and does not return."""
     curve = np.clip((np.arange(200) - 39.0) / 16, 0, 1)
     assert event_rows("eclipse", curve) == (40, 55, 40)
     assert event_rows("flare", curve)[1] == 192

@@ -1,4 +1,4 @@
-"""The table of kinds: what derives from it is what it was, and no other module lists kinds."""
+"""The table of kinds: values derived from it do not change, and no other module lists kinds."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MOST_NAMES = 2  # kinds that code may name together without listing them
 
 
 def listed_kinds(text: str) -> list[set[str]]:
-    """Kinds that a literal of a module holds together, where they are many."""
+    """Kinds in literals of a module that hold more than `MOST_NAMES` of them."""
     found = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Tuple | ast.List | ast.Set | ast.Dict):
@@ -83,7 +83,7 @@ def test_ranges_rise(kind):
 
 
 def test_the_table_needs_no_library():
-    """The commands read their defaults from it, and must answer --help at once."""
+    """Commands read their defaults from the table, so it must import quickly for ``--help``."""
     tree = ast.parse(Path(kinds.__file__).read_text(encoding="utf-8"))
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert imported == {"__future__", "dataclasses", "enum"}

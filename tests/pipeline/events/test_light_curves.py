@@ -1,4 +1,4 @@
-"""Light curves of every class of event: brute force, published formulae, light that is conserved."""
+"""Light curves of every kind of event: against brute force and published formulae, with their light conserved."""
 
 from __future__ import annotations
 
@@ -121,13 +121,13 @@ def test_eclipse_equals_brute_force(scale, direction):
 
 
 def test_eclipses_of_both_directions_mirror_each_other():
-    """What a star gains when it comes out is what it still has when it disappears, read backwards."""
+    """The light curve of an ingress is 1 minus that of an egress reversed in time."""
     up = event_light_curve("eclipse", 401, 200.0, 12.0, SIGMA, direction="up")
     down = event_light_curve("eclipse", 401, 200.0, 12.0, SIGMA, direction="down")
     np.testing.assert_allclose(down, 1 - up[::-1], atol=1e-9)
     assert (up[0], up[-1], down[0], down[-1]) == pytest.approx((0, 1, 0, 1), abs=1e-9)
-    assert up.max() > 1.2  # the fringe after it has come out
-    assert down.min() < -0.2  # and before it fades
+    assert up.max() > 1.2  # the fringe after egress
+    assert down.min() < -0.2  # and before ingress
 
 
 def test_pulses_of_the_crab():

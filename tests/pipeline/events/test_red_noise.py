@@ -1,4 +1,4 @@
-"""Flickering and oscillations: the extreme where it is said, the spectrum that was asked for, exact smearing."""
+"""Flickering and oscillations: the extreme at time 0, the given spectrum, and exact smearing."""
 
 from __future__ import annotations
 

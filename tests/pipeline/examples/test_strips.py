@@ -1,4 +1,4 @@
-"""Strips: bins and rows in the head, borders as zeros, bins in σ, and no sign of where on the sky a strip was cut."""
+"""Strips: their bins and rows, zeros beyond borders, units of σ, and no information on where a strip was cut."""
 
 from dataclasses import replace
 
@@ -76,7 +76,7 @@ def test_strip_at_the_border_is_the_interior_with_zeros(make_amplifier):
 
 
 def test_profile_is_the_baseline_in_units_of_the_sky_noise(make_amplifier):
-    """Sky 300 ± 20: a column of 340 electrons is 2, and beyond the border stands what the last column has."""
+    """Sky 300 ± 20: a column of 340 electrons is 2; beyond the border the last column is repeated."""
     amplifier = make_amplifier(stars=())
     amplifier.baseline_e[0, 0] = 340
     amplifier.baseline_e[0, 1, 10] = 320  # rows 640 to 703
@@ -119,7 +119,7 @@ def test_masked_rows_do_not_dilute_a_bin(make_amplifier):
 
 
 def test_patch_without_a_live_pixel_is_masked(make_amplifier):
-    """Rows 1000 to 1015 dead in all columns of the strip: its patches of rows 1000 and 1008, none else."""
+    """Rows 1000 to 1015 are masked in all columns of the strip: only its patches of rows 1000 and 1008 are."""
     amplifier = make_amplifier()
     amplifier.residual[0, :, 1000:1016] = np.nan
     batch = cut_strips(amplifier, triggers_at((30, 1000, 1)), GRID)  # begins in row 872, sixteen patches before

@@ -1,4 +1,4 @@
-"""Training examples: labels that say what is in the strip, the same for the same seed, and safely kept on disk."""
+"""Training examples: true labels, the same examples for the same seed, and a lossless round trip to disk."""
 
 from dataclasses import fields, replace
 
@@ -95,17 +95,17 @@ def test_spike_in_the_frame_is_a_cosmic_ray_and_shared_rows_are_pickup(make_ampl
 
 
 def test_a_veto_that_is_added_labels_its_examples(make_amplifier, monkeypatch):
-    """What spikes a pixel is a trap to a veto that nobody has thought of yet."""
+    """A veto that is added to the table gives its kind, here a trap, to the examples that it rejects."""
     amplifier = make_amplifier(noise=0, stars=())
     amplifier.residual[0, 30, 1000] = 30
-    made_up = vetoes.Veto("lone", "it is alone", "one pixel", "a trap", "trap", lambda t, _: t["sharpness"] > 1)
+    made_up = vetoes.Veto("spike", "one pixel has it", "one pixel", "a trap", "trap", lambda t, _: t["sharpness"] > 1)
     monkeypatch.setattr(vetoes, "VETOES", (made_up, *vetoes.VETOES))
-    assert find_triggers(amplifier)["veto"].tolist() == ["lone"]
+    assert find_triggers(amplifier)["veto"].tolist() == ["spike"]
     assert counts(draw_examples(amplifier, GRID, np.random.default_rng(0), NOTHING_ADDED)) == {"trap": 1}
 
 
 def test_frame_as_it_is_holds_no_event(make_amplifier):
-    """A bump of S/N 20 that nobody injected is noise to the one who says that the frames are free of events."""
+    """A bump of S/N 20 that was not injected becomes noise if the frames are stated to be free of events."""
     amplifier = make_amplifier(noise=0, stars=())
     amplifier.residual[0, 30, 1000:1100] = 1
     amplifier.residual[0, [29, 31], 1000:1100] = 0.5
@@ -164,7 +164,7 @@ def test_onset_and_duration_are_where_the_light_is(make_amplifier):
 
 def test_one_example_of_an_injection_at_its_strongest_trigger(make_amplifier):
     """Flares of rho = 200 have tails that trigger again; the one example kept has nearly all of that S/N."""
-    amplifier = make_amplifier(n_rows=3072, stars=((20.0, 1000.0), (44.0, 2000.0)))  # so small that one comes at a time
+    amplifier = make_amplifier(n_rows=3072, stars=((20.0, 1000.0), (44.0, 2000.0)))  # room for one injection at a time
     flares = InjectionSettings(kinds=(("flare", 1.0),), min_rho=200.0, rho_scale=0.0, bright_fraction=0.0)
     settings = replace(NOTHING_ADDED, n_events=8, injection=flares)
     found = draw_examples(amplifier, GRID, np.random.default_rng(2), settings)
@@ -174,7 +174,7 @@ def test_one_example_of_an_injection_at_its_strongest_trigger(make_amplifier):
 
 
 def test_injections_in_the_same_rows_are_no_sign_of_pickup(make_amplifier, monkeypatch):
-    """Bursts at many columns in row 1000, two at a time: none counts the other, all count what was there before."""
+    """Bursts at many columns in row 1000, two per pass: none counts the other, all count the original triggers."""
 
     def burst(rng, kind, *, x, **_):
         x = x if abs(x - 128) > 9 else 64.0  # what lies within 8 px counts as the same cause
