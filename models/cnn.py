@@ -15,7 +15,7 @@ from shutterless.models.outputs import AttentionPool
 class CnnDetector(DetectorModel):
     """One-dimensional convolutions along time with the columns as channels.
 
-    Two channels are added: the shared row residual (what is common to all columns is not from the sky) and the mask.
+    Two channels are added: the shared row residual (light common to all columns is not from the sky) and the mask.
     The last feature maps are pooled by their maximum and by attention and joined with the static profile.
     """
 
@@ -36,13 +36,13 @@ class CnnDetector(DetectorModel):
         self.post_init()
 
     def summarise(self, inputs: ModelInputs) -> torch.Tensor:
-        """Convolve along time, pool, and join with what does not change in time."""
+        """Convolve along time, pool, and join with the static profile and the features."""
         maps = self._channels(inputs)  # (b, c, t)
         for convolution in self.convolutions:
             maps = functional.gelu(convolution(maps))
         pooled = self.pool(maps.transpose(1, 2))  # (b, c + 1)
         joined = torch.cat([maps.amax(-1), pooled[:, :-1], inputs.profile, inputs.features], -1)
-        # the mean position goes straight to the head, where the onset is read
+        # the mean position goes straight to the head, which reads the onset from it
         return torch.cat([self.dropout(functional.gelu(self.join(joined))), pooled[:, -1:]], -1)
 
     def _channels(self, inputs: ModelInputs) -> torch.Tensor:

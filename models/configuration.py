@@ -1,4 +1,4 @@
-"""What a detector is built from and stored with: token grid, kinds, calibration, and each family's own sizes."""
+"""Configurations of detectors: token grid, kinds, calibration, and the sizes of each family."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 from shutterless.pipeline.events.kinds import KINDS
 from shutterless.pipeline.tokens import STAGE1_FEATURES, TokenGrid
 
-# relative weight of the four terms of the loss: the event decision leads, a wrong duration costs least
+# relative weight of the four terms of the loss: the event decision counts most, a wrong duration least
 LOSS_WEIGHTS = {"event": 1.0, "kind": 0.5, "onset": 1.0, "log2_duration": 0.1}
 
 
@@ -20,7 +20,7 @@ class DetectorConfig(PreTrainedConfig):
     Parameters
     ----------
     grid : dict
-        `TokenGrid.to_dict` of the strips the model was made for; `token_grid` gives it back as a `TokenGrid`.
+        `TokenGrid.to_dict` of the strips that the model was made for; `token_grid` returns the `TokenGrid`.
     kinds : list of str
         Names of the classes, in the order of ``kind_logits``.
     feature_names : list of str
@@ -30,7 +30,7 @@ class DetectorConfig(PreTrainedConfig):
     calibration_slope, calibration_intercept : float
         Platt scaling: probability = sigmoid(slope × event_logit + intercept).
     training : dict
-        Hyperparameters of the training that made the weights (empty before), kept apart from those of the architecture.
+        Hyperparameters of the training that made the weights; empty before training.
     """
 
     model_type = "shutterless-detector"
@@ -73,8 +73,8 @@ class TransformerConfig(DetectorConfig):
     dropout : float
         Dropout of embeddings, attention and feed-forward part while training.
     rope_theta : float
-        Base of the rotary position frequencies. Positions are token indices (0 to some tens), so a small base spreads
-        the frequencies over the lengths that occur; the usual 10,000 and more are made for thousands of words.
+        Base of the rotary position frequencies. Positions are token indices (0 to a few tens), so a small base spreads
+        the frequencies over the lengths that occur. The usual 10,000 and more suit texts of thousands of words.
     """
 
     model_type = "shutterless-transformer"

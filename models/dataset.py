@@ -1,4 +1,4 @@
-"""Training strips for the `Trainer`: whole batches by index, mirrored at random, split by where they come from."""
+"""Training strips for the `Trainer`: whole batches by index, mirrored at random, split by file or amplifier."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class StripDataset(Dataset):
         With the arrays ``is_event``, ``kind``, ``onset``, ``log2_duration``, all of shape (b,).
     grid : TokenGrid
     flip_columns : bool
-        Mirror each strip left-right with probability 1/2, every time it is drawn. Time is never reversed (a flare rises
-        fast and decays slowly) and nothing is rotated (rows are time, columns are not).
+        Mirror each strip left-right with probability 1/2, every time it is drawn. Time is never reversed, because a
+        flare rises fast and decays slowly. Nothing is rotated, because only rows are time.
     seed : int
         Fixes which strips are mirrored.
     """
@@ -53,9 +53,9 @@ class StripDataset(Dataset):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Return a collated batch: the loader calls this once a batch, so nothing is stacked strip by strip."""
+        """Return a collated batch; the loader calls this once per batch instead of stacking strips one by one."""
         index = torch.as_tensor(indices)
-        # five times as fast as indexing, which takes single numbers instead of whole strips
+        # five times as fast as indexing, which copies single numbers instead of whole strips
         batch = {name: values.index_select(0, index) for name, values in {**self.inputs, **self.labels}.items()}
         if self.flip_columns:
             chosen = torch.rand(len(index), generator=self.generator) < 0.5
@@ -78,14 +78,14 @@ def pass_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def strips_to_tensors(strips: StripBatch) -> dict[str, torch.Tensor]:
-    """Give a `StripBatch` as tensors under the names of the models' inputs."""
+    """Convert a `StripBatch` to tensors under the names of the models' inputs."""
     arrays = {f.name: np.ascontiguousarray(getattr(strips, f.name)) for f in fields(StripBatch)}
     types = {"mask": bool}
     return {name: torch.from_numpy(array.astype(types.get(name, np.float32))) for name, array in arrays.items()}
 
 
 def labels_to_tensors(labels: Labels) -> dict[str, torch.Tensor]:
-    """Give labels as tensors under the names of the models' inputs."""
+    """Convert labels to tensors under the names of the models' inputs."""
     types = {"kind": np.int64}
     return {
         name: torch.from_numpy(np.ascontiguousarray(getattr(labels, name)).astype(types.get(name, np.float32)))
@@ -103,19 +103,19 @@ def split_by_group(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split strips into training and validation by group, never by strip.
 
-    Strips of one amplifier share its stars, its noise and its artefacts: a strip in the validation set whose neighbour
-    was trained on would measure memory.
+    Strips of one amplifier share its stars, noise and artefacts. If neighbours of the validation strips were trained
+    on, the validation would measure memory.
 
     Parameters
     ----------
     groups : ndarray of int, shape (b,)
-        Which group each strip is from.
+        Group of each strip.
     validation_groups : sequence of int, optional
         The groups to validate on; drawn if left out.
     fraction : float
         Fraction of the groups to draw, at least one and never all.
     seed : int
-        Fixes which are drawn.
+        Fixes which groups are drawn.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What a model is made of: layers, shapes, parameters and hyperparameters."""
+"""Describe a model: layers, shapes, parameters and hyperparameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shutterless.models.mlp import PlainMlp
 from shutterless.models.tasks import Reading
 from shutterless.pipeline.tokens import TokenGrid
 
-# kept with the hyperparameters of a training though nobody chose them
+# stored with the hyperparameters of a training, but results of it
 FOUND_IN_TRAINING = ("best_epoch", "n_strips")
 TASK_COLUMNS = ("reading", "task", "outputs", "last activation", "loss", "label")
 _RIGHT = ("weights", "biases", "parameters", "outputs", "weight")
@@ -27,7 +27,7 @@ def layer_table(model: nn.Module) -> pd.DataFrame:
     -------
     DataFrame
         ``layer`` (name), ``type``, ``shape`` (of the weights, e.g. "4 × 3"), and the numbers of ``weights``, ``biases``
-        and all ``parameters``; a parameter that two layers share is counted where it first appears.
+        and all ``parameters``; a parameter that two layers share counts where it first appears.
     """
     rows, seen = [], set()
     for name, module in model.named_modules():
@@ -53,7 +53,7 @@ def _layer_row(name: str, module: nn.Module, own: dict[str, nn.Parameter]) -> di
 
 
 def task_table(readings: Mapping[str, Reading]) -> pd.DataFrame:
-    """List what heads read and what follows from the task of each, `TASK_COLUMNS`."""
+    """List the readings of heads with output size, activation and loss of each (`TASK_COLUMNS`)."""
     rows = [
         (name, reading.task.name, reading.n_outputs, reading.task.activation, _loss_text(reading), reading.task.labels)
         for name, reading in readings.items()
@@ -66,7 +66,7 @@ def _loss_text(reading: Reading) -> str:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Trainable numbers in a model: weights and biases, shared ones once."""
+    """Number of trainable parameters: weights and biases, shared ones once."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
@@ -78,7 +78,7 @@ def hyperparameters(model: DetectorModel) -> dict[str, Any]:
 
 
 def describe_detector(model: DetectorModel) -> str:
-    """Say in text what a detector takes in, learned, reads and was given."""
+    """Describe inputs, parameters, heads and hyperparameters of a detector in text."""
     config = model.config
     tasks = task_table(model.head.readings)
     tasks.insert(5, "weight", [f"{config.loss_weights[name]:g}" for name in tasks["reading"]])
@@ -92,11 +92,11 @@ def describe_detector(model: DetectorModel) -> str:
         f"input: {_input_text(model.grid)}, and {len(config.feature_names)} features of stage 1",
         _parameter_text(model),
         "heads: output size, last activation and loss follow from the task\n\n" + _columns_text(tasks),
-        "hyperparameters of the architecture: chosen, they say which parameters there are\n\n"
+        "hyperparameters of the architecture: chosen, they determine which parameters there are\n\n"
         + _pairs_text(groups["arch"]),
     ]
     if groups["train"]:
-        text = "hyperparameters of the training: chosen, they say how the parameters are learned\n\n"
+        text = "hyperparameters of the training: chosen, they determine how the parameters are learned\n\n"
         parts.append(text + _pairs_text(groups["train"]))
     if found:
         parts.append("found in training\n\n" + _pairs_text(found))
@@ -104,7 +104,7 @@ def describe_detector(model: DetectorModel) -> str:
 
 
 def describe_mlp(sizes: Sequence[int], task: str) -> str:
-    """Say in text what a multi-layer perceptron of given layer sizes would have to learn for a task."""
+    """Describe in text the parameters that a multi-layer perceptron of given layer sizes has to learn for a task."""
     network = PlainMlp(sizes, task)
     name = "–".join(map(str, sizes))
     return "\n\n".join(
@@ -125,7 +125,7 @@ def _input_text(grid: TokenGrid) -> str:
 
 
 def _parameter_text(model: nn.Module) -> str:
-    """The layers in the order of the flow, the head last, with their sum."""
+    """Table of the layers from input to output, the head last, with their sum."""
     layers = layer_table(model)
     in_head = layers["layer"].str.startswith("head.")
     layers = pd.concat([layers[~in_head], layers[in_head]])
@@ -142,7 +142,7 @@ def _parameter_text(model: nn.Module) -> str:
 
 
 def _columns_text(table: pd.DataFrame, hidden: Sequence[str] = ()) -> str:
-    """A table in aligned columns, numbers flush right; signs between numbers are not named in the first line."""
+    """A table in aligned columns, numbers flush right; columns in ``hidden`` have no heading."""
     columns = []
     for name in table.columns:
         cells = ["" if name in hidden else name, *map(str, table[name])]

@@ -1,4 +1,4 @@
-"""The families of detectors by name: build a fresh one, load a saved one."""
+"""Build a new detector of a named family, or load a saved one."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def load_model(folder: str | Path, **kwargs: Any) -> DetectorModel:
     Raises
     ------
     ModelError
-        If there is no model, its weights are damaged, or a pickle lies anywhere in the folder (`refuse_pickles`).
+        If there is no model, its weights are damaged, or the folder holds a pickle anywhere (`refuse_pickles`).
     """
     folder = Path(folder)
     cls = _saved_family(folder)
@@ -113,14 +113,14 @@ def load_model(folder: str | Path, **kwargs: Any) -> DetectorModel:
 
 
 def refuse_pickles(folder: str | Path) -> None:
-    """Refuse a folder that holds a pickle anywhere, by its file's name: opening one runs whatever code it holds.
+    """Refuse a folder that holds a pickle anywhere, recognised by its suffix: opening one runs the code in it.
 
-    Whole safetensors beside it make no difference: what else opens the folder need not be as careful.
+    Valid safetensors beside it make no difference, because another program may open the pickle.
 
     Raises
     ------
     ModelError
-        If there is one; the message names them.
+        If there are any; the message names them.
     """
     files = (path for path in Path(folder).rglob("*") if path.suffix.lower() in PICKLE_SUFFIXES)
     found = sorted(path.relative_to(folder).as_posix() for path in files)

@@ -1,4 +1,4 @@
-"""From a `StripBatch` to what a network computes with, and the base class of all detectors."""
+"""Scale a `StripBatch` to the inputs of a network; the base class of all detectors."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def compress(values: torch.Tensor, softness: float) -> torch.Tensor:
 
 
 class InputScaling(nn.Module):
-    """Scale of the inputs. It is part of the weights, so a saved model needs nothing beside it.
+    """Scale of the inputs. It is part of the weights, so a saved model is complete.
 
-    Residuals and row context are in units of σ already. The static profile and the stage-1 features are compressed and
-    then brought to mean 0 and variance 1 over the training strips; the profile by one number for all columns, so that a
-    mirrored strip is scaled like the strip.
+    Residuals and row context are already in units of σ. The static profile and the stage-1 features are compressed and
+    then brought to mean 0 and variance 1 over the training strips. The profile has one centre and one scale for all
+    columns, so that a mirrored strip is scaled like the original.
     """
 
     profile_centre: torch.Tensor  # (1,)
@@ -66,7 +66,7 @@ class InputScaling(nn.Module):
 
     @torch.no_grad()
     def fit(self, strips: StripBatch) -> None:
-        """Take centre and scale of profile and features from training strips."""
+        """Compute centre and scale of profile and features from training strips."""
         profile = compress(_tensor(strips.profile), 1.0).double().reshape(-1, 1)
         features = compress(_tensor(strips.features), 1.0).double()
         for name, values in (("profile", profile), ("feature", features)):
@@ -83,7 +83,7 @@ class InputScaling(nn.Module):
         features: torch.Tensor,
         mask: torch.Tensor,
     ) -> ModelInputs:
-        """Scale all inputs; what lies under the mask becomes 0."""
+        """Scale all inputs; masked values become 0."""
         mask = mask.bool()
         valid = mask.unsqueeze(-1)
         return ModelInputs(
@@ -96,7 +96,7 @@ class InputScaling(nn.Module):
 
 
 class DetectorModel(PreTrainedModel):
-    """Base of all families: a family only says how a strip becomes one vector (`summarise`)."""
+    """Base of all families; a family only defines how a strip becomes one vector (`summarise`)."""
 
     config_class = DetectorConfig
     main_input_name = "patches"
@@ -115,7 +115,7 @@ class DetectorModel(PreTrainedModel):
         return self.config.token_grid
 
     def check_features(self) -> None:
-        """Refuse a model made for other stage-1 features than stage 1 computes now, though as many."""
+        """Refuse a model made for other stage-1 features than stage 1 computes now, even if their number agrees."""
         if tuple(self.config.feature_names) != STAGE1_FEATURES:
             raise FeatureError(
                 f"the model was trained with features {list(self.config.feature_names)}, but stage 1 computes "
@@ -129,7 +129,7 @@ class DetectorModel(PreTrainedModel):
         with _no_progress_bars():
             model = super().from_pretrained(folder, *args, **kwargs)
         # safetensors leaves weights where they lie in the file; matrix products of unaligned memory take another code
-        # path and differ in the last digit from those of the model that was saved
+        # path and differ in the last digit from those of the saved model
         for weights in (*model.parameters(), *model.buffers()):
             weights.data = weights.data.clone()
         return model
@@ -140,8 +140,8 @@ class DetectorModel(PreTrainedModel):
             return super().save_pretrained(folder, *args, **kwargs)
 
     def summarise(self, inputs: ModelInputs) -> torch.Tensor:
-        """Map scaled inputs to one vector a strip, shape (b, h)."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how a strip becomes one vector (summarise)")
+        """Map scaled inputs to one vector per strip, shape (b, h)."""
+        raise NotImplementedError(f"{type(self).__name__} does not define how a strip becomes one vector (summarise)")
 
     def forward(
         self,
@@ -155,7 +155,7 @@ class DetectorModel(PreTrainedModel):
         onset: torch.Tensor | None = None,
         log2_duration: torch.Tensor | None = None,
     ) -> DetectorOutput:
-        """Detect: inputs as in `StripBatch`, labels as in `detector_loss` (without ``is_event`` there is no loss)."""
+        """Score strips: inputs as in `StripBatch`, labels as in `detector_loss` (no loss without ``is_event``)."""
         self._check_shapes(patches, context, profile, features, mask)
         inputs = self.scaling(patches, context, profile, features, mask)
         output = self.head(self.summarise(inputs), inputs.features)
@@ -165,7 +165,7 @@ class DetectorModel(PreTrainedModel):
         return output
 
     def _check_shapes(self, *tensors: torch.Tensor) -> None:
-        """Refuse inputs that were cut with another grid or carry other features."""
+        """Refuse inputs that were cut with another grid or have another number of features."""
         grid, n_features = self.grid, len(self.config.feature_names)
         expected = {
             "patches": (grid.n_tokens, grid.patch_size),
@@ -183,7 +183,7 @@ class DetectorModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Draw weights with variance 1 / inputs, so that every layer passes on the scale it is given."""
+        """Draw weights with variance 1 / inputs, so that every layer keeps the scale of its input."""
         if isinstance(module, (nn.Linear, nn.Conv1d)):
             fan_in = module.weight[0].numel()
             init.normal_(module.weight, mean=0.0, std=fan_in**-0.5)
@@ -195,7 +195,7 @@ class DetectorModel(PreTrainedModel):
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """A bar for one small file is noise on a terminal."""
+    """Hide the progress bar, which is useless for one small file."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

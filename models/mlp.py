@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons: the detector that takes every pixel of the strip, and one of any sizes for any task."""
+"""Multi-layer perceptrons: a detector that takes every pixel of the strip, and a plain one of any size for any task."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shutterless.models.tasks import TaskError, choose_reading
 
 
 def _hidden_layers(sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
-    """Fully connected layers from ``sizes[0]`` inputs on, each with GELU and dropout; one size alone is no layer."""
+    """Fully connected layers of the given sizes, inputs first, each with GELU and dropout; one size gives no layer."""
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(sizes):
         layers += [nn.Linear(n_in, n_out), nn.GELU(), nn.Dropout(dropout)]
@@ -23,7 +23,7 @@ def _hidden_layers(sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
 
 
 def parse_sizes(text: str) -> list[int]:
-    """``"3-4-3-1"`` as layer sizes; a comma, a blank or the dash of print will do as well."""
+    """Parse ``"3-4-3-1"`` as layer sizes; commas, blanks and en dashes are accepted as well."""
     parts = re.split(r"\s*[-–,\s]\s*", text.strip())
     if not all(part.isdecimal() for part in parts):
         raise TaskError(f"layers {text!r}: give the numbers of inputs, hidden units and outputs, as in 3-4-3-1")
@@ -38,7 +38,7 @@ class PlainMlp(nn.Module):
     sizes : sequence of int
         Inputs, hidden layers, outputs: ``[3, 4, 3, 1]`` has (3 + 1)·4 + (4 + 1)·3 + (3 + 1)·1 = 35 parameters.
     task : str
-        "binary", "multiclass" or "regression": chooses last activation and loss; the last size must fit it.
+        "binary", "multiclass" or "regression": sets last activation and loss; the last size must fit it.
     dropout : float
         After each hidden layer while training.
     """
@@ -55,11 +55,11 @@ class PlainMlp(nn.Module):
         self.output = self.reading.layer(sizes[-2])
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Map inputs ``(b, sizes[0])`` to raw outputs, ``(b,)`` or ``(b, sizes[-1])``: what the loss takes."""
+        """Map inputs ``(b, sizes[0])`` to raw outputs for the loss, ``(b,)`` or ``(b, sizes[-1])``."""
         return self.reading.shape(self.output(self.layers(inputs)))
 
     def predict(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Map inputs to what is reported: probabilities or numbers."""
+        """Map inputs to the reported probabilities or numbers."""
         return self.reading.activate(self(inputs))
 
     def loss(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

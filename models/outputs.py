@@ -1,4 +1,4 @@
-"""What every detector returns, the head that computes it, and the loss."""
+"""Output of every detector, the head that computes it, and the loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 
 from shutterless.models.tasks import Reading, choose_reading
 
-# an onset wrong by a tenth of the strip is where the penalty turns from quadratic to linear
+# the penalty turns from quadratic to linear where the onset is wrong by a tenth of the strip
 ONSET_BETA = 0.1
 
 
@@ -43,7 +43,7 @@ class DetectorOutput(ModelOutput):
 
 
 class AttentionPool(nn.Module):
-    """Weighted mean of a sequence, with weights it chooses itself, and the mean position under these weights."""
+    """Weighted mean of a sequence with learned weights, and the mean position under these weights."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class AttentionPool(nn.Module):
 
 @cache
 def detector_readings(n_kinds: int) -> Mapping[str, Reading]:
-    """What a detector reads of a strip, each with the output size, activation and loss of its task."""
+    """Quantities that a detector reads from a strip, each with the output size, activation and loss of its task."""
     return MappingProxyType(
         {
             "event": choose_reading("binary"),
@@ -77,8 +77,8 @@ def detector_readings(n_kinds: int) -> Mapping[str, Reading]:
 class DetectorHead(nn.Module):
     """Four linear readings of a strip's summary, built from their tasks.
 
-    The stage-1 features are appended to the summary, so that the signal-to-noise ratio reaches the event logit by a
-    straight path: a fresh model is about as good as stage 1 after a few steps.
+    The stage-1 features are appended to the summary, so that the S/N reaches the event logit directly. A new model is
+    therefore about as good as stage 1 after a few steps.
     """
 
     def __init__(self, summary_size: int, n_features: int, n_kinds: int) -> None:
@@ -118,7 +118,7 @@ def detector_loss(
     kind : tensor of int, shape (b,)
         Class index.
     onset, log2_duration : tensor, shape (b,)
-        Labels of the events; NaN where there is none, which takes the strip out of the term.
+        Labels of the events; NaN without an event. Strips with NaN do not count in this term.
     weights : mapping
         Weight of "event", "kind", "onset" and "log2_duration".
     """

@@ -1,4 +1,4 @@
-"""Scores of strips as a table; the same code for every detector."""
+"""Score strips into a table; the same code for every detector."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def score_strips(
         Strips in one forward pass. Batches are always cut from the start, so the same strips give the same scores to
         the bit; another batch size may change the last digits.
     device : str
-        "auto" takes a GPU if there is one; otherwise a torch device such as "cpu". The model is moved there and back.
+        "auto" (a GPU if there is one) or a torch device such as "cpu". The model is moved there and back.
     grid : TokenGrid, optional
         Grid the strips were cut with, to be compared with the model's; without it only the shapes are compared.
     threads : int or None
-        CPU threads of one forward pass. How many share a sum changes its last digits, so the default is one, whatever
+        CPU threads of one forward pass. Their number changes the last digits of sums, so the default is one, whatever
         the number of workers; None leaves torch's setting.
 
     Returns
@@ -61,7 +61,7 @@ def score_strips(
 
 
 def calibrate_model(model: DetectorModel, event_logit: np.ndarray, is_event: np.ndarray) -> None:
-    """Fit Platt scaling to what a model says of validation strips, and store it in the model's config.
+    """Fit Platt scaling to a model's logits of validation strips, and store it in the model's config.
 
     Parameters
     ----------
@@ -81,10 +81,10 @@ def choose_device(device: str) -> str:
 
 
 @contextmanager
-def at_rest(model: DetectorModel, threads: int | None = 1) -> Iterator[None]:
-    """Evaluation mode with a fixed number of threads (None: torch's setting); both as before afterwards.
+def evaluation_mode(model: DetectorModel, threads: int | None = 1) -> Iterator[None]:
+    """Evaluation mode with a fixed number of threads (None: torch's setting); both are restored afterwards.
 
-    Dropout would blur an answer, and how many threads share a sum changes its last digits.
+    Dropout would make scores random, and the number of threads changes the last digits of sums.
     """
     was_training, n_threads = model.training, torch.get_num_threads()
     model.eval()
@@ -98,9 +98,9 @@ def at_rest(model: DetectorModel, threads: int | None = 1) -> Iterator[None]:
 
 @contextmanager
 def _ready_to_score(model: DetectorModel, device: torch.device, threads: int | None) -> Iterator[None]:
-    """`at_rest` on a device, without gradients."""
+    """`evaluation_mode` on a device, without gradients."""
     model.to(device)  # type: ignore[arg-type]
-    with at_rest(model, threads), torch.inference_mode():
+    with evaluation_mode(model, threads), torch.inference_mode():
         yield
 
 

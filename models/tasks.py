@@ -1,8 +1,8 @@
-"""What a head reads, and what follows from it: output size, last activation and loss are chosen together.
+"""Choose output size, last activation and loss of a head together, by its task.
 
-A head that tells event from no event, one that names a class and one that gives a number differ in three things that
-belong together. `TASKS` holds the three that go with each task; `choose_reading` gives a head its row and refuses any
-other mixture: most of them run, and learn something else than was meant.
+Binary decisions, classes and numbers need different output sizes, activations and losses. `TASKS` lists the three for
+each task. `choose_reading` returns those of a head and refuses any other combination: most of them run without an error
+and learn something else than intended.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 
 class TaskError(ValueError):
-    """Output size, activation and loss that do not go together; the message names those that do."""
+    """Output size, activation and loss that do not fit together; the message names those that do."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,16 @@ class Task:
     name : str
         "binary", "multiclass" or "regression".
     labels : str
-        What a label looks like.
+        Form of a label.
     outputs : str
-        How many outputs a head has.
+        Number of outputs of a head.
     activation : str
-        What turns outputs into what is reported, a name in `ACTIVATIONS`. The losses contain it already (in a form that
-        neither overflows nor rounds to 0), so a network ends with the linear layer before it.
+        Function that turns outputs into reported values, a name in `ACTIVATIONS`. The losses contain it in a form that
+        neither overflows nor rounds to 0, so a network ends with the linear layer before it.
     losses : tuple of str
         Names in `LOSSES`, the usual one first.
     reason : str
-        Why these go together.
+        Why these fit together.
     """
 
     name: str
@@ -60,7 +60,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 outputs="1",
                 activation="sigmoid",
                 losses=("binary cross-entropy",),
-                reason="one log-odds says both probabilities, which add up to 1",
+                reason="one log-odds gives both probabilities, which add up to 1",
             ),
             Task(
                 name="multiclass",
@@ -111,11 +111,11 @@ class Reading:
         return nn.Linear(n_inputs, self.n_outputs)
 
     def shape(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Outputs ``(b, n)`` as the loss takes them: ``(b,)`` where there is one and the task does not compare them."""
+        """Outputs ``(b, n)`` as the loss takes them: ``(b,)`` where there is one output."""
         return outputs.squeeze(-1) if self.n_outputs == 1 else outputs
 
     def activate(self, outputs: torch.Tensor) -> torch.Tensor:
-        """What is reported: a probability, probabilities of the classes, or the number itself."""
+        """Reported values: a probability, probabilities of the classes, or the number itself."""
         return ACTIVATIONS[self.task.activation](outputs)
 
     def loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -132,23 +132,23 @@ def choose_reading(
     loss: str | None = None,
     beta: float = 1.0,
 ) -> Reading:
-    """Give a head what goes with its task.
+    """Choose output size, activation and loss of a head by its task.
 
     Parameters
     ----------
     task : str
         A name in `TASKS`.
     n_classes : int, optional
-        How many classes there are to tell apart; needed for "multiclass" unless ``n_outputs`` says it.
+        Number of classes; needed for "multiclass" unless ``n_outputs`` gives it.
     n_outputs, activation, loss : optional
-        What a head was meant to have. What is left out follows from the task.
+        Values that the caller expects; those left out follow from the task.
     beta : float
         Of smooth L1, see `Reading`.
 
     Raises
     ------
     TaskError
-        If anything given does not go with the task; the message names all that is wrong and what goes with it.
+        If a given value does not fit the task; the message names every wrong value and the right ones.
     """
     row = TASKS.get(task)
     if row is None:
@@ -166,7 +166,7 @@ def choose_reading(
 
 
 def _count_outputs(row: Task, n_classes: int | None, n_outputs: int | None) -> int:
-    """How many outputs a head needs; 0 where it cannot be told."""
+    """Number of outputs that a head needs; 0 where it is unknown."""
     if row.name == "binary":
         return 1
     if row.name == "multiclass":
@@ -227,7 +227,7 @@ def _squared_error(outputs: torch.Tensor, labels: torch.Tensor, beta: float) -> 
 def mean_error(outputs: torch.Tensor, labels: torch.Tensor, beta: float) -> torch.Tensor:
     """Smooth L1 averaged over the labels that are finite; 0 without any."""
     labelled = labels.isfinite()
-    # the label is replaced before it meets the gradient: NaN × 0 would still be NaN
+    # NaN labels are replaced before the difference: the gradient NaN × 0 would still be NaN
     error = functional.smooth_l1_loss(outputs, labels.where(labelled, outputs.detach()), beta=beta, reduction="none")
     return (error * labelled).sum() / labelled.sum().clamp(min=1)
 

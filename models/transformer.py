@@ -21,17 +21,17 @@ def _encoder_config(config: TransformerConfig) -> ModernBertConfig:
         intermediate_size=config.mlp_size,
         num_hidden_layers=config.n_layers,
         num_attention_heads=config.n_heads,
-        # variance 1 / inputs; the library's 0.02 is made for widths of 768 and more: at a width of 96, toy pulses were
+        # variance 1 / inputs; the library's 0.02 suits widths of 768 and more: at a width of 96, toy pulses were
         # found (AUC 0.9) after 3 epochs instead of 4
         initializer_range=config.hidden_size**-0.5,
-        # every layer sees the whole strip: a local window counts indices, and a strip has only some tens
+        # every layer attends to the whole strip, which has only a few tens of tokens
         layer_types=["full_attention"] * config.n_layers,
         rope_parameters={"full_attention": rope, "sliding_attention": rope},
         max_position_embeddings=config.token_grid.n_tokens + 1,
         attention_dropout=config.dropout,
         mlp_dropout=config.dropout,
         embedding_dropout=config.dropout,
-        # tokens come as vectors: one unused word is kept, and the special words must lie inside the vocabulary
+        # tokens are given as vectors: one unused word is kept, and the special words must lie inside the vocabulary
         vocab_size=1,
         pad_token_id=0,
         bos_token_id=None,
@@ -43,11 +43,11 @@ def _encoder_config(config: TransformerConfig) -> ModernBertConfig:
 
 
 class StripEncoder(nn.Module):
-    """The parts that read a strip, shared by the detector and the pretraining: token embeddings and the encoder.
+    """Token embeddings and encoder of a strip, shared by the detector and the pretraining.
 
-    A token is embedded by two linear layers with a GELU between them: the encoder starts by normalizing each token, and
-    after a linear embedding alone this would take away how bright a patch is. Positions are token indices, so that the
-    unit of time is the token span.
+    A token is embedded by two linear layers with a GELU between them. The encoder first normalizes each token; after a
+    linear embedding alone this would remove the brightness of a patch. Positions are token indices, so the unit of
+    time is the rows of one token.
     """
 
     embed_patch: nn.Module
@@ -55,7 +55,7 @@ class StripEncoder(nn.Module):
     encoder: nn.Module
 
     def add_encoder(self, config: TransformerConfig) -> None:
-        """Add the parts, with weights still to be drawn."""
+        """Add embeddings and encoder; their weights are drawn later."""
         grid, hidden = config.token_grid, config.hidden_size
         self.embed_patch = _embedding(grid.patch_size + grid.patch_rows, hidden)
         self.embed_static = _embedding(grid.profile_size + len(config.feature_names or ()), hidden)
@@ -68,9 +68,9 @@ class StripEncoder(nn.Module):
         ----------
         inputs : ModelInputs
         hidden : tensor of bool, shape (b, n), optional
-            Patches of which nothing is seen, neither pixels nor row context.
+            Patches whose pixels and row context are hidden.
         hide : tensor, shape (h,), optional
-            The embedding that stands in their place.
+            Embedding that replaces them.
         """
         patches = self.embed_patch(torch.cat([inputs.patches, inputs.context], -1))  # (b, n, h)
         if hidden is not None:

@@ -1,9 +1,9 @@
-"""What a model learned from its labels: its forced choices between events and false triggers of equal S/N.
+"""Test what a model learned from its labels, by forced choices between events and false triggers of equal S/N.
 
-Events are brighter than noise, so whatever orders triggers by S/N orders them well: a random network, too, whose output
-happens to rise with it. Completeness and area under the ROC curve then tell how the weights were drawn. Among triggers
-of equal S/N a model that learned nothing is right in half of its choices. It is unsure of them, too, and so close to
-that half whatever its weights are.
+Events are brighter than noise, so any score that rises with S/N orders triggers well, even that of a random network.
+Completeness and area under the ROC curve then depend on how the weights were drawn. Among triggers of equal S/N, a
+model that learned nothing is right in half of its choices. Its probabilities hardly differ there, so its share of right
+choices is close to one half whatever its weights are.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from scipy.stats import t
 from shutterless.models.evaluation.metrics import CONFIDENCE
 
 _BY_CHANCE = 0.5
-PER_BIN = 30  # triggers; among so few of similar S/N the S/N itself tells next to nothing
+PER_BIN = 30  # triggers; within so narrow a bin the S/N itself hardly separates events from noise
 
 
 @dataclass(frozen=True)
 class ForcedChoice:
-    """Share of right choices, and its standard error around 0.5 for what knows the S/N alone; NaN without choices."""
+    """Share of right choices, and its standard error for a score that depends on S/N alone; NaN without choices."""
 
     share: float
     error: float
@@ -31,12 +31,12 @@ class ForcedChoice:
 def forced_choice(
     probability: np.ndarray, snr: np.ndarray, is_event: np.ndarray, per_bin: int = PER_BIN
 ) -> ForcedChoice:
-    """How often a model finds the event out of an event and a false trigger of about the same S/N.
+    """Share of pairs of an event and a false trigger of about equal S/N in which a model chooses the event.
 
     Parameters
     ----------
     probability : ndarray, shape (b,)
-        Of an event. Not calibrated on these strips: calibration turns a model round that is wrong.
+        Of an event. It must not be calibrated on these strips: calibration would invert a model that is wrong.
     snr : ndarray, shape (b,)
         Stage-1 S/N; its sign does not count.
     is_event : ndarray of bool, shape (b,)
@@ -45,14 +45,14 @@ def forced_choice(
 
     Notes
     -----
-    The model chooses in proportion to its probabilities: of an event with p and a false trigger with q it takes the
-    event in (1 + p - q) / 2 of the cases. The mean over all pairs within a bin, weighted by the pairs of each bin, is
+    The model chooses in proportion to its probabilities: with p for the event and q for the false trigger, it chooses
+    the event in (1 + p - q) / 2 of the cases. Averaged over all pairs within each bin, weighted by their number, this is
     (1 + D) / 2 with the coefficient of discrimination D (Tjur 2009, American Statistician 63, 366). A choice by the
     larger of p and q would give the area under the ROC curve (Green & Swets 1966, Signal Detection Theory, §2.4), which
-    does not ask how sure the model is: there small random differences of a network that learned nothing count in full.
+    ignores how sure the model is: small random differences of a network that learned nothing would count in full.
 
     If labels are exchangeable within a bin of n₁ events and n₀ others, the difference of their mean probabilities has
-    the variance s² (1/n₁ + 1/n₀), with s² that of all of them (Lehmann 1975, Nonparametrics, appendix 2).
+    the variance s² (1/n₁ + 1/n₀), where s² is the variance of all of them (Lehmann 1975, Nonparametrics, appendix 2).
     """
     snr, truth = np.abs(snr), np.asarray(is_event).astype(bool)
     edges = np.quantile(snr, np.linspace(0, 1, max(len(snr) // per_bin, 1) + 1)[1:-1]) if len(snr) else []
@@ -73,18 +73,18 @@ def forced_choice(
 
 @dataclass(frozen=True)
 class LabelControl:
-    """A model beside its controls, which are the same model trained with shuffled labels.
+    """A model compared with its controls: the same model trained with shuffled labels.
 
     Parameters
     ----------
     name : str
     share, error : float
-        Of right choices with true labels, and its error as `ForcedChoice` has it.
+        Share of right choices with true labels, and its error as in `ForcedChoice`.
     control_share, control_error : float
-        Mean over the controls, and its standard error from their scatter; NaN of a single one.
+        Mean over the controls, and its standard error from their scatter; NaN for a single one.
     n_controls : int
     learned : bool
-        Whether the true labels taught it something.
+        Whether the model learned from the true labels.
     """
 
     name: str
@@ -96,20 +96,20 @@ class LabelControl:
     learned: bool
 
     def text(self) -> str:
-        """Say it in a sentence."""
+        """The result in one sentence."""
         if not np.isfinite(self.share):
             return f"{self.name}: no event and false trigger of equal S/N, so what its labels taught it is not known."
         known = f" ± {100 * self.control_error:.1f}" if np.isfinite(self.control_error) else ""
-        said = "it learned from them" if self.learned else "NO evidence that they taught it anything beyond the S/N"
+        verdict = "it learned from them" if self.learned else "NO evidence that they taught it anything beyond the S/N"
         return (
             f"{self.name}: of an event and a false trigger of equal S/N it chooses the event in "
             f"{100 * self.share:.1f} ± {100 * self.error:.1f} % with true labels, in {100 * self.control_share:.1f}"
-            f"{known} % with shuffled ones (trained {self.n_controls} times): {said}."
+            f"{known} % with shuffled ones (trained {self.n_controls} times): {verdict}."
         )
 
 
 def judge_labels(name: str, true: ForcedChoice, controls: Sequence[float], n_seeds: int = 1) -> LabelControl:
-    """Decide whether true labels taught a model something.
+    """Decide whether a model learned from its true labels.
 
     Parameters
     ----------
@@ -119,13 +119,13 @@ def judge_labels(name: str, true: ForcedChoice, controls: Sequence[float], n_see
     controls : sequence of float
         Shares of right choices of models that were trained with shuffled labels, each with another seed.
     n_seeds : int
-        Trainings with true labels that ``true`` is the mean of.
+        Number of trainings with true labels over which ``true`` is averaged.
 
     Notes
     -----
-    If the labels taught nothing, the share with true ones is one more draw of the controls', whose mean is 0.5 by
-    construction. Their scatter about it has as many degrees of freedom as there are controls; it is added to the error
-    of ``true``, and the distance from 0.5 is held against Student's t at 97.5 %.
+    If the model learned nothing, its share with true labels has the same distribution as those of the controls, whose
+    mean is 0.5 by construction. Their scatter about 0.5 has as many degrees of freedom as there are controls. It is
+    added to the error of ``true``, and the distance from 0.5 is compared with Student's t at 97.5 %.
     """
     shares = np.asarray(controls, dtype=np.float64)
     scatter = np.sqrt(np.mean((shares - _BY_CHANCE) ** 2) / n_seeds)

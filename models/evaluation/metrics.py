@@ -1,9 +1,9 @@
-"""How good a detector is: false alarms, live time, completeness and loss, by one code for every detector.
+"""Measure detectors: false alarms, live time, completeness and loss, with the same code for every detector.
 
-A *false alarm* is a cluster of detections that matches no event of the truth table; *completeness* is counted against
-the S/N ``rho`` of an optimum no detector can beat. Events of `UNCOUNTED_KINDS` are no false alarms, but are left out of
-completeness: glints, because within one amplifier nothing tells them from a burst, and `ENDLESS_KINDS`, because what
-goes on beyond any file has no finite optimum. What is found of the latter is said apart.
+A *false alarm* is a cluster of detections that matches no event of the truth table. *Completeness* is counted against
+``rho``, the S/N of a perfect-match template, which no detector can beat. Events of `UNCOUNTED_KINDS` are no false
+alarms, but do not count for completeness. Glints look like bursts within one amplifier. `ENDLESS_KINDS` last longer
+than any file, so they have no finite ``rho``; `apart_table` reports them separately.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ MIN_COUNTED_ALARMS = 10  # a rate that rests on fewer is marked extrapolated
 TAIL_ALARMS = 30
 RHO_BINS = (4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 12.0, 14.0, 16.0, 20.0)
 CONFIDENCE = 0.95
-# events per amplifier-hour in the mix a model is trained on: 10,000, most of them between 4.9 and 12 sigma, beside half
-# an hour of noise, are 9 at 6 sigma for each of noise, so that the limit agrees with the model's own odds there
+# events per amplifier-hour in the mix a model is trained on: 10,000 events, most of them between 4.9 and 12 sigma, and
+# half an hour of noise. At 6 sigma there are 9 events per noise trigger, so the limit agrees with the model's own odds
 EVENTS_PER_HOUR = 630.0
 # false alarms per amplifier-hour and threshold of a perfect-match bank on clean noise, two amplifier-hours
 # (benchmarks/optimum.py --hours 2): all widths and shapes of the bank, both signs; below 5 an exponential tail
@@ -47,7 +47,7 @@ OPTIMUM_THRESHOLDS = (
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Where a detector's threshold stands and what that costs.
+    """Threshold of a detector and the rate of false alarms above it.
 
     ``rate_low`` and ``rate_high`` are the 95 % Poisson interval of ``rate_per_hour``, per amplifier-hour.
     """
@@ -63,7 +63,7 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class RateCurve:
-    """Scores of the false alarms counted in so many amplifier-hours, and so the threshold for any rate.
+    """Scores of false alarms and the time they were counted in, which give the threshold for any rate.
 
     Parameters
     ----------
@@ -81,9 +81,9 @@ class RateCurve:
 
         Notes
         -----
-        Counted down to `MIN_COUNTED_ALARMS` alarms. Below, an exponential tail is fitted to the highest
-        `TAIL_ALARMS` (maximum likelihood: their mean excess over the lowest); more of them would be more precise and,
-        since real tails thin out, too high.
+        Alarms are counted where there are at least `MIN_COUNTED_ALARMS`. For lower rates, an exponential tail is fitted
+        to the highest `TAIL_ALARMS` (maximum likelihood: their mean excess over the lowest). With more of them the fit
+        is more precise but too high, because real tails fall faster.
         """
         wanted = rate_per_hour * self.live_hours
         if len(self.scores) == 0:
@@ -98,7 +98,7 @@ class RateCurve:
         return float(floor + scale * np.log(n_tail / max(wanted, 1e-12))), True
 
     def to_dict(self, n_kept: int = 500) -> dict[str, object]:
-        """Return plain values for JSON: the highest scores only, which is where thresholds lie."""
+        """Return plain values for JSON: only the highest scores, among which thresholds lie."""
         return {"live_hours": self.live_hours, "scores": [float(score) for score in self.scores[:n_kept]]}
 
     @classmethod
@@ -108,19 +108,19 @@ class RateCurve:
 
 
 def optimum_threshold(rate_per_hour: float) -> float:
-    """Threshold of a perfect-match bank at a rate of false alarms: what no detector can beat finds half there.
+    """Threshold of a perfect-match bank at a rate of false alarms: the ``rho50`` that no detector can beat.
 
-    Interpolated in the logarithm of the rate, and continued along its ends.
+    Interpolated in the logarithm of the rate, and extrapolated linearly.
     """
     rates, thresholds = np.array(OPTIMUM_THRESHOLDS).T
     return float(make_interp_spline(np.log(rates), thresholds, k=1)(np.log(rate_per_hour)))
 
 
 def _noise_rate(snr: Any) -> np.ndarray:
-    """False alarms per amplifier-hour of pure noise above a S/N: the inverse of `optimum_threshold`.
+    """False alarms per amplifier-hour of pure noise above an S/N: the inverse of `optimum_threshold`.
 
-    A Gaussian tail through `OPTIMUM_THRESHOLDS` (logarithm of the rate linear in the squared threshold), which it
-    follows within 10 %.
+    A Gaussian tail fitted to `OPTIMUM_THRESHOLDS` (logarithm of the rate linear in the squared threshold), accurate to
+    10 %.
     """
     rates, thresholds = np.array(OPTIMUM_THRESHOLDS).T
     slope, intercept = np.polyfit(thresholds**2, np.log(rates), 1)
@@ -128,12 +128,12 @@ def _noise_rate(snr: Any) -> np.ndarray:
 
 
 def detection_score(event_logit: Any, snr: Any) -> np.ndarray:
-    """Score of a learned detector: its log odds, limited by what is known of pure noise at this S/N.
+    """Score of a learned detector: its log-odds, limited by the rate of pure noise at this S/N.
 
     Notes
     -----
-    Noise above 6 sigma is so rare (`_noise_rate`) that even half an amplifier-hour of training examples holds two dozen
-    of it, too few for a model to learn how fast it falls; the odds against it are known better than that. Odds against
+    Noise above 6 sigma is rare (`_noise_rate`): half an amplifier-hour of training examples holds only two dozen
+    triggers of it. From so few a model cannot learn how fast the rate falls, but the rate itself is known. Odds against
     two explanations add as their inverses: ``1 / odds = exp(-logit) + _noise_rate / EVENTS_PER_HOUR``.
     """
     inverse = np.exp(-np.asarray(event_logit, dtype=np.float64)) + _noise_rate(snr) / EVENTS_PER_HOUR
@@ -142,7 +142,7 @@ def detection_score(event_logit: Any, snr: Any) -> np.ndarray:
 
 def poisson_interval(count: int) -> tuple[float, float]:
     """Central 95 % interval of a Poisson mean (Garwood 1936, Biometrika 28, 437): 10 gives 4.80 to 18.39."""
-    from astropy.stats import poisson_conf_interval  # takes long to import, and no search needs it
+    from astropy.stats import poisson_conf_interval  # slow to import, and no search needs it
 
     low, high = poisson_conf_interval(count, "frequentist-confidence", sigma=ndtri((1 + CONFIDENCE) / 2))
     return float(low), float(high)
@@ -193,11 +193,11 @@ def false_alarm_curve(detections: pd.DataFrame, score: np.ndarray, truth: pd.Dat
     Parameters
     ----------
     detections : DataFrame
-        Everything stage 1 proposed.
+        All triggers of stage 1.
     score : ndarray, shape (number of detections,)
-        What the detector says of each, -inf where it was vetoed.
+        Score of each detection, -inf where it was vetoed.
     truth : DataFrame
-        Events and artefacts; only events (``is_event``) excuse a detection.
+        Events and artefacts; a detection that matches an event (``is_event``) is no false alarm.
     live_hours : float
         Amplifier-hours searched.
     """
@@ -209,9 +209,9 @@ def false_alarm_curve(detections: pd.DataFrame, score: np.ndarray, truth: pd.Dat
 
 
 def operating_point(curve: RateCurve, n_alarms: int) -> OperatingPoint:
-    """Threshold at which a detector raises so many false alarms on the frames it was counted on.
+    """Threshold at which a detector raises ``n_alarms`` false alarms on the frames of ``curve``.
 
-    A detector that never raises as many gets all its detections, and the number it does raise.
+    If it never raises as many, the threshold admits all its detections and the count is the number it raises.
     """
     counted = min(n_alarms, len(curve.scores))
     threshold = float(curve.scores[counted - 1]) if counted else -np.inf
@@ -242,7 +242,7 @@ def _score_events(detections: pd.DataFrame, score: np.ndarray, events: pd.DataFr
 
 
 def apart_table(detections: pd.DataFrame, score: np.ndarray, truth: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """What is found of events that are reported apart, whatever their ``rho``, with 95 % Wilson intervals.
+    """Fractions found of events that are reported separately, whatever their ``rho``, with 95 % Wilson intervals.
 
     Parameters
     ----------
@@ -253,9 +253,9 @@ def apart_table(detections: pd.DataFrame, score: np.ndarray, truth: pd.DataFrame
     Returns
     -------
     DataFrame
-        ``kind``, ``n``, ``found``, ``fraction``, ``low``, ``high``: a row for each kind without a finite optimum, and,
-        where the truth says which star an event is on, for bursts (`EITHER_KINDS`) on stars and orphan bursts. Kinds
-        that do not occur have none.
+        ``kind``, ``n``, ``found``, ``fraction``, ``low``, ``high``: a row for each kind without a finite optimum. If
+        the truth has ``star_id``, there are also rows for bursts (`EITHER_KINDS`) on stars and for orphan bursts. Kinds
+        that do not occur have no row.
     """
     events = truth[truth["is_event"].astype(bool)]
     parts = {kind: events[events["kind"] == kind] for kind in ENDLESS_KINDS}
@@ -272,7 +272,7 @@ def apart_table(detections: pd.DataFrame, score: np.ndarray, truth: pd.DataFrame
 
 
 def completeness_table(events: pd.DataFrame, threshold: float, bins: tuple[float, ...] = RHO_BINS) -> pd.DataFrame:
-    """Completeness in bins of ``rho`` with 95 % Wilson intervals, for all kinds together and each alone.
+    """Completeness in bins of ``rho`` with 95 % Wilson intervals, for all kinds together and for each kind.
 
     Returns
     -------
@@ -308,12 +308,12 @@ def fit_rho50(rho: np.ndarray, found: np.ndarray) -> float:
     Returns
     -------
     float
-        NaN where no half is reached: all or none were found, or too few at any ``rho``.
+        NaN where one half is not reached: all or none were found, or too few at any ``rho``.
 
     Notes
     -----
-    Maximum likelihood of ``ceiling Φ((rho - middle) / width)``. The ceiling is what is found of bright events: some are
-    lost whatever their S/N (masked rows, beginnings of streaks), which would otherwise pass for a wide threshold.
+    Maximum likelihood of ``ceiling Φ((rho - middle) / width)``. The ceiling is the fraction found of bright events:
+    some are lost whatever their S/N (masked rows, beginnings of streaks). Without it, these would widen the threshold.
     """
     if found.all() or not found.any():
         return float("nan")
@@ -331,9 +331,9 @@ def fit_rho50(rho: np.ndarray, found: np.ndarray) -> float:
 
 
 def bootstrap_events(events: pd.DataFrame, n_samples: int, seed: int) -> list[np.ndarray]:
-    """Resample events by amplifier and file, so that what shares a frame stays together.
+    """Resample events by amplifier and file, so that events of one frame stay together.
 
-    With fewer than ten groups the groups cannot be resampled to any effect, and events are.
+    With fewer than ten groups, single events are resampled instead.
 
     Returns
     -------
@@ -354,8 +354,8 @@ def summarise(events: pd.DataFrame, point: OperatingPoint, samples: list[np.ndar
 
     Notes
     -----
-    Loss is ``2.5 log10(rho50 / eta)`` magnitudes, ``eta`` the threshold of a perfect-match bank at the same rate of
-    false alarms: what a detector loses against the optimum.
+    Loss against the optimum is ``2.5 log10(rho50 / eta)`` magnitudes, where ``eta`` is the threshold of a perfect-match
+    bank at the same rate of false alarms.
     """
     found = (events["score"] >= point.threshold).to_numpy()
     rho = events["rho"].to_numpy()

@@ -1,7 +1,7 @@
-"""Two detectors on the same events: how much more one finds, and how well that is known.
+"""Compare two detectors on the same events: the difference in completeness and its error.
 
-What shares a sequence shares its sky, its pickup and its stars, so events are no independent draws; sequences are. The
-difference of each event is taken first, which cancels what makes an event hard for both.
+Events of one sequence share its sky, pickup and stars, so sequences are independent draws, but events are not. The
+difference is taken for each event first, which cancels whatever makes an event hard for both detectors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pandas as pd
 from shutterless.models.evaluation.metrics import CONFIDENCE
 
 BLOCK_LABELS = ("sequence", "file", "entry")  # the coarsest first
-ENOUGH_BLOCKS = 8  # fewer whole sequences say little of their spread; files or amplifiers are then resampled
+ENOUGH_BLOCKS = 8  # the spread of fewer sequences is poorly known; files or amplifiers are then resampled
 _AT_ONCE = 1 << 22  # numbers of one array of weights
 
 
@@ -24,14 +24,14 @@ class PairedBootstrapError(ValueError):
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """How much more of the same events the first detector finds than the second.
+    """Difference in completeness of two detectors on the same events.
 
     Parameters
     ----------
     difference : float
-        Mean of what the first found less what the second found, over all events.
+        Completeness of the first detector minus that of the second.
     standard_error : float
-        Standard deviation of that over the samples.
+        Its standard deviation over the samples.
     low, high : float
         Its central 95 % interval (percentiles).
     n_blocks : int
@@ -53,8 +53,8 @@ def paired_difference(
     Parameters
     ----------
     found_a, found_b : ndarray of bool, shape (number of events,)
-        What each found of the same events in the same order; or floats, the fraction of the seeds of a model that
-        found an event.
+        Whether each detector found each event, both in the same order. Floats are allowed: the fraction of a model's
+        seeds that found the event.
     blocks : ndarray, shape (number of events,)
         Label of the sequence that each event belongs to (`choose_blocks`).
     n_samples : int
@@ -68,8 +68,8 @@ def paired_difference(
     Notes
     -----
     Efron & Tibshirani (1993, An Introduction to the Bootstrap, ch. 6 for standard errors, 8 for units that are blocks,
-    13 for percentiles). Of n blocks each sample draws n - 1, which makes the variance of a mean unbiased; n would give
-    it (n - 1)/n too small (McCarthy & Snowden 1985, Vital and Health Statistics 2-95), a quarter for four blocks.
+    13 for percentiles). Of n blocks each sample draws n - 1, which makes the variance of a mean unbiased; n draws
+    give (n - 1)/n of it (McCarthy & Snowden 1985, Vital and Health Statistics 2-95), a quarter too little for n = 4.
     """
     first, second = np.asarray(found_a, dtype=np.float64), np.asarray(found_b, dtype=np.float64)
     index, labels = pd.factorize(np.asarray(blocks), use_na_sentinel=False)
@@ -111,8 +111,8 @@ def choose_blocks(events: pd.DataFrame) -> pd.Series:
     Returns
     -------
     Series
-        The column of the coarsest label with `ENOUGH_BLOCKS` values; without any such, of that with the most. Its name
-        says which.
+        The column of the coarsest label with `ENOUGH_BLOCKS` values, or else of the label with the most values. Its
+        name is that label.
     """
     labels = [name for name in BLOCK_LABELS if name in events]
     if not labels:

@@ -1,4 +1,4 @@
-"""From logits to probabilities that mean what they say: Platt scaling and how to check it."""
+"""Calibrate logits to probabilities (Platt scaling), and check the calibration."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def reliability_table(probability: np.ndarray, is_event: np.ndarray, n_bins: int
 
 
 def reliability_error(table: pd.DataFrame) -> float:
-    """Expected calibration error: mean distance of predicted and observed frequency, weighted by the strips.
+    """Expected calibration error: mean distance between predicted and observed frequency, weighted by the strips.
 
     Parameters
     ----------
@@ -98,13 +98,13 @@ def reliability_error(table: pd.DataFrame) -> float:
 def roc_area(score: np.ndarray, is_event: np.ndarray) -> float:
     """Probability that a strip with an event scores higher than one without (ties count half).
 
-    NaN without both, and where a score is not finite, as in a training that diverges.
+    NaN if one class is missing or a score is not finite, as in a training that diverges.
 
     Notes
     -----
     The Mann–Whitney statistic (Hanley & McNeil 1982, Radiology 143, 29).
     """
-    from sklearn.metrics import roc_auc_score  # half a second, which nobody who applies a model needs
+    from sklearn.metrics import roc_auc_score  # takes half a second to import, and no search needs it
 
     truth = np.asarray(is_event).astype(bool)
     is_known = 0 < truth.sum() < len(truth) and np.isfinite(score).all()

@@ -12,7 +12,7 @@ from torch.nn import functional
 from shutterless.models.cnn import CnnDetector
 from shutterless.models.explain.batches import ExplainError, tensor_batches
 from shutterless.models.inputs import DetectorModel
-from shutterless.models.scoring import at_rest
+from shutterless.models.scoring import evaluation_mode
 from shutterless.pipeline.tokens import StripBatch
 
 _STRIPS_AT_ONCE = 256
@@ -90,7 +90,7 @@ def strongest_kernels(model: DetectorModel, strips: StripBatch, layer: int, n: i
     answers: list[torch.Tensor] = []
     hook = cnn.convolutions[layer].register_forward_hook(lambda module, given, maps: answers.append(maps.amax(-1)))
     try:
-        with at_rest(cnn), torch.inference_mode():
+        with evaluation_mode(cnn), torch.inference_mode():
             for batch in tensor_batches(cnn, strips, _STRIPS_AT_ONCE):
                 cnn(**batch)
     finally:
@@ -148,7 +148,7 @@ def maximise_activation(
     start = torch.randn((1, n_starts, n_channels, n_rows), generator=generator)
     inputs = _normalized(start.repeat(len(chosen), 1, 1, 1).flatten(0, 1).to(model.device), norm)
     wanted = torch.tensor(chosen, device=model.device).repeat_interleave(n_starts)
-    with at_rest(model):
+    with evaluation_mode(model):
         inputs, activation = _ascend(model, layer, wanted, inputs, norm, n_steps)
     found = inputs.reshape(len(chosen), n_starts, n_channels, n_rows).cpu().numpy()
     grid = model.grid

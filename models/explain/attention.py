@@ -12,7 +12,7 @@ import torch
 
 from shutterless.models.explain.batches import ExplainError, tensor_batches
 from shutterless.models.inputs import DetectorModel
-from shutterless.models.scoring import at_rest
+from shutterless.models.scoring import evaluation_mode
 from shutterless.models.transformer import TransformerDetector
 from shutterless.pipeline.tokens import StripBatch, TokenGrid
 
@@ -105,7 +105,7 @@ def attend(model: DetectorModel, strips: StripBatch, *, batch_size: int = 64) ->
         )
     n = 1 + model.grid.n_tokens
     rollouts, weights = [np.empty((0, n, n), np.float32)], [np.empty((0, n - 1), np.float32)]
-    with at_rest(model), _recorded(model) as seen, torch.inference_mode():
+    with evaluation_mode(model), _recorded(model) as seen, torch.inference_mode():
         for batch in tensor_batches(model, strips, batch_size):
             model(**batch)
             rollouts.append(attention_rollout(seen["attentions"]).cpu().numpy())

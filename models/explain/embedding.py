@@ -19,7 +19,7 @@ from sklearn.neighbors import LocalOutlierFactor
 from shutterless.models.evaluation.metrics import match_entries
 from shutterless.models.explain.batches import tensor_batches
 from shutterless.models.inputs import DetectorModel
-from shutterless.models.scoring import at_rest
+from shutterless.models.scoring import evaluation_mode
 from shutterless.pipeline.detection.scan import TRIGGER_THRESHOLD
 from shutterless.pipeline.detection.triggers import find_triggers
 from shutterless.pipeline.detection.vetoes import need_a_model
@@ -100,7 +100,7 @@ def summarise_strips(model: DetectorModel, strips: StripBatch, *, batch_size: in
     ndarray of float32, shape (b, h)
     """
     parts = []
-    with at_rest(model), torch.inference_mode():
+    with evaluation_mode(model), torch.inference_mode():
         for batch in tensor_batches(model, strips, batch_size):
             parts.append(model.summarise(model.scaling(**batch)).float().cpu().numpy())
     return np.concatenate(parts) if parts else np.empty((0, _summary_size(model)), np.float32)

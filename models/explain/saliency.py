@@ -10,7 +10,7 @@ import torch
 
 from shutterless.models.explain.batches import ExplainError, event_logit, tensor_batches
 from shutterless.models.inputs import DetectorModel, ModelInputs
-from shutterless.models.scoring import at_rest
+from shutterless.models.scoring import evaluation_mode
 from shutterless.pipeline.tokens import StripBatch, TokenGrid, unpatchify
 
 _INPUTS = ("patches", "context", "profile", "features")
@@ -89,7 +89,7 @@ def gradient_saliency(model: DetectorModel, strips: StripBatch, *, batch_size: i
     that more of it changes nothing has no gradient, though it may have decided: see `integrated_gradients`.
     """
     parts = []
-    with at_rest(model):
+    with evaluation_mode(model):
         for batch in tensor_batches(model, strips, batch_size):
             given = {name: batch[name].requires_grad_() for name in _INPUTS}
             logit = model(**given, mask=batch["mask"]).event_logit
@@ -134,7 +134,7 @@ def integrated_gradients(
     place, weight = np.polynomial.legendre.leggauss(n_steps)  # on -1 to 1
     line = list(zip((place + 1) / 2, weight / 2, strict=True))
     parts = []
-    with at_rest(model):
+    with evaluation_mode(model):
         for batch in tensor_batches(model, strips, batch_size):
             parts.append(_integrate(model, batch, line))
     return Attribution(**_joined(model, parts, ("logit", "baseline_logit")))

@@ -238,7 +238,7 @@ def test_cnn_sizes_must_agree():
 
 def test_base_class_is_no_detector(grid, strips):
     base = DetectorModel(DetectorConfig(grid=grid.to_dict()), summary_size=3)
-    with pytest.raises(NotImplementedError, match="DetectorModel does not say how a strip becomes one vector"):
+    with pytest.raises(NotImplementedError, match="DetectorModel does not define how a strip becomes one vector"):
         base(**strips_to_tensors(strips))
 
 
