@@ -46,7 +46,7 @@ def forced_choice(
     Notes
     -----
     The model chooses in proportion to its probabilities: with p for the event and q for the false trigger, it chooses
-    the event in (1 + p - q) / 2 of the cases. Averaged over all pairs within each bin, weighted by their number, this is
+    the event in (1 + p - q) / 2 of the cases. Averaged over all pairs within the bins, weighted by their number, this is
     (1 + D) / 2 with the coefficient of discrimination D (Tjur 2009, American Statistician 63, 366). A choice by the
     larger of p and q would give the area under the ROC curve (Green & Swets 1966, Signal Detection Theory, §2.4), which
     ignores how sure the model is: small random differences of a network that learned nothing would count in full.
