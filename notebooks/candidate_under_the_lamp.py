@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 from workspace import open_notebook, plot_trigger, simulate_night
 
-from shutterless.models.explain.activation import maximise_activation, seen_rows, strongest_kernels
+from shutterless.models.explain.activation import maximise_activation, receptive_rows, strongest_kernels
 from shutterless.models.explain.attention import attend
 from shutterless.models.explain.embedding import true_kinds
 from shutterless.models.explain.plots import (
@@ -189,7 +189,7 @@ for layer in (0, len(cnn.convolutions) - 1):
     figure, axes = plt.subplots(figsize=(10, 4), layout="constrained")
     plot_gallery(found.best[:, 0], axes, titles=titles)
     axes.set_title(
-        f"Convolution {layer + 1}: what it answers to most ({seen_rows(cnn, layer)} binned rows rightward, columns up)"
+        f"Convolution {layer + 1}: preferred inputs ({receptive_rows(cnn, layer)} binned rows rightward, columns up)"
     )
     notebook.keep(figure, f"kernels_{layer + 1}")
 

@@ -46,10 +46,10 @@ def forced_choice(
     Notes
     -----
     The model chooses in proportion to its probabilities: with p for the event and q for the false trigger, it chooses
-    the event in (1 + p - q) / 2 of the cases. Averaged over all pairs within the bins, weighted by their number, this is
-    (1 + D) / 2 with the coefficient of discrimination D (Tjur 2009, American Statistician 63, 366). A choice by the
-    larger of p and q would give the area under the ROC curve (Green & Swets 1966, Signal Detection Theory, §2.4), which
-    ignores how sure the model is: small random differences of a network that learned nothing would count in full.
+    the event in (1 + p - q) / 2 of the cases. Its mean over all pairs within a bin, weighted by the pairs of each bin,
+    is (1 + D) / 2 with the coefficient of discrimination D (Tjur 2009, American Statistician 63, 366). A choice by
+    the larger of p and q would give the area under the ROC curve (Green & Swets 1966, Signal Detection Theory, §2.4),
+    which ignores how sure the model is: small random differences of a network that learned nothing would count in full.
 
     If labels are exchangeable within a bin of n₁ events and n₀ others, the difference of their mean probabilities has
     the variance s² (1/n₁ + 1/n₀), where s² is the variance of all of them (Lehmann 1975, Nonparametrics, appendix 2).

@@ -1,1 +1,1 @@
-"""Why a model decided as it did, and what a night's triggers look like to it."""
+"""Explain the decisions of a model, and map the triggers of a night by its summaries."""

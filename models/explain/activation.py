@@ -1,4 +1,4 @@
-"""What the kernels of the CNN look for: the input of a given strength that a kernel answers to most."""
+"""Find the input of a given norm that activates a kernel of the CNN most."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from shutterless.models.scoring import evaluation_mode
 from shutterless.pipeline.tokens import StripBatch
 
 _STRIPS_AT_ONCE = 256
-_STEP = 0.2  # of the way towards the gradient's direction; a whole step would be exact for a linear answer only
+_STEP = 0.2  # of the way to the direction of the gradient; a full step would be exact only for a linear activation
 
 
 @dataclass(frozen=True)
 class PreferredInputs:
-    """What ``k`` kernels of one layer answer to most, each sought from ``s`` random starts.
+    """Inputs that activate ``k`` kernels of one layer most, each from ``s`` random starts.
 
     Parameters
     ----------
     layer : int
-        Of the convolutions, from 0.
+        Number of the convolution, from 0.
     kernels : tuple of int
     strips : ndarray, shape (k, s, y, x, t)
-        Residuals as the first layer sees them: in σ up to about 5, compressed beyond. ``t`` is the number of binned
-        rows that the kernel sees.
+        Residuals as the first layer receives them: in σ up to about 5, compressed beyond. ``t`` is the number of binned
+        rows in the kernel's receptive field.
     context : ndarray, shape (k, s, t)
-        The shared row residual beside them.
+        Shared row residuals of these inputs.
     activation : ndarray, shape (k, s)
-        Answer of the kernel before its non-linearity.
+        Output of the kernel before its non-linearity.
     """
 
     layer: int
@@ -45,14 +45,14 @@ class PreferredInputs:
 
     @property
     def best(self) -> np.ndarray:
-        """The strip of the start that got furthest, shape (k, y, x, t)."""
+        """The strip with the largest activation, shape (k, y, x, t)."""
         return self.strips[np.arange(len(self.strips)), self.activation.argmax(1)]
 
     @property
     def agreement(self) -> np.ndarray:
         """Smallest cosine between the best input and those of the other starts, shape (k,).
 
-        1: every start ended in the same place; much less: the kernel has several optima, and the best is one of them.
+        At 1, every start reached the same input. Far below 1, the kernel has several optima; the best is one of them.
         """
         flat = np.concatenate([self.strips.reshape(*self.activation.shape, -1), self.context], -1)
         flat = flat / np.linalg.norm(flat, axis=-1, keepdims=True)
@@ -60,15 +60,15 @@ class PreferredInputs:
         return np.einsum("k s d, k d -> k s", flat, best).min(1)
 
 
-def seen_rows(model: CnnDetector, layer: int) -> int:
-    """Binned rows of the input that one kernel of a layer sees."""
+def receptive_rows(model: CnnDetector, layer: int) -> int:
+    """Receptive field of a kernel of a layer, in binned rows of the input."""
     strides = [convolution.stride[0] for convolution in _convolutions(model)]
     steps = np.cumprod([1, *strides[:layer]])
     return 1 + (model.config.kernel_rows - 1) * int(steps.sum())
 
 
 def strongest_kernels(model: DetectorModel, strips: StripBatch, layer: int, n: int = 8) -> list[int]:
-    """Kernels of a layer that answer most to some strips, by their mean largest answer, the strongest first.
+    """Kernels of a layer with the largest activations on some strips (mean of the maximum over time), strongest first.
 
     Parameters
     ----------
@@ -77,9 +77,9 @@ def strongest_kernels(model: DetectorModel, strips: StripBatch, layer: int, n: i
     strips : StripBatch
         Cut with the model's grid.
     layer : int
-        Of the convolutions, from 0.
+        Number of the convolution, from 0.
     n : int
-        How many at most.
+        Largest number of kernels.
 
     Raises
     ------
@@ -108,21 +108,21 @@ def maximise_activation(
     n_steps: int = 200,
     seed: int = 0,
 ) -> PreferredInputs:
-    """Seek the input of a given norm to which each kernel of a layer answers most.
+    """Find the input of a given norm that activates each kernel of a layer most.
 
     Parameters
     ----------
     model : DetectorModel
         A CNN.
     layer : int
-        Of the convolutions, from 0.
+        Number of the convolution, from 0.
     kernels : sequence of int, optional
         All of the layer if left out.
     norm : float
-        Root of the summed squares of the residuals and the shared row residual: in units of σ it is the S/N at which a
-        matched filter would see the input. Without a limit the answer would grow without end.
+        Root of the summed squares of the residuals and the shared row residual: in units of σ it is the S/N of the
+        input in a matched filter. Without this limit the activation would grow without bound.
     n_starts, seed : int
-        Random directions to start from, and what fixes them.
+        Number of random directions to start from, and their seed.
     n_steps : int
 
     Returns
@@ -136,14 +136,14 @@ def maximise_activation(
 
     Notes
     -----
-    Erhan et al. 2009 (Univ. Montréal technical report 1341), eq. 1. Each step turns the input a part of the way to the
-    direction of the gradient and sets its norm again; the best input on the way is kept. In the first layer the answer
-    is linear and the optimum the kernel's own weights, normalized. All rows count as valid, and only as many are given
-    as the kernel sees, so no border comes in.
+    Erhan et al. 2009 (Univ. Montréal technical report 1341), eq. 1. Each step moves the input part of the way to the
+    direction of the gradient and restores its norm; the best input of all steps is kept. In the first layer the
+    activation is linear, so the optimum is the kernel's own weights, normalized. All rows count as valid. The input is
+    as long as the receptive field, so no border takes part.
     """
     model = _check_layer(model, layer)
     chosen = _check(model, layer, kernels, norm, n_starts, n_steps)
-    n_channels, n_rows = model.grid.profile_size + 1, seen_rows(model, layer)
+    n_channels, n_rows = model.grid.profile_size + 1, receptive_rows(model, layer)
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn((1, n_starts, n_channels, n_rows), generator=generator)
     inputs = _normalized(start.repeat(len(chosen), 1, 1, 1).flatten(0, 1).to(model.device), norm)
@@ -170,7 +170,7 @@ def _check_layer(model: DetectorModel, layer: int) -> CnnDetector:
 def _check(
     model: CnnDetector, layer: int, kernels: Sequence[int] | None, norm: float, n_starts: int, n_steps: int
 ) -> list[int]:
-    """Refuse what there is not; give the kernels asked for."""
+    """Check layer, kernels and numbers; return the kernels."""
     n_kernels = _convolutions(model)[layer].out_channels
     chosen = list(range(n_kernels) if kernels is None else kernels)
     missing = [kernel for kernel in chosen if not 0 <= kernel < n_kernels]
@@ -185,7 +185,7 @@ def _check(
 def _ascend(
     model: CnnDetector, layer: int, wanted: torch.Tensor, inputs: torch.Tensor, norm: float, n_steps: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Best inputs on the way and their activations."""
+    """Best inputs of all steps and their activations."""
     best, highest = inputs, torch.full((len(inputs),), -torch.inf, device=inputs.device)
     for _ in range(n_steps + 1):
         inputs = inputs.detach().requires_grad_()
@@ -199,7 +199,7 @@ def _ascend(
 
 
 def _answer(model: CnnDetector, layer: int, inputs: torch.Tensor) -> torch.Tensor:
-    """Answers (b, kernels) of a layer to inputs (b, y x + 1, t) that are just as long as its kernels see."""
+    """Activations (b, kernels) of a layer for inputs (b, y x + 1, t) as long as its receptive field."""
     maps = torch.cat([inputs, torch.ones_like(inputs[:, :1])], 1)  # (b, y x + 2, t): the mask is 1
     for number, convolution in enumerate(_convolutions(model)[: layer + 1]):
         maps = functional.gelu(maps) if number else maps

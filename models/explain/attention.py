@@ -1,4 +1,4 @@
-"""Where a transformer looks: attention rolled out through its layers and laid back onto the rows of a strip."""
+"""Attention of a transformer, rolled out through its layers and assigned to the rows of a strip."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class StripAttention:
     Parameters
     ----------
     rollout : ndarray, shape (b, 1 + n, 1 + n)
-        Share of each input token (last axis) in each token that leaves the encoder; token 0 is the static profile.
+        Share of each input token (last axis) in each output token of the encoder; token 0 is the static profile.
     from_profile, from_pool : ndarray, shape (b, 1 + n)
         Shares of the input tokens in the two halves of the summary: token 0, and the pooled patches.
     grid : TokenGrid
@@ -37,22 +37,22 @@ class StripAttention:
 
     @property
     def summary(self) -> np.ndarray:
-        """Shares of the input tokens in the summary, its halves counted alike, shape (b, 1 + n)."""
+        """Shares of the input tokens in the summary, both halves weighted equally, shape (b, 1 + n)."""
         return (self.from_profile + self.from_pool) / 2
 
     @property
     def rows(self) -> np.ndarray:
-        """Share of each binned row in the summary, shape (b, t); what is missing to one is token 0's."""
+        """Share of each binned row in the summary, shape (b, t); token 0 has the rest up to one."""
         return spread_over_rows(self.summary, self.grid)
 
 
 def attention_rollout(attentions: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Follow attention through the layers.
+    """Combine the attention of all layers.
 
     Parameters
     ----------
     attentions : sequence of tensor, shape (b, h, n, n)
-        Attention of each layer, the first layer first; queries along the third axis, each summing to one.
+        Attention of each layer, the first layer first; each query (third axis) sums to one.
 
     Returns
     -------
@@ -66,9 +66,9 @@ def attention_rollout(attentions: Sequence[torch.Tensor]) -> torch.Tensor:
 
     Notes
     -----
-    Abnar & Zuidema 2020 (arXiv:2005.00928), eq. 1: half of what leaves a layer came past its attention, so a layer
-    passes on (A + 1) / 2, A being the mean over the heads, and the layers are multiplied. What the values and the
-    feed-forward parts do is left out: a large share says that a token was looked at, not that it spoke for an event.
+    Abnar & Zuidema 2020 (arXiv:2005.00928), eq. 1: half of the output of a layer bypasses its attention, so each
+    layer contributes (A + 1) / 2, where A is the mean over the heads, and the layers are multiplied. Values and
+    feed-forward parts are left out: a token with a large share was attended to, but need not favour an event.
     """
     if not attentions:
         raise ExplainError("attention rollout of 0 layers: give the attention of each layer, the first layer first")
@@ -80,7 +80,7 @@ def attention_rollout(attentions: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def attend(model: DetectorModel, strips: StripBatch, *, batch_size: int = 64) -> StripAttention:
-    """Roll out the attention of a transformer for some strips.
+    """Compute the attention rollout of a transformer for some strips.
 
     Parameters
     ----------
@@ -105,27 +105,27 @@ def attend(model: DetectorModel, strips: StripBatch, *, batch_size: int = 64) ->
         )
     n = 1 + model.grid.n_tokens
     rollouts, weights = [np.empty((0, n, n), np.float32)], [np.empty((0, n - 1), np.float32)]
-    with evaluation_mode(model), _recorded(model) as seen, torch.inference_mode():
+    with evaluation_mode(model), _recorded(model) as recorded, torch.inference_mode():
         for batch in tensor_batches(model, strips, batch_size):
             model(**batch)
-            rollouts.append(attention_rollout(seen["attentions"]).cpu().numpy())
-            weights.append(_pool_weights(seen["pool"], batch["mask"]).cpu().numpy())
+            rollouts.append(attention_rollout(recorded["attentions"]).cpu().numpy())
+            weights.append(_pool_weights(recorded["pool"], batch["mask"]).cpu().numpy())
     rollout, pool = np.concatenate(rollouts), np.concatenate(weights)
     return StripAttention(rollout, rollout[:, 0], np.einsum("b n, b n m -> b m", pool, rollout[:, 1:]), model.grid)
 
 
 def spread_over_rows(shares: np.ndarray, grid: TokenGrid) -> np.ndarray:
-    """Lay the shares of tokens (b, 1 + n) onto binned rows (b, t): a patch's share is spread evenly over its rows."""
+    """Distribute the shares of tokens (b, 1 + n) over binned rows (b, t), evenly over the rows of a patch."""
     return np.repeat(shares[:, 1:] / grid.patch_rows, grid.patch_rows, axis=1)
 
 
 @contextmanager
 def _recorded(model: TransformerDetector) -> Iterator[dict[str, Any]]:
-    """Keep the attention of the encoder's layers and the scores of the pool of the last forward pass.
+    """Record the attention of the encoder's layers and the scores of the pool in the last forward pass.
 
-    Only the plain implementation computes attention as numbers that can be kept; the one in use comes back afterwards.
+    Only the eager implementation returns attention weights; the one in use is restored afterwards.
     """
-    seen: dict[str, Any] = {}
+    recorded: dict[str, Any] = {}
     encoder: Any = model.encoder
     before = encoder.config._attn_implementation
 
@@ -133,10 +133,10 @@ def _recorded(model: TransformerDetector) -> Iterator[dict[str, Any]]:
         return args, {**kwargs, "output_attentions": True}
 
     def keep_attentions(module: Any, args: Any, output: Any) -> None:
-        seen["attentions"] = output.attentions
+        recorded["attentions"] = output.attentions
 
     def keep_scores(module: Any, args: Any, output: torch.Tensor) -> None:
-        seen["pool"] = output.squeeze(-1)
+        recorded["pool"] = output.squeeze(-1)
 
     hooks = [
         encoder.register_forward_pre_hook(ask, with_kwargs=True),
@@ -145,7 +145,7 @@ def _recorded(model: TransformerDetector) -> Iterator[dict[str, Any]]:
     ]
     encoder.set_attn_implementation("eager")
     try:
-        yield seen
+        yield recorded
     finally:
         encoder.set_attn_implementation(before)
         for hook in hooks:

@@ -1,4 +1,4 @@
-"""What the explanations of a detector share: whole batches through a model, and the error they raise."""
+"""Shared by all explanations of a detector: batches of strips, the event logit, and the error they raise."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from shutterless.pipeline.tokens import StripBatch
 
 
 class ExplainError(ValueError):
-    """A question that a model of this kind, or with these settings, has no answer to."""
+    """An explanation that this kind of model, or these settings, cannot give."""
 
 
 def tensor_batches(model: DetectorModel, strips: StripBatch, batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
-    """Strips as tensors on the model's device, so many at a time, in their order."""
+    """Strips as tensors on the model's device, ``batch_size`` at a time, in their order."""
     model.check_features()
     for start in range(0, len(strips), batch_size):
         batch = strips_to_tensors(strips[start : start + batch_size])

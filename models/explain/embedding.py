@@ -1,4 +1,4 @@
-"""The triggers of a night as points: summaries of their strips, in clusters and outside of them. No label is used."""
+"""Map the triggers of a night by the summaries of their strips, in clusters and outliers, without labels."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ from shutterless.pipeline.examples.strips import cut_strips
 from shutterless.pipeline.store.store import open_amplifier, read_manifest
 from shutterless.pipeline.tokens import StripBatch, concatenate_strips
 
-OUTLIER = -1  # cluster of what belongs to none
+OUTLIER = -1  # cluster number of points outside all clusters
 NOT_INJECTED = "not injected"
 _KEPT_VARIANCE = 0.95
-_MOST_COMPONENTS = 10  # distances in many more dimensions are all alike
+_MOST_COMPONENTS = 10  # in many more dimensions all distances are alike
 _FEWEST_POINTS = 10
-# odd strips of one kind that are fewer than this are odd still, not a crowd of their own
+# fewer odd strips of one kind than this count as outliers, not as a cluster
 _NEIGHBOURS = 35
 VOICES = ("local_outlier_factor", "isolation", "reconstruction_error")
 
 
 class EmbeddingError(ValueError):
-    """Points that are too few, or numbers beside them that do not belong to them."""
+    """Too few points, values that are not finite, or errors that do not fit the points."""
 
 
 @dataclass(frozen=True)
 class Night:
-    """The triggers of a store with what they are known by.
+    """The triggers of a store, their strips and their summaries.
 
     Parameters
     ----------
     triggers : DataFrame, b rows
-        Of `shutterless.pipeline.detection.triggers.find_triggers`, with ``entry``; those left out that need no model.
+        Of `shutterless.pipeline.detection.triggers.find_triggers`, with ``entry``; without triggers that need no model.
     strips : StripBatch
     summaries : ndarray of float32, shape (b, h)
     """
@@ -63,7 +63,7 @@ class Night:
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """Where ``b`` strips lie among each other.
+    """Positions, clusters and outlier scores of ``b`` strips.
 
     Parameters
     ----------
@@ -71,9 +71,9 @@ class EmbeddingMap:
         ``component_1``, ``component_2`` (the first two principal components, in units of the first one's standard
         deviation), ``cluster`` (from 0 by size, `OUTLIER` without one), ``membership`` (0 to 1),
         ``local_outlier_factor``, ``isolation``, ``reconstruction_error`` where it was given, and ``outlier_score``, the
-        largest of these three in robust standard deviations; higher is odder.
+        largest of these three in robust standard deviations; a higher score is odder.
     explained : ndarray, shape (c,)
-        Share of the variance in each principal component that was kept.
+        Share of the variance in each retained principal component.
     """
 
     points: pd.DataFrame
@@ -81,12 +81,12 @@ class EmbeddingMap:
 
     @property
     def n_clusters(self) -> int:
-        """How many clusters there are."""
+        """Number of clusters."""
         return int(self.points["cluster"].max()) + 1
 
 
 def summarise_strips(model: DetectorModel, strips: StripBatch, *, batch_size: int = 256) -> np.ndarray:
-    """Summary vector of each strip: what the heads of the model read, without the stage-1 features.
+    """Summary vector of each strip: the input of the model's heads without the stage-1 features.
 
     Parameters
     ----------
@@ -150,15 +150,15 @@ def map_embedding(
     min_cluster_size: int | None = None,
     seed: int = 0,
 ) -> EmbeddingMap:
-    """Lay out summaries in a plane, find clusters, and score how odd each is; no label is used.
+    """Project summaries onto a plane, find clusters, and score how odd each strip is, without labels.
 
     Parameters
     ----------
     summaries : ndarray, shape (b, h)
     reconstruction_error : ndarray, shape (b,), optional
-        Of a model that was pretrained to fill in masked patches: what it cannot fill in is odd.
+        Of a model that was pretrained to predict masked patches; a strip that it cannot predict is odd.
     min_cluster_size : int, optional
-        Smallest group that is called a cluster; 2 % of the strips, at least 5, if left out.
+        Smallest number of strips in a cluster; 2 % of the strips, at least 5, if left out.
     seed : int
         Of the isolation forest.
 
@@ -173,12 +173,12 @@ def map_embedding(
 
     Notes
     -----
-    Each number of the summary is brought to variance 1, then principal components are kept that hold 95 % of the
-    variance, at most 10. Clusters: HDBSCAN (Campello et al. 2013), which leaves out what belongs to none. Oddness: the
-    local outlier factor (Breunig et al. 2000: how much sparser a strip's surroundings are than its neighbours'), an
-    isolation forest (Liu et al. 2008: how few random cuts part it from all others) and the reconstruction error; of
-    each the logarithm, less its median, over 1.48 times its median absolute deviation, and one loud voice is enough.
-    Every night has a most odd trigger: compare its score with those after it before you believe it.
+    Each number of the summary is scaled to variance 1. The principal components that hold 95 % of the variance are
+    kept, at most 10. Clusters: HDBSCAN (Campello et al. 2013), which leaves some points outside. Oddness: the local
+    outlier factor (Breunig et al. 2000: how much sparser a strip's surroundings are than its neighbours'), an isolation
+    forest (Liu et al. 2008: how few random cuts separate it from all others) and the reconstruction error. Of each, the
+    logarithm less its median is divided by 1.48 times its median absolute deviation; the largest of the three counts.
+    Every night has an oddest trigger: compare its score with the next ones before you believe it.
     """
     summaries = np.asarray(summaries, dtype=np.float64)
     _check(summaries, reconstruction_error)
@@ -201,7 +201,7 @@ def map_embedding(
 
 
 def true_kinds(triggers: pd.DataFrame, truth: pd.DataFrame, manifest: pd.DataFrame) -> np.ndarray:
-    """Name what was simulated at each trigger.
+    """Kind of the simulated event at each trigger.
 
     Parameters
     ----------
@@ -210,12 +210,12 @@ def true_kinds(triggers: pd.DataFrame, truth: pd.DataFrame, manifest: pd.DataFra
     truth : DataFrame
         ``truth.parquet`` of the simulator.
     manifest : DataFrame
-        Of the store: which entry is which amplifier of which file.
+        Of the store: amplifier and file of each entry.
 
     Returns
     -------
     ndarray of str, shape (b,)
-        ``kind`` of the truth table, `NOT_INJECTED` without a match: noise, or what the simulator made unlisted.
+        ``kind`` of the truth table, `NOT_INJECTED` without a match: noise, or light that the simulator does not list.
     """
     keys = ["file", "ccd", "quadrant"]
     placed = truth.astype({"ccd": "Int64", "quadrant": "Int64"}).merge(manifest[[*keys, "entry"]], on=keys)
@@ -225,7 +225,7 @@ def true_kinds(triggers: pd.DataFrame, truth: pd.DataFrame, manifest: pd.DataFra
 
 
 def name_clusters(clusters: Sequence[int] | np.ndarray, kinds: np.ndarray) -> pd.DataFrame:
-    """Say what each cluster holds, by the truth of a simulation.
+    """Name each cluster by its most frequent kind in the truth of a simulation.
 
     Parameters
     ----------
@@ -265,7 +265,7 @@ def _check(summaries: np.ndarray, error: np.ndarray | None) -> None:
         bad = int((~np.isfinite(summaries).all(axis=1)).sum())
         raise EmbeddingError(f"{bad} of {n} summaries are not finite: look for non-finite weights in the model")
     if np.ptp(summaries, axis=0).max() == 0:
-        raise EmbeddingError(f"all {n} summaries are the same: the model tells no strip from another; train it first")
+        raise EmbeddingError(f"all {n} summaries are the same: the model does not distinguish strips; train it first")
     if error is not None and (np.shape(error) != (n,) or not np.all(np.asarray(error) > 0)):
         raise EmbeddingError(
             f"reconstruction errors of shape {np.shape(error)} for {n} strips: give a positive number for each"
@@ -292,7 +292,7 @@ def _by_size(labels: np.ndarray) -> np.ndarray:
 
 
 def _oddness(components: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Two scores of oddness, higher is odder."""
+    """Two scores of oddness; a higher score is odder."""
     neighbours = LocalOutlierFactor(n_neighbors=min(_NEIGHBOURS, len(components) - 1)).fit(components)
     forest = IsolationForest(random_state=seed).fit(components)
     return {
@@ -302,7 +302,7 @@ def _oddness(components: np.ndarray, seed: int) -> dict[str, np.ndarray]:
 
 
 def _robust_score(values: np.ndarray) -> np.ndarray:
-    """Logarithms of positive numbers less their median, in standard deviations as the middle half of them tells it."""
+    """Logarithms of positive numbers less their median, over 1.48 times their median absolute deviation."""
     logarithm = np.log(values)
     scale = median_abs_deviation(logarithm, scale="normal")
     return (logarithm - np.median(logarithm)) / max(scale, 1e-9)

@@ -1,4 +1,4 @@
-"""Pictures of a night's triggers as points. Data and Axes in, Axes out."""
+"""Plot the map of a night's triggers and their outlier scores. Data and Axes in, Axes out."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def plot_embedding(
     names : DataFrame, optional
         ``cluster`` and ``name`` (`shutterless.models.explain.embedding.name_clusters`).
     n_outliers : int
-        How many of the oddest are ringed and numbered, the oddest 1.
+        Number of the oddest points that are ringed and numbered from 1, the oddest.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def _ring(oddest: pd.DataFrame, ax: Axes) -> None:
 
 
 def plot_outlier_scores(points: pd.DataFrame, ax: Axes, *, kinds: np.ndarray | None = None, n_shown: int = 200) -> Axes:
-    """Draw the outlier scores in falling order, coloured by what a simulation says they are.
+    """Draw the outlier scores in falling order, coloured by their kinds in a simulation.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def plot_outlier_scores(points: pd.DataFrame, ax: Axes, *, kinds: np.ndarray | N
     kinds : ndarray of str, optional
         One for each point.
     n_shown : int
-        How many of the oddest.
+        Number of the oddest points to draw.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Pictures of what a model looks at: attention, attributions, preferred inputs. Data and Axes in, Axes out."""
+"""Plot attention, attributions and preferred inputs of a model. Data and Axes in, Axes out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from shutterless.pipeline.plots.frames import BLACK, BLUE, GREY, ORANGE, VERMILLION, say_nothing
 
 _GAP = 1  # pixels between the tiles of a gallery
-_SHARE_OF_COLOURS = 0.998  # of the attributions; a few loud pixels would hide the others
+_SHARE_OF_COLOURS = 0.998  # of the attributions; a few extreme pixels would hide the others
 
 
 def plot_attention(
@@ -23,7 +23,7 @@ def plot_attention(
     rows_per_bin: int = 1,
     marked_rows: tuple[float, float] | None = None,
 ) -> Axes:
-    """Draw how attention is shared out over the rows of a strip, against what an even share would be.
+    """Draw the attention to each row of a strip, relative to an even share.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def plot_rollout(rollout: np.ndarray, ax: Axes) -> Axes:
 
     Notes
     -----
-    The diagonal is what a token keeps of itself; the colours end at the largest share beside it.
+    The diagonal is the share of a token in itself; the colours end at the largest share off the diagonal.
     """
     ax.set(xlabel="Input token (0: static profile; then patches in time)", ylabel="Output token")
     if rollout.size == 0:
@@ -91,12 +91,12 @@ def plot_attribution(
     marked_rows: tuple[float, float] | None = None,
     label: str = "Attribution (logit per pixel)",
 ) -> Axes:
-    """Show what each pixel of a strip did for the event logit, time rightward.
+    """Show the contribution of each pixel of a strip to the event logit, time rightward.
 
     Parameters
     ----------
     values : ndarray, shape (x, t)
-        Purple (positive) speaks for an event, green against.
+        Purple (positive) favours an event, green does not.
     ax : Axes
     first_row, first_column : float
         File row and column of ``values[0, 0]``.
@@ -104,7 +104,7 @@ def plot_attribution(
     marked_rows : (float, float), optional
         First and last file row of the event; dotted lines are drawn around them.
     label : str
-        Of the colour bar.
+        Label of the colour bar.
 
     Returns
     -------
@@ -134,14 +134,14 @@ def plot_attribution(
 
 
 def plot_contributions(values: Sequence[float] | np.ndarray, names: Sequence[str], ax: Axes) -> Axes:
-    """Draw what each named input added to the event logit, the largest on top.
+    """Draw the contribution of each named input to the event logit, the largest on top.
 
     Parameters
     ----------
     values : sequence of float
         Logits.
     names : sequence of str
-        As many.
+        One for each value.
     ax : Axes
 
     Returns
@@ -188,7 +188,7 @@ def plot_gallery(
     strips : ndarray, shape (k, x, t)
     ax : Axes
     titles : sequence of str
-        Written over each.
+        Written above each strip.
     n_across : int
         Strips in one line.
     limit : float, optional

@@ -1,4 +1,4 @@
-"""What moves the event logit: its gradient, and what each pixel and stage-1 number adds to it. For every family."""
+"""Gradient of the event logit, and the contribution of each pixel and stage-1 feature to it, for every family."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from shutterless.models.scoring import evaluation_mode
 from shutterless.pipeline.tokens import StripBatch, TokenGrid, unpatchify
 
 _INPUTS = ("patches", "context", "profile", "features")
-# on 12 triggers of a simulated frame the bundled transformer's sums missed differences of up to 11 logits by 0.0001 at
-# most (with 64 steps by 0.03); a CNN's maximum over time leaves 0.001
+# on 12 triggers of a simulated frame, the sums of the bundled transformer differed by at most 0.0001 from differences
+# of up to 11 logits (with 64 steps by 0.03); with a CNN's maximum over time by 0.001
 _STEPS = 128
 
 
 @dataclass(frozen=True)
 class Saliency:
-    """Gradient of the event logit of ``b`` strips with respect to what the model was given.
+    """Gradient of the event logit of ``b`` strips with respect to the inputs of the model.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class Saliency:
     context : ndarray, shape (b, n, r)
         Logit per σ of shared row residual.
     profile : ndarray, shape (b, y x)
-        Logit per σ of the sky that the static profile is brighter.
+        Logit per σ of the sky in the static profile.
     features : ndarray, shape (b, f)
         Logit per unit of each stage-1 feature.
     logit : ndarray, shape (b,)
@@ -54,22 +54,22 @@ class Saliency:
 
 @dataclass(frozen=True)
 class Attribution(Saliency):
-    """What each number added to the event logit, in logits, against a strip in which nothing is to be seen.
+    """Contribution of each input to the event logit, in logits, relative to an empty strip.
 
-    ``baseline_logit`` (b,) is the logit of that strip: residuals and shared rows 0, static profile and features at
-    their mean over the training strips, the mask as it is.
+    ``baseline_logit`` (b,) is the logit of the empty strip: residuals and shared rows 0, static profile and features
+    at their mean over the training strips, the mask as it is.
     """
 
     baseline_logit: np.ndarray
 
     @property
     def completeness_error(self) -> np.ndarray:
-        """Sum of all attributions less the difference of the logits, shape (b,): 0 but for the numerical integral."""
+        """Sum of all attributions minus the difference of the logits, shape (b,): the error of the integral."""
         return np.sum(list(self.by_input().values()), axis=0) - (self.logit - self.baseline_logit)
 
 
 def gradient_saliency(model: DetectorModel, strips: StripBatch, *, batch_size: int = 64) -> Saliency:
-    """Differentiate the event logit with respect to all that the model is given.
+    """Differentiate the event logit with respect to all inputs of the model.
 
     Parameters
     ----------
@@ -81,12 +81,12 @@ def gradient_saliency(model: DetectorModel, strips: StripBatch, *, batch_size: i
     Returns
     -------
     Saliency
-        0 where the mask is.
+        0 where the strip is masked.
 
     Notes
     -----
-    Simonyan et al. 2014 (arXiv:1312.6034), with signs. It says what a little more light would change; a pixel so bright
-    that more of it changes nothing has no gradient, though it may have decided: see `integrated_gradients`.
+    Simonyan et al. 2014 (arXiv:1312.6034), with signs. The gradient is the effect of a little more light. A pixel
+    so bright that more light changes nothing has none, though it may decide the score: see `integrated_gradients`.
     """
     parts = []
     with evaluation_mode(model):
@@ -100,7 +100,7 @@ def gradient_saliency(model: DetectorModel, strips: StripBatch, *, batch_size: i
 def integrated_gradients(
     model: DetectorModel, strips: StripBatch, *, n_steps: int = _STEPS, batch_size: int = 64
 ) -> Attribution:
-    """Share out the event logit over the pixels and stage-1 numbers.
+    """Distribute the event logit over the pixels and stage-1 features.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def integrated_gradients(
     strips : StripBatch
         Cut with the model's grid.
     n_steps : int
-        Points of the integral. `Attribution.completeness_error` says whether they were enough.
+        Points of the integral. `Attribution.completeness_error` shows whether they are enough.
     batch_size : int
 
     Returns
@@ -123,9 +123,9 @@ def integrated_gradients(
     Notes
     -----
     Sundararajan et al. 2017 (arXiv:1703.01365), eq. 1: the gradient averaged along the straight line from a baseline,
-    times the way. By their completeness axiom (proposition 1) the attributions sum to the difference of the logits.
-    The line is straight in the scaled inputs that the layers see, in which a cosmic ray of 1,000 σ is 30: between raw
-    residuals nearly all of it would lie where nothing changes any more. The integral is Gauss–Legendre's.
+    times the difference from the baseline. By their completeness axiom (proposition 1) the attributions sum to
+    the difference of the logits. The line is straight in the scaled inputs of the layers, where a cosmic ray of 1,000 σ
+    is 30. In raw residuals, the logit would be constant along nearly all of it. Integration is by Gauss–Legendre.
     """
     if n_steps < 1:
         raise ExplainError(
@@ -163,7 +163,7 @@ def _scaled(values: Mapping[str, torch.Tensor], factor: float, mask: torch.Tenso
 
 
 def _gradients(logit: torch.Tensor, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Gradients of each strip's own logit; strips of a batch do not meet."""
+    """Gradients of each strip's own logit; strips of a batch do not affect each other."""
     return dict(zip(given, torch.autograd.grad(logit.sum(), list(given.values())), strict=True))
 
 
@@ -172,7 +172,7 @@ def _to_arrays(values: Mapping[str, torch.Tensor], **logits: torch.Tensor) -> di
 
 
 def _joined(model: DetectorModel, parts: list[dict[str, np.ndarray]], logits: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Join batches; without a strip the arrays are empty."""
+    """Join batches; without strips the arrays are empty."""
     grid = model.grid
     shapes: dict[str, tuple[int, ...]] = {
         "patches": (grid.n_tokens, grid.patch_size),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from shutterless.models.dataset import strips_to_tensors
-from shutterless.models.explain.activation import maximise_activation, seen_rows, strongest_kernels
+from shutterless.models.explain.activation import maximise_activation, receptive_rows, strongest_kernels
 from shutterless.models.explain.attention import attend, attention_rollout, spread_over_rows
 from shutterless.models.explain.batches import ExplainError
 from shutterless.models.explain.saliency import gradient_saliency, integrated_gradients
@@ -253,7 +253,7 @@ def test_the_kernel_that_answers_most_is_named_first(cnn, strips):
 
 def test_a_kernel_sees_the_rows_that_change_its_answer(cnn):
     """24 rows answered by the network itself: the middle unit of layer 1 changes with 9 rows, no more."""
-    assert [seen_rows(cnn, layer) for layer in (0, 1)] == [5, 9]
+    assert [receptive_rows(cnn, layer) for layer in (0, 1)] == [5, 9]
     rows = torch.zeros(1, 7, 24, requires_grad=True)
     maps = cnn.convolutions[1](nn.functional.gelu(cnn.convolutions[0](rows)))
     (slope,) = torch.autograd.grad(maps[0, 0, 6], [rows])

@@ -149,7 +149,7 @@ def test_no_strip_no_summary(toy):
     [
         (np.zeros((9, 4)), None, "9 strips are too few for a map, at least 10 are needed"),
         (np.where(np.arange(12)[:, None] == 3, np.nan, np.ones((12, 4))), None, "1 of 12 summaries are not finite"),
-        (np.ones((12, 4)), None, "all 12 summaries are the same: the model tells no strip from another"),
+        (np.ones((12, 4)), None, "all 12 summaries are the same: the model does not distinguish strips"),
         (np.eye(12), np.ones(11), r"errors of shape \(11,\) for 12 strips: give a positive number for each"),
         (np.eye(12), np.full(12, np.nan), r"errors of shape \(12,\) for 12 strips: give a positive number for each"),
     ],
