@@ -1,1 +1,1 @@
-"""Commands that make or convert frames: simulate, inject, ingest, lightcurve."""
+"""Make or convert frames: simulate, inject, ingest, lightcurve."""

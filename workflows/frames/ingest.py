@@ -1,4 +1,4 @@
-"""Frames to store: one task per file and amplifier, what fails recorded beside what succeeds, the manifest last."""
+"""Calibrate frames into a store: one task per file and amplifier, failures recorded, the manifest last."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class IngestError(ValueError):
 
 @dataclass(frozen=True)
 class AmplifierTask:
-    """One unit of work: a quadrant of a file, or an image cube, which has none."""
+    """One unit of work: a quadrant of a file, or an image cube, which has no quadrants."""
 
     path: Path
     quadrant: int | None
@@ -47,7 +47,7 @@ class AmplifierTask:
 
 @dataclass(frozen=True)
 class Survey:
-    """What the headers of the input files say before any pixel is read.
+    """Headers of the input files, before any pixel is read.
 
     ``failures`` has one row per file or quadrant that cannot be read; ``warnings`` are lines for the user.
     """
@@ -74,7 +74,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class IngestResult:
-    """Manifest of the store, what failed (``file, path, quadrant, reason``), and lines for the user."""
+    """Manifest of the store, failures (``file, path, quadrant, reason``), and lines for the user."""
 
     manifest: pd.DataFrame
     failures: pd.DataFrame
@@ -95,7 +95,7 @@ def survey_files(
     Raises
     ------
     IngestError
-        If no file is given, or two of them would have the same name in a store.
+        If no file is given, or two files would have the same name in a store.
     ProfileError
         If there is no such instrument.
     """
@@ -134,11 +134,11 @@ def ingest_files(
     instrument, supplied
         As `shutterless.pipeline.reading.frames.read_frame_info`.
     resume : bool
-        Keep entries that are already finished, and the rest of an existing store.
+        Keep finished entries and the rest of an existing store.
     executor : Executor
         Runs the tasks.
     progress : Progress, optional
-        Shows how far it is.
+        Shows the progress.
 
     Returns
     -------
@@ -148,7 +148,7 @@ def ingest_files(
     Raises
     ------
     IngestError
-        If the files collide, the folder is not writable or already holds a store that is not to be resumed.
+        If the files' names collide, the folder is not writable, or it holds a store and ``resume`` is not set.
     """
     store = Path(store)
     prepare_folder(store)
@@ -171,12 +171,12 @@ def ingest_files(
 
 
 def used_entries(manifest: pd.DataFrame, files: Sequence[str | Path]) -> pd.DataFrame:
-    """Rows of a manifest that belong to the given files; a resumed store may hold others."""
+    """Rows of a manifest for the given files; a resumed store may hold other files."""
     return manifest[manifest["file"].isin({Path(file).name for file in files})]
 
 
 def failed_tasks(reasons: Mapping[str, str], store: str | Path) -> pd.DataFrame:
-    """Failures of amplifiers that were ingested, by store entry, in the form of an `IngestResult`'s."""
+    """Failures of an ingest by store entry, in the form of `IngestResult`."""
     rows = [{"file": entry, "path": str(store), "quadrant": None, "reason": why} for entry, why in reasons.items()]
     return failure_table(rows)
 
@@ -189,12 +189,12 @@ def write_failures(out: Path, *tables: pd.DataFrame) -> pd.DataFrame:
 
 
 def prepare_folder(folder: str | Path) -> Path:
-    """Make an output folder and prove that files can be written there, before any work is done.
+    """Make an output folder and check that it is writable, before any work is done.
 
     Raises
     ------
     IngestError
-        If not; the message says why.
+        If it is not; the message gives the reason.
     """
     folder = Path(folder)
     try:
@@ -215,7 +215,7 @@ def find_overlaps(infos: Iterable[FrameInfo]) -> list[str]:
             if readout.first_row is not None and quadrant is not None:
                 stop = readout.first_row + info.n_rows
                 spans[readout.sequence, readout.ccd, quadrant].append((readout.first_row, stop, info.path))
-    found: dict[str, None] = {}  # every quadrant of two overlapping files says the same
+    found: dict[str, None] = {}  # every quadrant of two overlapping files gives the same line
     for (sequence, ccd, _), entries in spans.items():
         where = f"sequence {sequence!r}, CCD {ccd}"
         (_, reach, farthest), *rest = sorted(entries)
@@ -229,12 +229,12 @@ def find_overlaps(infos: Iterable[FrameInfo]) -> list[str]:
 
 
 def find_truth(store: str | Path) -> Path:
-    """Truth table of a store: in it, or beside the simulated frames it was made from.
+    """Find the truth table of a store: in the store, or beside its simulated frames.
 
     Raises
     ------
     IngestError
-        If there is none, or frames come from folders with different tables.
+        If there is none, or the frames come from folders with different tables.
     """
     sources = read_manifest(store)["source"].dropna()
     folders = [Path(store), *dict.fromkeys(Path(source).parent for source in sources)]
@@ -248,12 +248,12 @@ def find_truth(store: str | Path) -> Path:
 
 
 def estimate_seconds(n_pixels: int, n_workers: int, pixels_per_second: float = INGEST_PIXELS_PER_SECOND) -> float:
-    """Time that the work on so many pixels takes."""
+    """Time that the work on a number of pixels takes."""
     return n_pixels / pixels_per_second / n_workers
 
 
 def estimate_store_bytes(n_pixels: int) -> float:
-    """Size of a store of so many pixels."""
+    """Size of a store of a number of pixels."""
     return n_pixels * _STORE_BYTES_PER_PIXEL
 
 
@@ -264,7 +264,7 @@ def _ingest_task(
 
 
 def _check_names(files: Sequence[str | Path]) -> list[Path]:
-    """Paths without repetition, refused where two files would become the same entries."""
+    """Paths without repetition; files that would become the same entries are refused."""
     if not files:
         raise IngestError("no input files were given")
     paths = list(dict.fromkeys(Path(file) for file in files))

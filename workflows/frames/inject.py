@@ -1,4 +1,4 @@
-"""Frames with events in them for a blind test: one task per file, the truth tables last."""
+"""Inject events into frames for a blind test: one task per file, then the truth tables."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ INJECT_PIXELS_PER_SECOND = INGEST_PIXELS_PER_SECOND / 2
 
 
 class InjectError(ValueError):
-    """Settings or folders with which nothing can be injected."""
+    """Settings or folders that no injection can use."""
 
 
 @dataclass(frozen=True)
 class InjectResult:
-    """Files written, the two tables, one line per file or amplifier that failed, and lines for the user."""
+    """Files written, the two tables, one line per failed file or amplifier, and lines for the user."""
 
     files: tuple[Path, ...]
     truth: Path
@@ -40,12 +40,12 @@ class InjectResult:
 
 
 def build_injection(kinds: Sequence[str], rho: tuple[float, float], partial_share: float = 0.1) -> InjectionSettings:
-    """Settings of an injection whose kinds are equally frequent and whose optimal S/N is uniform between two values.
+    """Settings of an injection with equally frequent kinds and an optimal S/N uniform between two values.
 
     Raises
     ------
     InjectError
-        For an unknown kind, or bounds that are none.
+        For an unknown kind, or invalid bounds.
     """
     unknown = [kind for kind in kinds if kind not in EVENT_KINDS]
     if unknown or not kinds:
@@ -71,19 +71,19 @@ def inject_files(
     executor: Executor,
     progress: Progress | None = None,
 ) -> InjectResult:
-    """Write copies of frames with events in them.
+    """Write copies of frames with injected events.
 
     Parameters
     ----------
     files : sequence of path
         FITS files, real or simulated; they are only read.
     out : path
-        Folder for the copies, which keep their names; not one that holds an input.
+        Folder for the copies, which keep their names. It must not hold an input.
     settings : InjectionSettings
     events : int
-        In each amplifier.
+        Number of events in each amplifier.
     seed : int
-        Same seed, same files, whatever the executor and the order of the files.
+        The same seed gives the same files, with any executor and in any order of the files.
     hide : path, optional
         Folder for ``truth.parquet`` and ``stars.parquet``, so that a test stays blind; ``out`` if left out.
     instrument, supplied
@@ -93,8 +93,8 @@ def inject_files(
 
     Notes
     -----
-    The truth holds what was injected. Events that a simulated frame held before are in the table beside it. Amplifiers
-    that cannot be read are copied as they are and listed.
+    The truth table holds the injected events. Events of the simulation are in the table beside a frame. Amplifiers
+    that cannot be read are copied unchanged and listed.
 
     Raises
     ------
@@ -138,6 +138,6 @@ def inject_files(
 
 
 def _found_out_late(copy: InjectedFile, survey: Survey) -> dict[int | None, str]:
-    """Amplifiers that only their pixels showed to be damaged; what the headers say is in the survey."""
+    """Amplifiers whose damage showed only in their pixels; damage in headers is in the survey."""
     known = next(info.skipped for info in survey.infos if info.path.name == copy.path.name)
     return {quadrant: f"FrameError: {why}" for quadrant, why in copy.skipped.items() if quadrant not in known}

@@ -1,4 +1,4 @@
-"""Frames in, light curves out: ingest, fit the stars of an amplifier together, write a file per amplifier or star."""
+"""Make light curves from frames: ingest, fit the stars of an amplifier together, write a file per amplifier or star."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import failed_tasks, ingest_files, prepare_folder, used_entries, write_failures
 from shutterless.workflows.frames.lightcurve_files import FORMATS, Observer, write_stars
 
-X_MATCH_PX = 1.5  # how far from --x a star may stand
-_N_NEAREST = 3  # stars named when there is none where one was asked for
+X_MATCH_PX = 1.5  # largest distance of a star from --x
+_N_NEAREST = 3  # stars named in the error if there is none at --x
 
 
 @dataclass(frozen=True)
 class LightCurveTask:
-    """One amplifier: where it lies, its streaks with what other files and catalogues know of them, what to write."""
+    """One amplifier: its folder, its streaks with data from other files and catalogues, and what to write."""
 
     store: str
     entry: str
@@ -42,7 +42,7 @@ class LightCurveTask:
 
 @dataclass(frozen=True)
 class LightCurveResult:
-    """Files written, stars in them, what failed, and lines for the user."""
+    """Files written, number of stars, failures, and lines for the user."""
 
     paths: tuple[Path, ...]
     n_stars: int
@@ -74,29 +74,29 @@ def write_light_curves(
     ----------
     files : sequence of path
     out : path
-        Gets ``store/``, ``failures.parquet`` and one file per amplifier, ``ENTRY.parquet``, or with ``x`` or ``name``
-        per star, ``ENTRY_x0123.45.parquet``.
+        For ``store/``, ``failures.parquet`` and one file per amplifier, ``ENTRY.parquet``, or with ``x`` or ``name``
+        one per star, ``ENTRY_x0123.45.parquet``.
     x : float, optional
-        Column in read order; the nearest star within `X_MATCH_PX` in each amplifier that has one.
+        Column in read order; selects the nearest star within `X_MATCH_PX` in each amplifier.
     name : str, optional
-        Of a star of the catalogue.
+        Name of a star in the catalogue.
     catalogue : path, optional
         As `shutterless.pipeline.results.catalogue.read_catalogue`.
     formats : sequence of str
         Of `FORMATS`. lightkurve opens FITS (`lightkurve.read`, the first star without ``ext``) and ECSV; in both
-        ``time`` is the time of reading, in FITS with ``barycentric`` that at the barycentre.
+        ``time`` is the time of reading; in FITS with ``barycentric`` it is the time at the barycentre.
     bin_rows : int
         Rows averaged.
     barycentric : bool
         Add ``bjd_tdb``.
     direction : Direction, optional
-        Where stars are that the catalogue has no ``ra`` and ``dec`` of; left out, the middle of those it has, or
-        without any where the header says that the camera pointed.
+        Direction of stars without ``ra`` and ``dec`` in the catalogue. When left out, it is the middle of the stars
+        with positions or, without any, the pointing in the header.
     instrument, supplied
         As `shutterless.pipeline.reading.frames.read_frame_info`.
     executor : Executor
     resume : bool
-        Keep amplifiers that were calibrated before.
+        Keep amplifiers that are already calibrated.
     progress : Progress, optional
 
     Returns
@@ -106,7 +106,7 @@ def write_light_curves(
     Raises
     ------
     LightCurveError
-        If a format is unknown, ``bin_rows`` below 1, no amplifier has a star at ``x``, or none of that ``name``.
+        If a format is unknown, ``bin_rows`` is below 1, or no amplifier has a star at ``x`` or of that ``name``.
     CatalogueError
         If the catalogue cannot be used.
     BarycentreError
@@ -160,12 +160,12 @@ def _find_observers(
     direction: Direction | None,
     stars: pd.DataFrame | None,
 ) -> tuple[dict[str, Observer], list[str]]:
-    """Site and pointing by file name, and lines for the user on how well the positions are known.
+    """Site and pointing by file name, and lines for the user on the accuracy of the positions.
 
     Raises
     ------
     BarycentreError
-        If a profile has no site, or a header no pointing where none is given.
+        If a profile has no site, or a header has no pointing and none is given.
     """
     centre = direction
     if centre is None and stars is not None and {"ra", "dec"} <= set(stars):
@@ -225,7 +225,7 @@ def _check_star(x: float | None, name: str | None, stars: pd.DataFrame | None) -
 def _choose(
     entry: str, streaks: pd.DataFrame, x: float | None, name: str | None
 ) -> Iterator[tuple[tuple[int, ...], str]]:
-    """Positions of the streaks that go into one file, and its name without suffix."""
+    """Positions of the streaks of one file, and the file's name without suffix."""
     if x is None and name is None:
         yield tuple(range(len(streaks))), entry
         return
@@ -250,7 +250,7 @@ def _no_star(x: float | None, name: str | None, streaks: Mapping[str, pd.DataFra
 
 
 def _write_task(task: LightCurveTask) -> list[Path]:
-    """Fit one amplifier and write the stars that are wanted."""
+    """Fit one amplifier and write the selected stars."""
     amplifier = replace(open_amplifier(task.store, task.entry), streaks=task.streaks)
     curves = fit_light_curves(amplifier, bin_rows=task.bin_rows)
     paths = [Path(f"{task.path_stem}.{name}") for name in task.formats]

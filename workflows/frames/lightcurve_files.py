@@ -1,4 +1,4 @@
-"""Light curves as files: Parquet, CSV, ECSV with units and FITS, written star by star and whole or absent."""
+"""Write light curves star by star as Parquet, CSV, ECSV with units, or FITS. A file is complete or absent."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _MJD_ZERO = 2_400_000.5
 
 @dataclass(frozen=True)
 class Observer:
-    """Whence stars are seen, and in what direction those of unknown position are taken to be."""
+    """Site of the observation, and the direction that is assumed for stars of unknown position."""
 
     site: Site
     pointing: Direction
@@ -64,7 +64,7 @@ def write_stars(
         Of `FORMATS`.
     curves : LightCurves
     wanted : sequence of int
-        Positions of the stars in ``curves.streaks``; none of them makes a file with every column and no row.
+        Positions of the stars in ``curves.streaks``; if empty, the file has every column and no row.
     file : str
         Name of the FITS file of the frame, kept in the header of Parquet, ECSV and FITS.
     observer : Observer, optional
@@ -118,9 +118,9 @@ def _light_curve_table(curves: LightCurves, index: int, observer: Observer | Non
 
 
 def barycentric_time(curves: LightCurves, index: int, observer: Observer) -> Time:
-    """When the light of each row would have passed the barycentre, shape (t,).
+    """Time at which the light of each row would have passed the barycentre, shape (t,).
 
-    Of a star whose detector row is not known, the middle of the time in which its light may have come.
+    For a star of unknown detector row it is the middle of the time in which its light may have arrived.
     """
     star = curves.streaks.iloc[index]
     earliest, latest = curves.readout.event_row_range(curves.row, float(star["y0"]))
@@ -131,7 +131,7 @@ def barycentric_time(curves: LightCurves, index: int, observer: Observer) -> Tim
 
 @dataclass(frozen=True)
 class _Stars:
-    """What a writer needs to know."""
+    """Arguments of a writer."""
 
     curves: LightCurves
     file: str
@@ -141,7 +141,7 @@ class _Stars:
         return _light_curve_table(self.curves, index, self.observer)
 
     def empty(self) -> _Stars:
-        """The same with a single star of which nothing is known: every column, also of an amplifier without a star."""
+        """The same with one star of unknown properties: it has every column, even for an amplifier without a star."""
         nobody = {"streak_id": -1, "x": np.nan, "y0": np.nan, "mag": np.nan}
         if "name" in self.curves.streaks:
             nobody["name"] = ""  # type: ignore[assignment]
@@ -188,7 +188,7 @@ def _ecsv_writer(path: Path, stars: _Stars) -> Iterator[Write]:
     header = StringIO()
     table.write(header, format="ascii.ecsv", delimiter=",")
     with path.open("w", encoding="utf-8", newline="") as stream:
-        stream.writelines(header.getvalue().splitlines(keepends=True)[:-1])  # without the one row that made it whole
+        stream.writelines(header.getvalue().splitlines(keepends=True)[:-1])  # without the one row that astropy needed
         yield lambda index: _lightkurve_columns(stars.table(index), row_rate_hz, has_utc).to_csv(
             stream, index=False, header=False, na_rep="nan", lineterminator="\n"
         )
@@ -214,7 +214,7 @@ def _file_bytes(hdus: Sequence[Any]) -> bytes:
 
 
 def _fits_table(stars: _Stars, index: int, *, no_rows: bool = False) -> fits.BinTableHDU:
-    """Light curve of one star: TIME in days of UTC or, with an observer, TDB at the barycentre, else in seconds."""
+    """Light curve of one star. TIME is in days of UTC or (with an observer) TDB at the barycentre, else in s."""
     curves, star = stars.curves, stars.curves.streaks.iloc[index]
     header = fits.Header({"EXTNAME": f"STREAK_{int(star['streak_id'])}", "OBJECT": _plain_text(star.get("name", ""))})
     facts = {"X": star["x"], "Y0": star["y0"], "MAG": star["mag"], "RA_OBJ": star.get("ra"), "DEC_OBJ": star.get("dec")}
@@ -256,7 +256,7 @@ def _has_utc(curves: LightCurves) -> bool:
 
 
 def _lightkurve_columns(table: pd.DataFrame, row_rate_hz: float, has_utc: bool) -> pd.DataFrame:
-    """``time``, ``flux`` and ``flux_err`` first, as lightkurve calls them; ``time`` in seconds without UTC."""
+    """Table with ``time``, ``flux`` and ``flux_err`` first, named as in lightkurve; ``time`` in seconds without UTC."""
     first = {
         "time": table["time_read_utc" if has_utc else "time_s"],
         "flux": table["flux_e_s"],

@@ -1,4 +1,4 @@
-"""Simulated frames: one task per CCD and file, the truth tables last."""
+"""Simulate frames: one task per CCD and file, then the truth tables."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SimulateResult:
 
 
 def build_scene(section: SceneSection) -> SceneSettings:
-    """Turn a section of the configuration into the simulator's own settings."""
+    """Turn a section of the configuration into the simulator's settings."""
     return SceneSettings(**section.model_dump())
 
 
@@ -54,7 +54,7 @@ def simulate_scene(
     executor : Executor
         Runs the tasks.
     progress : Progress, optional
-        Shows how far it is.
+        Shows the progress.
     """
     out = prepare_folder(out)
     tasks = [_FileTask(ccd, index) for ccd in settings.ccds for index in range(settings.files)]

@@ -1,4 +1,4 @@
-"""The gates before an alias: what a challenger and the champion measure on the frozen frames, against the policy."""
+"""Check a challenger against the policy and the champion, both measured on the frozen frames."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from shutterless.workflows.searching.detect import read_rates
 from shutterless.workflows.settings.settings import EvaluateSettings
 from shutterless.workflows.tracking.record import TRAINING
 
-_KEPT_SCORES = 500  # of a false-alarm curve that is written (`RateCurve.to_dict`); more cannot be counted
+_KEPT_SCORES = 500  # that a written false-alarm curve holds (`RateCurve.to_dict`); further alarms cannot be counted
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One condition: what was measured, the limit in words, and whether it holds."""
+    """One condition: the measured value, the limit in words, and whether it holds."""
 
     name: str
     value: str
@@ -37,21 +37,21 @@ class Gate:
     passed: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for the history, the words as long as it keeps them."""
+        """Return plain values for the history, with texts cut to its limit."""
         words = {"value": self.value[:GATE_LENGTH], "limit": self.limit[:GATE_LENGTH]}
         return {"name": self.name, **words, "passed": self.passed}
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """Gates of a challenger, and the evaluation they were read from."""
+    """Gates of a challenger, and the evaluation behind them."""
 
     gates: list[Gate]
     evaluation: Evaluation
 
     @property
     def passed(self) -> bool:
-        """Whether every gate is passed."""
+        """Whether the challenger passes every gate."""
         return all(gate.passed for gate in self.gates)
 
     def table(self) -> str:
@@ -83,17 +83,17 @@ def judge_challenger(
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Judgement:
-    """Measure a challenger, and in the same run the champion, on the frozen frames.
+    """Measure a challenger and, in the same run, the champion on the frozen frames.
 
     Parameters
     ----------
     challenger, champion : tuple of str and Path
-        Name in tables, and folder of the model; without a champion only floors and ceilings count.
+        Name in tables, and folder of the model. Without a champion only floors and ceilings count.
     frozen : FrozenFrames
     policy : Policy
     scratch : Path
-        Gets copies of the models and the tables of the evaluation, so that nothing is written beside what is
-        registered.
+        For copies of the models and the tables of the evaluation, so that nothing is written beside registered
+        models.
     executor, progress : optional
     """
     folders = [scratch / "models" / name for name, _ in (challenger, *([champion] if champion else []))]
@@ -132,12 +132,12 @@ def _own_threshold(folder: Path, policy: Policy) -> float | None:
 
 
 def _labels_gate(own: pd.Series) -> Gate:
-    """Keep out the controls, which were trained with shuffled labels and may still order strips well."""
+    """Refuse controls: they were trained with shuffled labels and may still rank strips well."""
     return Gate("labels", "shuffled" if own["shuffled"] else "true", "true", not own["shuffled"])
 
 
 def _unseen_gate(folder: Path, frozen: FrozenFrames) -> Gate:
-    """Keep out a model that was trained on the frozen frames."""
+    """Refuse a model that was trained on the frozen frames."""
     path = folder / TRAINING
     known = json.loads(path.read_text(encoding="utf-8")).get("manifest_hash", "") if path.is_file() else ""
     seen = frozen.manifest_hash in known.split("+")
@@ -146,7 +146,7 @@ def _unseen_gate(folder: Path, frozen: FrozenFrames) -> Gate:
 
 
 def _live_time_gate(own: pd.Series, policy: Policy) -> Gate:
-    """Keep frames out on which too little was searched to count false alarms."""
+    """Refuse frames with too little live time to count false alarms."""
     floor, hours = policy.floors.live_hours, float(own["live_hours"])
     limit = f"at least {floor:g}, free of events, to count false alarms in"
     return Gate("live time", f"{hours:.3g} amplifier-hours", limit, hours >= floor)
@@ -160,7 +160,7 @@ def _completeness_gate(own: pd.Series, policy: Policy) -> Gate:
 
 
 def _false_alarm_gate(folder: Path, threshold: float | None, policy: Policy) -> Gate:
-    """Count the false alarms above the threshold that the model brought along."""
+    """Count the false alarms above the model's own threshold."""
     ceiling, rate = policy.ceilings.false_alarms_per_hour, policy.threshold.false_alarms_per_hour
     limit = f"at most {ceiling:g} per amplifier-hour, at the model's own threshold for {rate:g}"
     counted = read_rates(folder)
@@ -189,7 +189,7 @@ def _throughput_gate(speed: float, policy: Policy) -> Gate:
 
 
 def _champion_gates(events: pd.DataFrame, challenger: str, champion: str, policy: Policy) -> list[Gate]:
-    """Compare what both found, block by block: whether the challenger is behind, and how well that is known."""
+    """Compare the events that both found, block by block: how far the challenger is behind, with its error."""
     ours, theirs = (
         events[events["detector"] == name].sort_values(["entry", "event_id"], ignore_index=True)
         for name in (challenger, champion)

@@ -1,7 +1,7 @@
-"""What happened to the aliases of a registered model, as its tags tell it: one tag an entry, written before and after.
+"""Record every change of a registered model's aliases in its tags: one tag per entry, written before and after.
 
-An entry is written as pending, then the alias is moved, then the entry is written again as done. Whatever is
-interrupted in between leaves a pending entry, and where the alias stands says which half was done.
+An entry is written as pending, then the alias is moved, then the entry is written again as done. An interruption in
+between leaves a pending entry, and the version of the alias shows whether it was moved.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shutterless.workflows.registry.store import RegistryError
 
 PREFIX = "shutterless.history."
 REASON_LENGTH = 1000
-GATE_LENGTH = 110  # of a value or limit in words: nine gates and a reason then fit into one tag
+GATE_LENGTH = 110  # characters of a value or limit, so that nine gates and a reason fit into one tag
 PENDING, CARRIED_OUT, REFUSED, CUT_OFF = "pending", "done", "refused", "interrupted"
 REGISTER, PROMOTE, ROLLBACK, OUTSIDE = "register", "promote", "rollback", "outside"
 
@@ -33,9 +33,9 @@ class Entry:
     number : int
         Order in the history, from 1.
     action : str
-        `REGISTER`, `PROMOTE`, `ROLLBACK`, or `OUTSIDE`: the alias was found moved by something else.
+        `REGISTER`, `PROMOTE`, `ROLLBACK`, or `OUTSIDE`: another program moved the alias.
     state : str
-        `PENDING` while it is being made; then `CARRIED_OUT`, `REFUSED` by gates, or `CUT_OFF` before the alias moved.
+        `PENDING` at first; then `CARRIED_OUT`, `REFUSED` by gates, or `CUT_OFF` before the alias moved.
     alias : str
     old, new : str or None
         Versions before and after (None: the alias is not set).
@@ -47,7 +47,7 @@ class Entry:
     data : dict of str
         Hashes of the frozen validation store and its truth table.
     token : str
-        Makes the tag's key its own.
+        Random text that makes the tag's key unique.
     """
 
     number: int
@@ -75,7 +75,7 @@ class Entry:
 
 
 def new_entry(number: int, action: str, state: str, alias: str, old: str | None, new: str | None, **more: Any) -> Entry:
-    """Entry of this moment, by the user of this process."""
+    """Entry with the present time and the user of this process."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return Entry(number, action, state, alias, old, new, whoami(), now, **more)
 
@@ -90,7 +90,7 @@ def whoami() -> str:
 
 
 def check_reason(reason: str) -> str:
-    """Refuse a reason that would not fit into the history, before anything is done."""
+    """Refuse a reason that is too long for the history, before anything is done."""
     if len(reason) > REASON_LENGTH:
         raise RegistryError(f"the reason has {len(reason)} characters, and {REASON_LENGTH} are kept; shorten it")
     return reason
@@ -102,7 +102,7 @@ def read_alias_history(tags: Mapping[str, str]) -> list[Entry]:
     Raises
     ------
     RegistryError
-        If a tag of the history was changed by hand so that it cannot be read; the message names it.
+        If a tag of the history cannot be read, because it was changed by hand; the message names it.
     """
     return sorted(
         (_decode(key, value) for key, value in tags.items() if key.startswith(PREFIX)),
@@ -122,15 +122,15 @@ def _decode(key: str, value: str) -> Entry:
 
 
 def next_number(entries: Sequence[Entry]) -> int:
-    """Number of the entry to be written next."""
+    """Number of the next entry."""
     return max((entry.number for entry in entries), default=0) + 1
 
 
 def champions(entries: Sequence[Entry], alias: str) -> list[str | None]:
-    """Versions that an alias went through to where it is, without what was rolled back; None where it was not set.
+    """Versions that an alias has had, without those rolled back; None where it was not set.
 
-    A promotion adds its version at the end. A rollback removes from the end until the version it went to is the last;
-    one to a version that is no longer in the list adds it like a promotion.
+    A promotion adds its version at the end. A rollback removes versions from the end until its target is the last.
+    A rollback to a version that is no longer in the list adds it like a promotion.
     """
     path: list[str | None] = []
     for entry in entries:
@@ -146,7 +146,7 @@ def champions(entries: Sequence[Entry], alias: str) -> list[str | None]:
 
 
 def settle(entries: Sequence[Entry], aliases: Mapping[str, str], alias: str) -> list[Entry]:
-    """What the history lacks to agree with where an alias stands: pending entries closed, moves from outside added.
+    """Entries that make the history agree with an alias: pending entries closed, moves from outside added.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def settle(entries: Sequence[Entry], aliases: Mapping[str, str], alias: str) -> 
     Returns
     -------
     list of Entry
-        To be written, in this order; empty where both agree.
+        To be written in this order; empty where both agree.
     """
     stands = aliases.get(alias)
     closed = [
@@ -178,7 +178,7 @@ def settle(entries: Sequence[Entry], aliases: Mapping[str, str], alias: str) -> 
 
 
 def describe_entry(entry: Entry) -> str:
-    """One entry in lines for a terminal."""
+    """Describe one entry in lines for a terminal."""
     move = f"{entry.old or 'none'} → {entry.new or 'none'}"
     lines = [f"{entry.number:>4}  {entry.when}  {entry.action} {entry.alias}: {move}  {entry.state}  by {entry.who}"]
     if entry.reason:

@@ -1,4 +1,4 @@
-"""The card of a registered model, in Markdown: what it is, what it has seen, what it is for, and how good it was."""
+"""Write the card of a registered model, in Markdown: architecture, training data, purpose and evaluation."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ _BUNDLED_FRAMES = "simulated frames only (two CCDs, cosmic rays and pickup on); 
 
 @dataclass(frozen=True)
 class AttachedEvaluation:
-    """Tables of an evaluation for one detector in it."""
+    """Tables of an evaluation, and one of its detectors."""
 
     detector: str
     tables: dict[str, pd.DataFrame]
 
     @property
     def row(self) -> dict[str, Any]:
-        """Its row of the summary."""
+        """The detector's row of the summary."""
         own = self.tables["summary"]
         return own[own["detector"] == self.detector].iloc[0].to_dict()
 
     def write(self, folder: Path) -> None:
-        """Write the tables, of all detectors that were judged together, as CSV."""
+        """Write the tables of all detectors of the evaluation as CSV."""
         folder.mkdir(parents=True)
         for name, table in self.tables.items():
             table.to_csv(folder / f"{name}.csv", index=False)
@@ -57,7 +57,7 @@ class AttachedEvaluation:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What the card tells; what nobody recorded is empty."""
+    """Contents of the card; unrecorded values are empty."""
 
     name: str
     version: str
@@ -82,7 +82,7 @@ def read_evaluation(folder: Path, reference: str, model: Path) -> AttachedEvalua
     Raises
     ------
     RegistryError
-        If the folder holds no evaluation, or none of this model; the message names the detectors it has.
+        If the folder holds no evaluation, or none of this model; the message names its detectors.
     """
     if not (folder / "summary.parquet").is_file():
         raise RegistryError(f"{folder} holds no evaluation: summary.parquet is missing; give `evaluate`'s --out")
@@ -104,20 +104,20 @@ def gather_facts(
     evaluation: AttachedEvaluation | None,
     trained_on: str,
 ) -> CardFacts:
-    """Collect what is known of a version: from its folder, the run that logged it, and an evaluation.
+    """Collect the facts on a version from its folder, the run that logged it, and an evaluation.
 
     Parameters
     ----------
     registry : RegistryStore
     version : str
     folder : Path
-        With the model's configuration, and what its training left beside it.
+        With the model's configuration, and the files of its training.
     reference : str
-        What it was registered from.
+        The model, as it was given to `register`.
     evaluation : AttachedEvaluation, optional
-        Its numbers come before those that the run logged.
+        Its numbers take precedence over those that the run logged.
     trained_on : str
-        The user's own words on the frames.
+        The user's description of the frames.
     """
     model = load_model(folder)
     path = folder / TRAINING
@@ -154,7 +154,7 @@ def _calibration_error(evaluation: AttachedEvaluation) -> dict[str, float]:
 
 
 def write_card(facts: CardFacts) -> str:
-    """Write the card: the sections that a reader needs first come first."""
+    """Write the card, with the sections that a reader needs first at the top."""
     sections = [
         _identity(facts),
         _data(facts),

@@ -1,4 +1,4 @@
-"""The policy of a registry: which gates an alias has, and the frozen frames that every model is judged on."""
+"""Read the policy of a registry: the gates of an alias, and the frozen frames on which every model is judged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Section(BaseModel):
 
 
 class ValidationSection(_Section):
-    """The frozen frames, and the hashes that freeze them (empty: those of the last promotion)."""
+    """The frozen frames and their hashes (empty: those of the last promotion)."""
 
     store: Path | None = None
     truth: Path | None = None
@@ -49,13 +49,13 @@ class CeilingsSection(_Section):
 
 
 class ThresholdSection(_Section):
-    """Rate of false alarms per amplifier-hour for which a model's own threshold is read."""
+    """False alarms per amplifier-hour at which a model's own threshold is read."""
 
     false_alarms_per_hour: _Positive = 50.0
 
 
 class ChampionSection(_Section):
-    """How far a challenger may be behind the champion, and how well the difference must be known."""
+    """How far a challenger may be behind the champion, and how small the error of the difference must be."""
 
     standard_errors: _Strength = 1.0
     largest_standard_error: _Positive = 0.03
@@ -64,7 +64,7 @@ class ChampionSection(_Section):
 
 
 class Policy(_Section):
-    """Everything ``registry.toml`` can say."""
+    """All sections of ``registry.toml``."""
 
     validation: ValidationSection = ValidationSection()
     floors: FloorsSection = FloorsSection()
@@ -74,7 +74,7 @@ class Policy(_Section):
 
 
 def load_policy(path: Path | None = None) -> Policy:
-    """Read a policy file, or the one of the package; its paths become absolute, relative to the file.
+    """Read a policy file, or the one of the package; paths relative to the file become absolute.
 
     Raises
     ------
@@ -103,20 +103,20 @@ class FrozenFrames:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """What is recorded of them."""
+        """The hashes that the history records."""
         return {"manifest_hash": self.manifest_hash, "truth_sha256": self.truth_sha256}
 
 
 def open_frozen(policy: Policy, store: Path | None, truth: Path | None, recorded: dict[str, str]) -> FrozenFrames:
-    """Find the frozen frames and check that they are those that were frozen.
+    """Find the frozen frames and check their hashes.
 
     Parameters
     ----------
     policy : Policy
     store, truth : Path or None
-        Of the command line; they come before the policy's.
+        From the command line; they take precedence over the policy's.
     recorded : dict of str
-        Hashes of the last promotion, for those that the policy does not give; may be empty.
+        Hashes of the last promotion, used where the policy gives none; may be empty.
 
     Raises
     ------

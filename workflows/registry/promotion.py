@@ -1,4 +1,4 @@
-"""Promote a version through the gates, roll back, and tell the history: the alias and its record move together."""
+"""Promote a version that passes the gates, roll back, and read the history. An alias moves with its record."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CHAMPION = "champion"
 
 @dataclass(frozen=True)
 class Promotion:
-    """What came of an attempt: the gates, and the entry of the history (None for a dry run)."""
+    """Result of an attempt: the gates, and the entry of the history (None for a dry run)."""
 
     judgement: Judgement
     alias: str
@@ -52,7 +52,7 @@ class Promotion:
         return self.entry is not None and self.entry.state == CARRIED_OUT
 
     def text(self) -> str:
-        """Return the table of gates and what was done, for a terminal."""
+        """Return the table of gates and the action taken, for a terminal."""
         failed = [gate.name for gate in self.judgement.gates if not gate.passed]
         move = f"{self.alias} from version {self.old} to {self.new}" if self.old else f"{self.alias} to {self.new}"
         if self.entry is None:
@@ -68,7 +68,7 @@ class Promotion:
 
 @dataclass(frozen=True)
 class History:
-    """Entries of a registered model, and what of them does not agree with its aliases."""
+    """Entries of a registered model, and their disagreements with its aliases."""
 
     name: str
     entries: list[Entry]
@@ -108,9 +108,9 @@ def promote_version(
     policy : Policy
     alias : str
     store, truth : Path, optional
-        Frozen frames, where the policy names none or others.
+        Frozen frames; they take the place of those in the policy.
     reason : str
-        Kept in the history.
+        Written to the history.
     dry_run : bool
         Judge only.
     executor, progress : optional
@@ -118,7 +118,7 @@ def promote_version(
     Raises
     ------
     RegistryError
-        If the version does not exist or has the alias already, or the frames are not the frozen ones.
+        If the version does not exist or already has the alias, or the frames are not the frozen ones.
     """
     registry = RegistryStore(tracking, name)
     check_reason(reason)
@@ -148,7 +148,7 @@ def _version(registry: RegistryStore, version: str) -> tuple[str, Path]:
 
 
 def _last_frozen(entries: Sequence[Entry], alias: str) -> dict[str, str]:
-    """Hashes of the frames that the last promotion was judged on."""
+    """Hashes of the frames of the last promotion."""
     judged = [e.data for e in entries if e.alias == alias and e.action == PROMOTE and e.state == CARRIED_OUT and e.data]
     return judged[-1] if judged else {}
 
@@ -168,7 +168,7 @@ def _record(
     judgement: Judgement,
     frozen: FrozenFrames,
 ) -> Entry:
-    """Move the alias with an entry before and after, or write down why not."""
+    """Move the alias with an entry before and after, or record why not."""
     told: dict[str, Any] = {"gates": [gate.to_dict() for gate in judgement.gates], "data": frozen.hashes}
     with registry.locked(whoami()) as lease:
         entries, aliases = settle_history(registry, alias)
@@ -187,7 +187,7 @@ def _record(
 
 
 def move(registry: RegistryStore, entry: Entry) -> Entry:
-    """Write a pending entry, move its alias, write the entry as done; only to be called under the lock."""
+    """Write a pending entry, move its alias, write the entry as done. The caller holds the lock."""
     assert entry.new is not None
     registry.write_tag(entry.key, entry.encode())
     registry.set_alias(entry.alias, entry.new)
@@ -197,7 +197,7 @@ def move(registry: RegistryStore, entry: Entry) -> Entry:
 
 
 def settle_history(registry: RegistryStore, alias: str) -> tuple[list[Entry], dict[str, str]]:
-    """History and aliases, after writing what the one lacked of the other; only to be called under the lock."""
+    """History and aliases, after adding the missing entries to the history. The caller holds the lock."""
     aliases, tags = registry.read()
     entries = {entry.key: entry for entry in read_alias_history(tags)}
     for entry in settle(list(entries.values()), aliases, alias):
@@ -209,7 +209,7 @@ def settle_history(registry: RegistryStore, alias: str) -> tuple[list[Entry], di
 def roll_back(
     tracking: Tracking, name: str, *, alias: str = CHAMPION, version: str | None = None, reason: str = ""
 ) -> Entry:
-    """Point an alias back at the version it had before, without gates: a bad champion must go at once.
+    """Point an alias back at its previous version, without gates: a bad champion must go at once.
 
     Parameters
     ----------
@@ -217,8 +217,8 @@ def roll_back(
     name : str
     alias : str
     version : str, optional
-        One that had the alias before; by default the last that did and still exists. Every rollback goes one further
-        back: after promotions of 1, 2 and 3, two of them end at 1.
+        A version that had the alias before; by default the last of these that still exists. Each rollback goes one
+        step further back: after promotions of 1, 2 and 3, two rollbacks end at 1.
     reason : str
 
     Raises
@@ -258,12 +258,12 @@ def _rollback_target(registry: RegistryStore, entries: Sequence[Entry], alias: s
 
 
 def read_registry_history(tracking: Tracking, name: str) -> History:
-    """Tell the history of a registered model, and where it disagrees with its aliases; nothing is written.
+    """Read the history of a registered model, and find where it disagrees with its aliases; nothing is written.
 
     Notes
     -----
-    What disagrees is written down by the next `promote_version` or `roll_back`: a pending entry becomes done or
-    interrupted by where the alias stands, and a move by something else gets an entry of its own.
+    The next `promote_version` or `roll_back` records disagreements. A pending entry becomes done or interrupted,
+    depending on the version that has the alias. A move by another program gets its own entry.
     """
     registry = RegistryStore(tracking, name)
     aliases, tags = registry.read()

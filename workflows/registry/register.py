@@ -1,4 +1,4 @@
-"""Put a model into the registry under a name, once it has been shown to load, with its card and its evaluation."""
+"""Register a model under a name with its card and its evaluation, after a check that it loads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Registered:
 
     @property
     def reference(self) -> str:
-        """How to ask for it: by alias where it has one."""
+        """Address of the version: by alias if it has one."""
         return f"models:/{self.name}@{self.alias}" if self.alias else f"models:/{self.name}/{self.version}"
 
 
@@ -48,17 +48,17 @@ def register_version(
     reference : str or path
         A model folder, run id, ``models:/…`` address or ``"bundled"``.
     name, alias : str
-        Name in the registry, and alias to point at the new version; the alias is written into the history. The first
-        champion of a name may be given so; every other goes through the gates of `promote`.
+        Name in the registry, and alias of the new version, which the history records. The first champion of a name
+        may be set here; later ones pass the gates of `promote`.
     evaluation : Path, optional
         Output of `evaluate_detectors` with this model among its detectors; its tables are attached to the version.
     trained_on : str
-        Says in the card what frames the model has seen, above all whether they were real.
+        Text for the card: the frames of the training, above all whether they were real.
     reason : str
-        Kept in the history, if an alias is given.
+        Written to the history if an alias is given.
     ungated : bool
-        Let `CHAMPION` be taken from another version without gates, which the history says: for a run that is made anew
-        in a registry of its own.
+        Let this version take `CHAMPION` from another without gates; the history records it. For a run that is repeated
+        in its own registry.
 
     Raises
     ------

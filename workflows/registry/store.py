@@ -1,7 +1,7 @@
-"""One name in MLflow's registry: versions, aliases, tags, what is attached, and a lock that two writers respect.
+"""Read and change one name in MLflow's registry: versions, aliases, tags, attached files, and a lock for writers.
 
-Every call works over HTTP as on a SQLite file. A tag can be overwritten but not compared and swapped, so no two writers
-ever write the same one: each key ends in a random part.
+Every call works over HTTP and on a SQLite file. A tag can be overwritten but not compared and swapped, so two writers
+never write the same one: each key ends in a random part.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from shutterless.workflows.tracking.tracking import Tracking, load_mlflow, quiet_mlflow
 
 LOCK = "shutterless.lock."
-LEASE_S = 30.0  # what is done under the lock takes tenths of a second; a lock seen for so long was left by a crash
+LEASE_S = 30.0  # work under the lock takes tenths of a second; an older lock was left by a crash
 LOCK_PATIENCE_S = 120.0
 DESCRIPTION_LENGTH = 5000  # columns of MLflow's tables: description of a version, tag of a registered model
 TAG_LENGTH = 5000
@@ -35,13 +35,13 @@ class RegistryError(ValueError):
 
 @dataclass(frozen=True)
 class Lease:
-    """A lock while it is held; `check` before every change that must not come late."""
+    """A held lock. Call `check` before every change that must not come late."""
 
     key: str
     started: float
 
     def check(self) -> None:
-        """Refuse to go on when others may already take this lock for abandoned."""
+        """Raise once other processes may take this lock for abandoned."""
         held = time.monotonic() - self.started
         if held > LEASE_S / 2:
             raise RegistryError(
@@ -70,7 +70,7 @@ class RegistryStore:
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        """Make what the registry answers in anger an error of ours."""
+        """Turn errors of the registry into `RegistryError`."""
         mlflow = load_mlflow()
         with quiet_mlflow():
             try:
@@ -80,12 +80,12 @@ class RegistryStore:
                 raise RegistryError(f"model {self.name!r} in {self.tracking.uri}: {said}") from error
 
     def read(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Aliases (each with its version) and tags, as they are at one moment.
+        """Aliases (each with its version) and tags at one moment.
 
         Raises
         ------
         RegistryError
-            If there is no such name; the message lists those there are.
+            If there is no such name; the message lists the existing ones.
         """
         found = self._get()
         if found is None:
@@ -109,7 +109,7 @@ class RegistryStore:
                 raise
 
     def run_of(self, version: str) -> Any | None:
-        """MLflow's run that logged a version, None where it is gone."""
+        """MLflow's run that logged a version; None if it is gone."""
         mlflow = load_mlflow()
         run_id = self.versions().get(version)
         try:
@@ -124,7 +124,7 @@ class RegistryStore:
         Raises
         ------
         RegistryError
-            If this name has no such version; the message says what it has.
+            If this name has no such version; the message lists its versions.
         """
         aliases, _ = self.read()
         text = reference.removeprefix(f"models:/{self.name}/").removeprefix(f"models:/{self.name}@")
@@ -158,7 +158,7 @@ class RegistryStore:
             self.client.set_registered_model_tag(self.name, key, value)
 
     def delete_tag(self, key: str) -> None:
-        """Delete a tag; that it is gone already is no error."""
+        """Delete a tag; an absent tag is no error."""
         with self._asking():
             self.client.delete_registered_model_tag(self.name, key)
 
@@ -168,13 +168,13 @@ class RegistryStore:
             self.client.set_registered_model_alias(self.name, alias, version)
 
     def attach(self, version: str, folder: Path, path: str) -> None:
-        """Put the files of a folder under a path of a version's own artifacts."""
+        """Copy the files of a folder to a path among a version's artifacts."""
         model_id = self._logged_model(version)
         with self._asking():
             self.client.log_model_artifacts(model_id, str(folder), path or None)
 
     def describe(self, version: str, text: str) -> None:
-        """Give a version the description that MLflow's pages show (Markdown)."""
+        """Set a version's description (Markdown), which MLflow's pages show."""
         with self._asking():
             self.client.update_model_version(self.name, version, text[:DESCRIPTION_LENGTH])
 
@@ -191,24 +191,25 @@ class RegistryStore:
 
     @contextmanager
     def locked(self, who: str) -> Iterator[Lease]:
-        """Keep other writers of this name out, as long as they ask too.
+        """Lock this name against other writers that use this lock, too.
 
         Parameters
         ----------
         who : str
-            Shown to those who wait in vain.
+            Shown to writers that time out.
 
         Raises
         ------
         RegistryError
-            If others hold it for longer than `LOCK_PATIENCE_S`.
+            If others hold the lock for longer than `LOCK_PATIENCE_S`.
 
         Notes
         -----
-        Everyone raises a flag of their own (a tag with a random key) and then looks; whoever sees another's takes
-        theirs down and tries again after a random pause. Of two, the one who raised second sees both, so never do both
-        go on. A flag that stood for `LEASE_S`, by the clock of the one who waits, is that of a crashed process and is
-        removed; since no key is ever used twice, nobody's fresh flag can be removed in its place.
+        Each writer sets its own flag (a tag with a random key) and then reads all flags. A writer that finds another
+        flag removes its own and tries again after a random pause. The second of two sees both flags, so at most one
+        goes on.
+        A flag older than `LEASE_S`, by the clock of the waiting writer, belongs to a crashed process and is removed.
+        No key is used twice, so this cannot remove a fresh flag.
         """
         lease = self._acquire(who)
         try:
@@ -217,7 +218,7 @@ class RegistryStore:
             self.delete_tag(lease.key)
 
     def _acquire(self, who: str) -> Lease:
-        self.read()  # says what names there are, where this is none
+        self.read()  # the error for an unknown name lists the existing ones
         seen: dict[str, float] = {}
         begun = time.monotonic()
         while True:

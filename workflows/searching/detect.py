@@ -1,4 +1,4 @@
-"""One amplifier of a store through one or several detectors: the plain function behind evaluation and search."""
+"""Find the triggers of one amplifier and score them with one or several detectors, for evaluation and search."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Detector:
 
 @dataclass(frozen=True)
 class StackView:
-    """What of an amplifier is looked at: some of its rows, and without the events above a S/N (0: with them)."""
+    """The part of an amplifier that is searched: some of its rows, with events above a S/N masked (0: none masked)."""
 
     rows: tuple[int, int] | None = None
     hide_above: float = 0.0
 
     def open(self, store: str, entry: str) -> Amplifier:
-        """Open an entry as it is to be seen."""
+        """Open this view of an entry."""
         amplifier = open_amplifier(store, entry)
         if self.hide_above > 0:
             amplifier = hide_events(amplifier, self.hide_above)
@@ -52,7 +52,7 @@ class StackView:
 
 @dataclass(frozen=True)
 class DetectTask:
-    """One amplifier, and who is to look at it."""
+    """One amplifier, and the detectors that score it."""
 
     store: str
     entry: str
@@ -69,7 +69,7 @@ def detect(task: DetectTask) -> pd.DataFrame:
     -------
     DataFrame
         One row per trigger: the columns of `shutterless.pipeline.detection.triggers.find_triggers`, ``entry``, and for
-        each detector ``NAME/score`` (higher is surer, -inf where vetoed, or where no model need be asked),
+        each detector ``NAME/score`` (higher is surer; -inf where vetoed, or where a model does not score),
         ``NAME/probability``, ``NAME/kind`` and ``NAME/kind_probability`` (missing for the template bank).
     """
     amplifier = task.view.open(task.store, task.entry)
@@ -118,13 +118,13 @@ def detector_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def read_rates(folder: str | Path) -> RateCurve | None:
-    """False-alarm curve that was measured for a detector, None where none was."""
+    """Measured false-alarm curve of a detector; None if there is none."""
     path = Path(folder) / RATES
     return RateCurve.from_dict(json.loads(path.read_text())) if path.is_file() else None
 
 
 def write_rates(folder: str | Path, curve: RateCurve, manifest_hash: str) -> None:
-    """Keep a detector's false-alarm curve beside its weights, with the hash of the frames it was counted on."""
+    """Write a detector's false-alarm curve beside its weights, with the hash of the frames it was counted on."""
     path = Path(folder) / RATES
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**curve.to_dict(), "manifest_hash": manifest_hash}))
@@ -140,7 +140,7 @@ def _score_classically(triggers: pd.DataFrame) -> pd.DataFrame:
 def _score_by_model(
     model: DetectorModel, strips: StripBatch, triggers: pd.DataFrame, asked: np.ndarray, batch_size: int
 ) -> pd.DataFrame:
-    """Scores of all triggers from the strips of those that a model is asked about; no score for the others."""
+    """Scores of all triggers, from the strips of those that a model scores; no score for the others."""
     from shutterless.models.scoring import score_strips
 
     scored = score_strips(model, strips, batch_size)

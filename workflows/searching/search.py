@@ -1,4 +1,4 @@
-"""Frames in, ranked candidates out: segments of rows searched one by one, cut at a rate of false alarms, one table."""
+"""Search FITS files segment by segment, and rank the candidates above a rate of false alarms in one table."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ AMPLIFIERS = "amplifiers.parquet"
 
 
 class SearchError(ValueError):
-    """A detector that no threshold is known for, or a folder that holds another search."""
+    """A detector without a known threshold, or a folder that holds another search."""
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Candidates, what failed, the threshold that was used, and lines for the user."""
+    """Candidates, failures, the threshold, and lines for the user."""
 
     candidates: pd.DataFrame
     failures: pd.DataFrame
@@ -80,7 +80,7 @@ def search_files(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> SearchResult:
-    """Search FITS files, straight from their pixels to candidates.
+    """Search FITS files, from pixels to candidates.
 
     Parameters
     ----------
@@ -88,8 +88,8 @@ def search_files(
     reference : str
         A model as the commands take it, or ``"template-bank"``.
     out : Path
-        Gets ``candidates.parquet``, ``candidates.ecsv``, ``amplifiers.parquet`` (what was searched, how good it is),
-        ``failures.parquet``, ``search.json`` (what was asked for), and ``parts/``, by which a search is resumed.
+        For ``candidates.parquet``, ``candidates.ecsv``, ``amplifiers.parquet`` (what was searched, and its quality),
+        ``failures.parquet``, ``search.json`` (the arguments), and ``parts/``, from which a search is resumed.
     settings : SearchSettings
     catalogue : path, optional
         Stars that resolve event times, as `shutterless.pipeline.results.catalogue.read_catalogue`.
@@ -97,22 +97,22 @@ def search_files(
         As `shutterless.pipeline.reading.frames.read_frame_info`.
     executor : Executor
     resume : bool
-        Keep the parts that were made from the same files with the same settings.
+        Keep parts that were made from the same files with the same settings.
     progress : Progress, optional
 
     Returns
     -------
     SearchResult
-        The same to the bit for the same files, however many workers there are and however often it was interrupted.
+        The same to the bit for the same files, for any number of workers and interruptions.
 
     Raises
     ------
     CatalogueError
         If the catalogue cannot be used.
     IngestError
-        If no file is given, two have the same name, or ``out`` is not writable.
+        If no file is given, two files have the same name, or ``out`` is not writable.
     SearchError
-        If no threshold is known, or ``out`` holds a finished search that is not to be resumed.
+        If no threshold is known, or ``out`` holds a finished search and ``resume`` is not set.
     """
     job = SearchJob.prepare(reference, out, settings, catalogue=catalogue, instrument=instrument, supplied=supplied)
     _clear_folder(job.out, resume=resume)
@@ -138,7 +138,7 @@ def search_survey(
 
 @dataclass(frozen=True)
 class SearchJob:
-    """What is searched for, with what, and where the results go; `prepare` checks all of it before any work is done."""
+    """Detector, settings and output folder of a search; `prepare` checks all of them before any work is done."""
 
     reference: str
     out: Path
@@ -167,7 +167,7 @@ class SearchJob:
         detector = find_detector(reference)
         threshold, notes = find_threshold(detector, settings.false_alarms_per_hour)
         if instrument is not None and instrument.endswith(".toml"):
-            instrument = str(Path(instrument).absolute())  # a worker elsewhere need not run in the same folder
+            instrument = str(Path(instrument).absolute())  # a worker on another machine may run in another folder
         return cls(
             reference, prepare_folder(out).absolute(), settings, detector, threshold, tuple(notes), stars,
             None if catalogue is None else str(catalogue), instrument, dict(supplied or {}),
@@ -190,7 +190,7 @@ class SearchJob:
     def write(
         self, parts: Sequence[SearchedSegment], failures: pd.DataFrame, files: Mapping[str, str]
     ) -> tuple[pd.DataFrame, list[str]]:
-        """Write every table of the search, its record last; the candidates, and lines on catalogues that do not fit."""
+        """Write every table of the search, its record last; return the candidates and warnings about the catalogue."""
         candidates, unmatched = assemble(parts, self.detector.name, self.threshold, self.stars)
         record = {
             "model": self.reference,
@@ -210,7 +210,7 @@ class SearchJob:
 
 
 def run_tasks(tasks: Sequence[SegmentTask], executor: Executor, progress: Progress | None = None) -> dict[str, str]:
-    """Search segments; the reason of each that failed as a whole, by its name."""
+    """Search segments; return the reason of each that failed as a whole, by its name."""
     lost = {}
     long_first = sorted(tasks, key=lambda task: -task.segment.n_rows)  # so that no worker is left with a long one
     outcomes = executor.map(search_segment, long_first, describe="searching segments", progress=progress, ordered=False)
@@ -223,12 +223,12 @@ def run_tasks(tasks: Sequence[SegmentTask], executor: Executor, progress: Progre
 def assemble(
     parts: Sequence[SearchedSegment], name: str, threshold: float, stars: pd.DataFrame | None = None
 ) -> tuple[pd.DataFrame, list[str]]:
-    """One table of candidates from the parts of a search, the surest first, and lines on catalogues that do not fit.
+    """Join the parts of a search to one table of candidates, and warn of a catalogue that does not fit.
 
     Parameters
     ----------
     parts : sequence of SearchedSegment
-        Series by series in the order of their rows.
+        By series, in the order of rows.
     name : str
         Of the detector.
     threshold : float
@@ -247,7 +247,7 @@ def assemble(
     tables = []
     for part, triggers in zip(parts, joined, strict=True):
         scored = detector_columns(triggers, name)
-        # -inf is vetoed, also at the threshold -inf of a detector without a false alarm
+        # score -inf means vetoed, even where a detector without a false alarm has the threshold -inf
         found = scored[(scored["score"] >= threshold) & np.isfinite(scored["score"])]
         for k, exposure in enumerate(part.exposures):
             for span in exposure.spans:
@@ -271,7 +271,7 @@ def assemble(
 def _span_candidates(
     found: pd.DataFrame, span: FileSpan, readout: Any, first: FileSpan, streaks: pd.DataFrame, name: str, n_y: int
 ) -> pd.DataFrame:
-    """Candidates that peak in one file, in rows of that file; one may begin before its first row or end after it."""
+    """Candidates that peak in one file, in rows of that file; they may begin before it or end after it."""
     rows = ["row_start", "row_stop", "row_peak"]
     file_rows = found.assign(**{column: found[column] - span.first + span.start for column in rows})
     offset = span.first - span.start - first.first  # of the file's row 0 from the exposure's
@@ -291,7 +291,7 @@ def _join(parts: list[SearchedSegment]) -> list[pd.DataFrame]:
 
 
 def _amplifier_table(parts: Sequence[SearchedSegment]) -> pd.DataFrame:
-    """What was searched: one row per segment of rows without a gap, with the numbers of its quality."""
+    """Table of the searched rows: one line per segment part without a gap, with its quality numbers."""
     rows = [
         {
             "segment": part.segment.name,
@@ -312,7 +312,7 @@ def _amplifier_table(parts: Sequence[SearchedSegment]) -> pd.DataFrame:
 
 
 def lost_rows(segments: Sequence[Segment], parts: Sequence[SearchedSegment], lost: Mapping[str, str]) -> pd.DataFrame:
-    """Failures of whole segments, and of files within one; each file, quadrant and reason once."""
+    """Failures of segments and of files within segments; each file, quadrant and reason once."""
     by_name = {part.segment.name: part for part in parts}
     rows: dict[tuple[Path, int | None, str], None] = {}
     for segment in segments:
@@ -324,7 +324,7 @@ def lost_rows(segments: Sequence[Segment], parts: Sequence[SearchedSegment], los
 
 
 def _clear_folder(out: Path, *, resume: bool) -> None:
-    """Refuse to overwrite a finished search; forget what an unfinished one left, unless it is to be resumed."""
+    """Refuse to overwrite a finished search; delete the parts of an unfinished one unless it is resumed."""
     remove_partials(out / PARTS)
     if resume:
         return
@@ -334,12 +334,12 @@ def _clear_folder(out: Path, *, resume: bool) -> None:
 
 
 def _data_hash(parts: Sequence[SearchedSegment]) -> str:
-    """Hash of the files' bytes and the settings that the parts were made from."""
+    """Hash of the bytes of the files and of the settings behind the parts."""
     return hashlib.blake2b("\n".join(sorted(part.content for part in parts)).encode(), digest_size=16).hexdigest()
 
 
 def _time_scales(parts: Sequence[SearchedSegment]) -> dict[str, str]:
-    """What the archive's own times of each file are, for files that have any."""
+    """Kind of the archive's own times, for each file that has any."""
     return {
         span.path.name: exposure.readout.time_scale
         for part in parts
@@ -350,7 +350,7 @@ def _time_scales(parts: Sequence[SearchedSegment]) -> dict[str, str]:
 
 
 def find_detector(reference: str) -> Detector:
-    """Turn a model reference into a detector with the name it has in tables."""
+    """Turn a model reference into a detector, with its name in tables."""
     folder = resolve_model(reference)
     if folder is None:
         return Detector(TEMPLATE_BANK, None)
@@ -358,12 +358,12 @@ def find_detector(reference: str) -> Detector:
 
 
 def find_threshold(detector: Detector, rate_per_hour: float) -> tuple[float, list[str]]:
-    """Score at which a detector raises so many false alarms per amplifier-hour, and what the user should know of it.
+    """Score at which a detector raises a number of false alarms per amplifier-hour, and lines for the user.
 
     Raises
     ------
     SearchError
-        If the model was never evaluated, so that no false-alarm curve lies beside its weights.
+        If no false-alarm curve lies beside the weights, because the model was never evaluated.
     """
     folder = bundled_folder() / TEMPLATE_BANK if detector.folder is None else Path(detector.folder)
     curve: RateCurve | None = read_rates(folder)
@@ -383,5 +383,5 @@ def find_threshold(detector: Detector, rate_per_hour: float) -> tuple[float, lis
 
 
 def _model_name(reference: str, folder: Path) -> str:
-    """Family and where it is from: a table that outlives the model should say which one it was."""
+    """Family and origin of a detector, so that a table identifies the model even after it is gone."""
     return f"{model_type(folder)} ({reference})"

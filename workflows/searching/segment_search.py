@@ -1,8 +1,8 @@
-"""One segment of rows from FITS to scored triggers, the unit of work of a search, and the part that it leaves on disk.
+"""Search one segment of rows, from FITS to scored triggers, and write its part to disk: the unit of work of a search.
 
-A part is written beside its place and moved there whole, under a name that depends on nothing but the segment; with it
-lies the fingerprint of all that it was made from, and of its own files. So a search killed at any time, even by a
-power cut that leaves files empty or short, goes on where it was.
+A part is written under a temporary name and then moved as a whole to a name that depends on the segment alone. It holds
+the fingerprints of its inputs and of its own files. A search that was killed at any time can be resumed, even after a
+power cut that left files empty or short.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from shutterless.workflows.searching.detect import Detector, load_once, score_tr
 
 PARTS = "parts"
 _ABOUT = "segment.json"
-_ENDS = 1 << 16  # bytes at either end of a file that its fingerprint rests on, beside size and time of change
+_ENDS = 1 << 16  # bytes at either end of a file that enter its fingerprint, beside size and time of change
 _NUMBERS = (
     "live_pixel_rows",
     "pixel_rows_per_hour",
@@ -51,9 +51,9 @@ _NUMBERS = (
 
 @dataclass(frozen=True)
 class SegmentTask:
-    """One segment, how its files are read, and who is to look at it.
+    """One segment, how its files are read, and the detector that searches it.
 
-    ``out`` is the folder of the search, ``settings`` the fingerprint of everything that all segments share.
+    ``out`` is the folder of the search, ``settings`` the fingerprint of everything that the segments share.
     """
 
     segment: Segment
@@ -69,7 +69,7 @@ class SegmentTask:
 
 @dataclass(frozen=True)
 class ExposureRecord:
-    """What a search keeps of rows without a gap: clocks, where they come from, numbers of their quality, and stars."""
+    """A search's record of rows without a gap: clocks, files, quality numbers, and stars."""
 
     readout: Readout
     spans: tuple[FileSpan, ...]
@@ -80,7 +80,7 @@ class ExposureRecord:
 
 @dataclass(frozen=True)
 class SearchedSegment:
-    """What a search keeps of a segment.
+    """A search's record of a segment.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ class SearchedSegment:
         Columns of `shutterless.workflows.searching.detect.detect` without ``entry``, and ``exposure``, the position in
         ``exposures``; rows are rows of the sequence.
     failures : tuple of (str, str)
-        Path and reason of every file of which something could not be read.
+        Path and reason of every file that could not be read in whole.
     content : str
         Fingerprint of the files' bytes, without the times at which they were changed.
     """
@@ -103,12 +103,12 @@ class SearchedSegment:
 
 
 def search_segment(task: SegmentTask) -> bool:
-    """Search one segment and leave its part on disk.
+    """Search one segment and write its part to disk.
 
     Returns
     -------
     bool
-        Whether there was anything to do: not where the part is there, made from the same with the same settings.
+        Whether the segment was searched; false if its part exists with the same inputs and settings.
     """
     folder, made_from = part_folder(task.out, task.segment), _made_from(task)
     if task.resume and _is_current(folder, made_from):
@@ -128,14 +128,14 @@ def search_segment(task: SegmentTask) -> bool:
 
 
 def warm_up(detector: Detector, n_columns: int = 0) -> None:
-    """Load what every segment needs, and take the memory of the largest.
+    """Load the detector, and allocate the memory of the largest segment.
 
     Parameters
     ----------
     detector : Detector
     n_columns : int
-        Width of the widest amplifier; 0 takes no memory. A worker that has too little of it ends at once and not in
-        the middle of the night, and no segment waits for pages of memory.
+        Width of the widest amplifier; 0 allocates nothing. A worker with too little memory ends at once instead of
+        hours later, and no segment waits for pages of memory.
     """
     if detector.folder is not None:
         load_once(detector.folder)
@@ -144,12 +144,12 @@ def warm_up(detector: Detector, n_columns: int = 0) -> None:
 
 
 def part_folder(out: Path, segment: Segment) -> Path:
-    """Where the part of a segment lies."""
+    """Folder of the part of a segment."""
     return Path(out) / PARTS / segment.name
 
 
 def read_part(out: Path, segment: Segment) -> SearchedSegment | None:
-    """Read the part of a segment, None where there is none."""
+    """Read the part of a segment; None if there is none."""
     folder = part_folder(out, segment)
     about = _read_about(folder)
     if about is None:
@@ -172,7 +172,7 @@ def read_part(out: Path, segment: Segment) -> SearchedSegment | None:
 def _amplifiers(
     task: SegmentTask, failures: list[tuple[Path, str]]
 ) -> Iterator[tuple[Amplifier, dict[str, Any], tuple[FileSpan, ...]]]:
-    """Calibrated amplifiers of a segment without a gap in any, with numbers of their quality and their spans."""
+    """Yield the calibrated amplifiers of a segment, each without a gap, with quality numbers and spans."""
     workspace = _workspace()
     for exposure, spans in _exposures(task, workspace, failures):
         residual = workspace.array("residual", exposure_shape(exposure), np.float16)
@@ -192,7 +192,7 @@ def _exposures(task: SegmentTask, workspace: Workspace, failures: list[tuple[Pat
 
 
 def _workspace() -> Workspace:
-    """Memory of this thread, which does one segment at a time."""
+    """Memory of this thread, which searches one segment at a time."""
     if not hasattr(_of_thread, "workspace"):
         _of_thread.workspace = Workspace()
     return _of_thread.workspace
@@ -244,7 +244,7 @@ def _concat(tables: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _made_from(task: SegmentTask) -> dict[str, Any]:
-    """What a part is made from: rows, settings, and of each file its size, a hash of its ends, and when it changed."""
+    """Inputs of a part: rows, settings, and of each file the size, a hash of its ends, and the time of change."""
     segment = task.segment
     return {
         "quadrant": segment.quadrant,
@@ -256,9 +256,9 @@ def _made_from(task: SegmentTask) -> dict[str, Any]:
 
 
 def _is_current(folder: Path, made_from: Mapping[str, Any]) -> bool:
-    """Whether a finished part is made from the same; of a file that is gone since nothing better can be had.
+    """Whether a finished part was made from the same inputs. A file that is gone since counts as unchanged.
 
-    A part in which something failed is not: it may be there by now.
+    A part with failures counts as different, because the failed files may be readable by now.
     """
     about = _read_about(folder)
     if about is None:
@@ -270,7 +270,7 @@ def _is_current(folder: Path, made_from: Mapping[str, Any]) -> bool:
 
 
 def _read_about(folder: Path) -> dict[str, Any] | None:
-    """What a part says of itself, None where there is none or a power cut left some of it only."""
+    """Description of a part; None if there is no part, or a power cut left it incomplete."""
     try:
         about: dict[str, Any] = json.loads((folder / _ABOUT).read_text())
     except (FileNotFoundError, ValueError):
@@ -298,7 +298,7 @@ def _file_fingerprint(path: Path) -> list[Any] | None:
 
 
 def _content(made_from: Mapping[str, Any]) -> str:
-    """Hash of what a part is made from, but for the times at which files changed."""
+    """Hash of the inputs of a part, without the times at which files changed."""
     files = [file and file[:2] for file in made_from["files"]]
     text = json.dumps({**made_from, "files": files}, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -307,7 +307,7 @@ def _content(made_from: Mapping[str, Any]) -> str:
 def settings_fingerprint(
     detector: Detector, threshold: float, batch_size: int, instrument: str | None, supplied: Mapping[str, str]
 ) -> str:
-    """What all segments of a search share: the detector's bytes, settings, instrument and version."""
+    """Fingerprint of what the segments of a search share: the detector's bytes, settings, instrument and version."""
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(Path(detector.folder).glob("*")) if detector.folder is not None else []:
         if file.suffix in (".json", ".safetensors"):

@@ -1,8 +1,8 @@
 """Search files as they arrive: `shutterless watch DIR`.
 
-A file is taken when it has not changed for a while and its headers say that it is whole. It is joined to the sequence
-it goes on with; only the segments of rows that it adds to are searched (again). What is known of every file lies in
-``watch.json``, so that a restart reads no header twice, and a file that was removed after its search keeps its events.
+A file is taken once it has not changed for a while and its headers show that it is complete. It is joined to its
+sequence, and only the segments with new rows are searched (again). ``watch.json`` keeps the headers of every file, so
+that a restart reads no header twice and a file that was removed after its search keeps its candidates.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from shutterless.workflows.searching.search import SearchJob, lost_rows, run_tas
 from shutterless.workflows.searching.segment_search import SearchedSegment, read_part, warm_up
 
 STATE = "watch.json"
-SETTLE_S = 5.0  # that a file must not have changed for before it is believed to be whole
+SETTLE_S = 5.0  # without change after which a file is taken to be complete
 EVERY_S = 2.0
-GIVE_UP_S = 600.0  # a file that has not changed for so long and is not whole is listed as a failure
+GIVE_UP_S = 600.0  # without change after which an incomplete file is listed as a failure
 
 
 class WatchError(ValueError):
@@ -44,18 +44,18 @@ class WatchError(ValueError):
 
 @dataclass(frozen=True)
 class Pass:
-    """What one look at the folder led to.
+    """Result of one look at the folder.
 
     Parameters
     ----------
     arrived, given_up : list of str
-        Names of files that were taken, and of those that nobody finished.
+        Names of files that were taken, and of those that were never finished.
     n_new, n_candidates : int
-        Candidates that were not there before, and all of them.
+        New candidates, and all candidates.
     lag_s : float
         Seconds from the read of the newest row that was searched to the end of the search; NaN where no UTC is known.
     n_failures : int
-        Files of which something could not be read, so far.
+        Files so far that could not be read in whole.
     """
 
     arrived: list[str]
@@ -68,7 +68,7 @@ class Pass:
 
 @dataclass
 class _Waiting:
-    """A file that is not taken yet: what it looked like, since when, and why it was not whole."""
+    """A file that is not taken yet: its size and time of change, since when, and why it was incomplete."""
 
     look: tuple[int, int]
     since_s: float
@@ -77,7 +77,7 @@ class _Waiting:
 
 @dataclass
 class Watcher:
-    """Keeps the candidates of a folder's files up to date.
+    """Keep the candidates of a folder's files up to date.
 
     Parameters
     ----------
@@ -86,9 +86,9 @@ class Watcher:
     executor : Executor
     progress : Progress, optional
     settle_s, give_up_s : float
-        Seconds without change after which a file is looked at, and given up.
+        Seconds without change after which a file is read, and after which it is given up.
     clock : callable
-        Seconds since 1970; given in tests.
+        Returns seconds since 1970; set in tests.
     """
 
     folder: Path
@@ -103,7 +103,7 @@ class Watcher:
     _searched: dict[str, tuple[Segment, SearchedSegment | None]] = field(default_factory=dict)
     _lost: dict[str, str] = field(default_factory=dict)
     _ids: set[str] = field(default_factory=set)
-    _listed: set[Path] = field(default_factory=set)  # of those that are given up
+    _listed: set[Path] = field(default_factory=set)  # given-up files that were listed
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
@@ -115,7 +115,7 @@ class Watcher:
         self.executor.prepare(partial(warm_up, self.job.detector))
 
     def look(self) -> Pass | None:
-        """Take what has arrived and search it; None where nothing has, and no file was given up."""
+        """Take and search the files that have arrived; None if there are none and no file was given up."""
         arrived = self._take()
         given_up = {path for path, waiting in self._waiting.items() if self._is_given_up(waiting)}
         newly, self._listed = given_up - self._listed, given_up
@@ -135,11 +135,11 @@ class Watcher:
 
     @property
     def n_waiting(self) -> int:
-        """Files that may still become whole."""
+        """Files that may still be completed."""
         return sum(not self._is_given_up(waiting) for waiting in self._waiting.values())
 
     def _take(self) -> list[Path]:
-        """Files that have become whole since the last look."""
+        """Files that were completed since the last look."""
         arrived = []
         present = dict(_list_frames(self.folder))
         for path in [path for path in self._waiting if path not in present]:
@@ -154,7 +154,7 @@ class Watcher:
             if self.clock() - changed_s < self.settle_s and not self._is_old(look):
                 continue
             if waiting.reason:
-                continue  # as it was when it was found not to be whole
+                continue  # unchanged since it was found incomplete
             try:
                 info = read_info(path, self.job.instrument, self.job.supplied)
             except EXPECTED_ERRORS as error:
@@ -166,21 +166,21 @@ class Watcher:
         return arrived
 
     def _is_old(self, look: tuple[int, int]) -> bool:
-        """Whether a file was last changed long before it was first seen, so that nobody is writing it."""
+        """Whether a file was last changed long before it was first listed, so that nobody is writing it."""
         return self.clock() - look[1] / 1e9 > self.settle_s
 
     def _is_given_up(self, waiting: _Waiting) -> bool:
         return bool(waiting.reason) and self.clock() - waiting.since_s > self.give_up_s
 
     def _unreadable(self) -> pd.DataFrame:
-        """Files that were given up, and amplifiers of which the headers say that they cannot be read."""
+        """Files that were given up, and amplifiers that cannot be read according to the headers."""
         rows = [failure_row(path, None, self._waiting[path].reason) for path in sorted(self._listed)]
         for path, (_, info) in self._known.items():
             rows += [failure_row(path, quadrant, f"FrameError: {why}") for quadrant, why in info.skipped.items()]
         return failure_table(rows)
 
     def _search(self, segments: list[Segment], arrived: set[Path]) -> None:
-        """Search the segments that are not as they were: of other rows, or of a file that was written again."""
+        """Search the segments that changed: those with other rows, or with a file that was written again."""
         fresh = [
             s
             for s in segments
@@ -196,7 +196,7 @@ class Watcher:
             self._searched[segment.name] = segment, part
 
     def _lag_s(self) -> float:
-        """Seconds since the newest row of all files was read; NaN where no file says."""
+        """Seconds since the newest row of all files was read; NaN if no file has a UTC."""
         newest = [_last_read(info) for _, info in self._known.values()]
         read = max((utc for utc in newest if utc), default="")
         if not read:
@@ -212,24 +212,24 @@ def watch_folder(
     stop_after_s: float | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Look again and again, and say what was found, until interrupted.
+    """Look at the folder repeatedly until interrupted, and print what was found.
 
     Parameters
     ----------
     watcher : Watcher
     say : callable
-        Gets one line for every look that led to a search.
+        Gets one line after every look that led to a search.
     every_s : float
         Seconds between two looks.
     stop_after_s : float, optional
-        Stop when nothing has arrived for so long.
+        Stop when nothing has arrived for this time.
     sleep : callable
-        Given in tests.
+        Waits for a number of seconds; set in tests.
 
     Returns
     -------
     int
-        Files of which something could not be read.
+        Files that could not be read in whole.
     """
     idle_since, n_failures = watcher.clock(), 0
     try:
@@ -249,7 +249,7 @@ def watch_folder(
 
 
 def describe_pass(found: Pass) -> str:
-    """One line: what arrived, what is new, how far behind the sky."""
+    """One line on a look: files that arrived, new candidates, and the delay behind the sky."""
     given_up = f"gave up {_join_names(found.given_up)}" if found.given_up else ""
     arrived = _join_names(found.arrived)
     what = ", ".join(filter(None, (arrived, given_up))) or "what was there before"
@@ -263,7 +263,7 @@ def _join_names(names: list[str]) -> str:
 
 
 def _list_frames(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:
-    """Frames of a folder, by name, with their size and time of change (ns); hidden files are being written."""
+    """Frames of a folder, by name, with size and time of change (ns); hidden files are still being written."""
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if entry.name.endswith(FRAME_SUFFIXES) and entry.name[0] != ".")
     for name in names:
@@ -271,7 +271,7 @@ def _list_frames(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:
         try:
             status = path.stat()
         except OSError:
-            continue  # gone since it was listed
+            continue  # removed since it was listed
         if path.is_file():
             yield path, (status.st_size, status.st_mtime_ns)
 
@@ -299,7 +299,7 @@ def _write_state(job: SearchJob, known: Mapping[Path, tuple[tuple[int, int], Fra
 
 
 def _read_state(job: SearchJob) -> Iterable[tuple[Path, tuple[tuple[int, int], FrameInfo]]]:
-    """Files that were known when the watch was left, with what their headers said."""
+    """Files of the last watch, with their headers."""
     path = job.out / STATE
     files: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for name, file in files.items():

@@ -1,1 +1,1 @@
-"""Tracking: what runs leave in MLflow. The only folder that imports it."""
+"""Tracking of runs in MLflow. The only folder that imports it."""

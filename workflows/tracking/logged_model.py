@@ -1,4 +1,4 @@
-"""A model as MLflow keeps it: what it takes and gives, from its configuration alone, and what is refused unread."""
+"""Describe a model for MLflow from its configuration: inputs and outputs. Refuse models that bring code along."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from shutterless.pipeline.tokens import STAGE1_FEATURES, STRIP_ARRAYS, TokenGrid
 
 LOADER_MODULE = "shutterless.workflows.pyfunc_loader"
 PARAMETERS = {"batch_size": 256, "false_alarms_per_hour": None}
-# entries of MLmodel by which MLflow would run what a model brings along; code goes on the path before any package
+# entries of MLmodel that would make MLflow run a model's own code, which goes on the path before any package
 _FOREIGN_CODE = ("code", "python_model", "model_code_path", "cloudpickle_version", "artifacts")
 
 
 def _input_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
-    """Shape of each array of one strip that the model in a folder takes, in the order of `StripBatch`."""
+    """Shapes of the arrays of one strip, as the model in a folder takes them, in the order of `StripBatch`."""
     config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     grid = TokenGrid.from_dict(config.get("grid") or {})
     return {
@@ -30,7 +30,7 @@ def _input_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
 
 
 def example_input(folder: str | Path) -> dict[str, np.ndarray]:
-    """One strip of noise of unit variance above a flat sky, rounded so that it stays short as text."""
+    """One strip of unit-variance noise above a flat sky, rounded to stay short as text."""
     rng = np.random.default_rng(0)
     arrays: dict[str, np.ndarray] = {}
     for name, shape in _input_shapes(folder).items():
@@ -46,8 +46,8 @@ def example_input(folder: str | Path) -> dict[str, np.ndarray]:
 def pyfunc_signature() -> dict[str, Any]:
     """Signature of every logged detector, as ``mlflow.models.ModelSignature.from_dict`` takes it.
 
-    Either the arrays of a strip or a path is there, so each column is optional. Shapes are left to the model, which
-    shows both where they differ: a tensor signature would demand all five arrays and so refuse a path.
+    A request holds the arrays of strips or a path, so each column is optional. The model itself checks shapes and
+    shows both where they differ. A tensor signature would demand all five arrays and refuse a path.
     """
     columns = [{"type": "any", "name": name, "required": False} for name in STRIP_ARRAYS]
     columns += [{"type": "string", "name": "path", "required": False}]
@@ -65,39 +65,39 @@ def model_signature(mlflow: Any) -> Any:
     Parameters
     ----------
     mlflow : module
-        As loaded by `shutterless.workflows.tracking.tracking`, which alone imports it.
+        As loaded by `shutterless.workflows.tracking.tracking`, the only module that imports it.
     """
     return mlflow.models.ModelSignature.from_dict(pyfunc_signature())
 
 
 def model_metadata(folder: str | Path) -> dict[str, Any]:
-    """What ``MLmodel`` says of a detector beside the signature: its kind, and the shape of one strip's arrays."""
+    """Metadata of a detector in ``MLmodel``: its kind, and the shapes of one strip's arrays."""
     config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     shapes = {name: list(shape) for name, shape in _input_shapes(folder).items()}
     return {"family": str(config.get("model_type", "")), "strip_shapes": shapes}
 
 
 def has_signature(folder: str | Path) -> bool:
-    """Whether the model folder lies in a logged model that says what it takes, as all do since that is written."""
+    """Whether the model folder lies in a logged model with a signature; those of older versions have none."""
     path = Path(folder).parent.parent / "MLmodel"
     return path.is_file() and any(line.startswith("signature:") for line in path.read_text("utf-8").splitlines())
 
 
 def refuse_foreign_code(mlflow: Any, folder: str | Path) -> None:
-    """Refuse a downloaded model that brings code along, so that nothing of it runs: only text files are read here.
+    """Refuse a downloaded model that brings code along. Only text files are read, so none of that code runs.
 
     Parameters
     ----------
     mlflow : module
     folder : path
-        With the file ``MLmodel``, as MLflow downloads a model.
+        Of a model that MLflow downloaded, with the file ``MLmodel``.
 
     Raises
     ------
     ModelError
         If its ``MLmodel`` names another loader, flavour or code, or a pickle lies anywhere in it.
     """
-    from shutterless.models.families import ModelError, refuse_pickles  # imports torch, which not every search needs
+    from shutterless.models.families import ModelError, refuse_pickles  # imports torch, which some searches do not need
 
     refuse_pickles(folder)
     flavors = mlflow.models.Model.load(str(folder)).flavors

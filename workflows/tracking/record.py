@@ -1,4 +1,4 @@
-"""What a run leaves in the tracking store: hyperparameters, loss per step, metrics, figures."""
+"""Log trainings and evaluations: hyperparameters, loss per step, metrics, figures."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _TRAINED_FROM = (("hash", "manifest_hash"), ("seed", "seed"))
 
 
 def read_training(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Read what a training left beside its model: its summary and its history."""
+    """Read the summary and the history that a training wrote beside its model."""
     return json.loads((folder / TRAINING).read_text()), pd.read_parquet(folder / HISTORY)
 
 
 def diagnose_training(folder: Path) -> Diagnosis:
-    """Read the learning curve that a training left beside its model."""
+    """Diagnose the learning curve that a training wrote beside its model."""
     dropout = getattr(load_model(folder).config, "dropout", None)
     return diagnose(pd.read_parquet(folder / HISTORY), dropout=dropout)
 
@@ -43,7 +43,7 @@ def diagnose_training(folder: Path) -> Diagnosis:
 def record_training(run: Run, folder: Path, settings: TrainSettings) -> None:
     """Log a finished training.
 
-    ``arch.*`` and ``train.*``, data hash and seed, loss of every logged step, its curve and what that says.
+    ``arch.*`` and ``train.*``, data hash and seed, loss of every logged step, the learning curve and its diagnosis.
     """
     summary, history = read_training(folder)
     said = diagnose_training(folder)
@@ -65,7 +65,7 @@ def record_training(run: Run, folder: Path, settings: TrainSettings) -> None:
 
 
 def record_model(run: Run, summary: Mapping[str, Any], folder: str | None) -> None:
-    """Log what a detector is: family, parameters, hyperparameters, and the data and seed it was trained with.
+    """Log a detector's family, parameters, hyperparameters, and the data and seed of its training.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def record_evaluation(
     eta: float | None = None,
     data_hash: str | None = None,
 ) -> None:
-    """Log what an evaluation says of one detector.
+    """Log the evaluation of one detector.
 
     Parameters
     ----------
@@ -107,11 +107,11 @@ def record_evaluation(
     summary : mapping
         Its row of the summary; finite numbers become metrics.
     completeness, events, reliability : DataFrame
-        Of all detectors; its own rows are logged as tables.
+        Of all detectors; the rows of this one are logged as tables.
     eta : float, optional
         Threshold of the optimum at the same rate of false alarms.
     data_hash : str, optional
-        Of the store and the events counted in it: runs of one hash are compared event by event.
+        Of the store and the events counted in it. Runs with the same hash are compared event by event.
     """
     metrics = {name: value for name, value in summary.items() if _is_metric(name, value)}
     tables = {"completeness": completeness, "events": events, "reliability": reliability}
@@ -132,7 +132,7 @@ def record_evaluation(
 
 
 def hash_weights(folder: Path) -> str:
-    """Hash of a model's weights: the same model in the run that trained it and in those that judge it."""
+    """Hash of a model's weights, by which the runs that evaluate a model find the run that trained it."""
     return hash_file(folder / WEIGHTS).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""What a tracking server needs that a file does not: how long to wait for it, its errors in words. No mlflow here."""
+"""Wait for a tracking server, and put its errors into words. mlflow is not imported here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-# attempts are 0, 4, 8 and 16 s apart: half a minute, in which a server restarts; MLflow's own 7 take four minutes
+# attempts are 0, 4, 8 and 16 s apart: a server restarts in this half minute; MLflow's own 7 attempts take four
 PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
 BRIEF = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 _SILENT = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
@@ -17,14 +17,14 @@ _NO_REASON = re.compile(r"\. Response body: ('<.*|''$)", re.DOTALL)
 
 
 def set_request_limits(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Give MLflow's client our patience, and nothing to print; what the user has set stays."""
+    """Set the retries of MLflow's client and keep it from printing; values that the user has set stay."""
     for name, value in {**PATIENT, **_SILENT}.items():
         environment.setdefault(name, value)
 
 
 @contextmanager
 def brief_requests() -> Iterator[None]:
-    """Wait 10 s at most for an answer, and ask twice: where nobody may be there. What the user has set stays."""
+    """Wait at most 10 s for an answer and ask twice, as the server may be down. Values that the user has set stay."""
     ours = [name for name, value in PATIENT.items() if os.environ.get(name) == value]
     os.environ.update({name: BRIEF[name] for name in ours})
     try:
@@ -34,7 +34,7 @@ def brief_requests() -> Iterator[None]:
 
 
 def hide_password(uri: str) -> str:
-    """Address of a store as it may be shown: without the password that it may hold."""
+    """Address of a store for display, without a password."""
     try:
         password = urlsplit(uri).password
     except ValueError:
@@ -43,7 +43,7 @@ def hide_password(uri: str) -> str:
 
 
 def explain_error(error: BaseException) -> str:
-    """Say in one line what a store's error means, and what can be done where that is known."""
+    """Describe a store's error in one line, with the way out where one is known."""
     unreachable = _find_unreachable(error)
     if unreachable is not None:
         return unreachable
@@ -57,7 +57,7 @@ def explain_error(error: BaseException) -> str:
 
 
 def _find_unreachable(error: BaseException) -> str | None:
-    """Reason why a server did not answer, None if it did."""
+    """Reason why a server did not answer; None if it did."""
     import requests  # comes with mlflow
 
     chain = list(_causes(error))
@@ -72,7 +72,7 @@ def _find_unreachable(error: BaseException) -> str | None:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and what led to it."""
+    """The error and its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -46,10 +46,10 @@ MODEL_NAME = "model"
 TEMPLATE_BANK = "template-bank"
 BUNDLED = "bundled"
 
-_artifact_roots: dict[str, str] = {}  # of runs that were seen; it never changes
+_artifact_roots: dict[str, str] = {}  # by run id; a run's root never changes
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
-_PARAMETER_LENGTH = 6000  # what MLflow keeps of one parameter
-_BATCH = 1000  # what MLflow takes in one log_batch
+_PARAMETER_LENGTH = 6000  # characters that MLflow keeps of one parameter
+_BATCH = 1000  # entries that MLflow takes in one log_batch
 _PINNED = ("shutterless", "torch", "transformers", "numpy", "pandas", "safetensors", "einops", "mlflow")
 
 
@@ -87,7 +87,7 @@ class Run:
             self._client.log_batch(self.run_id, params=entries[start : start + 100])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Keep metrics of one step; they are written in batches, 14 times faster than one by one."""
+        """Collect metrics of one step. They are written in batches, which is 14 times faster than one by one."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -96,7 +96,7 @@ class Run:
             self.flush()
 
     def flush(self) -> None:
-        """Write the metrics that wait."""
+        """Write the collected metrics."""
         for start in range(0, len(self._waiting), _BATCH):
             self._client.log_batch(self.run_id, metrics=self._waiting[start : start + _BATCH])
         self._waiting.clear()
@@ -108,7 +108,7 @@ class Run:
         self._client.log_batch(self.run_id, tags=[RunTag(name, _text(value)) for name, value in tags.items()])
 
     def log_data(self, *, manifest_hash: str, seed: int) -> None:
-        """Log what the run was made from: the hash of the data's manifest and the seed."""
+        """Log the hash of the data's manifest and the seed."""
         self.log_params({"manifest_hash": manifest_hash, "seed": seed}, prefix="data.")
 
     def log_figure(self, figure: Figure, name: str) -> None:
@@ -186,13 +186,13 @@ def track_run(
 ) -> Iterator[Run]:
     """Open a run; it is marked failed if the block raises.
 
-    Package version and git commit are logged as tags without being asked for. With ``parent``, the id of a run that is
-    open, it is nested in that one; with ``run_id`` an earlier run is opened again.
+    Package version and git commit are always logged as tags. With ``parent``, the id of an open run, the run is
+    nested in that one. With ``run_id`` an earlier run is opened again.
 
     Raises
     ------
     TrackingError
-        If the store fails, as a server that has gone does; ``remedy``, what the user can do then, ends the message.
+        If the store fails, for example because its server is gone. The message ends with ``remedy``, the way out.
     """
     mlflow = _use(tracking)
     project = _project_run()
@@ -224,7 +224,7 @@ def knows_run(tracking: Tracking, run_id: str | None) -> bool:
 
 
 def mark_killed(tracking: Tracking, run_id: str) -> None:
-    """Say of a run whose process is gone that it was killed."""
+    """Mark a run whose process is gone as killed."""
     load_mlflow().MlflowClient(tracking.uri).set_terminated(run_id, "KILLED")
 
 
@@ -244,7 +244,7 @@ def fetch_runs(tracking: Tracking, *experiments: str, where: str = "") -> pd.Dat
     Raises
     ------
     TrackingError
-        If there is no such experiment (the message names those there are), or the filter cannot be read.
+        If there is no such experiment (the message names the existing ones), or the filter cannot be read.
     """
     mlflow = load_mlflow()
     client = mlflow.MlflowClient(tracking.uri)
@@ -289,14 +289,14 @@ def read_table(tracking: Tracking, run_id: str, name: str) -> pd.DataFrame | Non
 
 
 def _artifact_root(tracking: Tracking, run_id: str) -> str:
-    """Where a run keeps its files; asked by the run's id MLflow would look it up four times for each file."""
+    """Address of a run's files. Asked by the run's id, MLflow would look it up four times for each file."""
     if run_id not in _artifact_roots:
         _artifact_roots[run_id] = load_mlflow().MlflowClient(tracking.uri).get_run(run_id).info.artifact_uri
     return _artifact_roots[run_id]
 
 
 def _has_no_table(tracking: Tracking, run_id: str, path: str) -> bool:
-    """Whether a run that is there did not log a table; asked only where it cannot be read, to spare a look before."""
+    """Whether an existing run logged no such table. Called only after a read has failed, to save a request."""
     mlflow = load_mlflow()
     try:
         entries = mlflow.MlflowClient(tracking.uri).list_artifacts(run_id, "tables")
@@ -306,7 +306,7 @@ def _has_no_table(tracking: Tracking, run_id: str, path: str) -> bool:
 
 
 def read_losses(tracking: Tracking, run_id: str) -> pd.DataFrame:
-    """Losses of a training as they were logged: ``step, split, loss``, a row for each logged step."""
+    """Logged losses of a training: ``step, split, loss``, a row for each logged step."""
     client = load_mlflow().MlflowClient(tracking.uri)
     rows = [
         (point.step, split, point.value)
@@ -346,7 +346,7 @@ def resolve_model(reference: str | Path, tracking: Tracking | None = None) -> Pa
     reference : str or path
         A folder, ``models:/name@alias`` (or ``/version``), a run id, ``"bundled"`` or ``"template-bank"``.
     tracking : Tracking, optional
-        The store that knows aliases and runs; the one at ``MLFLOW_TRACKING_URI`` when left out.
+        The store with the aliases and runs; the one at ``MLFLOW_TRACKING_URI`` when left out.
 
     Returns
     -------
@@ -356,7 +356,7 @@ def resolve_model(reference: str | Path, tracking: Tracking | None = None) -> Pa
     Raises
     ------
     TrackingError
-        If the reference leads nowhere; the message says where it looked.
+        If nothing is found at the reference; the message names the places that were searched.
     """
     text = str(reference)
     if text == TEMPLATE_BANK:
@@ -374,18 +374,18 @@ def resolve_model(reference: str | Path, tracking: Tracking | None = None) -> Pa
 
 
 def bundled_folder() -> Path:
-    """Folder of what ships with the package: the default model, and what was measured of the template bank."""
+    """Folder of the files that ship with the package: the default model, and the template bank's false-alarm curve."""
     return Path(str(resources.files("shutterless.models.weights")))
 
 
 def pinned_requirements() -> list[str]:
-    """Exact versions a saved model needs, without the local part (``+cpu``) that no index offers."""
+    """Exact versions that a saved model needs, without the local part (``+cpu``), which no index offers."""
     return [f"{name}=={version(name).partition('+')[0]}" for name in _PINNED]
 
 
 @cache
 def provenance() -> dict[str, str]:
-    """Package version, and the git commit where the code stands in a repository of its own."""
+    """Package version, and the git commit if the code lies in its own repository."""
     found = {"shutterless.version": version("shutterless")}
     source = Path(__file__).resolve().parent
     try:
@@ -401,9 +401,9 @@ def provenance() -> dict[str, str]:
 
 
 def load_mlflow() -> Any:
-    """Import mlflow with its usage reports off: nothing here speaks to a network that the user did not name.
+    """Import mlflow with its usage reports off: nothing here contacts a host that the user did not name.
 
-    The environment that it reads at every request is set every time: what this process does in between may undo it.
+    MLflow reads its environment at every request, so it is set at every call: this process may have changed it.
     """
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     set_request_limits()
@@ -411,7 +411,7 @@ def load_mlflow() -> Any:
 
 
 def _use(tracking: Tracking) -> Any:
-    """Import mlflow with a store in use: some of its functions take none, and another may have been in use since."""
+    """Import mlflow and select a store: some of its functions take no store, and another may be selected by now."""
     mlflow = load_mlflow()
     mlflow.set_tracking_uri(tracking.uri)
     mlflow.set_registry_uri(tracking.uri)
@@ -421,7 +421,7 @@ def _use(tracking: Tracking) -> Any:
 @cache
 def _import_mlflow() -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its own modules, while they load: type hints and deprecations, none of ours
+        warnings.simplefilter("ignore")  # while MLflow's own modules load: their type hints and deprecations
         import mlflow
         import mlflow.pyfunc
     return mlflow
@@ -429,7 +429,7 @@ def _import_mlflow() -> Any:
 
 @contextmanager
 def quiet_mlflow() -> Iterator[None]:
-    """Silence what MLflow says of its own housekeeping (table set-up, 'Successfully registered'), warnings kept."""
+    """Silence MLflow's messages on its own housekeeping (table set-up, 'Successfully registered'); keep warnings."""
     loggers = {name: logging.getLogger(name) for name in ("mlflow", "mlflow.store.db.utils", "alembic")}
     levels = {name: logger.level for name, logger in loggers.items()}
     for logger in loggers.values():
@@ -451,7 +451,7 @@ def _experiment_id(tracking: Tracking, name: str) -> str:
         try:
             return client.create_experiment(name, artifact_location=tracking.artifacts)
         except load_mlflow().MlflowException:
-            found = client.get_experiment_by_name(name)  # another client of the server made it just then
+            found = client.get_experiment_by_name(name)  # another client of the server has just made it
             if found is None:
                 raise
     if found.lifecycle_stage == "deleted":
@@ -464,14 +464,14 @@ def _experiment_id(tracking: Tracking, name: str) -> str:
 
 @cache
 def _project_run() -> dict[str, str]:
-    """Tag that names the run of ``mlflow run``, which the first run of ours would otherwise be written into."""
+    """Tag with the run of ``mlflow run``. Without it the first run here would be written into that one."""
     run_id = os.environ.pop("MLFLOW_RUN_ID", "")
     return {"project_run": run_id} if run_id else {}
 
 
 @contextmanager
 def _store_errors(what: str, remedy: str = "") -> Iterator[None]:
-    """Turn errors of the tracking store into a `TrackingError` that says what was not done."""
+    """Turn errors of the tracking store into a `TrackingError` that names the step that failed."""
     import requests  # comes with mlflow
 
     try:
@@ -481,7 +481,7 @@ def _store_errors(what: str, remedy: str = "") -> Iterator[None]:
 
 
 def _close_failed(run: Run) -> None:
-    """Keep what a failed run has measured and mark it failed; a server that has gone is not waited for again."""
+    """Write a failed run's collected metrics and mark it failed; do not wait again for a server that is gone."""
     import requests
 
     mlflow = load_mlflow()
@@ -536,7 +536,7 @@ def _download(reference: str, tracking: Tracking) -> Path:
 
 @cache
 def _downloads() -> Path:
-    """Folder for models that a server sent; it goes with this process."""
+    """Folder for models from a server; it is deleted when this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="shutterless-models-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -575,5 +575,5 @@ def _text(value: Any) -> str:
 
 
 def model_type(folder: Path) -> str:
-    """Read the kind of a saved model, empty where its configuration does not say."""
+    """Read the kind of a saved model, empty if its configuration has none."""
     return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""))

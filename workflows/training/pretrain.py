@@ -1,4 +1,4 @@
-"""From a store to a pretrained encoder: cut strips without labels, and learn to fill in what is hidden of them."""
+"""Pretrain an encoder on a store: cut strips without labels, hide patches, and learn to fill them in."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHECKPOINT = "checkpoint.safetensors"
 
 
 class PretrainError(ValueError):
-    """A folder that no pretraining can go on in."""
+    """A folder in which a pretraining can neither start nor resume."""
 
 
 def pretrain_model(
@@ -51,14 +51,14 @@ def pretrain_model(
     Parameters
     ----------
     store : Path
-        Any store; nothing in it is labelled, nothing injected.
+        Any store; nothing is labelled or injected.
     settings : PretrainSettings
     train : TrainSettings
         Of the transformer, for its grid and architecture.
     out : Path
-        Gets ``config.json`` and ``model.safetensors``, `HISTORY`, `PRETRAINING`; until it is finished `CHECKPOINT`.
+        For ``config.json``, ``model.safetensors``, `HISTORY`, `PRETRAINING` and, until it is finished, `CHECKPOINT`.
     resume : bool
-        Go on where a run that was interrupted wrote its last epoch; the result is the same to the bit.
+        Resume after the last epoch of an interrupted run; the result is the same to the bit.
     tracking : Tracking, optional
         Log there, epoch by epoch, in the experiment `PRETRAIN_EXPERIMENT`.
     executor : Executor, optional
@@ -67,7 +67,7 @@ def pretrain_model(
     Returns
     -------
     dict
-        What `PRETRAINING` holds.
+        The content of `PRETRAINING`.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def pretrain_model(
 
 
 def _check_folder(out: Path, recipe: dict[str, Any], resume: bool) -> dict[str, Any] | None:
-    """Summary of a pretraining that is finished and need not be done again; None where there is something to do."""
+    """Summary of a finished pretraining; None if there is work left."""
     if not resume:
         if (out / CHECKPOINT).exists():
             raise PretrainError(
@@ -160,7 +160,7 @@ def _learn(
         drawn.sources, options, checkpoint=out / CHECKPOINT, made_from=data_hash, on_rows=tell,
     )  # fmt: skip
     before = result.history[~result.history["epoch"].isin(told)]
-    if run is not None and len(before):  # epochs of the run that was interrupted
+    if run is not None and len(before):  # epochs of the interrupted run
         _record_rows(run, before.to_dict("records"))
     return result
 

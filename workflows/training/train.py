@@ -1,4 +1,4 @@
-"""From stores to trained models: draw examples once, train any family on them, keep what it took."""
+"""Train models on a store: draw examples once, train any family on them, record how it was trained."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _RAY_SHARE = 0.3  # of the examples without an event
 
 
 class TrainError(ValueError):
-    """A store that no training set can be drawn from, or a model that training cannot go on from."""
+    """A store from which no training set can be drawn, or a model from which training cannot start."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ def draw_training_set(
     Parameters
     ----------
     store : path
-        Every amplifier in it gives as many examples as any other.
+        Every amplifier in it gives the same number of examples.
     settings : TrainSettings
-        ``n_examples`` and ``event_fraction`` say how many; ``seed`` fixes them.
+        ``n_examples`` and ``event_fraction`` set their numbers; ``seed`` fixes them.
     validation_store : path, optional
-        A further store, of other stars, for validation; without it a fraction of the fields is set apart.
+        A second store, of other stars, for validation; without it a fraction of the fields is set apart.
     executor : Executor, optional
     progress : Progress, optional
 
@@ -118,16 +118,16 @@ def train_model(
 ) -> dict[str, Any]:
     """Train one model on a store: the command ``shutterless train``.
 
-    The false alarms of the fields set apart for validation are counted, so that a search knows its threshold.
+    The false alarms in the validation fields are counted, so that a search knows its threshold.
 
     Parameters
     ----------
     store : Path
-        Event-free, or taken for it.
+        Taken to be event-free.
     family : str
     settings : TrainSettings
     out : Path
-        Gets the model.
+        For the model.
     init : Path, optional
         Start from the weights in this folder.
     tracking : Tracking, optional
@@ -165,14 +165,14 @@ def rate_model(
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Count a trained model's false alarms on what was set apart for validation, and write them beside it.
+    """Count a trained model's false alarms on the validation fields, and write them beside it.
 
     Parameters
     ----------
     store : path
-        What it was trained on.
+        The store of its training.
     folder : Path
-        Of the model; its rates are what a search takes its threshold from.
+        Of the model; a search takes its threshold from the rates in it.
     settings : TrainSettings
     summary : mapping
         As `fit_detector` returned it.
@@ -206,7 +206,7 @@ def fit_detector(
     training_set : TrainingSet
     settings : TrainSettings
     folder : Path
-        Gets the model, `HISTORY` and `TRAINING`.
+        For the model, `HISTORY` and `TRAINING`.
     data_hash : str
         Of the store's manifest; written with the model.
     init : Path, optional
@@ -217,9 +217,9 @@ def fit_detector(
     Returns
     -------
     dict
-        What `TRAINING` holds: family, parameters, seconds, hyperparameters, and the share of right choices on the
+        The content of `TRAINING`: family, parameters, seconds, hyperparameters, and the share of right choices on the
         validation strips (`shutterless.models.evaluation.forced_choice`). A control with shuffled labels is not
-        calibrated: the sign of the slope would be a true label's work.
+        calibrated: the sign of its slope would come from true labels.
 
     Raises
     ------
@@ -273,7 +273,7 @@ def fit_detector(
 def _judge_and_calibrate(
     model: DetectorModel, training_set: TrainingSet, index: np.ndarray, *, calibrated: bool
 ) -> ForcedChoice:
-    """Forced choices of a model on the strips of an index, to which its probabilities are calibrated."""
+    """Forced choices of a model on the strips of an index; its probabilities are calibrated on the same strips."""
     strips, is_event = training_set.strips[index], training_set.labels.is_event[index]
     logit = score_strips(model, strips)["event_logit"].to_numpy()
     if calibrated:
@@ -282,7 +282,7 @@ def _judge_and_calibrate(
 
 
 def _start_model(family: str, grid: TokenGrid, settings: TrainSettings, init: Path | None) -> DetectorModel:
-    """A model with random weights, with those of a folder, or with a pretrained encoder under a fresh head."""
+    """A model with random weights, with those of a folder, or with a pretrained encoder and a new head."""
     if init is None:
         return build_model(family, grid, settings.architecture, seed=settings.seed)
     if is_masked_model(init):
@@ -298,7 +298,7 @@ def _start_model(family: str, grid: TokenGrid, settings: TrainSettings, init: Pa
 
 
 def choose_grid(amplifier: Amplifier, settings: TrainSettings) -> TokenGrid:
-    """Grid of the settings, or where that is for stacks of another kind the one that suits the amplifier."""
+    """Grid of the settings; if that is for stacks of another kind, the default grid of the amplifier's kind."""
     grid = TokenGrid.from_dict(settings.grid.model_dump())
     return grid if suits_stack(grid, amplifier) else suitable_grid(amplifier)
 
@@ -319,7 +319,7 @@ class _ExampleItem:
 def _example_items(
     store: str | Path, settings: TrainSettings, n_examples: int, first_group: int, *, apart: bool = True
 ) -> list[_ExampleItem]:
-    """What to draw from which part of each amplifier; with ``apart`` something must be left for validation."""
+    """List the parts of all amplifiers, with rows and number of examples; with ``apart`` keep some for validation."""
     manifest = read_manifest(store)
     if manifest.empty:
         raise TrainError(f"store {store} holds no amplifier; see its failures.parquet")
@@ -359,7 +359,7 @@ def _example_counts(n_examples: float, event_fraction: float) -> ExampleSettings
 
 
 def sky_groups(manifest: pd.DataFrame) -> pd.Series:
-    """Number the fields of stars: files of one sequence, CCD and quadrant show the same stars and stay together."""
+    """Number the fields of stars: files of one sequence, CCD and quadrant show the same stars and share a number."""
     keys = [manifest[name].astype("string").fillna("") for name in ("sequence", "ccd", "quadrant")]
     field = keys[0].str.cat(keys[1:], sep="/")
     return pd.Series(pd.factorize(field)[0], index=manifest.index)

@@ -1,4 +1,4 @@
-"""Strips of a store of which nothing is known but where they were cut: at triggers, at stars, and anywhere."""
+"""Cut unlabelled strips from a store: at triggers, at stars, and at random places."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from shutterless.workflows.settings.settings import PretrainSettings, TrainSetti
 from shutterless.workflows.training.train import choose_grid, sky_groups
 
 RANDOM, STREAK, TRIGGER = "random", "streak", "trigger"
-_FEWEST_PATCHES = 2  # one to hide, one to see
+_FEWEST_PATCHES = 2  # one hidden, one visible
 
 
 class UnlabelledError(ValueError):
-    """A store that no strips can be cut from."""
+    """A store from which no strips can be cut."""
 
 
 @dataclass(frozen=True)
 class UnlabelledSet:
-    """Strips of which nothing is known but where they were cut.
+    """Unlabelled strips, with the places where they were cut.
 
     Parameters
     ----------
     strips : StripBatch
         All stage-1 features but the binning factor are 0: most strips have no trigger.
     sources : ndarray of str, shape (b,)
-        "random", "streak" (at a star), "trigger" (without a veto), or what the classical detector takes a vetoed
-        trigger for: its kind, or the veto where that kind is noise ("cosmic_ray", "pickup", "edge", "flanks").
+        "random", "streak" (at a star), "trigger" (without a veto), or for a vetoed trigger the classical detector's
+        kind, or the veto if that kind is noise ("cosmic_ray", "pickup", "edge", "flanks").
     for_validation : ndarray of bool, shape (b,)
     grid : TokenGrid
     """
@@ -71,14 +71,14 @@ def draw_unlabelled(
 ) -> UnlabelledSet:
     """Cut strips of every binning factor from all amplifiers of a store.
 
-    Where the store holds several fields of stars, some are set apart for validation; of a single field the last rows.
+    Of several fields of stars in the store, some are set apart for validation; of a single field, the last rows are.
 
     Parameters
     ----------
     store : path
     settings : PretrainSettings
     train : TrainSettings
-        For the grid.
+        Gives the grid.
     executor : Executor, optional
     progress : Progress, optional
 
@@ -103,7 +103,7 @@ def draw_unlabelled(
 
 
 def _strip_items(store: str | Path, settings: PretrainSettings) -> list[_StripItem]:
-    """What to cut from which part of each amplifier."""
+    """List the parts of all amplifiers with the rows and the number of strips of each."""
     manifest = read_manifest(store)
     if manifest.empty:
         raise UnlabelledError(f"store {store} holds no amplifier; see its failures.parquet")
@@ -138,7 +138,7 @@ def _draw_from_entry(
 def draw_places(
     amplifier: Amplifier, grid: TokenGrid, rng: np.random.Generator, n_strips: int, settings: PretrainSettings
 ) -> pd.DataFrame:
-    """Draw where to cut strips: at triggers, at stars, and anywhere.
+    """Draw the places of strips: at triggers, at stars, and at random.
 
     Parameters
     ----------
@@ -146,15 +146,15 @@ def draw_places(
     grid : TokenGrid
     rng : Generator
     n_strips : int
-        Where fewer triggers or stars are found than wanted, more are cut anywhere.
+        If too few triggers or stars are found, more strips are cut at random places.
     settings : PretrainSettings
 
     Returns
     -------
     DataFrame
-        What `cut_strips` takes, and ``source``. Triggers and stars lie up to a quarter of a strip from its middle, so
-        that what is to be filled in is not always in one place; triggers have the binning factor of their width,
-        the others any that fits into the amplifier.
+        Columns for `cut_strips`, and ``source``. Triggers and stars lie up to a quarter of a strip from its middle, so
+        that the signal is not always in one place. Triggers have the binning factor of their width, the others any
+        that fits into the amplifier.
     """
     found = find_triggers(amplifier) if settings.trigger_share else pd.DataFrame()
     chosen = rng.permutation(len(found))[: round(settings.trigger_share * n_strips)]
@@ -198,14 +198,14 @@ def _anywhere(amplifier: Amplifier, grid: TokenGrid, rng: np.random.Generator, n
 
 
 def _moved(places: np.ndarray, n_pixels: int, n_strip: int, rng: np.random.Generator) -> np.ndarray:
-    """Places moved by up to a quarter of a strip, inside the amplifier."""
+    """Move places by up to a quarter of a strip, inside the amplifier."""
     return np.clip(places + rng.uniform(-0.25, 0.25, len(places)) * (n_strip - 1), 0, n_pixels - 1)
 
 
 def _any_rows(
     amplifier: Amplifier, grid: TokenGrid, rng: np.random.Generator, n_strips: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Middle rows and binning factors of strips that lie inside the amplifier, if any does."""
+    """Middle rows and binning factors of strips that fit inside the amplifier; empty if none does."""
     fitting = [factor for factor in grid.bins if factor * grid.n_rows <= amplifier.n_rows] or [min(grid.bins)]
     bins = rng.choice(np.asarray(fitting, dtype=np.int64), n_strips)
     half = bins * grid.n_rows // 2

@@ -1,4 +1,4 @@
-"""Pictures of a sweep: how far each trial came, what size bought, which hyperparameters mattered."""
+"""Plot a sweep: the loss of each trial, loss against model size, importance of hyperparameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shutterless.workflows.pages.figures import detector_styles
 from shutterless.workflows.training.sweeps.study import COMPLETE, N_FOR_IMPORTANCE, PRUNED, UNUSABLE
 
 LOSS_LABEL = "Validation loss (nats per strip)"
-_WORST_SHOWN = 3.0  # times the spread between the best and the median trial: a few wrecks do not squeeze the others
+_WORST_SHOWN = 3.0  # times the spread between the best and the median trial: bad trials do not squeeze the others
 
 
 def draw_sweep(trials: pd.DataFrame, importance: pd.DataFrame) -> Figure:
@@ -31,12 +31,12 @@ def draw_sweep(trials: pd.DataFrame, importance: pd.DataFrame) -> Figure:
 
 
 def _plot_trials(trials: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw the validation loss of each trial in the order they were run, and the best so far.
+    """Draw the validation loss of each trial in order of execution, and the best so far.
 
     Parameters
     ----------
     trials : DataFrame
-        ``family, trial, state, validation_loss``; trials that were cut short are hollow, at the best loss they had.
+        ``family, trial, state, validation_loss``; trials that were cut short are hollow, at their best loss.
     ax : Axes
 
     Returns
@@ -45,7 +45,7 @@ def _plot_trials(trials: pd.DataFrame, ax: Axes) -> Axes:
     """
     ax.set(xlabel="Trial of the family", ylabel=LOSS_LABEL)
     rows = trials[trials["state"].isin([COMPLETE, PRUNED, UNUSABLE])].copy()
-    rows["place"] = rows.groupby("family").cumcount() + 1  # those that were made up for leave no gap
+    rows["place"] = rows.groupby("family").cumcount() + 1  # interrupted trials leave no gap
     rows = rows.dropna(subset=["validation_loss"])
     if rows.empty:
         return say_nothing(ax, "no trials")
@@ -68,7 +68,7 @@ def _plot_trials(trials: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def _plot_sizes(trials: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw the validation loss against the number of parameters: what size bought.
+    """Draw the validation loss against the number of parameters.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def _plot_sizes(trials: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def _plot_importance(importance: pd.DataFrame, ax: Axes, *, family: str) -> Axes:
-    """Draw how much of the spread between good trials and the others each hyperparameter explains.
+    """Draw the share of the spread between good trials and the others that each hyperparameter explains.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def _draw_points(rows: pd.DataFrame, across: str, ax: Axes, name: str, style: di
 
 
 def _limit_losses(rows: pd.DataFrame, ax: Axes) -> None:
-    """Let the axis end where the trials thin out; those beyond it are counted."""
+    """End the axis where the trials thin out, and state how many lie beyond."""
     losses = rows["validation_loss"].astype(float)
     spread = losses.median() - losses.min()
     top = losses.median() + _WORST_SHOWN * spread

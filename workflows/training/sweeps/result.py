@@ -1,4 +1,4 @@
-"""What a sweep found: all trials in one table, and the best of each family in words."""
+"""Report the result of a sweep: all trials in one table, and the best of each family in words."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TuneResult:
     importance : DataFrame
         As its ``importance``, all families.
     sweep : str
-        Tag by which the tracked runs are found.
+        Tag of the tracked runs.
     """
 
     out: Path
@@ -42,7 +42,7 @@ class TuneResult:
         return done.drop_duplicates("family").reset_index(drop=True)
 
     def text(self) -> str:
-        """What was found, for people."""
+        """Describe the result for a terminal."""
         titles = ("trials", "cut short", "best loss", "parameters", "trained in")
         lines = [f"{'family':<12} {' '.join(f'{title:>10}' for title in titles)}"]
         for row in self.best.itertuples():
@@ -62,7 +62,7 @@ class TuneResult:
 
 
 def join_tables(tables: Sequence[pd.DataFrame], hyperparameters: Sequence[str]) -> pd.DataFrame:
-    """Tables of all families below each other, with one column per hyperparameter; lists as JSON."""
+    """Concatenate the tables of all families, with one column per hyperparameter; lists as JSON."""
     joined = pd.concat([table.astype(object) for table in tables], ignore_index=True)
     for name in hyperparameters:
         values = joined[name] if name in joined else pd.Series([None] * len(joined), dtype=object)

@@ -1,4 +1,4 @@
-"""What a sweep may choose from: ranges, choices and fixed values of hyperparameters, read from TOML."""
+"""Read the search space of a sweep from TOML: ranges, choices and fixed values of hyperparameters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RANGE_KEYS = ("low", "high", "log", "step")
 
 
 class Trial(Protocol):
-    """The part of an Optuna trial that is used here."""
+    """The methods of an Optuna trial that are used here."""
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         """Choose a whole number."""
@@ -51,12 +51,12 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several values, which may be lists."""
+    """One of several values; a value may be a list."""
 
     options: tuple[Any, ...]
 
     def suggest(self, trial: Trial, name: str) -> Any:
-        """Let a trial choose; Optuna keeps the options as JSON, as it has no lists."""
+        """Let a trial choose. Optuna stores the options as JSON, because it has no lists."""
         return json.loads(trial.suggest_categorical(name, [json.dumps(option) for option in self.options]))
 
     def extremes(self) -> tuple[Any, ...]:
@@ -71,7 +71,7 @@ class Fixed:
     value: Any
 
     def suggest(self, trial: Trial, name: str) -> Any:
-        """Nothing to choose."""
+        """Return the value."""
         return self.value
 
     def extremes(self) -> tuple[Any, ...]:
@@ -84,7 +84,7 @@ Dimension = Range | Choice | Fixed
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The hyperparameters of one family that a sweep sets, in the two groups."""
+    """The hyperparameters of one family that a sweep sets, in two groups."""
 
     train: Mapping[str, Dimension]
     arch: Mapping[str, Dimension]
@@ -119,7 +119,7 @@ def parse_space(
     Raises
     ------
     SettingsError
-        For an unknown name (with the nearest known one) or a space that cannot be searched.
+        For an unknown name (with the nearest known one) or an invalid space.
     """
     names = {name: False for name in SEARCHED_TRAINING}
     space = SearchSpace(
@@ -176,7 +176,7 @@ def _is_number(value: Any) -> bool:
 
 
 def all_names(spaces: Collection[SearchSpace]) -> list[str]:
-    """Every searched hyperparameter of some families as ``train.…`` and ``arch.…``, in the order of the settings."""
+    """Every searched hyperparameter of the families as ``train.…`` and ``arch.…``, in the order of the settings."""
     names: dict[str, None] = {}
     for space in spaces:
         names |= dict.fromkeys(f"train.{name}" for name in space.train)

@@ -1,4 +1,4 @@
-"""One family's part of a sweep, kept by Optuna in a file: what comes next, what was cut short, what was best.
+"""Keep the trials of one family of a sweep in an Optuna file: the next, those cut short, the best.
 
 The only module that imports optuna, and it does so when first used.
 """
@@ -26,17 +26,17 @@ TRIAL_COLUMNS = (
     *("family", "trial", "state", "validation_loss", "best_epoch", "epochs", "n_parameters", "seconds"),
     *("reason", "run_id"),
 )
-N_FOR_IMPORTANCE = 8  # completed trials; fewer say nothing about which of several hyperparameters matters
+N_FOR_IMPORTANCE = 8  # completed trials; fewer cannot show which of several hyperparameters matters
 _RECIPE = "recipe"
 
 
 class TuneError(ValueError):
-    """A sweep that cannot begin or go on."""
+    """A sweep that cannot start or resume."""
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """What makes one study: where its trials are kept, when they are cut short, and what they must share.
+    """Definition of one study: the file of its trials, when they are cut short, and what they must share.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class StudyPlan:
         Name of the study in it.
     seed, startup_trials, warmup_epochs : int
     recipe : mapping
-        Everything that must not change from one session to the next, as texts.
+        Settings that must not change between sessions, as texts.
     """
 
     path: Path
@@ -66,11 +66,11 @@ class FamilyStudy:
 
     @property
     def n_finished(self) -> int:
-        """Trials that count against the budget: all but those that a killed process left."""
+        """Trials that count against the budget: all except those of a killed process."""
         return sum(_state_of(trial) != INTERRUPTED for trial in self._study.trials)
 
     def drop_interrupted(self) -> list[FrozenTrial]:
-        """Mark trials that a killed process left running as failed, and return them; they are made up for."""
+        """Mark trials that a killed process left running as failed, and return them; they are repeated."""
         optuna = load_optuna()
         left = [trial for trial in self._study.trials if trial.state == optuna.trial.TrialState.RUNNING]
         for trial in left:
@@ -78,10 +78,10 @@ class FamilyStudy:
         return left
 
     def ask(self) -> Trial:
-        """Begin the next trial.
+        """Start the next trial.
 
-        Its sampler is seeded by the number of trials that count, so that a trial which makes up for an interrupted one
-        has the very hyperparameters of that one, and a sweep that was killed ends like one that was not.
+        The sampler is seeded by the number of trials that count. So the repetition of an interrupted trial has the same
+        hyperparameters, and a sweep that was killed ends like an undisturbed one.
         """
         optuna = load_optuna()
         text = f"{self.plan.seed}/{self.plan.family}/{self.n_finished}"
@@ -92,7 +92,7 @@ class FamilyStudy:
         return self._study.ask()
 
     def finish(self, trial: Trial, value: float | None, attributes: Mapping[str, Any]) -> None:
-        """End a trial: with its loss, or without one if it was cut short or could not be used."""
+        """End a trial with its loss, or without one if it was cut short or could not be used."""
         optuna = load_optuna()
         for name, content in attributes.items():
             trial.set_user_attr(name, content)
@@ -103,17 +103,17 @@ class FamilyStudy:
 
     @property
     def best(self) -> FrozenTrial | None:
-        """The completed trial of smallest validation loss, the earliest of equal ones."""
+        """The completed trial with the smallest validation loss; the earliest of equal ones."""
         done = [trial for trial in self._study.trials if _state_of(trial) == COMPLETE]
         return min(done, key=lambda trial: (trial.value, trial.number), default=None)
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What was noted of the whole study."""
+        """Notes on the whole study."""
         return self._study.user_attrs
 
     def note(self, name: str, content: Any) -> None:
-        """Note something of the whole study."""
+        """Add a note on the whole study."""
         self._study.set_user_attr(name, content)
 
     def table(self) -> pd.DataFrame:
@@ -132,7 +132,7 @@ class FamilyStudy:
 
         Notes
         -----
-        PED-ANOVA (Watanabe, Bansal & Hutter 2023, arXiv:2304.10255), Optuna's own choice.
+        PED-ANOVA (Watanabe, Bansal & Hutter 2023, arXiv:2304.10255), Optuna's default.
         """
         found: dict[str, float] = {}
         if sum(_state_of(trial) == COMPLETE for trial in self._study.trials) >= N_FOR_IMPORTANCE:
@@ -143,12 +143,12 @@ class FamilyStudy:
 
 @contextmanager
 def open_study(plan: StudyPlan) -> Iterator[FamilyStudy]:
-    """Open a family's study, new or as an earlier session left it.
+    """Open a family's study, new or from an earlier session.
 
     Raises
     ------
     TuneError
-        If Optuna is not installed, or the study was begun with other settings.
+        If Optuna is not installed, or the study was started with other settings.
     """
     optuna = load_optuna()
     storage = optuna.storages.RDBStorage(f"sqlite:///{plan.path.resolve()}")
@@ -205,7 +205,7 @@ def _trial_row(family: str, trial: FrozenTrial) -> dict[str, Any]:
         "family": family,
         "trial": trial.number,
         "state": _state_of(trial),
-        # of a trial that was cut short: the best it had until then
+        # the best loss so far of a trial that was cut short
         "validation_loss": trial.value if trial.value is not None else min(seen.values(), default=None),
         "best_epoch": min(seen, key=seen.__getitem__, default=None),
         "epochs": max(trial.intermediate_values, default=0),
@@ -219,5 +219,5 @@ def _trial_row(family: str, trial: FrozenTrial) -> dict[str, Any]:
 
 
 def as_texts(values: Mapping[str, Any]) -> dict[str, str]:
-    """Values of a recipe in a form that compares equal after a round through the file."""
+    """Values of a recipe in a form that compares equal after a round trip through the file."""
     return {name: json.dumps(value, sort_keys=True, default=str) for name, value in values.items()}

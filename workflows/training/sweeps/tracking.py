@@ -1,4 +1,4 @@
-"""A sweep in the tracking store: a run per family, the runs of its trials nested in it. Without a store, nothing."""
+"""Track a sweep: one run per family, with the runs of its trials nested in it. Without a store, do nothing."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class FamilyTracker:
     Parameters
     ----------
     tracking : Tracking or None
-        Where they are logged; None for nowhere.
+        The store; None to log nothing.
     sweep : str
         Tag that all runs of the sweep share.
     title : str
-        What the names of the runs begin with.
+        First part of the names of the runs.
     study : FamilyStudy
-        Remembers the runs from one session to the next.
+        Keeps the ids of the runs between sessions.
     data_hash : str
         Of the store's manifest.
     """
@@ -47,14 +47,14 @@ class FamilyTracker:
         self._parent: Run | None = None
 
     def mark_interrupted(self, trial: FrozenTrial) -> None:
-        """Say of the run of a trial which a killed process left that it was killed."""
+        """Mark the run of an interrupted trial as killed."""
         run_id = trial.user_attrs.get(_RUN_ID)
         if self.tracking is not None and run_id and knows_run(self.tracking, run_id):
             mark_killed(self.tracking, run_id)
 
     @contextmanager
     def family_run(self) -> Iterator[None]:
-        """Open the run in which those of the trials are nested, the one of an earlier session if there is one."""
+        """Open the family's run, in which the trials' runs are nested; reopen that of an earlier session."""
         if self.tracking is None:
             yield
             return
@@ -80,7 +80,7 @@ class FamilyTracker:
             yield run
 
     def record(self, run: Run, outcome: TrialOutcome, chosen: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
-        """Log a trial: a completed one as ``shutterless train`` would, another as far as it came."""
+        """Log a completed trial as ``shutterless train`` does, and any other up to its last epoch."""
         run.log_tags({"state": outcome.state, **({"reason": outcome.reason} if outcome.reason else {})})
         run.log_metrics({"trial_seconds": outcome.seconds})
         if outcome.state == COMPLETE:
@@ -96,7 +96,7 @@ class FamilyTracker:
             run.log_metrics({name: value for name, value in values.items() if math.isfinite(value)}, int(row["step"]))
 
     def mark_best(self, best: FrozenTrial, folder: Path) -> None:
-        """Sum the trials up in the family's run, and put the model into the run of the best one."""
+        """Log the summary of all trials to the family's run, and the model to the best trial's run."""
         if self._parent is None or self.tracking is None:
             return
         table, run_id = self.study.table(), best.user_attrs.get(_RUN_ID)

@@ -1,4 +1,4 @@
-"""One trial of a sweep: hyperparameters in, a trained model and what it cost out; cut short where it is hopeless."""
+"""Run one trial of a sweep: train a model with some hyperparameters, and stop early if it is far behind."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 class UnusableError(ValueError):
-    """Hyperparameters that no model can be built with."""
+    """Hyperparameters from which no model can be built."""
 
 
 @dataclass
 class TrialOutcome:
-    """What came of a trial.
+    """Result of a trial.
 
     Parameters
     ----------
@@ -39,11 +39,11 @@ class TrialOutcome:
     settings : TrainSettings
         With the trial's hyperparameters.
     reason : str or None
-        Why it is unusable.
+        Why the trial is unusable.
     n_parameters : int or None
     seconds : float
     rows : list of dict
-        Its history as far as it came.
+        Its history up to its last epoch.
     """
 
     state: str
@@ -55,11 +55,11 @@ class TrialOutcome:
 
     @property
     def loss(self) -> float:
-        """Smallest validation loss so far, infinite without any."""
+        """Smallest validation loss so far; infinite if there is none."""
         return min((loss for loss in _validation_losses(self.rows) if math.isfinite(loss)), default=math.inf)
 
     def attributes(self) -> dict[str, Any]:
-        """What is kept with the trial beside its loss."""
+        """Values that the study keeps with the trial beside its loss."""
         return {
             "n_parameters": self.n_parameters,
             "seconds": round(self.seconds, 3),
@@ -78,18 +78,18 @@ class TrialOutcome:
 def fit_trial(
     trial: Trial, family: str, training_set: TrainingSet, settings: TrainSettings, folder: Path, *, data_hash: str
 ) -> TrialOutcome:
-    """Train one model as ``shutterless train`` would, and let the study cut it short.
+    """Train one model as ``shutterless train`` does, and let the study cut it short.
 
     Parameters
     ----------
     trial : optuna Trial
-        Is told the validation loss of every epoch.
+        Gets the validation loss of every epoch.
     family : str
     training_set : TrainingSet
     settings : TrainSettings
         With the trial's hyperparameters.
     folder : Path
-        Gets the model of a trial that is not cut short.
+        For the model, unless the trial is cut short.
     data_hash : str
         Of the store's manifest.
     """
@@ -109,13 +109,13 @@ def fit_trial(
 
 
 class _Reporter(TrainerCallback):
-    """Tells the study the validation loss of every epoch, and ends a training that is behind."""
+    """Reports the validation loss of every epoch to the study, and ends a training that is behind."""
 
     def __init__(self, trial: Trial, epochs: int, rows: list[dict[str, Any]]) -> None:
         self.trial, self.epochs, self.rows = trial, epochs, rows
 
     def on_history_row(self, row: dict[str, Any]) -> None:
-        """Note a row; after the last epoch there is nothing left to save."""
+        """Report a row; after the last epoch no time can be saved."""
         self.rows.append(row)
         if row["split"] != "validation":
             return
@@ -130,8 +130,8 @@ def _validation_losses(rows: list[dict[str, Any]]) -> list[float]:
 
 
 def _count_parameters(family: str, grid: TokenGrid, architecture: Mapping[str, Any]) -> int:
-    """Parameters of the model that a trial asks for."""
+    """Number of parameters of a trial's model."""
     try:
         return count_parameters(build_model(family, grid, architecture))
-    except (ValueError, TypeError, RuntimeError) as error:  # a library's own errors on sizes that do not go together
+    except (ValueError, TypeError, RuntimeError) as error:  # a library's errors on incompatible sizes
         raise UnusableError(f"no {family} can be built with {dict(architecture)}: {error}") from error

@@ -2,15 +2,14 @@
 
     shutterless tune STORE --out runs/tune
 
-Every family gets the same number of trials, and every trial at most the same number of passes over the same examples,
-drawn once. The budget is counted in examples, not in seconds: how many steps fit into a second depends on the machine
-and on what else it does, so a cap in seconds would give another winner elsewhere, could not be repeated by its seed,
-and would favour the family that happens to suit the hardware. What each trial cost is recorded (``seconds``), so that
-who pays in time can weigh it. A trial may be cut short, in every family by the same rule; that saves time only, as a
-cut trial counts like any other.
+Every family gets the same number of trials. Every trial gets at most the same number of passes over the same examples,
+which are drawn once. The budget is counted in examples, not in seconds: the steps per second depend on the machine and
+its load. A cap in seconds would choose another winner on another machine, could not be repeated by its seed, and would
+favour the family that suits the hardware. Each trial's cost is recorded (``seconds``). A trial may be cut short, by
+the same rule in every family; that saves time only, as a cut trial counts like any other.
 
-The loss on the validation strips decides. Held-out frames are never touched: the best of many trials looks better on
-validation than it is, so judge what is kept with `shutterless evaluate`.
+The loss on the validation strips decides. The best of many trials looks better on validation than it is, so judge it
+on held-out frames with `shutterless evaluate`; no sweep touches them.
 """
 
 from __future__ import annotations
@@ -74,19 +73,19 @@ def tune_families(
 ) -> TuneResult:
     """Search the hyperparameters of every family of ``settings.tune``: the command ``shutterless tune``.
 
-    A sweep that was stopped goes on where it was when it is started again with the same settings; more ``trials`` make
-    it longer. The trial that was running is made up for.
+    A stopped sweep resumes when it is started again with the same settings; more ``trials`` make it longer. The
+    interrupted trial is repeated.
 
     Parameters
     ----------
     store : path
-        Event-free, or taken for it.
+        Taken to be event-free.
     settings : Settings
     out : Path
-        Gets `STUDIES`, `TRIALS`, `IMPORTANCE`, `FIGURE`, and for each family a folder of its name with the best model,
-        calibrated and with its rates, as ``shutterless train`` leaves one.
+        For `STUDIES`, `TRIALS`, `IMPORTANCE`, `FIGURE`, and for each family a folder of its name with the best model,
+        calibrated and with its false-alarm rates, as ``shutterless train`` writes it.
     tracking : Tracking, optional
-        Log one run per family there with one run per trial nested in it, in the experiment `TUNE_EXPERIMENT`; the best
+        Log one run per family in the experiment `TUNE_EXPERIMENT`, and nested in it one run per trial. The best
         trial of a family has the tag ``best`` and holds the model.
     executor : Executor, optional
         Draws the examples; the models are trained in this process, one after the other.
@@ -95,9 +94,9 @@ def tune_families(
     Raises
     ------
     TuneError
-        If Optuna is missing, ``out`` holds something else or another sweep, or no trial of a family could be used.
+        If Optuna is missing, ``out`` holds other files or another sweep, or no trial of a family could be used.
     SettingsError
-        For a search space that cannot be searched.
+        If the search space is invalid.
     """
     load_optuna()
     spaces = {str(family): search_space(family, settings.tune) for family in settings.tune.families}
@@ -116,7 +115,7 @@ def tune_families(
 
 
 def search_space(family: str, settings: TuneSettings) -> SearchSpace:
-    """Search space of one family, its names checked against the family's own configuration."""
+    """Search space of one family. Its names are checked against the family's configuration."""
     config = FAMILIES[family].config_class
     kinds = {field.name: "list" in str(field.type) for field in fields(config)}
     known = {name: kinds[name] for name in config.arch_names()}
@@ -124,7 +123,7 @@ def search_space(family: str, settings: TuneSettings) -> SearchSpace:
 
 
 class _Sweep:
-    """What all trials of a sweep share."""
+    """State that all trials of a sweep share."""
 
     def __init__(
         self,
@@ -146,17 +145,17 @@ class _Sweep:
 
     @cached_property
     def training_set(self) -> TrainingSet:
-        """The examples of every trial, drawn when the first one needs them."""
+        """The examples of all trials, drawn for the first trial."""
         return draw_training_set(self.store, self.settings.train, executor=self.executor, progress=self.progress)
 
     def check_studies(self) -> None:
-        """Refuse other settings than an earlier session's before hours are spent on the first family."""
+        """Refuse settings that differ from an earlier session's before hours are spent on the first family."""
         for family in self.spaces:
             with open_study(self._plan(family)):
                 pass
 
     def search_family(self, family: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Run the trials of one family that are still to run; its table and importances."""
+        """Run the remaining trials of one family; return its table and importances."""
         n_trials = self.settings.tune.trials
         with open_study(self._plan(family)) as study:
             tracker = FamilyTracker(self.tracking, self.name, self.title, study, data_hash=self.data_hash)
@@ -170,7 +169,7 @@ class _Sweep:
             return study.table(), study.importance()
 
     def _plan(self, family: str) -> StudyPlan:
-        """Everything that trials must share to compare goes into the recipe; how many there are does not."""
+        """Settings that all trials of a study must share. Their number is not among them."""
         tune, space = self.settings.tune, self.spaces[family]
         shared = {f"train.{name}": value for name, value in self._base(family).model_dump(mode="json").items()}
         shared |= {f"tune.{name}": getattr(tune, name) for name in ("seed", "startup_trials", "warmup_epochs")}
@@ -180,11 +179,11 @@ class _Sweep:
         return StudyPlan(self.out / STUDIES, family, tune.seed, tune.startup_trials, tune.warmup_epochs, recipe)
 
     def _base(self, family: str) -> TrainSettings:
-        """What a trial is trained with where nothing else is chosen."""
+        """Training settings for the hyperparameters that are not searched."""
         return self.settings.train_for(family).model_copy(update={"epochs": self.settings.tune.epochs})
 
     def _tidy_up(self, study: FamilyStudy, tracker: FamilyTracker) -> None:
-        """Finish what a killed process left: its running trial, that one's run, a model on its way."""
+        """Clean up after a killed process: its running trial, the run of that trial, a model not yet moved."""
         for trial in study.drop_interrupted():
             self.progress.say(f"{tracker.family}: trial {trial.number} was interrupted and is made up for")
             tracker.mark_interrupted(trial)
@@ -216,7 +215,7 @@ class _Sweep:
     def _keep_best(self, study: FamilyStudy) -> None:
         """Move the best trial's model to the family's folder and drop those of the others.
 
-        The study is told first: a process killed in between leaves a folder that the next one moves.
+        The study is written first: if the process is killed in between, the next one moves the folder.
         """
         family, best = study.plan.family, study.best
         source = self._trial_folder(family, best.number) if best else None
@@ -227,7 +226,7 @@ class _Sweep:
             shutil.rmtree(folder)
 
     def _close(self, study: FamilyStudy, tracker: FamilyTracker) -> None:
-        """Make the best model ready for a search, and mark it among the tracked runs."""
+        """Count the best model's false alarms for searches, and tag its tracked run."""
         best = self._check_best(study)
         folder = self.out / tracker.family
         if not (folder / RATES).is_file():
@@ -237,7 +236,7 @@ class _Sweep:
         tracker.mark_best(best, folder)
 
     def _check_best(self, study: FamilyStudy) -> FrozenTrial:
-        """The best trial, whose model must be there."""
+        """The best trial; its model must exist."""
         family, best = study.plan.family, study.best
         if best is None:
             reasons = study.table()["reason"].dropna()
@@ -255,7 +254,7 @@ class _Sweep:
 
 @contextmanager
 def _claim_folder(out: Path) -> Iterator[None]:
-    """Keep the folder for this process: what another leaves running would be taken for interrupted."""
+    """Lock the folder for this process: a trial that another process runs would be taken for interrupted."""
     if out.is_dir() and any(out.iterdir()) and not (out / _LOCK).is_file():
         raise TuneError(f"{out} is not empty and holds no sweep; choose another with --out")
     prepare_folder(out)
