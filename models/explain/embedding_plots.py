@@ -17,7 +17,7 @@ from shutterless.pipeline.plots.frames import (
     PURPLE,
     SKY_BLUE,
     VERMILLION,
-    say_nothing,
+    explain_empty,
 )
 
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY_BLUE, VERMILLION)
@@ -54,7 +54,7 @@ def plot_embedding(
     labels = [f"Principal component {i + 1}{share[i] if i < len(share) else ''}" for i in range(2)]
     ax.set(xlabel=labels[0], ylabel=labels[1])
     if points.empty:
-        return say_nothing(ax, "no strips")
+        return explain_empty(ax, "no strips")
     known = {} if names is None else dict(zip(names["cluster"], names["name"], strict=True))
     for cluster in sorted(points["cluster"].unique(), key=lambda number: (number != OUTLIER, number)):
         part = points[points["cluster"] == cluster]
@@ -104,7 +104,7 @@ def plot_outlier_scores(points: pd.DataFrame, ax: Axes, *, kinds: np.ndarray | N
     """
     ax.set(xlabel="Rank (1: the oddest)", ylabel="Outlier score (robust σ)")
     if points.empty:
-        return say_nothing(ax, "no strips")
+        return explain_empty(ax, "no strips")
     order = np.argsort(-points["outlier_score"].to_numpy(), kind="stable")[:n_shown]
     rank, score = np.arange(1, len(order) + 1), points["outlier_score"].to_numpy()[order]
     ax.plot(rank, score, color=GREY, lw=0.8)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
-from shutterless.pipeline.plots.frames import BLACK, BLUE, GREY, ORANGE, VERMILLION, say_nothing
+from shutterless.pipeline.plots.frames import BLACK, BLUE, GREY, ORANGE, VERMILLION, explain_empty
 
 _GAP = 1  # pixels between the tiles of a gallery
 _SHARE_OF_COLOURS = 0.998  # of the attributions; a few extreme pixels would hide the others
@@ -42,7 +42,7 @@ def plot_attention(
     """
     ax.set(xlabel="File row (read order; time runs right)", ylabel="Attention × even share")
     if len(rows) == 0:
-        return say_nothing(ax, "no rows")
+        return explain_empty(ax, "no rows")
     edges = first_row - 0.5 + rows_per_bin * np.arange(len(rows) + 1)
     if marked_rows is not None:
         ax.axvspan(marked_rows[0] - 0.5, marked_rows[1] + 0.5, color=ORANGE, alpha=0.35, lw=0, label="event")
@@ -73,7 +73,7 @@ def plot_rollout(rollout: np.ndarray, ax: Axes) -> Axes:
     """
     ax.set(xlabel="Input token (0: static profile; then patches in time)", ylabel="Output token")
     if rollout.size == 0:
-        return say_nothing(ax, "no tokens")
+        return explain_empty(ax, "no tokens")
     beside = rollout[~np.eye(len(rollout), dtype=bool)]
     top = float(beside.max()) if beside.size else 1.0
     image = ax.imshow(rollout, cmap="viridis", vmin=0, vmax=top or 1.0, interpolation="nearest")
@@ -112,7 +112,7 @@ def plot_attribution(
     """
     ax.set(xlabel="File row (read order; time runs right)", ylabel="Column x (pixel)")
     if values.size == 0:
-        return say_nothing(ax, "no pixels")
+        return explain_empty(ax, "no pixels")
     n_columns, n_bins = values.shape
     right, top = first_row + n_bins * rows_per_bin - 0.5, first_column + n_columns - 0.5
     limit = float(np.quantile(np.abs(values), _SHARE_OF_COLOURS)) or float(np.abs(values).max()) or 1.0
@@ -151,7 +151,7 @@ def plot_contributions(values: Sequence[float] | np.ndarray, names: Sequence[str
     ax.set(xlabel="Added to the event logit")
     values = np.asarray(values, dtype=float)
     if values.size == 0:
-        return say_nothing(ax, "no inputs")
+        return explain_empty(ax, "no inputs")
     order = np.argsort(np.abs(values), kind="stable")
     colours = [BLUE if value >= 0 else VERMILLION for value in values[order]]
     ax.barh(range(len(order)), values[order], color=colours, height=0.7)
@@ -202,7 +202,7 @@ def plot_gallery(
     """
     ax.set_axis_off()
     if len(strips) == 0:
-        return say_nothing(ax, "no strips")
+        return explain_empty(ax, "no strips")
     n, n_columns, n_rows = strips.shape
     n_across = min(n_across, n)
     limit = limit or float(np.nanmax(np.abs(strips))) or 1.0

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from shutterless.models.pretraining.fit import ALL
 from shutterless.models.pretraining.reconstruction import Reconstruction
-from shutterless.pipeline.plots.frames import BLACK, GREY, SKY_BLUE, say_nothing
+from shutterless.pipeline.plots.frames import BLACK, GREY, SKY_BLUE, explain_empty
 
 PANELS = ("strip", "masked", "reconstruction", "difference")
 _GAP_COLUMNS = 2
@@ -37,7 +37,7 @@ def plot_pretraining(history: pd.DataFrame, ax: Axes) -> Axes:
     """
     ax.set(xlabel="Epoch", ylabel="Error / that of predicting 0")
     if history.empty:
-        return say_nothing(ax, "no epochs")
+        return explain_empty(ax, "no epochs")
     ax.axhline(1, color=GREY, ls=":", lw=1.2, label="floor of white noise")
     for (split, source), rows in history.groupby(["split", "source"], sort=False):
         look: dict[str, Any] = {"lw": 1.0, "ls": "--", "label": source}

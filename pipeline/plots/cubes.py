@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from shutterless.pipeline.plots.frames import BLACK, BLUE, GREY, ORANGE, SKY_BLUE, VERMILLION, say_nothing
+from shutterless.pipeline.plots.frames import BLACK, BLUE, GREY, ORANGE, SKY_BLUE, VERMILLION, explain_empty
 
 LINEAR_SIGMA = 3.0
 MAX_WRITTEN = 12  # pixels on a side up to which each has its number written into it
@@ -68,7 +68,7 @@ def plot_pixel_image(
     _name_pixels(ax, image_e.shape)
     live = np.isfinite(image_e)
     if not live.any():
-        return say_nothing(ax, "no live pixels")
+        return explain_empty(ax, "no live pixels")
     least, floor, middle, top = (float(value) for value in np.percentile(image_e[live], (0, 10, 50, 100)))
     softening = max(middle - floor, (top - floor) / 1000, 1e-6 * abs(top), 1e-30)
     top = max(top, floor + softening)
@@ -98,7 +98,7 @@ def plot_noise_map(noise: np.ndarray, ax: Axes) -> Axes:
     """
     _name_pixels(ax, noise.shape)
     if not np.isfinite(noise).any():
-        return say_nothing(ax, "no live pixels")
+        return explain_empty(ax, "no live pixels")
     norm = LogNorm(1.0, max(2.0, float(np.nanmax(noise))))
     image = _show(noise, ax, (0, 0), cmap="cividis", norm=norm)
     ticks = [tick for tick in _NOISE_TICKS if tick <= 1.001 * max(2.0, float(np.nanmax(noise)))]
@@ -211,7 +211,7 @@ def plot_summed_light(
     ax.set(xlabel=xlabel, ylabel=ylabel)
     live = np.isfinite(light)
     if not live.any():
-        return say_nothing(ax, "no live cadences")
+        return explain_empty(ax, "no live cadences")
     if shaded is not None:
         ax.axvspan(*shaded, color=ORANGE, alpha=0.35, lw=0)
     ax.plot(time, light, color=BLUE, lw=0.8, marker=".", ms=3 if live.sum() < 1000 else 2, mec="none", mfc=BLUE)
@@ -296,7 +296,7 @@ def plot_pixel_light(
     curves = light_e.reshape(n_y * n_x, -1)
     live = np.isfinite(curves).any(axis=1)
     if not live.any():
-        return say_nothing(ax, "no live pixels")
+        return explain_empty(ax, "no live pixels")
     corners = np.array([(first_pixel[1] + x, first_pixel[0] + y) for y in range(n_y) for x in range(n_x)])
     across = (time - time[0]) / ((time[-1] - time[0]) or 1.0) - 0.5
     low, high = _common_range(curves[live]) if common else _own_ranges(curves[live])

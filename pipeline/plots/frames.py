@@ -62,7 +62,7 @@ def plot_frame(
     """
     ax.set(xlabel="Column x (pixel, read order)", ylabel="File row (read order; time runs down)")
     if pixels.size == 0:
-        return say_nothing(ax, "no pixels")
+        return explain_empty(ax, "no pixels")
     n_rows, n_columns = pixels.shape
     last_row = first_row + (n_rows - 1) * row_step
     extent = (first_column - 0.5, first_column + n_columns - 0.5, last_row + row_step / 2, first_row - row_step / 2)
@@ -105,7 +105,7 @@ def plot_streaks(profile_e: np.ndarray, streaks: pd.DataFrame, ax: Axes, *, n_la
     """
     ax.set(xlabel="Column x (pixel, read order)", ylabel="Mean over time (e⁻ per row and column)")
     if profile_e.size == 0:
-        return say_nothing(ax, "no columns")
+        return explain_empty(ax, "no columns")
     columns = np.arange(profile_e.size)
     ax.plot(columns, profile_e, color=BLUE, lw=0.9, label="time-collapsed profile")
     known = np.isfinite(profile_e)
@@ -164,7 +164,7 @@ def plot_strip(
     """
     ax.set(xlabel="File row (read order; time runs right)", ylabel="Column x (pixel)")
     if residual.size == 0:
-        return say_nothing(ax, "no pixels")
+        return explain_empty(ax, "no pixels")
     n_columns, n_bins = residual.shape
     extent = (
         first_row - 0.5,
@@ -203,7 +203,7 @@ def plot_light_curve(
     """
     ax.set(xlabel="Time (s)", ylabel="Flux (σ)")
     if len(seconds) == 0:
-        return say_nothing(ax, "no rows")
+        return explain_empty(ax, "no rows")
     if marked_s is not None:
         ax.axvspan(*marked_s, color=ORANGE, alpha=0.35, lw=0)
     ax.axhline(0, color=GREY, lw=0.8)
@@ -242,7 +242,7 @@ def plot_column_noise(
     ax.set(xlabel="Mean level of the column (e⁻ per pixel; sky at the left)", ylabel="Noise / theory")
     drawn = np.isfinite(noise) & (level_e > 0)
     if not drawn.any():
-        return say_nothing(ax, "no columns")
+        return explain_empty(ax, "no columns")
     for (name, group), colour in zip(groups.items(), (ORANGE, BLUE, BLACK), strict=False):
         inside = drawn & group & (noise >= NOISE_RANGE[0]) & (noise <= NOISE_RANGE[1])
         label = f"{name} ({(drawn & group).sum()})"
@@ -301,7 +301,7 @@ def plot_noise_over_time(edges: np.ndarray, noise: np.ndarray, ax: Axes) -> Axes
     """
     ax.set(xlabel="File row (read order)", ylabel="Noise / theory")
     if not np.isfinite(noise).any():
-        return say_nothing(ax, "no sky columns")
+        return explain_empty(ax, "no sky columns")
     ax.axhspan(0.98, 1.02, color=GREEN, alpha=0.2, lw=0)
     ax.stairs(noise, edges - 0.5, baseline=None, color=ORANGE, lw=1.4)
     ax.set_xlim(edges[0] - 0.5, edges[-1] - 0.5)
@@ -339,7 +339,7 @@ def plot_pickup(
     ax.set(xlabel="Frequency (Hz)", ylabel="Amplitude (e⁻)")
     drawn = (frequency_hz > 0) & (amplitude_e > 0)
     if not drawn.any():
-        return say_nothing(ax, "no rows")
+        return explain_empty(ax, "no rows")
     ax.loglog(frequency_hz[drawn], amplitude_e[drawn], color=BLUE, lw=0.9)
     if len(peaks):
         ax.plot(peaks["frequency_hz"], peaks["amplitude_e"], ls="none", marker="v", ms=5, mfc="none", mec=VERMILLION)
@@ -378,7 +378,7 @@ def plot_masked(
     """
     ax.set(xlabel=f"{along} (read order)", ylabel="Masked (%)")
     if fraction.size == 0:
-        return say_nothing(ax, "no pixels")
+        return explain_empty(ax, "no pixels")
     edges = np.linspace(0, fraction.size, min(n_bins, fraction.size) + 1).astype(int)
     mean = np.add.reduceat(fraction, edges[:-1]) / np.diff(edges)
     ax.stairs(100 * mean, edges - 0.5, fill=True, color=SKY_BLUE, lw=0)
@@ -386,10 +386,10 @@ def plot_masked(
     ax.set_ylim(0, max(1.0, 110 * mean.max()))
     if marked is not None and len(marked):
         ax.plot(marked, np.zeros(len(marked)), ls="none", marker="|", ms=9, color=VERMILLION, clip_on=False)
-    return ax if mean.any() else say_nothing(ax, "none")
+    return ax if mean.any() else explain_empty(ax, "none")
 
 
-def say_nothing(ax: Axes, text: str) -> Axes:
+def explain_empty(ax: Axes, text: str) -> Axes:
     """Write into an empty Axes why it is empty."""
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color=GREY)
     return ax

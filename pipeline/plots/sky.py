@@ -19,7 +19,7 @@ from shutterless.pipeline.plots.frames import (
     PURPLE,
     SKY_BLUE,
     VERMILLION,
-    say_nothing,
+    explain_empty,
 )
 
 _COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY_BLUE, BLACK)
@@ -70,7 +70,7 @@ def plot_pixels(
         raise ValueError(f"limits {limits} must be two values in rising order: black and white")
     ax.set(xlabel="Column (px)", ylabel="Row (time runs down)")
     if pixels.size == 0:
-        return say_nothing(ax, "no pixels")
+        return explain_empty(ax, "no pixels")
     n_rows, n_columns = pixels.shape[0] * bins[0], pixels.shape[1] * bins[1]
     extent = (first_column - 0.5, first_column + n_columns - 0.5, first_row + n_rows - 0.5, first_row - 0.5)
     norm = Normalize(*limits) if softening is None else AsinhNorm(softening, *limits)
@@ -137,7 +137,7 @@ def plot_event(
     if len(set(lengths)) > 1:
         raise ValueError(f"seconds, flux and measured have {lengths} rows; they must have as many")
     if len(seconds) == 0:
-        return say_nothing(ax, "no rows")
+        return explain_empty(ax, "no rows")
     name, factor = time_unit(seconds[-1] - seconds[0])
     if measured is not None:
         points = len(seconds) // rows_per_point
@@ -173,7 +173,7 @@ def plot_series(
     """
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if len(x) == 0 or not curves:
-        return say_nothing(ax, "nothing to draw")
+        return explain_empty(ax, "nothing to draw")
     for index, (name, values) in enumerate(curves.items()):
         style = "steps-mid" if steps else "default"
         dash = _DASHES[index % len(_DASHES)]
@@ -201,7 +201,7 @@ def plot_noise_by_magnitude(table: pd.DataFrame, ax: Axes) -> Axes:
     """
     ax.set(xlabel="Magnitude of the star (r)", ylabel="σ found / σ expected")
     if table.empty:
-        return say_nothing(ax, "no streaks")
+        return explain_empty(ax, "no streaks")
     mags = table.columns.to_numpy(dtype=float)
     for index, (name, values) in enumerate(table.iterrows()):
         colour, dash = _COLOURS[index % len(_COLOURS)], _DASHES[index % len(_DASHES)]

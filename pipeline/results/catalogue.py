@@ -86,7 +86,7 @@ def apply_catalogue(streaks: pd.DataFrame, catalogue: pd.DataFrame, readout: Rea
     return streaks.assign(**columns)
 
 
-def know_streaks(
+def identify_streaks(
     streaks: Mapping[str, pd.DataFrame], readouts: Mapping[str, Readout], catalogue: pd.DataFrame | None = None
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """Streaks with what the other files of their sequence and a catalogue say of them.

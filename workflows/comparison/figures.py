@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
 from shutterless.models.evaluation.metrics import wilson_interval
-from shutterless.pipeline.plots.frames import say_nothing
+from shutterless.pipeline.plots.frames import explain_empty
 from shutterless.workflows.pages.figures import detector_styles
 
 _THIN = 0.8
@@ -90,7 +90,7 @@ def plot_overlaid_losses(
                 ax.plot(part["step"], part["loss"], label=label, ms=4, lw=1.3 if len(seeds) == 1 else _THIN, **look)
                 drawn, label = True, None
     if not drawn:
-        return say_nothing(ax, "no steps")
+        return explain_empty(ax, "no steps")
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
     ax.yaxis.set_major_formatter("{x:.3g}")
@@ -121,7 +121,7 @@ def plot_size(models: pd.DataFrame, metric: str, ax: Axes, *, legend: bool = Tru
     ax.set(xlabel="Learned parameters", ylabel=metric)
     rows = models.dropna(subset=["n_parameters", "mean"])
     if rows.empty:
-        return say_nothing(ax, "no sizes")
+        return explain_empty(ax, "no sizes")
     sizes = rows.loc[rows["n_parameters"] > 0, "n_parameters"]
     smallest, largest = (float(sizes.min()), float(sizes.max())) if len(sizes) else (1.0, 10.0)
     ax.set_xscale("symlog", linthresh=smallest / 3, linscale=0.5)

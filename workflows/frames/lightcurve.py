@@ -14,7 +14,7 @@ from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.streaks.find import nearest_streak
 from shutterless.pipeline.reading.frames import FrameError, read_frame_info
 from shutterless.pipeline.results.barycentric import BarycentreError, Direction, read_pointing
-from shutterless.pipeline.results.catalogue import CATALOGUE_MATCH_PX, MATCH_MAG, know_streaks, read_catalogue
+from shutterless.pipeline.results.catalogue import CATALOGUE_MATCH_PX, MATCH_MAG, identify_streaks, read_catalogue
 from shutterless.pipeline.results.lightcurves import LightCurveError, fit_light_curves
 from shutterless.pipeline.store.store import open_amplifier
 from shutterless.workflows.execution.cluster import Executor
@@ -124,7 +124,7 @@ def write_light_curves(
     entries = used_entries(ingested.manifest, files)["entry"].tolist()
     amplifiers = {entry: open_amplifier(out / "store", entry) for entry in entries}
     _check_streaks(amplifiers)
-    streaks, unmatched = know_streaks(
+    streaks, unmatched = identify_streaks(
         {entry: amplifier.streaks for entry, amplifier in amplifiers.items()},
         {entry: amplifier.readout for entry, amplifier in amplifiers.items()},
         stars,

@@ -20,7 +20,7 @@ from shutterless.pipeline.plots.frames import (
     PURPLE,
     SKY_BLUE,
     VERMILLION,
-    say_nothing,
+    explain_empty,
 )
 from shutterless.workflows.pages.run_folder import SHUFFLED_SUFFIX
 
@@ -78,7 +78,7 @@ def plot_completeness(table: pd.DataFrame, ax: Axes, *, eta: float | None = None
     ax.set(xlabel="Optimal S/N ρ of the event", ylabel="Completeness", ylim=(-0.03, 1.03))
     table = table.dropna(subset=["completeness"])
     if table.empty:
-        return say_nothing(ax, "no events")
+        return explain_empty(ax, "no events")
     names = list(dict.fromkeys(table["detector"]))
     styles = detector_styles(names)
     shifts = np.linspace(-_SIDEWAYS, _SIDEWAYS, len(names)) / 2 if len(names) > 1 else [0.0]
@@ -126,7 +126,7 @@ def plot_comparison(summary: pd.DataFrame, ax: Axes) -> Axes:
     ax.set(xlabel="Completeness over all counted events", xlim=(-0.02, 1.02))
     rows = summary.dropna(subset=["completeness"]).sort_values("completeness", kind="stable")
     if rows.empty:
-        return say_nothing(ax, "no detectors")
+        return explain_empty(ax, "no detectors")
     styles = detector_styles(summary["detector"])
     error = _error_bars(rows["completeness"], rows["completeness_low"], rows["completeness_high"])
     for place, (name, value) in enumerate(zip(rows["detector"], rows["completeness"], strict=True)):
@@ -156,7 +156,7 @@ def plot_learning_curves(history: pd.DataFrame, ax: Axes, *, legend: bool = True
     ax.set(xlabel="Optimiser step", ylabel="Loss (nats per strip)")
     rows = history.dropna(subset=["loss"])
     if rows.empty:
-        return say_nothing(ax, "no steps")
+        return explain_empty(ax, "no steps")
     looks: dict[str, dict[str, Any]] = {
         "train": {"color": SKY_BLUE, "lw": 1.2},
         "validation": {"color": VERMILLION, "lw": 1.4, "marker": "o", "ms": 4},
@@ -190,7 +190,7 @@ def plot_reliability(table: pd.DataFrame, ax: Axes, *, legend: bool = True) -> A
     ax.set_ylim(-0.02, 1.02)
     rows = table[table["n"] > 0].dropna(subset=["mean_probability", "observed_fraction"])
     if rows.empty:
-        return say_nothing(ax, "no strips")
+        return explain_empty(ax, "no strips")
     ax.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1.2, label="perfectly calibrated")
     for name, style in detector_styles(dict.fromkeys(rows["detector"])).items():
         part = rows[rows["detector"] == name].sort_values("mean_probability")

@@ -24,7 +24,7 @@ from shutterless.pipeline.results.candidates import (
     group_candidates,
     write_candidates,
 )
-from shutterless.pipeline.results.catalogue import know_streaks, read_catalogue
+from shutterless.pipeline.results.catalogue import identify_streaks, read_catalogue
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import (
@@ -239,7 +239,7 @@ def assemble(
     parts = [part for part in parts if part.exposures]
     joined = [table for series in _by_series(parts) for table in _join(series)]
     exposures = {f"{part.segment.name}/{k}": exposure for part in parts for k, exposure in enumerate(part.exposures)}
-    streaks, unmatched = know_streaks(
+    streaks, unmatched = identify_streaks(
         {key: exposure.streaks for key, exposure in exposures.items()},
         {key: exposure.readout for key, exposure in exposures.items()},
         stars,

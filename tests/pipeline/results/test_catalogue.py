@@ -11,7 +11,7 @@ from shutterless.pipeline.results.catalogue import (
     CatalogueError,
     apply_catalogue,
     check_match,
-    know_streaks,
+    identify_streaks,
     read_catalogue,
 )
 
@@ -104,10 +104,10 @@ def field(make_amplifier, **readout):
 def test_a_catalogue_that_fits_is_taken_without_a_word_and_resolves_every_row(make_amplifier):
     amplifier, catalogue = field(make_amplifier)
     noisy = catalogue.assign(x=catalogue["x"] + 0.2, mag=catalogue["mag"] - 0.3)
-    streaks, lines = know_streaks({"a": amplifier.streaks}, {"a": amplifier.readout}, noisy)
+    streaks, lines = identify_streaks({"a": amplifier.streaks}, {"a": amplifier.readout}, noisy)
     assert lines == []
     assert streaks["a"]["y0"].tolist() == catalogue["y"].tolist()
-    untouched, lines = know_streaks({"a": amplifier.streaks}, {"a": amplifier.readout})
+    untouched, lines = identify_streaks({"a": amplifier.streaks}, {"a": amplifier.readout})
     assert untouched["a"].equals(amplifier.streaks)
     assert lines == []
 
@@ -123,7 +123,7 @@ def test_a_catalogue_of_other_stars_is_noticed_with_the_share_that_fits(make_amp
         "other stars": {"x": rng.uniform(5, 395, 30), "mag": rng.permutation(catalogue["mag"])},
     }
     catalogue = catalogue.assign(**changes[wrong])
-    streaks, lines = know_streaks({"a": amplifier.streaks}, {"a": amplifier.readout}, catalogue)
+    streaks, lines = identify_streaks({"a": amplifier.streaks}, {"a": amplifier.readout}, catalogue)
     assert streaks["a"]["y0"].isna().all()  # a match by chance would be a wrong time that looks exact
     assert set(streaks["a"]["name"]) == {""}
     assert len(lines) == 1

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from shutterless.pipeline.plots.frames import GREY, say_nothing
+from shutterless.pipeline.plots.frames import GREY, explain_empty
 from shutterless.workflows.pages.drawings import new_figure
 from shutterless.workflows.pages.figures import detector_styles
 from shutterless.workflows.training.sweeps.study import COMPLETE, N_FOR_IMPORTANCE, PRUNED, UNUSABLE
@@ -48,7 +48,7 @@ def _plot_trials(trials: pd.DataFrame, ax: Axes) -> Axes:
     rows["place"] = rows.groupby("family").cumcount() + 1  # interrupted trials leave no gap
     rows = rows.dropna(subset=["validation_loss"])
     if rows.empty:
-        return say_nothing(ax, "no trials")
+        return explain_empty(ax, "no trials")
     for name, style in detector_styles(dict.fromkeys(rows["family"])).items():
         own = rows[rows["family"] == name]
         _draw_points(own, "place", ax, name, style)
@@ -83,7 +83,7 @@ def _plot_sizes(trials: pd.DataFrame, ax: Axes) -> Axes:
     ax.set(xlabel="Parameters", ylabel=LOSS_LABEL, xscale="log")
     rows = trials[trials["state"].isin([COMPLETE, PRUNED])].dropna(subset=["validation_loss", "n_parameters"])
     if rows.empty:
-        return say_nothing(ax, "no trials")
+        return explain_empty(ax, "no trials")
     for name, style in detector_styles(dict.fromkeys(rows["family"])).items():
         own = rows[rows["family"] == name]
         _draw_points(own, "n_parameters", ax, name, style)
@@ -113,7 +113,7 @@ def _plot_importance(importance: pd.DataFrame, ax: Axes, *, family: str) -> Axes
     ax.set_title(family, fontsize="medium")
     if importance.empty:
         ax.set_yticks([])
-        return say_nothing(ax, f"fewer than {N_FOR_IMPORTANCE}\ncompleted trials")
+        return explain_empty(ax, f"fewer than {N_FOR_IMPORTANCE}\ncompleted trials")
     rows = importance.sort_values("importance", kind="stable")
     ax.barh(range(len(rows)), rows["importance"], color=detector_styles([family])[family]["color"])
     ax.set_yticks(range(len(rows)), rows["hyperparameter"])
