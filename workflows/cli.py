@@ -1,4 +1,4 @@
-"""The command line: ``shutterless --help`` must answer at once, so nothing heavy is imported before a command runs."""
+"""Start the command line. ``shutterless --help`` must be quick, so heavy imports wait until a command runs."""
 
 from __future__ import annotations
 

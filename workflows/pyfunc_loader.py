@@ -1,6 +1,6 @@
-"""How MLflow's generic model format loads a logged detector: from safetensors, without pickle or mlflow.
+"""Load a logged detector for MLflow's generic model format: from safetensors, without pickle or mlflow.
 
-The same object answers in Python (``mlflow.pyfunc.load_model``) and behind ``mlflow models serve``: strips in, scores
+The same object works in Python (``mlflow.pyfunc.load_model``) and behind ``mlflow models serve``: strips in, scores
 out; paths of FITS files in, candidates out.
 """
 
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
     from shutterless.workflows.serving.tasks import SearchOptions
 
 INSTRUMENT_VARIABLE = "SHUTTERLESS_INSTRUMENT"
-_META = "registered_model_meta"  # MLflow writes it beside a model that it fetches from a registry
+_META = "registered_model_meta"  # MLflow writes it beside a model from a registry
 
 
 class StripScorer:
-    """A detector behind ``predict``, as MLflow wants it.
+    """A detector with the ``predict`` that MLflow calls.
 
     Parameters
     ----------
     model : DetectorModel
     folder : Path, optional
-        Where it lies; without it no files are searched.
+        Folder of the model; without it no files are searched.
     address : str, optional
-        What the column ``model`` of candidates says of it; the folder when left out.
+        Value of the column ``model`` of candidates; the folder when left out.
     """
 
     def __init__(self, model: DetectorModel, folder: Path | None = None, address: str | None = None) -> None:
         self.model, self._folder = model, folder
         self._address = address or str(folder)
         self._scoring = threading.Lock()
-        # one at a time, and always in the same thread, which keeps its memory for the next
+        # one at a time, and always in the same thread, which keeps its memory for the next request
         self._searching = ThreadPoolExecutor(max_workers=1, thread_name_prefix="search")
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
@@ -57,7 +57,7 @@ class StripScorer:
         ----------
         model_input : mapping, DataFrame or sequence of mappings
             Strips: ``patches (b, n, d)``, ``context (b, n, r)``, ``profile (b, y x)``, ``features (b, f)`` and
-            ``mask (b, n)``; in a DataFrame or a sequence one strip a row. Files: ``path``, one or several, and
+            ``mask (b, n)``; in a DataFrame or a sequence one strip per row. Files: ``path``, one or several, and
             ``quadrant`` where only one amplifier of each is to be searched.
         params : mapping, optional
             ``batch_size`` of strips; ``false_alarms_per_hour`` of a search, per amplifier-hour.
@@ -65,13 +65,13 @@ class StripScorer:
         Returns
         -------
         DataFrame
-            For strips one row each, as `shutterless.models.scoring.score_strips`. For files the candidates, as
-            `shutterless.workflows.searching.search.search_files` writes them, None for what is missing.
+            One row per strip, as `shutterless.models.scoring.score_strips`. For files the candidates, as
+            `shutterless.workflows.searching.search.search_files` writes them, with None for missing values.
 
         Raises
         ------
         RequestError
-            If the input is neither, or a file may or can not be read; the message says which and why.
+            If the input is neither, or a file must not or cannot be read; the message gives the reason.
         """
         values, options = _columns(model_input), _options(params)
         if "path" not in values:
@@ -104,7 +104,7 @@ def _search_options() -> SearchOptions:
 
 
 def _columns(model_input: Any) -> dict[str, Any]:
-    """Columns of a model input, whichever of its forms it has."""
+    """Columns of a model input in any of its forms."""
     if isinstance(model_input, pd.DataFrame):
         return {str(name): model_input[name].tolist() for name in model_input}
     if isinstance(model_input, Mapping):
@@ -125,7 +125,7 @@ def _options(params: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _pairs(values: Mapping[str, Any]) -> list[tuple[Any, Any]]:
-    """Path and quadrant of every row; one of either stands for all."""
+    """Path and quadrant of every row; a single value holds for all rows."""
     paths, quadrants = _listed(values["path"]), _listed(values.get("quadrant"))
     if len(quadrants) == 1:
         quadrants *= len(paths)
@@ -146,7 +146,7 @@ def _load_pyfunc(data_path: str) -> StripScorer:
 
 
 def _registered_address(folder: Path) -> str | None:
-    """``models:/NAME/VERSION`` of a model that MLflow fetched from a registry."""
+    """``models:/NAME/VERSION`` of a model from a registry."""
     about = folder.parent.parent / _META
     if not about.is_file():
         return None

@@ -1,1 +1,1 @@
-"""The commands, each of which parses, calls one function of `shutterless.workflows` and prints its result."""
+"""The commands. Each parses its arguments, calls one function of `shutterless.workflows` and prints the result."""

@@ -1,4 +1,4 @@
-"""The application that every command belongs to, and how one is registered."""
+"""Define the application of the command line, and register commands with it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ORDER = (
 
 
 class _FlowOrder(TyperGroup):
-    """Lists commands in the order in which they are used."""
+    """Lists commands in the order of their use."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of the commands as ``--help`` shows them."""
@@ -32,19 +32,19 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help: nothing more to import
+    rich_markup_mode=None,  # plain help imports less
 )
 
 
 def command(function: Callable[..., int]) -> Callable[..., None]:
-    """Register a command whose return value is the exit code and whose user errors are one line."""
+    """Register a command that returns its exit code; errors for users are printed in one line."""
     guarded = exit_with_code(function)
     app.command()(guarded)
     return guarded
 
 
 def show_jobs(workers: int | None, scheduler: str | None, no_dask: bool, slurm: Path | None) -> int | None:
-    """Check the cluster options, print the script that ``--slurm`` would submit, and return how many workers it is."""
+    """Check the cluster options, print the script that ``--slurm`` would submit, and return the number of workers."""
     from shutterless.workflows.execution.cluster import check_options, describe_jobs
 
     check_options(workers, scheduler, no_dask, slurm)

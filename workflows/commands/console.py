@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, errors in one line, lists of failures, plans. Imports nothing heavy."""
+"""Share code among commands: exit codes, errors in one line, lists of failures, plans. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from shutterless.workflows.execution.progress import Progress
 
 DONE, SOME_FAILED, BAD_USAGE = 0, 1, 2
-_LISTED = 20  # failures shown before the rest is left to the table
+_LISTED = 20  # failures shown; the table has the rest
 
 
 def exit_with_code(function: Callable[..., int]) -> Callable[..., None]:
-    """Make a command exit with the code it returns, and with one line where the user can help it."""
+    """Make a command exit with its return code, and print an error that the user can mend in one line."""
 
     @functools.wraps(function)
     def run(*args: Any, **options: Any) -> None:
         warnings.formatwarning = _plain_warning  # type: ignore[assignment]
         try:
             code = function(*args, **options)
-        except (OSError, ValueError) as error:  # every error meant for users is one of these
+        except (OSError, ValueError) as error:  # every error for users is one of these
             if options.get("debug"):
                 raise
             typer.echo(f"error: {' '.join(str(error).split()) or type(error).__name__}", err=True)
@@ -74,12 +74,12 @@ def split_set(entries: Iterable[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def choose_tracking(tracking: str | None) -> str:
-    """Settle which tracking store this process uses, and return its address.
+    """Choose the tracking store of this process, and return its address.
 
     Raises
     ------
     ValueError
-        For the address of a server without ``http://``, which would be taken for a folder.
+        For a server's address without ``http://``, which would be taken for a folder.
     """
     if tracking is not None and re.fullmatch(r"[\w.-]+:\d+(/.*)?", tracking):
         raise ValueError(f"--tracking {tracking}: a server's address begins with http://, a folder has no port")
@@ -106,7 +106,7 @@ def describe_plan(
     pixels_per_second: float,
     written: Callable[[int], str],
 ) -> int:
-    """Print what a command would do; the exit code says whether every file can be read."""
+    """Print what a command would do; the exit code is 0 if every file can be read."""
     from shutterless.workflows.execution.cluster import SerialExecutor
     from shutterless.workflows.frames.ingest import estimate_seconds, survey_files
 
@@ -126,9 +126,9 @@ def describe_plan(
 
 
 def conclude(progress: Progress, result: Any, done: str) -> int:
-    """Say how files were read, what to beware of, what was done and what failed; return the exit code.
+    """Print the instruments, warnings, result and failures of a command; return the exit code.
 
-    ``result`` has ``instruments``, ``warnings`` and ``failures``, as all that reads many files gives.
+    ``result`` has ``instruments``, ``warnings`` and ``failures``, like every result from many files.
     """
     progress.say(f"instrument: {', '.join(result.instruments) or 'none'}")
     for line in result.warnings:
@@ -148,7 +148,7 @@ def _failure_lines(failures: pd.DataFrame) -> list[str]:
 
 
 def list_failures(lines: Iterable[str], what: str = "failed") -> int:
-    """Print failures on standard error and return the exit code they mean."""
+    """Print failures on standard error and return the exit code."""
     lines = list(lines)
     if not lines:
         return DONE

@@ -26,14 +26,14 @@ def register(
         Path | None, typer.Option(help="Output of `evaluate` to attach to the version.", show_default=False)
     ] = None,
     trained_on: Annotated[
-        str, typer.Option(help="For the card: what frames it has seen, simulated or real.", show_default=False)
+        str, typer.Option(help="For the card: the frames of its training, simulated or real.", show_default=False)
     ] = "",
     reason: Reason = "",
     tracking: TrackingOption = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Put a model into the registry, with its card, so that it can be asked for by name."""
+    """Put a model into the registry with its card, so that it can be used by name."""
     uri = choose_tracking(tracking)
     from shutterless.workflows.registry.register import register_version as register_checked
     from shutterless.workflows.tracking.tracking import open_tracking
@@ -93,7 +93,7 @@ def rollback(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Point the champion's alias back at the one before; once more, and it goes further back."""
+    """Point the champion's alias back at the previous version; repeat to go further back."""
     uri = choose_tracking(tracking)
     from shutterless.workflows.registry.promotion import roll_back
     from shutterless.workflows.tracking.tracking import open_tracking
@@ -110,7 +110,7 @@ def history(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Show who moved the aliases of a model, when, from where to where, why, and what the gates measured."""
+    """Show every change of a model's aliases: who, when, old and new version, reason, and the gates' measurements."""
     uri = choose_tracking(tracking)
     from shutterless.workflows.registry.promotion import read_registry_history
     from shutterless.workflows.tracking.tracking import open_tracking
@@ -129,12 +129,12 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen at; 0 takes a free one.")] = 8000,
     allow: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of which files may be searched; repeatable. Default: none.", show_default=False),
+        typer.Option(help="Folder whose files may be searched; repeatable. Default: none.", show_default=False),
     ] = None,
     instrument: Instrument = None,
     false_alarms_per_hour: Annotated[
         float | None,
-        typer.Option(help="False alarms per amplifier-hour where a request says nothing.", show_default=False),
+        typer.Option(help="False alarms per amplifier-hour if a request gives none.", show_default=False),
     ] = None,
     searches: Annotated[int, typer.Option(help="Searches at the same time; more are sent away.")] = 1,
     max_megabytes: Annotated[float, typer.Option(help="Largest body of a request.")] = 64,

@@ -39,7 +39,7 @@ def run(
     """Run the whole quickstart: simulate, ingest, train, evaluate, compare, register, search, report."""
     from shutterless.workflows.settings.settings import load_settings
 
-    settings = load_settings(config, set_ or ())  # a misspelt key is found before anything heavy is imported
+    settings = load_settings(config, set_ or ())  # finds a misspelt key before heavy imports
     from shutterless.workflows.quickstart import run_quickstart
 
     progress = make_progress(quiet)
@@ -192,7 +192,7 @@ def compare(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Compare tracked runs, and say which model to take: the best, or the simplest that is not worse."""
+    """Compare tracked runs, and choose a model: the best, or the simplest that is not worse."""
     uri = choose_tracking(tracking)
     from shutterless.workflows.comparison.compare import compare_runs
 

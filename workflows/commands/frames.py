@@ -35,7 +35,7 @@ from shutterless.workflows.commands.options import (
 
 
 def _reading_options(set_: list[str] | None, instrument: str | None) -> tuple[str | None, dict[str, str]]:
-    """Instrument and header values that a command reads frames with: those given, else those of the settings."""
+    """Instrument and header values for reading frames: those given, else those of the settings."""
     from shutterless.workflows.settings.settings import load_settings
 
     overrides, header = split_set(set_ or ())

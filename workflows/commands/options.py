@@ -49,7 +49,7 @@ Slurm = Annotated[
 NoDask = Annotated[bool, typer.Option("--no-dask", help="Do everything in this process.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Keep what is already finished.")]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be read and written and how long it takes; do nothing.")
+    bool, typer.Option("--dry-run", help="Print what would be read and written and how long it takes; do nothing.")
 ]
 TrackingOption = Annotated[
     str | None,

@@ -93,7 +93,7 @@ def watch(
     settle: Annotated[float, typer.Option(help="Seconds for which a file must not change to be whole.")] = 5.0,
     stop_after: Annotated[
         float | None,
-        typer.Option(help="Stop when nothing has come for so many seconds; default: never.", show_default=False),
+        typer.Option(help="Stop when no file has arrived for this many seconds; default: never.", show_default=False),
     ] = None,
     config: Config = None,
     set_: Set = None,
@@ -105,7 +105,7 @@ def watch(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Search frames as they arrive, and say how far behind the sky it is; a restart goes on where it was."""
+    """Search frames as they arrive, and print the delay behind the sky; a restart resumes."""
     from shutterless.workflows.execution.cluster import open_executor
 
     settings, supplied, instrument = _search_settings(config, set_, false_alarms_per_hour, instrument)

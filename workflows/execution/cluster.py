@@ -1,10 +1,10 @@
 """Run a plain function over many items: in this process, in local Dask workers, in SLURM jobs or on a Dask cluster.
 
-Dask is a thin skin here: the function knows nothing of it, the outcomes come in the order of the items however many
-workers there are, and what fails is recorded beside what succeeds. Workers may come, go and die at any time: what
-they were working on runs again elsewhere, so a function must leave its result whole or not at all.
+The function does not depend on Dask. The outcomes come in the order of the items with any number of workers. Failures
+are recorded beside successes. Workers may start, stop and die at any time. Their items then run again on other workers,
+so a function must write its result completely or not at all.
 
-Commands import all they need of this from here; the parts are in ``executors``, ``dask_executor``, ``local_workers``,
+Commands import everything from here; the parts are in ``executors``, ``dask_executor``, ``local_workers``,
 ``workers`` and ``retries``.
 """
 
@@ -41,7 +41,7 @@ __all__ = [
     "open_executor",
 ]
 
-# workers that may die of one item before it is given up; nearly always it is the item that is too large for them
+# workers that may die on one item before it is given up; nearly always the item is too large for them
 ALLOWED_FAILURES = 3
 
 _CONNECT_TIMEOUT_S = 10
@@ -59,12 +59,12 @@ def open_executor(
     allowed_failures: int = ALLOWED_FAILURES,
     memory_limit: float | None = None,
 ) -> Iterator[Executor]:
-    """Open what the cluster options of the command line ask for, and close it again.
+    """Open the executor of the command line's cluster options, and close it again.
 
     Parameters
     ----------
     workers : int, optional
-        Local worker processes of one thread each; as many as there are cores when left out.
+        Local worker processes of one thread each; one per core when left out.
     scheduler : str, optional
         Address of an existing Dask scheduler (``tcp://host:8786``); it is used and left running.
     no_dask : bool
@@ -74,13 +74,13 @@ def open_executor(
     preload : callable, optional
         As `Executor.prepare`; loads what every item needs, such as a model.
     retries : int
-        How often an item is tried again whose function raised an `OSError`, after a pause that grows.
+        How often an item is tried again after an `OSError`, with growing pauses.
     allowed_failures : int
-        Of local workers: so many may die of one item, and with one more it is given up and recorded. SLURM jobs have
-        a key for it; an existing scheduler has its own.
+        Number of local workers that may die on one item; after one more it is given up and recorded. SLURM jobs have
+        a key for it; an existing scheduler has its own limit.
     memory_limit : float, optional
-        Bytes that a local worker may have for itself before it is ended (memory-mapped files do not count); half of
-        the machine's when left out, all for a single one.
+        Bytes of a local worker (without memory-mapped files) above which it is ended. When left out, half of the
+        machine's memory, or all for a single worker.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def check_options(workers: int | None, scheduler: str | None, no_dask: bool, slu
     Raises
     ------
     ValueError
-        If they do.
+        If they contradict each other.
     """
     if no_dask and (workers is not None or scheduler is not None or slurm is not None):
         raise ValueError("--no-dask runs in one process and takes neither --workers nor --scheduler nor --slurm")
@@ -127,7 +127,7 @@ def check_options(workers: int | None, scheduler: str | None, no_dask: bool, slu
 
 
 def describe_jobs(slurm: str | Path) -> tuple[str, int]:
-    """Script of the jobs that ``--slurm`` would submit, and how many workers they are together; nothing is started."""
+    """Script of the jobs that ``--slurm`` would submit, and their number of workers; nothing is started."""
     from shutterless.workflows.execution.slurm import job_script, load_slurm
 
     settings = load_slurm(slurm)
@@ -142,7 +142,7 @@ def _open_cluster(
     allowed_failures: int,
     memory_limit: float | None,
 ) -> Iterator[tuple[Client, dict[str, Any]]]:
-    """Client of the cluster and what its `DaskExecutor` has to know of it."""
+    """Client of the cluster, and the options of its `DaskExecutor`."""
     if slurm is not None:
         with _start_jobs(slurm) as (client, options):
             yield client, options
@@ -163,7 +163,7 @@ def _connect(address: str) -> Iterator[Client]:
         client = Client(address, timeout=_CONNECT_TIMEOUT_S, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ClusterError(f"no Dask scheduler answers at {address}: {describe_error(error)}") from error
-    with silence_logging_cmgr(logging.CRITICAL), closing(client):  # a lost scheduler would be pages of tracebacks
+    with silence_logging_cmgr(logging.CRITICAL), closing(client):  # a lost scheduler would print pages of tracebacks
         if not client.nthreads():
             raise ClusterError(f"the Dask scheduler at {address} has no workers; start some (dask worker {address})")
         yield client

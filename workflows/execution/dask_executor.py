@@ -1,7 +1,7 @@
 """Map a function over items on the workers of a Dask cluster.
 
-Workers may come, go and die at any time: what they were working on runs again elsewhere, so a function must leave its
-result whole or not at all.
+Workers may start, stop and die at any time. Their items then run again on other workers, so a function must write its
+result completely or not at all.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _WAY_OUT = "what is finished is kept: run the same command again with --resume"
 
 @dataclass(frozen=True)
 class _Trial(Generic[Item]):
-    """An item that goes to a worker for the first time (attempt 0) or again."""
+    """One try of an item; attempt 0 is the first."""
 
     index: int
     item: Item
@@ -53,9 +53,9 @@ _REGISTER_ATTEMPTS = 4
 
 
 class DaskExecutor:
-    """Items go to the workers of a Dask cluster, at most `ITEMS_IN_FLIGHT_PER_WORKER` per worker at a time.
+    """Sends items to the workers of a Dask cluster, at most `ITEMS_IN_FLIGHT_PER_WORKER` per worker at a time.
 
-    These are the items that were submitted and not yet yielded: also an outcome that waits for an earlier item counts,
+    These are the items that were submitted and not yet yielded. An outcome that waits for an earlier item counts, too,
     so that neither the scheduler nor this process ever holds more.
 
     Parameters
@@ -64,9 +64,9 @@ class DaskExecutor:
     retries : int
         As `open_executor`.
     patience_s : float
-        How long there may be no worker at all.
+        Longest time without any worker.
     keep_up : callable, optional
-        Called every `_LOOK_EVERY_S` while items are out, to replace workers.
+        Called every `_LOOK_EVERY_S` while items are running, to replace workers.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class DaskExecutor:
         self._patience_s = patience_s
         self._keep_up = keep_up
         self._numbers = count()
-        self._preparations: list[str] = []  # names of plugins and of the topics that their failures are told under
+        self._preparations: list[str] = []  # names of plugins, and of the topics of their failures
         self._failed_workers: deque[tuple[str, str, str]] = deque()  # filled by the thread of the client
         self._why_unprepared: str | None = None
         self._deserted_since: float | None = None
@@ -92,18 +92,18 @@ class DaskExecutor:
 
     @property
     def n_workers(self) -> int:
-        """Items that run at the same time, as of at most `_LOOK_EVERY_S` ago while items are out."""
+        """Number of items that run at the same time; at most `_LOOK_EVERY_S` old while items are running."""
         return max(1, self._n_threads)
 
     def prepare(self, function: Callable[[], object]) -> None:
-        """Call a function once in every worker, also those that start later, before it gets any item.
+        """Call a function once in every worker before its first item, including workers that start later.
 
-        A worker that starts later and fails is sent away with a warning, and the others go on.
+        A worker that starts later and fails is removed with a warning, and the others continue.
 
         Raises
         ------
         ClusterError
-            If it fails in a worker that is there already.
+            If it fails in a worker that has started already.
         """
         name = f"shutterless-{self._client.id}-{next(self._numbers)}"
         self._preparations.append(name)
@@ -117,7 +117,7 @@ class DaskExecutor:
             raise
 
     def _register(self, plugin: Any, name: str) -> None:
-        """Hand a preparation to all workers; again where one was killed just then, whose successor gets it, too."""
+        """Send a preparation to all workers; repeat it if one was killed meanwhile, for its successor."""
         from distributed.comm import CommClosedError
 
         for attempt in range(1, _REGISTER_ATTEMPTS + 1):
@@ -130,14 +130,14 @@ class DaskExecutor:
                 time.sleep(pause_before(attempt))
 
     def close(self) -> None:
-        """Take what `prepare` left behind off a cluster that goes on."""
+        """Remove the plugins of `prepare` from a cluster that keeps running."""
         for name in tuple(self._preparations):
             self._take_off(name)
 
     def _take_off(self, name: str) -> None:
         self._preparations.remove(name)
-        if self._client.status == "running":  # a scheduler that is lost would be waited for
-            with suppress(OSError):  # or is being lost
+        if self._client.status == "running":  # do not wait for a lost scheduler
+            with suppress(OSError):  # the scheduler is being lost
                 self._client.unsubscribe_topic(name)
                 self._client.unregister_worker_plugin(name)
 
@@ -155,7 +155,7 @@ class DaskExecutor:
         Raises
         ------
         ClusterError
-            If the scheduler is lost, or all workers are and none comes back.
+            If the scheduler is lost, or all workers are lost and none comes back.
         """
         items = list(items)
         yield from track_outcomes(self._outcomes(function, items, ordered), len(items), describe, progress)
@@ -182,7 +182,7 @@ class DaskExecutor:
                 else:
                     yield from line.put(trial.index, outcome)
         finally:
-            with suppress(Exception):  # of a scheduler that is lost
+            with suppress(Exception):  # the scheduler is lost
                 self._client.cancel([future for _, future in running.values()])
 
     def _submit(
@@ -200,7 +200,7 @@ class DaskExecutor:
     def _next(
         self, running: dict[Any, tuple[_Trial[Item], Any]], finished: SimpleQueue[Any]
     ) -> tuple[_Trial[Item], ItemOutcome[Item, Any], float]:
-        """Wait for any of the futures, read and release it."""
+        """Wait for any of the futures, read it and release it."""
         while True:
             self._look_after_workers()
             try:
@@ -211,7 +211,7 @@ class DaskExecutor:
             try:
                 return trial, *self._read(trial.item, future)
             finally:
-                future.release()  # at once, also where it raises and the traceback keeps it
+                future.release()  # at once, even if it raises and the traceback keeps it
 
     def _read(self, item: Item, future: Any) -> tuple[ItemOutcome[Item, Any], float]:
         from distributed import CancelledError, KilledWorker
@@ -219,10 +219,10 @@ class DaskExecutor:
         try:
             outcome, worth = future.result()
         except KilledWorker:
-            # Dask has tried it on several workers, each of which died (usually of memory)
+            # Dask has tried it on several workers, and each died (usually for lack of memory)
             reason = "KilledWorker: every worker that tried this died, most often for lack of memory"
             return ItemOutcome(item, error=reason), 0
-        except (CancelledError, OSError) as error:  # an OSError of the item itself is in its outcome
+        except (CancelledError, OSError) as error:  # an OSError of the item itself lies in its outcome
             raise self._lost(error) from None
         return ItemOutcome(item, outcome.value, outcome.error), worth
 
@@ -231,7 +231,7 @@ class DaskExecutor:
         return ClusterError(f"the Dask scheduler at {self._address} is lost ({reason}); {_WAY_OUT}")
 
     def _look_after_workers(self) -> None:
-        """Now and then: send away workers that could not prepare, replace those that ended, count those there are."""
+        """At intervals remove workers that could not prepare, replace those that ended, and count the rest."""
         now = time.monotonic()
         if now < self._next_look:
             return
@@ -274,7 +274,7 @@ class DaskExecutor:
 
 
 class _Line(Generic[Value]):
-    """Values that come in any order and leave in the order of their numbers, or at once."""
+    """Takes values in any order and yields them in the order of their numbers, or at once."""
 
     def __init__(self, ordered: bool) -> None:
         self._ordered = ordered
@@ -285,7 +285,7 @@ class _Line(Generic[Value]):
         return len(self._held)
 
     def put(self, number: int, value: Value) -> Iterator[Value]:
-        """Take a value and yield what can leave now."""
+        """Take a value and yield all that are next in order."""
         if not self._ordered:
             yield value
             return

@@ -1,7 +1,7 @@
-"""What maps a function over items: the interface of all executors, and the one that works in this process.
+"""Map a function over items: the interface of all executors, and the executor of this process.
 
-The function knows nothing of its executor. Outcomes come in the order of the items, and what fails is recorded beside
-what succeeds.
+The function does not depend on the executor. Outcomes come in the order of the items, and failures are recorded beside
+successes.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from shutterless.workflows.execution.retries import RETRIES, Item, ItemOutcome, 
 
 
 class ClusterError(OSError):
-    """A Dask cluster that cannot be reached or started, or is lost."""
+    """A Dask cluster that cannot be reached or started, or that was lost."""
 
 
 class Executor(Protocol):
-    """Something that maps a function over items."""
+    """An object that maps a function over items."""
 
     @property
     def n_workers(self) -> int:
-        """Items that run at the same time."""
+        """Number of items that run at the same time."""
 
     def prepare(self, function: Callable[[], object]) -> None:
-        """Call a function once in every worker, also those that start later, before it gets any item."""
+        """Call a function once in every worker before its first item, including workers that start later."""
 
     def map(
         self,
@@ -38,12 +38,12 @@ class Executor(Protocol):
     ) -> Iterator[ItemOutcome[Item, Value]]:
         """Yield one outcome per item, in the order of the items; ``describe`` names the work on the progress bar.
 
-        With ``ordered=False`` they come as they are finished.
+        With ``ordered=False`` they come as soon as they are finished.
         """
 
 
 class SerialExecutor:
-    """Everything in this process, one item after the other.
+    """Runs all items in this process, one after the other.
 
     Parameters
     ----------
@@ -86,5 +86,5 @@ class SerialExecutor:
 def track_outcomes(
     outcomes: Iterator[ItemOutcome[Item, Value]], total: int, describe: str, progress: Progress | None
 ) -> Iterator[ItemOutcome[Item, Value]]:
-    """Show progress, if there is any to show it, as the outcomes come; ``describe`` is its text."""
+    """Show the progress of the outcomes, if a `Progress` is given; ``describe`` is its text."""
     return outcomes if progress is None else progress.track(outcomes, describe, total)

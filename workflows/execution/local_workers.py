@@ -1,4 +1,4 @@
-"""Start Dask workers on this machine, with the Dask configuration and environment that workers in jobs get too."""
+"""Start Dask workers on this machine, with the Dask configuration and environment that workers in jobs get, too."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 _START_ATTEMPTS = 3
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
-# Dask spills, pauses and kills by resident memory, in which every page of a memory-mapped store counts that was looked
-# at, although the kernel takes these back when it needs them: a worker that reads a large store would be stopped for
-# nothing, and one that is paused never goes on, because it holds nothing to spill. All of that is off; the guard of
-# `shutterless.workflows.execution.workers` counts what a worker has for itself.
+# Dask spills, pauses and kills by resident memory. That counts every page of a memory-mapped store that was read,
+# although the kernel takes these back when needed. So a worker that reads a large store would be stopped without
+# reason, and a paused worker never resumes, because it holds nothing to spill. All of that is off; the guard of
+# `shutterless.workflows.execution.workers` counts only a worker's own memory.
 _MEMORY_THRESHOLDS = ("target", "spill", "pause", "terminate")
 
 
@@ -32,7 +32,7 @@ def start_local_workers(workers: int | None, allowed_failures: int, memory_limit
     Parameters
     ----------
     workers : int, optional
-        As many as there are cores when left out.
+        One per core when left out.
     allowed_failures, memory_limit
         As `shutterless.workflows.execution.cluster.open_executor`.
 
@@ -50,14 +50,14 @@ def start_local_workers(workers: int | None, allowed_failures: int, memory_limit
     environment = {"distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREAD_VARIABLES, 1)}
     with _keep_environment(), dask.config.set({**environment, **dask_options(allowed_failures)}):
         cluster = _start_cluster(
-            # started by spawn: two workers are there after 0.5 s, against 0.95 s by forkserver, and a fork of this
+            # started by spawn: two workers start in 0.5 s, against 0.95 s by forkserver, and a fork of this
             # process with its threads can hang
             n_workers=n_workers,
             threads_per_worker=1,
             processes=True,
-            # a worker may use what the others leave, but one that runs wild ends before the machine swaps
+            # a worker may use memory that the others leave, but it ends before the machine swaps
             memory_limit=int(memory_limit or MEMORY_LIMIT / min(n_workers, 2)),
-            dashboard_address="127.0.0.1:0",  # None would ask for port 8787 and warn where it is taken
+            dashboard_address="127.0.0.1:0",  # None would use port 8787 and warn if it is taken
             silence_logs=logging.CRITICAL,
         )
         with cluster, Client(cluster, set_as_default=False) as client:
@@ -66,7 +66,7 @@ def start_local_workers(workers: int | None, allowed_failures: int, memory_limit
 
 
 def _start_cluster(**options: Any) -> LocalCluster:
-    """Start workers, again where one of them was killed before it was there: Dask gives all up then."""
+    """Start workers. Try again if one was killed during its start: Dask then gives all of them up."""
     from distributed import LocalCluster
 
     attempts = 0
@@ -82,11 +82,11 @@ def _start_cluster(**options: Any) -> LocalCluster:
 def dask_options(allowed_failures: int) -> dict[str, Any]:
     """Configuration of Dask for the scheduler and the workers that this process starts."""
     return {
-        # tasks wait at the scheduler, so that a worker that dies takes only the task it was running with it
+        # tasks wait at the scheduler, so that a dying worker loses only its running task
         "distributed.scheduler.worker-saturation": 1.0,
         "distributed.scheduler.allowed-failures": allowed_failures,
-        # 15 s after a worker died Dask ends its nanny (or cancels its job) if the worker is not there at that moment:
-        # also where it had come back, died again and is just being started
+        # 15 s after a worker died Dask ends its nanny (or cancels its job) if the worker is absent at that moment,
+        # even if it had come back, died again and is just being started
         "distributed.deploy.lost-worker-timeout": "1000 days",
         **{f"distributed.worker.memory.{name}": False for name in _MEMORY_THRESHOLDS},
     }
@@ -100,7 +100,7 @@ def job_environment() -> dict[str, str]:
 
 @contextmanager
 def _keep_environment() -> Iterator[None]:
-    """Undo what starting workers does to this process's environment.
+    """Restore this process's environment after workers have started.
 
     Dask sets the workers' thread variables in the parent before it spawns them and leaves them there, and a library
     imported later (torch) would then run on one thread.

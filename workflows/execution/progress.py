@@ -1,4 +1,4 @@
-"""Tell the user how far a command is: bars on a terminal, plain lines elsewhere, nothing when quiet."""
+"""Show the progress of a command: bars on a terminal, plain lines elsewhere, nothing when quiet."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Progress:
     Parameters
     ----------
     quiet : bool
-        Say nothing at all.
+        Print nothing.
     console : rich.console.Console, optional
-        Where to write; standard error by default, so that results on standard output can be piped.
+        The output; standard error by default, so that results on standard output can be piped.
     clock : callable, optional
-        Seconds that only grow; given in tests.
+        Returns seconds that only grow; set in tests.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Progress:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def track(self, items: Iterable[T], describe: str, total: int) -> Iterator[T]:
-        """Yield the items while saying how many of ``total`` are done."""
+        """Yield the items, and show how many of ``total`` are done."""
         if self.quiet or total == 0:
             yield from items
         elif self._console.is_terminal:

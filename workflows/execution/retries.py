@@ -1,4 +1,4 @@
-"""One item tried: its outcome, the errors that are recorded instead of raised, and which are worth another try."""
+"""Run one item: its outcome, errors that are recorded instead of raised, and errors that are worth another try."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Value = TypeVar("Value")
 # this package are ValueErrors); anything else is a mistake in the program and stops the run
 EXPECTED_ERRORS = (OSError, ValueError, MemoryError)
 
-RETRIES = 2  # of an item whose error may pass; with the pauses below they take 2.5 s
+RETRIES = 2  # of an item with an error that may pass; with the pauses below they take 2.5 s
 
 _FIRST_PAUSE_S = 0.5
 _PAUSE_GROWTH = 4
@@ -22,7 +22,7 @@ _PAUSE_GROWTH = 4
 
 @dataclass(frozen=True)
 class ItemOutcome(Generic[Item, Value]):
-    """What became of one item: its value, or the reason why there is none (``"FrameError: ..."``)."""
+    """Outcome of one item: its value, or the reason why there is none (``"FrameError: ..."``)."""
 
     item: Item
     value: Value | None = None
@@ -30,7 +30,7 @@ class ItemOutcome(Generic[Item, Value]):
 
 
 def call_recorded(function: Callable[[Item], Value], item: Item) -> ItemOutcome[Item, Value]:
-    """Call a function on an item with its expected failures turned into a recorded reason."""
+    """Call a function on an item, and record an expected failure as a reason."""
     return try_item(function, item)[0]
 
 
@@ -43,7 +43,7 @@ def try_item(
     -------
     outcome : ItemOutcome
     worth : float
-        How many more tries it is worth: none where there is a value, else as `worth_retrying`.
+        Number of further tries: 0 if there is a value, else as `worth_retrying`.
     """
     time.sleep(pause_s)
     try:
@@ -59,11 +59,11 @@ def describe_error(error: BaseException) -> str:
 
 
 def worth_retrying(error: BaseException) -> float:
-    """How often it makes sense to try again after an error.
+    """Number of further tries that make sense after an error.
 
-    A file system that hiccups (an NFS server that restarts, a stale handle) raises an `OSError`. A file that is not
-    there may not have reached this machine yet, which is worth one more try. What is damaged stays damaged; but where
-    the operating system's own error, which has a number, was the cause of a `FrameError`, nobody knows that yet.
+    A file system with a passing fault (an NFS server that restarts, a stale handle) raises an `OSError`. A missing file
+    may not have reached this machine yet, which is worth one more try. Damaged data stay damaged. But a `FrameError`
+    whose cause is an error of the operating system (with a number) may pass, too.
     """
     cause = error.__cause__
     if isinstance(error, ValueError) and isinstance(cause, OSError) and cause.errno is not None:
@@ -74,5 +74,5 @@ def worth_retrying(error: BaseException) -> float:
 
 
 def pause_before(attempt: int) -> float:
-    """Seconds to wait before an item is tried for the first time (none), the second (0.5), the third (2), …."""
+    """Seconds to wait before the first try of an item (0), the second (0.5), the third (2), …."""
     return _FIRST_PAUSE_S * _PAUSE_GROWTH ** (attempt - 1) if attempt else 0.0

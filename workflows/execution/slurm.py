@@ -1,7 +1,7 @@
-"""Workers as jobs of a SLURM cluster: settings from a TOML file, the job script, and jobs that replace those that end.
+"""Run workers as SLURM jobs: settings from a TOML file, the job script, and new jobs in place of those that end.
 
-The scheduler runs in the process of the command, so that process has to be where the compute nodes can reach it
-(usually a login node, or a small job of its own), and ends with it.
+The scheduler runs in the command's process and ends with it. So the compute nodes must be able to reach that process,
+which usually runs on a login node or in its own small job.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _UNKNOWN_ADDRESS = "tcp://ADDRESS-OF-THIS-COMMAND:PORT"
 
 
 class SlurmError(OSError):
-    """A SLURM cluster that takes no jobs from here."""
+    """A SLURM cluster that accepts no jobs from this machine."""
 
 
 class SlurmSettings(BaseModel):
     """One job of ``cores`` worker processes with one thread each, submitted ``jobs`` times.
 
-    Every worker stops by itself ``margin_minutes`` before the wall time, and up to twice ``stagger_minutes`` earlier,
-    each at another time: what it was working on is finished or handed to another worker. The margin has to be longer
-    than one amplifier takes. Ended jobs are submitted anew until the work is done.
+    Every worker stops by itself ``margin_minutes`` before the wall time or up to twice ``stagger_minutes`` earlier,
+    each at a different time. It finishes its item or passes it to another worker. The margin must be longer than one
+    amplifier takes. Ended jobs are submitted again until the work is done.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
@@ -83,7 +83,7 @@ class SlurmSettings(BaseModel):
 
     @property
     def lifetime_s(self) -> float:
-        """Middle of the workers' lifetimes: the longest of them ends a margin before the wall time."""
+        """Middle of the workers' lifetimes; the longest ends a margin before the wall time."""
         return walltime_seconds(self.walltime) - 60 * self.margin_minutes - self.stagger_s
 
 
@@ -93,13 +93,13 @@ def load_slurm(path: str | Path) -> SlurmSettings:
     Raises
     ------
     SettingsError
-        For a file that cannot be read, an unknown key (with the nearest known one) or a value that cannot be used.
+        For a file that cannot be read, an unknown key (with the nearest known one) or an invalid value.
     """
     return validate_settings(SlurmSettings, read_toml(Path(path)), str(path))
 
 
 def walltime_seconds(text: str) -> int:
-    """Seconds of a wall time as SLURM takes it: ``MM``, ``MM:SS``, ``HH:MM:SS``, ``D-HH``, ``D-HH:MM``, ``D-HH:MM:SS``.
+    """Seconds of a wall time of SLURM: ``MM``, ``MM:SS``, ``HH:MM:SS``, ``D-HH``, ``D-HH:MM``, ``D-HH:MM:SS``.
 
     Raises
     ------
@@ -152,22 +152,22 @@ def job_script(settings: SlurmSettings, environment: Mapping[str, str]) -> str:
 
 @contextmanager
 def start_jobs(settings: SlurmSettings, environment: Mapping[str, str]) -> Iterator[tuple[SLURMCluster, JobKeeper]]:
-    """Submit the jobs, and cancel what is left of them at the end.
+    """Submit the jobs, and cancel the remaining ones at the end.
 
     Yields
     ------
     cluster : SLURMCluster
         Its scheduler runs in this process; workers arrive when SLURM starts the jobs.
     keeper : JobKeeper
-        To be called now and then.
+        Call it regularly.
 
     Raises
     ------
     SlurmError
-        If dask-jobqueue is not installed, or SLURM is not here or refuses the script.
+        If dask-jobqueue is not installed, or SLURM is not on this machine or refuses the script.
     """
     script = job_script(settings, environment)
-    if settings.log_directory is not None:  # SLURM drops a job whose log it cannot write, without a word
+    if settings.log_directory is not None:  # SLURM drops a job without a message if it cannot write the log
         Path(settings.log_directory).mkdir(parents=True, exist_ok=True)
     _check_submission(script)
     from dask_jobqueue import SLURMCluster
@@ -186,7 +186,7 @@ def _check_submission(script: str) -> None:
     Raises
     ------
     SlurmError
-        If not, with what SLURM says, or if SLURM is not here.
+        If it would not, with SLURM's message, or if SLURM is not on this machine.
     """
     if shutil.which("sbatch") is None:
         raise SlurmError("sbatch is not on this machine: --slurm works where jobs can be submitted (a login node)")
@@ -199,7 +199,7 @@ def _check_submission(script: str) -> None:
 
 
 class JobKeeper:
-    """Submits jobs in the place of those that ended: at their wall time, or with their node.
+    """Submits new jobs for those that ended at their wall time or with their node.
 
     dask-jobqueue does not notice the end of a job of several processes (its workers' names are not the job's).
 
@@ -207,16 +207,16 @@ class JobKeeper:
     ----------
     cluster : SLURMCluster
     jobs : int
-        To be kept up.
+        Number of jobs to maintain.
     clock : callable, optional
-        Seconds that only grow; given in tests.
+        Returns seconds that only grow; set in tests.
     """
 
     def __init__(self, cluster: Any, jobs: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._cluster = cluster
         self._jobs = jobs
         self._clock = clock
-        self._last_seen: dict[str, float] = {}  # jobs that had a worker once; others wait in the queue
+        self._last_seen: dict[str, float] = {}  # jobs that have had a worker; others wait in the queue
 
     def __call__(self) -> None:
         """Replace the jobs that have had no worker for a while."""
@@ -234,7 +234,7 @@ class JobKeeper:
 
 
 def _job_options(settings: SlurmSettings, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Keywords of dask-jobqueue. Its own configuration files are left no say where they could undo the lifetime."""
+    """Keywords of dask-jobqueue. They override its configuration files where these could undo the lifetime."""
     name = settings.job_name
     logs = [] if settings.log_directory is None else [f"-o {settings.log_directory}/{name}-%J.out"]
     lifetime = ["--lifetime", f"{settings.lifetime_s:.0f}s", "--lifetime-stagger", f"{settings.stagger_s:.0f}s"]
@@ -253,7 +253,7 @@ def _job_options(settings: SlurmSettings, environment: Mapping[str, str]) -> dic
         ],
         "python": settings.python or shlex.quote(sys.executable),
         "interface": settings.interface,
-        "local_directory": settings.local_directory,  # not quoted, nor is what follows: $TMPDIR is one of a job
+        "local_directory": settings.local_directory,  # this and the next are not quoted: $TMPDIR is set in the job
         "death_timeout": f"{settings.death_timeout_s:g}",
         "worker_extra_args": [*lifetime, *settings.worker_extra_args],
     }

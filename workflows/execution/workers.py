@@ -1,6 +1,6 @@
-"""What runs inside a worker process: its preparation, the items, and the guards that end it in time.
+"""Prepare a worker process, run its items, and end it in time.
 
-Its functions travel to the workers by name, and need no executor there.
+Dask sends the functions to workers by name; they need no executor there.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 _MEMORY_EVERY_S = 0.2
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-_UNPREPARED: set[str] = set()  # in a worker: preparations that failed here
+_UNPREPARED: set[str] = set()  # preparations that failed in this worker
 
 
 def make_preparation(function: Callable[[], object], name: str) -> WorkerPlugin:
-    """Plugin that prepares workers. The class is made here so that commands without Dask need not import it."""
+    """Plugin that prepares workers. The class is defined here so that commands without Dask do not import it."""
     from distributed import WorkerPlugin
 
     class Preparation(WorkerPlugin):
@@ -44,13 +44,13 @@ def make_preparation(function: Callable[[], object], name: str) -> WorkerPlugin:
 
 
 async def _prepare_worker(worker: Worker, function: Callable[[], object], name: str) -> None:
-    """Call the function in the thread that will run the items; a worker reads no item before this is done."""
+    """Call the function in the thread that will run the items; a worker starts no item before."""
     try:
         await asyncio.get_running_loop().run_in_executor(worker.executors["default"], function)
     except Exception as error:
         _UNPREPARED.add(name)
         worker.log_event(name, (worker.address, describe_error(error)))
-        raise  # recorded by Dask, and raised in the driver that waits in `DaskExecutor.prepare`
+        raise  # Dask records it and raises it in the driver, in `DaskExecutor.prepare`
 
 
 def _forget_preparation(name: str) -> None:
@@ -60,7 +60,7 @@ def _forget_preparation(name: str) -> None:
 def try_in_worker(
     preparations: Iterable[str], function: Callable[[Item], Value], item: Item, pause_s: float
 ) -> tuple[ItemOutcome[Item, Value], float]:
-    """`try_item`, except where the preparation failed: such a worker gives the item back until it is sent away."""
+    """`try_item`, except that a worker whose preparation failed gives the item back until it is removed."""
     if not _UNPREPARED.isdisjoint(preparations):
         from distributed import Reschedule
 
@@ -70,7 +70,7 @@ def try_in_worker(
 
 
 def guard_worker(dask_worker: Worker) -> None:
-    """Make a worker end with the process that started it, and when it has more memory than it may; on Linux."""
+    """End a worker with the process that started it, and when it exceeds its memory; on Linux."""
     if sys.platform == "linux":
         _end_with_parent()
         if limit := dask_worker.memory_manager.memory_limit:
@@ -80,12 +80,11 @@ def guard_worker(dask_worker: Worker) -> None:
 def _end_with_parent() -> None:
     """Ask the kernel for a SIGKILL when the parent dies.
 
-    Dask ends orphans from a thread, which waits as long as compiled code holds the interpreter's lock: hours of work,
-    at worst.
+    Dask ends orphans from a thread, which waits while compiled code holds the interpreter's lock: for hours at worst.
     """
     parent = multiprocessing.parent_process()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if parent is not None and parent.pid != os.getppid():  # it died before
+    if parent is not None and parent.pid != os.getppid():  # the parent died before
         os._exit(1)
 
 
@@ -97,6 +96,6 @@ def _end_above(limit: int) -> None:
 
 
 def own_memory() -> int:
-    """Resident bytes of this process without the pages of files, which the kernel can take back."""
+    """Resident bytes of this process, without pages of files, which the kernel can take back."""
     _, resident, shared, *_ = Path("/proc/self/statm").read_text().split()
     return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")

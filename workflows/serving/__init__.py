@@ -1,1 +1,1 @@
-"""The scoring server: strips or frames in, scores or candidates out, with limits and a champion that may change."""
+"""The scoring server: strips or frames in, scores or candidates out, with limits and a changing champion."""

@@ -1,4 +1,4 @@
-"""Endpoints of the scoring server: what is read of a request, who answers it, and what is refused before."""
+"""Define the endpoints of the scoring server: read a request, refuse it or pass it to a worker, answer."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from shutterless.workflows.serving.models import ModelKeeper
 from shutterless.workflows.serving.page import ERRORS, HEALTH, SCORE, SEARCH, VERSION, render_page
 from shutterless.workflows.serving.worker import Reply, search_payload
 
-SCORES_WAITING = 8  # at most so many bodies of strips are in memory
+SCORES_WAITING = 8  # most bodies of strips in memory at a time
 MODEL_HEADER = "X-Shutterless-Model"
 _SEARCH_BYTES = 1_000_000
-_BODY_S = 60.0  # for a body to arrive
-_LINGER_S, _LINGER_BYTES = 2.0, 256_000_000  # a refused body is read for so long, or its sender never sees why
+_BODY_S = 60.0  # longest time for a body to arrive
+_LINGER_S, _LINGER_BYTES = 2.0, 256_000_000  # of a refused body are read, or its sender never sees why
 
 log = logging.getLogger("shutterless.serve")
 
 
 class Admission:
-    """Lets so many requests through at a time and sends the others away."""
+    """Lets a number of requests through at a time and refuses the others."""
 
     def __init__(self, what: str, limit: int, retry_after_s: int) -> None:
         self.inside = 0
@@ -41,12 +41,12 @@ class Admission:
 
     @contextmanager
     def enter(self) -> Iterator[None]:
-        """Be counted.
+        """Count one request while the block lasts.
 
         Raises
         ------
         RequestError
-            If there are as many already.
+            If there are as many requests already.
         """
         if self.inside >= self._limit:
             raise RequestError(f"{self.inside} {self._what} already; try again later", 503, self._retry_after_s)
@@ -58,14 +58,14 @@ class Admission:
 
 
 class ScoringService:
-    """What the endpoints do, apart from HTTP.
+    """The work behind the endpoints, apart from HTTP.
 
     Parameters
     ----------
     keeper : ModelKeeper
     limits : Limits
     n_searches : int
-        At the same time.
+        Number of searches at the same time.
     """
 
     def __init__(self, keeper: ModelKeeper, limits: Limits, n_searches: int = 1) -> None:
@@ -75,7 +75,7 @@ class ScoringService:
         self._threads = ThreadPoolExecutor(SCORES_WAITING + n_searches + 2, thread_name_prefix="serve")
 
     async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function that blocks, in a thread."""
+        """Call a blocking function in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *arguments))
 
     async def score(self, request: Request) -> Response:
@@ -96,7 +96,7 @@ class ScoringService:
             return _answer(model, await self.run(model.searcher.ask, payload, self.limits.timeout_s))
 
     def health(self) -> JSONResponse:
-        """Whether a model is ready, what is being done, and what is wrong with a newer one."""
+        """Whether a model is ready, the requests in progress, and why a newer model was refused."""
         model, keeper = self.keeper.current, self.keeper
         state = {
             "status": "starting" if model is None else "ready",
@@ -109,7 +109,7 @@ class ScoringService:
         return JSONResponse(state, 503 if model is None else 200)
 
     def version(self) -> JSONResponse:
-        """Which version of which model answers, since when, and within which limits."""
+        """The model and version in use, since when, and the limits."""
         with self.keeper.lease() as model:
             limits = {name: getattr(self.limits, name) for name in ("max_bytes", "max_strips", "max_rows", "timeout_s")}
             about = {**model.about, "since": self.keeper.since, "searches": model.searcher is not None}
@@ -125,7 +125,7 @@ def build_app(
     ----------
     service : ScoringService
     first : (str, Path or None)
-        Address and folder of the model to begin with.
+        Address and folder of the first model.
     refresh_s : float
         Seconds between two looks at the alias.
     on_failure : callable
@@ -183,12 +183,12 @@ async def _keep(
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Body of a request, refused as soon as it is known to be too large.
+    """Read the body of a request; refuse it as soon as it is known to be too large.
 
     Raises
     ------
     RequestError
-        If it is too large, takes too long, or is not said to be JSON.
+        If it is too large, takes too long, or its content type is not JSON.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
@@ -231,7 +231,7 @@ async def _discard(stream: AsyncIterator[bytes]) -> None:
 
 
 def _answer(model: Any, reply: Reply) -> Response:
-    """HTTP answer of a worker's reply, which names the model that made it."""
+    """HTTP answer from a worker's reply, with the name of the model behind it."""
     headers = {MODEL_HEADER: quote(model.address, safe="/:@ ()")}
     if reply.status == 200:
         return Response(reply.body, media_type="application/json", headers=headers)

@@ -1,4 +1,4 @@
-"""What travels between a client and a scoring server: strips and tables as JSON, and requests refused with a reason."""
+"""Convert strips and tables between JSON and arrays for a scoring server; refuse bad requests with a reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SINGLE_AXES = {"patches": 2, "context": 2, "profile": 1, "features": 1, "mask":
 
 
 class RequestError(ValueError):
-    """A request that cannot be answered as it is.
+    """A request that is refused.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ class RequestError(ValueError):
     status : int
         Status of the HTTP answer.
     retry_after_s : int, optional
-        When the same request may be answered.
+        Time after which the same request may be answered.
     """
 
     def __init__(self, reason: str, status: int = 422, retry_after_s: int | None = None) -> None:
@@ -38,7 +38,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     Raises
     ------
     RequestError
-        If it is not JSON (``NaN`` and ``Infinity`` are not), or no object.
+        If it is not JSON (``NaN`` and ``Infinity`` are no JSON), or no object.
     """
     try:
         found = json.loads(body, parse_constant=_refuse_constant)
@@ -54,23 +54,23 @@ def _refuse_constant(name: str) -> None:
 
 
 def read_strips(values: Mapping[str, Any], max_strips: int) -> StripBatch:
-    """Make strips of plain lists or arrays.
+    """Make strips from plain lists or arrays.
 
     Parameters
     ----------
     values : mapping of str to array_like
-        The arrays of `StripBatch`; without the first axis of each it is a single strip.
+        The arrays of `StripBatch`; without their first axis they are a single strip.
     max_strips : int
 
     Returns
     -------
     StripBatch
-        Finite numbers; whether the shapes fit a model is for the model to say.
+        With finite numbers. The model checks whether the shapes fit.
 
     Raises
     ------
     RequestError
-        That names the array and what is wrong with it.
+        If an array is wrong; the message names it and the fault.
     """
     missing = [name for name in STRIP_ARRAYS if name not in values]
     if missing:
@@ -108,12 +108,12 @@ def _read_array(name: str, values: Any) -> np.ndarray:
 
 
 def table_records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of a table as JSON takes them: what is missing is None, and so is a time that is not known."""
+    """Rows of a table for JSON; missing values and unknown times are None."""
     return plain_table(table).to_dict(orient="records")
 
 
 def plain_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Copy of a table of Python's own objects, None for what is missing, not finite or a time that is not known."""
+    """Copy of a table with Python objects; None for missing values, values that are not finite, and unknown times."""
     return pd.DataFrame({name: _plain_column(name, table[name]) for name in table}, dtype=object)
 
 

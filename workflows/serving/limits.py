@@ -1,4 +1,4 @@
-"""What a scoring server may be asked for: how much, for how long, and which files."""
+"""Check the limits of requests to a scoring server: size, time, and files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SEARCH_KEYS = ("path", "paths", "quadrant", "false_alarms_per_hour")
 
 
 class LimitError(ValueError):
-    """A limit or a folder that a server cannot be started with."""
+    """A limit or a folder with which a server cannot start."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Limits:
     Parameters
     ----------
     allowed : tuple of Path
-        Folders of which files may be searched, as `allow_folders` makes them; without any, none.
+        Folders whose files may be searched, from `allow_folders`. Without folders no file may be searched.
     max_bytes : int
-        Size of a body.
+        Largest size of a body.
     max_strips : int
     max_rows : int
-        Rows of all files of a search together.
+        Largest number of rows of all files of a search.
     timeout_s : float
-        Time that an answer may take.
+        Longest time for an answer.
     """
 
     allowed: tuple[Path, ...] = ()
@@ -49,7 +49,7 @@ class Limits:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Limits:
-        """Limits of a server that has no options of ours, such as that of ``mlflow models serve``.
+        """Limits from the environment, for servers without these options, such as ``mlflow models serve``.
 
         Raises
         ------
@@ -67,12 +67,12 @@ class Limits:
 
 
 def allow_folders(folders: Iterable[str | Path]) -> tuple[Path, ...]:
-    """Folders of which files may be searched, as they were named and as they are, symbolic links resolved.
+    """Folders whose files may be searched, as given and with symbolic links resolved.
 
     Raises
     ------
     LimitError
-        If one is no folder.
+        If one of them is no folder.
     """
     found: dict[Path, None] = {}
     for folder in folders:
@@ -84,14 +84,14 @@ def allow_folders(folders: Iterable[str | Path]) -> tuple[Path, ...]:
 
 
 def allowed_file(text: Any, allowed: tuple[Path, ...]) -> Path:
-    """File that a client names, links and ``..`` resolved, if it lies in a folder that may be read.
+    """Resolve links and ``..`` in a client's path, and check that it lies in an allowed folder.
 
-    Nothing outside is looked at before it is refused, and the refusal is the same whether it is there or not.
+    Files outside are refused without being accessed, in the same words whether they exist or not.
 
     Raises
     ------
     RequestError
-        If it does not.
+        If the path lies elsewhere.
     """
     if not _is_path(text):
         raise RequestError(f"{text!a} is not the path of a file", 400)
@@ -114,7 +114,7 @@ def _is_path(text: Any) -> bool:
         return False
     try:
         text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold
+    except UnicodeEncodeError:  # JSON can hold half of a surrogate pair
         return False
     return True
 
@@ -125,19 +125,19 @@ def _lies_within(path: Path, folders: tuple[Path, ...]) -> bool:
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """Files to search, which quadrants of each (None: all), and false alarms per amplifier-hour (None: as usual)."""
+    """Files to search, the quadrants of each (None: all), and false alarms per amplifier-hour (None: the default)."""
 
     targets: Mapping[Path, frozenset[int] | None]
     false_alarms_per_hour: float | None = None
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], allowed: tuple[Path, ...]) -> SearchRequest:
-        """Request from JSON: ``path`` or ``paths``, and ``quadrant`` and ``false_alarms_per_hour`` where wanted.
+        """Request from JSON: ``path`` or ``paths``, and optionally ``quadrant`` and ``false_alarms_per_hour``.
 
         Raises
         ------
         RequestError
-            If a key or value is none that it knows, or a file lies elsewhere than in the allowed folders.
+            If a key or value is unknown, or a file lies outside the allowed folders.
         """
         unknown = sorted(set(values) - set(_SEARCH_KEYS))
         if unknown:

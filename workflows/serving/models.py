@@ -1,4 +1,4 @@
-"""Which model a server works with: a new one is loaded beside the old and takes its place, or is refused."""
+"""Keep a server's model up to date: a new version is loaded beside the old and replaces it, or is refused."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ class ServeError(ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """Where the models of a server come from, and what they are to do.
+    """Where the models of a server come from, and their options.
 
     Parameters
     ----------
     reference : str
-        As the commands take it. ``models:/NAME@ALIAS`` is followed when the alias moves.
+        A model as for the commands. The server follows ``models:/NAME@ALIAS`` when the alias moves.
     tracking : Tracking or None
         Needed for models of a registry or a run.
     limits : Limits
-        Files are searched where it allows folders.
+        Searches are offered if it allows folders.
     options : SearchOptions
     n_searches : int
-        At the same time.
+        Number of searches at the same time.
     """
 
     reference: str
@@ -62,7 +62,7 @@ class Source:
         return _ALIAS.fullmatch(self.reference) is not None
 
     def find_address(self) -> str:
-        """Address of the version that the reference means now."""
+        """Address of the version that the reference names now."""
         found = _ALIAS.fullmatch(self.reference)
         if found is None:
             return self.reference
@@ -76,12 +76,12 @@ class Source:
         return f"models:/{found['name']}/{aliases[found['alias']]}"
 
     def find_folder(self, address: str) -> Path | None:
-        """Folder of the model at an address, fetched if need be; None for the template bank."""
+        """Folder of the model at an address, downloaded if needed; None for the template bank."""
         return resolve_model(address, self.tracking)
 
 
 class ServedModel:
-    """One version of a model with the processes that work with it. They end when it is retired and nobody needs it."""
+    """One version of a model with its processes. They end once it is retired and no request needs it."""
 
     def __init__(self, source: Source, address: str, folder: Path | None) -> None:
         self.address = address
@@ -99,7 +99,7 @@ class ServedModel:
         Raises
         ------
         WorkerError
-            If one is not; the message says why.
+            If one does not start; the message gives the reason.
         """
         for worker in self._workers():
             worker.start(timeout_s)
@@ -137,13 +137,13 @@ class ServedModel:
 
 
 class ModelKeeper:
-    """The model in use, and the newer one that is looked for.
+    """The model in use, and the search for a newer one.
 
     Parameters
     ----------
     source : Source
     load : callable, optional
-        Makes a `ServedModel` of a source, an address and a folder; given in tests.
+        Makes a `ServedModel` from a source, an address and a folder; set in tests.
     """
 
     def __init__(self, source: Source, load: Callable[[Source, str, Path | None], Any] = ServedModel) -> None:
@@ -165,7 +165,7 @@ class ModelKeeper:
 
     @contextmanager
     def lease(self) -> Iterator[Any]:
-        """Keep the model in use for one request, also when another takes its place meanwhile.
+        """Keep the model in use for one request, even if another replaces it meanwhile.
 
         Raises
         ------
@@ -193,11 +193,11 @@ class ModelKeeper:
             raise ServeError(f"{address} cannot be served: {error}") from error
 
     def refresh(self) -> None:
-        """Look where the alias points, and change to what is new there; what goes wrong is logged and remembered."""
+        """Look where the alias points, and change to a new version; failures are logged and remembered."""
         self.checked = _utc_now()
         try:
             address = self.source.find_address()
-        except Exception as error:  # a registry out of reach must not end the server
+        except Exception as error:  # an unreachable registry must not end the server
             self._note(f"the registry does not say which model {self.source.reference} is: {_one_line(error)}")
             return
         if address == self._current.address:
@@ -209,7 +209,7 @@ class ModelKeeper:
         old = self._current.address
         try:
             folder = self.source.find_folder(address)
-        except Exception as error:  # it may be there the next time
+        except Exception as error:  # it may succeed the next time
             self._note(f"{address} cannot be fetched, {old} goes on: {_one_line(error)}")
             return
         try:

@@ -1,4 +1,4 @@
-"""What a scoring server says of itself: schemas of its endpoints, and a page of them that fetches nothing."""
+"""Describe a scoring server: schemas of its endpoints, and a page of them that loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def render_page(openapi: dict[str, Any]) -> str:
 
 
 def _describe_body(about: dict[str, Any]) -> dict[str, str]:
-    """What each key of the body means; nothing where there is none."""
+    """Meaning of each key of the body; empty without a body."""
     if "requestBody" not in about:
         return {}
     keys = about["requestBody"]["content"]["application/json"]["schema"]["properties"]

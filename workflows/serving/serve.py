@@ -1,4 +1,4 @@
-"""The scoring server: strips or FITS files in, scores or candidates out, over HTTP."""
+"""Run the scoring server: strips or FITS files in, scores or candidates out, over HTTP."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CONNECTIONS = 256
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens; port 0 is any that is free."""
+    """Host and port of a server; port 0 is any free port."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -41,30 +41,30 @@ def serve_model(
     refresh_s: float = 10.0,
     quiet: bool = False,
 ) -> None:
-    """Serve a model until the process is told to end; what is in flight then is finished.
+    """Serve a model until the process gets a signal to end; requests in progress are finished.
 
     Parameters
     ----------
     reference : str
-        A model as the commands take it. ``models:/NAME@ALIAS`` is followed when the alias moves.
+        A model as for the commands. The server follows ``models:/NAME@ALIAS`` when the alias moves.
     tracking : callable
-        Opens the tracking store; called where the model is in a registry.
+        Opens the tracking store; called if the model is in a registry.
     where : Address
     limits : Limits
     options : SearchOptions
     n_searches : int
-        At the same time.
+        Number of searches at the same time.
     refresh_s : float
         Seconds between two looks at the alias.
     quiet : bool
-        Say nothing but what is wrong.
+        Print errors only.
 
     Raises
     ------
     ServeError, TrackingError
         If there is no such model, or it cannot be used.
     LimitError
-        If a number is out of range, or nothing can listen there.
+        If a number is out of range, or the address cannot be used.
     """
     if n_searches < 1 or not refresh_s > 0:
         raise LimitError(f"searches = {n_searches} and refresh = {refresh_s} must be positive")
@@ -101,7 +101,7 @@ def _run(source: Source, first: tuple[str, Path | None], refresh_s: float, liste
         app, log_config=None, access_log=False, server_header=False, limit_concurrency=_CONNECTIONS, lifespan="on"
     )
     server = uvicorn.Server(config)
-    # uvicorn ends gracefully and then raises the signal again; that it came is no failure
+    # uvicorn ends gracefully and then raises the signal again, which is no failure
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         server.run(sockets=[listener])

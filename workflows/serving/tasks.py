@@ -1,4 +1,4 @@
-"""What a scoring server does with a model: score strips, search files. Shared by ``serve`` and MLflow's own server."""
+"""Score strips and search files with a model, for ``serve`` and for MLflow's own server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LISTED = 5  # reasons in one message
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How a server reads and searches files, whatever the request; as the options of a search."""
+    """Settings of all searches of a server; as the options of ``shutterless search``."""
 
     settings: SearchSettings = field(default_factory=SearchSettings)
     instrument: str | None = None
@@ -37,14 +37,14 @@ class SearchOptions:
 
 
 def name_detector(address: str, folder: Path | None) -> Detector:
-    """Detector with the name that a search by this address gives it in its table."""
+    """Detector, named as in the table of a search with this address."""
     if folder is None:
         return Detector(TEMPLATE_BANK, None)
     return Detector(f"{model_type(folder)} ({address})", str(folder.absolute()))
 
 
 def example_strips(grid: TokenGrid, n_strips: int = 1) -> StripBatch:
-    """Strips of nothing but the sky's mean: every residual 0, every patch valid."""
+    """Strips of mean sky: every residual is 0, every patch is valid."""
     n_tokens = grid.n_tokens
     shapes = {
         "patches": (n_tokens, grid.patch_size),
@@ -57,12 +57,12 @@ def example_strips(grid: TokenGrid, n_strips: int = 1) -> StripBatch:
 
 
 def check_model(model: DetectorModel) -> None:
-    """Refuse a model that loads and yet gives no finite numbers.
+    """Refuse a model that loads but gives no finite numbers.
 
     Raises
     ------
     ValueError
-        If it is made for other stage-1 features, or gives NaN.
+        If it needs other stage-1 features, or gives NaN.
     """
     from shutterless.models.scoring import score_strips
 
@@ -73,7 +73,7 @@ def check_model(model: DetectorModel) -> None:
 
 
 def check_threshold(detector: Detector, options: SearchOptions) -> None:
-    """Refuse a detector that no threshold is known for.
+    """Refuse a detector without a known threshold.
 
     Raises
     ------
@@ -86,29 +86,29 @@ def check_threshold(detector: Detector, options: SearchOptions) -> None:
 def search_request(
     request: SearchRequest, address: str, detector: Detector, options: SearchOptions, max_rows: int, out: Path
 ) -> SearchResult:
-    """Search the files of a request as ``shutterless search`` would.
+    """Search the files of a request as ``shutterless search`` does.
 
     Parameters
     ----------
     request : SearchRequest
     address : str
-        Of the model, as results record it.
+        Address of the model, as in results.
     detector : Detector
     options : SearchOptions
     max_rows : int
-        Of all files together.
+        Largest number of rows of all files.
     out : Path
         Empty folder for the tables of the search.
 
     Returns
     -------
     SearchResult
-        Of the quadrants asked for; ``failures`` lists what could not be read while something could.
+        For the requested quadrants; ``failures`` lists those that could not be read.
 
     Raises
     ------
     RequestError
-        If nothing can be read, a file has no such quadrant, or there are more rows than allowed.
+        If nothing can be read, a file has no such quadrant, or there are too many rows.
     """
     job = _prepare(request, address, detector, options, out)
     executor = SerialExecutor()
@@ -139,7 +139,7 @@ def _prepare(request: SearchRequest, address: str, detector: Detector, options: 
 
 
 def _choose_quadrants(survey: Survey, request: SearchRequest) -> Survey:
-    """What of a survey was asked for."""
+    """The requested part of a survey."""
     infos = [_choose_readouts(info, request.targets[info.path]) for info in survey.infos]
     failures = survey.failures
     wanted = [request.targets[Path(path)] for path in failures["path"]]
@@ -159,7 +159,7 @@ def _choose_readouts(info: FrameInfo, wanted: frozenset[int] | None) -> FrameInf
 
 
 def _anything_left(survey: Survey, failures: pd.DataFrame) -> bool:
-    """Whether of the amplifiers that were searched any is not among the failures."""
+    """Whether any of the searched amplifiers is not among the failures."""
     lost = {
         (path, None if pd.isna(quadrant) else int(quadrant))
         for path, quadrant in zip(failures["path"], failures["quadrant"], strict=True)

@@ -1,7 +1,7 @@
-"""Processes that do a server's work: one scores strips, others search files, each with its own copy of the model.
+"""Run a server's worker processes: one scores strips, others search files, each with its own copy of the model.
 
-Strips reach the server's own process as bytes only, and pixels not at all. What takes too long, needs too much memory
-or crashes ends a worker, and the next one takes its place.
+The server's own process holds strips only as bytes, and no pixels. A request that takes too long, needs too much memory
+or crashes ends its worker, and a new worker takes its place.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     from shutterless.workflows.serving.tasks import SearchOptions
 
 _REASON_LENGTH = 2000
-_END_S = 5.0  # for a worker that is told to end
+_END_S = 5.0  # for a worker to end by itself
 
 log = logging.getLogger("shutterless.serve")
 
 
 class WorkerError(OSError):
-    """A worker that does not start: the message says why."""
+    """A worker that does not start; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """Status and body of an answer; of one that refuses, the body is the reason."""
+    """Status and body of an answer; the body of a refusal is the reason."""
 
     status: int
     body: bytes
@@ -50,17 +50,17 @@ class Reply:
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker of a model is started with.
+    """Arguments of a model's worker.
 
     Parameters
     ----------
     address : str
-        Of the model, as answers name it.
+        Address of the model, as in answers.
     detector : Detector
     options : SearchOptions
     limits : Limits
     about : dict
-        What every answer says of the model.
+        The model's entry in every answer.
     """
 
     address: str
@@ -140,7 +140,7 @@ def _read_grid(values: Any) -> TokenGrid | None:
 
 
 class Worker:
-    """One worker process, seen from the server; a thread that asks waits for its turn.
+    """One worker process, from the server's side. Threads that send requests wait for their turn.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ class Worker:
 
     @property
     def process_id(self) -> int | None:
-        """Of the process that is there now."""
+        """Id of the present process."""
         return self._process.pid
 
     def start(self, timeout_s: float) -> None:
@@ -172,7 +172,7 @@ class Worker:
             self._await_ready(time.monotonic() + timeout_s)
 
     def ask(self, payload: Any, timeout_s: float) -> Reply:
-        """Answer to a request; a worker that takes too long or dies is replaced and the reply says so."""
+        """Answer to a request. A worker that takes too long or dies is replaced, and the reply states it."""
         deadline = time.monotonic() + timeout_s
         if not self._turn.acquire(timeout=timeout_s):
             return Reply(504, f"no answer within {timeout_s:g} s: others came first".encode())
@@ -191,7 +191,7 @@ class Worker:
             self._turn.release()
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """End the process at once."""
         self._closed = True
         self._process.kill()
         self._process.join(_END_S)
@@ -224,7 +224,7 @@ class Worker:
             raise WorkerError(reason)
 
     def _describe_end(self) -> str:
-        """How the process ended; one that did by itself is replaced."""
+        """How the process ended; a process that ended by itself is replaced."""
         self._process.join(_END_S)
         code = self._process.exitcode or 0
         self._replace()
@@ -239,7 +239,7 @@ class Worker:
 
 
 class WorkerTeam:
-    """Workers that are all the same, of which each request takes one that is free."""
+    """Equal workers; each request takes a free one."""
 
     def __init__(self, workers: list[Worker]) -> None:
         self.workers = workers
@@ -259,20 +259,20 @@ class WorkerTeam:
 
 @contextmanager
 def search_payload(request: SearchRequest) -> Iterator[tuple[SearchRequest, str]]:
-    """What a `Searcher` is asked with; its folder goes when the answer is there, also where the worker was killed."""
+    """Request to a `Searcher`. Its folder is deleted after the answer, even if the worker was killed."""
     with tempfile.TemporaryDirectory(prefix="shutterless-") as out:
         yield request, out
 
 
 def _run_worker(pipe: Connection, role: type[Scorer] | type[Searcher], setup: WorkerSetup) -> None:
-    """Body of a worker process: load, say whether it is ready, answer until the server closes the pipe."""
+    """Body of a worker process: load, report whether it is ready, answer until the server closes the pipe."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; the server ends its workers
+        signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all processes; the server ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     try:
         worker = role(setup)
-    except Exception as error:  # whatever a broken model raises is the server's to report
+    except Exception as error:  # the server reports whatever a broken model raises
         pipe.send(_describe(error))
         return
     pipe.send(None)
