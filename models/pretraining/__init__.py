@@ -1,1 +1,1 @@
-"""Pretraining without labels: a transformer learns to fill in patches that are hidden from it."""
+"""Pretrain a transformer without labels, by predicting hidden patches."""

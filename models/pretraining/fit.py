@@ -1,13 +1,13 @@
-"""Masked-patch pretraining without labels: a model learns to fill in what is hidden of strips.
+"""Pretrain a masked-patch model without labels: it learns to predict the hidden patches of strips.
 
     model = build_masked_model(grid, seed=1)
-    result = pretrain(model, strips, training_index, validation_index, sources)
+    result = fit_masked_model(model, strips, training_index, validation_index, sources)
     result.model.save("runs/pretrained")
 
-White noise cannot be predicted, so the floor is known: for it, no model does better than to predict 0. Losses are given
-as ``ratio`` to that, over all strips and for each source (noise, stars, cosmic rays, …): 1 is nothing learned.
+White noise cannot be predicted, so no model has a smaller error on it than predicting 0. Losses are given as ``ratio``
+to that error, over all strips and for each source (noise, stars, cosmic rays, …). At 1, nothing was learned.
 
-A loop of its own and not the `Trainer`, whose checkpoints are pickles.
+The module has its own training loop, because checkpoints of the `Trainer` are pickles.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SCORED_AT_ONCE = 256
 
 
 class PretrainingError(ValueError):
-    """Settings, strips or a checkpoint that no pretraining can run with."""
+    """Settings or strips with which no pretraining can run."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +48,20 @@ class PretrainingSettings:
     Parameters
     ----------
     epochs : int
-        The most passes over the training strips; every pass hides other patches.
+        Largest number of passes over the training strips; every pass hides other patches.
     patience : int
-        Stop after so many passes without a validation ratio that is smaller by ``least_gain``.
+        Stop after this number of passes in which the validation ratio did not fall by ``least_gain``.
     least_gain : float
     batch_size : int
         Strips in a batch.
     learning_rate, weight_decay, warmup_fraction : float
-        Of AdamW; the rate rises linearly over the first fraction of the steps and falls along a cosine to 0.
+        Settings of AdamW; the rate rises linearly over the first fraction of the steps and falls along a cosine to 0.
     gradient_clip : float
         Largest norm of the gradient.
     flip_columns : bool
         Mirror training strips left-right at random.
     seed : int
-        Fixes the order of the strips, what is hidden, mirroring and dropout.
+        Fixes the order of the strips, the hidden patches, mirroring and dropout.
     device : str
         "auto" (a GPU if there is one) or a torch device.
     """
@@ -86,20 +86,20 @@ class PretrainingSettings:
 
 @dataclass(frozen=True)
 class PretrainingResult:
-    """What a pretraining leaves behind.
+    """Result of a pretraining.
 
     Parameters
     ----------
     model : MaskedPatchModel
         With the weights of the best epoch, in evaluation mode on the CPU.
     history : DataFrame
-        `PRETRAINING_COLUMNS`: mean squared error of the hidden live pixels (compressed σ²), its ratio to that of
-        predicting 0, and their number. A training row is over an epoch while weights changed and its source is "all";
-        validation rows are over all validation strips after it, where the same patches are hidden each time, and over
-        those of each source.
+        `PRETRAINING_COLUMNS`: mean squared error of the hidden valid pixels (compressed σ²), its ratio to that of
+        predicting 0, and their number. A training row is a mean over an epoch while weights change; its source is
+        "all". Validation rows are means over all validation strips after the epoch, and over those of each source. The
+        same patches are hidden every time.
     best_epoch : int
     stopped_early : bool
-        Whether the last epochs brought no gain.
+        Whether it stopped because the last epochs brought no gain.
     """
 
     model: MaskedPatchModel
@@ -110,7 +110,7 @@ class PretrainingResult:
 
 @dataclass
 class _Progress:
-    """Where a pretraining stands between two epochs; what a checkpoint holds besides tensors."""
+    """State of a pretraining between two epochs: the values of a checkpoint besides tensors."""
 
     epoch: int = 0
     best_epoch: int = 0
@@ -131,7 +131,7 @@ def fit_masked_model(
     made_from: str = "",
     on_rows: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
 ) -> PretrainingResult:
-    """Pretrain a model; on one machine the same seeds give the same weights to the bit, interrupted or not.
+    """Pretrain a model; on one machine, the same seeds give identical weights, interrupted or not.
 
     Parameters
     ----------
@@ -139,16 +139,16 @@ def fit_masked_model(
         Trained in place. Its input scaling is fitted to the training strips first.
     strips : StripBatch
     training, validation : ndarray of int
-        Indices of the strips to learn from and to judge by.
+        Indices of the strips to train on and to validate on.
     sources : ndarray of str, shape (b,)
-        What each strip shows; the validation ratio is given for each.
+        Source of each strip; the validation ratio is given for each source.
     settings : PretrainingSettings, optional
     checkpoint : Path, optional
-        File (safetensors) that is written after every epoch, and gone on from where it exists.
+        File (safetensors) that is written after every epoch; if it exists, the pretraining resumes from it.
     made_from : str
-        Says which strips these are; a checkpoint made from others is refused.
+        Identifies the strips; a checkpoint made from others is refused.
     on_rows : callable
-        Given the new rows of the history after every epoch.
+        Receives the new rows of the history after every epoch.
     """
     settings = settings or PretrainingSettings()
     if len(sources) != len(strips):
@@ -198,11 +198,11 @@ class _Run:
         self.best: dict[str, torch.Tensor] = {}
 
     def is_finished(self) -> bool:
-        """Whether all epochs are done, or nothing was gained for too long."""
+        """Whether all epochs are done, or ``patience`` passes brought no gain."""
         return self.at.epoch >= self.settings.epochs or self.at.since_gain >= self.settings.patience
 
     def train_epoch(self) -> list[dict[str, Any]]:
-        """Pass once over the training strips and judge; the new rows of the history."""
+        """Pass once over the training strips and validate; return the new rows of the history."""
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(_seed_of(self.settings.seed, self.at.epoch))
         order = self.training[torch.randperm(len(self.training), generator=generator)]
@@ -254,7 +254,7 @@ class _Run:
             self.best = {name: w.detach().clone() for name, w in self.model.state_dict().items()}
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Tensors and plain values from which `restore` goes on."""
+        """Tensors and plain values from which `restore` resumes."""
         tensors = {f"model.{name}": values for name, values in self.model.state_dict().items()}
         tensors |= {f"best.{name}": values for name, values in self.best.items()}
         for i, entries in self.optimiser.state_dict()["state"].items():
@@ -262,7 +262,7 @@ class _Run:
         return tensors, {"at": asdict(self.at), "rows": self.rows}
 
     def restore(self, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Resume from a result of `state`."""
         self.model.load_state_dict(_under("model.", tensors))
         self.best = {name: v.to(self.device) for name, v in _under("best.", tensors).items()}
         state: dict[int, dict[str, torch.Tensor]] = {}
@@ -291,7 +291,7 @@ class _Run:
 def _validation_errors(
     model: MaskedPatchModel, tensors: dict[str, torch.Tensor], index: torch.Tensor, seed: int
 ) -> np.ndarray:
-    """Per strip the squared error, that of predicting 0, and the number of live hidden pixels, shape (b, 3).
+    """Squared error of each strip, that of predicting 0, and the number of hidden valid pixels, shape (b, 3).
 
     The same seed hides the same patches.
     """
@@ -314,12 +314,12 @@ def schedule_rate(
 ) -> LRScheduler:
     """Set the rate of the first step of an epoch; it rises linearly, then falls along a cosine to 0 after the last.
 
-    Step 0 of the library's own schedule has no rate, so steps count from 1 here.
+    The library's schedule has rate 0 at step 0, so steps count from 1 here.
     """
     n_steps = settings.epochs * steps_per_epoch
     for group in optimiser.param_groups:
         group["initial_lr"] = settings.learning_rate
-    n_warmup: Any = settings.warmup_fraction * n_steps  # the library takes fractions of a step, too
+    n_warmup: Any = settings.warmup_fraction * n_steps  # the library also takes fractions of a step
     return get_cosine_schedule_with_warmup(optimiser, n_warmup + 1, n_steps + 1, last_epoch=epoch * steps_per_epoch)
 
 
@@ -329,7 +329,7 @@ def _seed_of(seed: int, epoch: int) -> int:
 
 @contextmanager
 def _own_random_state(seed: int, epoch: int) -> Iterator[None]:
-    """Dropout draws from torch's global generator: seeded anew for each epoch, and given back as it was."""
+    """Seed torch's global generator, from which dropout draws, for an epoch, and restore it afterwards."""
     with torch.random.fork_rng():
         torch.manual_seed(_seed_of(seed, epoch))
         yield

@@ -1,7 +1,7 @@
-"""The language model of the frames: the transformer's encoder with a decoder that predicts the patches hidden from it.
+"""Masked-patch model: the transformer's encoder with a decoder that predicts hidden patches.
 
-Devlin et al. 2019 (BERT, arXiv:1810.04805) hide words, He et al. 2022 (MAE, arXiv:2111.06377) patches; here the encoder
-is given the hidden ones as a learned embedding, as BERT's is, so that it meets as many tokens as in a search.
+Devlin et al. 2019 (BERT, arXiv:1810.04805) hide words; He et al. 2022 (MAE, arXiv:2111.06377) hide patches. As in BERT,
+a learned embedding replaces hidden tokens, so that the encoder receives as many tokens as in a search.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from shutterless.models.transformer import StripEncoder, TransformerDetector
 from shutterless.pipeline.tokens import STAGE1_FEATURES, TokenGrid, check_same_grid
 
 ENCODER_PARTS = ("scaling", "embed_patch", "embed_static", "encoder")
-SEEN_FEATURE = "log2_bin"  # the others say what stage 1 saw in the pixels that are hidden
+VISIBLE_FEATURE = "log2_bin"  # the others were measured on pixels that may be hidden
 _CONFIG = "config.json"
 
 
 class PretrainedError(ModelError):
-    """A pretrained encoder that cannot be loaded, or that a model cannot start from."""
+    """A pretrained encoder that cannot be loaded, or from which a model cannot start."""
 
 
 class MaskedPatchConfig(TransformerConfig):
-    """Sizes of the encoder, as `TransformerConfig`, and what was hidden from it.
+    """Sizes of the encoder, as in `TransformerConfig`, and the masking of its pretraining.
 
     Parameters
     ----------
     masking : dict
-        `Masking.to_dict` of the pretraining; `token_masking` gives it back.
+        `Masking.to_dict` of the pretraining; `token_masking` returns the `Masking`.
     """
 
     model_type = "shutterless-masked-patches"
@@ -52,26 +52,26 @@ class MaskedPatchConfig(TransformerConfig):
 
     @property
     def token_masking(self) -> Masking:
-        """What was hidden while training."""
+        """The masking of the pretraining."""
         return Masking(**(self.masking or {}))
 
     def architecture(self) -> dict[str, Any]:
-        """Hyperparameters that a detector must share to start from the encoder (dropout it may choose)."""
+        """Hyperparameters that a detector must share to start from the encoder; dropout may differ."""
         return {name: getattr(self, name) for name in TransformerConfig.arch_names() if name != "dropout"}
 
 
 @dataclass
 class MaskedPatchOutput:
-    """What the model says of ``b`` strips, in compressed σ (`shutterless.models.inputs.compress`).
+    """Predictions for ``b`` strips, in compressed σ (`shutterless.models.inputs.compress`).
 
     Parameters
     ----------
     predicted : tensor, shape (b, n, d)
-        Every patch as the decoder gives it; only those that were hidden are predictions.
+        Decoder output for every patch; only hidden ones are predictions.
     target : tensor, shape (b, n, d)
         The patches themselves.
     live : tensor of bool, shape (b, n, d)
-        Pixels that were hidden and hold a valid value.
+        Pixels that were hidden and are valid.
     """
 
     predicted: torch.Tensor
@@ -79,23 +79,22 @@ class MaskedPatchOutput:
     live: torch.Tensor
 
     def squared_errors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sums over the live hidden pixels of each patch, (b, n): of the prediction, and of predicting 0."""
+        """Sums over the hidden valid pixels of each patch, (b, n): of the prediction, and of predicting 0."""
         error = ((self.predicted - self.target).square() * self.live).sum(-1)
         return error, (self.target.square() * self.live).sum(-1)
 
     @property
     def loss(self) -> torch.Tensor:
-        """Mean squared error of the live hidden pixels (compressed σ²)."""
+        """Mean squared error of the hidden valid pixels (compressed σ²)."""
         return self.squared_errors()[0].sum() / self.live.sum().clamp(min=1)
 
 
 class MaskedPatchModel(StripEncoder):
-    """Encoder, the embedding of what is hidden, and a decoder of two layers.
+    """Encoder, the embedding of hidden patches, and a decoder of two layers.
 
-    Of a hidden patch nothing is seen: neither its pixels nor its row context, which holds what its columns share. What
-    remains visible is the other tokens and token 0: the static profile, a median over thousands of rows, and the
-    binning factor. The other stage-1 features are hidden always. The decoder starts at 0, the best
-    prediction of white noise.
+    The model receives neither the pixels of a hidden patch nor its row context, which holds what its columns share. It
+    receives the other patches, and token 0 with the static profile (a median over thousands of rows) and the binning
+    factor. The other stage-1 features are always hidden. The decoder starts at 0, the best prediction of white noise.
     """
 
     def __init__(self, config: MaskedPatchConfig) -> None:
@@ -110,8 +109,8 @@ class MaskedPatchModel(StripEncoder):
         )
         for values in self.decoder[-1].parameters():
             nn.init.zeros_(values)
-        seen = torch.tensor([float(name == SEEN_FEATURE) for name in names])
-        self.register_buffer("seen_features", seen, persistent=False)
+        visible = torch.tensor([float(name == VISIBLE_FEATURE) for name in names])
+        self.register_buffer("visible_features", visible, persistent=False)
 
     @property
     def grid(self) -> TokenGrid:
@@ -120,13 +119,13 @@ class MaskedPatchModel(StripEncoder):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.hidden_patch.device
 
     def visible(self, tensors: Mapping[str, torch.Tensor]) -> ModelInputs:
-        """Scale the tensors of a `StripBatch` and hide what stage 1 says of them."""
+        """Scale the tensors of a `StripBatch` and hide its stage-1 features, except the binning factor."""
         inputs = self.scaling(**tensors)
-        inputs.features = inputs.features * self.seen_features
+        inputs.features = inputs.features * self.visible_features
         return inputs
 
     def forward(self, hidden: torch.Tensor, **tensors: torch.Tensor) -> MaskedPatchOutput:
@@ -146,7 +145,7 @@ class MaskedPatchModel(StripEncoder):
 
 
 def live_pixels(patches: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Pixels (b, n, d) that hold a value: `StripBatch` has 0 where one is masked, and no other pixel is 0 exactly."""
+    """Valid pixels (b, n, d): `StripBatch` has 0 for masked pixels, and no other pixel is exactly 0."""
     return (patches != 0) & patches.isfinite() & mask.bool().unsqueeze(-1)
 
 
@@ -182,12 +181,12 @@ def build_masked_model(
 
 
 def load_masked_model(folder: str | Path) -> MaskedPatchModel:
-    """Load what `MaskedPatchModel.save` wrote; only safetensors are read, never a pickle.
+    """Load a model that `MaskedPatchModel.save` wrote; only safetensors are read, never a pickle.
 
     Raises
     ------
     PretrainedError
-        If the folder holds something else.
+        If the folder holds no such model.
     """
     folder = Path(folder)
     if not is_masked_model(folder):
@@ -208,7 +207,7 @@ def is_masked_model(folder: str | Path) -> bool:
 
 
 def start_from_encoder(detector: TransformerDetector, pretrained: MaskedPatchModel, what: str) -> TransformerDetector:
-    """Give a fresh detector the input scaling, embeddings and encoder of a pretraining; its head stays as it is.
+    """Copy input scaling, embeddings and encoder of a pretraining into a new detector; its head is not changed.
 
     Parameters
     ----------
@@ -216,12 +215,12 @@ def start_from_encoder(detector: TransformerDetector, pretrained: MaskedPatchMod
         Changed in place.
     pretrained : MaskedPatchModel
     what : str
-        What the pretrained encoder is called in errors, e.g. its folder.
+        Name of the pretrained encoder in error messages, e.g. its folder.
 
     Raises
     ------
     GridError, PretrainedError
-        If grid, architecture or features are not those of the detector; both are shown.
+        If grid, architecture or features differ from those of the detector; both are shown.
     """
     check_same_grid(pretrained.grid, detector.grid, what)
     found = pretrained.config.architecture()

@@ -1,4 +1,4 @@
-"""Which patches of a strip are hidden from a model that has to predict them. Masks only; nothing is learned here."""
+"""Draw the patches of a strip that a model must predict."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import torch
 
 
 class MaskingError(ValueError):
-    """Shares and lengths that no patch can be hidden by."""
+    """Shares and lengths with which no patch can be hidden."""
 
 
 @dataclass(frozen=True)
 class Masking:
-    """How much is hidden, and in what pieces.
+    """Share of hidden patches, and the length of their runs.
 
     Parameters
     ----------
     share : float
-        Of the patches that hold a valid pixel; of every strip at least one is hidden and at least one is left.
+        Share of the patches with a valid pixel; at least one of every strip is hidden and at least one is left.
     run_share : float
-        Of the strips, whose patches are hidden in runs of neighbours; in the others one by one. Beside a lone hidden
-        patch both neighbours are seen: what lasts longer than a patch is filled in from there.
+        Share of the strips whose patches are hidden in runs of neighbours; in the others they are hidden one by one. A
+        single hidden patch has visible neighbours, from which anything longer than a patch can be predicted.
     run_patches : int
         Patches in a run.
     """
@@ -50,7 +50,7 @@ def draw_hidden(mask: torch.Tensor, masking: Masking, generator: torch.Generator
     Parameters
     ----------
     mask : tensor of bool, shape (b, n)
-        False where a patch holds no valid pixel: there is nothing to hide.
+        False where a patch holds no valid pixel; such patches are never hidden.
     masking : Masking
     generator : torch.Generator
 
@@ -61,8 +61,8 @@ def draw_hidden(mask: torch.Tensor, masking: Masking, generator: torch.Generator
 
     Notes
     -----
-    Every patch gets a random key, those of a run the same one, and the smallest keys are hidden: so a strip hides
-    exactly its share, and a run is cut short where the share ends. Where runs begin is random.
+    Every patch gets a random key, equal within a run, and the smallest keys are hidden. So every strip hides exactly
+    its share, and the last run is cut short if necessary. The first patch of the runs is random.
     """
     n_strips, n = mask.shape
     in_runs = torch.rand(n_strips, generator=generator) < masking.run_share

@@ -1,4 +1,4 @@
-"""Pictures of a pretraining: its learning curve, and a strip beside its reconstruction. Data and Axes in, Axes out."""
+"""Plot the learning curve of a pretraining, and a strip with its reconstruction. Data and Axes in, Axes out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GAP_COLUMNS = 2
 
 
 def plot_pretraining(history: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw the error over that of predicting 0 against epochs: training, validation, and validation by source.
+    """Draw the ratio of the error to that of predicting 0 against epochs: training, validation, and each source.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def plot_pretraining(history: pd.DataFrame, ax: Axes) -> Axes:
 
     Notes
     -----
-    The dotted line at 1 is what no model can fall below for white noise.
+    The dotted line at 1 is the lower limit for white noise.
     """
     ax.set(xlabel="Epoch", ylabel="Error / that of predicting 0")
     if history.empty:
@@ -52,14 +52,14 @@ def plot_pretraining(history: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def plot_reconstruction(found: Reconstruction, index: int, ax: Axes, *, limit_sigma: float = 5.0) -> Axes:
-    """Show one strip, what was left of it in one turn, its reconstruction and the difference, side by side.
+    """Show one strip, its visible patches in one turn, its reconstruction and the difference, side by side.
 
     Parameters
     ----------
     found : Reconstruction
-        Every patch of the reconstruction is from the turn in which it was hidden.
+        Every patch of it was predicted in the turn in which it was hidden.
     index : int
-        Which of the strips.
+        Index of the strip.
     ax : Axes
     limit_sigma : float
         The colours end at plus and minus this.
@@ -70,13 +70,13 @@ def plot_reconstruction(found: Reconstruction, index: int, ax: Axes, *, limit_si
 
     Notes
     -----
-    Time runs down, columns rightward; of a stack higher than one row the images stand beside each other. Masked pixels
+    Time runs down, columns rightward; the rows of a stack (y > 1) are drawn side by side. Masked pixels
     are grey, hidden patches dark.
     """
     strip, guess = (_as_image(values[index]) for values in (found.strips, found.predicted))  # (t, y x)
     n_rows, n_columns = strip.shape
-    seen = np.repeat(~found.hidden, n_rows // len(found.hidden))
-    panels = (strip, np.where(seen[:, None], strip, np.nan), guess, strip - guess)
+    visible = np.repeat(~found.hidden, n_rows // len(found.hidden))
+    panels = (strip, np.where(visible[:, None], strip, np.nan), guess, strip - guess)
     starts = np.arange(len(panels)) * (n_columns + _GAP_COLUMNS)
     colours: dict[str, Any] = {"cmap": colormaps["RdBu_r"].with_extremes(bad="0.7")}
     for name, start, panel in zip(PANELS, starts, panels, strict=True):
@@ -86,7 +86,7 @@ def plot_reconstruction(found: Reconstruction, index: int, ax: Axes, *, limit_si
             interpolation="nearest", **colours,
         )  # fmt: skip
         if name == "masked":
-            _darken(~seen, extent, ax)
+            _darken(~visible, extent, ax)
     ax.set_xlim(-0.5, starts[-1] + n_columns - 0.5)
     ax.set_xticks(starts + (n_columns - 1) / 2, PANELS)
     ax.set(ylabel="Binned row of the strip (time runs down)")

@@ -1,4 +1,4 @@
-"""What a pretrained model makes of strips: each patch from the others, and how far it is off."""
+"""Predict each patch of strips from the others with a pretrained model, and measure the error."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from shutterless.pipeline.tokens import StripBatch, TokenGrid, check_same_grid, 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Strips and what a model says of each patch when it sees only others.
+    """Strips, the prediction of each patch from others, and its error.
 
     Parameters
     ----------
     strips : ndarray of float32, shape (b, y, x, t)
-        Residuals as they are (σ); NaN where masked.
+        Residuals (σ); NaN where masked.
     predicted : ndarray of float32, shape (b, y, x, t)
-        Prediction of every pixel (σ), also where the strip is masked; NaN where a whole patch is.
+        Prediction of every pixel (σ), also of masked ones; NaN where a whole patch is masked.
     hidden : ndarray of bool, shape (n,)
         Patches that were hidden in the first turn, for pictures.
     patch_error, patch_zero_error : ndarray of float64, shape (b, n)
-        Mean squared error of each patch's live pixels in compressed σ², and that of predicting 0; NaN without any.
+        Mean squared error of each patch's valid pixels in compressed σ², and that of predicting 0; NaN without any.
     n_live : ndarray of int, shape (b, n)
     """
 
@@ -41,15 +41,15 @@ class Reconstruction:
 
     @property
     def strip_error(self) -> np.ndarray:
-        """Mean squared error of each strip's live pixels (compressed σ²), shape (b,).
+        """Mean squared error of each strip's valid pixels (compressed σ²), shape (b,).
 
-        About 0.9 for white noise, which predicting 0 has as well; large is what the model has not learned to expect.
+        About 0.9 for white noise, as for predicting 0; it is large for strips unlike those of the training.
         """
         return self._mean(self.patch_error)
 
     @property
     def strip_ratio(self) -> np.ndarray:
-        """Error of each strip over that of predicting 0, (b,): 1 for noise, less where the rest of the strip tells."""
+        """Error of each strip over that of predicting 0, (b,): 1 for noise, less for a predictable strip."""
         return self.strip_error / self._mean(self.patch_zero_error)
 
     @property
@@ -58,7 +58,7 @@ class Reconstruction:
         return float(np.nansum(self.patch_error * self.n_live) / np.nansum(self.patch_zero_error * self.n_live))
 
     def _mean(self, errors: np.ndarray) -> np.ndarray:
-        with np.errstate(invalid="ignore"):  # a strip without live pixels has no error
+        with np.errstate(invalid="ignore"):  # a strip without valid pixels has no error
             return np.nansum(errors * self.n_live, axis=1) / self.n_live.sum(1)
 
 
@@ -72,18 +72,18 @@ def reconstruct(
     device: str = "auto",
     grid: TokenGrid | None = None,
 ) -> Reconstruction:
-    """Predict every patch of strips from others: each is hidden in exactly one of some turns.
+    """Predict every patch of strips from others; each is hidden in exactly one of ``n_turns`` turns.
 
     Parameters
     ----------
     model : MaskedPatchModel
     strips : StripBatch
     n_turns : int, optional
-        As many as tokens hides one patch at a time and tells most; by default as many as hide no larger share
-        than in training, which costs least. Neighbouring patches are hidden in different turns.
+        One turn per token hides one patch at a time and gives the best predictions. The default is the smallest number
+        that hides no larger share than in training. Neighbouring patches are hidden in different turns.
     batch_size : int
     device : str
-        "auto" takes a GPU if there is one. The model is moved there and back.
+        "auto" (a GPU if there is one) or a torch device. The model is moved there and back.
     grid : TokenGrid, optional
         Grid the strips were cut with, to be compared with the model's.
 
@@ -107,7 +107,7 @@ def reconstruct(
 
 
 def _predict(model: MaskedPatchModel, strips: StripBatch, turns: list[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions (b, n, d) in compressed σ; sums of squared errors, of squares, and live pixels (b, n, 3)."""
+    """Predictions (b, n, d) in compressed σ; sums of squared errors, of squares, and of valid pixels (b, n, 3)."""
     tensors = {name: values.to(model.device) for name, values in strips_to_tensors(strips).items()}
     predicted = torch.zeros_like(tensors["patches"])
     sums = torch.zeros(*predicted.shape[:2], 3, dtype=torch.float64, device=model.device)

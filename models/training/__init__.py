@@ -1,1 +1,1 @@
-"""Training: from labelled strips to a model that keeps its best epoch."""
+"""Train a model on labelled strips and keep its best epoch."""

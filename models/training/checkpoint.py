@@ -1,4 +1,4 @@
-"""Where a training stands, in one safetensors file: tensors, and plain values as JSON in its header. No pickle."""
+"""Store the state of a training in one safetensors file: tensors, and JSON in its header. No pickle."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from shutterless.pipeline.files import written_whole
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be gone on from."""
+    """A checkpoint from which a training cannot be resumed."""
 
 
 def write_checkpoint(
     path: Path, recipe: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint whole or not at all, in the place of the last one.
+    """Write a checkpoint completely or not at all, in place of the last one.
 
     Parameters
     ----------
     path : Path
     recipe : mapping
-        Everything that fixes the training; `read_checkpoint` refuses another.
+        All settings that determine the training; `read_checkpoint` refuses others.
     tensors, values : mapping
-        The state: tensors by name, and what JSON can hold.
+        The state: tensors by name, and values that JSON can hold.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
@@ -38,12 +38,12 @@ def write_checkpoint(
 
 
 def read_checkpoint(path: Path, recipe: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read what `write_checkpoint` wrote.
+    """Read a checkpoint that `write_checkpoint` wrote.
 
     Raises
     ------
     CheckpointError
-        If the file is damaged, or was made with another recipe; what differs is shown.
+        If the file is damaged, or was made with another recipe; the differences are shown.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -60,7 +60,7 @@ def read_checkpoint(path: Path, recipe: Mapping[str, Any]) -> tuple[dict[str, to
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Lines ``name was x, now y`` of all that differs."""
+    """One line ``name was x, now y`` for each difference."""
     lines: list[str] = []
     for key in sorted(found.keys() | wanted.keys()):
         old, new = found.get(key), wanted.get(key)

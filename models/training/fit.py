@@ -1,10 +1,10 @@
-"""Training with the `transformers` Trainer: from a training set to a model that knows its best epoch.
+"""Train a detector with the `transformers` Trainer and keep the weights of its best epoch.
 
     model = build_model("transformer", training_set.grid, seed=1)
     result = fit_model(model, training_set, TrainingSettings(epochs=4))
     result.model.save_pretrained("runs/transformer")
 
-Nothing here knows a tracking server: pass callbacks to log live.
+This module uses no tracking server: pass callbacks to log live.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ HISTORY_COLUMNS = ("step", "epoch", "seconds", "split", "loss", "accuracy", "auc
 
 
 class TrainingError(ValueError):
-    """Settings or strips that no training can run with."""
+    """Settings or strips with which no training can run."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,15 @@ class TrainingSettings:
     epochs : int
         Passes over the training strips.
     max_steps : int or None
-        Stop after so many batches, whatever the epochs.
+        Stop after this number of batches, whatever the epochs.
     batch_size : int
         Strips in a batch.
     learning_rate, weight_decay, warmup_fraction : float
-        Of AdamW; the rate rises linearly over the first fraction of the steps and falls along a cosine to 0.
+        Settings of AdamW; the rate rises linearly over the first fraction of the steps and falls along a cosine to 0.
     gradient_clip : float
         Largest norm of the gradient.
     validation_fraction : float
-        Fraction of the groups to validate on, where the caller names none.
+        Fraction of the groups to validate on, if the caller names none.
     flip_columns : bool
         Mirror training strips left-right at random.
     shuffled_labels : bool
@@ -103,7 +103,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training leaves behind.
+    """Result of a training.
 
     Parameters
     ----------
@@ -111,12 +111,12 @@ class TrainingResult:
         With the weights of the best epoch, in evaluation mode on the CPU.
     history : DataFrame
         ``step``, ``epoch``, ``seconds``, ``split`` ("train" or "validation"), ``loss``, ``accuracy``, ``auc``. A
-        training row is over the batches since the last one, while weights changed and strips were mirrored; a
-        validation row is over all validation strips at the end of an epoch.
+        training row is a mean over the batches since the last one, while weights change and strips are mirrored. A
+        validation row is a mean over all validation strips at the end of an epoch.
     best_epoch : float
-        Epoch of the smallest validation loss, whose weights were kept.
+        Epoch of the smallest validation loss; its weights are kept.
     training_index, validation_index : ndarray of int
-        Which strips of the training set were used for what.
+        Indices of the training and validation strips in the training set.
     """
 
     model: DetectorModel
@@ -134,7 +134,7 @@ def fit_model(
     validation_groups: Sequence[int] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainingResult:
-    """Train a model; on one machine the same seeds give the same weights to the bit.
+    """Train a model; on one machine, the same seeds give identical weights.
 
     Parameters
     ----------
@@ -143,9 +143,9 @@ def fit_model(
     training_set : TrainingSet
     settings : TrainingSettings, optional
     validation_groups : sequence of int, optional
-        Groups to validate on; drawn by the settings' fraction and seed if left out.
+        Groups to validate on; drawn with the settings' fraction and seed if left out.
     callbacks : sequence of TrainerCallback
-        Called by the Trainer, e.g. to log live; a callback with a method ``on_history_row(row)`` is also given each row
+        Called by the Trainer, e.g. to log live. A callback with a method ``on_history_row(row)`` also receives each row
         of the history as a dict.
     """
     settings = settings or TrainingSettings()
@@ -173,7 +173,7 @@ def fit_model(
 def _datasets(
     training_set: TrainingSet, train: np.ndarray, validation: np.ndarray, settings: TrainingSettings
 ) -> tuple[StripDataset, StripDataset]:
-    """Build training and validation datasets, the labels of each permuted within it for a control."""
+    """Build training and validation datasets; a control permutes the labels within each."""
     strips, labels, grid = training_set.strips, training_set.labels, training_set.grid
     rng = np.random.default_rng(settings.seed)
     train_labels, validation_labels = (
@@ -187,7 +187,7 @@ def _datasets(
 
 
 def _trainer_arguments(settings: TrainingSettings, folder: str) -> TrainingArguments:
-    """Translate the settings for the Trainer, with all its saving and reporting off."""
+    """Convert the settings to arguments of the Trainer, without its saving and reporting."""
     on_gpu = choose_device(settings.device) == "cuda"
     return TrainingArguments(
         output_dir=folder,
@@ -210,14 +210,14 @@ def _trainer_arguments(settings: TrainingSettings, folder: str) -> TrainingArgum
         data_seed=settings.seed,
         use_cpu=not on_gpu,
         dataloader_pin_memory=on_gpu,
-        remove_unused_columns=False,  # the datasets give tensors under the model's own names
+        remove_unused_columns=False,  # the datasets use the model's own names
         label_names=LABEL_NAMES,
     )
 
 
 @contextmanager
 def _own_random_state() -> Iterator[None]:
-    """Keep the Trainer's seeding of the global generators from reaching the caller."""
+    """Restore the caller's global generators, which the Trainer seeds."""
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         with torch.random.fork_rng():
@@ -228,7 +228,7 @@ def _own_random_state() -> Iterator[None]:
 
 
 class _DetectorTrainer(Trainer):
-    """Trainer that keeps the event logits of its training batches: training accuracy costs no extra pass."""
+    """Trainer that keeps the event logits of its training batches, so that training accuracy needs no extra pass."""
 
     def __init__(
         self,
@@ -247,23 +247,23 @@ class _DetectorTrainer(Trainer):
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)
-        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.predictions: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def compute_loss(  # type: ignore[override]
         self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any
     ) -> Any:
-        """Compute the loss as usual and remember what was predicted while training."""
+        """Compute the loss as usual and keep the predictions on training batches."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         if model.training:
-            self.seen.append((outputs["event_logit"].detach(), inputs["is_event"]))
+            self.predictions.append((outputs["event_logit"].detach(), inputs["is_event"]))
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add accuracy and AUC of the batches since the last log to a training row."""
-        if "loss" in logs and self.seen:
-            logit, is_event = (torch.cat(parts).float().cpu().numpy() for parts in zip(*self.seen, strict=True))
+        if "loss" in logs and self.predictions:
+            logit, is_event = (torch.cat(parts).float().cpu().numpy() for parts in zip(*self.predictions, strict=True))
             logs.update(accuracy_and_auc(logit, is_event))
-            self.seen.clear()
+            self.predictions.clear()
         super().log(logs, *args, **kwargs)
 
 
@@ -279,7 +279,7 @@ def accuracy_and_auc(event_logit: np.ndarray, is_event: np.ndarray) -> dict[str,
 
 
 class HistoryRecorder(TrainerCallback):
-    """Collects the history and a copy of the weights of the best epoch."""
+    """Collect the history and a copy of the weights of the best epoch."""
 
     def __init__(self, model: DetectorModel, listeners: Sequence[Any] = ()) -> None:
         self.model = model
@@ -294,7 +294,7 @@ class HistoryRecorder(TrainerCallback):
         self.start = time.perf_counter()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Add a training row; validation has `on_evaluate`, and the summary at the end has no loss."""
+        """Add a training row; `on_evaluate` adds those of validation, and the summary at the end has no loss."""
         if logs and "loss" in logs:
             self._add(state, "train", logs["loss"], logs["accuracy"], logs["auc"])
 

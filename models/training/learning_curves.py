@@ -1,10 +1,10 @@
-"""What a learning curve says: the history of a training read as an experienced eye would, with the numbers it rests on.
+"""Diagnose a training from its learning curve, with the numbers that support the diagnosis.
 
     diagnosis = diagnose(pd.read_parquet("runs/cnn/history.parquet"), dropout=0.05)
     diagnosis.title, diagnosis.evidence
 
 The learning rate of `shutterless.models.training.fit` falls along a cosine to 0, so every curve ends flat: *converged*
-says that this training brings no more, not that a longer one would not.
+means that this training gains no more, but a longer one may.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ RATE_TOO_LOW = "learning rate too low"
 BELOW_BY_DROPOUT = "validation below training because of dropout"
 EASIER_VALIDATION = "validation easier than training"
 LATE_GENERALISATION = "late generalisation"
-TOO_SHORT = "too short to tell"
+TOO_SHORT = "too short to judge"
 
-# Fractions below were set on made curves and on the six histories of the quickstart and two of image stacks
-_RELEVANT = 0.02  # of a loss: smaller changes are not spoken of
-_OF_THE_FALL = 0.01  # nor are those smaller than this part of what was learned
+# The fractions below were tuned on synthetic curves, the six histories of the quickstart and two of image stacks
+_RELEVANT = 0.02  # of a loss: smaller changes are not reported
+_OF_THE_FALL = 0.01  # of the fall of the loss: smaller changes are not reported either
 _SIGMAS = 3.0
 _PEAK, _ABOVE, _LONG = 1.5, 1.2, 0.2  # of the first loss; of the rows
 _JUMP, _JUMP_SIGMAS, _SCATTER = 0.1, 6.0, 0.15
 _SMALL_FALL, _LINEAR = 0.15, 0.25
-_LATE = 2.5  # how many times later validation learns than training
+_LATE = 2.5  # ratio of the steps at which validation and training learn
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What a learning curve says.
+    """Diagnosis of a learning curve.
 
     Parameters
     ----------
     name : str
         One of the names above.
     evidence : str
-        Why, in words and numbers.
+        Reason, in words and numbers.
     step : int or None
-        Optimiser step at which it begins, where it begins at one.
+        Optimiser step at which the problem begins, if it has a beginning.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Diagnosis:
 
     @property
     def title(self) -> str:
-        """The name, and where it begins."""
+        """The name, and the step at which it begins."""
         return self.name if self.step is None else f"{self.name} from step {self.step}"
 
 
@@ -76,7 +76,7 @@ class _Curve:
 
     @cached_property
     def noise(self) -> float:
-        """Scatter of single rows about a smooth curve: the median second difference, which a slope leaves alone."""
+        """Scatter of single rows about a smooth curve: the median second difference, which a slope does not change."""
         return _scatter(self.loss)
 
     @cached_property
@@ -93,7 +93,7 @@ class _Curve:
 
     @cached_property
     def smooth(self) -> np.ndarray:
-        """Running median of three where there are enough rows for it to leave a curve."""
+        """Running median of three, or the loss itself if there are fewer than seven rows."""
         if len(self) < 7:
             return self.loss
         return median_filter(self.loss, 3, mode="nearest")
@@ -103,26 +103,26 @@ class _Curve:
 
 
 def diagnose(history: pd.DataFrame, *, dropout: float | None = None) -> Diagnosis:
-    """Read a learning curve.
+    """Diagnose a learning curve.
 
     Parameters
     ----------
     history : DataFrame
-        ``step``, ``split`` ("train" or "validation") and ``loss``, as `shutterless.models.training.fit` leaves it:
-        losses are not negative, a training row is a mean over the batches since the last one.
+        ``step``, ``split`` ("train" or "validation") and ``loss``, as of `shutterless.models.training.fit`:
+        losses are not negative, and a training row is a mean over the batches since the last one.
     dropout : float, optional
-        Of the model. Known to be 0, it cannot be why validation is below training.
+        Of the model. If it is 0, it cannot explain a validation loss below the training loss.
 
     Returns
     -------
     Diagnosis
-        The first of these that holds: not finite or far above its beginning (rate too high), unstable, late
+        The first of these that holds: not finite or far above its initial value (rate too high), unstable, late
         generalisation, over-fitting, rate too low, still learning, validation below training, converged.
 
     Notes
     -----
-    Late generalisation: Power et al. (2022, arXiv:2201.02177). Training rows above validation: their batches pass with
-    dropout (Srivastava et al. 2014, JMLR 15, 1929), mirrored, and under weights that are older than those validated.
+    Late generalisation: Power et al. (2022, arXiv:2201.02177). Training rows lie above validation because their batches
+    have dropout (Srivastava et al. 2014, JMLR 15, 1929), are mirrored, and use older weights than the validation.
     """
     rows = history.sort_values("step", kind="stable")
     if (lost := rows[~np.isfinite(rows["loss"].to_numpy(float))]).size:
@@ -133,7 +133,7 @@ def diagnose(history: pd.DataFrame, *, dropout: float | None = None) -> Diagnosi
         return Diagnosis(TOO_SHORT, f"{len(train)} training and {len(validation)} validation rows; three are needed")
     readings: tuple[Callable[[_Curve, _Curve], Diagnosis | None], ...]
     readings = (_rose, _jumped, _learned_late, _over_fitted, _hardly_fell, _still_falls)
-    found = next((said for reading in readings if (said := reading(train, validation))), None) or _settled(
+    found = next((first for reading in readings if (first := reading(train, validation))), None) or _settled(
         train, validation
     )
     below = _below_training(train, validation, dropout)
@@ -157,7 +157,7 @@ def _scatter(values: np.ndarray) -> float:
 
 
 def _rose(train: _Curve, validation: _Curve) -> Diagnosis | None:
-    """Far above its beginning for a good part of the training, or at its end."""
+    """The loss is far above its initial value for a large part of the training, or at its end."""
     curve, name = (train, "training") if len(train) >= 3 else (validation, "validation")
     peak, first = float(np.max(curve.loss)), float(curve.loss[0])
     share = float(np.mean(curve.loss > _ABOVE * first))
@@ -172,7 +172,7 @@ def _rose(train: _Curve, validation: _Curve) -> Diagnosis | None:
 
 
 def _jumped(train: _Curve, validation: _Curve) -> Diagnosis | None:
-    """Sudden rises, or a scatter that no sampling of batches makes."""
+    """The loss jumps, or scatters more than the sampling of batches explains."""
     jumps = [(curve, name, _find_jumps(curve)) for curve, name in ((train, "training"), (validation, "validation"))]
     for curve, name, (places, heights) in jumps:
         if len(places) >= 2 or (name == "training" and len(places) and heights.max() > 0.5 * curve.fall):
@@ -194,7 +194,7 @@ def _jumped(train: _Curve, validation: _Curve) -> Diagnosis | None:
 
 
 def _find_jumps(curve: _Curve) -> tuple[np.ndarray, np.ndarray]:
-    """Rows far above the three before them, of which the loss came back; their places and heights."""
+    """Positions and heights of jumps: rows far above the three before them, after which the loss falls back."""
     if len(curve) < 4:
         return np.array([], int), np.array([])
     before = np.array([np.median(curve.loss[max(i - 3, 0) : i]) for i in range(1, len(curve))])
@@ -203,12 +203,12 @@ def _find_jumps(curve: _Curve) -> tuple[np.ndarray, np.ndarray]:
     returned = least < before + 0.5 * height
     limit = max(_JUMP_SIGMAS * curve.noise, _JUMP * curve.fall, _JUMP * float(np.min(curve.loss, initial=np.inf)))
     places = np.flatnonzero((height > limit) & returned)
-    places = places[np.diff(places, prepend=-2) > 1]  # the beginning of each
+    places = places[np.diff(places, prepend=-2) > 1]  # the first row of each jump
     return places + 1, height[places]
 
 
 def _learned_late(train: _Curve, validation: _Curve) -> Diagnosis | None:
-    """Validation falls when training has long been done."""
+    """Validation falls long after the training loss has."""
     if len(train) < 5 or len(validation) < 6:
         return None
     done = float(train.step[np.argmax(train.smooth <= train.end + 0.1 * (train.start - train.end))])
@@ -232,7 +232,7 @@ def _learned_late(train: _Curve, validation: _Curve) -> Diagnosis | None:
 
 
 def _over_fitted(train: _Curve, validation: _Curve) -> Diagnosis | None:
-    """Validation has risen since its lowest, and training has not."""
+    """Validation has risen since its minimum, and training has not."""
     if len(validation) < 3:
         return None
     lowest = int(np.argmin(validation.smooth))
@@ -257,7 +257,7 @@ def _went_up(train: _Curve, step: float) -> bool:
 
 
 def _hardly_fell(train: _Curve, validation: _Curve) -> Diagnosis | None:
-    """Falls little, but steadily from the first to the last quarter: no plateau, only small steps."""
+    """The loss falls little, but steadily from the first to the last quarter: small steps and no plateau."""
     curve = train if len(train) >= 8 else validation
     if len(curve) < 8:
         return None
@@ -276,7 +276,7 @@ def _hardly_fell(train: _Curve, validation: _Curve) -> Diagnosis | None:
 
 
 def _still_falls(train: _Curve, validation: _Curve) -> Diagnosis | None:
-    """Relevant and significant fall at the end."""
+    """The loss still falls at the end, relevantly and significantly."""
     curve, name = _judged(train, validation)
     fell, error, since = _last_fall(curve)
     if fell < max(_SIGMAS * error, _RELEVANT * curve.loss[-1], _OF_THE_FALL * _learned(train, validation)):
@@ -293,12 +293,12 @@ def _judged(train: _Curve, validation: _Curve) -> tuple[_Curve, str]:
 
 
 def _learned(train: _Curve, validation: _Curve) -> float:
-    """All that the loss fell by; training rows begin earlier."""
+    """Total fall of the loss: the larger of training and validation, since training rows begin earlier."""
     return max((curve.fall for curve in (train, validation) if len(curve)), default=0.0)
 
 
 def _last_fall(curve: _Curve) -> tuple[float, float, float]:
-    """How far a curve falls over its last two fifths (or four rows), the error of that, and from which step on."""
+    """Fall of a curve over its last two fifths (or four rows), its error, and the first step of that part."""
     tail = curve.step >= 0.6 * curve.step[-1]
     if tail.sum() < 4:
         tail = np.arange(len(curve)) >= len(curve) - (4 if len(curve) > 4 else 2)
@@ -311,7 +311,7 @@ def _last_fall(curve: _Curve) -> tuple[float, float, float]:
 
 
 def _below_training(train: _Curve, validation: _Curve, dropout: float | None) -> Diagnosis | None:
-    """Validation below training in all of the second half, compared at the middle of each training row's batches."""
+    """Validation is below training in all of the second half, compared at the middle of each training row's batches."""
     if len(train) < 3 or len(validation) < 2:
         return None
     centred = _Curve(train.step - np.median(np.diff(train.step, prepend=0)) / 2, train.loss)
@@ -319,18 +319,18 @@ def _below_training(train: _Curve, validation: _Curve, dropout: float | None) ->
     gap = np.array([centred.at(step) for step in validation.step[late]]) - validation.loss[late]
     if late.sum() < 2 or np.any(gap < max(_RELEVANT * train.end, train.noise)):
         return None
-    seen = (
+    gap_text = (
         f"validation is below training in {late.sum()} of the last {late.sum()} epochs, at the end by "
         f"{gap[-1]:.2g} ({100 * gap[-1] / train.end:.0f} %)"
     )
     if dropout == 0:
         return Diagnosis(
-            EASIER_VALIDATION, f"{seen}, without dropout: its strips are easier, or they leaked into training"
+            EASIER_VALIDATION, f"{gap_text}, without dropout: its strips are easier, or they leaked into training"
         )
     with_dropout = "dropout" if dropout is None else f"dropout of {dropout:g}"
     return Diagnosis(
         BELOW_BY_DROPOUT,
-        f"{seen}: training rows are measured with {with_dropout}, mirrored strips and older weights, validation "
+        f"{gap_text}: training rows are measured with {with_dropout}, mirrored strips and older weights, validation "
         "rows are not",
     )
 

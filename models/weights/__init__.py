@@ -1,1 +1,1 @@
-"""The model that ships with the package: what `search` uses unless told otherwise."""
+"""The model that ships with the package: the default of `search`."""

@@ -48,20 +48,20 @@ def decay(x, tau, start=2.5, floor=0.4):
 def sure(name, train, validation, **more):
     """The diagnosis is this one for every seed; the last of them is returned."""
     for seed in SEEDS:
-        said = diagnose(make_history(train, validation, seed, **more))
-        assert said.name == name, (seed, said)
-    return said
+        found = diagnose(make_history(train, validation, seed, **more))
+        assert found.name == name, (seed, found)
+    return found
 
 
 def test_curve_that_still_falls():
-    said = sure(STILL_LEARNING, lambda x: decay(x, 0.5), lambda x: decay(x, 0.5) + 0.05)
-    assert "validation fell by" in said.evidence
-    assert "train longer" in said.evidence
+    found = sure(STILL_LEARNING, lambda x: decay(x, 0.5), lambda x: decay(x, 0.5) + 0.05)
+    assert "validation fell by" in found.evidence
+    assert "train longer" in found.evidence
 
 
 def test_curve_that_is_flat():
-    said = sure(CONVERGED, lambda x: decay(x, 0.08), lambda x: decay(x, 0.08) + 0.03)
-    assert "ended at 0.4" in said.evidence
+    found = sure(CONVERGED, lambda x: decay(x, 0.08), lambda x: decay(x, 0.08) + 0.03)
+    assert "ended at 0.4" in found.evidence
 
 
 @pytest.mark.parametrize("n_epochs", [3, 4])
@@ -73,20 +73,20 @@ def test_three_epochs_are_enough_to_tell(n_epochs):
 def test_over_fitting_begins_where_validation_is_lowest():
     """Validation has its minimum at 0.4 of 1,000 steps, and epochs end every 100."""
     for seed in SEEDS:
-        said = diagnose(make_history(lambda x: decay(x, 0.3, floor=0.05), lambda x: 0.6 + 3 * (x - 0.4) ** 2, seed))
-        assert said.name == OVER_FITTING
-        assert said.step in (300, 400, 500)
-    assert said.title == f"over-fitting from step {said.step}"
-    assert f"lowest at step {said.step}" in said.evidence
+        found = diagnose(make_history(lambda x: decay(x, 0.3, floor=0.05), lambda x: 0.6 + 3 * (x - 0.4) ** 2, seed))
+        assert found.name == OVER_FITTING
+        assert found.step in (300, 400, 500)
+    assert found.title == f"over-fitting from step {found.step}"
+    assert f"lowest at step {found.step}" in found.evidence
 
 
 def test_spikes_from_which_the_loss_comes_back():
     def spiky(x):
         return decay(x, 0.15) + 0.9 * ((np.asarray(x) * 50 % 12).astype(int) == 11)
 
-    said = sure(UNSTABLE, spiky, lambda x: decay(x, 0.15) + 0.03)
-    assert "the training loss jumped 4 times" in said.evidence
-    assert said.step == 240  # the row of steps 220 to 240 is the twelfth
+    found = sure(UNSTABLE, spiky, lambda x: decay(x, 0.15) + 0.03)
+    assert "the training loss jumped 4 times" in found.evidence
+    assert found.step == 240  # the row of steps 220 to 240 is the twelfth
 
 
 def test_scatter_that_batches_do_not_explain():
@@ -95,17 +95,17 @@ def test_scatter_that_batches_do_not_explain():
 
 
 def test_loss_that_rises_above_its_beginning():
-    said = sure(RATE_TOO_HIGH, lambda x: 2.5 + 20 * np.sin(3 * np.asarray(x)), lambda x: 8.0 + 0 * x)
-    assert "the training loss rose from" in said.evidence
+    found = sure(RATE_TOO_HIGH, lambda x: 2.5 + 20 * np.sin(3 * np.asarray(x)), lambda x: 8.0 + 0 * x)
+    assert "the training loss rose from" in found.evidence
 
 
 @pytest.mark.parametrize("lost", [np.nan, np.inf])
 def test_loss_that_is_not_finite(lost):
     history = make_history(lambda x: decay(x, 0.3), lambda x: decay(x, 0.3))
     history.loc[(history["split"] == "train") & (history["step"] >= 400), "loss"] = lost
-    said = diagnose(history)
-    assert (said.name, said.step) == (RATE_TOO_HIGH, 400)
-    assert said.evidence == "the train loss is not finite at step 400"
+    found = diagnose(history)
+    assert (found.name, found.step) == (RATE_TOO_HIGH, 400)
+    assert found.evidence == "the train loss is not finite at step 400"
 
 
 @pytest.mark.parametrize("cosine", [False, True])
@@ -116,8 +116,8 @@ def test_small_and_steady_fall(cosine):
         done = 0.5 * (np.asarray(x) + np.sin(np.pi * np.asarray(x)) / np.pi) * 2 if cosine else np.asarray(x)
         return 2.5 * (1 - 0.08 * done)
 
-    said = sure(RATE_TOO_LOW, fall, fall)
-    assert "only" in said.evidence
+    found = sure(RATE_TOO_LOW, fall, fall)
+    assert "only" in found.evidence
 
 
 def test_plateau_from_the_beginning_is_not_a_rate_too_low():
@@ -126,14 +126,14 @@ def test_plateau_from_the_beginning_is_not_a_rate_too_low():
 
 
 def test_validation_below_training():
-    said = sure(BELOW_BY_DROPOUT, lambda x: decay(x, 0.08) + 0.1, lambda x: decay(x, 0.08))
-    assert "validation is below training in 5 of the last 5 epochs" in said.evidence
-    assert "otherwise converged" in said.evidence
+    found = sure(BELOW_BY_DROPOUT, lambda x: decay(x, 0.08) + 0.1, lambda x: decay(x, 0.08))
+    assert "validation is below training in 5 of the last 5 epochs" in found.evidence
+    assert "otherwise converged" in found.evidence
 
 
 def test_validation_below_training_does_not_hide_that_it_still_learns():
-    said = sure(STILL_LEARNING, lambda x: decay(x, 0.5) + 0.1, lambda x: decay(x, 0.5))
-    assert "dropout" in said.evidence
+    found = sure(STILL_LEARNING, lambda x: decay(x, 0.5) + 0.1, lambda x: decay(x, 0.5))
+    assert "dropout" in found.evidence
 
 
 def test_what_is_known_of_dropout_is_used():
@@ -153,10 +153,10 @@ def test_generalisation_long_after_training_was_done(hump):
 
     for seed in SEEDS:
         history = make_history(lambda x: decay(x, 0.04, floor=0.02), validation, seed, n_epochs=20)
-        said = diagnose(history)
-        assert said.name == LATE_GENERALISATION
-        assert 650 <= said.step <= 800
-    assert "stopped early" in said.evidence
+        found = diagnose(history)
+        assert found.name == LATE_GENERALISATION
+        assert 650 <= found.step <= 800
+    assert "stopped early" in found.evidence
 
 
 def test_curve_without_validation_or_training_rows():
@@ -167,8 +167,8 @@ def test_curve_without_validation_or_training_rows():
 
 def test_too_few_rows():
     history = make_history(lambda x: decay(x, 0.5), lambda x: decay(x, 0.5)).query("step < 50")
-    said = diagnose(history)
-    assert (said.name, said.evidence) == (TOO_SHORT, "2 training and 0 validation rows; three are needed")
+    found = diagnose(history)
+    assert (found.name, found.evidence) == (TOO_SHORT, "2 training and 0 validation rows; three are needed")
     assert diagnose(history.iloc[:0]).name == TOO_SHORT
 
 
@@ -179,5 +179,5 @@ def test_too_few_rows():
 def test_real_trainings_with_a_sensible_a_much_too_high_and_a_much_too_low_rate(toy, grid, learning_rate, names):
     model = build_model("mlp", grid, {"hidden_sizes": [48], "dropout": 0.0}, seed=3)
     settings = TrainingSettings(epochs=8, batch_size=96, learning_rate=learning_rate, log_steps=2, seed=1)
-    said = diagnose(fit_model(model, toy, settings).history, dropout=0.0)
-    assert said.name in names, said
+    found = diagnose(fit_model(model, toy, settings).history, dropout=0.0)
+    assert found.name in names, found
