@@ -1,1 +1,1 @@
-"""Compiled loops that several stages share. Numbers in, numbers out, no astronomy."""
+"""Compiled loops that several stages share: pure numerics without astronomy."""

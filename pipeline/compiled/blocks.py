@@ -1,10 +1,10 @@
-"""Values kept for blocks of rows, and what lies between their centres."""
+"""Interpolate values that are stored for blocks of rows."""
 
 from __future__ import annotations
 
 import numpy as np
 
-BLOCK_ROWS = 64  # the baseline is kept every so many rows
+BLOCK_ROWS = 64  # that share one stored value of the baseline
 
 
 def interpolate_blocks(level: np.ndarray, start: int, stop: int, block_rows: int = BLOCK_ROWS) -> np.ndarray:

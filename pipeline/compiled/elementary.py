@@ -1,4 +1,4 @@
-"""Exponential and error function in single precision, without branches or tables, so that loops over them vectorise."""
+"""Compute exponential and error function in single precision, without branches or tables, so that loops vectorise."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numba
 import numpy as np
 
 _LOG2_E = np.float32(1 / math.log(2))
-_ROUND = np.float32(1.5 * 2**23)  # added and taken off, it leaves the nearest integer
+_ROUND = np.float32(1.5 * 2**23)  # adding and subtracting it rounds to the nearest integer
 _ROUND_BITS = np.uint32(0x4B40_0000)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _LEAST_EXPONENT = np.float32(-87.0)
 _ONE = np.float32(1)
-_LARGEST_ERF = np.float32(4)  # where it is 1 to 1.5e-8
+_LARGEST_ERF = np.float32(4)  # argument at which it is 1 to 1.5e-8
 
 
 @numba.njit(cache=True, fastmath={"contract"}, error_model="numpy")
 def exp_single(x):  # pragma: no cover - compiled
-    """Exponential of a float32 below 88, to 2e-7 of its value; ``exp(-87)`` for what is less.
+    """Exponential of a float32 below 88, to a relative error of 2e-7; ``exp(-87)`` for arguments below -87.
 
     Notes
     -----
@@ -41,7 +41,7 @@ def exp_single(x):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, fastmath={"contract"}, error_model="numpy")
 def erf_single(x):  # pragma: no cover - compiled
-    """Error function of a float32, to 3e-7.
+    """Error function of a float32, to an error of 3e-7.
 
     Notes
     -----

@@ -1,7 +1,8 @@
-"""Half-precision numbers inside compiled loops, which know none: their 16 bits to single precision and back.
+"""Convert the 16 bits of half-precision numbers to single precision and back inside compiled loops.
 
-Only integers, selections and one product or sum each, so that the compiler does eight or sixteen values at once. The
-residuals of a store are ``float16``; a compiled function reads them as ``residual.view(np.uint16)``.
+Numba has no half precision. Each conversion uses integers, selections and one product or sum, so the compiler handles
+eight or sixteen values at once. The residuals of a store are ``float16``; a compiled function reads them as
+``residual.view(np.uint16)``.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ _BIAS = np.float32(2.0**112)  # exponents of singles are counted from 127, of ha
 _LEAST_NORMAL = np.uint32(113 << 23)  # 2^-14 as a single: smaller halves are subnormal
 _REBIAS = np.uint32(112 << 23)
 _ALMOST_HALF = np.uint32(0xFFF)  # of the 13 bits that are dropped
-_ALIGN = np.float32(0.5)  # its last bit is worth 2^-24, as that of a subnormal half: adding it rounds to them
+_ALIGN = np.float32(0.5)  # its last bit is 2^-24, as of a subnormal half, so adding it rounds to one
 _ALIGN_BITS = np.uint32(126 << 23)
-_OVERFLOW = np.uint32(0x477F_F000)  # 65,520, halfway between the largest half and what would follow
+_OVERFLOW = np.uint32(0x477F_F000)  # 65,520, halfway between the largest half and the next value
 
 
 @numba.njit(inline="always", cache=True)
@@ -35,7 +36,7 @@ def half_to_float(bits):  # pragma: no cover - compiled
     Returns
     -------
     float32
-        Exact; infinities and NaN stay what they are.
+        Exact; infinities and NaN are kept.
     """
     magnitude = np.uint32(bits) & _MAGNITUDE
     scaled = np.float32(np.uint32(magnitude << np.uint32(13)).view(np.float32) * _BIAS)
@@ -46,7 +47,7 @@ def half_to_float(bits):  # pragma: no cover - compiled
 
 @numba.njit(inline="always", cache=True)
 def float_to_half(value):  # pragma: no cover - compiled
-    """Half-precision number nearest to a value, of two equally near the even one.
+    """Half-precision number nearest to a value; ties go to the even one.
 
     Parameters
     ----------
@@ -59,8 +60,8 @@ def float_to_half(value):  # pragma: no cover - compiled
 
     Notes
     -----
-    The dropped bits round up when half of their range, or one less if the last kept bit is even, is added to them and
-    carries (F. Giesen, float_to_half_fast3_rtne, gist.github.com/rygorous/2156668).
+    Half of the range of the dropped bits, or one less if the last kept bit is even, is added to them. The value rounds
+    up if that carries (F. Giesen, float_to_half_fast3_rtne, gist.github.com/rygorous/2156668).
     """
     bits = np.float32(value).view(np.uint32)
     magnitude = np.uint32(bits & _SINGLE_MAGNITUDE)
@@ -80,7 +81,7 @@ def to_single(values: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     ----------
     values : ndarray of float, shape (x, t)
     out : ndarray of float32, at least as large, optional
-        Gets the copy in its first elements.
+        Receives the copy in its first elements.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Exact medians of single-precision series, several times faster than sorting them."""
+"""Compute exact medians of single-precision series, several times faster than by sorting."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 # standard deviation of Gaussian noise over the median of its distances from its median; `astropy.stats.mad_std` has
-# more digits, which would move everything that is stored
+# more digits, which would change every stored value
 MAD_TO_SIGMA = 1.4826
 _SIGN = np.uint32(0x8000_0000)
 _ALL = np.uint32(0xFFFF_FFFF)
@@ -25,7 +25,7 @@ def median(values):  # pragma: no cover - compiled
     Returns
     -------
     float
-        Mean of the two middle ones of an even number; NaN of none.
+        Mean of the two middle values if their number is even; NaN without values.
     """
     n = len(values)
     keys = np.empty(n, dtype=np.uint32)
@@ -48,7 +48,7 @@ def median_absolute(values):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True)
 def keep_known(values, known, out):  # pragma: no cover - compiled
-    """Copy the values that are known, in their order, to the beginning of ``out``, no shorter; returns how many."""
+    """Copy the known values in order to the beginning of ``out``, which is at least as long; return their number."""
     n = 0
     for t in range(len(values)):
         out[n] = values[t]
@@ -58,7 +58,7 @@ def keep_known(values, known, out):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True)
 def _middle(keys):  # pragma: no cover - compiled
-    """Median of the values with these keys, which are lost."""
+    """Median of the values with these keys, which are overwritten."""
     n = len(keys)
     if n == 0:
         return np.nan
@@ -75,7 +75,7 @@ def _value(key):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True)
 def _select(keys, rank):  # pragma: no cover - compiled
-    """Key of a rank and that of the next: digit by digit, keeping only the keys that agree so far."""
+    """Keys of a rank and of the next, found digit by digit among the keys that agree so far."""
     n, following = len(keys), _ALL
     count = np.empty(_N_BINS, dtype=np.int64)
     for shift, n_bits in _DIGITS:
@@ -97,5 +97,5 @@ def _select(keys, rank):  # pragma: no cover - compiled
             keys[kept] = key
             kept += ((key >> np.uint32(shift)) & mask) == digit
         n = kept
-    # all that are left are equal
+    # all remaining keys are equal
     return keys[0], keys[0] if rank + 1 < n else following

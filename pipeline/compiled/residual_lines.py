@@ -1,7 +1,7 @@
-"""Time series of a store's residuals inside compiled loops: single precision, masked values 0, weighted sums of them.
+"""Read time series of a store's residuals in compiled loops, in single precision with masked values 0, and sum them.
 
-All loops are over contiguous slices from 0 on, integers and exact products, so that the compiler does sixteen values at
-once; loops and no expressions of whole arrays, each of which takes it a second.
+All loops run over contiguous slices from 0, with integers and exact products, so the compiler handles sixteen values at
+once. They are loops rather than array expressions, since each of those takes a second to compile.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _NOTHING = np.uint32(0)
 def compiled_lines(residual: np.ndarray) -> np.ndarray:
     """Time series of a residual (y, x, t) as compiled functions read them, (y x, t), without a copy.
 
-    They know neither ``float16``, whose bits they are given, nor a memory map. Other kinds of numbers become
-    ``float32``. Read-only, so that a function is compiled once and not again for what may be written to.
+    Numba supports neither ``float16`` nor memory maps, so the bits of ``float16`` are passed as integers. Other types
+    become ``float32``. The result is read-only, so a function is not compiled a second time for writable arrays.
     """
     lines = np.asarray(residual).reshape(-1, residual.shape[2])
     lines = lines.view(np.uint16) if lines.dtype == np.float16 else lines.astype(np.float32, copy=False)[:]
@@ -31,7 +31,7 @@ def compiled_lines(residual: np.ndarray) -> np.ndarray:
 
 
 def as_single(raw: Any) -> Any:
-    """Single-precision value of an element of `compiled_lines`, in compiled code alone."""
+    """Single-precision value of an element of `compiled_lines`, in compiled code only."""
     raise NotImplementedError
 
 
@@ -44,7 +44,7 @@ def _as_single(raw):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True)
 def unpack_line(raw, line):  # pragma: no cover - compiled
-    """Write a piece of a `compiled_lines` to ``line``, what is not finite as 0; whether anything was not."""
+    """Write a piece of `compiled_lines` to ``line``, values that are not finite as 0; return whether there were any."""
     any_masked = _NOTHING
     for t in range(len(line)):
         bits = np.uint32(np.float32(as_single(raw[t])).view(np.uint32))
@@ -56,7 +56,7 @@ def unpack_line(raw, line):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True)
 def mark_live(raw, live):  # pragma: no cover - compiled
-    """Write 1 to ``live`` where a piece of a `compiled_lines` is finite, else 0."""
+    """Write 1 to ``live`` where a piece of `compiled_lines` is finite, else 0."""
     for t in range(len(live)):
         bits = np.uint32(np.float32(as_single(raw[t])).view(np.uint32))
         live[t] = np.float32(0) if np.uint32(bits & _EXPONENT) == _EXPONENT else np.float32(1)
@@ -64,7 +64,7 @@ def mark_live(raw, live):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"})
 def weighted_sum(lines, taps, weights, series):  # pragma: no cover - compiled
-    """Σ weights[k] lines[taps[k]] of all rows of ``series``, three taps at a time: 0.2 ns per row instead of 0.4."""
+    """Write Σ weights[k] lines[taps[k]] to ``series``, three taps at a time: 0.2 ns per row instead of 0.4."""
     n_rows = len(series)
     series[:] = 0
     grouped = len(taps) // 3 * 3

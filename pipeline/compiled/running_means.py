@@ -1,4 +1,4 @@
-"""Means over centred windows of a series from its cumulative sums, in compiled code."""
+"""Compute means over centred windows of a series from its cumulative sums."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cumulate(values):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True)
 def window_mean(sums, window, out):  # pragma: no cover - compiled
-    """Mean over a centred window of an odd number of rows; nothing lies beyond the ends.
+    """Mean over a centred window of an odd number of rows; values beyond the ends count as 0.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def window_mean(sums, window, out):  # pragma: no cover - compiled
     begin, end = min(half, n), max(min(n - half, n), min(half, n))
     for t in range(begin):
         out[t] = (sums[min(t + half + 1, n)] - sums[max(t - half, 0)]) * share
-    inner, high, low = out[begin:end], sums[begin + half + 1 :], sums[begin - half :]  # indices from 0 on vectorise
+    inner, high, low = out[begin:end], sums[begin + half + 1 :], sums[begin - half :]  # indices from 0 vectorise
     for t in range(end - begin):
         inner[t] = (high[t] - low[t]) * share
     for t in range(end, n):
@@ -45,7 +45,7 @@ def window_mean(sums, window, out):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def neighbour_mean(values, sums, window, out):  # pragma: no cover - compiled
-    """Mean of the others in a centred window, which is cut off at the ends; as `window_mean`, with the values."""
+    """Mean of the other values in a centred window, which is cut off at the ends; otherwise as `window_mean`."""
     n, half = len(values), window // 2
     begin, end = min(half, n), max(n - half, min(half, n))
     share = 1.0 / (window - 1)
@@ -66,7 +66,7 @@ def _others(values, sums, t, half):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def neighbour_errors(values, n_windows):  # pragma: no cover - compiled
-    """Mean square of what `neighbour_mean` leaves of a series, for windows of 5, 9, 17, 33, ... rows.
+    """Mean square of a series minus its `neighbour_mean`, for windows of 5, 9, 17, 33, ... rows.
 
     Parameters
     ----------
@@ -80,8 +80,8 @@ def neighbour_errors(values, n_windows):  # pragma: no cover - compiled
 
     Notes
     -----
-    Sums over ``2^k`` rows are those over half as many, twice: eight or sixteen rows at once, where a cumulative sum
-    must take one after the other. One row more makes the window symmetric.
+    A sum over ``2^k`` rows is the sum of two over half as many. So the compiler handles eight or sixteen rows at once,
+    which it cannot in a cumulative sum. One more row makes the window symmetric.
     """
     n, pad = len(values), 1 << (n_windows + 1)
     errors = np.full(n_windows, np.inf)
@@ -100,7 +100,7 @@ def neighbour_errors(values, n_windows):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True)
 def _add_later(values, later, out):  # pragma: no cover - compiled
-    """Each value plus the one so many rows later, but for the last rows."""
+    """Write the sum of each value and the one ``later`` rows after it; the last rows are 0."""
     after = values[later:]
     for t in range(len(after)):
         out[t] = values[t] + after[t]
@@ -109,7 +109,7 @@ def _add_later(values, later, out):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
 def _neighbour_error(values, sums, half):  # pragma: no cover - compiled
-    """Sum of squares left by the means of ``half`` rows to either side; ``sums`` lack the last row of a window."""
+    """Sum of squares of values minus the means of ``half`` rows to either side; ``sums`` lack a window's last row."""
     n, total = len(values), 0.0
     for edge in range(min(2 * half, n)):
         t = edge if edge < half else n - 1 - (edge - half)

@@ -1,4 +1,4 @@
-"""Powers of numbers between 0 and 1 in a form that compiled loops do sixteen at a time, which a library call is not."""
+"""Compute powers of numbers between 0 and 1 so that compiled loops vectorise, which they do not with a library call."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def _fit(
 
 _LOG = _fit(np.log2, 1.0, 2.0, 6)
 _EXP = _fit(np.exp2, 0.0, 1.0, 5)
-_LEAST = np.float32(1e-37)  # above all numbers of another form, and 1e-37 ** 0.2 is still nothing
-_LEAST_POWER = np.float32(-126)  # of two: below, the bits of the exponent run out, and the power counts as 0
+_LEAST = np.float32(1e-37)  # above all subnormal numbers, and 1e-37 ** 0.2 is negligible
+_LEAST_POWER = np.float32(-126)  # of two; below it the exponent has no bits left, and the power counts as 0
 _FRACTION_BITS, _FRACTION, _ONE = np.uint32(23), np.uint32(0x7FFFFF), np.uint32(0x3F800000)
 _BIAS = np.int32(127)  # of the exponent of a float32
 
@@ -31,9 +31,9 @@ def vector_power(base, exponent):  # pragma: no cover - compiled
     Parameters
     ----------
     base : float32
-        From 0 to 1; below 1e-37 it counts as that.
+        From 0 to 1; smaller values count as 1e-37.
     exponent : float32
-        From 0.2, so that the power of 0 is 0 to that precision, to 3; beyond, the error grows with it.
+        From 0.2, so that the power of 0 is 0 to that precision, to 3. For larger exponents the error grows.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def vector_power(base, exponent):  # pragma: no cover - compiled
     a, b, c, d, e, f, g = _LOG
     power = exponent * (whole + (a + part * (b + part * (c + part * (d + part * (e + part * (f + part * g)))))))
     power = power if power > _LEAST_POWER else _LEAST_POWER
-    whole_power = np.int32(power)  # towards zero, and the power is negative
+    whole_power = np.int32(power)  # rounds towards zero; the power is negative
     part = power - np.float32(whole_power) + np.float32(1)
     scale = np.uint32(np.uint32(whole_power + _BIAS - np.int32(1)) << _FRACTION_BITS).view(np.float32)
     a, b, c, d, e, f = _EXP

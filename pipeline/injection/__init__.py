@@ -1,1 +1,1 @@
-"""Events of known strength put into real data: into amplifiers in memory, and into copies of files."""
+"""Injection of events of known strength into real data: into amplifiers in memory, and into copies of files."""

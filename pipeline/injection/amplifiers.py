@@ -1,4 +1,4 @@
-"""Events and cosmic rays injected into calibrated amplifiers: electrons, through the same point-spread function."""
+"""Inject events and cosmic rays into calibrated amplifiers, in electrons and with the amplifier's PSF."""
 
 from __future__ import annotations
 
@@ -38,30 +38,29 @@ INJECTED_COLUMNS = (
     "star_id",
     "star_mag",
 )
-SEPARATION_PX = 24  # between injections whose rows overlap, so that each is alone in its strip
+SEPARATION_PX = 24  # between injections whose rows overlap, so that each strip holds one
 SEPARATION_ROWS = 128
 _MAX_TRIES = 40
-_FAINTEST = 1e-6  # of the peak; what is fainter is left out
+_FAINTEST = 1e-6  # of the peak; fainter rows are left out
 
 
 @dataclass(frozen=True)
 class InjectionSettings:
-    """What is injected into an amplifier.
-
+    """Kinds and strengths of events that are injected into an amplifier.
     Parameters
     ----------
     kinds : tuple of (str, float)
         Kinds of event and their shares.
     orphan_fraction : float
-        Share, of the kinds that may stand on a star or on none (bursts), that stand on none.
+        Share without a star, among events that may occur with or without one (bursts).
     min_rho, rho_scale : float
         Optimal S/N: ``min_rho`` plus an exponential of this scale.
     bright_fraction, max_rho : float
-        This share is log-uniform between 20 and ``max_rho`` instead.
+        Share whose S/N is log-uniform between 20 and ``max_rho`` instead.
     faintest_ray : float
-        Cosmic rays are dimmed by a factor log-uniform between this and 1, so that the difficult ones are many.
+        Cosmic rays are dimmed by a factor that is log-uniform between this and 1, so that many are faint.
     partial : float
-        Share of events that the first or the last row of the file cuts.
+        Share of events that are cut by the first or the last row of the file.
     longest_flare_s : float
         Width of the longest flare among those that are not cut.
     rho : (float, float), optional
@@ -82,7 +81,7 @@ class InjectionSettings:
 
 @dataclass(frozen=True)
 class Injection:
-    """An event with the pixels of an amplifier that it changes, by ``amplitude_e`` times profile and curve (electrons).
+    """An event and the pixels of an amplifier that it changes, by ``amplitude_e`` times profile and curve (electrons).
 
     Parameters
     ----------
@@ -90,7 +89,7 @@ class Injection:
     star_flux_e_row : float
         Electrons per row of its star; infinite for an orphan.
     rows_lit, y, columns : slice
-        File rows and pixels it reaches.
+        File rows and pixels that it lights.
     curve : ndarray of float64, shape (t,)
         Unit amplitude.
     profile : ndarray of float64, shape (y, x)
@@ -146,7 +145,7 @@ def inject_events(
     rng : Generator
     settings : InjectionSettings
     n_events, n_cosmic_rays : int
-        How many to try; fewer are injected where the amplifier has no room left for more.
+        Numbers to try; fewer are injected if the amplifier has no room for more.
 
     Returns
     -------
@@ -158,8 +157,8 @@ def inject_events(
     Notes
     -----
     ``rho`` is that of the exact shape against the variance of the amplifier without the event, pixel by pixel and row
-    by row. A masked pixel holds no data and adds nothing to it, nor does what lies beyond the file's rows. The photon
-    noise of the change is that of `draw_change`.
+    by row. Masked pixels and rows beyond the file add nothing to it. `draw_change` gives the photon noise of the
+    change.
     """
     residual = np.array(amplifier.residual)
     target = replace(amplifier, residual=residual)
@@ -176,13 +175,13 @@ def inject_events(
 
 
 class _Room:
-    """Places already taken, as (x, y, first row, last row)."""
+    """Occupied places, as (x, y, first row, last row)."""
 
     def __init__(self) -> None:
         self._taken: list[tuple[float, float, float, float]] = []
 
     def take(self, x: float, y: float, start: float, stop: float) -> bool:
-        """Take a place and say so, unless it is too near to another."""
+        """Occupy a place unless it is too near to another; whether it was free."""
         for other, other_y, first, last in self._taken:
             near = max(abs(other - x), abs(other_y - y)) < SEPARATION_PX
             if near and start - SEPARATION_ROWS < last and stop + SEPARATION_ROWS > first:
@@ -198,14 +197,14 @@ def place_injections(
     n_events: int,
     room: _Room | None = None,
 ) -> list[Injection]:
-    """Draw events for an amplifier, apart from each other, each with an amplitude that its star can have.
+    """Draw separate events for an amplifier, each with an amplitude that is plausible for its star.
 
     Parameters
     ----------
     n_events : int
-        How many to try; fewer are placed where there is no room left.
+        Number to try; fewer are placed if there is no room.
     room : optional
-        Places that are taken already; the new ones are added.
+        Occupied places; the new ones are added.
     """
     room = _Room() if room is None else room
     placed = (_place_event(amplifier, rng, settings, room) for _ in range(n_events))
@@ -213,12 +212,12 @@ def place_injections(
 
 
 def kinds_for(amplifier: Amplifier, settings: InjectionSettings) -> tuple[list[str], np.ndarray]:
-    """Kinds of event that can happen in an amplifier, and their shares.
+    """Kinds of event that can occur in an amplifier, and their shares.
 
     Raises
     ------
     ValueError
-        If none of the settings' kinds can.
+        If none of the settings' kinds can occur.
     """
     known = amplifier.event_scales_s
     possible = {kind: share for kind, share in settings.kinds if not known or kind in known}
@@ -240,11 +239,11 @@ def _place_event(
         try:
             event, star = _draw_event(amplifier, kind, rng, settings, cut)
             injection = stamp_injection(amplifier, event, *star)
-        except ValueError:  # too long for what the file holds of this star; another may leave room
+        except ValueError:  # too long for the rows of this star's streak; another star may have more
             continue
         event = scale_to_rho(injection.event, injection.unit_rho, _draw_rho(rng, settings))
         lowest, highest = amplitude_limits(event, injection.star_flux_e_row)
-        lowest = 0.0 if amplifier.event_scales_s else lowest  # an image of many minutes shows a star to a thousandth
+        lowest = 0.0 if amplifier.event_scales_s else lowest  # an exposure of many minutes measures a star to 0.1 %
         start, stop, _ = injection.rows
         if lowest <= abs(event.amplitude_e) <= highest and room.take(event.x, event.y, start, stop):
             return replace(injection, event=event)
@@ -254,7 +253,7 @@ def _place_event(
 def _draw_event(
     amplifier: Amplifier, kind: str, rng: np.random.Generator, settings: InjectionSettings, cut: str | None
 ) -> tuple[Event, tuple[float, float | None, float | None]]:
-    """Draw an event of unit amplitude; of its star the flux and the file rows where its streak begins and ends."""
+    """Draw an event of unit amplitude, with its star's flux and the file rows where the streak begins and ends."""
     readout = amplifier.readout
     place = EVENT_TABLE[kind].place
     on_star = place == Place.STAR or (place == Place.EITHER and rng.random() >= settings.orphan_fraction)
@@ -268,7 +267,7 @@ def _draw_event(
         raise ValueError(f"a {kind} needs a star, and {amplifier.entry} has none")
     first_row = readout.first_row or 0
     begins_row = y0 - first_row if np.isfinite(y0) else None
-    # of what has an unknown place on the detector, nothing is lit for certain once the shutter has closed
+    # a source with an unknown detector row may be dark in every row after the shutter has closed
     ends_row = None if readout.close_row is None else readout.close_row + np.nan_to_num(y0) - first_row
     scale_range_s = amplifier.event_scales_s.get(kind)
     event = draw_event(
@@ -303,7 +302,7 @@ def stamp_injection(
     begins_row: float | None = None,
     ends_row: float | None = None,
 ) -> Injection:
-    """Find the pixels that an event changes and what an amplitude of 1 electron per row is worth there.
+    """Find the pixels that an event changes, and its optimal S/N at an amplitude of 1 electron per row.
 
     Parameters
     ----------
@@ -315,7 +314,7 @@ def stamp_injection(
     Raises
     ------
     ValueError
-        If nothing of it falls on unmasked pixels of the file.
+        If none of its light falls on unmasked pixels of the file.
     """
     curve = event_curve(event, amplifier.n_rows, amplifier.smear_rows, begins_row, ends_row)
     y = lit_pixels(event.y, amplifier.n_y, amplifier.psf_sigma_px)
@@ -352,11 +351,11 @@ def draw_change(
     ----------
     rng : Generator
     signal_e : ndarray
-        Mean change of each pixel: light that is added, or, where negative, taken away.
+        Mean change of each pixel: added light, or removed light where negative.
     level_e : ndarray
         Mean electrons of light in the pixel without the event: sky and stars.
     found_e : ndarray
-        Electrons that the pixel was found to hold; NaN where masked.
+        Measured electrons of the pixel; NaN where masked.
     floor_e2 : float
         Variance of a pixel without light (electrons²): read noise and digitisation.
 
@@ -366,13 +365,13 @@ def draw_change(
 
     Notes
     -----
-    Light that is added brings its own photon noise, exactly: the sum of two Poisson variates is one. Light that is
-    taken away takes its noise with it: each photon of the pixel, whether of the sky or of a star, is lost with
-    probability ``p = -signal / level``, which is what dimming the star does to photons whose origin nobody knows
-    (Poisson variates that are thinned stay Poisson: mean ``level + signal`` and the same variance). How many photons
-    there were is known only with the read noise in it, which is thinned with them; what it loses, ``p (2 - p)`` of its
-    variance, is put back as Gaussian noise. So mean and variance are exact where ``level_e`` is, and the rest of the
-    distribution where photons outnumber the read noise. More than the level cannot be taken.
+    Added light has its own photon noise, exactly, since the sum of two Poisson variates is a Poisson variate. Removed
+    light takes its noise with it: each photon of the pixel, whether of the sky or of a star, is lost with probability
+    ``p = -signal / level``, as if the star were dimmed. A thinned Poisson variate stays Poisson, with mean and variance
+    ``level + signal``. The number of photons is known only with read noise, which is thinned too and so loses
+    ``p (2 - p)`` of its variance; this part is restored as Gaussian noise. So mean and variance are exact if
+    ``level_e`` is, and the rest of the distribution is exact where photon noise dominates. At most the whole level can
+    be removed.
     """
     change = rng.poisson(np.maximum(signal_e, 0.0)).astype(np.float64)
     taken = signal_e < 0
@@ -387,7 +386,7 @@ def draw_change(
 def _add_cosmic_ray(
     amplifier: Amplifier, rng: np.random.Generator, settings: InjectionSettings, room: _Room
 ) -> tuple | None:
-    """Add one cosmic ray in place, if there is room; its truth row."""
+    """Add one cosmic ray in place, if there is room; return its truth row."""
     x, row = rng.uniform(0, amplifier.n_columns - 1), rng.uniform(0, amplifier.n_rows - 1)
     pixels, charge_e = _draw_ray_pixels(amplifier, rng, x, row)
     if not charge_e.size or not room.take(x, pixels[0].mean(), pixels[2].min(), pixels[2].max()):
@@ -417,7 +416,7 @@ def _draw_ray_pixels(
 
 
 def _add(amplifier: Amplifier, window: tuple[slice, slice, slice], sigmas: np.ndarray) -> None:
-    """Add to the residual in float32, limited to what float16 holds."""
+    """Add to the residual in float32, limited to the range of float16."""
     total = amplifier.residual[window].astype(np.float32) + sigmas
     amplifier.residual[window] = np.clip(total, -6e4, 6e4)
 
@@ -425,7 +424,7 @@ def _add(amplifier: Amplifier, window: tuple[slice, slice, slice], sigmas: np.nd
 def scramble_rows(amplifier: Amplifier, rng: np.random.Generator, spike_sigma: float = 6.0) -> Amplifier:
     """Noise without events: pixels above ``spike_sigma`` masked, rows in random order.
 
-    Nothing longer than a row survives; what rows share and how noise is distributed over pixels does.
+    This destroys everything longer than a row, but keeps signals shared by a row and the distribution of the noise.
     """
     order = rng.permutation(amplifier.n_rows)
     residual = np.array(amplifier.residual)

@@ -1,4 +1,4 @@
-"""Events injected into image cubes: electrons back into the units of the file, and the truth beside them."""
+"""Inject events into copies of image cubes, in the units of the file, and write their truth."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def inject_cube(
 
     Notes
     -----
-    The star is taken to stand where it does on average, so that an event's pixels are those of the median image. Added
-    light brings its photon noise, which the error of each pixel is raised by where the file gives errors.
+    The star is taken to be at its mean place, so an event has the profile of the median image. Added light has photon
+    noise; if the file gives errors of pixels, they are raised by it.
     """
     path = Path(path)
     target = target_of(path, out)
@@ -68,7 +68,7 @@ def _add_change(
     change_e: np.ndarray,
     light_e: np.ndarray,
 ) -> None:
-    """Add what an event changes, and its mean, to two stacks (y, x, t) in place."""
+    """Add the change by an event, and the mean of that change, to two stacks (y, x, t) in place."""
     window = (injection.y, injection.columns, injection.rows_lit)
     level = amplifier.level_rows(*window[:2], window[2].start, window[2].stop)
     signal_e = injection.signal_e()

@@ -1,4 +1,4 @@
-"""Copies of files with events in them, whatever kind of file it is."""
+"""Write copies of files with injected events, for frames and cubes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def inject_file(
         Folder for the copy, which keeps the file's name and is whole or absent.
     settings : InjectionSettings
     events : int
-        How many to try in each amplifier; fewer are injected where there is no room for more.
+        Number to try in each amplifier; fewer are injected if there is no room for more.
     seed : int
-        With the file's name and the quadrant it gives the random numbers.
+        Together with the file's name and the quadrant it determines the random numbers.
     **reading
         ``instrument`` and ``supplied``, as `shutterless.pipeline.reading.exposures.read_info`.
 
@@ -38,7 +38,7 @@ def inject_file(
     Raises
     ------
     FrameError
-        If nothing of the file can be read, or the copy would take its place.
+        If nothing of the file can be read, or the copy would replace it.
     """
     inject = inject_cube if holds_cube(path, **reading) else inject_frames
     return inject(path, out, settings, events=events, seed=seed, **reading)

@@ -1,7 +1,7 @@
-"""Events injected into raw frames: electrons through gain and non-linearity into ADU, and the truth beside them.
+"""Inject events into copies of raw frames, in ADU through gain and non-linearity, and write their truth.
 
-What comes out is the file that the camera would have written had the events happened: same format, same headers, same
-pixels elsewhere. Any detector, whoever wrote it, can be tested blind on it.
+The copy is the file that the camera would have written if the events had happened: same format, same headers, same
+pixels elsewhere. Any detector can be tested blind on it.
 """
 
 from __future__ import annotations
@@ -33,10 +33,8 @@ from shutterless.pipeline.reading.instruments import InstrumentProfile, SerialTr
 from shutterless.pipeline.store.ingest import ingest_amplifier
 from shutterless.pipeline.store.store import open_amplifier, read_entry
 
-_SERIAL_TRAP_COLUMNS = (
-    40  # on either side: before them a serial trap is filled as the sky fills it, after them it is so again
-)
-_STEEPEST = 1.9  # slope of the density of what rounding hid; beyond 2 it would be negative
+_SERIAL_TRAP_COLUMNS = 40  # on either side; at both ends a serial trap is filled as by the sky
+_STEEPEST = 1.9  # largest slope of the density of the rounding error; above 2 the density would be negative
 
 
 def inject_frames(
@@ -88,7 +86,7 @@ def inject_frames(
 
 
 def _measured_serial_trap(profile: InstrumentProfile, store: Path, entry: str) -> SerialTrap | None:
-    """Serial trap (pocket effect) of the profile, as strong as the calibration found it; None where it found none."""
+    """Serial trap (pocket effect) of the profile with the strength that the calibration measured; None without one."""
     capacity_e = (read_entry(store, entry) or {}).get("serial_trap_capacity_e", 0.0)
     return (
         replace(profile.serial_trap, capacity_e=capacity_e)
@@ -111,19 +109,18 @@ def add_to_frame(
     frame : Frame
         Its ``pixels_adu`` are changed.
     amplifier : Amplifier
-        What calibration made of it: the level of light in each pixel, and its noise.
+        The calibrated frame, which gives the level of light in each pixel and its noise.
     injection : Injection
     serial_trap : SerialTrap, optional
-        What the serial register does to the frame's rows.
+        Serial trap through which the frame's rows are read.
 
     Notes
     -----
-    A reading is what rounding left of a continuous one. The part it hid lies within half an ADU, more probably towards
-    the mean than away from it (to first order ``1 - (reading - mean) u / σ²`` for the hidden part u); it is drawn
-    anew, the event's electrons are added to the whole (`draw_change`) and read through the serial trap and the
-    profile's non-linearity, and the result is rounded again. So the mean of a changed pixel moves by the event exactly,
-    however small that is, and its variance is that of a pixel exposed with the event. Saturated pixels stay as they
-    are, and so do rows that were never read.
+    A reading is a rounded continuous value. The rounding error u lies within half an ADU, and is more probable towards
+    the mean (to first order its density is ``1 - (reading - mean) u / σ²``). It is drawn anew. Then the event's
+    electrons are added (`draw_change`) and read through the serial trap and the profile's non-linearity, and the result
+    is rounded again. So the mean of a changed pixel moves exactly by the event, however small, and its variance is that
+    of a pixel exposed with the event. Saturated pixels and rows that were never read do not change.
     """
     rows, columns, readout, curve = injection.rows_lit, injection.columns, frame.readout, frame.profile.nonlinearity
     gain, reach = readout.gain_e_per_adu, 0 if serial_trap is None else _SERIAL_TRAP_COLUMNS
@@ -157,7 +154,7 @@ def _change_read(
     floor_e2: float,
     serial_trap: SerialTrap | None,
 ) -> np.ndarray:
-    """Electrons by which an event changes what is read of a window (t, x) whose columns ``lit`` it lights."""
+    """Electrons by which an event that lights the columns ``lit`` changes the readings of a window (t, x)."""
     charge_e = read_e.copy()
     if serial_trap is not None:
         remove_serial_trap(charge_e, serial_trap)
@@ -180,7 +177,7 @@ def true_adu(reading_adu: np.ndarray, nonlinearity: tuple[float, float] | None) 
 
 
 def read_adu(true: np.ndarray, nonlinearity: tuple[float, float] | None) -> np.ndarray:
-    """Readings over the bias of linear ADU: the inverse of `true_adu`, in a form that stands ``a = 0``."""
+    """Readings over the bias of linear ADU: the inverse of `true_adu`, in a form that allows ``a = 0``."""
     if nonlinearity is None:
         return true
     a, b = nonlinearity
@@ -196,7 +193,7 @@ def _hidden_by_rounding(rng: np.random.Generator, slope: np.ndarray) -> np.ndarr
 
 
 def _write_copy(path: Path, target: Path, changed: Mapping[int, Path], work: Path) -> None:
-    """Copy a file HDU by HDU with the pixels of some changed; checksums are renewed by astropy. One is in memory."""
+    """Copy a file with changed pixels in some HDUs, one HDU in memory at a time; astropy renews checksums."""
     partial = work / "copy.fits"
     with fits.open(path, memmap=False) as source:
         for index, hdu in enumerate(source):

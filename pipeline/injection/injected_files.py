@@ -1,4 +1,4 @@
-"""What a file with injected events comes with, whatever kind of file it is: truth, stars, and its place."""
+"""Tables of truth and stars, paths and seeds for copies of files with injected events, for frames and cubes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shutterless.pipeline.simulation.truth import STAR_COLUMNS, TRUTH_COLUMNS
 
 @dataclass(frozen=True)
 class InjectedFile:
-    """A copy with events in it, its truth and streaks (`TRUTH_COLUMNS`, `STAR_COLUMNS`), and what was left as it was.
+    """A copy with injected events, its truth and streaks (`TRUTH_COLUMNS`, `STAR_COLUMNS`), and unchanged quadrants.
 
     ``skipped`` maps quadrants that cannot be read or calibrated to the reason.
     """
@@ -38,7 +38,7 @@ def target_of(path: Path, out: str | Path) -> Path:
     Raises
     ------
     FrameError
-        If the copy would take the file's place.
+        If the copy would replace the file.
     """
     target = Path(out) / path.name
     if target.resolve() == path.resolve():
@@ -95,13 +95,13 @@ def _with_y(columns: Mapping[str, str], amplifier: Amplifier) -> list[str]:
 
 
 def _typed(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
-    """Give columns their types; files that name no CCD or quadrant leave it null."""
+    """Give columns their types; CCD and quadrant are null if the file does not name them."""
     nullable = {name: "Int64" for name in ("ccd", "quadrant") if table[name].isna().any()}
     return table.astype({**columns, **nullable})
 
 
 def put_in_place(partial: Path, target: Path) -> None:
-    """Move a finished copy to its place, packed if its name says so."""
+    """Move a finished copy to its place, packed if its suffix is that of packed files."""
     if target.name.endswith(".gz"):
         packed = partial.with_name("copy.fits.gz")
         with partial.open("rb") as plain, packed.open("wb") as sink, gzip.GzipFile("", "wb", 6, sink, 0) as archive:

@@ -1,1 +1,1 @@
-"""Figures of pixels, streaks and events. Data and Axes in, Axes out."""
+"""Figures of pixels, streaks and events. Functions take data and Axes and return the Axes."""

@@ -1,4 +1,4 @@
-"""Pictures of image cubes: images, noise, the light of all pixels together and of each. Data and Axes in, Axes out."""
+"""Draw image cubes: images, noise maps, and light curves of their sum and of each pixel."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from shutterless.pipeline.plots.frames import BLACK, BLUE, GREY, ORANGE, SKY_BLUE, VERMILLION, explain_empty
 
 LINEAR_SIGMA = 3.0
-MAX_WRITTEN = 12  # pixels on a side up to which each has its number written into it
+MAX_WRITTEN = 12  # pixels on a side up to which values are written into pixels
 _UNITS_S = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3))
-_LEAST_UNITS = 1.5  # of a unit; a shorter segment is given in the next smaller one
+_LEAST_UNITS = 1.5  # of a unit; shorter times are given in the next smaller unit
 _TOP = 0.22  # share of a light curve's height that is kept free for numbers
-_N_TIERS, _TIER, _APART = 3, 0.075, 0.024  # heights at which numbers stand, their distances in shares of the axes
+_N_TIERS, _TIER, _APART = 3, 0.075, 0.024  # heights of numbers, and distances between them as shares of the axes
 _CELL = (0.88, 0.72)  # share of a pixel's width and height that its light curve fills
-_BELOW = 0.07  # by which the middle of a light curve is set below that of its pixel, to leave room for words
+_BELOW = 0.07  # offset of a light curve below the middle of its pixel, for text above it
 _NOISE_TICKS = (1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100, 300, 1000, 3000)
-_CALM = (1.0, 99.0)  # percentiles whose range and half of it on either side fill a cell
+_PERCENTILES = (1.0, 99.0)  # a cell spans the range between them and half of it on either side
 _OUTLINED = [withStroke(linewidth=2.5, foreground="white")]
 
 
 def duration_unit(span_s: float) -> tuple[str, float]:
-    """Unit in which a segment of time is readable, from ``"ms"`` to ``"d"``, and its seconds."""
+    """Unit in which a span of time is readable, from ``"ms"`` to ``"d"``, and its seconds."""
     long_enough = [unit for unit in _UNITS_S if abs(span_s) >= _LEAST_UNITS * unit[1]]
     return long_enough[0] if long_enough else _UNITS_S[-1]
 
@@ -49,10 +49,10 @@ def plot_pixel_image(
     Parameters
     ----------
     image_e : ndarray, shape (y, x)
-        Electrons per cadence; NaN (never live) is hatched. Row 0 is at the bottom, as in the archives' own pictures.
+        Electrons per cadence; NaN (never live) is hatched. Row 0 is at the bottom, as in pictures of the archives.
     ax : Axes
     stars : DataFrame, optional
-        Columns ``streak_id``, ``x``, ``y`` (pixel) and ``flux_e_row``; the brightest are labelled with their number.
+        Columns ``streak_id``, ``x``, ``y`` (pixel) and ``flux_e_row``. The brightest are labelled with their number.
     aperture : ndarray of bool, shape (y, x), optional
         Outlined.
     n_labels : int
@@ -63,7 +63,7 @@ def plot_pixel_image(
 
     Notes
     -----
-    Grey is linear up to the median of the image above its faintest tenth and logarithmic beyond.
+    Grey is linear up to the difference of the image's median and its tenth percentile, and logarithmic beyond.
     """
     _name_pixels(ax, image_e.shape)
     live = np.isfinite(image_e)
@@ -83,18 +83,18 @@ def plot_pixel_image(
 
 
 def plot_noise_map(noise: np.ndarray, ax: Axes) -> Axes:
-    """Show the scatter of each pixel over what the archive or the photons say.
+    """Show the scatter of each pixel over the error of the archive or the photon noise.
 
     Parameters
     ----------
     noise : ndarray, shape (y, x)
-        1 where the light is as quiet as can be, and where too few cadences tell; NaN is hatched.
+        1 for the least possible scatter, and where there are too few cadences; NaN is hatched.
     ax : Axes
 
     Returns
     -------
     Axes
-        With the numbers written into the pixels where they are no more than `MAX_WRITTEN` on a side.
+        With values written into the pixels if there are at most `MAX_WRITTEN` on a side.
     """
     _name_pixels(ax, noise.shape)
     if not np.isfinite(noise).any():
@@ -112,7 +112,7 @@ def plot_noise_map(noise: np.ndarray, ax: Axes) -> Axes:
 
 
 def round_values(linear_width: float, low: float, high: float, apart: float = 0.09) -> list[float]:
-    """0 and round values along an asinh scale, those from its ends on that have room for their names.
+    """0 and round values along an asinh scale, chosen from its ends inwards where labels have room.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def round_values(linear_width: float, low: float, high: float, apart: float = 0.
     low, high : float
         Its ends.
     apart : float
-        Least distance of two values, as a share of the scale.
+        Least distance between two values, as a share of the scale.
     """
     decades = 10.0 ** np.arange(np.floor(np.log10(linear_width)) - 1, np.log10(max(-low, high)) + 1)
     steps = np.outer(decades[::-1], (1.0, 5.0, 2.0)).ravel()
@@ -151,8 +151,8 @@ def plot_residual_image(
         In units of σ; NaN (masked) is grey and hatched.
     ax : Axes
     limit_sigma : float
-        The colours end at plus and minus this and are linear up to `LINEAR_SIGMA`, logarithmic beyond; pictures with
-        the same limit can be compared.
+        The colours end at plus and minus this. They are linear up to `LINEAR_SIGMA` and logarithmic beyond. Pictures
+        with the same limit can be compared.
     place : (float, float), optional
         Column and row (x, y) of a source; crossed.
     first_pixel : (int, int)
@@ -191,16 +191,16 @@ def plot_summed_light(
     Parameters
     ----------
     time : ndarray, shape (t,)
-        Of each cadence on a regular grid, rising.
+        Time of each cadence on a regular grid, rising.
     light : ndarray, shape (t,)
-        NaN where a cadence is masked or was not written: a grey tick stands at the bottom, and no line crosses it.
+        NaN where a cadence is masked or was not written. There the line breaks, with a grey tick at the bottom.
     ax : Axes
     marked : mapping of int to float, optional
-        Times of events by their numbers; a line each, and the number above where there is room.
+        Times of events by their numbers. Each gets a line, and its number above if there is room.
     shaded : (float, float), optional
         Beginning and end of an event.
     limits : (float, float), optional
-        Least and largest light that is drawn; triangles on the edge stand for what lies outside. Left out, all is.
+        Least and largest light that is drawn; triangles on the edge mark values outside. By default all is drawn.
     xlabel, ylabel : str
         With their units.
 
@@ -228,12 +228,12 @@ def plot_summed_light(
 
 
 def name_cadences(time: np.ndarray, ax: Axes, *, first_cadence: int = 0) -> Axes:
-    """Give a light curve a second axis above, with the cadences as they are counted.
+    """Add a second axis above a light curve, with cadence numbers.
 
     Parameters
     ----------
     time : ndarray, shape (t,)
-        Of cadences ``first_cadence`` and on, rising.
+        Times of the cadences from ``first_cadence``, rising.
     ax : Axes
         Of `plot_summed_light`.
     first_cadence : int
@@ -264,23 +264,23 @@ def plot_pixel_light(
     marked: Iterable[tuple[int, float, float]] = (),
     shaded: tuple[float, float] | None = None,
 ) -> Axes:
-    """Draw a small light curve in the place of each pixel.
+    """Draw a small light curve at the place of each pixel.
 
     Parameters
     ----------
     time : ndarray, shape (t,)
         Runs from edge to edge of every pixel.
     light_e : ndarray, shape (y, x, t)
-        Electrons per cadence; NaN where masked: no line crosses it.
+        Electrons per cadence; NaN where masked, which breaks the line.
     ax : Axes
     first_pixel : (int, int)
         Place (y, x) of ``light_e[0, 0]``.
     common : bool
-        One range for all pixels, from the least to the largest value of all. Else each has its own, that of its 1st to
-        99th percentile and half as much on either side; red dots on the edge stand for what lies outside, and the range
-        (electrons, and per cent of the pixel's median where that is light) is written in.
+        One range for all pixels, from the least to the largest value of all. Otherwise each pixel has its own, from its
+        1st to its 99th percentile and half as much on either side. Then red dots on the edge mark values outside, and
+        the range is written in (electrons, and per cent of the pixel's median if that is light).
     marked : iterable of (int, float, float)
-        Numbers of events and their places (x, y): the pixel is framed and the number written into it.
+        Numbers of events and their places (x, y). The pixel is framed, and the number is written into it.
     shaded : (float, float), optional
         Beginning and end of an event.
 
@@ -318,7 +318,7 @@ def _name_pixels(ax: Axes, shape: tuple[int, ...]) -> None:
 
 
 def _show(values: np.ndarray, ax: Axes, first_pixel: tuple[int, int], **colours: Any) -> Any:
-    """Image with row 0 at the bottom; what is NaN shows the hatched ground."""
+    """Image with row 0 at the bottom and a hatched ground for NaN."""
     y, x = first_pixel
     n_y, n_x = values.shape
     ax.patch.set(facecolor="0.8", hatch="////", edgecolor="0.5")
@@ -335,7 +335,7 @@ def _show(values: np.ndarray, ax: Axes, first_pixel: tuple[int, int], **colours:
 
 
 def _add_bar(image: Any, ax: Axes, label: str, ticks: Sequence[float], **options: Any) -> None:
-    """Colour bar as high as the image, however the image is shrunk to keep its pixels square."""
+    """Colour bar as high as the image, even if the image is shrunk to keep its pixels square."""
     bar = ax.figure.colorbar(image, cax=ax.inset_axes((1.03, 0, 0.04, 1)), label=label, ticks=ticks, **options)
     bar.minorticks_off()
 
@@ -360,7 +360,7 @@ def _mark_stars(stars: pd.DataFrame, ax: Axes, n_labels: int) -> None:
 
 
 def _set_height(low: float, high: float, ax: Axes, *, top: float) -> None:
-    """From the least to the largest value, and room for ticks below and for numbers above."""
+    """Set limits from the least to the largest value, with room for ticks below and for numbers above."""
     height = (high - low) or max(abs(high), 1.0) * 1e-3
     ax.set_ylim(low - 0.12 * height, high + (0.05 + top) * height)
 
@@ -373,7 +373,7 @@ def _mark_beyond(time: np.ndarray, light: np.ndarray, ax: Axes) -> None:
 
 
 def _number_events(marked: Mapping[int, float], ax: Axes) -> None:
-    """Lines at the times of events and their numbers above, each on the lowest tier that has room, else left out."""
+    """Lines at the times of events, with numbers above on the lowest tier that has room, or without a number."""
     first, last = ax.get_xlim()
     tiers: list[list[float]] = [[] for _ in range(_N_TIERS)]
     for number, time in sorted(marked.items()):
@@ -391,15 +391,15 @@ def _number_events(marked: Mapping[int, float], ax: Axes) -> None:
 
 
 def _common_range(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """From the least to the largest value of all pixels, the same for each."""
+    """Range from the least to the largest value of all pixels, the same for each."""
     least, largest = np.nanmin(curves, axis=1), np.nanmax(curves, axis=1)
     spare = (np.max(largest - least) or 1.0) * 0.02
     return np.full(len(curves), least.min() - spare), np.full(len(curves), largest.max() + spare)
 
 
 def _own_ranges(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Calm range of each pixel, and half of it on either side."""
-    low, high = np.nanpercentile(curves, _CALM, axis=1)
+    """Range between percentiles of each pixel, and half of it on either side."""
+    low, high = np.nanpercentile(curves, _PERCENTILES, axis=1)
     half = np.where(high > low, high - low, np.maximum(np.abs(high), 1.0) * 1e-3) / 2
     return low - half, high + half
 
@@ -412,13 +412,13 @@ def _draw_cells(
     y = corners[:, 1:] + _CELL[1] * (np.clip(up, 0, 1) - 0.5) - _BELOW
     beyond = (up < 0) | (up > 1)
     ax.add_collection(LineCollection(list(np.stack([x, y], axis=2)), colors=BLUE, linewidths=0.7))
-    alone = _without_neighbour(curves)
-    ax.plot(x[alone], y[alone], ls="none", marker=".", ms=1.5, mec="none", color=BLUE)
+    isolated = _find_isolated(curves)
+    ax.plot(x[isolated], y[isolated], ls="none", marker=".", ms=1.5, mec="none", color=BLUE)
     ax.plot(x[beyond], y[beyond], ls="none", marker=".", ms=4, mec="none", color=VERMILLION)
 
 
-def _without_neighbour(curves: np.ndarray) -> np.ndarray:
-    """Live cadences between masked ones, of which a line shows nothing."""
+def _find_isolated(curves: np.ndarray) -> np.ndarray:
+    """Live cadences between masked ones, which a line cannot show."""
     live = np.pad(np.isfinite(curves), ((0, 0), (1, 1)))
     return live[:, 1:-1] & ~live[:, :-2] & ~live[:, 2:]
 

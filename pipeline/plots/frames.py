@@ -1,7 +1,4 @@
-"""Pictures of pixels: a frame, its streaks, a candidate's strip and light curve, the quality of a calibrated amplifier.
-
-Data and Axes in, Axes out.
-"""
+"""Draw frames, their streaks, a candidate's strip and light curve, and the quality of a calibrated amplifier."""
 
 from __future__ import annotations
 
@@ -15,13 +12,13 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-# Okabe & Ito's palette: told apart with every common colour blindness
+# Okabe & Ito's palette, distinguishable with every common colour blindness
 BLACK, BLUE, VERMILLION, GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
 PURPLE, ORANGE, SKY_BLUE, GREY = "#CC79A7", "#E69F00", "#56B4E9", "#777777"
-NOISE_RANGE = (0.9, 1.5)  # of the noise of columns as drawn; what lies outside is set on the edge
-_AS_THEY_ARE: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest"}
-_LEAST_APART = 0.06  # ticks that are named, as a share of the axis
-_LABEL_APART = 0.65  # labels of a spectrum, in the logarithm of the frequency
+NOISE_RANGE = (0.9, 1.5)  # of the noise of columns as drawn; values outside are drawn on the edge
+_UNSMOOTHED: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest"}
+_LEAST_APART = 0.06  # distance of labelled ticks, as a share of the axis
+_LABEL_APART = 0.65  # distance of labels of a spectrum, in the logarithm of the frequency
 
 
 def plot_frame(
@@ -36,7 +33,7 @@ def plot_frame(
     contrast: float = 0.25,
     limit_sigma: float | None = None,
 ) -> Axes:
-    """Show a piece of one amplifier in read order, time downward: as it was read, or calibrated.
+    """Show a piece of one amplifier in read order, time downward, raw or calibrated.
 
     Parameters
     ----------
@@ -46,15 +43,16 @@ def plot_frame(
     first_row, first_column : int
         File row and column of ``pixels[0, 0]``.
     row_step : int
-        File rows from one of the given rows to the next, where not all are drawn.
+        File rows from one given row to the next, if not all are drawn.
     marked : (float, float), optional
         Column and file row of a place to draw a circle around.
     unit : str
         Unit of the pixel values, for the colour bar.
     contrast : float
-        Of the ZScale segment; smaller is softer.
+        Of ZScale; smaller is softer.
     limit_sigma : float, optional
-        The pixels are residuals in units of σ, NaN (masked) is grey, and the colours end at plus and minus this.
+        If given, the pixels are residuals in units of σ, NaN (masked) is grey, and the colours end at plus and minus
+        this.
 
     Returns
     -------
@@ -71,7 +69,7 @@ def plot_frame(
         colours, label = {"cmap": "gray", "vmin": low, "vmax": high}, f"Pixel value ({unit}), ZScale"
     else:
         colours, label = _residual_colours(limit_sigma), "Residual (σ)"
-    image = ax.imshow(np.ma.masked_invalid(pixels), **colours, extent=extent, **_AS_THEY_ARE, origin="upper")
+    image = ax.imshow(np.ma.masked_invalid(pixels), **colours, extent=extent, **_UNSMOOTHED, origin="upper")
     if marked is not None:
         ax.plot(*marked, ls="none", marker="o", ms=22, mfc="none", mec=ORANGE, mew=1.6)
     ax.figure.colorbar(image, ax=ax, label=label, pad=0.02, extend="both")
@@ -93,7 +91,7 @@ def plot_streaks(profile_e: np.ndarray, streaks: pd.DataFrame, ax: Axes, *, n_la
         Columns ``x`` (pixel) and ``mag`` (NaN where unknown).
     ax : Axes
     n_labels : int
-        How many of the brightest streaks get their magnitude written beside them.
+        Number of the brightest streaks that are labelled with their magnitude.
 
     Returns
     -------
@@ -101,7 +99,7 @@ def plot_streaks(profile_e: np.ndarray, streaks: pd.DataFrame, ax: Axes, *, n_la
 
     Notes
     -----
-    The scale is logarithmic where all columns are positive: stars on one amplifier span four decades.
+    The scale is logarithmic if all columns are positive, since stars on one amplifier span four decades.
     """
     ax.set(xlabel="Column x (pixel, read order)", ylabel="Mean over time (e⁻ per row and column)")
     if profile_e.size == 0:
@@ -152,7 +150,7 @@ def plot_strip(
     first_row, first_column : float, int
         File row and column of ``residual[0, 0]``.
     rows_per_bin : int
-        Rows that one element of axis t stands for.
+        Rows in one element of axis t.
     marked_rows : (float, float), optional
         First and last file row of the event; dotted lines are drawn around them.
     limit_sigma : float
@@ -173,7 +171,7 @@ def plot_strip(
         first_column + n_columns - 0.5,
     )
     image = ax.imshow(
-        np.ma.masked_invalid(residual), **_residual_colours(limit_sigma), extent=extent, **_AS_THEY_ARE, origin="lower"
+        np.ma.masked_invalid(residual), **_residual_colours(limit_sigma), extent=extent, **_UNSMOOTHED, origin="lower"
     )
     if marked_rows is not None:
         for row in (marked_rows[0] - 0.5, marked_rows[1] + 0.5):
@@ -221,7 +219,7 @@ def plot_column_noise(
     *,
     magnitudes: Mapping[str, float] | None = None,
 ) -> Axes:
-    """Draw the noise of each column over what photons and electronics make, against its level.
+    """Draw the noise of each column over photon and read noise, against its level.
 
     Parameters
     ----------
@@ -230,10 +228,10 @@ def plot_column_noise(
     noise : ndarray, shape (x,)
         Measured noise over theory; NaN is left out.
     groups : mapping of str to ndarray of bool, shape (x,)
-        Up to three kinds of columns by their names; each is drawn over the one before.
+        Up to three kinds of columns by their names; later ones are drawn over earlier ones.
     ax : Axes
     magnitudes : mapping of str to float, optional
-        Levels (electrons) of the middle of stars of some magnitudes, for the axis above.
+        Levels (electrons) in the middle of stars of some magnitudes, for the axis above.
 
     Returns
     -------
@@ -262,7 +260,7 @@ def plot_column_noise(
 
 
 def _add_magnitudes(magnitudes: Mapping[str, float], ax: Axes) -> None:
-    """Name levels on the axis above, those apart enough for their names."""
+    """Label levels on the axis above where labels have room."""
     low, high = np.log(ax.get_xlim())
     shown: dict[str, float] = {}
     for name, level in sorted(magnitudes.items(), key=lambda item: -item[1]):
@@ -318,19 +316,19 @@ def plot_pickup(
     row_rate_hz: float,
     n_labels: int = 6,
 ) -> Axes:
-    """Draw the amplitude spectrum of what the columns of a row share, and label its lines.
+    """Draw the amplitude spectrum of the signal that the columns of a row share, and label its lines.
 
     Parameters
     ----------
     frequency_hz, amplitude_e : ndarray, shape (f,)
-        Amplitude (electrons) of a sinusoid that would stand at each frequency; the first is 0 Hz and not drawn.
+        Amplitude (electrons) of a sinusoid at each frequency; the first is 0 Hz and not drawn.
     peaks : DataFrame
         Columns ``frequency_hz`` and ``amplitude_e``; the strongest first.
     ax : Axes
     row_rate_hz : float
-        Rows per second: labels tell periods in rows.
+        Rows per second; labels give periods in rows.
     n_labels : int
-        How many of the peaks are labelled at most, where labels have room; of the others only the place is marked.
+        Largest number of labelled peaks, where labels have room. The others are only marked.
 
     Returns
     -------
@@ -366,11 +364,11 @@ def plot_masked(
         Masked fraction of each column or row.
     ax : Axes
     n_bins : int
-        At most; all hold equally many but for one at most.
+        Largest number of bins; their sizes differ by one at most.
     marked : ndarray of int, optional
-        Columns to mark below: those that are masked from end to end.
+        Columns to mark below, which are masked from end to end.
     along : str
-        What ``fraction`` runs along.
+        Name of the axis of ``fraction``.
 
     Returns
     -------

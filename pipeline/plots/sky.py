@@ -1,4 +1,4 @@
-"""Pictures of what is simulated: pixels in electrons, events, series and profiles. Data and Axes in, Axes out."""
+"""Draw simulated data: pixels in electrons, events, series and profiles."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from shutterless.pipeline.plots.frames import (
 _COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY_BLUE, BLACK)
 _DASHES = ("-", "--", "-.", ":")
 _GREYS = colormaps["gray"].with_extremes(bad="#c08070")
-_FEW_ROWS = 120  # each is drawn with its width
+_FEW_ROWS = 120  # below, each row is drawn with its width
 
 
 def plot_pixels(
@@ -47,13 +47,13 @@ def plot_pixels(
         Rows downward, columns rightward; NaN (masked) is reddish.
     ax : Axes
     limits : (float, float)
-        Values of black and white; pictures with the same limits can be compared.
+        Values of black and white. Pictures with the same limits can be compared.
     softening : float, optional
         The grey scale is linear up to about this value and logarithmic above (``asinh``); linear without.
     first_row, first_column : float
         Row and column of ``pixels[0, 0]``.
     bins : (int, int)
-        Rows and columns that one element stands for.
+        Rows and columns in one element.
     unit : str
         Of the values, for the colour bar.
 
@@ -88,14 +88,14 @@ def plot_pixels(
 
 
 def _round_values(low: float, high: float, softening: float) -> list[float]:
-    """0, and 1, 2 and 5 times powers of ten where the scale is no longer linear, between two values."""
+    """0 between two limits, and 1, 2 and 5 times powers of ten where the scale is no longer linear."""
     decades = 10.0 ** np.arange(np.floor(np.log10(softening)) - 1, np.ceil(np.log10(max(high, softening))) + 1)
     steps = np.outer(decades, (1, 2, 5)).ravel()
     return [0.0] * (low <= 0) + [float(step) for step in steps if max(low, softening / 4) <= step <= high]
 
 
 def time_unit(span_s: float) -> tuple[str, float]:
-    """Unit in which a segment of time is readable, ``"ms"`` or ``"s"``, and how many of them a second has."""
+    """Unit in which a span of time is readable, ``"ms"`` or ``"s"``, and its number in a second."""
     return ("ms", 1e3) if abs(span_s) < 1.5 else ("s", 1.0)
 
 
@@ -108,7 +108,7 @@ def plot_event(
     rows_per_point: int = 1,
     unit: str = "Flux / star's own",
 ) -> Axes:
-    """Draw the light curve of an event as rows see it, and what noise makes of it.
+    """Draw the light curve of an event by rows, without and with noise.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def plot_event(
     measured : ndarray, shape (t,), optional
         The same with noise, drawn as points.
     rows_per_point : int
-        Rows that are averaged for a point; what does not fill the last point is left out.
+        Rows that are averaged for a point; an incomplete last point is left out.
     unit : str
         Label of the vertical axis.
 
@@ -154,7 +154,7 @@ def plot_event(
 def plot_series(
     x: np.ndarray, curves: Mapping[str, np.ndarray], ax: Axes, *, xlabel: str, ylabel: str, steps: bool = False
 ) -> Axes:
-    """Draw one or several curves over the same values, with a legend where there are several.
+    """Draw one or several curves over the same values, with a legend if there are several.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def plot_series(
     xlabel, ylabel : str
         With their units.
     steps : bool
-        Draw pixels or rows, each with its width, rather than a curve.
+        Draw steps with the width of pixels or rows, rather than a curve.
 
     Returns
     -------
@@ -190,14 +190,14 @@ def plot_noise_by_magnitude(table: pd.DataFrame, ax: Axes) -> Axes:
     Parameters
     ----------
     table : DataFrame
-        One row for each step of the calibration, in order, and a column for each magnitude, which its label gives as a
-        number; NaN where there is no star.
+        One row for each step of the calibration, in order, and one column for each magnitude, whose label is that
+        number; NaN without a star.
     ax : Axes
 
     Returns
     -------
     Axes
-        With a line at 1, where there is nothing but photon and read noise; logarithmic, as magnitudes are.
+        Logarithmic, as magnitudes are, with a line at 1 for photon and read noise only.
     """
     ax.set(xlabel="Magnitude of the star (r)", ylabel="σ found / σ expected")
     if table.empty:

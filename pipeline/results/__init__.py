@@ -1,1 +1,1 @@
-"""Results: triggers to tables with times and names, and light curves of stars."""
+"""Results: tables of candidates with times and names, and light curves of stars."""

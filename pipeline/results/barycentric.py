@@ -1,4 +1,4 @@
-"""Barycentric times: when light would have passed the centre of mass of the solar system, on a uniform clock (TDB)."""
+"""Compute barycentric times: when light would pass the centre of mass of the solar system, on a uniform clock (TDB)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from erfa import ErfaWarning
 from shutterless.pipeline.reading.instruments import Site
 from shutterless.pipeline.reading.readout import Readout
 
-KNOT_S = 30.0  # the delay is computed so often; linear in between it is off by 13 ns (3.4 cm/s² of the Earth's spin)
+KNOT_S = 30.0  # between computed delays; linear interpolation errs by 13 ns (3.4 cm/s² of the Earth's spin)
 
 
 class BarycentreError(ValueError):
@@ -39,7 +39,7 @@ def parse_direction(ra: Any, dec: Any, source: str) -> Direction:
     Raises
     ------
     BarycentreError
-        If it is neither, or not on the sphere; ``source`` names where it came from.
+        If it is neither, or not on the sphere. The message names ``source``.
     """
     try:
         right = Angle(ra, u.hourangle if ":" in str(ra) or "h" in str(ra) else u.deg).deg
@@ -54,12 +54,12 @@ def parse_direction(ra: Any, dec: Any, source: str) -> Direction:
 
 
 def read_pointing(path: str | Path) -> Direction:
-    """Position in the primary header of a file (``RA`` and ``DEC``): where the camera pointed.
+    """Pointing of the camera from ``RA`` and ``DEC`` in the primary header of a file.
 
     Raises
     ------
     BarycentreError
-        If the header does not say.
+        If the header lacks it.
     """
     header = fits.getheader(path, 0)
     missing = [key for key in ("RA", "DEC") if header.get(key) in (None, "")]
@@ -78,8 +78,7 @@ def bjd_tdb(readout: Readout, rows: np.ndarray, direction: Direction, site: Site
     ----------
     readout : Readout
     rows : ndarray, shape (t,)
-        File rows in rising order, fractions allowed; less the detector row of the star, they give the time of its
-        light.
+        File rows in rising order, fractions allowed. For the time of a star's light subtract the star's detector row.
     direction : Direction
         Of the star.
     site : Site
@@ -97,9 +96,9 @@ def bjd_tdb(readout: Readout, rows: np.ndarray, direction: Direction, site: Site
     Notes
     -----
     ``BJD_TDB = t + r·n/c`` with the vector r from the barycentre to the site and the unit vector n to the star, at
-    infinity (Eastman, Siverd & Gaudi 2010, PASP 122, 935). astropy's built-in ephemeris knows the Earth to 5 km rms and
-    13 km at worst (ERFA, epv00): 15 and 45 µs of light. UT1 is taken to be UTC, which turns the Earth by 0.9 s at most
-    and the light time by 1.4 µs. Nothing is downloaded.
+    infinity (Eastman, Siverd & Gaudi 2010, PASP 122, 935). astropy's built-in ephemeris places the Earth to 5 km rms
+    and 13 km at worst (ERFA, epv00): 15 and 45 µs of light. UT1 is taken to be UTC, which changes the rotation of the
+    Earth by at most 0.9 s and the light time by 1.4 µs. Nothing is downloaded.
     """
     if readout.shutter_open_utc is None or readout.first_row is None:
         raise BarycentreError(
@@ -130,6 +129,6 @@ def _light_travel_s(times: Time, direction: Direction, site: Site) -> np.ndarray
         iers.conf.set_temp("auto_max_age", None),
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore", ErfaWarning)  # leap seconds of years to come are not known
+        warnings.simplefilter("ignore", ErfaWarning)  # leap seconds of future years are unknown
         warnings.filterwarnings("ignore", message=".*polar motion.*")  # metres, nanoseconds
         return times.light_travel_time(star, kind="barycentric", location=place, ephemeris="builtin").to_value("s")

@@ -1,4 +1,4 @@
-"""From triggers that a detector believes to the table an astronomer gets: who, where, when, how sure, and with what."""
+"""Build the table of candidates from accepted detections: position, time, star, probability and detector of each."""
 
 from __future__ import annotations
 
@@ -63,18 +63,18 @@ def build_candidates(
         Rows of `shutterless.pipeline.detection.triggers.find_triggers` that are to become candidates, with
         ``probability``, ``kind`` and ``kind_probability`` where a model gave them.
     streaks : DataFrame
-        Streaks of the amplifier, ``y0`` filled in as far as it is known.
+        Streaks of the amplifier, with ``y0`` where it is known.
     readout : Readout
     file, model : str
         Names of the FITS file and of the detector.
     n_y : int
-        Height of the stack; in one that is a single row high no candidate has a ``y``.
+        Height of the stack. In a stack one row high no candidate has a ``y``.
 
     Returns
     -------
     DataFrame
-        `CANDIDATE_TYPES`; ``group_id`` is still each candidate's own. What peaks before the streak it lies on has begun
-        is not that star's.
+        `CANDIDATE_TYPES`; ``group_id`` is the candidate's own at this stage. A candidate that peaks before the streak
+        at its place begins is not assigned to that star.
     """
     star = streaks.set_index("streak_id").reindex(detections["streak_id"].fillna(-1).astype("int64"))
     peak = detections["row_peak"].to_numpy()
@@ -109,11 +109,11 @@ def build_candidates(
 
 
 def group_candidates(candidates: pd.DataFrame) -> pd.DataFrame:
-    """Join what has one cause: the same rows in several columns or quadrants of a CCD, or one flash on two stars.
+    """Group candidates of one cause: the same rows in several columns or quadrants of a CCD, or one flash on two stars.
 
-    Two candidates of one file are joined when their peaks agree within `SAME_GROUP_ROWS` or a quarter of the shorter
-    one and their rows overlap by more than half: what happens at read time (pickup, a satellite's crossing) does so.
-    They are joined, too, when their event times are known and agree, which only the sky can arrange.
+    Two candidates of one file are joined if their peaks agree within `SAME_GROUP_ROWS` or a quarter of the shorter one
+    and their rows overlap by more than half, as for events at read time (pickup, the crossing of a satellite). They are
+    also joined if their event times are known and agree, which only a cause in the sky can produce.
 
     Returns
     -------

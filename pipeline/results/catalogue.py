@@ -1,4 +1,4 @@
-"""Catalogues of known stars: names for streaks, and the detector rows that a steady frame does not show."""
+"""Match streaks with catalogues of known stars, which give names and the detector rows that a steady frame lacks."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def read_catalogue(path: str | Path) -> pd.DataFrame:
     Parameters
     ----------
     path : path
-        ``.csv``, ``.ecsv`` or ``.parquet`` with ``x``, ``y`` (pixels, read order) and ``mag``; a ``name``, the ``ccd``
-        and ``quadrant`` that a star belongs to, and ``ra`` and ``dec`` (degrees) are used where they are given.
+        ``.csv``, ``.ecsv`` or ``.parquet`` with ``x``, ``y`` (pixels, read order) and ``mag``. Optional columns are
+        ``name``, the ``ccd`` and ``quadrant`` of a star, and ``ra`` and ``dec`` (degrees).
 
     Raises
     ------
@@ -62,14 +62,14 @@ def apply_catalogue(streaks: pd.DataFrame, catalogue: pd.DataFrame, readout: Rea
     catalogue : DataFrame
         From `read_catalogue`.
     readout : Readout
-        Its ``ccd`` and ``quadrant`` choose among the stars where the catalogue tells them apart.
+        Its ``ccd`` and ``quadrant`` select the stars if the catalogue has these columns.
 
     Returns
     -------
     DataFrame
-        With ``name`` (empty where there is none) and ``y0`` of the star nearest in column within `CATALOGUE_MATCH_PX`
-        and `MATCH_MAG`; a streak without a magnitude takes the nearest of any. Each star goes to one streak at most.
-        With ``ra`` and ``dec`` in the catalogue those too, NaN where no star is matched.
+        With ``name`` (empty without one) and ``y0`` of the star nearest in column within `CATALOGUE_MATCH_PX` and
+        `MATCH_MAG`. A streak without a magnitude matches the nearest star of any magnitude. Each star is matched with
+        one streak at most. ``ra`` and ``dec`` are added if the catalogue has them, NaN without a match.
     """
     stars = _stars_of_amplifier(catalogue, readout)
     streak, star = _match(streaks, stars)
@@ -89,7 +89,7 @@ def apply_catalogue(streaks: pd.DataFrame, catalogue: pd.DataFrame, readout: Rea
 def identify_streaks(
     streaks: Mapping[str, pd.DataFrame], readouts: Mapping[str, Readout], catalogue: pd.DataFrame | None = None
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """Streaks with what the other files of their sequence and a catalogue say of them.
+    """Complete streaks with onsets from the other files of their sequence and with matches in a catalogue.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def identify_streaks(
     streaks : dict of str to DataFrame
         After `share_onsets` and `apply_catalogue`.
     warnings : list of str
-        One line for each amplifier whose stars are not those of the catalogue (`check_match`), which is not used there.
+        One line for each amplifier that the catalogue does not fit (`check_match`); there the catalogue is not used.
     """
     shared = share_onsets(streaks, readouts)
     if catalogue is None:
@@ -113,16 +113,16 @@ def identify_streaks(
     for entry, table in shared.items():
         line = check_match(entry, table, catalogue, readouts[entry])
         lines += [line] if line else []
-        # chance matches would give wrong times that look exact
+        # chance matches would give wrong times marked as exact
         named[entry] = apply_catalogue(table, catalogue.iloc[:0] if line else catalogue, readouts[entry])
     return named, lines
 
 
 def check_match(entry: str, streaks: pd.DataFrame, catalogue: pd.DataFrame, readout: Readout) -> str:
-    """Line for the user where a catalogue does not fit an amplifier, empty where it does.
+    """Warning for the user if a catalogue does not fit an amplifier, otherwise empty.
 
-    Of the catalogue's stars that are brighter than the middle one of the streaks, `LEAST_MATCHED` must have a streak:
-    chance alone gives a sixth of them one among 500 streaks, and the true positions nearly all.
+    Of the catalogue's stars brighter than the median streak, a share of `LEAST_MATCHED` must have a streak. With 500
+    streaks, chance matches a sixth of them and the true positions nearly all.
     """
     stars = _stars_of_amplifier(catalogue, readout)
     if stars.empty:
@@ -142,7 +142,7 @@ def check_match(entry: str, streaks: pd.DataFrame, catalogue: pd.DataFrame, read
 
 
 def _stars_of_amplifier(catalogue: pd.DataFrame, readout: Readout) -> pd.DataFrame:
-    """Stars that the catalogue does not place on another ``ccd`` or ``quadrant``."""
+    """Stars of the catalogue, without those on another ``ccd`` or ``quadrant``."""
     for key in ("ccd", "quadrant"):
         if key in catalogue and getattr(readout, key) is not None:
             catalogue = catalogue[catalogue[key].isna() | (catalogue[key] == getattr(readout, key))]
@@ -150,14 +150,14 @@ def _stars_of_amplifier(catalogue: pd.DataFrame, readout: Readout) -> pd.DataFra
 
 
 def _match(streaks: pd.DataFrame, stars: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of matched streaks and of their stars, (m,) each; the nearest pairs choose first."""
+    """Positions of matched streaks and of their stars, (m,) each; the nearest pairs are matched first."""
     distance = np.abs(streaks["x"].to_numpy()[:, None] - stars["x"].to_numpy(dtype=np.float64))
     contrast = np.abs(streaks["mag"].to_numpy()[:, None] - stars["mag"].to_numpy(dtype=np.float64))
     distance[(distance > CATALOGUE_MATCH_PX) | (contrast > MATCH_MAG)] = np.inf
     pairs = []
     for flat in np.argsort(distance, axis=None, kind="stable")[: np.isfinite(distance).sum()]:
         streak, star = np.unravel_index(flat, distance.shape)
-        if np.isfinite(distance[streak, star]):  # not taken by a nearer one
+        if np.isfinite(distance[streak, star]):  # not matched with a nearer one
             distance[streak, :] = distance[:, star] = np.inf
             pairs.append((streak, star))
     matched = np.array(pairs, dtype=np.int64).reshape(-1, 2)

@@ -1,4 +1,4 @@
-"""Light curves of every star of an amplifier, blended neighbours fitted together, row by row."""
+"""Fit light curves of all stars of an amplifier row by row, blended neighbours together."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.readout import Readout
 
 CHUNK_BLOCKS = 8  # blocks of rows converted to float32 at a time: 6 MB for 3,072 columns
-BEGUN_FRACTION = 0.5  # of its steady flux in the level of the ramp's rows: less, and a streak has not begun
+BEGUN_FRACTION = 0.5  # of its steady flux; with less in the level of the ramp's rows, a streak has not begun
 
 
 class LightCurveError(ValueError):
-    """A light curve that cannot be given as asked."""
+    """A request for a light curve that cannot be fulfilled."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class LightCurves:
         Electrons per row, all columns; NaN where the column under the star's centre is masked or its streak has not
         begun.
     error_e_row : ndarray of float64, shape (s, t)
-        Its standard error for the noise of the undimmed, unbrightened stars, neighbours fitted along; NaN as the flux.
+        Standard error of the flux from the noise at the stars' slow flux, with neighbours fitted together; NaN as the
+        flux.
     readout : Readout
     """
 
@@ -51,7 +52,7 @@ class LightCurves:
 
     @property
     def time_s(self) -> np.ndarray:
-        """Read time in seconds since the shutter opened (since file row 0 where that is unknown), shape (t,)."""
+        """Read time in seconds since the shutter opened (if unknown, since file row 0), shape (t,)."""
         return self.readout.seconds(self.row)
 
     def read_utc(self) -> np.ndarray:
@@ -61,14 +62,14 @@ class LightCurves:
     def event_utc_range(self, y0: float) -> tuple[np.ndarray, np.ndarray]:
         """Earliest and latest UTC of the light in each row, for a star at detector row ``y0`` (NaN: unknown).
 
-        As `Readout.event_utc_range`, many times as fast: the rows' times grow evenly.
+        As `Readout.event_utc_range`, but much faster, since the times of rows are evenly spaced.
         """
         earliest, latest = self.readout.event_row_range(self.row, y0)
         earliest_utc = self._utc(earliest)
         return earliest_utc, earliest_utc if np.array_equal(earliest, latest) else self._utc(latest)
 
     def _utc(self, rows: np.ndarray) -> np.ndarray:
-        """UTC of rows from that of the first; row by row only where a leap second falls between."""
+        """UTC of rows, extrapolated from the first; row by row only if a leap second falls between them."""
         ends = self.readout.read_utc(rows[[0, -1]]) if rows.size else np.empty(0, dtype="U26")
         if not rows.size or ends[0] == "" or any(":60" in end for end in ends):
             return self.readout.read_utc(rows)
@@ -86,7 +87,7 @@ def fit_light_curves(amplifier: Amplifier, rows: slice | None = None, bin_rows: 
     ----------
     amplifier : Amplifier
     rows : slice, optional
-        File rows, without a step; all of them if left out.
+        File rows, without a step; all rows by default.
     bin_rows : int
         Rows averaged after the fit, weighted by their errors; the last bin may hold fewer.
 
@@ -97,15 +98,15 @@ def fit_light_curves(amplifier: Amplifier, rows: slice | None = None, bin_rows: 
     Raises
     ------
     LightCurveError
-        If the rows are none or not those of the amplifier, or ``bin_rows`` is below 1.
+        If there are no rows, rows outside the amplifier, or ``bin_rows`` is below 1.
 
     Notes
     -----
-    In every row the residual (electrons) is a sum of one profile per streak, fitted with weights 1/σ²: blended stars
-    share the light as their profiles tell them apart, and the errors are the diagonal of the inverse normal matrix.
-    They hold photon and read noise; scintillation and image motion of bright stars come on top.
-    Added is each star's slow flux, the same fit to the baseline above the sky. In the rows of the sky ramp, whose
-    level jumps with every streak that begins, that of the first rows after it stands for it.
+    In every row the residual (electrons) is modelled as a sum of one profile per streak, fitted with weights 1/σ². The
+    fit divides the light of blended stars by their profiles. The errors are the diagonal of the inverse normal matrix;
+    they include photon and read noise, but not scintillation and image motion of bright stars. Each star's slow flux,
+    from the same fit to the baseline above the sky, is added. The level of the sky ramp jumps where a streak begins, so
+    there the slow flux of the first rows after the ramp is used.
     """
     start, stop = _check_rows(rows, amplifier.n_rows, bin_rows)
     amplifier = replace(amplifier, streaks=_sorted_streaks(amplifier))
@@ -134,13 +135,13 @@ def _check_rows(rows: slice | None, n_rows: int, bin_rows: int) -> tuple[int, in
 
 
 def _sorted_streaks(amplifier: Amplifier) -> pd.DataFrame:
-    """Streaks by column; an onset seen after the ramp's end is no star's row, for there is no such row."""
+    """Streaks by column; an onset after the end of the ramp is dropped, since the detector has no such row."""
     streaks = amplifier.streaks.sort_values("x", ignore_index=True)
     return streaks.assign(y0=streaks["y0"].where(streaks["y0"] < amplifier.readout.n_transit))
 
 
 def _profiles(amplifier: Amplifier) -> tuple[np.ndarray, np.ndarray]:
-    """First column that each streak reaches (s,), possibly beyond the edge, and its light on the columns (s, k)."""
+    """First column that each streak lights (s,), possibly beyond the edge, and its light in the columns (s, k)."""
     x, sigma_px = amplifier.streaks["x"].to_numpy(dtype=np.float64), amplifier.psf_sigma_px
     half = max(FIT_HALF_WIDTH, int(np.ceil(4 * sigma_px)))
     first = np.round(x).astype(np.int64) - half
@@ -195,8 +196,8 @@ def _steady_fluxes(amplifier: Amplifier, first: np.ndarray, profiles: np.ndarray
 def _sky_under_streaks(baseline: np.ndarray, first: np.ndarray, profiles: np.ndarray, flux: np.ndarray) -> np.ndarray:
     """Sky, ghosts and the light of stars too faint to be streaks, (x, b).
 
-    Smooth over the columns once the streaks are taken off, as where their fluxes were measured: a crowded amplifier has
-    no column that shows the sky. Over time it goes up and down as a whole.
+    The sky is the smooth level over columns after subtraction of the streaks, as in the measurement of their fluxes,
+    since a crowded amplifier has no column without stars. It varies over time as a whole.
     """
     middle = np.median(baseline, axis=1).astype(np.float64)
     smooth = follow_background(middle - add_profiles(first, profiles[:, None], flux, len(middle)))
@@ -204,7 +205,7 @@ def _sky_under_streaks(baseline: np.ndarray, first: np.ndarray, profiles: np.nda
 
 
 def _bin(row: np.ndarray, flux: np.ndarray, error: np.ndarray, bin_rows: int) -> tuple[np.ndarray, ...]:
-    """Means of bins: of the rows plainly, of the fluxes weighted by 1/error²; NaN where a bin has no valid row."""
+    """Means of bins: plain for the rows, weighted by 1/error² for the fluxes; NaN where a bin has no valid row."""
     starts = np.arange(0, row.size, bin_rows)
     counts = np.diff(np.append(starts, row.size))
     valid = np.isfinite(error)

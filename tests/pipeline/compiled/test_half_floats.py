@@ -1,4 +1,4 @@
-"""Halves convert as numpy converts them: every one of them, and singles to them with ties, overflow and NaN."""
+"""Half-precision numbers convert as in numpy: all of them to single, and singles with ties, overflow and NaN."""
 
 import numba
 import numpy as np
@@ -26,7 +26,7 @@ def to_halves(values):
 
 
 def check_as_numpy(values: np.ndarray) -> None:
-    """Same bits as numpy's conversion; of NaN only that it is one, with its sign."""
+    """Same bits as numpy's conversion; of NaN only the kind and the sign are compared."""
     with np.errstate(over="ignore"):
         expected = values.astype(np.float16)
     found = to_halves(values).view(np.float16)

@@ -1,4 +1,4 @@
-"""Medians as numpy finds them, to the last bit."""
+"""Medians equal numpy's to the last bit."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Means over windows against sums written out row by row."""
+"""Means over windows equal sums row by row."""
 
 import numpy as np
 import pytest

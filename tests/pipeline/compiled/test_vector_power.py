@@ -1,4 +1,4 @@
-"""The polynomial form of a power is the power, to its stated error."""
+"""The polynomial form of a power agrees with numpy's within its stated error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Injection: what is put in is found again, with its own photon noise, in its rows and nowhere else."""
+"""Injection: injected events are found again, have their own photon noise, and change only their own rows."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ SHADOW = Event("occultation", 30.2, 1000.0, 20.0, -1.0, shape=(("radius", 1.0), 
 
 
 def of_rho(rho, **changes):
-    """Settings under which every event has this optimum S/N."""
+    """Settings with which every event has this optimal S/N."""
     return replace(ORPHANS, min_rho=rho, rho_scale=0.0, bright_fraction=0.0, **changes)
 
 
@@ -44,7 +44,7 @@ def inject_this(monkeypatch):
 
 
 def electrons(amplifier, truth, event):
-    """What the only injection of a noiseless amplifier added and what was to be expected, over its footprint (x, t)."""
+    """Added and expected electrons of the only injection into a noiseless amplifier, over its footprint (x, t)."""
     curve, first, profile = event_stamp(event, amplifier.n_rows, amplifier.n_columns, amplifier.psf_sigma_px)
     columns = slice(first, first + len(profile))
     added = (
@@ -90,7 +90,7 @@ def test_bright_light_brings_its_poisson_noise(make_amplifier, inject_this):
 
 
 def test_light_taken_away_is_the_event_on_average(make_amplifier, inject_this):
-    """Of 300 sky electrons a few are lost, as many as were to be expected, each pixel within its own Poisson noise."""
+    """A few of 300 sky electrons are lost, as many as expected, each pixel within its own Poisson noise."""
     amplifier, truth = inject_this(make_amplifier(noise=0, stars=()), SHADOW, 40.0)
     added, expected = electrons(amplifier, truth, SHADOW)
     deep = expected < -20
@@ -119,7 +119,7 @@ def test_a_dimmed_star_loses_its_noise(make_amplifier):
     dim = amplifier.residual[0, :, 1000:].astype(np.float64) * amplifier.sigma_e[0, :, :1]
     error = 5 / np.sqrt(19_000)
     floor = noise_floor_e2(amplifier.readout)
-    # the fixture's noise has no digitisation in it; what is put back has, 3 e-²
+    # the fixture's noise has no digitisation, but the restored noise has, 3 e-²
     expected = level - 0.8 * star + 100
     np.testing.assert_allclose(dim.mean(axis=1), -0.8 * star, atol=error * np.sqrt(level.max() + 100))
     np.testing.assert_allclose(dim.var(axis=1), expected, rtol=error * np.sqrt(2) + (floor - 100) / expected.min())
@@ -129,7 +129,7 @@ def test_a_dimmed_star_loses_its_noise(make_amplifier):
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 1.0])
 def test_mean_and_variance_of_thinned_pixels(share):
-    """Poisson light of 400 and read noise of variance 100: what is left is Poisson, and the read noise is whole."""
+    """Poisson light of 400 and read noise of variance 100: the rest stays Poisson, and the read noise is kept."""
     rng = np.random.default_rng(6)
     found = rng.poisson(400, 200_000) + rng.normal(0, 10, 200_000)
     level = np.full(found.shape, 400.0)
@@ -176,7 +176,7 @@ def test_masked_pixels_and_rows_beyond_the_file_add_nothing_to_rho(make_amplifie
 
 @pytest.mark.parametrize("kind", EVENT_KINDS)
 def test_every_kind_can_be_injected(make_amplifier, kind):
-    """On stars that allow it, whole and cut; truth rows lie in the file, rho is what was asked for."""
+    """On suitable stars, whole and cut: truth rows lie in the file, and rho is the requested one."""
     stars = tuple((12.0 + 30 * i, 300.0 * 3**i) for i in range(8))
     amplifier = make_amplifier(n_columns=256, n_rows=8192, stars=stars)
     for partial in (0.0, 1.0):
@@ -203,7 +203,7 @@ def test_partial_events_touch_an_edge(make_amplifier):
 
 
 def test_nothing_is_injected_where_the_shutter_was_closed(make_amplifier):
-    """Opened at sequence row 0 and closed at row 2000: a star at detector row 500 shines in rows 500 to 2500."""
+    """Opened at sequence row 0, closed at row 2000: a star at detector row 500 has light in rows 500 to 2500."""
     amplifier = make_amplifier(stars=((30.0, 20_000.0),), noise=0, first_row=0, close_row=2000)
     amplifier = replace(amplifier, streaks=amplifier.streaks.assign(y0=500.0))
     for kind, rho in (("flare", 300.0), ("burst", 100.0), ("occultation", 60.0), ("flickering", 200.0)):
@@ -354,7 +354,7 @@ def test_scrambled_rows_keep_what_rows_share(make_amplifier):
     scrambled = scramble_rows(amplifier, np.random.default_rng(0))
     assert np.isnan(scrambled.residual).sum() == 3
     assert np.isnan(amplifier.residual).sum() == 1
-    order = scrambled.row_residual.astype(np.int64)  # says where each row came from
+    order = scrambled.row_residual.astype(np.int64)  # gives the original number of each row
     assert sorted(order) == list(range(4096))
     assert np.mean(np.abs(np.diff(order)) <= 2) < 0.01
     expected = amplifier.residual[:, :, order]

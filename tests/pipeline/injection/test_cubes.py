@@ -1,4 +1,4 @@
-"""Copies of image cubes with events in them: the electrons that were asked for, in the units of the file."""
+"""Copies of image cubes with injected events: the requested electrons, in the units of the file."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_packed_files_are_packed_again(one_burst, tmp_path):
     assert [path.name for path in copies] == ["k.fits", "k.fits.gz"]
     assert copies[1].read_bytes()[:2] == b"\x1f\x8b"
     np.testing.assert_array_equal(read_cube(copies[1]).flux_e, read_cube(copies[0]).flux_e)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["k.fits", "k.fits.gz"]  # nothing half-done
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["k.fits", "k.fits.gz"]  # no unfinished file
 
 
 def test_truth_names_the_pixel_and_the_star_and_no_quadrant(one_burst, tmp_path):
@@ -164,7 +164,7 @@ def test_tess_files_and_kepler_files_alike(one_burst, tmp_path):
 
 
 def test_changes_of_rows_that_the_file_lacks_are_dropped(tmp_path):
-    """Cadences 1, 2, 3 and 9 stand in rows 0, 1, 2 and 8: electrons of rows 3 to 7 have no frame to go to."""
+    """Cadences 1, 2, 3 and 9 are rows 0, 1, 2 and 8: electrons of rows 3 to 7 have no image."""
     path = write_kepler(tmp_path / "k.fits", star_images(4, 3, 3), numbers=[1, 2, 3, 9])
     change = np.zeros((3, 3, 9), np.float32)
     change[1, 2] = 1e6 * np.arange(9)

@@ -1,4 +1,4 @@
-"""Injected frames: the event in expectation, the noise it would have had, everything else to the bit."""
+"""Injected frames: the event's mean and noise are right, and everything else is the same to the bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Barycentric times: solved by hand, against astropy row by row, and what is missing."""
+"""Barycentric times: computed by hand, compared with astropy row by row, and refused without data."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ def roemer_s(month, direction):
 
 
 def test_amplitude_over_the_year_is_that_of_the_earths_orbit():
-    # light crosses 1 au in 499.005 s; the Sun's own 0.005 au and the ellipse of 1.7 % leave 2 % of it. On the ecliptic
-    # (right ascension 0, declination 0) the star is along the orbit, at latitude 60 degrees half of it is left, at
-    # the ecliptic pole nothing
+    # light crosses 1 au in 499.005 s; the Sun's motion of 0.005 au and the eccentricity of 1.7 % change that by 2 %. A
+    # star on the ecliptic (right ascension 0, declination 0) has all of it, at latitude 60 degrees half, at 90 none
     along = [roemer_s(month, Direction(0.0, 0.0)) for month in range(1, 13)]
     assert (max(along) - min(along)) / 2 == pytest.approx(499.0, rel=0.03)
     high = SkyCoord(0 * u.deg, 60 * u.deg, frame="barycentrictrueecliptic").icrs

@@ -1,4 +1,4 @@
-"""Candidates: names, times and groups in the head; the tables on disk with their units, even when empty."""
+"""Candidates: names, times and groups computed in the head; tables on disk with units, even if empty."""
 
 import json
 
@@ -65,7 +65,7 @@ def test_unknown_row_leaves_one_transit():
 
 
 def test_what_peaks_before_the_streak_begins_is_not_that_stars():
-    """Row 675 is read at 2.25 s; a star 2,844 rows from the register is first seen in row 2844."""
+    """Row 675 is read at 2.25 s; the streak of a star 2,844 rows from the register begins in row 2844."""
     streaks = streak_table(((12.5, 1000.0),)).assign(y0=2844.0)
     before, after = build((12.5, 674, 677, 675, 7.5, 0), (12.5, 2843, 2847, 2844, 7.5, 0), streaks=streaks).itertuples()
     assert pd.isna(before.streak_id)
@@ -149,13 +149,13 @@ def test_chain_of_causes_is_one_group():
 
 
 def test_one_flash_on_two_stars():
-    """Stars 1,000 rows apart on the detector see one flash in rows that are 1,000 apart; known y0 gives it away."""
+    """Stars 1,000 rows apart on the detector show one flash in rows 1,000 apart; known y0 identify it."""
     streaks = streak_table(((12.5, 1000.0), (300.0, 400.0))).assign(y0=[300.0, 1300.0])
     first, second = (12.5, 3300, 3303, 3301, 9.0, 0), (300.0, 4300, 4303, 4302, 6.0, 1)
     table = build(first, second, (800.0, 5000, 5003, 5001, 6.0, None), streaks=streaks)
     assert groups(table) == [0, 0, 1]
     assert group_candidates(table)["group_id"].iloc[1] == "frame_0001_c03_q2_x0012.50_r0003301"
-    # one of the two rows unknown, or another time: nothing says so
+    # not identified if one y0 is unknown, or at another time
     assert groups(build(first, second, streaks=streaks.assign(y0=[300.0, np.nan]))) == [0, 1]
     assert groups(build(first, (300.0, 4310, 4313, 4312, 6.0, 1), streaks=streaks)) == [0, 1]
     # light of row 6081 may be as old as that of row 3301 of the first star, or up to a transit younger

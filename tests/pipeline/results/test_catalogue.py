@@ -1,4 +1,4 @@
-"""Catalogues: read in three formats, matched by column and magnitude, refused by name."""
+"""Catalogues: read in three formats, matched by column and magnitude, refused with their name."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_catalogue_of_other_stars_is_noticed_with_the_share_that_fits(make_amp
     }
     catalogue = catalogue.assign(**changes[wrong])
     streaks, lines = identify_streaks({"a": amplifier.streaks}, {"a": amplifier.readout}, catalogue)
-    assert streaks["a"]["y0"].isna().all()  # a match by chance would be a wrong time that looks exact
+    assert streaks["a"]["y0"].isna().all()  # a chance match would be a wrong time marked as exact
     assert set(streaks["a"]["name"]) == {""}
     assert len(lines) == 1
     assert lines[0].startswith("a: only ")

@@ -1,4 +1,4 @@
-"""Light curves: solved in the head, against dense least squares, and recovered from noise."""
+"""Light curves: computed in the head, compared with dense least squares, and recovered from noise."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_blocks_agree_with_dense_least_squares_row_by_row(make_amplifier):
         error = np.sqrt(np.diag(np.linalg.inv(matrix.T @ matrix)))
         seen = np.isfinite(curves.flux_e_row[:, t])
         assert np.array_equal(seen, live[np.clip(np.round(x).astype(int), 0, 63)])
-        well = seen & (error < 1e4)  # two stars on one live column are told apart by the ridge alone
+        well = seen & (error < 1e4)  # only the ridge separates two stars on one live column
         assert (curves.flux_e_row - steady)[well, t] == pytest.approx(flux[well], rel=1e-3, abs=0.05)
         assert curves.error_e_row[well, t] == pytest.approx(error[well], rel=1e-3)
         compared += well.sum()
@@ -160,7 +160,7 @@ def test_slow_change_in_the_baseline_is_part_of_the_flux(make_amplifier):
 def test_a_streak_has_no_flux_before_it_begins(make_amplifier):
     stars = ((10.0, 1000.0), (25.0, 500.0), (40.0, 800.0), (55.0, 300.0))
     amplifier = make_amplifier(n_rows=3600, noise=0.0, stars=stars, first_row=0)
-    amplifier.streaks["y0"] = [1000.0, np.nan, 4000.0, np.nan]  # the third lies beyond the detector: not believed
+    amplifier.streaks["y0"] = [1000.0, np.nan, 4000.0, np.nan]  # the third lies beyond the detector and is dropped
     begin_block = (1000 // BLOCK_ROWS, 20, 0, 0)
     fraction = np.minimum((np.arange(57) + 0.5) * BLOCK_ROWS / 3080, 1)
     light = np.array([flux for _, flux in stars])[:, None] * (np.arange(57) >= np.array(begin_block)[:, None])
