@@ -1,1 +1,1 @@
-"""Comparison: detectors on the same frames, and tracked runs side by side with a verdict in words."""
+"""Comparison of detectors on the same frames, and of tracked runs, with a verdict in words."""

@@ -1,4 +1,4 @@
-"""Any set of tracked runs side by side: models over their seeds, what differs between them, and which one to take."""
+"""Compare tracked runs: average models over their seeds, list their differences, and choose a model."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _OF_MODEL = ("model", "control", "n_seeds", "mean", "spread")
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was compared.
+    """Result of a comparison.
 
     Parameters
     ----------
     runs : DataFrame
-        Every run with everything that it logged and what it is a run of, the best model first.
+        Every run with all that it logged and its model, the best model first.
     models : DataFrame
         One row per model that was judged on the same data, the best first.
     verdict : Verdict
@@ -40,7 +40,7 @@ class Comparison:
     metric: str
 
     def text(self) -> str:
-        """Return table and verdict for a terminal."""
+        """Return the table and the verdict for a terminal."""
         columns = {"model": "model", "n_parameters": "parameters", "n_seeds": "seeds", "mean": self.metric}
         columns |= {"spread": "spread", "metrics.rho50": "rho50", "metrics.train_seconds": "train_seconds"}
         shown = self.models[[name for name in columns if name in self.models]].rename(columns=columns)
@@ -65,9 +65,9 @@ def compare_runs(
     tracking_uri : str
     experiment : str or sequence of str
     metric : str
-        Judges the models. Paired differences are known for completeness.
+        Metric by which models are judged. Paired differences exist for completeness only.
     out : Path
-        Gets ``comparison.parquet`` (a row per run: everything that was logged, and its model) and ``comparison.html``.
+        For ``comparison.parquet`` (a row per run: all that it logged, and its model) and ``comparison.html``.
     where : str
         Only these runs, in MLflow's filter syntax.
     tags : sequence of str
@@ -80,7 +80,7 @@ def compare_runs(
     Raises
     ------
     CompareError
-        If no run matches, none logged the metric (the message names those there are), or all are controls.
+        If no run matches, none logged the metric (the message names the logged ones), or all are controls.
     """
     tracking = open_tracking(tracking_uri)
     experiments = [experiment] if isinstance(experiment, str) else list(experiment)
@@ -121,7 +121,7 @@ def _check(runs: pd.DataFrame, experiments: Sequence[str], where: str, metric: s
 
 
 def _list_runs(prepared: pd.DataFrame, models: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Every run with its model's figures, the best run first, those that are not judged last."""
+    """Every run with its model's numbers, the best run first, runs that are not judged last."""
     named = models.set_index("key")[[name for name in _OF_MODEL if name != "control"]]
     listed = prepared.drop(columns=["twin"]).join(named, on="key")
     column = f"metrics.{metric}"

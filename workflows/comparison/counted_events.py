@@ -1,4 +1,4 @@
-"""The events that detectors are judged on, one row for each detector and event: what comparisons pair runs by."""
+"""Tabulate the counted events, one row for each detector and event. Comparisons pair runs by them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from shutterless.pipeline.store.store import manifest_hash
 
 EVENT_COLUMNS = ("detector", "event_id", "kind", "rho", "sequence", "file", "entry", "score", "found")
-EVENT_KEYS = ("entry", "event_id")  # what makes two rows the same event
+EVENT_KEYS = ("entry", "event_id")  # two rows with equal keys are the same event
 
 
 def list_events(
@@ -22,16 +22,16 @@ def list_events(
     Parameters
     ----------
     events : mapping of str to DataFrame
-        Of each detector, `shutterless.models.evaluation.metrics.event_scores`.
+        `shutterless.models.evaluation.metrics.event_scores` of each detector.
     found : mapping of str to ndarray of bool
         Whether each of these events is above the detector's threshold.
     manifest : DataFrame
-        Of the store; knows the sequence of each entry.
+        Of the store, with the sequence of each entry.
 
     Returns
     -------
     DataFrame
-        `EVENT_COLUMNS`; ``sequence``, ``file`` and ``entry`` are what can be resampled as a whole. An event of a truth
+        `EVENT_COLUMNS`; blocks of equal ``sequence``, ``file`` or ``entry`` can be resampled. An event of a truth
         table without ``event_id`` is numbered.
     """
     sequence = manifest.set_index("entry")["sequence"]
@@ -44,7 +44,7 @@ def list_events(
 
 
 def hash_events(manifest: pd.DataFrame, events: pd.DataFrame) -> str:
-    """Hash of a store and of the events counted in it, the same whatever detectors were judged on them."""
+    """Hash of a store and of the events counted in it; it does not depend on the detectors."""
     names = ["entry", "event_id", "kind", "rho"]
-    told = events[names].drop_duplicates().sort_values(names).to_csv(index=False, float_format="%.6g")
-    return hashlib.blake2b(f"{manifest_hash(manifest)}\n{told}".encode(), digest_size=16).hexdigest()
+    rows = events[names].drop_duplicates().sort_values(names).to_csv(index=False, float_format="%.6g")
+    return hashlib.blake2b(f"{manifest_hash(manifest)}\n{rows}".encode(), digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""All detectors on the same held-out frames: what each finds at the same rate of false alarms."""
+"""Evaluate detectors on the same held-out frames at the same rate of false alarms."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class EvaluateError(ValueError):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Tables of an evaluation, as written: per detector, by rho, of kinds apart, by probability, by event, in words.
+    """Tables of an evaluation as in its files: per detector, by ρ, by kind, by probability, by event, and the verdict.
 
-    ``eta`` is the threshold of the optimum at the same rate of false alarms, ``data_hash`` that of the store and the
-    counted events: two evaluations of one hash are paired event by event.
+    ``eta`` is the threshold of the optimum at the same rate of false alarms. ``data_hash`` is the hash of the store and
+    the counted events; two evaluations with the same hash are paired event by event.
     """
 
     summary: pd.DataFrame
@@ -96,11 +96,11 @@ def evaluate_detectors(
     store : Path
         Frames that no detector was trained on.
     references : sequence of str
-        Models as the commands take them; the last part of a folder's name is the detector's.
+        Models as for the commands; the last part of a folder's path is the detector's name.
     truth : Path
         ``truth.parquet`` of the frames.
     out : Path
-        Gets ``summary``, ``completeness``, ``apart``, ``reliability``, ``events`` (a row for each detector and counted
+        For ``summary``, ``completeness``, ``apart``, ``reliability``, ``events`` (a row for each detector and counted
         event) and ``detections`` (Parquet), ``eta.json``, ``verdict.txt``.
     settings : EvaluateSettings
     tracking : Tracking, optional
@@ -114,10 +114,10 @@ def evaluate_detectors(
 
     Notes
     -----
-    False alarms are counted on the amplifiers without events where there are any, otherwise on all. The operating
-    point is the lowest rate that still rests on `MIN_COUNTED_ALARMS` counted alarms, the same for every detector.
-    Each model's false-alarm curve is written beside its weights, where a search looks for its threshold; for models
-    that are not in a folder of the user's own (bundled, registered) it goes to ``out``.
+    False alarms are counted on the amplifiers without events if there are any, otherwise on all. The operating
+    point is the lowest rate with at least `MIN_COUNTED_ALARMS` counted alarms. It is the same for every detector.
+    Each model's false-alarm curve is written beside its weights, from which a search takes its threshold. Curves of
+    models outside the user's folders (bundled, registered) are written to ``out``.
     """
     manifest = read_manifest(store)
     detectors = _name_detectors(references)
@@ -154,7 +154,7 @@ def _track(
     tracking: Tracking,
     out: Path,
 ) -> None:
-    """One run per detector: what it is, what the evaluation says of it, and how fast it scores."""
+    """Log one run per detector: its description, its evaluation, and its speed."""
     remedy = f"the tables are whole in {out}; evaluate again once the store answers"
     for detector, row in zip(detectors, evaluation.summary.to_dict("records"), strict=True):
         tags = {"store": str(store), "shuffled": str(row["shuffled"]).lower()}
@@ -189,7 +189,7 @@ class _HeldOut:
 
 @dataclass(frozen=True)
 class _Result:
-    """What was found of one detector; ``found`` and ``samples`` (bootstrap) index the counted events."""
+    """Result of one detector; ``found`` and ``samples`` (bootstrap) index the counted events."""
 
     detector: Detector
     curve: RateCurve
@@ -205,11 +205,11 @@ class _Result:
 def _judge(detector: Detector, detections: pd.DataFrame, held_out: _HeldOut, settings: EvaluateSettings) -> _Result:
     """Count one detector's false alarms, set its threshold, and count what it finds."""
     score = detections[f"{detector.name}/score"].to_numpy()
-    calm = detections["entry"].isin(held_out.quiet).to_numpy()
-    curve = false_alarm_curve(detections[calm], score[calm], held_out.truth, held_out.live_hours)
+    quiet = detections["entry"].isin(held_out.quiet).to_numpy()
+    curve = false_alarm_curve(detections[quiet], score[quiet], held_out.truth, held_out.live_hours)
     point = operating_point(curve, MIN_COUNTED_ALARMS)
     events = event_scores(detections, score, held_out.truth)
-    # a detector without a false alarm has the threshold -inf, at which what nothing matched is not found either
+    # a detector without a false alarm has the threshold -inf; an event without a match is not found even then
     events["score"] = events["score"].where(np.isfinite(events["score"]))
     samples = bootstrap_events(events, settings.bootstrap, settings.seed)
     reliability = None
@@ -260,7 +260,7 @@ def count_false_alarms(
     progress: Progress | None = None,
     views: Mapping[str, StackView] | None = None,
 ) -> RateCurve:
-    """False-alarm curve of a detector on amplifiers, or views of them, that are taken to hold no event."""
+    """False-alarm curve of a detector on amplifiers, or views of them, that are taken to be event-free."""
     detections = _collect_detections(store, manifest, [detector], executor, progress, views)
     nothing = pd.DataFrame({name: [] for name in ("entry", "x", "row_start", "row_stop", "rho")}).assign(is_event=False)
     score = detections[f"{detector.name}/score"].to_numpy()
@@ -270,7 +270,7 @@ def count_false_alarms(
 
 
 def write_verdict(summary: pd.DataFrame, found: dict[str, np.ndarray], samples: list[np.ndarray]) -> str:
-    """Say in words which detector finds most, and which are not distinguishable from it.
+    """State which detector finds most, and which detectors do not differ from it significantly.
 
     Parameters
     ----------
@@ -283,8 +283,8 @@ def write_verdict(summary: pd.DataFrame, found: dict[str, np.ndarray], samples: 
 
     Notes
     -----
-    Detectors are compared on the same events: the difference in completeness of each pair is bootstrapped, and two
-    count as different where its 95 % interval leaves out 0.
+    Detectors are compared on the same events. The difference in completeness of each pair is bootstrapped; two differ
+    if its 95 % interval excludes 0.
     """
     honest = summary[~summary["shuffled"]].sort_values("completeness", ascending=False)
     best = honest.iloc[0]
@@ -307,10 +307,10 @@ def write_verdict(summary: pd.DataFrame, found: dict[str, np.ndarray], samples: 
         honest_row = summary[summary["detector"] == control.detector.removesuffix(SHUFFLED_SUFFIX)]
         if len(honest_row):
             learned = honest_row["completeness_low"].iloc[0] > control.completeness_high
-            said = "with true ones it learned something" if learned else "NO evidence that true ones taught it anything"
+            outcome = "with true ones it learned something" if learned else "NO evidence that true ones taught it anything"
             lines.append(
                 f"{control.family} trained with shuffled labels finds {100 * control.completeness:.1f} % (at most "
-                f"{100 * control.completeness_high:.1f}): {said}."
+                f"{100 * control.completeness_high:.1f}): {outcome}."
             )
     return "\n".join(lines)
 
@@ -336,7 +336,7 @@ def measure_throughput(folder: str, store: Path, entry: str, n_strips: int = 102
 
 
 def _name_detectors(references: Sequence[str]) -> list[Detector]:
-    """Detectors with the names they get in tables: the last part of a folder, else the reference."""
+    """Detectors with their names in tables: the last part of a folder's path, else the reference."""
     detectors = []
     for reference in references:
         folder = resolve_model(reference)
@@ -352,7 +352,7 @@ def _name_detectors(references: Sequence[str]) -> list[Detector]:
 
 
 def _rates_folder(reference: str, detector: Detector, out: Path) -> Path:
-    """Beside the weights if they are in a folder of the user's own, otherwise where the evaluation is."""
+    """Path beside the weights if they lie in a user's folder, otherwise in the folder of the evaluation."""
     own = detector.folder is not None and Path(reference).is_dir()
     return Path(reference) if own else Path(out) / detector.name
 
@@ -385,7 +385,7 @@ def _live_hours(manifest: pd.DataFrame) -> pd.Series:
 
 
 def _describe(detector: Detector) -> dict[str, Any]:
-    """Name, family, size and cost of a detector, from what its training left beside the weights."""
+    """Name, family, size and cost of a detector, from the files of its training beside the weights."""
     plain = {"detector": detector.name, "family": detector.name, "shuffled": False, "n_parameters": 0}
     plain |= {"train_seconds": 0.0}
     if detector.folder is None:

@@ -1,4 +1,4 @@
-"""Curves of several models overlaid: completeness, calibration, learning, size against the metric. Data and Axes in."""
+"""Plot several models together: completeness, calibration, learning curves, metric against size. Data and Axes in."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def pool_completeness(tables: Mapping[str, Sequence[pd.DataFrame]]) -> pd.DataFr
     Parameters
     ----------
     tables : mapping of str to sequence of DataFrame
-        Of each model, the logged table ``completeness`` of each seed.
+        The logged table ``completeness`` of each model and seed.
 
     Returns
     -------
     DataFrame
-        As `shutterless.workflows.pages.figures.plot_completeness` takes it. All seeds saw the same events, so the
-        intervals (Wilson) are those of one seed's number of events.
+        Input of `shutterless.workflows.pages.figures.plot_completeness`. All seeds have the same events, so the
+        intervals (Wilson) are for the number of events of one seed.
     """
     pooled = []
     for model, seeds in tables.items():
@@ -40,7 +40,7 @@ def pool_completeness(tables: Mapping[str, Sequence[pd.DataFrame]]) -> pd.DataFr
 
 
 def pool_reliability(tables: Mapping[str, Sequence[pd.DataFrame]]) -> pd.DataFrame:
-    """Reliability averaged over seeds, as `shutterless.workflows.pages.figures.plot_reliability` takes it."""
+    """Reliability averaged over seeds, for `shutterless.workflows.pages.figures.plot_reliability`."""
     pooled = []
     for model, seeds in tables.items():
         rows = pd.concat(seeds).query("n > 0")
@@ -65,7 +65,7 @@ def plot_overlaid_losses(
     Parameters
     ----------
     histories : mapping of str to sequence of DataFrame
-        Of each model, ``step, split, loss`` of each seed.
+        ``step, split, loss`` of each model and seed.
     split : str
         ``"train"`` or ``"validation"``.
     ax : Axes
@@ -107,7 +107,7 @@ def plot_size(models: pd.DataFrame, metric: str, ax: Axes, *, legend: bool = Tru
     Parameters
     ----------
     models : DataFrame
-        ``model, n_parameters, mean, spread``; what has no parameters stands at the left edge.
+        ``model, n_parameters, mean, spread``; models without parameters stand at the left edge.
     metric : str
         For the label.
     ax : Axes

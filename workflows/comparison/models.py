@@ -1,4 +1,4 @@
-"""Tracked runs grouped to models: runs that differ in nothing but the seed are one."""
+"""Group tracked runs to models: runs that differ only in the seed belong to one model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shutterless.workflows.pages.run_folder import SHUFFLED_SUFFIX
 from shutterless.workflows.tracking.record import DATA_HASH, LEARNING_CURVE, MODEL_HASH
 
 GROUPS = ("arch", "train")
-# what a training brought about or ran on, not what it was told
+# results and hardware of a training, not its settings
 _OUTCOMES = ("params.train.seed", "params.train.best_epoch", "params.train.n_strips", "params.train.device",
              "params.arch.n_parameters", "params.train.shuffled_labels", "params.train.log_steps")  # fmt: skip
 _SEED_NUMBER = re.compile(r"[ _.-]*(seed)?[ _.-]*\d+$")
@@ -30,22 +30,22 @@ def is_ascending(metric: str) -> bool:
 
 
 def prepare_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """Say of each run what it is a run of.
+    """Add to each run its model.
 
     Parameters
     ----------
     runs : DataFrame
-        As `shutterless.workflows.tracking.tracking.fetch_runs` gives them, newest first.
+        From `shutterless.workflows.tracking.tracking.fetch_runs`, newest first.
 
     Returns
     -------
     DataFrame
-        With ``key`` (of the model, without its seed), ``twin`` (the same whether labels were shuffled or not),
-        ``seed``, ``control`` (labels were shuffled), ``n_parameters`` and ``data`` (what it was judged on).
+        With ``key`` (of the model, without its seed), ``twin`` (the same key for true and shuffled labels),
+        ``seed``, ``control`` (labels were shuffled), ``n_parameters`` and ``data`` (hash of the judged data).
 
     Notes
     -----
-    A run that trained a model and runs that evaluated it know the same weights by their hash; what only one of them
+    The run that trained a model and the runs that evaluated it share the hash of the weights. What one of them
     logged holds for all.
     """
     runs = _share_by_weights(runs)
@@ -53,12 +53,12 @@ def prepare_runs(runs: pd.DataFrame) -> pd.DataFrame:
     n_parameters = pd.to_numeric(_column(runs, "params.arch.n_parameters"), errors="coerce")
     control = _column(runs, "tags.shuffled").eq("true") | _column(runs, "params.train.shuffled_labels").eq("True")
     trained_on = _column(runs, "params.data.training_hash").fillna(_column(runs, "params.data.manifest_hash"))
-    told = _hyperparameter_columns(runs)
-    known = runs[told].notna().any(axis=1) if told else pd.Series(False, index=runs.index)
-    parts = [family, trained_on.where(n_parameters > 0), runs["name"].where(~known), *(runs[name] for name in told)]
+    settings = _hyperparameter_columns(runs)
+    known = runs[settings].notna().any(axis=1) if settings else pd.Series(False, index=runs.index)
+    parts = [family, trained_on.where(n_parameters > 0), runs["name"].where(~known), *(runs[name] for name in settings)]
     twin = _join(parts)
     seed = _first_known(runs, "params.train.seed", "params.data.training_seed", "params.data.seed")
-    seed = seed.where(n_parameters.ne(0))  # what was not trained has none
+    seed = seed.where(n_parameters.ne(0))  # a detector without training has none
     prepared = runs.assign(
         family=family, twin=twin, key=_join([twin, control]), seed=seed.fillna("–"), control=control,
         n_parameters=n_parameters, data=_judged_on(runs),
@@ -69,7 +69,7 @@ def prepare_runs(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _hyperparameter_columns(runs: pd.DataFrame) -> list[str]:
-    """Columns that hold what a model and its training were told, without the seed."""
+    """Columns with the settings of a model and its training, without the seed."""
     return [
         name
         for name in runs
@@ -78,7 +78,7 @@ def _hyperparameter_columns(runs: pd.DataFrame) -> list[str]:
 
 
 def choose_data(prepared: pd.DataFrame, metric: str) -> str:
-    """The data that most models of the selection were judged on; of equals the newest."""
+    """Hash of the data on which most of the selected models were judged; the newest of equals."""
     judged = prepared[prepared[f"metrics.{metric}"].notna()]
     counts = judged.groupby("data", sort=False)["key"].nunique()
     return str(counts.idxmax())
@@ -90,7 +90,7 @@ def group_models(prepared: pd.DataFrame, metric: str, data: str) -> pd.DataFrame
     Parameters
     ----------
     prepared : DataFrame
-        As `prepare_runs` gives them.
+        From `prepare_runs`.
     metric : str
     data : str
         Runs judged on other data are left out.
@@ -100,30 +100,30 @@ def group_models(prepared: pd.DataFrame, metric: str, data: str) -> pd.DataFrame
     DataFrame
         ``model`` (its name here), ``control``, ``n_parameters``, ``n_seeds``, ``mean`` and ``spread`` (standard
         deviation over seeds; NaN for one) of the metric, means of all other metrics as ``metrics.*``, hyperparameters,
-        ``key``, ``twin``, ``run_ids`` (of the runs that were judged), ``curve_ids`` (of those that know a learning
-        curve) and ``said`` (learning curves in words).
+        ``key``, ``twin``, ``run_ids`` (of the judged runs), ``curve_ids`` (of runs with a learning curve) and
+        ``diagnoses`` (of the learning curves, in words).
 
     Notes
     -----
-    Of several runs of one model with one seed the newest counts: a repetition is no further seed.
+    Of several runs with the same model and seed the newest counts: a repetition is no further seed.
     """
     column = f"metrics.{metric}"
     own = prepared[(prepared["data"] == data)].assign(
         judged_id=prepared["run_id"].where(prepared[column].notna()),
         curve_id=prepared["run_id"].where(_column(prepared, "metrics.validation.loss").notna()),
-        said=_column(prepared, f"tags.{LEARNING_CURVE}"),
+        diagnoses=_column(prepared, f"tags.{LEARNING_CURVE}"),
     )
     seeds = own.groupby(["key", "seed"], sort=False).first().reset_index()
     seeds = seeds[seeds[column].notna()]
     by_key = seeds.groupby("key", sort=False)
     metrics = [name for name in seeds if name.startswith("metrics.")]
-    told = _hyperparameter_columns(seeds)
-    models = by_key[["name", "family", "twin", "control", "n_parameters", *told]].first()
+    settings = _hyperparameter_columns(seeds)
+    models = by_key[["name", "family", "twin", "control", "n_parameters", *settings]].first()
     models["name"] = by_key["name"].agg(_common_name)
     models = models.join(by_key[metrics].mean(numeric_only=True))
     models["n_seeds"] = by_key.size()
     models["mean"], models["spread"] = by_key[column].mean(), by_key[column].std()
-    for plural, single in (("run_ids", "judged_id"), ("curve_ids", "curve_id"), ("said", "said")):
+    for plural, single in (("run_ids", "judged_id"), ("curve_ids", "curve_id"), ("diagnoses", "diagnoses")):
         models[plural] = by_key[single].agg(lambda values: list(values.dropna()))
     models = models.reset_index().sort_values(["mean", "name"], ascending=[is_ascending(metric), True])
     models.insert(0, "model", _label_models(models))
@@ -131,7 +131,7 @@ def group_models(prepared: pd.DataFrame, metric: str, data: str) -> pd.DataFrame
 
 
 def _label_models(models: pd.DataFrame) -> list[str]:
-    """Names that tell models apart: the family, or the run's name, or what differs in the hyperparameters."""
+    """Names that distinguish models: the family, the run's name, or the hyperparameters that differ."""
     suffix = models["control"].map({True: SHUFFLED_SUFFIX, False: ""})
     short = models["family"].str.removesuffix(SHUFFLED_SUFFIX) + suffix
     if short.is_unique:
@@ -144,19 +144,19 @@ def _label_models(models: pd.DataFrame) -> list[str]:
         differing = [column for column in _hyperparameter_columns(part) if part[column].nunique(dropna=False) > 1]
         for position, row in part[differing].iterrows():
             known = row.dropna().index[:3]
-            told = ", ".join(f"{column.rpartition('.')[2]} {row[column]}" for column in known)
-            labels[position] = f"{str(name).removesuffix(SHUFFLED_SUFFIX)} {told}".strip() + suffix[position]
+            differing = ", ".join(f"{column.rpartition('.')[2]} {row[column]}" for column in known)
+            labels[position] = f"{str(name).removesuffix(SHUFFLED_SUFFIX)} {differing}".strip() + suffix[position]
     repeated = labels.groupby(labels).cumcount()
     return [f"{label} ({count + 1})" if count else label for label, count in zip(labels, repeated, strict=True)]
 
 
 def differing_hyperparameters(models: pd.DataFrame, group: str) -> tuple[pd.DataFrame, list[str]]:
-    """What models were told differently.
+    """Tabulate the hyperparameters that differ between models.
 
     Parameters
     ----------
     models : DataFrame
-        As `group_models` gives them.
+        From `group_models`.
     group : str
         One of `GROUPS`.
 
@@ -165,7 +165,7 @@ def differing_hyperparameters(models: pd.DataFrame, group: str) -> tuple[pd.Data
     table : DataFrame
         A row for each hyperparameter that has at least two values among the models that have it; a column per model.
     single : list of str
-        Those that only one family has, and so cannot be compared.
+        Hyperparameters of a single family, which cannot be compared.
     """
     columns = [name for name in _hyperparameter_columns(models) if name.startswith(f"params.{group}.")]
     compared = [name for name in columns if models[name].nunique() > 1]
@@ -178,7 +178,7 @@ def differing_hyperparameters(models: pd.DataFrame, group: str) -> tuple[pd.Data
 
 
 def _common_name(names: pd.Series) -> str:
-    """Name of a model whose runs are called ``cnn-1``, ``cnn-2``, …: without the number of the seed."""
+    """Name of a model with runs ``cnn-1``, ``cnn-2``, …: without the number of the seed."""
     bare = {_SEED_NUMBER.sub("", name) for name in names}
     return bare.pop() if names.nunique() > 1 and len(bare) == 1 else str(names.iloc[0])
 
@@ -188,17 +188,17 @@ def _short(column: str) -> str:
 
 
 def _share_by_weights(runs: pd.DataFrame) -> pd.DataFrame:
-    told = [name for name in runs if name.startswith(("params.arch.", "params.train.", f"tags.{LEARNING_CURVE}"))]
-    told += [name for name in ("params.data.training_hash", "params.data.training_seed") if name in runs]
+    logged = [name for name in runs if name.startswith(("params.arch.", "params.train.", f"tags.{LEARNING_CURVE}"))]
+    logged += [name for name in ("params.data.training_hash", "params.data.training_seed") if name in runs]
     weights = _column(runs, f"tags.{MODEL_HASH}")
-    if weights.isna().all() or not told:
+    if weights.isna().all() or not logged:
         return runs
-    shared = runs[told].groupby(weights).transform("first").reindex(runs.index)
-    return runs.assign(**runs[told].fillna(shared))
+    shared = runs[logged].groupby(weights).transform("first").reindex(runs.index)
+    return runs.assign(**runs[logged].fillna(shared))
 
 
 def _judged_on(runs: pd.DataFrame) -> pd.Series:
-    """Hash of the data of a run's figures; unknown of a run that evaluated nothing."""
+    """Hash of the data behind a run's metrics; unknown for a run without an evaluation."""
     evaluated = _column(runs, "metrics.completeness").notna()
     known = _column(runs, f"tags.{DATA_HASH}")
     return known.where(known.notna() | evaluated.eq(False), _column(runs, "params.data.manifest_hash"))

@@ -1,4 +1,4 @@
-"""The page of a comparison: one self-contained HTML file."""
+"""Write the page of a comparison: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from shutterless.workflows.pages.page import page
 from shutterless.workflows.pages.parts import Bullets, Heading, Paragraph, Part, Section, Table
 from shutterless.workflows.tracking.tracking import Tracking, read_losses, read_table
 
-_DECIDING = 2  # lines of the verdict
-_LISTED = 50  # models and runs; the Parquet file has all
+_DECIDING = 2  # lines of the verdict, at its start
+_LISTED = 50  # models and runs listed; the Parquet file has all
 _CONTROLS, _SEEDS = 3, 3  # drawn
 _SIZE = (6.5, 4.4)  # inches, narrow enough to be read on a telephone
-_NAMES_BESIDE = 42  # letters of names that stand beside each other below a figure
+_NAMES_BESIDE = 42  # characters of a line of a legend
 _GROUP_NAMES = {"arch": "Architecture", "train": "Training"}
 
 
@@ -43,10 +43,10 @@ def write_page(
     verdict : Verdict
     metric : str
     tracking : Tracking
-        Curves are read from there, of the models that are drawn alone: one read takes longer than the figures of a
+        Curves are read from there, for drawn models only: one read takes longer than the figures of a
         hundred runs.
     title : str
-        What was selected.
+        The selection of runs in words.
     """
     drawn = _choose_drawn(models, verdict)
     curves = _read_curves(drawn, tracking)
@@ -73,7 +73,7 @@ def _choose_drawn(models: pd.DataFrame, verdict: Verdict) -> pd.DataFrame:
 
 
 def _read_curves(drawn: pd.DataFrame, tracking: Tracking) -> dict[str, dict[str, list[pd.DataFrame]]]:
-    """Histories and tables of each model that is drawn, a list over its seeds; models without any are left out."""
+    """Histories and tables of each drawn model, as lists over its seeds; models without any are left out."""
     found: dict[str, dict[str, list[pd.DataFrame]]] = {"history": {}, "completeness": {}, "reliability": {}}
     for row in drawn.itertuples():
         histories = [read_losses(tracking, run_id) for run_id in row.curve_ids[:_SEEDS]]
@@ -85,28 +85,28 @@ def _read_curves(drawn: pd.DataFrame, tracking: Tracking) -> dict[str, dict[str,
 
 
 def _write_verdict(verdict: Verdict) -> list[Part]:
-    """The two sentences that decide, then what limits them and what the controls say."""
+    """The two deciding sentences, then their limits and the results of the controls."""
     deciding, rest = verdict.lines[:_DECIDING], verdict.lines[_DECIDING:]
-    said = Paragraph("\n".join(deciding), "verdict")
-    return [said, Bullets(rest)] if rest else [said]
+    verdict_part = Paragraph("\n".join(deciding), "verdict")
+    return [verdict_part, Bullets(rest)] if rest else [verdict_part]
 
 
 def _say_scope(runs: pd.DataFrame, models: pd.DataFrame, drawn: pd.DataFrame, metric: str) -> Paragraph:
-    """How many runs were judged, left aside and drawn, and why."""
+    """How many runs were judged, excluded and drawn, and why."""
     judged = runs["judged"].sum()
     apart = int((runs[f"metrics.{metric}"].notna() & ~runs["judged"]).sum())
-    told = [f"{judged} of {len(runs)} runs are judged, one for each model and seed."]
+    sentences = [f"{judged} of {len(runs)} runs are judged, one for each model and seed."]
     if apart:
-        told.append(f"{apart} others were evaluated on other data, or repeat a seed.")
+        sentences.append(f"{apart} others were evaluated on other data, or repeat a seed.")
     if lacking := int(runs[f"metrics.{metric}"].isna().sum()):
-        told.append(f"{lacking} did not log {metric}.")
+        sentences.append(f"{lacking} did not log {metric}.")
     if len(drawn) < len(models):
-        told.append(
+        sentences.append(
             f"Curves are drawn, and read from the store, for {len(drawn)} of {len(models)} models: the best {SHOWN}, "
             f"the simplest that is not worse, and up to {_CONTROLS} controls, {_SEEDS} seeds of each; more could not "
             "be told apart in one figure."
         )
-    return Paragraph(" ".join(told), "note")
+    return Paragraph(" ".join(sentences), "note")
 
 
 def _write_models(models: pd.DataFrame, verdict: Verdict, metric: str) -> list[Part]:
@@ -138,7 +138,7 @@ def _write_models(models: pd.DataFrame, verdict: Verdict, metric: str) -> list[P
 
 
 def _logged(name: str, pattern: str = "{:.3g}") -> Callable[[pd.Series], str]:
-    """What writes a metric, which not every run logged."""
+    """Return a function that formats a metric; not every run logged it."""
     return lambda row: number(row.get(f"metrics.{name}"), pattern)
 
 
@@ -194,7 +194,7 @@ def _write_hyperparameters(drawn: pd.DataFrame) -> list[Part]:
 
 
 def _number_or_text(value: object) -> str:
-    """A logged hyperparameter as it is, a dash where a model has none."""
+    """Format a logged hyperparameter; a dash where a model has none."""
     return "–" if value is None or value is pd.NA or value != value else str(value)
 
 
@@ -223,15 +223,15 @@ def _write_learning(histories: Mapping[str, Sequence[pd.DataFrame]], drawn: pd.D
     upper.set_xlabel("")
     name_below(drawing, _NAMES_BESIDE)
     caption = "A line for each seed; training rows are measured with dropout and while weights change."
-    said = drawn[drawn["said"].map(len) > 0]
-    rows = [[row["model"], f"{part}"] for _, row in said.iterrows() for part in _count_same(row["said"])]
+    diagnosed = drawn[drawn["diagnoses"].map(len) > 0]
+    rows = [[row["model"], f"{part}"] for _, row in diagnosed.iterrows() for part in _count_same(row["diagnoses"])]
     drawn_curves = picture(drawing, caption, alt="learning curves")
-    return [drawn_curves, Table(["Model", "What the curve says"], rows)] if rows else [drawn_curves]
+    return [drawn_curves, Table(["Model", "Learning curve"], rows)] if rows else [drawn_curves]
 
 
-def _count_same(said: Sequence[str]) -> list[str]:
-    counts = pd.Series(list(said)).value_counts()
-    return [f"{name} ({n} of {len(said)} seeds)" if len(said) > 1 else str(name) for name, n in counts.items()]
+def _count_same(names: Sequence[str]) -> list[str]:
+    counts = pd.Series(list(names)).value_counts()
+    return [f"{name} ({n} of {len(names)} seeds)" if len(names) > 1 else str(name) for name, n in counts.items()]
 
 
 def _write_completeness(tables: Mapping[str, Sequence[pd.DataFrame]], drawn: pd.DataFrame) -> list[Part]:

@@ -1,4 +1,4 @@
-"""How far each model is behind the best, and how well that is known: paired by event where runs logged their events."""
+"""Measure how far each model is behind the best, with its error: paired by event if runs logged their events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shutterless.workflows.comparison.models import is_ascending
 from shutterless.workflows.tracking.tracking import Tracking, read_table
 
 PAIRED_METRIC = "completeness"
-MAX_SEEDS = 20  # of one model, whose tables are read
+MAX_SEEDS = 20  # of one model whose tables are read
 _SURELY_WORSE = 1.5  # unpaired errors
 _INTERVAL_SIGMAS = 2 * 1.96  # of a 95 % interval
 _BLOCK_WORDS = {"sequence": "sequences", "file": "files", "entry": "amplifiers"}
@@ -30,13 +30,13 @@ class Gap:
     behind : float
         Positive where the model is worse, in units of the metric.
     standard_error : float
-        NaN where nothing that was logged tells it.
+        NaN if it does not follow from what was logged.
     low, high : float
         95 % interval of ``behind`` from the paired bootstrap; NaN without it.
     n_events, n_blocks : int
-        What was paired, and how many blocks were resampled; 0 without pairing.
+        Numbers of paired events and of resampled blocks; 0 without pairing.
     how : str
-        Where the error comes from, in words.
+        Source of the error, in words.
     """
 
     model: str
@@ -55,7 +55,7 @@ class Gap:
 
     @property
     def within_one_error(self) -> bool:
-        """Whether the model is not worse within one standard error; false where that is not known."""
+        """Whether the model is not worse within one standard error; false if that is unknown."""
         return bool(self.behind <= self.standard_error)
 
 
@@ -77,9 +77,9 @@ class Pairing:
     _found: dict[str, pd.DataFrame | None] = field(default_factory=dict)
 
     def may_pass(self, other: pd.Series) -> bool:
-        """Whether a model could be within one standard error, told by what was logged of it without its events.
+        """Whether a model could be within one standard error, judged from its logged metrics without its events.
 
-        Pairing makes an error smaller, so who is behind by clearly more than the unpaired one is not looked at.
+        Pairing makes an error smaller. So a model that is behind by clearly more than the unpaired error is not tried.
         """
         error = self._unpaired_error(other)
         return not self._behind(other) > _SURELY_WORSE * error
@@ -89,20 +89,20 @@ class Pairing:
         return -behind if is_ascending(self.metric) else behind
 
     def _unpaired_error(self, other: pd.Series) -> float:
-        """Error of the two 95 % intervals and of the scatter over seeds; NaN where neither is known."""
+        """Error from the two 95 % intervals and the scatter over seeds; NaN if neither is known."""
         widths = _interval_width(self.best, self.metric), _interval_width(other, self.metric)
         intervals = float(np.hypot(widths[0], widths[1])) / _INTERVAL_SIGMAS
         known = [error for error in (intervals, _error_over_seeds(self.best, other)) if np.isfinite(error)]
         return float(np.sqrt(np.sum(np.square(known)))) if known else float("nan")
 
     def compare(self, other: pd.Series) -> Gap:
-        """Say how far a model is behind the best.
+        """Measure how far a model is behind the best.
 
         Notes
         -----
-        The error of the paired bootstrap is that of other events; the scatter of the seeds' means, of the models that
-        have several, is added in quadrature. Without events the error is that of the two 95 % intervals taken for
-        independent, which is larger: it favours the simpler model.
+        The paired bootstrap gives the error from the choice of events. The scatter of the means over seeds, of models
+        with several seeds, is added in quadrature. Without events the error comes from the two 95 % intervals, taken as
+        independent. It is larger and favours the simpler model.
         """
         behind = self._behind(other)
         among_seeds = _error_over_seeds(self.best, other)
@@ -122,7 +122,7 @@ class Pairing:
         return _unpaired(other, behind, float("nan"), "one seed, and nothing logged that tells the error")
 
     def _pair(self, other: pd.Series) -> Gap | str:
-        """The paired difference, or why there is none."""
+        """The paired difference, or the reason why there is none."""
         tables = [self._events_of(row) for row in (self.best, other)]
         lacking = [row["model"] for row, table in zip((self.best, other), tables, strict=True) if table is None]
         if lacking:
@@ -150,7 +150,7 @@ class Pairing:
 
 
 def _read_found(tracking: Tracking, run_ids: Sequence[str]) -> pd.DataFrame | None:
-    """What a model found of each event, as the fraction of its seeds; None where no run logged its events.
+    """Fraction of a model's seeds that found each event; None if no run logged its events.
 
     Returns
     -------
@@ -171,9 +171,9 @@ def _unpaired(other: pd.Series, behind: float, error: float, how: str) -> Gap:
 
 
 def _error_over_seeds(first: pd.Series, second: pd.Series, *, all_known: bool = False) -> float:
-    """Standard error of the difference of two means over seeds, of what has several; NaN where nothing has.
+    """Standard error of the difference of two means over seeds, from models with several seeds; NaN if there is none.
 
-    With ``all_known`` it is NaN too where one of the two was trained with a single seed.
+    With ``all_known`` it is NaN, too, if one of the two has a single seed.
     """
     trained = [row for row in (first, second) if row["n_parameters"] != 0]
     variances = [row["spread"] ** 2 / row["n_seeds"] for row in trained if row["n_seeds"] > 1]

@@ -1,4 +1,4 @@
-"""Which model to take, and why: the best, and the simplest that is not worse within one standard error."""
+"""Choose a model and give the reasons: the best, and the simplest that is not worse within one standard error."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _SAME_RATE = 0.1
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison says.
+    """Verdict of a comparison.
 
     Parameters
     ----------
     best, simplest : str
-        Models; the same where no simpler one is as good.
+        Names of models; equal if no simpler one is as good.
     lines : tuple of str
-        The reason, what limits it, and what the controls say, a sentence or two each.
+        The reason, its limits, and the results of the controls, in one or two sentences each.
     gaps : tuple of Gap
-        How far models are behind the best: those shown, and those that were tried as the simplest.
+        How far models are behind the best, for those shown and those tried as the simplest.
     """
 
     best: str
@@ -50,11 +50,11 @@ def choose_model(models: pd.DataFrame, metric: str, tracking: Tracking) -> Verdi
     Parameters
     ----------
     models : DataFrame
-        As `shutterless.workflows.comparison.models.group_models` gives them, the best first. Controls with shuffled
-        labels are no candidates.
+        From `shutterless.workflows.comparison.models.group_models`, the best first. Controls with shuffled
+        labels are not chosen.
     metric : str
     tracking : Tracking
-        Where the events of the runs are.
+        Store with the events of the runs.
 
     Raises
     ------
@@ -64,8 +64,8 @@ def choose_model(models: pd.DataFrame, metric: str, tracking: Tracking) -> Verdi
     Notes
     -----
     Breiman, Friedman, Olshen & Stone (1984, Classification and Regression Trees, §3.4.3) choose the simplest model
-    within one standard error of the best. Theirs is the error of the best; here it is that of the difference on the
-    same events, which is smaller, so that fewer simple models pass. Simple means few parameters.
+    within one standard error of the best. They use the error of the best. Here it is the error of the difference on
+    the same events, which is smaller, so fewer simple models pass. Simple means few parameters.
     """
     candidates = models[~models["control"]]
     if candidates.empty:
@@ -88,9 +88,9 @@ def choose_model(models: pd.DataFrame, metric: str, tracking: Tracking) -> Verdi
 def _find_simplest(
     candidates: pd.DataFrame, best: pd.Series, pairing: Pairing, gaps: dict[str, Gap]
 ) -> tuple[pd.Series, int]:
-    """The model with the fewest parameters that passes, and how many that might pass were not tried.
+    """The passing model with the fewest parameters, and the number of models that might pass but were not tried.
 
-    Those that are least behind are tried first, as they are likeliest to pass.
+    Models that are least behind are tried first, as they are likeliest to pass.
     """
     simpler = candidates[candidates["n_parameters"] < best["n_parameters"]]
     hopeful = [row for _, row in simpler.iterrows() if pairing.may_pass(row)]
@@ -103,19 +103,19 @@ def _find_simplest(
 
 
 def format_value(value: float, metric: str) -> str:
-    """A value of a metric for people: per cent where it is a fraction."""
+    """Format a value of a metric: per cent if it is a fraction."""
     return f"{100 * value:.1f} %" if metric in _FRACTIONS else f"{value:.4g}"
 
 
 def format_gap(value: float, error: float, metric: str) -> str:
-    """A difference with its standard error: in points where the metric is a fraction."""
+    """Format a difference with its standard error: in points if the metric is a fraction."""
     scale, unit, digits = (100, " points", ".1f") if metric in _FRACTIONS else (1, "", ".3g")
     known = f" ± {scale * error:{digits}}" if np.isfinite(error) else ""
     return f"{scale * value:{digits}}{known}{unit}".replace("-", "−")
 
 
 def format_interval(low: float, high: float, metric: str, unit: str = " %") -> str:
-    """Two bounds for people, with a unit where the metric is a fraction; a dash where they are unknown."""
+    """Format two bounds, with a unit if the metric is a fraction; a dash if they are unknown."""
     if not np.isfinite(low + high):
         return "–"
     scale, unit, digits = (100, unit, ".1f") if metric in _FRACTIONS else (1, "", ".4g")
@@ -123,7 +123,7 @@ def format_interval(low: float, high: float, metric: str, unit: str = " %") -> s
 
 
 def describe_size(n_parameters: float) -> str:
-    """Number of parameters for people."""
+    """Format a number of parameters."""
     if not np.isfinite(n_parameters):
         return "size not logged"
     return f"{n_parameters:,.0f} parameters" if n_parameters else "no learned parameters"
@@ -182,7 +182,7 @@ def _say_simplest(
 def _say_limits(
     best: pd.Series, simplest: pd.Series, candidates: pd.DataFrame, gaps: dict[str, Gap], left_out: int
 ) -> list[str]:
-    """What a reader must know before believing the verdict."""
+    """Limits of the verdict that a reader must know."""
     lines = []
     if any(not gap.paired and np.isfinite(gap.standard_error) for gap in gaps.values()):
         lines.append(
@@ -207,9 +207,9 @@ def _say_limits(
         )
     lines += _say_rates(candidates)
     for row in (best, simplest) if simplest["model"] != best["model"] else (best,):
-        unfinished = [said for said in row["said"] if said.startswith(_UNFINISHED)]
+        unfinished = [name for name in row["diagnoses"] if name.startswith(_UNFINISHED)]
         if unfinished:
-            share = f" ({len(unfinished)} of {len(row['said'])} seeds)" if len(row["said"]) > 1 else ""
+            share = f" ({len(unfinished)} of {len(row['diagnoses'])} seeds)" if len(row["diagnoses"]) > 1 else ""
             lines.append(
                 f"The learning curve of {row['model']} says {unfinished[0]!r}{share}: this compares trainings, not "
                 "what the models could reach."
@@ -223,7 +223,7 @@ def _say_limits(
 
 
 def _say_rates(candidates: pd.DataFrame) -> list[str]:
-    """Completeness is comparable at one rate of false alarms only."""
+    """Warn of different rates of false alarms: completeness is comparable at one rate only."""
     rates = candidates.get("metrics.rate_per_hour", pd.Series(dtype=float)).dropna()
     if rates.empty or rates.max() <= (1 + _SAME_RATE) * rates.min():
         return []
@@ -234,7 +234,7 @@ def _say_rates(candidates: pd.DataFrame) -> list[str]:
 
 
 def _say_control(control: pd.Series, twins: pd.DataFrame, metric: str, tracking: Tracking) -> str:
-    """Whether true labels taught a model more than shuffled ones did."""
+    """State whether a model learned more from true labels than from shuffled ones."""
     value = format_value(control["mean"], metric)
     if control["twin"] not in twins.index:
         return f"Control: {control['model']} (shuffled labels) has {value}; its twin with true ones is not among these."
@@ -242,12 +242,12 @@ def _say_control(control: pd.Series, twins: pd.DataFrame, metric: str, tracking:
     gap = Pairing(tracking, metric, twin).compare(control)
     lead = format_gap(gap.behind, gap.standard_error, metric)
     if not np.isfinite(gap.standard_error):
-        said = "by how much that is sure is not known"
+        outcome = "by how much that is sure is not known"
     elif gap.behind > 2 * gap.standard_error:
-        said = "with true ones it learned something"
+        outcome = "with true ones it learned something"
     else:
-        said = "NO evidence that true ones taught it anything that this metric shows"
+        outcome = "NO evidence that true ones taught it anything that this metric shows"
     return (
         f"Control: {twin['family']} trained with shuffled labels has {value}, true ones {lead} "
-        f"{'lower' if is_ascending(metric) else 'more'}: {said}."
+        f"{'lower' if is_ascending(metric) else 'more'}: {outcome}."
     )

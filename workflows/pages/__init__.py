@@ -1,1 +1,1 @@
-"""What HTML pages are made of: tables, figures, and the folders they are read from."""
+"""HTML pages: their parts, tables and figures, and the folders that they are read from."""

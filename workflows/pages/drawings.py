@@ -1,4 +1,4 @@
-"""Matplotlib figures of a page: the piece that they show, made outside any global state, named below, inlined."""
+"""Make Matplotlib figures for a page without global state: choose pixels, place the legend, inline the figure."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from shutterless.workflows.pages.parts import Picture
 
 
 def new_figure(width_in: float, height_in: float) -> Figure:
-    """Return a figure with the layout that keeps labels apart."""
+    """Return a figure with a layout that keeps labels apart."""
     return Figure(figsize=(width_in, height_in), layout="constrained")
 
 
 def window(middle: int, length: int, size: int) -> slice:
-    """So many pixels around the middle, moved to lie inside."""
+    """A number of pixels around a middle, moved to lie inside."""
     start = int(np.clip(middle - length // 2, 0, max(size - length, 0)))
     return slice(start, min(start + length, size))
 
 
 def name_below(drawing: Figure, n_letters: int) -> None:
-    """Name the curves of all axes once, below them, so many letters of names beside each other."""
+    """Draw one legend for all axes below them, with a limited number of characters per line."""
     named: dict[str, Artist] = {}
     for ax in drawing.axes:
         handles, labels = ax.get_legend_handles_labels()
@@ -42,7 +42,7 @@ def picture(drawing: Figure, caption: str, *, alt: str, image: bool = False) -> 
     ----------
     drawing : Figure
     caption, alt : str
-        Text below the figure, and text for who cannot see it.
+        Text below the figure, and text for readers who cannot see it.
     image : bool
         PNG for pictures of pixels, where SVG would be larger; SVG (sharp in print) otherwise.
     """

@@ -1,4 +1,4 @@
-"""Pictures of how well detectors do: completeness, learning curves, calibration. Data and Axes in, Axes out."""
+"""Plot the performance of detectors: completeness, learning curves, calibration. Data and Axes in, Axes out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from shutterless.workflows.pages.run_folder import SHUFFLED_SUFFIX
 
 _FIXED = {"template-bank": (BLACK, "s"), "transformer": (BLUE, "o"), "cnn": (VERMILLION, "^"), "mlp": (GREEN, "D")}
 _SPARE = ((PURPLE, "v"), (ORANGE, "P"), (SKY_BLUE, "X"), (GREY, "*"))
-_SIDEWAYS = 0.25  # of a bin: the most by which its points are set apart, so that error bars do not hide each other
+_SIDEWAYS = 0.25  # of a bin: largest sideways offset of points, so that error bars do not overlap
 
 
 def detector_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -62,7 +62,7 @@ def plot_completeness(table: pd.DataFrame, ax: Axes, *, eta: float | None = None
         Rows of one event kind: ``detector, rho_low, rho_high, completeness, low, high``.
     ax : Axes
     eta : float, optional
-        Threshold of a perfect-match detector at the same false-alarm rate; draws Φ(ρ − η), which none can beat.
+        Threshold of a perfectly matched detector at the same false-alarm rate; draws Φ(ρ − η), the upper limit.
     legend : bool
         Whether to name the curves.
 
@@ -73,7 +73,7 @@ def plot_completeness(table: pd.DataFrame, ax: Axes, *, eta: float | None = None
     Notes
     -----
     For a known shape in Gaussian noise the matched filter is N(ρ, 1), so it exceeds η with probability Φ(ρ − η)
-    (Kay 1998, Fundamentals of Statistical Signal Processing II, §4.3). Detectors are set apart sideways within a bin.
+    (Kay 1998, Fundamentals of Statistical Signal Processing II, §4.3). Points in one bin are offset sideways.
     """
     ax.set(xlabel="Optimal S/N ρ of the event", ylabel="Completeness", ylim=(-0.03, 1.03))
     table = table.dropna(subset=["completeness"])
@@ -111,7 +111,7 @@ def _error_bars(value: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray
 
 
 def plot_comparison(summary: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw the completeness of each detector with its bounds, the best on top.
+    """Draw the completeness of each detector with its bounds; the best is at the top.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def plot_learning_curves(history: pd.DataFrame, ax: Axes, *, legend: bool = True
 
 
 def plot_reliability(table: pd.DataFrame, ax: Axes, *, legend: bool = True) -> Axes:
-    """Draw how often strips of a given probability were events (95 % Wilson intervals).
+    """Draw the fraction of events among strips against their predicted probability (95 % Wilson intervals).
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How pages write values: numbers, and tables of them."""
+"""Format numbers and tables for pages."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pandas as pd
 
 from shutterless.workflows.pages.parts import Table
 
-# Of each heading what the cells below hold of a row: the text in a column of the DataFrame, the number in one by a
-# pattern, or what a function makes of the row.
+# For each heading the source of its cells: the text in a column of the DataFrame, a number in a column with its
+# pattern, or a function of the row.
 Columns = dict[str, str | tuple[str, str] | Callable[[Any], str]]
 
 
@@ -29,14 +29,14 @@ def between(value: Any, low: Any, high: Any, pattern: str = "{:.2f}") -> str:
 
 
 def unbroken(text: str) -> str:
-    """Text that a narrow page does not break; it scrolls instead."""
+    """Text that a narrow page does not break but scrolls."""
     return text.replace(" ", "\u00a0")
 
 
 def tabulate(rows: pd.DataFrame | Iterable[Any], columns: Columns, *, drop_empty: bool = False) -> Table:
-    """Return a table with a line for each row of a DataFrame, or for each of other things.
+    """Return a table with a line for each row of a DataFrame, or for each item of a sequence.
 
-    ``drop_empty`` leaves out columns that hold nothing but dashes.
+    ``drop_empty`` leaves out columns that hold only dashes.
     """
     items = [row for _, row in rows.iterrows()] if isinstance(rows, pd.DataFrame) else list(rows)
     cells = {heading: [_write_cell(item, wanted) for item in items] for heading, wanted in columns.items()}

@@ -1,4 +1,4 @@
-"""Pages of HTML from the templates beside it: text is escaped, style and pictures are inlined, nothing is fetched."""
+"""Write HTML pages from templates: text is escaped, style and pictures are inlined, nothing else is loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def fill_template(template: str, **values: Any) -> str:
-    """Fill a template of ``templates/``; a value that it names and is not given is an error, not a blank."""
+    """Fill a template of ``templates/``; a missing value is an error, not a blank."""
     return _environment().get_template(template).render(values)
 
 

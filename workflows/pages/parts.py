@@ -1,4 +1,4 @@
-"""What a page is made of: plain values. Each is laid out by the macro of ``templates/parts.html`` named by its kind."""
+"""Define the parts of a page as plain values. A macro of ``templates/parts.html``, named by the kind, lays each out."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-_LONGEST_WORD = 26  # letters of a time stamp
+_LONGEST_WORD = 26  # characters of a time stamp
 
 
 class Part:
-    """What a section holds, one below the other."""
+    """A part of a section; parts stand one below the other."""
 
     @property
     def kind(self) -> str:
-        """Name of the macro that lays it out."""
+        """Name of the part's macro."""
         return type(self).__name__.lower()
 
 
@@ -35,7 +35,7 @@ class Heading(Part):
 
 @dataclass(frozen=True)
 class Preformatted(Part):
-    """Text as it stands."""
+    """Preformatted text."""
 
     text: str
 
@@ -56,7 +56,7 @@ class Definitions(Part):
 
 @dataclass(frozen=True)
 class Picture(Part):
-    """Image as a data URI, with the text below it, and the text for who cannot see it."""
+    """Image as a data URI, with its caption and its text for readers who cannot see it."""
 
     source: str
     caption: str
@@ -65,7 +65,7 @@ class Picture(Part):
 
 @dataclass(frozen=True)
 class Cell:
-    """Cell of a table, and the classes of ``page.css`` that it has."""
+    """Cell of a table, and its classes of ``page.css``."""
 
     text: str
     style: str
@@ -73,9 +73,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table(Part):
-    """Table of formatted text; columns that hold only numbers are set flush right.
+    """Table of formatted text; columns of numbers are set flush right.
 
-    Cells ``marked`` by their row and column, from 0, are set off from the others.
+    Cells in ``marked`` (row and column, from 0) are highlighted.
     """
 
     header: Sequence[str]
@@ -122,7 +122,7 @@ class Card(Part):
 
 @dataclass(frozen=True)
 class Section:
-    """Section of a page: the anchor of the link to it, its heading, and what it holds."""
+    """Section of a page: anchor, heading and parts."""
 
     anchor: str
     heading: str

@@ -1,4 +1,4 @@
-"""What lies in the output folder of a run or a search, and how to open it; parts that are absent are None."""
+"""Read the output folder of a run or a search; absent parts are None."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ _SAME_AMPLIFIER = ("file", "ccd", "quadrant")
 
 
 class LeftOutError(Exception):
-    """Something that the folder has no data for; says what was looked for."""
+    """A topic for which the folder has no data; the message names the data."""
 
 
 def required(part: Any, what: str) -> Any:
-    """Return a part of a folder, or leave out what needs it."""
+    """Return a part of a folder; raise `LeftOutError` if it is None."""
     if part is None:
         raise LeftOutError(f"no {what} in this folder")
     return part
 
 
 def is_cube(manifest: pd.DataFrame) -> pd.Series:
-    """Which entries of a manifest are image cubes: those higher than the one row of continuous readout."""
+    """Which entries of a manifest are image cubes: those with more than the single image row of continuous readout."""
     return manifest["n_y"].fillna(1) > 1 if "n_y" in manifest else pd.Series(False, index=manifest.index)
 
 
 def manifest_with(store: Path, entries: Sequence[str]) -> pd.DataFrame:
-    """Manifest of a store that has some entries.
+    """Read the manifest of a store and check that it has the given entries.
 
     Raises
     ------
     StoreError
-        If there is no finished store, or it lacks one of them.
+        If there is no finished store, or it lacks an entry.
     """
     manifest = read_manifest(store)
     known = list(manifest["entry"])
@@ -51,7 +51,7 @@ def manifest_with(store: Path, entries: Sequence[str]) -> pd.DataFrame:
 
 
 def best_of_groups(candidates: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:
-    """First candidate of each group, in the order given, and how many candidates each group has."""
+    """First candidate of each group, in the given order, and the number of candidates in each group."""
     groups = candidates["group_id"].astype(object).where(candidates["group_id"].notna(), candidates["candidate_id"])
     sizes = groups.map(groups.value_counts())
     first = ~groups.duplicated()
@@ -71,7 +71,7 @@ class RunFolder:
         self.path = Path(path)
 
     def table(self, *names: str) -> pd.DataFrame | None:
-        """Return the first of some Parquet files that exists, by path within the folder."""
+        """Return the first existing one of several Parquet files, by path within the folder."""
         for name in names:
             if (self.path / name).is_file():
                 return pd.read_parquet(self.path / name)
@@ -84,7 +84,7 @@ class RunFolder:
 
     @cached_property
     def frames(self) -> list[Path]:
-        """Paths of all frames made by the run or given to the search, as far as they are still there, sorted."""
+        """Sorted paths of all frames of the run or the search that still exist."""
         found = list((self.path / "frames").rglob("*.fits*"))
         if not found and self.manifest is not None:
             found = [Path(source) for source in self.manifest["source"].dropna().unique() if Path(source).is_file()]
@@ -92,7 +92,7 @@ class RunFolder:
 
     @property
     def is_search(self) -> bool:
-        """Whether the folder is that of a search, which trains and judges nothing."""
+        """Whether the folder is that of a search, without training and evaluation."""
         return (self.path / "candidates.parquet").is_file()
 
     @cached_property
@@ -108,7 +108,7 @@ class RunFolder:
 
     @cached_property
     def candidates(self) -> pd.DataFrame | None:
-        """Candidates, the most probable first; those that were vetoed come last."""
+        """Candidates, the most probable first and vetoed ones last."""
         found = self.table("search/candidates.parquet", "candidates.parquet")
         if found is None:
             return None
@@ -121,7 +121,7 @@ class RunFolder:
 
     @cached_property
     def shown_entry(self) -> Path | None:
-        """Folder of the entry that pictures show: that of the first candidate, or else the first of the store."""
+        """Folder of the entry in pictures: that of the first candidate, or the first of the store."""
         if self.candidates is not None and len(self.candidates):
             folder = self.entry_of(self.candidates.iloc[0])
             if folder is not None and folder.is_dir():
@@ -131,7 +131,7 @@ class RunFolder:
         return Path(self.manifest["folder"].iloc[0])
 
     def entry_of(self, candidate: pd.Series) -> Path | None:
-        """Folder of the store entry that a candidate was found in."""
+        """Folder of a candidate's store entry."""
         if self.manifest is None:
             return None
         same = pd.Series(True, index=self.manifest.index)

@@ -121,9 +121,9 @@ def test_verdict_takes_the_simpler_of_two_equals_and_says_why(comparison):
 def test_control_is_no_candidate_and_is_reported_as_what_it_is(comparison):
     verdict = comparison[0].verdict
     assert "mlp-shuffled" not in {gap.model for gap in verdict.gaps}
-    (said,) = [line for line in verdict.lines if line.startswith("Control")]
-    assert said.startswith("Control: mlp trained with shuffled labels has ")
-    assert said.endswith("points more: with true ones it learned something.")
+    (control,) = [line for line in verdict.lines if line.startswith("Control")]
+    assert control.startswith("Control: mlp trained with shuffled labels has ")
+    assert control.endswith("points more: with true ones it learned something.")
 
 
 def test_error_of_pairs_is_smaller_than_that_of_two_intervals(comparison):
@@ -263,7 +263,7 @@ def test_runs_of_the_same_weights_are_joined():
     trained |= {"metrics.completeness": np.nan, "params.train.n_examples": "7"}
     judged = run_row(**{"tags.model.hash": "w", "tags.evaluation.data_hash": "e", "params.data.training_hash": "d"})
     (model,) = models_of([judged, trained]).to_dict("records")
-    assert (model["run_ids"], model["curve_ids"], model["said"]) == (["r0"], ["r1"], ["converged"])
+    assert (model["run_ids"], model["curve_ids"], model["diagnoses"]) == (["r0"], ["r1"], ["converged"])
     assert model["metrics.validation.loss"] == 0.3
 
 
