@@ -1,4 +1,4 @@
-"""The main job, end to end: simulate, ingest, train, evaluate, compare, register, search held-out frames, report."""
+"""Run the whole quickstart: simulate, ingest, train, evaluate, compare, register, search held-out frames, report."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ HELD_OUT_SCENES = ("event_free", "with_events")
 
 
 class QuickstartError(ValueError):
-    """A step of the quickstart that left nothing for the next."""
+    """A step of the quickstart without a result for the next."""
 
 
 def run_quickstart(
@@ -59,13 +59,13 @@ def run_quickstart(
     no_dask: bool = False,
     progress: Progress,
 ) -> Path:
-    """Run everything and leave it in one folder.
+    """Run all steps and write their results to one folder.
 
     Parameters
     ----------
     settings : Settings
     out : Path
-        Made anew: what an earlier run left there is removed.
+        Results of an earlier run in it are removed.
     workers, scheduler, no_dask
         As `shutterless.workflows.execution.cluster.open_executor`.
     progress : Progress
@@ -76,7 +76,7 @@ def run_quickstart(
         The report.
     """
     if not default_tracking_uri(out).startswith("sqlite:"):
-        open_tracking(out)  # a server that is not there is found now, not after the training
+        open_tracking(out)  # a missing server is found now, not after the training
     out = _empty_folder(Path(out))
     (out / "settings.toml").write_text(resolved_toml(settings), encoding="utf-8")
     seconds: dict[str, float] = {}
@@ -106,7 +106,7 @@ def run_quickstart(
 
 
 def _empty_folder(out: Path) -> Path:
-    """The output folder, without what an earlier run of this command left; anything else there is not touched."""
+    """Make the output folder, or remove the results of an earlier run from it; other files stay."""
     if out.exists() and any(out.iterdir()):
         if not (out / "settings.toml").is_file():
             raise QuickstartError(
@@ -137,7 +137,7 @@ def _simulate(settings: Settings, out: Path, executor: Executor, progress: Progr
 def _ingest(
     settings: Settings, out: Path, frames: dict[str, list[Path]], executor: Executor, progress: Progress
 ) -> None:
-    """Three stores; the two held-out scenes share one. Failures are kept for the report."""
+    """Ingest three stores; the two held-out scenes share one. Failures are kept for the report."""
     stores = {"training": frames["training"], "validation": frames["validation"]}
     stores[HELD_OUT] = [path for scene in HELD_OUT_SCENES for path in frames[scene]]
     failures = []
@@ -155,7 +155,7 @@ def _ingest(
 
 
 def _train(settings: Settings, out: Path, executor: Executor, progress: Progress) -> str:
-    """Train every family, each with true and with shuffled labels, on one set of examples; its data's hash."""
+    """Train every family with true and with shuffled labels on one set of examples; return the hash of its data."""
     training, validation = out / "store" / "training", out / "store" / "validation"
     examples = draw_training_set(
         training, settings.train, validation_store=validation, executor=executor, progress=progress
@@ -212,7 +212,7 @@ def _evaluate(settings: Settings, out: Path, executor: Executor, progress: Progr
 
 
 def _track(settings: Settings, out: Path, evaluation: Evaluation, data_hash: str) -> tuple[Tracking, Path]:
-    """Log one run per detector, register the best learned one; the store and the best model's folder."""
+    """Log one run per detector and register the best learned one; return the store and the best model's folder."""
     tracking = open_tracking(out)
     runs = {}
     for row in evaluation.summary.to_dict("records"):
@@ -245,7 +245,7 @@ def _track(settings: Settings, out: Path, evaluation: Evaluation, data_hash: str
 def _search(
     settings: Settings, out: Path, files: list[Path], best: Path, executor: Executor, progress: Progress
 ) -> None:
-    """Search the held-out frames with events as a user would, and say which candidates are injected events."""
+    """Search the held-out frames with events as a user would, and match the candidates with injected events."""
     folder = out / "search"
     result = search_files(
         files,
@@ -262,7 +262,7 @@ def _search(
 
 
 def _match_candidates(candidates: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
-    """Which injected event each candidate is: ``candidate_id, event_id, kind, rho``."""
+    """Injected event of each candidate: ``candidate_id, event_id, kind, rho``."""
     events = truth[truth["is_event"].astype(bool)]
     found = []
     for (file, ccd, quadrant), part in candidates.groupby(["file", "ccd", "quadrant"], sort=False):

@@ -307,10 +307,10 @@ def write_verdict(summary: pd.DataFrame, found: dict[str, np.ndarray], samples: 
         honest_row = summary[summary["detector"] == control.detector.removesuffix(SHUFFLED_SUFFIX)]
         if len(honest_row):
             learned = honest_row["completeness_low"].iloc[0] > control.completeness_high
-            outcome = "with true ones it learned something" if learned else "NO evidence that true ones taught it anything"
+            note = "with true ones it learned something" if learned else "NO evidence that true ones taught it anything"
             lines.append(
                 f"{control.family} trained with shuffled labels finds {100 * control.completeness:.1f} % (at most "
-                f"{100 * control.completeness_high:.1f}): {outcome}."
+                f"{100 * control.completeness_high:.1f}): {note}."
             )
     return "\n".join(lines)
 

@@ -80,7 +80,7 @@ def choose_model(models: pd.DataFrame, metric: str, tracking: Tracking) -> Verdi
         _say_best(best, metric, len(candidates)),
         _say_simplest(best, simplest, candidates, gaps, metric, left_out),
         *_say_limits(best, simplest, candidates, gaps, left_out),
-        *(_say_control(row, twins, metric, tracking) for _, row in controls.iterrows()),
+        *(_describe_control(row, twins, metric, tracking) for _, row in controls.iterrows()),
     ]
     return Verdict(best["model"], simplest["model"], tuple(filter(None, lines)), tuple(gaps.values()))
 
@@ -198,20 +198,20 @@ def _say_limits(
         lines.append(f"Trained with one seed only, so that their scatter is not in the errors: {alone}.")
     if len(candidates) > 2:
         lines.append(
-            f"The best of {len(candidates)} was picked on the data it is judged by: its figure is a little high."
+            f"The best of {len(candidates)} was picked on the data it is judged by: its value is a little high."
         )
     if blocks and min(blocks) < FEW_BLOCKS:
         known_to = 100 / np.sqrt(2 * (min(blocks) - 1))
         lines.append(
             f"Only {min(blocks)} blocks were resampled, so the errors themselves are known to {known_to:.0f} %."
         )
-    lines += _say_rates(candidates)
+    lines += _describe_rates(candidates)
     for row in (best, simplest) if simplest["model"] != best["model"] else (best,):
         unfinished = [name for name in row["diagnoses"] if name.startswith(_UNFINISHED)]
         if unfinished:
             share = f" ({len(unfinished)} of {len(row['diagnoses'])} seeds)" if len(row["diagnoses"]) > 1 else ""
             lines.append(
-                f"The learning curve of {row['model']} says {unfinished[0]!r}{share}: this compares trainings, not "
+                f"The learning curve of {row['model']} is {unfinished[0]!r}{share}: this compares trainings, not "
                 "what the models could reach."
             )
     if left_out:
@@ -222,18 +222,18 @@ def _say_limits(
     return lines
 
 
-def _say_rates(candidates: pd.DataFrame) -> list[str]:
+def _describe_rates(candidates: pd.DataFrame) -> list[str]:
     """Warn of different rates of false alarms: completeness is comparable at one rate only."""
     rates = candidates.get("metrics.rate_per_hour", pd.Series(dtype=float)).dropna()
     if rates.empty or rates.max() <= (1 + _SAME_RATE) * rates.min():
         return []
     return [
-        f"The models do not stand at one rate of false alarms ({rates.min():.3g} to {rates.max():.3g} per "
+        f"The models have different rates of false alarms ({rates.min():.3g} to {rates.max():.3g} per "
         "amplifier-hour): some raise too few for it."
     ]
 
 
-def _say_control(control: pd.Series, twins: pd.DataFrame, metric: str, tracking: Tracking) -> str:
+def _describe_control(control: pd.Series, twins: pd.DataFrame, metric: str, tracking: Tracking) -> str:
     """State whether a model learned more from true labels than from shuffled ones."""
     value = format_value(control["mean"], metric)
     if control["twin"] not in twins.index:
@@ -242,7 +242,7 @@ def _say_control(control: pd.Series, twins: pd.DataFrame, metric: str, tracking:
     gap = Pairing(tracking, metric, twin).compare(control)
     lead = format_gap(gap.behind, gap.standard_error, metric)
     if not np.isfinite(gap.standard_error):
-        outcome = "by how much that is sure is not known"
+        outcome = "the error of this difference is unknown"
     elif gap.behind > 2 * gap.standard_error:
         outcome = "with true ones it learned something"
     else:

@@ -1,1 +1,1 @@
-"""The report of a run, a search or a store: one HTML file."""
+"""Reports of runs, searches and stores, one HTML file each."""

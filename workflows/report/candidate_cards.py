@@ -1,6 +1,6 @@
-"""The candidates of a report: a table of all that lead the list, and a card with a strip for each of the first.
+"""Report the candidates of continuous readout: a table of the first, and cards with a strip for the leading ones.
 
-Those of image cubes have cards of their own, `shutterless.workflows.report.cube_cards`.
+Candidates in image cubes have other cards, see `shutterless.workflows.report.cube_cards`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from shutterless.workflows.pages.run_folder import N_LISTED, RunFolder, best_of_
 
 N_CARDS = 12
 _N_COLUMNS = 16
-_MAX_BINS = 384  # one bin is then at least two pixels of the picture wide
+_MAX_BINS = 384  # so that one bin is at least two pixels of the picture wide
 
 
 def write_frame_candidates(run: RunFolder) -> list[Part]:
-    """List and picture the candidates of continuous readout."""
+    """List and draw the candidates of continuous readout."""
     found = required(run.candidates, "search/candidates.parquet or candidates.parquet")
     if found.empty:
         return [Paragraph("The search found no candidates.")]
@@ -47,7 +47,7 @@ def write_frame_candidates(run: RunFolder) -> list[Part]:
 
 
 def describe_match(candidate: pd.Series, matches: pd.DataFrame | None) -> str:
-    """Which injected event a candidate is, in words."""
+    """Name the injected event of a candidate in words."""
     if matches is None:
         return "no truth known"
     hits = matches[matches["candidate_id"] == candidate["candidate_id"]].dropna(subset=["event_id"]).convert_dtypes()
@@ -126,12 +126,12 @@ def count_candidates(n: int) -> str:
 
 
 def or_unknown(value: Any) -> str:
-    """Text of a value, which may be missing."""
+    """Text of a value that may be missing."""
     return "unknown" if value is None or pd.isna(value) or value == "" else str(value)
 
 
 def strip_picture(amplifier: Amplifier, candidate: pd.Series) -> Picture:
-    """Draw the strip and light curve of a candidate, one above the other on one time axis."""
+    """Draw the strip and light curve of a candidate above each other on one time axis."""
     start, stop = window_rows(candidate, amplifier.n_rows)
     rows_per_bin = max(1, -(-(stop - start) // _MAX_BINS))
     stop = start + max(1, (stop - start) // rows_per_bin) * rows_per_bin
@@ -161,14 +161,14 @@ def strip_picture(amplifier: Amplifier, candidate: pd.Series) -> Picture:
 
 
 def window_rows(candidate: pd.Series, n_rows: int) -> tuple[int, int]:
-    """Half-open range of rows shown: the event and twice its length, at least 96 rows, on either side."""
+    """Half-open range of drawn rows: the event and twice its length, at least 96 rows, on either side."""
     first, last = int(candidate["row_start"]), int(candidate["row_stop"])
     margin = max(96, 2 * (last - first + 1))
     return max(0, first - margin), min(n_rows, last + 1 + margin)
 
 
 def cut_window(amplifier: Amplifier, candidate: pd.Series, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Residual (x, t) and noise (x,) of the columns around a candidate, and the first of them."""
+    """Residual (x, t) and noise (x,) of the columns around a candidate, and the first of these columns."""
     n_columns = amplifier.residual.shape[1]
     y = 0 if pd.isna(candidate["y"]) else int(candidate["y"])
     columns = window(round(float(candidate["x"])), _N_COLUMNS, n_columns)
@@ -186,7 +186,7 @@ def matched_light_curve(residual: np.ndarray, signal: np.ndarray) -> np.ndarray:
     residual : ndarray, shape (x, t)
         In units of σ; NaN where masked.
     signal : ndarray, shape (x,)
-        What a source adds to each column, in units of that column's σ, to any scale.
+        Signal of a source in each column, in units of that column's σ, with any scale.
 
     Returns
     -------
@@ -201,7 +201,7 @@ def matched_light_curve(residual: np.ndarray, signal: np.ndarray) -> np.ndarray:
 
 
 def bin_time(values: np.ndarray, rows_per_bin: int) -> np.ndarray:
-    """Join rows along the last axis so that unit noise stays unit noise: sum of the valid values / √(their number)."""
+    """Bin the last axis so that unit noise stays unit noise: sum of the valid values / √(their number)."""
     if rows_per_bin == 1:
         return values
     n_bins = values.shape[-1] // rows_per_bin

@@ -1,4 +1,4 @@
-"""The candidates of a report in image cubes: a table, and a card with images and light for each of the first."""
+"""Report the candidates in image cubes: a table, and cards with images and light curves of the first ones."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ from shutterless.workflows.report.cube_entry import (
 )
 from shutterless.workflows.report.cube_sections import MAX_PIXELS, numbered_candidates
 
-_MARGIN_ROWS, _MARGIN_LENGTHS = 24, 3  # of a cube, shown on either side of an event, whichever is longer
-_IMAGES_PER_EVENT = 8  # an image of a long event joins as many cadences as make this part of it
+_MARGIN_ROWS, _MARGIN_LENGTHS = 24, 3  # of a cube, shown on either side of an event; the longer one counts
+_IMAGES_PER_EVENT = 8  # an image of a long event sums this fraction of its cadences
 _MIN_LIMIT_SIGMA = 6.0
 _SLOW_S = 10.0
 
 
 def write_cube_candidates(run: RunFolder) -> list[Part]:
-    """List and picture the candidates of image cubes."""
+    """List and draw the candidates of image cubes."""
     found = required(run.candidates, "search/candidates.parquet or candidates.parquet")
     if found.empty:
         return [Paragraph("The search found no candidates.")]
@@ -73,7 +73,7 @@ def write_cube_candidates(run: RunFolder) -> list[Part]:
 
 
 def _open_entries(run: RunFolder, listed: pd.DataFrame) -> dict[int, CubeEntry | None]:
-    """Entry of each listed candidate, each opened once; None where it is gone."""
+    """Entry of each listed candidate, opened once each; None if it is gone."""
     opened: dict[Path, CubeEntry] = {}
     entries: dict[int, CubeEntry | None] = {}
     for n, candidate in listed.iterrows():
@@ -86,7 +86,7 @@ def _open_entries(run: RunFolder, listed: pd.DataFrame) -> dict[int, CubeEntry |
 
 
 def relative_amplitude(candidate: pd.Series, cube: CubeEntry | None) -> str:
-    """Amplitude in per cent of the star's light in a cadence, or of that of all pixels."""
+    """Amplitude in per cent of the star's light in a cadence, or of the light of all pixels."""
     if cube is None:
         return "–"
     stars = cube.amplifier.streaks.set_index("streak_id")["flux_e_row"]
@@ -99,7 +99,7 @@ def relative_amplitude(candidate: pd.Series, cube: CubeEntry | None) -> str:
 
 
 def _cube_list(listed: pd.DataFrame, cubes: dict[int, CubeEntry | None], matches: pd.DataFrame | None) -> Table:
-    """Table of candidates; columns that say nothing of any of them are left out."""
+    """Table of candidates; columns without any value are left out."""
     scales = {cube.amplifier.readout.time_scale for cube in cubes.values() if cube is not None}
     scale = scale_text(scales.pop()) if len(scales) == 1 else "archive's time"
     columns: Columns = {
@@ -124,7 +124,7 @@ def _cube_list(listed: pd.DataFrame, cubes: dict[int, CubeEntry | None], matches
 
 
 def _utc_cell(candidate: pd.Series, cube: CubeEntry | None) -> str:
-    """UTC of the peak, to the second where cadences are much longer."""
+    """UTC of the peak, to the second if cadences are much longer."""
     utc = or_unknown(candidate["time_read_utc"])
     slow = cube is not None and 1 / cube.amplifier.readout.row_rate_hz >= _SLOW_S
     return "–" if utc == "unknown" else utc[:19] if slow else utc
@@ -176,7 +176,7 @@ def _cube_numbers(candidate: pd.Series, cube: CubeEntry | None, matches: pd.Data
 
 
 def image_picture(cube: CubeEntry, candidate: pd.Series) -> Picture:
-    """Three images and the light around an event."""
+    """Draw three images and the light curve around an event."""
     drawing = new_figure(9.6, 6.4)
     grid = drawing.add_gridspec(2, 2, height_ratios=(1, 1.25), width_ratios=(1.35, 1))
     shown = _draw_images(cube, candidate, drawing.add_subfigure(grid[0, :]))
@@ -203,8 +203,8 @@ def image_rows(candidate: pd.Series, live: np.ndarray) -> dict[str, np.ndarray]:
     Returns
     -------
     dict of str to ndarray of int
-        ``before``, ``peak`` and ``after``: an eighth of the event's cadences, at least one; fewer, or none, where no
-        more are live.
+        ``before``, ``peak`` and ``after``: an eighth of the event's cadences, at least one; fewer or none if too few
+        are live.
     """
     start, stop, peak = (int(candidate[name]) for name in ("row_start", "row_stop", "row_peak"))
     n_joined = max(1, (stop - start + 1) // _IMAGES_PER_EVENT)
@@ -217,7 +217,7 @@ def image_rows(candidate: pd.Series, live: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _pixels_around(cube: CubeEntry, candidate: pd.Series, length: int) -> tuple[slice, slice]:
-    """Rows and columns around a candidate, moved to lie inside."""
+    """Rows and columns around a candidate, moved to lie inside the image."""
     place = round(float(candidate["y"])), round(float(candidate["x"]))
     y, x = (window(middle, length, size) for middle, size in zip(place, cube.shape, strict=True))
     return y, x
@@ -244,20 +244,20 @@ def _draw_images(cube: CubeEntry, candidate: pd.Series, drawing: SubFigure) -> s
 
 
 def _join_cadences(amplifier: Amplifier, y: slice, columns: slice, cadences: np.ndarray) -> np.ndarray:
-    """Residual of several cadences together in units of its σ, shape (y, x)."""
+    """Sum of the residuals of several cadences in units of its σ, shape (y, x)."""
     residual = np.asarray(amplifier.residual[y, columns][..., cadences], dtype=np.float32)
     return bin_time(residual, len(cadences)).reshape(residual.shape[:2])
 
 
 def _colour_limit(peak: np.ndarray, y: int, x: int) -> float:
-    """The largest residual at the place of an event, so that its colours are not lost and its neighbours compare."""
+    """Limit of the colour scale: the largest residual at the place of an event. It keeps images comparable."""
     near = peak[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
     live = np.abs(near[np.isfinite(near)])
     return max(_MIN_LIMIT_SIGMA, float(live.max())) if live.size else _MIN_LIMIT_SIGMA
 
 
 def _title(title: str, cadences: np.ndarray, candidate: pd.Series, amplifier: Amplifier) -> str:
-    """Which cadences an image is of, and how long before or after the peak their middle is."""
+    """Title of an image: its cadences, and the time from the peak to their middle."""
     middle_s = float(np.mean(amplifier.readout.seconds(cadences)))
     apart_s = middle_s - float(amplifier.readout.seconds(int(candidate["row_peak"])))
     first, last = cadences[0], cadences[-1]

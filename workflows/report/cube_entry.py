@@ -1,4 +1,4 @@
-"""One image cube of a store, its light, and how its times and durations are written."""
+"""Read one image cube of a store and sum its light; format its times and durations."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class CubeEntry:
 
     @cached_property
     def total_e(self) -> np.ndarray:
-        """Light of all pixels together (electrons per cadence), as `sum_light`."""
+        """Summed light of all pixels (electrons per cadence), as `sum_light`."""
         return sum_light(self.amplifier, np.ones(self.shape, dtype=bool))
 
     @cached_property
@@ -85,7 +85,7 @@ def sum_light(amplifier: Amplifier, wanted: np.ndarray) -> np.ndarray:
 
     Notes
     -----
-    A pixel that is masked in a cadence has its baseline there, so that the sum does not fall; where half of the pixels
+    A pixel that is masked in a cadence counts with its baseline, so that the sum does not fall. If half of the pixels
     or more are masked, the sum is NaN.
     """
     total, n_live, n_pixels = np.zeros(amplifier.n_rows), np.zeros(amplifier.n_rows, dtype=int), 0
@@ -102,15 +102,15 @@ def sum_light(amplifier: Amplifier, wanted: np.ndarray) -> np.ndarray:
 
 
 def median_light(light: np.ndarray) -> np.ndarray:
-    """Median over the last axis, NaN where nothing is live."""
+    """Median over the last axis; NaN where no value is live."""
     live = np.isfinite(light).any(axis=-1)
     return np.where(live, np.nanmedian(np.where(live[..., None], light, 0), axis=-1), np.nan)
 
 
 def relative_light(total_e: np.ndarray) -> tuple[np.ndarray, str]:
-    """Change of a light curve in per cent of its median, and what that is called.
+    """Change of a light curve in per cent of its median, and its name.
 
-    Where the median is lost in the scatter, as in differences of images, a percentage means nothing: electrons then.
+    If the median is small against the scatter, as in differences of images, the change is in electrons instead.
     """
     middle = float(median_light(total_e))
     scatter = MAD_TO_SIGMA * float(median_light(np.abs(total_e - middle)))

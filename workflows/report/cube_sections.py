@@ -1,4 +1,4 @@
-"""Sections of the report on image cubes: which there are, their pixels, their light, and the light of every pixel."""
+"""Report on image cubes: their list, their pixels, their light curves, and the light curve of every pixel."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from shutterless.workflows.report.cube_entry import (
     time_label,
 )
 
-MAX_PIXELS = 15  # on a side, of which each gets a light curve of its own
+MAX_PIXELS = 15  # on a side; each pixel gets its own light curve
 MAX_CUBE_SECTIONS = 16
 N_RAYS = 12
-_ZOOM = 4.0  # a light curve whose range is so many times that of its central 98 % is drawn again without the rest
+_ZOOM = 4.0  # a light curve whose range exceeds that of its central 98 % by this factor is drawn again without the rest
 _NO_CANDIDATES = pd.DataFrame({"time_archive": [], "x": [], "y": []})
 
 
@@ -46,7 +46,7 @@ _NO_CANDIDATES = pd.DataFrame({"time_archive": [], "x": [], "y": []})
 
 
 def write_cubes(run: RunFolder) -> list[Part]:
-    """List the cubes with their numbers, and say more of the one that is shown."""
+    """List the cubes with their numbers, and describe the one that is drawn."""
     manifest = required(run.manifest, "store/")
     cube = shown_cube(run)
     found = run.candidates if run.candidates is not None else pd.DataFrame({"file": []})
@@ -58,25 +58,25 @@ def write_cubes(run: RunFolder) -> list[Part]:
 
 
 def write_view(view: View, run: RunFolder) -> list[Part]:
-    """Draw the cube that is shown, with the candidates that the report lists."""
+    """Draw one cube with the listed candidates."""
     cube = shown_cube(run)
     return view(cube, numbered_candidates(run, cube.folder))
 
 
-@lru_cache(maxsize=1)  # five sections show it: one reading of its files and one sum of its light serve all of them
+@lru_cache(maxsize=1)  # five sections draw it; its files are read and its light is summed once for all
 def shown_cube(run: RunFolder) -> CubeEntry:
     """Cube of the first candidate, or the first of the store.
 
     Raises
     ------
     LeftOutError
-        If the folder has none.
+        If the folder has no cube.
     """
     return CubeEntry(required(run.shown_entry, "store/"))
 
 
 def numbered_candidates(run: RunFolder, folder: Path | None = None) -> pd.DataFrame:
-    """Candidates that the report lists, by their numbers in the list from 1; those of one entry if it is given."""
+    """Listed candidates by their numbers in the list, from 1; those of one entry if it is given."""
     if run.candidates is None or run.candidates.empty:
         return _NO_CANDIDATES
     best, sizes = best_of_groups(run.candidates)
@@ -91,13 +91,13 @@ def numbered_candidates(run: RunFolder, folder: Path | None = None) -> pd.DataFr
 
 
 def cube_store_sections(store: Path, entries: Sequence[str] = ()) -> list[Section]:
-    """Sections on the image cubes of a store.
+    """Write the sections on the image cubes of a store.
 
     Parameters
     ----------
     store : Path
     entries : sequence of str
-        Cubes to show pictures of; left out, the first `MAX_CUBE_SECTIONS`.
+        Cubes to draw; when left out, the first `MAX_CUBE_SECTIONS`.
 
     Raises
     ------
@@ -116,17 +116,17 @@ def cube_store_sections(store: Path, entries: Sequence[str] = ()) -> list[Sectio
 
 
 def describe_cube(folder: Path) -> list[Part]:
-    """Numbers and pictures of one cube, without candidates."""
+    """Numbers and drawings of one cube, without candidates."""
     cube = CubeEntry(folder)
     views = [part for _, heading, view in VIEWS for part in (Heading(heading), *view(cube, _NO_CANDIDATES))]
     return [_entry_numbers(cube), *views]
 
 
-# what both show
+# both reports
 
 
 def _entry_table(manifest: pd.DataFrame, counts: pd.Series | None = None) -> Table:
-    """One line for each entry, with the number of its candidates where they are known."""
+    """One line for each entry, with the number of its candidates if known."""
 
     def masked_percent(row: pd.Series) -> float:
         return 100 * (1 - row["live_pixel_rows"] / (_height(row) * row["n_columns"] * row["n_rows"]))
@@ -177,7 +177,7 @@ def _entry_numbers(cube: CubeEntry) -> Definitions:
 
 
 def _describe_masked(cube: CubeEntry) -> str:
-    """How many cadences have no light, and why, and how many pixels of the others have none."""
+    """Number of cadences without light with the reasons, and of masked pixels in the other cadences."""
     masked = np.isnan(cube.total_e)
     quality = np.zeros(len(masked)) if cube.quality is None else cube.quality
     kinds = {
@@ -191,7 +191,7 @@ def _describe_masked(cube: CubeEntry) -> str:
 
 
 def _count_lone(amplifier: Amplifier, live: np.ndarray) -> int:
-    """Masked pixels in live cadences; those that are always masked do not count."""
+    """Number of masked pixels in live cadences, without those that are always masked."""
     n_lone = 0
     for row in amplifier.residual:
         masked = np.isnan(row[:, live])
@@ -200,7 +200,7 @@ def _count_lone(amplifier: Amplifier, live: np.ndarray) -> int:
 
 
 def _describe_motion(motion_px: np.ndarray | None) -> str:
-    """How far the stars move, where that was taken off."""
+    """Motion of the stars, if it was subtracted."""
     known = np.empty((0, 2)) if motion_px is None else motion_px[np.isfinite(motion_px).all(axis=1)]
     if not len(known):
         return "taken as steady"
@@ -232,7 +232,7 @@ def draw_pixels(cube: CubeEntry, _: pd.DataFrame) -> list[Part]:
 
 
 def draw_light(cube: CubeEntry, candidates: pd.DataFrame) -> list[Part]:
-    """Draw the light curves of all pixels together and of the archive's aperture."""
+    """Draw the light curves of the sum of all pixels and of the archive's aperture."""
     label = time_label(cube.amplifier.readout.time_scale)
     marked = {int(n): float(time) for n, time in candidates["time_archive"].items() if pd.notna(time)}
     curves = _summed_curves(cube)
@@ -255,7 +255,7 @@ def draw_light(cube: CubeEntry, candidates: pd.DataFrame) -> list[Part]:
 
 
 def _summed_curves(cube: CubeEntry) -> list[tuple[str, np.ndarray, tuple[float, float] | None]]:
-    """Title, light (electrons) and limits of each panel; what the largest event hides gets a panel without it."""
+    """Title, light (electrons) and limits of each panel; another omits the largest event."""
     curves: list[tuple[str, np.ndarray, tuple[float, float] | None]] = [("all pixels", cube.total_e, None)]
     if cube.aperture is not None:
         aperture_e = sum_light(cube.amplifier, cube.aperture)
@@ -265,7 +265,7 @@ def _summed_curves(cube: CubeEntry) -> list[tuple[str, np.ndarray, tuple[float, 
 
 
 def calm_limits(values: np.ndarray) -> tuple[float, float] | None:
-    """Range of the central 98 % of a light curve and half as much on either side, None where little lies outside."""
+    """Range of the central 98 % of a light curve and half as much on either side; None if little lies outside."""
     live = values[np.isfinite(values)]
     if not live.size:
         return None
@@ -302,7 +302,7 @@ def draw_every_pixel(cube: CubeEntry, candidates: pd.DataFrame) -> list[Part]:
 
 
 def list_cosmic_rays(cube: CubeEntry, _: pd.DataFrame) -> list[Part]:
-    """Words, and a table of the strongest: peaks of the file's summed light that are no light of a star."""
+    """Text and a table of the strongest peaks in the file's summed light that are not from a star."""
     rays = cube.cosmic_rays
     if rays.empty:
         return [Paragraph("No pixel was masked as the hit of a cosmic ray.")]
@@ -328,7 +328,7 @@ def list_cosmic_rays(cube: CubeEntry, _: pd.DataFrame) -> list[Part]:
 
 
 def shown_pixels(cube: CubeEntry) -> tuple[slice, slice]:
-    """Rows and columns that get light curves: all, or `MAX_PIXELS` around the brightest star or pixel."""
+    """Rows and columns with light curves: all, or `MAX_PIXELS` around the brightest star or pixel."""
     stars = cube.amplifier.streaks
     if len(stars):
         star = stars.loc[stars["flux_e_row"].idxmax()]
@@ -341,7 +341,7 @@ def shown_pixels(cube: CubeEntry) -> tuple[slice, slice]:
 
 
 View = Callable[[CubeEntry, pd.DataFrame], list[Part]]
-VIEWS: tuple[tuple[str, str, View], ...] = (  # anchor, heading, and what draws it
+VIEWS: tuple[tuple[str, str, View], ...] = (  # anchor, heading, and the function that draws it
     ("pixels", "The pixels", draw_pixels),
     ("light", "Light curve", draw_light),
     ("every-pixel", "Every pixel", draw_every_pixel),

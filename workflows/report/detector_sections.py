@@ -1,4 +1,4 @@
-"""Sections of the report on detectors: which is best, what each finds, how each learned, is it calibrated."""
+"""Report on detectors: their ranking, completeness, learning curves and calibration."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from shutterless.workflows.pages.formats import Columns, between, number, tabula
 from shutterless.workflows.pages.parts import Paragraph, Part, Table
 from shutterless.workflows.pages.run_folder import SHUFFLED_SUFFIX, LeftOutError, RunFolder, required
 
-FEWEST_ALARMS = 10  # a rate that rests on fewer false alarms is marked as extrapolated
+FEWEST_ALARMS = 10  # a rate from fewer false alarms is marked as extrapolated
 _ABREAST = 3
-_NAMES_BESIDE = 80  # letters of names that stand beside each other below a figure
+_NAMES_BESIDE = 80  # characters of a line of a legend
 
 
 def write_comparison(run: RunFolder) -> list[Part]:
-    """Tabulate and draw every detector at the stated false-alarm rate, and the verdict in words."""
+    """Tabulate and draw all detectors at the stated false-alarm rate, and write the verdict."""
     summary = required(run.table("evaluation/summary.parquet"), "evaluation/summary.parquet")
     verdict = run.text("evaluation/verdict.txt")
     said = Paragraph(verdict.strip(), "verdict") if verdict else Paragraph("Left out: no verdict.txt.", "left-out")
@@ -110,7 +110,7 @@ def write_kinds(run: RunFolder) -> list[Part]:
 
 
 def _list_apart(run: RunFolder) -> list[Part]:
-    """Table of the kinds that are reported apart, nothing where there are none."""
+    """Table of the kinds that are reported apart; nothing without such kinds."""
     apart = run.table("evaluation/apart.parquet")
     if apart is None or apart.empty:
         return []
@@ -151,7 +151,7 @@ def _shuffled_last(file: Path) -> tuple[bool, str]:
 
 
 def _panels(n: int) -> tuple[Figure, list[Axes]]:
-    """Figure with n Axes of equal scales, a few abreast, and room for a legend below."""
+    """Figure with n Axes of equal scales, a few per row, and room for a legend below."""
     across = min(_ABREAST, n)
     down = -(-n // across)
     drawing = new_figure(3.3 * across if across > 1 else 5.5, 2.7 * down + 0.7)
@@ -173,7 +173,7 @@ def _label_outer(panels: list[Axes]) -> None:
 
 
 def write_reliability(run: RunFolder) -> list[Part]:
-    """Draw predicted probabilities against what came true."""
+    """Draw the observed fraction of events against the predicted probability."""
     found = required(run.table("evaluation/reliability.parquet"), "evaluation/reliability.parquet")
     names = list(dict.fromkeys(found.loc[found["n"] > 0, "detector"]))
     if not names:

@@ -1,4 +1,4 @@
-"""Calibrate again what the report of a search pictures: a search keeps numbers, not pixels."""
+"""Calibrate again the amplifiers that the report of a search draws: a search keeps numbers, not pixels."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from shutterless.workflows.execution.cluster import EXPECTED_ERRORS
 from shutterless.workflows.pages.run_folder import RunFolder, best_of_groups
 from shutterless.workflows.searching.search import RECORD
 
-N_PICTURED = 12  # candidates with a picture
+N_PICTURED = 12  # candidates with a drawing
 
 
 def calibrate_pictured(run: RunFolder) -> None:
-    """Store the amplifiers that hold the leading candidates of a search, or of the first file without any.
+    """Store the amplifiers of the leading candidates of a search; without candidates, those of the first file.
 
-    What is stored already stays: a search that went on has other candidates than at its last report. Does nothing
-    without the record of a search. An amplifier that can no longer be read is left out, and so is its picture.
+    Stored amplifiers stay: a resumed search has other candidates than at its last report. Without the record of a
+    search nothing is done. An amplifier that can no longer be read is left out of the report's drawings.
     """
     record, store = run.path / RECORD, run.path / "store"
     is_elsewhere = run.manifest is not None and not (store / MANIFEST).is_file()
@@ -44,16 +44,16 @@ def calibrate_pictured(run: RunFolder) -> None:
     if rows:
         before = [] if run.manifest is None else read_manifest(store).to_dict("records")
         write_manifest(store, [*before, *rows])
-        del run.manifest  # which was read before
+        del run.manifest  # it was read before
 
 
 def _pictured(run: RunFolder, search: dict[str, Any]) -> Iterator[tuple[Path, int | None]]:
-    """Files and quadrants of the leading candidates that are not stored, each once; of the first file without any."""
+    """Files and quadrants to store, each once: of the leading candidates or, without candidates, of the first file."""
     files = {name: Path(path) for name, path in search["files"].items()}
     candidates = run.candidates
     if candidates is None or candidates.empty:
         for path in list(files.values())[: 1 if run.manifest is None else 0]:
-            with suppress(*EXPECTED_ERRORS):  # gone, and nothing is lost but a picture of the sky
+            with suppress(*EXPECTED_ERRORS):  # the file is gone; only its drawing is lost
                 yield path, next(iter(read_info(path, search["instrument"], search["supplied"]).readouts))
         return
     best, _ = best_of_groups(candidates)

@@ -1,6 +1,6 @@
-"""The quality page of a store: a table of all its amplifiers, and pictures of each one or of the worst.
+"""Write the quality page of a store: a table of all its amplifiers, and drawings of each one or of the worst.
 
-``shutterless report STORE`` writes it to ``STORE/report.html``; every number is one that the ingest noted.
+``shutterless report STORE`` writes it to ``STORE/report.html``. All numbers were recorded by the ingest.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MAX_AMPLIFIER_SECTIONS = 16
 _PIECE_ROWS, _PIECE_COLUMNS = 200, 400
 _ONLY = slice(0, 1)  # the one row of a stack in continuous readout
 _STREAK_REACH = 4  # columns on either side
-_STREAK_NOISE_OFF = 0.05  # what is asked of columns of faint stars
+_STREAK_NOISE_OFF = 0.05  # tolerance for columns of faint stars
 _SKY, _FAINT = "sky", "other stars"
 _MAGNITUDES = range(8, 16)
 _OLD = "the entry was written by an older version; ingest its file again"
@@ -54,13 +54,13 @@ _TAIL_WORDS = {"below": 0, "above": 1}
 
 
 def quality_sections(store: Path, entries: Sequence[str] = ()) -> list[Section]:
-    """Sections of a store's quality page.
+    """Write the sections of a store's quality page.
 
     Parameters
     ----------
     store : Path
     entries : sequence of str
-        Amplifiers to show pictures of; left out, all or the `MAX_AMPLIFIER_SECTIONS` that stand out most.
+        Amplifiers to draw; when left out, all or the `MAX_AMPLIFIER_SECTIONS` that stand out most.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def quality_sections(store: Path, entries: Sequence[str] = ()) -> list[Section]:
 def _choose(
     qualities: list[AmplifierQuality], entries: Sequence[str], store: Path
 ) -> tuple[list[AmplifierQuality], str]:
-    """Amplifiers of which pictures follow, and a sentence about the choice."""
+    """Amplifiers to draw, and a sentence about the choice."""
     if entries:
         return [q for q in qualities if q.entry in entries], f"Pictures follow of {', '.join(entries)}, as asked."
     if len(qualities) <= MAX_AMPLIFIER_SECTIONS:
@@ -93,7 +93,7 @@ def _choose(
 
 
 def find_unusual(quality: AmplifierQuality) -> dict[str, str]:
-    """What of an amplifier is out of the ordinary: column of the table, and a sentence with the number."""
+    """Unusual numbers of an amplifier: column of the table, and a sentence with the number."""
     numbers, unusual = quality.numbers, {}
     if abs(quality.sky_noise - 1) > NOISE_OFF:
         unusual["sky_noise"] = f"the noise of sky columns is {quality.sky_noise:.3f} of theory"
@@ -113,7 +113,7 @@ def find_unusual(quality: AmplifierQuality) -> dict[str, str]:
 
 
 def _tail_is_unusual(found: float, expected: float) -> bool:
-    """Whether counts that are no few differ by `TAIL_FACTOR` and by more than chance does."""
+    """Whether a count differs from its expectation by `TAIL_FACTOR` and by more than chance."""
     if not max(found, expected) > MIN_COUNT or 1 / TAIL_FACTOR <= found / expected <= TAIL_FACTOR:
         return False
     return bool(min(poisson.cdf(found, expected), poisson.sf(found - 1, expected)) < CHANCE)
@@ -121,7 +121,7 @@ def _tail_is_unusual(found: float, expected: float) -> bool:
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of the table: the name it is marked by, its heading, and how a cell is written."""
+    """A column of the table: its name, its heading, and the format of its cells."""
 
     name: str
     heading: str
@@ -141,7 +141,7 @@ def _tail(side: str) -> _Column:
 
 
 def serial_trap_strength(quality: AmplifierQuality) -> str:
-    """Serial trap as measured, as a fraction of the instrument profile's, or in electrons where that is not known."""
+    """Measured serial trap as a fraction of the instrument profile's, or in electrons if that is unknown."""
     capacity_e = quality.numbers.get("serial_trap_capacity_e", np.nan)
     try:
         serial_trap = load_profile(str(quality.numbers.get("instrument"))).serial_trap
@@ -176,7 +176,7 @@ _COLUMNS = (
 
 
 def summarise_amplifiers(qualities: Iterable[AmplifierQuality]) -> list[Part]:
-    """Table of amplifiers with what is out of the ordinary marked, and a note that explains it."""
+    """Table of amplifiers with unusual numbers marked, and a note that explains the marks."""
     qualities = list(qualities)
     rows = [[column.write(quality) for column in _COLUMNS] for quality in qualities]
     unusual = [find_unusual(quality) for quality in qualities]
@@ -212,7 +212,7 @@ def _heading(quality: AmplifierQuality) -> str:
 
 
 def describe_amplifier(store: Path, quality: AmplifierQuality) -> list[Part]:
-    """Words and pictures of one amplifier."""
+    """Text and drawings of one amplifier."""
     amplifier = open_amplifier(store, quality.entry)
     unusual = find_unusual(quality)
     verdict = f"Out of the ordinary: {'; '.join(unusual.values())}." if unusual else f"{_CALM.capitalize()}."
@@ -226,7 +226,7 @@ def describe_amplifier(store: Path, quality: AmplifierQuality) -> list[Part]:
 
 
 def describe_live_time(quality: AmplifierQuality) -> str:
-    """Live time in words, with the numbers it comes from."""
+    """Live time in words, with the numbers behind it."""
     n_live, rate_hz = quality.numbers["live_pixel_rows"], quality.readout.row_rate_hz
     return (
         f"Live time: {number(quality.live_hours, '{:.5f}')} amplifier-hours, that is {n_live:,} unmasked pixel-rows / "
@@ -261,7 +261,7 @@ def _draw_noise(quality: AmplifierQuality, amplifier: Amplifier) -> Part:
 
 
 def _group_columns(amplifier: Amplifier, sky: np.ndarray) -> dict[str, np.ndarray]:
-    """Kinds of columns: near bright stars, of other stars, and of the sky."""
+    """Groups of columns: near bright stars, of other stars, and of the sky."""
     near = np.zeros(amplifier.n_columns, dtype=bool)
     if "flux_e_row" in amplifier.streaks:
         peak_e = amplifier.streaks["flux_e_row"].to_numpy() * pixel_profile(0, amplifier.psf_sigma_px)
@@ -280,7 +280,7 @@ def _describe_faint(noise: np.ndarray) -> str:
 
 
 def _levels_of_magnitudes(amplifier: Amplifier, sky_e: float) -> dict[str, float]:
-    """Level of the middle column of stars of whole magnitudes (electrons)."""
+    """Level of the middle column of a star (electrons), for whole magnitudes."""
     zero_point = amplifier.readout.zero_point_mag
     if zero_point is None:
         return {}
@@ -332,7 +332,7 @@ def _draw_masked(amplifier: Amplifier) -> Picture:
 
 
 def _draw_piece(amplifier: Amplifier) -> Picture:
-    """Draw the pixels around the brightest streak, before and after what is known was taken off."""
+    """Draw the pixels around the brightest streak before and after calibration."""
     rows, columns, streak = _piece(amplifier)
     residual = np.asarray(amplifier.residual[0, columns, rows], dtype=np.float32).T
     level, sigma = (

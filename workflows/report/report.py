@@ -1,7 +1,7 @@
-"""The report of a run, a search or a store: one self-contained HTML file, one small function per section.
+"""Write the report of a run, a search or a store: one self-contained HTML file, one small function per section.
 
-``shutterless report DIR`` writes ``DIR/report.html``. What a folder lacks is left out, with one line that says so. Of a
-store it is the quality page of `shutterless.workflows.report.quality_page`, or of image cubes that of
+``shutterless report DIR`` writes ``DIR/report.html``. Sections without data are left out, with one line that states it.
+The report of a store is the page of `shutterless.workflows.report.quality_page`, or for image cubes that of
 `shutterless.workflows.report.cube_sections`.
 """
 
@@ -51,9 +51,9 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class Topic:
-    """Anchor and heading of a section that a report may have, and the function that writes it or raises `LeftOutError`.
+    """Anchor and heading of a possible section of a report, and the function that writes it or raises `LeftOutError`.
 
-    Topics ``of_run`` have no place in the report of a search.
+    Topics ``of_run`` do not appear in the report of a search.
     """
 
     anchor: str
@@ -69,7 +69,7 @@ def write_report(folder: Path, entries: Sequence[str] = ()) -> Path:
     ----------
     folder : Path
     entries : sequence of str
-        Amplifiers of a store of which pictures are wanted; left out, all or the worst.
+        Amplifiers of a store to draw; when left out, all or the worst.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def write_report(folder: Path, entries: Sequence[str] = ()) -> Path:
     Raises
     ------
     ReportError
-        If the folder does not exist or holds nothing to report, or ``entries`` are named of what is no store.
+        If the folder does not exist or holds nothing to report, or ``entries`` are given for a folder that is no store.
     StoreError
         If the store has no such entry.
     """
@@ -108,7 +108,7 @@ def write_report(folder: Path, entries: Sequence[str] = ()) -> Path:
 
 
 def choose_topics(run: RunFolder) -> tuple[Topic, ...]:
-    """Topics of the amplifier or image cube that the report shows: that of the first candidate, or the first one."""
+    """Topics of the amplifier or image cube in the report: that of the first candidate, or the first one."""
     if run.manifest is None or run.shown_entry is None:
         return TOPICS
     entry = run.manifest[run.manifest["folder"] == str(run.shown_entry)]
@@ -128,7 +128,7 @@ def store_sections(store: Path, entries: Sequence[str] = ()) -> list[Section]:
 
 
 def _amplifiers_beside_cubes(store: Path, known: Iterable[str], entries: Sequence[str]) -> list[Section]:
-    """Quality of the amplifiers of a store that holds cubes, too; without ``entries`` the first are pictured."""
+    """Quality of the amplifiers of a store that also holds cubes; without ``entries`` the first ones are drawn."""
     qualities = [read_quality(store, entry) for entry in known]
     if not qualities:
         return []
@@ -138,7 +138,7 @@ def _amplifiers_beside_cubes(store: Path, known: Iterable[str], entries: Sequenc
 
 
 def _write_sections(topics: Iterable[Topic], run: RunFolder) -> tuple[list[Section], int]:
-    """Section of each topic, and how many have data; those without say why they are left out."""
+    """Section of each topic, and the number with data; a topic without data gets the reason."""
     written, n_found = [], 0
     for topic in topics:
         try:

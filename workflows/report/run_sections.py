@@ -1,4 +1,4 @@
-"""Sections of the report on what was run: settings and files, the frame, its streaks and quality, what was skipped."""
+"""Report on a run: settings and files, the frame, its streaks and quality, skipped files."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write_run(run: RunFolder) -> list[Part]:
 
 
 def _list_searched(searched: pd.DataFrame) -> list[Part]:
-    """Files, segments, live time and quality of all that was searched."""
+    """Files, segments, live time and quality of the searched amplifiers."""
     if searched.empty:
         return [Paragraph("Nothing could be searched.", "left-out")]
     files = {file for files in searched["files"] for file in files.split(", ")}
@@ -86,7 +86,7 @@ def _find_seeds(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, A
 
 def _files_table(manifest: pd.DataFrame) -> Table:
     """Files, amplifiers and live time of each scene."""
-    per_hour = manifest.get("pixel_rows_per_hour", np.nan)  # a store of an older version does not say
+    per_hour = manifest.get("pixel_rows_per_hour", np.nan)  # absent in a store of an older version
     columns: Columns = {
         "scene": lambda scene: scene[0] or "all",
         "files": lambda scene: str(scene[1]["file"].nunique()),
@@ -98,7 +98,7 @@ def _files_table(manifest: pd.DataFrame) -> Table:
 
 
 def write_frame(run: RunFolder) -> list[Part]:
-    """Draw a piece of one amplifier as it was read."""
+    """Draw a piece of one raw amplifier."""
     frames = run.frames
     if not frames:
         raise LeftOutError("no frames/ in this folder, and no frames where the store was made from")
@@ -124,7 +124,7 @@ def write_frame(run: RunFolder) -> list[Part]:
 
 
 def _piece(run: RunFolder) -> tuple[Path, int, int, int, str]:
-    """File, quadrant, row, column and name of the first candidate whose file is here, or of the first file."""
+    """File, quadrant, row, column and name of the first candidate whose file exists, or of the first file."""
     by_name = {file.name: file for file in run.frames}
     found = run.candidates if run.candidates is not None else pd.DataFrame({"file": [], "quadrant": []})
     here = found[found["file"].isin(by_name) & found["quadrant"].notna()]
@@ -197,7 +197,7 @@ _PLACES = {
 
 
 def write_places(run: RunFolder) -> list[Part]:
-    """Say where everything lies."""
+    """List the files of the run."""
     rows = [[name, what] for name, what in _PLACES.items() if (run.path / name).exists()]
     if not rows:
         raise LeftOutError("none of the known files is in this folder")

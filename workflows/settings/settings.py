@@ -1,4 +1,4 @@
-"""Settings of the commands: one frozen value per section, read from TOML, in which a misspelt key is an error."""
+"""Read the settings of the commands from TOML into one frozen value per section; a misspelt key is an error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _Seed = Annotated[int, Field(ge=0)]
 
 
 class SettingsError(ValueError):
-    """A configuration that cannot be used; the message names section and key."""
+    """An invalid configuration; the message names section and key."""
 
 
 class _Section(BaseModel):
@@ -34,9 +34,9 @@ class _Section(BaseModel):
 
 
 class SceneSection(_Section):
-    """One simulated sequence; every key means what it does in `shutterless.pipeline.simulation.scene.SceneSettings`.
+    """One simulated sequence, with the keys of `shutterless.pipeline.simulation.scene.SceneSettings`.
 
-    ``events`` counts those of each amplifier of each file.
+    ``events`` is the number in each amplifier of each file.
     """
 
     sequence: Annotated[str, Field(min_length=1)]
@@ -94,7 +94,7 @@ class SceneSection(_Section):
 
 
 class SimulateSettings(_Section):
-    """The sequences of the quickstart, each with its own seed so that none shares stars or noise with another."""
+    """The sequences of the quickstart. Each has its own seed, so that no two share stars or noise."""
 
     training: SceneSection
     validation: SceneSection
@@ -116,14 +116,14 @@ class SimulateSettings(_Section):
 
 
 class IngestSettings(_Section):
-    """How frames are read: a profile's name or TOML file, and header values that replace those in the files."""
+    """How to read frames: a profile's name or TOML file, and header values that replace those in the files."""
 
     instrument: str | None = None
     header: dict[str, str] = Field(default_factory=dict)
 
 
 class GridSettings(_Section):
-    """The token grid that models are trained on; its meaning is that of `shutterless.pipeline.tokens.TokenGrid`."""
+    """The token grid of models, with the keys of `shutterless.pipeline.tokens.TokenGrid`."""
 
     n_y: _Count = 1
     n_columns: _Count = 16
@@ -139,12 +139,12 @@ class GridSettings(_Section):
 
 
 class TrainSettings(_Section):
-    """What every family is trained with; `Settings.train_for` adds the family's own ``architecture``.
+    """Training settings of all families; `Settings.train_for` adds the family's ``architecture``.
 
-    ``n_examples`` is shared out evenly over the amplifiers; ``event_fraction`` of them hold an injected event.
-    ``split`` "field" sets fields of stars apart for validation, "time" the last part of every amplifier: a model is
-    then judged on the stars that it was trained on. Triggers that the classical detector takes for events above
-    ``hide_above`` are masked first; 0 takes all for event-free, as simulated frames are.
+    ``n_examples`` is divided evenly among the amplifiers; the share ``event_fraction`` holds an injected event.
+    With ``split`` "field", some fields of stars are set apart for validation; with "time", the last part of every
+    amplifier, so the model is judged on the stars of its training. Triggers that the classical detector takes for
+    events above ``hide_above`` are masked first; 0 takes all as event-free, like simulated frames.
     """
 
     seed: _Seed = 1
@@ -163,12 +163,12 @@ class TrainSettings(_Section):
 
 
 class PretrainSettings(_Section):
-    """What the transformer's encoder is pretrained with, without labels; the grid is that of training.
+    """Settings of the encoder's pretraining without labels; the grid is that of training.
 
-    ``n_strips`` is shared out evenly over the amplifiers. ``trigger_share`` of them are cut where stage 1 triggers,
-    ``streak_share`` at stars, the rest anywhere. ``mask_share`` of the patches of every strip are hidden, in
-    ``run_share`` of the strips in runs of ``run_patches`` neighbours, in the others one by one. Training stops after
-    ``patience`` epochs without gain.
+    ``n_strips`` is divided evenly among the amplifiers. The share ``trigger_share`` is cut at triggers of stage 1,
+    ``streak_share`` at stars, the rest anywhere. The share ``mask_share`` of the patches of every strip is hidden,
+    in the share ``run_share`` of the strips in runs of ``run_patches`` neighbours, in the others one by one.
+    Training stops after ``patience`` epochs without gain.
     """
 
     seed: _Seed = 1
@@ -194,10 +194,10 @@ class PretrainSettings(_Section):
 
 
 class TuneSettings(_Section):
-    """A sweep: the budget, the same for every family, and what is searched.
+    """A sweep: the budget, equal for every family, and the search spaces.
 
-    ``trials`` of each family are trained, each for at most ``epochs`` passes over the same examples; all else is as in
-    ``[train]``. The first ``startup_trials`` are drawn at random and never cut short; a later one ends when after
+    Each family gets ``trials`` trials of at most ``epochs`` passes over the same examples. Other settings are those of
+    ``[train]``. The first ``startup_trials`` are drawn at random and never cut short. A later one ends if after
     ``warmup_epochs`` its validation loss is behind the median of the earlier ones. ``training`` and the tables of the
     families hold search spaces, see `shutterless.workflows.training.sweeps.search_space.parse_space`.
     """
@@ -215,14 +215,14 @@ class TuneSettings(_Section):
 
 
 class EvaluateSettings(_Section):
-    """The bootstrap behind the error bars; the operating point follows from how much was searched."""
+    """The bootstrap behind the error bars; the operating point follows from the live time."""
 
     bootstrap: _Count = 400
     seed: _Seed = 1
 
 
 class SearchSettings(_Section):
-    """Where the threshold of a search lies (false alarms per amplifier-hour), and how triggers are scored."""
+    """The threshold of a search (false alarms per amplifier-hour), and the scoring of triggers."""
 
     false_alarms_per_hour: _Positive = 50.0
     trigger_threshold: _Positive = 5.0
@@ -230,7 +230,7 @@ class SearchSettings(_Section):
 
 
 class Settings(_Section):
-    """Everything a run can be told. The packaged ``quickstart.toml`` gives a value for every key of every section."""
+    """All settings of a run. The packaged ``quickstart.toml`` gives a value for every key of every section."""
 
     simulate: SimulateSettings
     ingest: IngestSettings = IngestSettings()
@@ -256,14 +256,14 @@ def load_settings(path: Path | str | None = None, overrides: Sequence[str] = ())
     Parameters
     ----------
     path : path, optional
-        A TOML file that need hold only the keys it changes.
+        A TOML file with the keys to change.
     overrides : sequence of str
         ``"section.key=value"``, for example ``"train.epochs=2"``; values are TOML, bare words are strings.
 
     Raises
     ------
     SettingsError
-        For a file that cannot be read, an unknown key (with the nearest known one) or a value of the wrong type.
+        If a file cannot be read, a key is unknown (with the nearest known one) or a value has the wrong type.
     """
     values = tomllib.loads(default_toml())
     source = "quickstart.toml"
@@ -298,7 +298,7 @@ def resolved_toml(settings: BaseModel) -> str:
 
 
 def validate_settings(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
-    """Settings made of plain values; a `SettingsError` names ``where`` they come from and every key that is wrong."""
+    """Make settings from plain values; a `SettingsError` names ``where`` they come from and every wrong key."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -306,7 +306,7 @@ def validate_settings(model: type[Model], values: Mapping[str, Any], where: str)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Values of a TOML file; a `SettingsError` says why it cannot be read."""
+    """Values of a TOML file; a `SettingsError` gives the reason if it cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -329,7 +329,7 @@ def _parse_override(override: str) -> dict[str, Any]:
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables are merged key by key; everything else is replaced."""
+    """Merge tables key by key; replace other values."""
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
@@ -340,7 +340,7 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def _describe(entry: Mapping[str, Any], model: type[BaseModel]) -> str:
-    """One line for one of pydantic's errors: the section, the key, what is wrong, what was given."""
+    """One line for an error of pydantic: the section, the key, the fault, the given value."""
     *sections, key = [str(part) for part in entry["loc"]] or ["settings"]
     where = f"[{'.'.join(sections)}] {key}" if sections else f"[{key}]"
     if entry["type"] == "extra_forbidden":
@@ -360,6 +360,6 @@ def _known_keys(root: type[BaseModel], sections: Sequence[str]) -> list[str]:
 
 
 def nearest_key(key: str, known: Sequence[str]) -> str:
-    """What to add to the refusal of an unknown key: the nearest known one, or all of them."""
+    """End of the error about an unknown key: the nearest known key, or all of them."""
     nearest = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {nearest[0]!r}?" if nearest else f"; known are {sorted(known)}"

@@ -114,7 +114,7 @@ def test_verdict_takes_the_simpler_of_two_equals_and_says_why(comparison):
     assert "Trained with one seed only, so that their scatter is not in the errors: mlp." in verdict.lines
     assert "Only 12 blocks were resampled, so the errors themselves are known to 21 %." in verdict.lines
     assert any(
-        line.startswith("The learning curve of cnn says 'still learning' (2 of 2 seeds)") for line in verdict.lines
+        line.startswith("The learning curve of cnn is 'still learning' (2 of 2 seeds)") for line in verdict.lines
     )
 
 
