@@ -1,1 +1,1 @@
-"""Frames that never were: stars, air, events, artefacts and camera in the true file format, with the truth beside."""
+"""Simulation of frames with stars, air, events, artefacts and a camera, in the true file format, with their truth."""

@@ -1,4 +1,4 @@
-"""What goes into the pixels of one simulated amplifier of one file: drawn here, rendered and tabulated elsewhere."""
+"""Draw the content of one simulated amplifier of one file; other modules render and tabulate it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from shutterless.pipeline.simulation.sky_lights import SkyLights, draw_sky_ghost
 
 @dataclass(frozen=True)
 class AmplifierContent:
-    """Everything that goes into the pixels of one amplifier of one file.
+    """Content of one simulated amplifier of one file: everything that its pixels hold.
 
     Parameters
     ----------
@@ -55,9 +55,9 @@ class AmplifierContent:
     waves : sequence of RowWaves
         Noise that all columns of a row share.
     air : Atmosphere or None
-        Without it the stars are steady.
+        None for steady stars.
     detector : DetectorFaults or None
-        Without it there are no faults and no serial trap.
+        None for no faults and no serial trap.
     sky_lights : SkyLights or None
         Moving lights and ghosts.
     """
@@ -107,7 +107,7 @@ def draw_content(settings: SceneSettings, ccd: int, quadrant: int, file_index: i
 
 
 def _draw_sky_lights(settings: SceneSettings, scene: Scene, ccd: int, quadrant: int, rows: range) -> SkyLights:
-    """Draw what moves or glows over one amplifier of one file; what moves is drawn for the whole sequence, then cut."""
+    """Draw moving lights and ghosts of one amplifier of one file; moving lights are drawn for the whole sequence."""
     plane = focal_plane(settings.profile, scene.n_transit)
     rates = TrailRates(
         settings.geosynchronous_per_hour,
@@ -136,7 +136,7 @@ def _draw_sky_lights(settings: SceneSettings, scene: Scene, ccd: int, quadrant: 
 
 
 def _draw_faults(settings: SceneSettings, ccd: int, quadrant: int, file_index: int) -> DetectorFaults:
-    """Draw an amplifier's own faults, which last, and the rows that all amplifiers of its CCD lose in one file."""
+    """Draw an amplifier's permanent faults, and the rows that all amplifiers of its CCD lose in one file."""
     profile = settings.profile
     lasting = draw_detector(
         settings.generator(DETECTOR, ccd, quadrant),
@@ -151,7 +151,7 @@ def _draw_faults(settings: SceneSettings, ccd: int, quadrant: int, file_index: i
 
 
 def draw_row_waves(settings: SceneSettings, ccd: int, quadrant: int) -> list[RowWaves]:
-    """Draw the row noise of one amplifier: mains in phase over the amplifiers of a CCD, drift in part common."""
+    """Draw the row noise of one amplifier: mains are in phase over the amplifiers of a CCD, drift is partly common."""
     common, own = DRIFT_E * np.sqrt([DRIFT_COMMON_SHARE, 1 - DRIFT_COMMON_SHARE])
     return [
         draw_mains(settings.generator(MAINS, ccd)),

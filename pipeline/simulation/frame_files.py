@@ -22,16 +22,16 @@ from shutterless.pipeline.reading.instruments import QuadrantLayout
 _FITS_BLOCK = 2880
 _DESCRIPTORS = np.dtype([("length", ">i8"), ("offset", ">i8")])
 _COPIED_TILES = 4096
-# pixels and rows that are packed at a time: astropy takes some milliseconds a call whatever it packs
+# pixels and rows that are packed at a time, since a call to astropy takes some milliseconds for any size
 _PACKED_PIXELS, _MOST_PACKED_ROWS = 2**22, 4096
-# rows of a compressed tile: for each tile astropy takes as long as Rice's code takes for 3,000 pixels
+# rows of a compressed tile; astropy's overhead per tile is as long as Rice compression of 3,000 pixels
 _TILE_ROWS = 16
 _LARGEST_32_BIT_HEAP = 2**31 - 1
 Spools = Callable[[str], IO[bytes]]
 
 
 class FrameFileError(ValueError):
-    """Images that do not make up a frame file."""
+    """Images that do not form a frame file."""
 
 
 class ImageWriter:
@@ -54,7 +54,7 @@ class ImageWriter:
         self.n_written = 0
         self._waiting: list[np.ndarray] = []
         self._n_waiting = 0
-        # tiles begin with the first raw row, so where rows flip a short one comes first
+        # tiles begin with the first raw row, so a short tile comes first if rows flip
         self._n_first = shape[0] % _TILE_ROWS if layout.flip_rows else 0
         packed = min(_PACKED_PIXELS // shape[1], _MOST_PACKED_ROWS)
         self._n_packed = max(packed // _TILE_ROWS, 1) * _TILE_ROWS
@@ -65,7 +65,7 @@ class ImageWriter:
         Raises
         ------
         FrameFileError
-            If the block has another width, or more rows than the image was to have.
+            If the block has another width, or more rows than remain in the image.
         """
         n_rows, n_columns = self.shape
         n_taken = self.n_written + self._n_waiting
@@ -109,7 +109,7 @@ class ImageWriter:
 
 
 class _PlainImage(ImageWriter):
-    """An image HDU. Its size is known from the start, so rows that flip go straight to where they belong."""
+    """An image HDU. Its size is known from the start, so flipped rows are written directly to their place."""
 
     _template: fits.Header | None = None
 
@@ -133,8 +133,8 @@ class _TiledImage(ImageWriter):
 
     Notes
     -----
-    FITS standard 4.0, section 10.1. Where in the image a tile belongs is a matter of the order of the descriptors
-    alone, so rows that flip need no second pass over the heap.
+    FITS standard 4.0, section 10.1. Only the order of the descriptors gives the place of a tile in the image, so
+    flipped rows need no second pass over the heap.
     """
 
     def __init__(self, header: fits.Header, shape: tuple[int, int], layout: QuadrantLayout, open_spool: Spools) -> None:
@@ -222,7 +222,7 @@ class FrameFile:
 
 @contextmanager
 def create_frame_file(path: str | Path, primary: fits.Header) -> Iterator[FrameFile]:
-    """Write a frame file; it appears under its name when the ``with`` statement has ended without an error.
+    """Write a frame file, which appears under its name when the ``with`` statement ends without an error.
 
     Parameters
     ----------

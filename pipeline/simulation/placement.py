@@ -1,4 +1,4 @@
-"""Events of a simulated amplifier: which star or place, which amplitude, apart from each other."""
+"""Place the events of a simulated amplifier: draw the star or place and the amplitude of each, without overlaps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.simulation.scene import Rows, Scene, SceneError, SceneSettings
 
 _LEAST_SEPARATION_PX, _LEAST_GAP_ROWS = 12.0, 12
-# of the peak: below, light counts for nothing, and below its square it is not kept
+# of the peak; fainter light does not count, and light below its square is not stored
 _FAINTEST = 1e-9
 _PIECE_ROWS = 2048
 
@@ -42,11 +42,11 @@ class PlacedEvent:
     first_column : int
     profile : ndarray of float64, shape (w,)
     rho : float
-        Optimal S/N that was reached.
+        Optimal S/N, which may be below the requested one.
     rows : (int, int, int)
         First, last and peak file row of the central 90 %.
     y0 : float
-        Detector row: its star's, or, of an orphan, one of its own.
+        Detector row of its star, or of the orphan.
     """
 
     event: Event
@@ -68,7 +68,7 @@ class PlacedEvent:
 def place_events(
     settings: SceneSettings, scene: Scene, rng: np.random.Generator, rows: Rows, orphan_y0: np.ndarray
 ) -> list[PlacedEvent]:
-    """Draw the events of one amplifier and file, apart from each other.
+    """Draw the events of one amplifier and file, without overlaps.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def place_events(
     Raises
     ------
     SceneError
-        If so many events do not fit.
+        If the events do not fit.
     """
     placed: list[PlacedEvent] = []
     for _ in range(40 * settings.events):
@@ -123,9 +123,9 @@ def place_event(
 ) -> PlacedEvent:
     """Draw one event of a kind, choose its star or place, and give it the amplitude of optimal S/N ``rho``.
 
-    ``cut`` and ``longest_flare_s`` are those of `shutterless.pipeline.events.events.draw_event`. Where no star makes
-    the wanted ``rho`` plausible, the nearest is taken and the amplitude capped; ``PlacedEvent.rho`` is what was
-    reached.
+    ``cut`` and ``longest_flare_s`` are those of `shutterless.pipeline.events.events.draw_event`. If the ``rho`` is
+    plausible on no star, the star that comes nearest is chosen and the amplitude is limited. ``PlacedEvent.rho`` is the
+    resulting S/N.
     """
     reach = 6 * scene.psf_sigma_px
     x = rng.uniform(reach, max(scene.n_columns - 1 - reach, reach))
@@ -150,7 +150,7 @@ def place_event(
             event, amplitude_e=float(np.copysign(np.clip(abs(event.amplitude_e), *limits), event.amplitude_e))
         )
     reached = abs(event.amplitude_e) * unit_rho
-    if kind == "eclipse":  # the change is the shadow's, not that of a streak that begins or ends
+    if kind == "eclipse":  # the rows of the shadow's change, not of the streak's beginning or end
         start, stop, peak = event_rows(kind, light_curve_by_pieces(event, len(rows), scene.psf_sigma_px))
     else:
         start, stop, peak = (first_row + row for row in event_rows(kind, curve))
@@ -160,8 +160,8 @@ def place_event(
 def light_curve_by_pieces(event: Event, n_rows: int, sigma_rows: float) -> np.ndarray:
     """Light curve of unit amplitude over a file's rows, shape (t,), in the memory of some thousand rows and the result.
 
-    A light curve knows rows only by their distance from the peak. Taken at once, a flare that is long against a row
-    needs a hundred numbers for each.
+    A light curve depends only on the distance of rows from the peak, so it can be computed in pieces. At once, a flare
+    much longer than a row would need a hundred numbers per row.
     """
     pieces = [
         replace(event, row_peak=event.row_peak - start).light_curve(min(_PIECE_ROWS, n_rows - start), sigma_rows)
@@ -171,7 +171,7 @@ def light_curve_by_pieces(event: Event, n_rows: int, sigma_rows: float) -> np.nd
 
 
 def _lit_stamp(scene: Scene, event: Event, rows: Rows, y0: float) -> tuple[int, np.ndarray, int, np.ndarray]:
-    """First file row, light curve, first column and profile of what an event lights while its place is lit."""
+    """First file row, light curve, first column and profile of an event, where its place has light."""
     _, first_column, profile = event_stamp(event, 1, scene.n_columns, scene.psf_sigma_px)
     curve = light_curve_by_pieces(event, len(rows), scene.psf_sigma_px)
     lit = np.flatnonzero(np.abs(curve) > _FAINTEST * _FAINTEST)
@@ -185,17 +185,17 @@ def _lit_stamp(scene: Scene, event: Event, rows: Rows, y0: float) -> tuple[int, 
 
 
 def _choose_star(scene: Scene, rng: np.random.Generator, event: Event, rho: float, rows: Rows) -> Event:
-    """Put an event on a star that shines by then, on which the amplitude for ``rho`` is plausible or nearly so."""
+    """Put an event on a star whose streak covers it, and on which the amplitude for ``rho`` is most plausible."""
     curve = light_curve_by_pieces(event, len(rows), scene.psf_sigma_px)
     reach = 6 * scene.psf_sigma_px
     start, stop, peak = event_rows(event.kind, curve)
-    shining = scene.y0 < rows[start] - reach
+    has_light = scene.y0 < rows[start] - reach
     if scene.close_row is not None:
-        shining &= scene.y0 + scene.close_row > rows[stop] + reach
-    stars = np.flatnonzero(shining & (scene.x > reach) & (scene.x < scene.n_columns - 1 - reach))
+        has_light &= scene.y0 + scene.close_row > rows[stop] + reach
+    stars = np.flatnonzero(has_light & (scene.x > reach) & (scene.x < scene.n_columns - 1 - reach))
     if stars.size == 0:
         raise ValueError("no star shines yet" if scene.close_row is None else "no star shines all through it")
-    # a first guess of each star's unit rho: its variance in one row, the last that is not in the drain
+    # a first estimate of each star's unit rho from its variance in one row, the last before the drain
     guess = rows[-1:] if scene.close_row is None else rows[peak : peak + 1]
     variance = scene.variance_e2(guess, 0, scene.n_columns)[0]
     columns = np.rint(scene.x[stars])[:, None].astype(int) + np.arange(-int(reach), int(reach) + 1)

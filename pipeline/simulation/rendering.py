@@ -1,4 +1,4 @@
-"""Light to numbers, block by block of rows: the mean charge of every pixel, photons, the amplifier that reads them."""
+"""Render a simulated amplifier by blocks of rows: mean charge of every pixel, photon noise, and readout to ADU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shutterless.pipeline.simulation.scene import SceneSettings
 from shutterless.pipeline.simulation.sky.atmosphere import AirRun, add_sources, source_edges
 
 BIAS_ADU = 100.0
-# deferred charge in the first overscan columns: about 250 ADU in the first, gone by the twentieth
+# deferred charge in the first overscan columns, about 250 ADU in the first and none from the twentieth
 DEFERRED_ADU, DEFERRED_SCALE_PX = 150.0, 3.0
 RENDERED_ROWS = 256
 
@@ -48,7 +48,7 @@ def render_blocks(
         draw_photons(rng, mean_electrons(content, block, air), camera.data_of(charge))
         _add_cosmic_rays(camera.data_of(charge), content.cosmic_rays, block)
         adu = camera.read(rng, charge, block)
-        # a view of the overscan would keep the data alive for as long
+        # a copy, since a view of the overscan would keep the data in memory
         yield camera.data_of(adu), camera.overscan_of(adu).copy()
 
 
@@ -60,7 +60,7 @@ def _add_cosmic_rays(charge_e: np.ndarray, rays: Sequence[CosmicRay], block: sli
 
 
 class _Camera:
-    """What reads the charge of one amplifier: data columns and behind them the overscan, which holds none."""
+    """Readout of one amplifier: data columns, then the overscan, which holds no charge."""
 
     def __init__(self, settings: SceneSettings, content: AmplifierContent) -> None:
         profile = settings.profile
@@ -77,7 +77,7 @@ class _Camera:
         self.held_e = [] if detector is None else [self._begin_with(trap) for trap in detector.traps]
 
     def _begin_with(self, trap: Trap) -> float:
-        """Charge in a trap before the file's first row: that of the light before it, none before the sequence."""
+        """Charge in a trap before the file's first row, from the light before it; none at the start of a sequence."""
         packet = self.content.scene.baseline_e([self.content.rows[0] - 1], trap.column, 1)[0, 0]
         return trap.filling_e(float(packet))
 
@@ -94,7 +94,7 @@ class _Camera:
         return rows[:, self.n_columns :]
 
     def read(self, rng: np.random.Generator, charge_e: np.ndarray, block: slice) -> np.ndarray:
-        """Read the next rows: the charge, which is spent in this, becomes ADU of dtype uint16, shape (t, x + o)."""
+        """Read the next rows as ADU, uint16, shape (t, x + o). The array of charge is overwritten."""
         detector = self.content.detector
         if detector is not None:
             for i, trap in enumerate(detector.traps):
@@ -117,7 +117,7 @@ def mean_electrons(content: AmplifierContent, block: slice, air: AirRun | None =
     content : AmplifierContent
     block : slice
     air : AirRun, optional
-        Of `content.air`, to go on from the block before.
+        Of `content.air`, to continue from the block before.
     """
     if content.air is not None:
         mean = _mean_through_air(content, air or AirRun(content.air, content.scene.n_transit), block)
@@ -138,8 +138,8 @@ def mean_electrons(content: AmplifierContent, block: slice, air: AirRun | None =
 def _mean_through_air(content: AmplifierContent, air: AirRun, block: slice) -> np.ndarray:
     """Mean electrons with every star, and every event with its star, moved, widened and dimmed by the air.
 
-    The sky is left steady: what cloud takes from it, it spreads over the transit of 10 s. An orphan does not
-    scintillate, which nobody could tell from its shape.
+    The sky stays steady, since the effect of a cloud on it is spread over the transit of 10 s. An orphan does not
+    scintillate, which cannot be distinguished from a different light curve.
     """
     scene, rows = content.scene, content.rows[block]
     first_row = int(rows[0])
@@ -164,7 +164,7 @@ def _mean_through_air(content: AmplifierContent, air: AirRun, block: slice) -> n
 
 @numba.njit(cache=True, nogil=True)
 def _add_noise(rng, charge_e, row_offsets_e, pattern_e, read_noise_e):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Add what all pixels of a row and of a column share and each one's own read noise, in place, shape (t, x)."""
+    """Add the offsets of rows and columns and the read noise of each pixel, in place, shape (t, x)."""
     for t in range(charge_e.shape[0]):
         for x in range(charge_e.shape[1]):
             charge_e[t, x] += row_offsets_e[t] + pattern_e[x] + read_noise_e * rng.standard_normal()
@@ -174,7 +174,7 @@ def _add_noise(rng, charge_e, row_offsets_e, pattern_e, read_noise_e):  # type: 
 def _digitise(charge_e, gain, a, b, saturation_adu, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Turn charge into integers ``out`` with non-linearity and bias, shape (t, x).
 
-    The profile's ``true = x / (a x² + b x + 1)`` is solved for the reading x, in a form that stands ``a = 0``.
+    The profile's ``true = x / (a x² + b x + 1)`` is solved for the reading x, in a form that allows ``a = 0``.
     """
     for t in range(charge_e.shape[0]):
         for x in range(charge_e.shape[1]):

@@ -1,4 +1,4 @@
-"""What the simulator looks at: settings, the stars of one amplifier, the light that falls on each pixel."""
+"""Settings of a simulation, the stars of one amplifier, and their light on each pixel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shutterless.pipeline.simulation.sky.star_counts import draw_magnitudes
 ZERO_POINTS_MAG = {"g": 24.54, "r": 24.49, "i": 23.88}
 # detector on which `n_bright_stars` is counted (one ZTF quadrant)
 _REFERENCE_PIXELS = 3080 * 3072
-# first domain of every seed: which part of the simulation draws from it
+# first key of every seed: the part of the simulation that draws from it
 STARS, EVENTS, PIXELS, COSMIC_RAYS, PICKUP, MAINS, DRIFT, ATMOSPHERE, DETECTOR, DROPPED_ROWS, TRAILS, GHOSTS = range(12)
 _STRENGTHS = ("scintillation_rms", "motion_rms_arcsec", "focus_rms", "transparency_rms")
 # consecutive sequence rows
@@ -36,7 +36,7 @@ class SceneError(ValueError):
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """All that determines a simulated sequence: same settings, same files to the bit.
+    """All settings of a simulated sequence; the same settings give the same files to the bit.
 
     Parameters
     ----------
@@ -63,12 +63,12 @@ class SceneSettings:
     geosynchronous_per_hour, low_orbit_per_hour, aircraft_per_hour, meteors_per_hour : float
         Objects that cross a CCD (3.0 deg²) in an hour; see `moving_lights.TrailRates`.
     detector : bool
-        Serial trap (pocket effect) (where the profile has one), bias structure, hot columns, traps, dropped rows; see
+        Serial trap (pocket effect, if the profile has one), bias structure, hot columns, traps, dropped rows; see
         `detector`.
     hot_columns, traps : float
         Expected number in each amplifier.
     dropped_runs_per_hour : float
-        How often some rows of a CCD do not arrive.
+        Rate of runs of rows that a CCD loses.
     atmosphere : bool
         Scintillation, image motion, changes of focus and seeing, thin cloud; see `atmosphere.Atmosphere`.
     scintillation_rms, motion_rms_arcsec, focus_rms, transparency_rms : float
@@ -78,29 +78,29 @@ class SceneSettings:
         Their correlation times.
     seed : int
     sequence : str
-        Name of the sequence; begins the file names.
+        Name of the sequence, with which file names begin.
     shutter_open_utc : str
-        When the shutter opened: sequence row 0.
+        UTC of the opening of the shutter, which is sequence row 0.
     row_rate_hz : float
     first_row : int or None
-        Sequence row of the first file's first row; 0 begins with the ramp, None is steady state that the headers are
-        silent about.
+        Sequence row of the first file's first row; 0 begins with the ramp. None is steady state, without this row in
+        the headers.
     shutter_close_row : int or None
-        Sequence row at which the shutter closes while the clocks go on; None: it stays open.
+        Sequence row at which the shutter closes while the clocks continue; None if it stays open.
     band : str
     zero_point_mag : float or None
-        Magnitude of 1 e-/s; None takes `ZERO_POINTS_MAG` of the band.
+        Magnitude of 1 e-/s; None for `ZERO_POINTS_MAG` of the band.
     sky_mag : float
         Sky brightness (mag/arcsec²).
     seeing_arcsec : float
         FWHM of the Gaussian point-spread function.
     n_bright_stars : float
-        Expected stars brighter than magnitude 14.5 in one ZTF quadrant (others: in proportion to the area).
+        Expected stars brighter than magnitude 14.5 in one ZTF quadrant; other detectors scale with the area.
     star_slope : float
         Slope of log10 of the counts per magnitude.
     galactic_latitude_deg : float or None
-        Where the field lies: the counts of stars in r are those of `star_counts` there, and ``n_bright_stars`` and
-        ``star_slope`` do not matter.
+        Galactic latitude of the field. If given, the counts of stars in r are those of `star_counts`, and
+        ``n_bright_stars`` and ``star_slope`` are not used.
     bright_mag, faint_mag : float
         Range of magnitudes.
     suffix : str
@@ -207,7 +207,7 @@ class SceneSettings:
             ) from None
 
     def generator(self, domain: int, *keys: int) -> np.random.Generator:
-        """Return the random generator of one part of one file, whichever process asks for it."""
+        """Return the random generator of one part of one file, the same in every process."""
         return np.random.default_rng(np.random.SeedSequence([self.seed, domain, *keys]))
 
     @property
@@ -236,14 +236,14 @@ class SceneSettings:
 
 @dataclass(frozen=True)
 class Scene:
-    """Stars of one amplifier and the light that falls on its pixels when nothing happens.
+    """Stars of one amplifier and the light on its pixels without events.
 
     Parameters
     ----------
     x, y0, mag, flux_e_row : ndarray of float64, shape (s,)
         Column, detector row counted from the register, magnitude, and electrons per row summed over columns.
     sky_e_s : float
-        Sky and its electrons per pixel and second.
+        Electrons of the sky per pixel and second.
     read_noise_e, psf_sigma_px, row_rate_hz : float
     n_transit, n_columns : int
     """
@@ -261,7 +261,7 @@ class Scene:
     close_row: int | None = None
 
     def exposure_s(self, sequence_rows: Rows) -> np.ndarray:
-        """Seconds for which rows were on the detector with the shutter open: the sky ramp, one transit, the drain."""
+        """Seconds of rows on the detector with the shutter open, in sky ramp, steady state and drain."""
         rows = np.asarray(sequence_rows)
         if self.close_row is None:
             return np.clip(rows, 0, self.n_transit) / self.row_rate_hz
@@ -269,7 +269,7 @@ class Scene:
         return np.maximum(lit, 0) / self.row_rate_hz
 
     def streak(self, sequence_rows: Rows, y0: float) -> np.ndarray:
-        """Share of the light of a star at detector row ``y0`` that is in each row: 0, 1 and smeared ends, shape (t,).
+        """Share of the light of a star at detector row ``y0`` in each row: 0, 1, or between at its ends, shape (t,).
 
         Notes
         -----
@@ -283,12 +283,12 @@ class Scene:
         return share
 
     def changing_stars(self, sequence_rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-        """Stars whose streaks begin or end in or near consecutive rows, and those that shine in all; bool (s,)."""
+        """Stars whose streaks begin or end in or near consecutive rows, and stars with light in all; bool (s,)."""
         reach = 6 * self.psf_sigma_px + 1
         end = self.y0 + (np.inf if self.close_row is None else self.close_row)
-        seen = (self.y0 < sequence_rows[-1] + reach) & (end > sequence_rows[0] - reach)
+        present = (self.y0 < sequence_rows[-1] + reach) & (end > sequence_rows[0] - reach)
         settled = (self.y0 < sequence_rows[0] - reach) & (end > sequence_rows[-1] + reach)
-        return seen & ~settled, settled
+        return present & ~settled, settled
 
     def baseline_e(self, sequence_rows: Rows, first_column: int = 0, n_columns: int | None = None) -> np.ndarray:
         """Mean electrons per pixel of sky and stars in a window of consecutive rows, shape (t, x)."""
@@ -296,7 +296,7 @@ class Scene:
         reach = 6 * self.psf_sigma_px + 1
         near = (self.x > first_column - reach) & (self.x < first_column + width - 1 + reach)
         changing, settled = (near & stars for stars in self.changing_stars(sequence_rows))
-        # between their ends all stars of the window are constant, and rows differ by the sky alone
+        # between the ends of streaks all stars of the window are constant, and rows differ only by the sky
         constant = self._static_light(settled, first_column, width)
         baseline = self.sky_e_s * self.exposure_s(sequence_rows)[:, None] + constant
         for y0, (columns, light) in zip(self.y0[changing], self._profiles(changing, first_column, width), strict=True):
@@ -304,7 +304,7 @@ class Scene:
         return baseline
 
     def _static_light(self, chosen: np.ndarray, first_column: int, width: int) -> np.ndarray:
-        """Electrons per row of the chosen stars together in each column of the window, shape (x,)."""
+        """Summed electrons per row of the chosen stars in each column of the window, shape (x,)."""
         reach = 6 * self.psf_sigma_px + 1
         x = self.x[chosen][:, None]
         columns = np.ceil(x - reach).astype(int) + np.arange(int(2 * reach) + 1)
@@ -322,7 +322,7 @@ class Scene:
             yield slice(start - first_column, stop - first_column), light
 
     def variance_e2(self, sequence_rows: Rows, first_column: int, n_columns: int) -> np.ndarray:
-        """Photon and read noise per pixel of a window under no event, shape (t, x)."""
+        """Variance of photon and read noise per pixel of a window without events, shape (t, x)."""
         return self.baseline_e(sequence_rows, first_column, n_columns) + self.read_noise_e**2
 
 
@@ -355,7 +355,7 @@ def draw_scene(settings: SceneSettings, ccd: int, quadrant: int) -> Scene:
 
 
 def _draw_magnitudes(settings: SceneSettings, rng: np.random.Generator, n_pixels: int) -> np.ndarray:
-    """Magnitudes of the stars on so many pixels, shape (s,)."""
+    """Magnitudes of the stars on ``n_pixels`` pixels, shape (s,)."""
     limits = settings.bright_mag, settings.faint_mag
     if settings.galactic_latitude_deg is not None:
         area_deg2 = n_pixels * (settings.electronics("pixel_scale_arcsec") / 3600) ** 2

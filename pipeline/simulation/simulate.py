@@ -1,7 +1,7 @@
-"""Simulated continuous-readout sequences in the true file format, with the truth beside them.
+"""Simulate sequences of continuous readout in the true file format, with their truth.
 
-One task makes one file: `simulate_file`. What it draws depends on the settings and its own numbers only, so any number
-of workers in any order write the same files.
+One task writes one file (`simulate_file`). Its random numbers depend only on the settings and the numbers of CCD and
+file, so any number of workers in any order write the same files.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _amplifier_header(settings: SceneSettings, quadrant: int) -> fits.Header:
 
 
 def _header(settings: SceneSettings, values: dict[str, Any]) -> fits.Header:
-    """Header cards under the profile's keywords; what the profile has no keyword for, or has no value, is left out."""
+    """Header cards with the profile's keywords, without values that are None or have no keyword."""
     header = fits.Header()
     for name, value in values.items():
         keyword = settings.profile.keywords.get(name)

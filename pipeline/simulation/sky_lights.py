@@ -1,4 +1,4 @@
-"""Moving lights and ghosts of one amplifier of one file: drawn, added to its rows, summed up for the truth table."""
+"""Draw moving lights and ghosts of one amplifier of one file, add them to its rows, and sum them for the truth."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from shutterless.pipeline.simulation.sky.trails import (
     trails_in_amplifier,
 )
 
-# what is fainter leaves nothing that anybody could tell from noise, and is not true of a file
+# fainter lights cannot be distinguished from noise and are left out of the truth
 _LEAST_RHO = 1.0
 
 
 @dataclass(frozen=True)
 class SkyArtefact:
-    """One moving light or ghost as the truth table needs it.
+    """One moving light or ghost with the numbers for the truth table.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class SkyLights:
     trails : sequence of AmplifierTrail
     ghosts : sequence of Ghost
     ghost_air : Atmosphere or None
-        Air over the stars that have the ghosts, whose cloud dims them.
+        Air over the stars of the ghosts, whose clouds dim the ghosts too.
     """
 
     scene: Scene
@@ -78,13 +78,13 @@ class SkyLights:
     def add(self, mean_e: np.ndarray, first_row: int) -> None:
         """Add all light to a block of rows, (t, x), in place; ``first_row`` is the sequence row of its first."""
         add_trails(mean_e, first_row, self.trails)
-        for ghost in self.ghosts:  # one by one: together their star times would span the detector
+        for ghost in self.ghosts:  # one by one, since their star times (row - y0) together span the detector
             first, n_star_rows = own_time_rows([ghost], first_row, len(mean_e))
             light = self._ghost_light(ghost, first, n_star_rows)
             add_ghosts(mean_e, first_row, [ghost], light[:, None], first, self.scene.n_transit)
 
     def artefacts(self, rows: range) -> Iterator[SkyArtefact]:
-        """Sum up what falls into a file's rows, given as sequence rows; what is too faint for anybody is left out."""
+        """Sum up the light in a file's rows (sequence rows), without lights that are too faint to be found."""
         variance = self.scene.sky_e_s * self.scene.n_transit / self.scene.row_rate_hz + self.scene.read_noise_e**2
         for trail in self.trails:
             first, last = max(trail.rows[0], rows.start), min(trail.rows[1], rows.stop - 1)
@@ -111,7 +111,7 @@ class SkyLights:
 
 
 def _column_at(trail: AmplifierTrail, row: int) -> float:
-    """Column of a trail in one row; where all its light keeps one row, the middle."""
+    """Column of a trail in one row; its middle if all light is in one row."""
     if not np.isfinite(trail.slope):
         x = (trail.x_enter + trail.x_leave) / 2
     else:
@@ -137,14 +137,14 @@ def draw_sky_trails(
     Parameters
     ----------
     rng : Generator
-        The sequence's, the same for all its amplifiers and files.
+        Of the sequence, the same for all its amplifiers and files.
     rates : TrailRates
     plane : FocalPlane
     scene : Scene
         Of this amplifier.
     ccd, quadrant : int
     duration_s : float
-        Of the sequence, from the opening of the shutter.
+        Duration of the sequence from the opening of the shutter.
     rows : range
         Sequence rows of the file.
     zero_point_mag, pixel_scale_arcsec : float
@@ -160,12 +160,12 @@ def draw_sky_trails(
 
 
 def draw_sky_ghosts(rng: np.random.Generator, opposite: Scene, scene: Scene, rows: range) -> list[Ghost]:
-    """Draw the ghosts on one amplifier of the stars of the one across the field, those that light a file's rows.
+    """Draw the ghosts on one amplifier of the stars of the opposite one, and keep those in a file's rows.
 
     Parameters
     ----------
     rng : Generator
-        The amplifier's, the same for all files.
+        Of the amplifier, the same for all files.
     opposite, scene : Scene
         Of the amplifier that `FocalPlane.mirrored` names, and of this one.
     rows : range

@@ -1,4 +1,4 @@
-"""What is true of a simulated amplifier: its events, its artefacts and its stars, as tables."""
+"""Tabulate the truth of a simulated amplifier: its events, artefacts and stars."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ STAR_COLUMNS = {
 def truth_rows(content: AmplifierContent, file: str, ccd: int, quadrant: int) -> pd.DataFrame:
     """Truth table of one amplifier: its events, cosmic rays and pickup bursts.
 
-    ``rho`` is defined against photon and read noise over the steady baseline, with or without an atmosphere: what the
-    air adds to the noise is the detector's to overcome.
+    ``rho`` is defined against photon and read noise over the steady baseline, with or without an atmosphere. The noise
+    of the air is not included.
 
     ``amplitude_e`` is signed: of events before smearing (`events.Event`), of artefacts the strongest row. Pickup is in
     all columns at once, so its ``x`` is NaN; its amplitude is summed over columns as everywhere. Faults of the detector
-    are given with all their rows, not the central 90 %: of a hot column and a trap those of the file. The amplitude of
-    a trap is what it takes from the last row of the file when it is empty; it has no S/N of its own (``rho`` NaN). Of
-    dropped rows the amplitude is the charge that is missing.
+    have all their rows, not the central 90 %; of a hot column and a trap these are all rows of the file. The amplitude
+    of a trap is the charge that it takes from the last row of the file when it is empty; its ``rho`` is NaN. The
+    amplitude of dropped rows is the missing charge.
     """
     entries = [_event_truth(content, placed) for placed in content.events]
     entries += [_cosmic_ray_truth(content, ray) for ray in content.cosmic_rays]
@@ -179,7 +179,7 @@ def _table(rows: Any, columns: dict[str, str]) -> pd.DataFrame:
 
 
 def write_tables(out: str | Path, truths: Sequence[pd.DataFrame], stars: Sequence[pd.DataFrame]) -> tuple[Path, Path]:
-    """Join the tables of all files, in an order that does not depend on the tasks', and write them as Parquet.
+    """Join the tables of all files, in an order independent of the order of tasks, and write them as Parquet.
 
     Returns
     -------

@@ -1,1 +1,1 @@
-"""What the simulator's camera adds: photon noise, faults of the detector, cosmic rays."""
+"""The simulated camera: photon noise, faults of the detector, cosmic rays and pickup."""

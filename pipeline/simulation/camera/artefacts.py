@@ -1,4 +1,4 @@
-"""What is in a frame but not from the sky: cosmic rays and electronic pickup, each with what the truth table needs."""
+"""Draw cosmic rays and electronic pickup, with the numbers for the truth table."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 COSMIC_RAYS_PER_PIXEL_S = 0.85 / (3080 * 3072)
 PICKUP_BURSTS_PER_S = 0.02
 MAINS_HZ = (60.0, 120.0)
-# bias drift (rms), and the part of its variance that the amplifiers of a CCD share with their supplies: choices
+# bias drift (rms), and the part of its variance that the amplifiers of a CCD share through their supplies (choices)
 DRIFT_E, DRIFT_COMMON_SHARE = 3.0, 0.5
 
-# 1 muon a minute and cm² of a horizontal detector at sea level (Particle Data Group, review of cosmic rays), a fifth
-# more at 1,700 m: half of all hits. The others are electrons that gamma rays from the surroundings kick off, the
-# wandering "worms" (Groom 2002)
+# 1 muon a minute and cm² hits a horizontal detector at sea level (Particle Data Group, review of cosmic rays), and 20 %
+# more at 1,700 m, which is half of all hits. The others are the wandering "worms" of electrons that gamma rays from the
+# surroundings release (Groom 2002)
 _MUON_SHARE = 0.5
 _TILT_DEG = 34.0  # zenith distance of the telescope at airmass 1.2
 # e2v's traditional thinned CCDs; their deep-depletion silicon is 40 µm (Jorden et al. 2010, Proc. SPIE 7742)
 _THICKNESS_UM, _PIXEL_UM = 16.0, 15.0
 # a minimum-ionising particle's most probable charge per µm of silicon and the scale of its Landau tail (electrons)
 _PAIRS_PER_UM, _TAIL_PER_UM = 70.0, 8.0
-_LEAST_COSINE = 0.005  # a muon that grazes more leaves a track of more than 200 px
+_LEAST_COSINE = 0.005  # more grazing muons, with tracks above 200 px, are not drawn
 _WORM_PX, _WORM_CHARGE_SCATTER = (0.5, 40.0), 0.4
 _LEAST_CHARGE_E = 100.0
 _DIFFUSION_PX = 0.25  # spread of the charge in the silicon: far sharper than any seeing
@@ -57,7 +57,7 @@ class PickupBurst:
 
 @dataclass(frozen=True)
 class RowWaves:
-    """Row-correlated noise as a sum of sinusoids, so that it runs on from file to file of a sequence.
+    """Row-correlated noise as a sum of sinusoids, which is continuous over the files of a sequence.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ class RowWaves:
 
 
 def draw_mains(rng: np.random.Generator, rms_e: float = 2.0) -> RowWaves:
-    """Draw pickup of the mains and its first harmonic, in phase for all amplifiers that share the generator's seed."""
+    """Draw pickup of the mains and its first harmonic, in phase for all amplifiers with the same generator."""
     amplitudes = np.sqrt(2 / len(MAINS_HZ)) * rms_e * rng.uniform(0.7, 1.3, len(MAINS_HZ))
     return RowWaves(np.array(MAINS_HZ), amplitudes, rng.uniform(0, 2 * np.pi, len(MAINS_HZ)))
 
@@ -120,18 +120,18 @@ def draw_cosmic_rays(
 
     Notes
     -----
-    A hit at time t on detector row y is read in row ``v t + y``, so hits are uniform over the read rows wherever these
-    were on the detector for a full transit, and rarer in the first ones in proportion to their time on it. The shutter
-    does not matter.
+    A hit at time t on detector row y is read in row ``v t + y``. So hits are uniform over read rows that were on the
+    detector for a full transit, and rarer in the first rows in proportion to their time on it. They do not depend on
+    the shutter.
     """
     n_rows = len(rows)
     expected = COSMIC_RAYS_PER_PIXEL_S * n_columns * n_transit * n_rows / row_rate_hz
     rays = []
     for _ in range(rng.poisson(expected)):
         row, column = rng.uniform(-0.5, n_rows - 0.5), rng.uniform(-0.5, n_columns - 0.5)
-        seen = min(rows[int(np.rint(row))], n_transit) / n_transit
+        exposed = min(rows[int(np.rint(row))], n_transit) / n_transit
         ray = draw_cosmic_ray(rng, row, column, n_rows, n_columns)
-        if rng.random() < seen and ray.charge_e.sum() > 0:
+        if rng.random() < exposed and ray.charge_e.sum() > 0:
             rays.append(ray)
     return rays
 
@@ -139,7 +139,7 @@ def draw_cosmic_rays(
 def draw_cosmic_ray(rng: np.random.Generator, row: float, column: float, n_rows: int, n_columns: int) -> CosmicRay:
     """Draw one cosmic ray that starts at a given place: a muon's straight track, or an electron's worm.
 
-    Its charge is spread along the track and, by a quarter of a pixel, across it; what leaves the detector is lost.
+    Its charge is spread along the track and, by a quarter of a pixel, across it. Charge beyond the detector is lost.
     """
     path, charge = _draw_muon(rng) if rng.random() < _MUON_SHARE else _draw_worm(rng)
     path = path + np.array([row, column])
@@ -157,9 +157,9 @@ def _draw_muon(rng: np.random.Generator) -> tuple[np.ndarray, float]:
 
     Notes
     -----
-    Muons come with an intensity ``cos²`` of the zenith angle through a detector that the telescope tilts, so that steep
-    ones leave about a pixel and one in some hundred a straight track of more than ten. The charge is that of the path
-    in the silicon with Moyal's approximation of Landau's distribution (Moyal 1955, Phil. Mag. 46, 263).
+    The intensity of muons goes with ``cos²`` of the zenith angle; the detector is tilted with the telescope. Steep
+    muons hit about one pixel, and one muon in about a hundred leaves a straight track of more than ten. The charge is
+    that of the path in silicon, with Moyal's approximation of Landau's distribution (Moyal 1955, Phil. Mag. 46, 263).
     """
     cosine = _draw_cosine(rng)
     path_um = _THICKNESS_UM / cosine
@@ -169,7 +169,7 @@ def _draw_muon(rng: np.random.Generator) -> tuple[np.ndarray, float]:
 
 
 def _draw_cosine(rng: np.random.Generator) -> float:
-    """Cosine of a muon's angle to the normal of the detector, whose area it sees shortened by as much."""
+    """Cosine of a muon's angle to the normal of the detector, including the projection of the detector's area."""
     tilt = np.radians(_TILT_DEG)
     while True:
         vertical, azimuth = np.cbrt(rng.random()), rng.uniform(0, 2 * np.pi)
@@ -180,15 +180,15 @@ def _draw_cosine(rng: np.random.Generator) -> float:
 
 
 def _draw_worm(rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    """Points of a scattered electron's path from (0, 0), shape (p, 2), and its charge, which goes with the length."""
+    """Points of a scattered electron's path from (0, 0), shape (p, 2), and its charge, proportional to the length."""
     length = np.exp(rng.uniform(*np.log(_WORM_PX)))
     scatter = np.exp(_WORM_CHARGE_SCATTER * rng.standard_normal())
-    # it wanders by about one radian a pixel
+    # its direction changes by about one radian per pixel
     return _draw_track(rng, length, wander=1.0), length * _PIXEL_UM * _PAIRS_PER_UM * scatter
 
 
 def _draw_track(rng: np.random.Generator, length: float, wander: float) -> np.ndarray:
-    """Points along a track of some pixels from (0, 0) whose direction changes by ``wander`` radians in one, (p, 2)."""
+    """Points along a track from (0, 0) whose direction changes by ``wander`` radians per pixel, (p, 2)."""
     n_steps = max(int(length * _STEPS_PER_PX), 4)
     direction = np.full(n_steps, rng.uniform(0, 2 * np.pi))
     if wander > 0:

@@ -1,4 +1,4 @@
-"""What is wrong with one amplifier's silicon and clocks: bias structure, hot columns, traps, rows that never arrive."""
+"""Model the faults of one amplifier: bias structure, hot columns, traps and dropped rows."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-# Rates and strengths are choices that a user can change or should measure: no statistics of ZTF's detectors in
-# continuous readout exist. They keep to a few bad columns per amplifier, as on science-grade CCDs.
-_PATTERN_E = 2.0  # white from column to column, and as much again in waves of some hundred columns
+# Rates and strengths are choices that a user can change or should measure, since there are no statistics of ZTF's
+# detectors in continuous readout. They give a few bad columns per amplifier, as on science-grade CCDs.
+_PATTERN_E = 2.0  # rms of white noise over columns, and of waves of a few hundred columns
 _PATTERN_WAVE_COLUMNS = 300.0
 _HOT_E, _BLINKING_SHARE, _DWELL_S = (5.0, 200.0), 0.4, (0.05, 5.0)
 _TRAP_CAPACITY_E, _TRAP_SHARE, _TRAP_RELEASE_ROWS = (50.0, 500.0), (0.003, 0.03), (5.0, 100.0)
@@ -21,7 +21,7 @@ _CHUNK_ROWS = 1024
 
 @dataclass(frozen=True)
 class Blinking:
-    """Random telegraph noise: on and off for times that are distributed exponentially.
+    """Random telegraph noise: on and off for exponentially distributed times.
 
     Parameters
     ----------
@@ -32,9 +32,9 @@ class Blinking:
 
     Notes
     -----
-    At the events of a Poisson process of rate ``1/on_s + 1/off_s`` the state is drawn anew, on with the probability
-    ``on_s / (on_s + off_s)`` whatever it was: a stationary two-state Markov process with the dwell times asked for. So
-    the state at any time follows from the last event before it, and files join in whatever order they are made.
+    At the events of a Poisson process of rate ``1/on_s + 1/off_s`` the state is drawn anew; it is on with probability
+    ``on_s / (on_s + off_s)``, whatever it was. This is a stationary two-state Markov process with the given dwell
+    times. The state at any time follows from the last event before it, so files join in whatever order they are made.
     """
 
     key: int
@@ -62,7 +62,7 @@ class Blinking:
 
 @dataclass(frozen=True)
 class HotColumn:
-    """A hot pixel: it leaves dark charge in every row that is clocked over it, in its own column and in no other.
+    """A hot pixel, which adds dark charge to every row that is clocked over it, in its own column only.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class HotColumn:
     level_e : float
         Mean electrons in each row.
     blinking : Blinking or None
-        Steady without.
+        None if it is steady.
     """
 
     column: int
@@ -92,11 +92,11 @@ class Trap:
     ----------
     column : int
     capacity_e : float
-        Most charge that it holds.
+        Largest charge that it holds.
     share : float
-        Of each charge packet that it takes while there is room.
+        Share of each charge packet that it captures while it has room.
     release_rows : float
-        Rows after which it has let go all but 1/e of what it holds.
+        Rows after which it holds 1/e of its charge.
     """
 
     column: int
@@ -106,11 +106,11 @@ class Trap:
 
     @property
     def released(self) -> float:
-        """Share of its charge that it lets go in one row."""
+        """Share of its charge that it releases in one row."""
         return float(-np.expm1(-1 / self.release_rows))
 
     def filling_e(self, packet_e: float) -> float:
-        """Charge that it holds when every packet is alike: it releases as much as it takes."""
+        """Charge that it holds if all packets are equal, when it releases as much as it captures."""
         return min(self.share * packet_e / self.released, self.capacity_e)
 
 
@@ -121,11 +121,11 @@ class DetectorFaults:
     Parameters
     ----------
     pattern_e : ndarray of float64, shape (x + o,)
-        Bias structure: what every row has in each column, overscan behind.
+        Bias structure, the same in every row: data columns, then overscan.
     hot_columns : sequence of HotColumn
     traps : sequence of Trap
     dropped_rows : sequence of (int, int)
-        First file row and number of rows of each run that does not arrive.
+        First file row and number of rows of each dropped run.
     """
 
     pattern_e: np.ndarray
@@ -155,7 +155,7 @@ def draw_detector(
 
 
 def _draw_pattern(rng: np.random.Generator, n: int) -> np.ndarray:
-    """White structure and waves, in equal parts."""
+    """White noise and waves with equal rms."""
     wave = np.sqrt(2) * _PATTERN_E * np.sin(2 * np.pi * (np.arange(n) / _PATTERN_WAVE_COLUMNS + rng.random()))
     return _PATTERN_E * rng.standard_normal(n) + wave
 
@@ -184,7 +184,7 @@ def _log_uniform(rng: np.random.Generator, limits: tuple[float, float]) -> float
 def draw_dropped_rows(
     rng: np.random.Generator, n_rows: int, row_rate_hz: float, runs_per_hour: float
 ) -> list[tuple[int, int]]:
-    """Draw runs of 1 to 20 rows that get lost on the way to the disk: first row and length of each."""
+    """Draw runs of 1 to 20 rows that are lost on the way to the disk: first row and length of each."""
     runs = []
     for _ in range(rng.poisson(runs_per_hour * n_rows / row_rate_hz / 3600)):
         length = min(int(rng.integers(1, _LONGEST_DROP + 1)), n_rows)
@@ -206,7 +206,7 @@ def pass_trap(charge_e: np.ndarray, trap: Trap, held_e: float) -> float:
     Returns
     -------
     held_e : float
-        And after. What rows have lost is what it has gained.
+        Charge in the trap after. It has gained what the rows have lost.
     """
     return float(_pass_trap(charge_e, trap.capacity_e, trap.share, trap.released, held_e))
 

@@ -1,4 +1,4 @@
-"""Where the amplifiers of a mosaic stand, so that what moves over the sky crosses from one to the next.
+"""Place the amplifiers of a mosaic in the focal plane, so that moving lights cross from one to the next.
 
 Focal-plane coordinates are pixels in raw orientation: X along raw columns to the right, Y along raw rows upwards.
 """
@@ -16,12 +16,12 @@ from shutterless.pipeline.reading.instruments import InstrumentProfile, Quadrant
 # ZTF_quadrantcenters_20180813): 0.988 and 1.046 deg apart, less 3072 columns and 3080 rows of 1.0126 arcsec.
 ZTF_CCDS = 16
 GAP_COLUMNS_PX, GAP_ROWS_PX = 440.0, 640.0
-# of the aperture's diameter; a choice: the camera stands in the beam
+# of the aperture's diameter, since the camera is in the beam (a choice)
 CENTRAL_OBSTRUCTION = 0.45
 
 
 class FocalPlaneError(ValueError):
-    """An amplifier that the focal plane does not have."""
+    """A request for an amplifier that the focal plane does not have."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class AmplifierFrame:
     origin_x, origin_y : float
         Focal-plane place of the centre of pixel (0, 0) in read order (pixels).
     sign_x, sign_y : int
-        -1 where read order runs against raw columns, raw rows.
+        -1 if read order runs against raw columns or raw rows.
     """
 
     origin_x: float
@@ -67,13 +67,13 @@ class FocalPlane:
 
     Notes
     -----
-    Read order begins at the output: column 0 beside the amplifier, row 0 at the serial register. A quadrant whose raw
-    columns are not flipped has its amplifier at the left edge of the CCD and is its left half; flipped, at the right
-    edge. Without a flip of rows its register is the lower edge and it is the lower half; flipped, the upper one.
-    Quadrants with the same flips stand side by side from the edge inwards.
+    Read order begins at the output: column 0 is beside the amplifier, row 0 at the serial register. A quadrant whose
+    raw columns are not flipped has its amplifier at the left edge of the CCD and is in the left half; if flipped, at
+    the right edge. If its rows are not flipped, its register is at the lower edge and it is in the lower half; if
+    flipped, at the upper edge. Quadrants with the same flips are side by side from the edge inwards.
 
-    ZTF's one mirror turns the sky's parity: +X is west and +Y is south. So CCD 1 to 4, in the south, are the upper row,
-    and quadrant 1, in the north-east of its CCD, is the lower left one.
+    ZTF's single mirror reverses the parity of the sky: +X is west and +Y is south. So CCDs 1 to 4, in the south, are
+    the upper row, and quadrant 1, in the north-east of its CCD, is the lower left one.
     """
 
     n_columns: int
@@ -114,7 +114,7 @@ class FocalPlane:
         )
 
     def frame(self, ccd: int, quadrant: int) -> AmplifierFrame:
-        """Where an amplifier stands; both numbers from 1."""
+        """Place of an amplifier; both numbers count from 1."""
         if not (1 <= ccd <= self.n_ccds and 1 <= quadrant <= len(self.quadrants)):
             raise FocalPlaneError(
                 f"no CCD {ccd}, quadrant {quadrant} in a focal plane of {self.n_ccds} CCDs with "
@@ -136,7 +136,7 @@ class FocalPlane:
     def mirrored(self, ccd: int, quadrant: int) -> tuple[int, int] | None:
         """Amplifier on the other side of the centre of a full mosaic, which has the same read coordinates there.
 
-        None where there is no such amplifier.
+        None without such an amplifier.
         """
         layout = self.quadrants[quadrant - 1]
         opposite = (self.n_across * -(-self.n_ccds // self.n_across)) + 1 - ccd
@@ -147,7 +147,7 @@ class FocalPlane:
         return None
 
     def _place(self, index: int) -> int:
-        """How many quadrants with the same flips come before."""
+        """Number of earlier quadrants with the same flips."""
         flips = [(layout.flip_columns, layout.flip_rows) for layout in self.quadrants]
         return flips[:index].count(flips[index])
 

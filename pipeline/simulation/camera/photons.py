@@ -1,4 +1,4 @@
-"""Exact Poisson counts, several times faster than a general sampler, for images in which the mean changes slowly."""
+"""Draw exact Poisson counts several times faster than a general sampler, for images whose mean changes slowly."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from math import lgamma
 import numba
 import numpy as np
 
-# means that have a table: every quarter up to this; larger means are sums of draws, far larger ones the generator's
+# tables exist for means of every quarter up to this; larger means are sums of draws, far larger ones use the generator
 _LARGEST_MEAN, _PER_ELECTRON, _MOST_DRAWS = 512, 4, 3
-# counts whose probability is less are left out of a table: below what a random number of 53 bits resolves
+# counts of lower probability are left out of a table, since a random number of 53 bits cannot resolve them
 _LEAST_PROBABILITY = 1e-18
 
 
@@ -49,14 +49,14 @@ def draw_photons(rng: np.random.Generator, mean_e: np.ndarray, out: np.ndarray) 
     mean_e : ndarray of float64, shape (t, x)
         Means, not negative.
     out : ndarray of float64, shape (t, x)
-        Takes the counts.
+        Receives the counts.
 
     Notes
     -----
-    Counts of independent Poisson processes add: with ``a`` the whole quarters of the mean and ``b`` the rest,
-    Poisson(a) + Poisson(b) is exactly Poisson(a + b). The first comes from an alias table (Walker 1977, ACM Trans.
-    Math. Softw. 3, 253; Vose 1991, IEEE Trans. Softw. Eng. 17, 972), one random number whatever the mean; the second,
-    of a mean below 1/4, by inversion, which mostly ends at ``u < 1 - b <= exp(-b)`` without an exponential.
+    Independent Poisson counts add: if ``a`` is the mean in whole quarters and ``b`` the rest, Poisson(a) + Poisson(b)
+    is exactly Poisson(a + b). The first comes from an alias table (Walker 1977, ACM Trans. Math. Softw. 3, 253; Vose
+    1991, IEEE Trans. Softw. Eng. 17, 972), which takes one random number for any mean. The second, with a mean below
+    1/4, is drawn by inversion, which mostly ends at ``u < 1 - b <= exp(-b)`` without an exponential.
     """
     tables = _build_tables()
     _draw(rng, mean_e, out, tables.first, tables.size, tables.lowest, tables.keep, tables.alias)
@@ -139,7 +139,7 @@ def _probability(mean, count):  # type: ignore[no-untyped-def]  # pragma: no cov
 
 @numba.njit(cache=True, nogil=True)
 def _support(mean):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """First and last count that is not less probable than a table resolves."""
+    """First and last count that is probable enough for a table."""
     low = high = int(mean)
     while low > 0 and _probability(mean, low - 1) > _LEAST_PROBABILITY:
         low -= 1
@@ -150,7 +150,7 @@ def _support(mean):  # type: ignore[no-untyped-def]  # pragma: no cover - compil
 
 @numba.njit(cache=True, nogil=True)
 def _fill_alias(probabilities, keep, alias):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Vose's construction: entries that have less than their share are filled up by those that have more."""
+    """Vose's construction: entries with less than their share are filled up from entries with more."""
     n = len(probabilities)
     share = probabilities * n
     small, large = np.empty(n, np.int64), np.empty(n, np.int64)

@@ -1,4 +1,4 @@
-"""The shutter closes while the clocks go on: where the light ends in sky, streaks and events, and what headers say."""
+"""The shutter closes while the clocks continue: the end of light in sky, streaks and events, and the headers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def with_star(settings: SceneSettings, **values: float):
 
 def test_sky_rises_stays_and_drains(closing):
     exposure = draw_scene(closing, 1, 1).exposure_s(np.arange(400)) * 300
-    # by hand: 50 rows of transit; row 225 left the far edge at row 175 and saw light until row 200
+    # by hand: 50 rows of transit; row 225 left the far edge at row 175 and was exposed until row 200
     assert list(exposure[[0, 1, 25, 50, 199, 200, 201, 225, 249, 250, 399]]) == [0, 1, 25, 50, 50, 50, 49, 25, 1, 0, 0]
 
 

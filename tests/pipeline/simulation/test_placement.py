@@ -1,4 +1,4 @@
-"""Simulated events: every kind finds its place, partial ones are cut, truth rows say what lies in the file."""
+"""Simulated events: every kind is placed, partial events are cut, and truth rows hold the part in the file."""
 
 from __future__ import annotations
 

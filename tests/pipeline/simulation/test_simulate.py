@@ -111,7 +111,7 @@ def test_flux_of_a_star_is_recovered_by_summing_columns(tiny):
 
 @pytest.mark.parametrize(("mag", "asked"), [(10, 36.0), (12, 8.3), (14, 1.45), (16, 0.23)])
 def test_signal_to_noise_of_an_optimally_weighted_row(mag, asked):
-    # F/v over sqrt(F/v + 2 sqrt(pi) sigma (sky + read noise²)); 75 lone stars and 2,000 rows
+    # F/v over sqrt(F/v + 2 sqrt(pi) sigma (sky + read noise²)); 75 isolated stars and 2,000 rows
     settings = SceneSettings(rows=2000, events=0, artefacts=False, first_row=None, n_bright_stars=0)
     x = np.arange(20, 3050, 40) + 0.3
     stars = {"x": x, "y0": np.zeros(len(x)), "flux_e_row": np.full(len(x), 10 ** (-0.4 * (mag - 24.49)) / 300)}
@@ -293,7 +293,7 @@ def test_headers_say_what_the_contract_says(tmp_path):
     settings = SceneSettings(rows=40, files=3, events=1, kinds=("burst",), suffix=".fits.fz", first_row=5)
     path, truth, stars = simulate_file(settings, 2, 2, tmp_path)
     assert path.name == "simulated_c02_002.fits.fz"
-    info = read_frame_info(path)  # recognised without being told
+    info = read_frame_info(path)  # recognised by its header
     readout = info.readouts[3]
     assert (info.n_rows, sorted(info.readouts), dict(info.skipped)) == (40, [1, 2, 3, 4], {})
     assert (readout.first_row, readout.shutter_open_utc) == (85, settings.shutter_open_utc)
@@ -312,7 +312,7 @@ def test_steady_pixels_do_not_depend_on_what_is_off(starry):
     starry = replace(starry, events=0)
     content = draw_content(starry, 1, 1, 0)
     data, overscan = render(starry, content, starry.generator(PIXELS, 1, 1, 0))
-    # those of the present photons; the atmosphere's settings and the detector's change nothing while they are off
+    # hash of the current photons; settings of atmosphere and detector change nothing while they are off
     expected = "a6ef1a008788f8ab84a52facab8003f1eef82d71b74b50de8b9249061f8e4ec5"
     assert hashlib.sha256(data.tobytes() + overscan.tobytes()).hexdigest() == expected
     windy = replace(starry, focus_rms=0.4, motion_s=1.0)

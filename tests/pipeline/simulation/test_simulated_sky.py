@@ -1,4 +1,4 @@
-"""Moving lights, ghosts and crowding by galactic latitude, as whole simulated scenes show them."""
+"""Moving lights, ghosts and crowding by galactic latitude in whole simulated scenes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SKY_KINDS = {"satellite", "aircraft", "meteor", "ghost"}
 
 @pytest.fixture
 def busy(tiny_profile) -> SceneSettings:
-    """64 columns and 50 rows of transit, under so many moving lights that some cross them."""
+    """64 columns and 50 rows of transit, with so many moving lights that some cross them."""
     return SceneSettings(
         instrument=tiny_profile,
         rows=600,
@@ -43,12 +43,12 @@ def test_light_that_moves_is_in_the_pixels_and_in_the_truth(busy):
     assert not truth.is_event.any()
     dark = replace(content, sky_lights=None)
     excess = (mean_electrons(content, slice(0, 600)) - mean_electrons(dark, slice(0, 600))).sum(axis=1)
-    told = np.zeros(600)
+    tabulated = np.zeros(600)
     for light in content.sky_lights.artefacts(range(600)):
-        told[light.first_row : light.first_row + len(light.light_e)] += light.light_e
-    # what is too faint for the truth is in the pixels alone: below an S/N of 1
-    assert np.all(excess >= told - 1e-6)
-    assert excess.sum() == pytest.approx(told.sum(), rel=0.02)
+        tabulated[light.first_row : light.first_row + len(light.light_e)] += light.light_e
+    # lights with an S/N below 1 are in the pixels, but not in the truth
+    assert np.all(excess >= tabulated - 1e-6)
+    assert excess.sum() == pytest.approx(tabulated.sum(), rel=0.02)
     for row in truth.itertuples():
         assert excess[row.row_peak] >= row.amplitude_e * (1 - 1e-9)
 
@@ -85,7 +85,7 @@ def test_files_are_read_back(busy, tmp_path):
 
 
 def test_crowding_goes_with_galactic_latitude():
-    # by the published counts; the plane is crowded, the pole is not
+    # from the published counts; the plane is crowded, the pole is not
     found = {}
     for latitude in (10.0, 30.0, 90.0):
         scene = draw_scene(SceneSettings(galactic_latitude_deg=latitude), 1, 1)

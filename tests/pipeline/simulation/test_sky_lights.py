@@ -60,7 +60,7 @@ def test_truth_of_trails_is_what_is_added(plane, scene):
     row = brightest.first_row + int(np.argmax(brightest.light_e))
     column = int(np.clip(np.rint(brightest.x), 0, 3071))
     assert mean_e[row, max(column - 3, 0) : column + 4].max() > 0.01 * mean_e[row].max()
-    # rho over the sky alone: no higher than of all light together
+    # rho over the sky only: no higher than that of all light together
     variance = scene.sky_e_s * 3080 / 300 + 100
     assert np.sqrt(np.sum([a.rho**2 for a in artefacts])) <= np.sqrt((mean_e**2).sum() / variance) * 1.001
     assert all(artefact.rho >= 1 for artefact in artefacts)
@@ -91,7 +91,7 @@ def test_cloud_over_the_star_dims_its_ghost(scene):
     ghost = Ghost(500.0, 1000, 0, 3.0, 1e-3, 20.0, 1000.0)
     mean_e = np.zeros((400, 3072))
     SkyLights(scene, (), [ghost], air).add(mean_e, 4000)
-    # over 40 rows of the annulus 0.5 s hardly changes: what is read in row k fell y0 rows before
+    # over 40 rows of the annulus 0.5 s hardly changes: light in row k arrived y0 rows before
     seconds = (4000 - 1000 + np.arange(400)) / 300
     light = 1000 * np.exp(np.sqrt(np.log1p(0.04)) * air.transparency.value(seconds) - np.log1p(0.04) / 2)
     np.testing.assert_allclose(mean_e.sum(axis=1), light, rtol=0.02)

@@ -91,7 +91,7 @@ def test_blinking_is_the_same_from_wherever_it_is_asked():
 
 
 def test_a_trap_solved_by_hand():
-    # takes a tenth, lets go half of what it holds in a row, and holds 15 at most
+    # captures a tenth, releases half of its charge per row, and holds 15 at most
     trap = Trap(0, 15.0, 0.1, 1 / np.log(2))
     charge = np.array([100.0, 0.0, 0.0, 300.0, 0.0])
     held = pass_trap(charge, trap, 0.0)

@@ -1,4 +1,4 @@
-"""The air measured back: from its series, and from simulated pixels."""
+"""Strengths of the air are recovered from its series and from simulated pixels."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def autocorrelation(series: np.ndarray, lag: int) -> float:
 
 
 def windy(profile: str, **strengths: float) -> SceneSettings:
-    """The tiny camera without read-out artefacts, every effect off but those named."""
+    """The tiny camera without artefacts of the readout, with only the named effects."""
     quiet = {**QUIET, **strengths}
     return SceneSettings(
         instrument=profile,
@@ -210,7 +210,7 @@ def test_motion_and_focus_are_measured_back_from_pixels_and_shared_in_star_time(
 
 
 def draw_widths(settings: SceneSettings) -> np.ndarray:
-    """Widths (pixels) that the series asks for at star times of a star at y0 = 5."""
+    """Widths (pixels) of the series at star times (row - y0) of a star at y0 = 5."""
     series = draw_content(settings, 1, 1, 0).air.shared(settings.sequence_rows(0)[0] - 5, settings.rows)
     return series.width * draw_scene(settings, 1, 1).psf_sigma_px
 
@@ -239,7 +239,7 @@ def test_an_event_moves_with_its_star(tiny_profile):
     star = placed.event.star_id
     assert placed.y0 == content.scene.y0[star]
     only = {name: getattr(content.scene, name)[[star]] for name in ("x", "y0", "mag", "flux_e_row")}
-    # the light of event and star, each alone, has the same shape in every row
+    # the light of event and star, each by itself, has the same shape in every row
     rows, whole = placed.rows[2], slice(0, 1000)
     alone = replace(content, events=[])
     event = (mean_electrons(content, whole) - mean_electrons(alone, whole))[rows]
@@ -263,7 +263,7 @@ def test_files_of_a_sequence_join(tiny_profile):
     parts = [draw_content(replace(shared, rows=300, files=3), 1, 1, index) for index in (2, 0, 1)]
     later, first, middle = (mean_electrons(part, slice(0, 300)) for part in parts)
     np.testing.assert_allclose(np.concatenate([first, middle, later]), whole, rtol=1e-10)
-    # another amplifier has other air
+    # another amplifier has different air
     one, other = (draw_content(replace(shared, rows=300), 1, quadrant, 0).air.shared(0, 300) for quadrant in (1, 2))
     assert np.abs(other.shift_px - one.shift_px).max() > 0.3
 
@@ -280,7 +280,7 @@ def test_air_goes_on_from_block_to_block():
         factors = atmosphere.scintillation.factors(first, n_rows)
         np.testing.assert_allclose(run.factors(first, n_rows), factors, rtol=1e-13)
         first += n_rows
-    assert run.series(500, 10).first == 399  # and starts anew where it is asked for something else
+    assert run.series(500, 10).first == 399  # and starts anew for other rows
 
 
 def test_motion_faster_than_the_rows_is_refused():
@@ -296,7 +296,7 @@ def test_sources_outside_the_series_are_refused():
     for y0, message in ((3.0, r"from row -1\.0 to 3\.0, the series covers 0 to 9"), (-4.0, r"from row 6\.0 to 10\.0")):
         with pytest.raises(AtmosphereError, match=message):
             add_sources(np.zeros((5, 8)), 2, one, np.array([4.0]), np.array([y0]), 0.84, series)
-    add_sources(np.zeros((5, 8)), 2, np.ones((5, 0)), np.empty(0), np.empty(0), 0.84, series)  # no star, no matter
+    add_sources(np.zeros((5, 8)), 2, np.ones((5, 0)), np.empty(0), np.empty(0), 0.84, series)  # allowed without stars
 
 
 @pytest.mark.parametrize("changes", [{"focus_rms": -0.1}, {"motion_s": 0.0}])

@@ -1,4 +1,4 @@
-"""Examples of every class of event: what the pictures show is there."""
+"""Examples of every kind of event: their pixels contain the event."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shutterless.pipeline.simulation.sky.event_examples import example_event
 
 @pytest.mark.parametrize("kind", EVENT_KINDS)
 def test_an_example_shows_its_event(kind):
-    """Brighter or fainter than what it stands on, in the middle of the picture; noise is that of its mean."""
+    """Brighter or fainter than star and sky in the middle of the picture; the noise is that of the mean."""
     example = example_event(np.random.default_rng(2), kind)
     n_rows, n_columns = example.mean_e.shape
     assert len(example.curve_e) == n_rows

@@ -64,7 +64,7 @@ def test_low_orbits_across_the_rows_are_far_from_vertical(plane):
     trails = [trail for trail in draw(plane, low_orbit=3000.0) if abs(trail.velocity_y) < 0.02 * abs(trail.velocity_x)]
     angles = np.array([abs(trail.angle_deg) for trail in amplifier(trails, plane)])
     assert len(angles) > 5
-    # atan(1000 / 300) to atan(3500 / 300), and a little for what moves along the rows
+    # atan(1000 / 300) to atan(3500 / 300), and a little more for motion along the rows
     assert 69.5 < angles.min() < angles.max() < 86.5
 
 

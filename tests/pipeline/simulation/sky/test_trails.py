@@ -49,7 +49,7 @@ def render(trails: list[AmplifierTrail], first_row: int, n_rows: int) -> np.ndar
 
 
 def test_a_trail_over_four_quadrants_is_one_straight_line_in_a_snapshot():
-    # rows that hardly move: sequence row = detector row, and the raw frames put together are the sky
+    # nearly static rows: sequence row = detector row, so the raw frames together are the sky
     trail = sky_trail(52.0, 81.0, 500.0, 700.0)
     ccd = np.zeros((160, 120))
     for quadrant, layout in enumerate(LAYOUTS, start=1):
