@@ -1,10 +1,10 @@
-"""What the running level of the baseline takes from the S/N of an event, against its duration.
+"""Measure the S/N that events lose to the running level of the baseline, against their duration.
 
     python benchmarks/baseline.py --figure docs/figures/baseline_loss.png
 
-Columns of sky and of an r = 12 star, 16,384 rows of Poisson and read noise; top-hats and flares of optimal S/N 10 and
-50 at random places. The loss is the share of ``Σ s d / √Σ s²`` by which the level rises with the event in the same
-noise. Flares are quoted by their FWHM; their tails reach fifteen times as far.
+Columns of sky and of an r = 12 star have 16,384 rows of Poisson and read noise. Top-hats and flares of optimal S/N 10
+and 50 are added at random rows. The loss is the rise of the level caused by the event, as a share of ``Σ s d / √Σ s²``,
+in the same noise. Durations of flares are their FWHM; their tails are fifteen times as long.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SHAPES = {"top-hat": ("burst", {"profile": "tophat"}), "flare": ("flare", {})}
 
 
 def level(electrons: np.ndarray) -> np.ndarray:
-    """Level of every row (t, x) as the calibration makes it."""
+    """Level of every row (t, x) as in the calibration."""
     means = block_means(electrons, BLOCK_ROWS, READ_NOISE_E, BASELINE_CLIP_SIGMA)
     knots = running_mean(reject_outliers(means), WINDOW_ROWS // BLOCK_ROWS, KNOT_BLOCKS)
     return interpolate_blocks(knots, 0, len(electrons))
@@ -45,7 +45,7 @@ def level(electrons: np.ndarray) -> np.ndarray:
 def losses(
     rng: np.random.Generator, n_rows: int, shape: str, duration_s: float, rho: float, sky_e: float, n: int
 ) -> np.ndarray:
-    """Share of the S/N lost by ``n`` events, each in a column of its own, that lie inside the file; (n,)."""
+    """Share of the S/N lost by ``n`` events inside the file, each in its own column, shape (n,)."""
     kind, arguments = SHAPES[shape]
     rows = duration_s * ROW_RATE_HZ
     before, after = (0.5 * rows, 0.5 * rows) if shape == "top-hat" else (rows, 6 * rows)
@@ -60,7 +60,7 @@ def losses(
 
 
 def draw_figure(table: pd.DataFrame, path: Path) -> None:
-    """Loss against duration, with the two marks that it is to stay under."""
+    """Draw loss against duration, with the two upper limits."""
     figure, ax = plt.subplots(figsize=(7, 4.5), dpi=100, layout="constrained")
     for (shape, rho), part in table[table["column"] == "sky"].groupby(["shape", "rho"]):
         style = {"color": BLUE if shape == "top-hat" else VERMILLION, "ls": "-" if rho == 10 else "--"}
@@ -71,7 +71,7 @@ def draw_figure(table: pd.DataFrame, path: Path) -> None:
     ax.set(
         xscale="log",
         xlabel="Duration of a top-hat, FWHM of a flare (s)",
-        ylabel="Share of ρ that the baseline takes (%)",
+        ylabel="Share of ρ lost to the baseline (%)",
     )
     ax.set_ylim(0, 60)
     ax.legend(frameon=False)
@@ -95,7 +95,7 @@ def main() -> None:
             found = losses(rng, arguments.rows, shape, duration_s, rho, sky_e, arguments.events)
             rows.append((shape, duration_s, column, rho, found.mean(), found.max()))
     table = pd.DataFrame(rows, columns=["shape", "duration_s", "column", "rho", "mean", "worst"])
-    print(f"{arguments.rows} rows; percent of rho that the baseline takes: mean (worst place)")
+    print(f"{arguments.rows} rows; percent of rho lost to the baseline: mean (worst place)")
     words = table.assign(
         loss=[f"{100 * m:.1f} ({100 * w:.1f})" for m, w in zip(table["mean"], table["worst"], strict=True)]
     )

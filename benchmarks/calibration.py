@@ -1,12 +1,12 @@
-"""What the calibration leaves of event-free frames with all nuisances on, step by step.
+"""Measure the residuals of event-free frames with all nuisances on, after each step of the calibration.
 
     python benchmarks/calibration.py --amplifiers 2
 
-Simulated amplifiers of 16,384 rows in the steady state: atmosphere, cosmic rays, pickup, drift, serial trap, hot
-columns, traps, dropped rows, satellites, aircraft, meteors, ghosts. Pixels that an artefact reaches are left out by the
-truth. Prints, after every step, the noise over its expectation in sky columns and in the seven columns of lone
-streaks, the correlation of neighbouring rows and columns of sky, and at the end the tails at 5 sigma against Poisson
-and read noise.
+Amplifiers of 16,384 rows are simulated in the steady state: atmosphere, cosmic rays, pickup, drift, serial trap, hot
+columns, traps, dropped rows, satellites, aircraft, meteors, ghosts. The truth masks pixels that an artefact reaches.
+After every step the script prints the noise over its expectation in sky columns and in the seven columns of isolated
+streaks, and the correlation of neighbouring rows and columns of sky. At the end it prints the tails at 5 sigma against
+Poisson and read noise.
 """
 
 from __future__ import annotations
@@ -36,15 +36,18 @@ from shutterless.pipeline.simulation.scene import PIXELS, SceneSettings
 
 MAG_BINS = ((7.5, 10.0), (10.0, 10.7), (10.7, 11.3), (11.3, 12.0), (12.0, 12.5), (12.5, 13.5), (13.5, 15.0))
 SKY_COLUMN = 0.01  # starlight in a sky column, over the sky
-LONE_PX, LONE_SHARE = 8.0, 0.1  # a lone streak has nothing brighter than this share of it so near
+ISOLATED_PX, ISOLATED_SHARE = (
+    8.0,
+    0.1,
+)  # an isolated streak has nothing brighter than this share of it within this distance
 RAY_REACH, SERIAL_TRAP_REACH = (
     1,
     8,
-)  # pixels around a cosmic ray, and columns behind it into which the serial trap lets go
+)  # pixels around a cosmic ray, and columns behind it into which the serial trap releases charge
 
 
 def simulate(settings: SceneSettings, quadrant: int) -> tuple[Frame, AmplifierContent]:
-    """One amplifier in memory, as the reader would give it."""
+    """One amplifier in memory, as the reader returns it."""
     content = draw_content(settings, 1, quadrant, 0)
     data, overscan = render(settings, content, settings.generator(PIXELS, 1, quadrant, 0))
     readout = Readout(
@@ -55,7 +58,7 @@ def simulate(settings: SceneSettings, quadrant: int) -> tuple[Frame, AmplifierCo
 
 
 def artefact_mask(content: AmplifierContent) -> np.ndarray:
-    """Pixels (x, t) that the truth says are not sky, star or noise."""
+    """Pixels (x, t) that hold more than sky, stars and noise, by the truth."""
     n_columns, n_rows = content.scene.n_columns, len(content.rows)
     mask = np.zeros((n_columns, n_rows), dtype=bool)
     for ray in content.cosmic_rays:
@@ -78,7 +81,7 @@ def artefact_mask(content: AmplifierContent) -> np.ndarray:
 
 
 def calibrate(frame: Frame, baseline: Baseline, *, shared_rows: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Residual (x, t) and noise per block (x, b) as the store holds them."""
+    """Residual (x, t) and noise per block (x, b), as in the store."""
     n_rows, n_columns = frame.pixels_adu.shape
     residual = np.empty((n_columns, n_rows), dtype=np.float16)
     sigma = np.empty((n_columns, -(-n_rows // BLOCK_ROWS)), dtype=np.float32)
@@ -95,9 +98,9 @@ def steps(frame: Frame) -> Iterator[tuple[str, np.ndarray]]:
     whole = fit_baseline(frame)
     constant = np.full_like(whole.bias_adu, np.median(whole.bias_adu))
     level = np.repeat(whole.level_e.mean(axis=0, keepdims=True), len(whole.level_e), axis=0)
-    seen = replace(whole, level_e=as_read(frame, whole), serial_trap=None)
-    yield "constant bias and level", calibrate(frame, replace(seen, bias_adu=constant), shared_rows=False)[0]
-    yield "+ overscan of each row", calibrate(frame, seen, shared_rows=False)[0]
+    uncorrected = replace(whole, level_e=as_read(frame, whole), serial_trap=None)
+    yield "constant bias and level", calibrate(frame, replace(uncorrected, bias_adu=constant), shared_rows=False)[0]
+    yield "+ overscan of each row", calibrate(frame, uncorrected, shared_rows=False)[0]
     yield "+ serial trap", calibrate(frame, replace(whole, level_e=level), shared_rows=False)[0]
     yield "+ running level", calibrate(frame, whole, shared_rows=False)[0]
     residual, sigma = calibrate(frame, whole, shared_rows=True)
@@ -127,7 +130,7 @@ def as_read(frame: Frame, baseline: Baseline) -> np.ndarray:
 
 
 class Columns:
-    """Which columns of an amplifier are sky, and which belong to lone streaks of which magnitude."""
+    """Columns of sky, and columns of isolated streaks by magnitude, of an amplifier."""
 
     def __init__(self, content: AmplifierContent) -> None:
         scene = content.scene
@@ -136,20 +139,20 @@ class Columns:
         self.sky = np.flatnonzero(light < SKY_COLUMN * self.sky_e)
         self.streaks: dict[tuple[float, float], list[int]] = {bounds: [] for bounds in MAG_BINS}
         for x, mag, flux in zip(scene.x, scene.mag, scene.flux_e_row, strict=True):
-            near = (np.abs(scene.x - x) < LONE_PX) & (scene.flux_e_row > LONE_SHARE * flux)
+            near = (np.abs(scene.x - x) < ISOLATED_PX) & (scene.flux_e_row > ISOLATED_SHARE * flux)
             if near.sum() == 1 and 6 < x < scene.n_columns - 7:
                 for bounds, columns in self.streaks.items():
                     if bounds[0] <= mag < bounds[1]:
                         columns.append(round(x))
 
     def spread(self, residual: np.ndarray, middle: int) -> float:
-        """Largest standard deviation of the seven columns around a streak, without what is far outside it."""
+        """Largest standard deviation of the seven columns around a streak, without outliers."""
         window = residual[middle - 3 : middle + 4].astype(np.float32)
         limit = np.maximum(6.0, 6 * np.nanstd(window, axis=1, keepdims=True))
         return float(np.nanmax(np.nanstd(np.where(np.abs(window) < limit, window, np.nan), axis=1)))
 
     def counts(self) -> dict[str, int]:
-        """How many lone streaks there are in each range of magnitudes."""
+        """Number of isolated streaks in each range of magnitudes."""
         return {f"r {low:g}-{high:g}": len(columns) for (low, high), columns in self.streaks.items()}
 
     def row(self, residual: np.ndarray) -> dict[str, float]:
@@ -206,7 +209,7 @@ def main() -> None:
         gain = noise_gain(columns.sky_e, settings.profile.serial_trap)
         expected = expected_tails(columns.sky_e, np.sqrt(gain * noise_floor_e2(frame.readout)))
         print(f"quadrant {quadrant}: {mask.mean():.2%} masked by truth, {time.process_time() - started:.0f} s")
-    print("lone streaks:", ", ".join(f"{name}: {n}" for name, n in pd.DataFrame(counts).sum().items()))
+    print("isolated streaks:", ", ".join(f"{name}: {n}" for name, n in pd.DataFrame(counts).sum().items()))
     print(pd.concat(tables).groupby(level=0, sort=False).mean().to_string(float_format="{:.3f}".format))
     print(f"tails of {pixels / 1e6:.1f} million sky pixels at 5 sigma, found / expected:")
     for name, found, share in (("below", below, expected[0]), ("above", above, expected[1])):

@@ -1,9 +1,9 @@
-"""How long `shutterless compare` takes for many tracked runs, beside what MLflow's own `search_runs` takes for them.
+"""Time `shutterless compare` for many tracked runs, and MLflow's own `search_runs` for the same runs.
 
     python benchmarks/compare.py --runs 1000
 
-Runs are made up: families, learning rates and sizes with five seeds each, every run with forty parameters, the losses
-of a training, and its tables of completeness, reliability and events. Making them takes minutes and is not counted.
+The runs are synthetic: families, learning rates and sizes with five seeds each. Every run has forty parameters, the
+losses of a training, and tables of completeness, reliability and events. Making them takes minutes and is not timed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FAMILIES = ("transformer", "cnn", "mlp")
 
 
 def make_runs(tracking: Tracking, n_runs: int) -> None:
-    """Log so many runs of models whose completeness grows with their size, with a scatter over seeds."""
+    """Log ``n_runs`` runs of models whose completeness grows with their size and scatters over seeds."""
     rng = np.random.default_rng(0)
     rho = rng.uniform(4, 20, N_EVENTS)
     for number in range(n_runs):
@@ -45,7 +45,7 @@ def make_runs(tracking: Tracking, n_runs: int) -> None:
 
 
 def log_losses(run: Run) -> None:
-    """A training of three epochs."""
+    """Log the losses of a training of three epochs."""
     for step in range(20, N_STEPS + 1, 20):
         run.log_metrics({"train.loss": 0.3 + 2 * np.exp(-step / 90), "train.accuracy": 0.9, "train.auc": 0.95}, step)
         if step % 153 < 20:
@@ -53,7 +53,7 @@ def log_losses(run: Run) -> None:
 
 
 def log_tables(run: Run, rho: np.ndarray, threshold: float, rng: np.random.Generator) -> None:
-    """What an evaluation logs."""
+    """Log the tables of an evaluation."""
     found = rho + rng.standard_normal(len(rho)) > threshold
     index = np.arange(len(rho))
     events = pd.DataFrame({
@@ -80,7 +80,7 @@ def log_tables(run: Run, rho: np.ndarray, threshold: float, rng: np.random.Gener
 
 
 def time_search(uri: str) -> float:
-    """Seconds that MLflow takes to list the runs as its own table."""
+    """Seconds that MLflow takes to list the runs in its own table."""
     import mlflow
 
     mlflow.set_tracking_uri(uri)
@@ -93,7 +93,7 @@ def main() -> None:
     """Make runs, then time both three times."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=1000)
-    parser.add_argument("--keep", type=Path, help="folder of the runs; those that are there are used again")
+    parser.add_argument("--keep", type=Path, help="folder of the runs; existing ones are used again")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)

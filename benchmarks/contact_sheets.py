@@ -1,4 +1,4 @@
-"""Pictures of every artefact and of every class of event, for `gallery.py`: one small panel each."""
+"""Draw a small panel of every artefact and every class of event, for `gallery.py`."""
 
 from __future__ import annotations
 
@@ -46,33 +46,33 @@ GREY_E = (200.0, 600.0)  # black and white: sky of 314 e- with a noise of 20
 
 @lru_cache(maxsize=1)
 def narrow() -> SceneSettings:
-    """ZTF with 64 columns, steady sky, nothing on."""
+    """ZTF with 64 columns and steady sky, without stars, events and artefacts."""
     with tempfile.TemporaryDirectory() as folder:
         settings = quiet(instrument=camera(Path(folder), N_COLUMNS), rows=400)
-        _ = settings.profile  # read while the file is there
+        _ = settings.profile  # read before the file is removed
     return settings
 
 
 def expose(rng: np.random.Generator, light_e: np.ndarray) -> np.ndarray:
-    """Sky, photon and read noise on some light, in electrons."""
+    """Add sky, photon noise and read noise to light, in electrons."""
     mean_e = light_e + SKY_E
     return rng.poisson(mean_e) + READ_NOISE_E * rng.standard_normal(mean_e.shape)
 
 
 def read(rng: np.random.Generator, n_rows: int, **content: object) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the narrow camera with what is asked for, as integers: data and overscan."""
+    """Rows of the narrow camera with the given content, as integers: data and overscan."""
     settings = replace(narrow(), rows=n_rows)
     whole = AmplifierContent(draw_scene(settings, 1, 1), settings.sequence_rows(0), **content)  # type: ignore[arg-type]
     return render(settings, whole, rng)
 
 
 def electrons(data: np.ndarray, overscan: np.ndarray) -> np.ndarray:
-    """Integers above the median overscan, in electrons."""
+    """Convert integers above the median overscan to electrons."""
     return GAIN * (data - np.median(overscan[:, 20:30].astype(float)))
 
 
 def sky_sheet(rng: np.random.Generator) -> Figure:
-    """What comes from the sky, and the particles."""
+    """Artefacts from the sky, and particles."""
     figure, panels = sheet(3, 3, (9.0, 8.4))
     for name, wanted in (("Cosmic ray", is_short), ("Grazing muon", is_straight), ("Worm", is_worm)):
         ray = draw_ray(rng, wanted)
@@ -98,7 +98,7 @@ def sheet(n_across: int, n_down: int, size: tuple[float, float]) -> tuple[Figure
 
 
 def draw_ray(rng: np.random.Generator, wanted: Callable[[CosmicRay], bool]) -> CosmicRay:
-    """Draw cosmic rays in the middle of 48 rows and columns until one is as wanted."""
+    """Draw cosmic rays in the middle of 48 rows and columns until one is ``wanted``."""
     while True:
         ray = draw_cosmic_ray(rng, 24.0, 32.0, 48, N_COLUMNS)
         if len(ray.rows) and ray.columns.min() > 9 and ray.columns.max() < 54 and wanted(ray):
@@ -106,30 +106,30 @@ def draw_ray(rng: np.random.Generator, wanted: Callable[[CosmicRay], bool]) -> C
 
 
 def is_short(ray: CosmicRay) -> bool:
-    """Half of all cosmic rays: a few pixels."""
+    """Whether a ray has few pixels, as half of all cosmic rays."""
     return len(ray.rows) <= 5 and ray.charge_e.max() > 500
 
 
 def straightness(ray: CosmicRay) -> float:
-    """Variance of the pixels along their principal axis over all of it; 1: a line."""
+    """Share of the variance of the pixels along their principal axis; 1 for a line."""
     along = np.linalg.eigvalsh(np.cov(np.stack([ray.rows, ray.columns])))
     return float(along[1] / along.sum())
 
 
 def is_straight(ray: CosmicRay) -> bool:
-    """A grazing muon."""
+    """Whether a ray looks like a grazing muon."""
     return len(ray.rows) > 15 and straightness(ray) > 0.98
 
 
 def is_worm(ray: CosmicRay) -> bool:
-    """A scattered electron."""
+    """Whether a ray looks like a scattered electron."""
     return len(ray.rows) > 25 and straightness(ray) < 0.9
 
 
 def show_trail(
     ax: Axes, rng: np.random.Generator, kind: str, title: str, shape: tuple[int, int], bins: tuple[int, int]
 ) -> None:
-    """Show an example of a moving light over sky, in the middle of the detector."""
+    """Show an example of a moving source over sky, in the middle of the detector."""
     light = example_trail(kind)
     top, left = ((size - part) // 2 for size, part in zip(light.shape, shape, strict=True))
     pixels = binned(expose(rng, light[top : top + shape[0], left : left + shape[1]]), bins)
@@ -146,7 +146,7 @@ def binned(pixels: np.ndarray, bins: tuple[int, int]) -> np.ndarray:
 
 
 def camera_sheet(rng: np.random.Generator) -> Figure:
-    """What the camera does."""
+    """Artefacts of the camera."""
     figure, panels = sheet(3, 4, (9.0, 9.6))
     for show in (
         show_pickup, show_mains, show_drift, show_hot_columns, show_blinking, show_trap, show_dropped_rows,
@@ -157,7 +157,7 @@ def camera_sheet(rng: np.random.Generator) -> Figure:
 
 
 def show_pickup(ax: Axes, rng: np.random.Generator) -> None:
-    """A burst of interference: the same in the overscan."""
+    """A burst of interference, equal in data and overscan."""
     bursts = draw_pickup_bursts(rng, 60_000, ROW_RATE_HZ)
     burst = max((burst for burst in bursts if len(burst.offsets_e) > 3), key=lambda burst: np.ptp(burst.offsets_e))
     data, overscan = read(rng, 40, pickup_bursts=[replace(burst, first_row=18)])
@@ -170,7 +170,7 @@ def show_pickup(ax: Axes, rng: np.random.Generator) -> None:
 
 
 def show_mains(ax: Axes, rng: np.random.Generator) -> None:
-    """Pickup of the mains."""
+    """Pickup of the mains frequency."""
     rows = np.arange(45)
     curve = {"": draw_mains(rng).offsets_e(rows, ROW_RATE_HZ)}
     plot_series(rows, curve, ax, xlabel="Row (5 rows are 1/60 s)", ylabel="All columns (e⁻)", steps=True)
@@ -196,7 +196,7 @@ def show_hot_columns(ax: Axes, rng: np.random.Generator) -> None:
 
 
 def show_blinking(ax: Axes, rng: np.random.Generator) -> None:
-    """How bright they are."""
+    """Mean charge of the hot columns."""
     rows = np.arange(1500) + narrow().sequence_rows(0)[0]
     curves = {name: hot.light_e(rows, ROW_RATE_HZ) for name, hot in zip(("steady", "blinking"), HOT, strict=True)}
     plot_series((rows - rows[0]) / ROW_RATE_HZ, curves, ax, xlabel="Time (s)", ylabel="Dark charge (e⁻ per row)")
@@ -205,7 +205,7 @@ def show_blinking(ax: Axes, rng: np.random.Generator) -> None:
 
 
 def show_trap(ax: Axes, rng: np.random.Generator) -> None:
-    """What a trap takes from a burst of 80 rows and lets go behind it."""
+    """Charge that a trap captures from a burst of 80 rows and releases behind it."""
     without = np.full(300, SKY_E)
     without[60:140] += 1000
     trap, through = Trap(0, 400.0, 0.02, 40.0), without.copy()
@@ -218,14 +218,14 @@ def show_trap(ax: Axes, rng: np.random.Generator) -> None:
 
 
 def show_dropped_rows(ax: Axes, rng: np.random.Generator) -> None:
-    """Rows that did not arrive, as integers."""
+    """Dropped rows, as integers."""
     detector = DetectorFaults(np.zeros(N_COLUMNS + 30), dropped_rows=[(14, 7)])
     data, _ = read(rng, 40, detector=detector)
     plot_pixels(data.astype(float), ax, limits=(0, 180), unit="ADU").set_title("Dropped rows: 0 ADU")
 
 
 def streak_row() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Columns about a star, its mean electrons, and what the serial trap leaves of them."""
+    """Columns around a star, its mean electrons, and the same after the serial trap."""
     columns = np.arange(60)
     without = SKY_E + STAR_E_ROW * pixel_profile(columns - 30.0, SIGMA_PX)
     row = without[None].copy()
@@ -244,12 +244,12 @@ def show_serial_trap(ax: Axes, rng: np.random.Generator) -> None:
 
 
 def show_serial_trap_loss(ax: Axes, rng: np.random.Generator) -> None:
-    """What it takes and gives."""
+    """Charge that the serial trap captures and releases."""
     columns, without, through = (values[24:40] for values in streak_row())
     change = {"": through - without}
     plot_series(columns, change, ax, xlabel="Column from the star (px)", ylabel="With − without (e⁻)", steps=True)
     ax.axhline(0, color="0.6", lw=0.8)
-    ax.set_title("What the serial trap moves")
+    ax.set_title("Charge moved by the serial trap")
 
 
 def show_deferred_charge(ax: Axes, rng: np.random.Generator) -> None:
@@ -272,7 +272,7 @@ def show_bias(ax: Axes, rng: np.random.Generator) -> None:
 
 
 def show_nonlinearity(ax: Axes, rng: np.random.Generator) -> None:
-    """How far a reading is from the truth."""
+    """Deviation of the reading from the true charge."""
     a, b = narrow().profile.nonlinearity or (0.0, 0.0)
     reading = np.linspace(0, 48_000, 200)
     curve = {"": 100 * (a * reading**2 + b * reading)}
@@ -280,7 +280,7 @@ def show_nonlinearity(ax: Axes, rng: np.random.Generator) -> None:
     ax.set_title("Non-linearity")
 
 
-# title, kind, shape and range of scales in seconds of what is looked for among the draws
+# title, kind, shape and range of scales (s) of the event that is selected among the draws
 EVENT_PANELS: Sequence[tuple[str, str, dict[str, object], tuple[float, float]]] = (
     ("Flare", "flare", {}, (0.05, 0.5)),
     ("Burst, top-hat", "burst", {"profile": "tophat"}, (0.05, 0.3)),
@@ -298,7 +298,7 @@ N_POINTS = 250  # at most, in a panel
 
 
 def event_sheet(rng: np.random.Generator) -> Figure:
-    """Every class of event, on a star of r = 10.0 where it has one, and one that the file's first row cuts."""
+    """Every class of event, on a star of r = 10.0 if it needs one, and one that the file's first row cuts."""
     figure, panels = sheet(3, 4, (9.0, 9.0))
     for title, kind, shape, scales_s in EVENT_PANELS:
         show_event(next(panels), rng, title, draw_example(rng, kind, shape, scales_s))
@@ -309,7 +309,7 @@ def event_sheet(rng: np.random.Generator) -> Figure:
 def draw_example(
     rng: np.random.Generator, kind: str, shape: dict[str, object], scales_s: tuple[float, float]
 ) -> EventExample:
-    """Draw examples of one kind until one is as wanted."""
+    """Draw examples of one kind until one has the given shape and scale."""
     while True:
         example = example_event(rng, kind, star_flux_e_row=STAR_E_ROW, row_rate_hz=ROW_RATE_HZ)
         drawn, scale_s = dict(example.event.shape), example.event.scale_rows / ROW_RATE_HZ
@@ -318,7 +318,7 @@ def draw_example(
 
 
 def show_event(ax: Axes, rng: np.random.Generator, title: str, example: EventExample) -> None:
-    """Light of the star, or of the event where there is none, weighted over columns as photon noise asks."""
+    """Light of the star with its event, or of the event alone, with optimal weights over columns."""
     on_star = example.event.star_id >= 0
     mean = (STAR_E_ROW * on_star + example.curve_e) / STAR_E_ROW
     measured = weighted_flux(example.exposed_e - SKY_E, example.event) / STAR_E_ROW
@@ -336,7 +336,7 @@ def weighted_flux(light_e: np.ndarray, event: Event) -> np.ndarray:
 
 
 def show_partial(ax: Axes, rng: np.random.Generator) -> None:
-    """A flare of which the file has the decay."""
+    """A flare of which the file contains only the decay."""
     event = draw_event(rng, "flare", row_rate_hz=ROW_RATE_HZ, n_rows=1200, x=12.0, cut="first")
     while not (60 < event.scale_rows < 300 and -0.5 < event.row_peak / event.scale_rows < -0.1):
         event = draw_event(rng, "flare", row_rate_hz=ROW_RATE_HZ, n_rows=1200, x=12.0, cut="first")

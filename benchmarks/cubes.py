@@ -1,13 +1,13 @@
-"""Completeness of flares and bursts injected into the pixels of an image cube, against what no detector can beat.
+"""Completeness of flares and bursts injected into the pixels of an image cube, against the optimal detector.
 
     python benchmarks/cubes.py CUBE.fits --copies 100 [--model FOLDER] [--alarms 10]
 
-Every copy of the file goes the whole way: events into its pixels, calibration, template bank, vetoes, threshold. What
-the file holds by itself (real flares, cosmic rays, drifts) is a trigger without injections too and does not count as
-found. "known shape" is the matched filter of the exact shape at the exact place in the calibrated pixels, in units of
-its own robust scatter over all rows: what a perfect template finds in this noise, against Φ(ρ - η) in ideal noise.
-Thresholds are those of a rate of false alarms, or with --alarms those at which each detector has as many in the file
-itself, its own events hidden (unvetoed triggers above 6 σ are masked).
+Every copy of the file passes all steps: injection into its pixels, calibration, template bank, vetoes, threshold.
+Triggers that the file has without injections (real flares, cosmic rays, drifts) do not count as found. "known shape" is
+the matched filter of the exact shape at the exact place in the calibrated pixels, in units of its own robust scatter
+over all rows. It shows what a perfect template finds in this noise, compared with Φ(ρ - η) in ideal noise. Thresholds
+are those of a rate of false alarms, or with --alarms those at which each detector has that many in the file itself. The
+file's own events are hidden for this: unvetoed triggers above 6 σ are masked.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from shutterless.workflows.searching.search import find_detector, find_threshold
 TRIGGERS_FROM = 4.0
 HIDDEN_FROM = 6.0
 SHORT_ROWS = 12  # a quarter of the window of a day in which slow changes are followed
-COLUMNS = ["known shape", "unvetoed"]  # besides the detectors: the exact template, and the template bank without vetoes
+COLUMNS = ["known shape", "unvetoed"]  # besides the detectors: the exact template, and the bank without vetoes
 BINS = (3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 12.0, 15.0, 20.0)
 
 
 def search_copy(
     seed: int, *, file: str, settings: InjectionSettings, events: int, references: list[str]
 ) -> pd.DataFrame:
-    """Truth of one copy with the best score of each detector, -inf where nothing matched or it was vetoed."""
+    """Truth of one copy with the best score of each detector; -inf where nothing matched or it was vetoed."""
     detectors = tuple(find_detector(reference) for reference in references)
     with tempfile.TemporaryDirectory() as work:
         (Path(work) / "copy").mkdir()
@@ -71,7 +71,7 @@ def search_copy(
 
 
 def known_shape(injection: Injection, quiet: Amplifier, amplifier: Amplifier) -> float:
-    """Matched filter of an injection in a copy, over the scatter that it has in the file without it."""
+    """Matched filter of an injection in a copy, over its scatter in the file without injections."""
     window = (injection.y, injection.columns)
     rows, n_rows = injection.rows_lit, amplifier.n_rows
     shape = injection.profile[:, :, None] * injection.curve / amplifier.sigma_rows(*window, rows.start, rows.stop)
@@ -88,7 +88,7 @@ def known_shape(injection: Injection, quiet: Amplifier, amplifier: Amplifier) ->
 
 
 def was_there(triggers: pd.DataFrame, before: pd.DataFrame) -> np.ndarray:
-    """Triggers that the file has without injections: in the same place and row, about as strong."""
+    """Whether the file has a trigger of the same position, row and about the same S/N without injections."""
     same = np.zeros(len(triggers), dtype=bool)
     for other in before.itertuples():
         near = (triggers["x"] - other.x).abs().le(0.6) & (triggers["y"] - other.y).abs().le(0.6)
@@ -98,7 +98,7 @@ def was_there(triggers: pd.DataFrame, before: pd.DataFrame) -> np.ndarray:
 
 
 def count_thresholds(file: str, references: list[str], from_row: int, n_alarms: int) -> tuple[dict[str, float], float]:
-    """Scores that so many false alarms of the file exceed, its own events hidden, and their rate per amplifier-hour."""
+    """Scores of the ``n_alarms``-th false alarm of the file, its own events hidden, and their rate per hour."""
     with tempfile.TemporaryDirectory() as store:
         manifest = pd.DataFrame([ingest_amplifier(file, None, store)])
         views = {manifest["entry"][0]: StackView((from_row, int(manifest["n_rows"][0])), HIDDEN_FROM)}
@@ -110,7 +110,7 @@ def count_thresholds(file: str, references: list[str], from_row: int, n_alarms: 
 
 
 def best(score: np.ndarray, matched: np.ndarray, n: int) -> np.ndarray:
-    """Highest score that matches each of ``n`` truth rows."""
+    """Highest score of the triggers that match each of ``n`` truth rows."""
     highest = np.full(n, -np.inf)
     np.maximum.at(highest, matched[matched >= 0], score[matched >= 0])
     return highest
@@ -147,7 +147,12 @@ def main() -> None:
     parser.add_argument("--alarms", type=int, default=0, help="false alarms in the file instead of a rate")
     parser.add_argument("--model", action="append", default=[], help="besides the template bank; repeatable")
     parser.add_argument("--first-seed", type=int, default=1)
-    parser.add_argument("--from-row", type=int, default=0, help="count events from here on: a model has seen the rest")
+    parser.add_argument(
+        "--from-row",
+        type=int,
+        default=0,
+        help="first row of counted events, if a model was trained on the rows before it",
+    )
     arguments = parser.parse_args()
     references = ["template-bank", *arguments.model]
     if arguments.alarms:
@@ -163,7 +168,7 @@ def main() -> None:
     )  # fmt: skip
     work = partial(search_copy, file=arguments.file, settings=settings, events=arguments.events, references=references)
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.copies)
-    # a process that is forked after torch has run may wait for its threads for ever
+    # a process forked after torch has run may wait forever for its threads
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         found = pd.concat(list(pool.map(work, seeds)), ignore_index=True)
     found = found[found["row_peak"] >= arguments.from_row]

@@ -1,9 +1,10 @@
-"""Pictures of what is simulated and of what the calibration leaves: the figures of docs/simulator.md.
+"""Draw the figures of docs/simulator.md: simulated frames, and their residuals after calibration.
 
     python benchmarks/gallery.py --out docs/figures
 
-A frame with everything on; every artefact; every class of event; the air and what it does to two streaks; a piece of an
-amplifier before and after calibration; the noise around streaks after each step, whose table is printed as well.
+The figures show a frame with everything on; every artefact; every class of event; the atmosphere and its effect on two
+streaks; a piece of an amplifier before and after calibration; the noise around streaks after each step. The table of
+the last is printed as well.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from shutterless.pipeline.simulation.sky.atmosphere import AirRun, AirSeries
 STYLE = {"font.size": 8, "axes.titlesize": 9, "figure.dpi": 100, "savefig.dpi": 100}
 N_GREYS = 64
 LINE_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY_BLUE)
-BLENDS = (-0.7, -0.4, 0.0, 0.25, 0.5, 0.75)  # towards black and white, at the edges of lines
+BLENDS = (-0.7, -0.4, 0.0, 0.25, 0.5, 0.75)  # towards black and white, for the edges of lines
 
 
 def palette() -> np.ndarray:
@@ -69,7 +70,7 @@ PIECE_ROWS, PIECE_COLUMNS = 240, 160
 
 
 def busy(rows: int = 9000, close_row: int = 5700) -> SceneSettings:
-    """Everything on, from the opening of the shutter to the end of the drain; what moves far more often than usual."""
+    """Everything on, from the opening of the shutter to the end of the drain; many moving sources."""
     return SceneSettings(
         rows=rows, first_row=0, shutter_close_row=close_row, events=8, kinds=EVENT_KINDS, atmosphere=True,
         detector=True, sky_lights=True, geosynchronous_per_hour=200.0, low_orbit_per_hour=400.0,
@@ -99,7 +100,7 @@ def frame_figure(_: np.random.Generator) -> Figure:
 
 
 def pieces(content: AmplifierContent) -> list[tuple[str, float, float]]:
-    """Name, file row and column of what is worth a closer look."""
+    """Title, file row and column of each detail to show."""
     scene = content.scene
     middle = (scene.x > PIECE_COLUMNS) & (scene.x < scene.n_columns - PIECE_COLUMNS)
     bright = np.flatnonzero(middle & (scene.mag < 10.5))
@@ -126,7 +127,7 @@ SHOWN_ROWS = 900
 
 
 def air_figure(_: np.random.Generator) -> Figure:
-    """The air above two stars in row time and in star time, and their streaks."""
+    """Atmosphere above two stars, against file row and against the star's own time (row - y0), and their streaks."""
     settings = replace(narrow(), atmosphere=True, detector=False, rows=SHOWN_ROWS + 400, seed=4)
     scene = two_stars(draw_scene(settings, 1, 1), flux_e_row=5000.0)
     rows = settings.sequence_rows(0)
@@ -184,19 +185,19 @@ def draw_air_panels(  # one column of the figure
 CALIBRATED = ("+ shared rows", "+ own motion")
 SHOWN_STEPS = ("constant bias and level", "+ shared rows", "+ shared motion", "+ own motion")
 LIMIT_SIGMA = 6.0
-CROWDED, SPARSE = 300.0, 60.0  # stars brighter than r = 14.5: for bright ones, and for faint ones that are alone
+CROWDED, SPARSE = 300.0, 60.0  # stars brighter than r = 14.5: one scene for bright streaks, one for faint isolated ones
 
 
 def calibration_figures(_: np.random.Generator) -> tuple[Figure, Figure]:
     """A piece around a star of r = 9 to 10, raw and calibrated; the noise around streaks after each step."""
     frame, content = simulate(nuisances(CROWDED), 1)
-    star = lone_star(content.scene)
+    star = isolated_star(content.scene)
     window = (slice(round(content.scene.x[star]) - 60, round(content.scene.x[star]) + 60), slice(4000, 4360))
     numbers, counts, shown = follow_steps(frame, content, window)
     pieces_figure = before_after(frame, shown, window, float(content.scene.mag[star]))
     more_numbers, more_counts, _ = follow_steps(*simulate(nuisances(SPARSE), 2), window)
     numbers = pd.concat([numbers, more_numbers]).groupby(level=0, sort=False).mean()
-    print("lone streaks:", {name: counts[name] + more_counts[name] for name in counts})
+    print("isolated streaks:", {name: counts[name] + more_counts[name] for name in counts})
     print(numbers.to_string(float_format="{:.3f}".format))
     return pieces_figure, noise_figure(numbers)
 
@@ -212,7 +213,7 @@ def nuisances(n_bright_stars: float) -> SceneSettings:
 def follow_steps(
     frame: Frame, content: AmplifierContent, window: tuple[slice, slice]
 ) -> tuple[pd.DataFrame, dict[str, int], dict[str, np.ndarray]]:
-    """Numbers after each step of the calibration, the streaks behind them, and residuals (x, t) in a window."""
+    """Numbers after each step of the calibration, the number of streaks, and residuals (x, t) in a window."""
     columns, mask = Columns(content), artefact_mask(content)
     faulty = mask.all(axis=1)
     for bounds, middles in columns.streaks.items():
@@ -226,17 +227,17 @@ def follow_steps(
     return pd.DataFrame(table).T, columns.counts(), shown
 
 
-def lone_star(scene: Scene) -> int:
-    """A star of r = 9 to 10 with nothing of a tenth of its light within 25 px."""
+def isolated_star(scene: Scene) -> int:
+    """A star of r = 9 to 10 without another of a tenth of its flux within 25 px."""
     for star in np.flatnonzero((scene.mag > 9) & (scene.mag < 10) & (scene.x > 70) & (scene.x < scene.n_columns - 70)):
         near = (np.abs(scene.x - scene.x[star]) < 25) & (scene.flux_e_row > 0.1 * scene.flux_e_row[star])
         if near.sum() == 1:
             return int(star)
-    raise SystemExit("no lone star of r = 9 to 10 on this amplifier: try another seed")
+    raise SystemExit("no isolated star of r = 9 to 10 on this amplifier: try another seed")
 
 
 def before_after(frame: Frame, shown: dict[str, np.ndarray], window: tuple[slice, slice], mag: float) -> Figure:
-    """Raw, without and with the cleaning of streaks; both residuals in the same grey."""
+    """Raw pixels, and residuals without and with the cleaning of streaks, on the same grey scale."""
     columns, rows = window
     figure = Figure(figsize=(9.0, 4.6), layout="constrained")
     panels = figure.subplots(1, 3)
@@ -256,7 +257,7 @@ def noise_figure(numbers: pd.DataFrame) -> Figure:
     by_magnitude.columns = [np.mean([float(edge) for edge in name[2:].split("-")]) for name in by_magnitude]
     figure = Figure(figsize=(9.0, 3.8), layout="constrained")
     streaks, sky = figure.subplots(1, 2, width_ratios=(1.6, 1.0))
-    plot_noise_by_magnitude(by_magnitude, streaks).set_title("Noisiest of the seven columns around lone streaks")
+    plot_noise_by_magnitude(by_magnitude, streaks).set_title("Noisiest of the seven columns around isolated streaks")
     streaks.set_yticks([1, 1.3, 2, 3, 5, 10, 20], labels=["1", "1.3", "2", "3", "5", "10", "20"], minor=False)
     streaks.minorticks_off()
     place = np.arange(len(numbers))

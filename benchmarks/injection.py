@@ -2,9 +2,9 @@
 
     python benchmarks/injection.py --trials 10000
 
-First on simulated pixels (Poisson, read noise, digitisation; the baseline known), then for injections into an
-amplifier that was simulated, written, read and calibrated. Prints completeness minus prediction in points, and exits
-with 1 where a difference is beyond 2 points and four standard errors of its own.
+The first table is for simulated pixels (Poisson, read noise, digitisation; known baseline), the second for injections
+into an amplifier that was simulated, written, read and calibrated. Prints completeness minus prediction in points, and
+exits with 1 if a difference exceeds both 2 points and four of its standard errors.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from shutterless.pipeline.store.store import open_amplifier
 RHO = (4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
 ETA = (5.5, 6.5, 7.5)
 GAIN = 6.2
-WINDOW_ROWS = 1024  # so that thousands of long events find noise of their own
+WINDOW_ROWS = 1024  # so that thousands of long events have independent noise
 EVENTS_PER_CLASS = 20
 MOST_POINTS = 2.0
 SCENE = SceneSettings(
@@ -49,7 +49,7 @@ def known_shape_statistic(data: np.ndarray, signal: np.ndarray, variance: np.nda
 
 
 def simulated_trials(kind: str, n_trials: int, rng: np.random.Generator) -> dict[float, np.ndarray]:
-    """Statistics at each ρ of events placed in a scene, each pixel exposed and read anew in every trial."""
+    """Statistics at each ρ of events placed in a scene, with new pixels in every trial."""
     scene, rows = draw_scene(SCENE, 1, 1), range(20_000, 20_000 + WINDOW_ROWS)
     found: dict[float, list[np.ndarray]] = {rho: [] for rho in RHO}
     n_each = -(-n_trials // EVENTS_PER_CLASS)
@@ -72,7 +72,7 @@ def simulated_trials(kind: str, n_trials: int, rng: np.random.Generator) -> dict
 
 
 def calibrated_amplifier() -> Amplifier:
-    """Return an event-free amplifier that went through a file and the calibration."""
+    """Return an event-free amplifier that was written, read and calibrated."""
     with tempfile.TemporaryDirectory() as folder:
         path, _, _ = simulate_file(SCENE, 1, 0, folder)
         amplifier = open_amplifier(folder, ingest_amplifier(path, 1, folder)["entry"])
@@ -80,7 +80,7 @@ def calibrated_amplifier() -> Amplifier:
 
 
 def windows(amplifier: Amplifier) -> Iterator[Amplifier]:
-    """Segments of an amplifier that know nothing of each other."""
+    """Independent segments of an amplifier."""
     for start in range(0, amplifier.n_rows - WINDOW_ROWS + 1, WINDOW_ROWS):
         rows = slice(start, start + WINDOW_ROWS)
         blocks = slice(start // BLOCK_ROWS, (start + WINDOW_ROWS) // BLOCK_ROWS)
@@ -110,7 +110,7 @@ def injected_trials(
         except ValueError:  # masked
             continue
         if event.amplitude_e < 0 and max(RHO) / injection.unit_rho > flux:
-            continue  # no star gives more than it has
+            continue  # an event cannot take more light than the star has
         window = np.s_[:, injection.columns, injection.rows_lit]
         before = amplifier.residual[window].copy()
         sigma = amplifier.sigma_rows(injection.y, injection.columns, injection.rows_lit.start, injection.rows_lit.stop)[
@@ -127,7 +127,7 @@ def injected_trials(
 
 
 def print_table(title: str, trials: Iterator[tuple[str, dict[float, np.ndarray]]]) -> float:
-    """Print completeness minus prediction (points) and return how far the worst is beyond its allowance."""
+    """Print completeness minus prediction (points) and return by how much the worst exceeds its tolerance."""
     print(f"\n{title}\n{'':12s}" + "".join(f"{f'eta {eta} rho {rho:.0f}':>16s}" for eta in ETA[1:2] for rho in RHO)
           + f"{'worst of all':>14s}{'mean T - rho':>14s}{'sd of T':>9s}")  # fmt: skip
     worst = -np.inf

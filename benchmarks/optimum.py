@@ -2,9 +2,9 @@
 
     python benchmarks/optimum.py --hours 1
 
-Every detector is measured against it (`OPTIMUM_THRESHOLDS` in models/evaluation/metrics.py is its output):
-no baseline to estimate, no artefacts, no stars, the exact noise of sky at r = 20.8 (Poisson, read noise,
-digitisation), every width and shape of the bank, both signs, no vetoes.
+Every detector is measured against it: `OPTIMUM_THRESHOLDS` in models/evaluation/metrics.py is the output. The noise is
+that of sky at r = 20.8 (Poisson, read noise, digitisation) with a known baseline, without artefacts and stars. All
+widths and shapes of the bank and both signs are used, without vetoes.
 """
 
 from __future__ import annotations

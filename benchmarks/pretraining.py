@@ -1,16 +1,17 @@
-"""Does masked-patch pretraining help? Which share to hide, and fine-tuning from it against from scratch.
+"""Measure what masked-patch pretraining gains: fine-tuning against training from scratch, for several maskings.
 
     python -W ignore benchmarks/pretraining.py [--quick] [--store STORE --test-store OTHER]
 
-A small transformer on simulated frames with a moving atmosphere, one thread: what is printed holds for this size and
-these frames. Without stores, three CCDs are simulated and ingested into a temporary folder, two to learn from and one,
-of other stars, to judge by: two of its amplifiers choose the best epoch, the other two are the test.
+A small transformer is trained with one thread on simulated frames with a moving atmosphere; the results hold for this
+size and these frames. Without stores, three CCDs are simulated and ingested into a temporary folder: two for training,
+and one with other stars, of which two amplifiers choose the best epoch and two are the test.
 
-Part 1: how far the pretraining comes (error over that of predicting 0 of test strips cut without labels, by source, a
+Part 1: the result of the pretraining (error over that of predicting 0 on unlabelled test strips by source, with a
 quarter of the patches hidden at a time), then test AUC and loss of the event decision, from scratch and from the
-pretrained encoder, after the same number of steps. Mean and standard deviation over seeds, which change the weights of
-the head (or of the whole model), the examples and their order. Part 2: the same of several maskings after fewer steps
-of pretraining, and the test AUC on the fewest examples. Part 3: what the reconstruction error alone tells.
+pretrained encoder, after the same number of steps. Given are mean and standard deviation over seeds, which change the
+weights of the head (or of the whole model), the examples and their order. Part 2: the same for several maskings after
+fewer steps of pretraining, and the test AUC with the fewest examples. Part 3: events against noise by reconstruction
+error alone.
 """
 
 from __future__ import annotations
@@ -56,26 +57,26 @@ MASKINGS = (
     Masking(0.5, 1.0, 4),
     Masking(0.75, 0.5, 4),
 )
-TURNS = 4  # of the common yardstick: a quarter hidden at a time
+TURNS = 4  # of the common test: a quarter of the patches hidden at a time
 SCENE = {"events": 0, "atmosphere": True, "detector": True, "sky_lights": True}
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is drawn and learned.
+    """Numbers of rows, strips, steps and seeds.
 
     Parameters
     ----------
     rows : int
-        Of each simulated CCD.
+        Rows of each simulated CCD.
     n_unlabelled, sweep_epochs, epochs : int
-        Strips of the pretraining; passes over them for every masking, and for the one that is fine-tuned from.
+        Strips of the pretraining; passes over them for each masking of part 2, and for part 1.
     labelled : tuple of int
         Examples of the fine-tuning.
     n_judged, n_validation : int
-        Examples of validation and test together, and how many of the former are looked at after each epoch.
+        Examples of validation and test together, and the number of validation examples used after each epoch.
     steps, batch_size : int
-        Of every fine-tuning.
+        Settings of every fine-tuning.
     seeds : int
     """
 
@@ -96,7 +97,7 @@ QUICK = Sizes(4000, 800, 1, 2, (100, 200), 300, 100, 10, 32, 2)
 
 @dataclass(frozen=True)
 class Judged:
-    """Examples to learn from, and of other fields of stars to stop by and to test."""
+    """Examples for training, and for validation and test, which are of other stars."""
 
     training: TrainingSet
     validation: TrainingSet
@@ -112,7 +113,7 @@ def make_store(folder: Path, name: str, seed: int, ccds: Sequence[int], rows: in
 
 
 def draw_labelled(store: Path, test_store: Path, sizes: Sizes, train: TrainSettings) -> Judged:
-    """Draw examples of both stores; fields of the second are dealt out to validation and test in turn."""
+    """Draw examples of both stores; groups of the second alternate between validation and test."""
     training = draw_training_set(store, train.model_copy(update={"n_examples": max(sizes.labelled), "seed": 5}))
     judged = draw_training_set(test_store, train.model_copy(update={"n_examples": sizes.n_judged, "seed": 6}))
     even = np.flatnonzero(judged.groups % 2 == 0)
@@ -127,10 +128,10 @@ def pick(examples: TrainingSet, index: np.ndarray) -> TrainingSet:
     )
 
 
-def learn_to_fill_in(
+def pretrain_on(
     drawn: UnlabelledSet, masking: Masking, epochs: int, batch_size: int
 ) -> tuple[MaskedPatchModel, pd.DataFrame]:
-    """Pretrain on the strips not set apart."""
+    """Pretrain on the training strips."""
     model = build_masked_model(drawn.grid, ARCH, masking, seed=1)
     settings = PretrainingSettings(
         epochs=epochs, patience=epochs, batch_size=batch_size, learning_rate=2e-3, seed=1, device="cpu"
@@ -177,7 +178,7 @@ def sweep_maskings(
 ) -> Iterator[dict[str, Any]]:
     """Part 2: one row per masking."""
     for masking in MASKINGS:
-        model, _ = learn_to_fill_in(drawn, masking, sizes.sweep_epochs, sizes.batch_size)
+        model, _ = pretrain_on(drawn, masking, sizes.sweep_epochs, sizes.batch_size)
         found = over_seeds(judged, min(sizes.labelled), sizes, model)
         row = {"hidden": masking.share, "in runs": masking.run_share}
         yield {**row, **ratios(model, unseen), "AUC": spread(found["auc"])}
@@ -203,8 +204,8 @@ def compare_starts(judged: Judged, sizes: Sizes, pretrained: MaskedPatchModel) -
         yield row
 
 
-def tell_apart(model: MaskedPatchModel, test: TrainingSet) -> pd.DataFrame:
-    """Part 3: by kind, the ratio, the median error, and how well the error alone tells the kind from noise (AUC)."""
+def separate_by_error(model: MaskedPatchModel, test: TrainingSet) -> pd.DataFrame:
+    """Part 3: for each kind, the ratio, the median error, and the AUC of the error alone against noise."""
     found = reconstruct(model, test.strips, n_turns=TURNS, device="cpu")
     kind = np.asarray(KINDS, dtype=object)[test.labels.kind]
     error, noise = found.strip_error, kind == "noise"
@@ -219,7 +220,7 @@ def tell_apart(model: MaskedPatchModel, test: TrainingSet) -> pd.DataFrame:
 
 
 def draw_pictures(model: MaskedPatchModel, history: pd.DataFrame, test: TrainingSet, folder: Path) -> None:
-    """Write the learning curve, and for each kind the strip that is filled in best, as PNG."""
+    """Write the learning curve, and for each kind the strip that is predicted best, as PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     figure = Figure((8, 4), layout="constrained")
     plot_pretraining(history, figure.add_subplot())
@@ -241,8 +242,8 @@ def measure(store: Path, test_store: Path, sizes: Sizes, pictures: Path | None) 
     )
     judged = draw_labelled(store, test_store, sizes, train)
     print(f"{len(drawn.strips)} strips without labels; {len(judged.training)} examples, "
-          f"{len(judged.validation)} to stop by, {len(judged.test)} to test")  # fmt: skip
-    model, history = learn_to_fill_in(drawn, Masking(), sizes.epochs, sizes.batch_size)
+          f"{len(judged.validation)} for validation, {len(judged.test)} for the test")  # fmt: skip
+    model, history = pretrain_on(drawn, Masking(), sizes.epochs, sizes.batch_size)
     print(f"\npart 1: pretrained for {sizes.epochs} epochs with {Masking()}, error over that of predicting 0:")
     print(pd.Series(ratios(model, unseen)).to_string(float_format="{:.4f}".format), flush=True)
     print(f"{sizes.steps} steps of {sizes.batch_size}, {sizes.seeds} seeds")
@@ -254,7 +255,7 @@ def measure(store: Path, test_store: Path, sizes: Sizes, pictures: Path | None) 
         values = {name: f"{value:.4f}" if isinstance(value, float) else value for name, value in row.items()}
         print(", ".join(f"{name} {value}" for name, value in values.items()), flush=True)
     print("\npart 3: the reconstruction error alone")
-    print(tell_apart(model, judged.test).to_string(index=False, float_format="{:.3f}".format))
+    print(separate_by_error(model, judged.test).to_string(index=False, float_format="{:.3f}".format))
     if pictures is not None:
         draw_pictures(model, history, judged.test, pictures)
 
@@ -262,8 +263,8 @@ def measure(store: Path, test_store: Path, sizes: Sizes, pictures: Path | None) 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a minute instead of many, and no meaning")
-    parser.add_argument("--store", type=Path, help="event-free store to learn from")
+    parser.add_argument("--quick", action="store_true", help="a minute instead of many, without meaningful results")
+    parser.add_argument("--store", type=Path, help="event-free store for training")
     parser.add_argument("--test-store", type=Path, help="event-free store of other stars")
     parser.add_argument("--pictures", type=Path, help="folder for PNGs")
     arguments = parser.parse_args()

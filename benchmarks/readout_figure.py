@@ -1,10 +1,10 @@
-"""The picture of a continuous readout at the top of the README: docs/figures/readout.png.
+"""Draw the picture of a continuous readout at the top of the README: docs/figures/readout.png.
 
     python benchmarks/readout_figure.py --out docs/figures
 
-Left, the CCD at two moments, each drawn beside the rows of the image whose charge it holds then. Middle, the image.
-Right, the light of both stars against the time at which it arrived. Every pixel comes from one formula: light that
-falls on row y of the CCD at time t is read in row k = v·t + y. Noise and the blur along rows are left out.
+Left: the CCD at two moments, each beside the rows of the image whose charge it holds then. Middle: the image. Right:
+the light of both stars against its time of arrival. Every pixel follows from one formula: light that falls on row y of
+the CCD at time t is read in row k = v·t + y. Noise and the blur along rows are left out.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ ARROW = {"arrowstyle": "-|>", "lw": 2.5, "mutation_scale": 22, "shrinkA": 0, "sh
 ROW_RATE_HZ = 300.0
 N_TRANSIT = 3080
 N_ROWS, N_COLUMNS = 7300, 60
-EDGES = (-0.5, N_COLUMNS - 0.5)  # of the columns, whose middles are whole numbers
+EDGES = (-0.5, N_COLUMNS - 0.5)  # outer edges of the columns, whose centres are whole numbers
 SKY_E_S = 314 / (N_TRANSIT / ROW_RATE_HZ)  # per pixel, r = 20.8 mag/arcsec²
 STAR_E_ROW, PSF_SIGMA_PX = 831.0, 0.84  # r = 11, 2.0″
 MOMENT_S = 13.0  # middle of the flash, and of the pickup
 FLASH_S, FLASH_FACTOR = 0.2, 3.0
 PICKUP_S, PICKUP_E = 0.1, 250.0
 APERTURE_PX = 2  # to either side
-WHITE_E = 1000.0  # pixel value that is drawn white
+WHITE_E = 1000.0  # pixel value drawn in white
 
 
 class Star(NamedTuple):
-    """A star that stands still on the CCD; rows are counted from the serial register."""
+    """A star at a fixed position on the CCD; rows are counted from the serial register."""
 
     name: str
     column: int
@@ -52,15 +52,15 @@ STARS = (Star("A", 17, 800), Star("B", 45, 2300))
 
 
 def read_row(seconds: float, ccd_row: int = 0) -> int:
-    """Row of the image that holds light which falls on a row of the CCD at some time."""
+    """Row of the image that holds the light falling on a CCD row at a given time."""
     return round(ROW_RATE_HZ * seconds) + ccd_row
 
 
 def collected(rows: np.ndarray, until_s: np.ndarray | float) -> np.ndarray:
-    """Electrons that rows of the image have gathered until some time, shape (t, x).
+    """Electrons that rows of the image have collected until a given time, shape (t, x).
 
-    The shutter opens at 0 s. A row is under the sky from the time when it leaves the far edge, or from 0 s if it was
-    already on its way. It passes each star once, and takes the light that the star sends just then.
+    The shutter opens at 0 s. A row is exposed from the time when it leaves the far edge, or from 0 s if it left before.
+    It passes each star once, and collects the light that the star emits at that time.
     """
     starts_s = np.maximum(0, (rows - N_TRANSIT) / ROW_RATE_HZ)
     pixels = np.repeat(SKY_E_S * (until_s - starts_s)[:, None], N_COLUMNS, axis=1)
@@ -79,7 +79,7 @@ def column_profile(star: Star) -> np.ndarray:
 
 
 def written(rows: np.ndarray) -> np.ndarray:
-    """The image, shape (t, x): what each row has gathered until it is read, and the pickup while it is read."""
+    """The image, shape (t, x): the charge of each row at its readout, and the pickup during the readout."""
     read_s = rows / ROW_RATE_HZ
     pickup_e = np.where(np.abs(read_s - MOMENT_S) <= PICKUP_S / 2, PICKUP_E, 0)
     return collected(rows, read_s) + pickup_e[:, None]
@@ -96,7 +96,7 @@ def star_light(star: Star, rows: np.ndarray) -> np.ndarray:
 
 
 def plot_ccd(ax: Axes) -> Axes:
-    """Draw the CCD when the shutter opens and when the stars flash, beside the rows that it holds at either time."""
+    """Draw the CCD when the shutter opens and when the stars flash, beside the rows that it holds at each time."""
     for seconds in (0.0, MOMENT_S):
         draw_moment(ax, seconds)
     first = read_row(MOMENT_S)
@@ -138,7 +138,7 @@ def show(ax: Axes, pixels: np.ndarray, first_row: int) -> None:
 
 
 def plot_image(ax: Axes) -> Axes:
-    """Draw the image, with the rows where something begins or happens, and the times at which rows are read."""
+    """Draw the image, with the rows of streak starts, flash and pickup, and the times at which rows are read."""
     show(ax, written(np.arange(N_ROWS)), 0)
     ticks = {0: "black", N_TRANSIT: "black", read_row(MOMENT_S): BLUE}
     ticks |= {star.row: "black" for star in STARS} | {read_row(MOMENT_S, star.row): VERMILLION for star in STARS}
@@ -155,7 +155,7 @@ def plot_image(ax: Axes) -> Axes:
 
 
 def name_rows(ax: Axes) -> None:
-    """Say what stands where in the image."""
+    """Label the features of the image."""
     low, high = (read_row(MOMENT_S, star.row) for star in STARS)
     for star in STARS:
         ax.text(star.column + 3, star.row, "streak\nbegins", color="white", va="center")
@@ -169,7 +169,7 @@ def name_rows(ax: Axes) -> None:
 
 
 def join(ccd: Axes, image: Axes) -> None:
-    """Lead from the stars and the amplifier to the rows where their light, or the pickup, stands."""
+    """Draw lines from the stars and the amplifier to the rows with their light, or with the pickup."""
     for seconds, colour in ((0.0, GREY), (MOMENT_S, VERMILLION)):
         for star in STARS:
             row = read_row(seconds, star.row)

@@ -1,15 +1,16 @@
-"""Run the same commands with two checkouts and compare what they write, to the bit: a refactoring changes nothing.
+"""Run the same commands with two checkouts and compare their output to the bit, as after a refactoring.
 
     python benchmarks/same_results.py BEFORE AFTER
     python benchmarks/same_results.py BEFORE AFTER --data ../shared/data --out kept
 
-BEFORE and AFTER are folders of checkouts, such as `git worktree add` makes. Each simulates frames like the quickstart's
-held-out ones, and others with moving air, faults of the detector and satellites. Those of BEFORE are then ingested and
-searched by both, with the template bank and the bundled model, and light curves are made of all stars of the first
-kind; with ``--data`` the two real cubes in that folder are ingested and searched as well. Both checkouts run at the
+BEFORE and AFTER are folders of checkouts, such as `git worktree add` makes. Each simulates frames like the held-out
+ones of the quickstart, and others with moving air, faults of the detector and satellites. Both then ingest and search
+the frames of BEFORE, with the template bank and the bundled model, and make light curves of all stars of the first
+kind. With ``--data`` the two real cubes in that folder are ingested and searched as well. Both checkouts run at the
 same time, each in one process. A line is printed for each kind of file: `same`, or, for each file that is not,
-`DIFFERS` with the columns, how many rows, and the largest difference. Without ``--out`` all goes to a temporary folder
-(3 GB), which is removed. The exit code is 0 if everything is the same, 1 if anything differs or a command fails.
+`DIFFERS` with the columns, the number of rows, and the largest difference. Without ``--out`` the output goes to a
+temporary folder (3 GB), which is removed. The exit code is 0 if everything is the same, 1 if anything differs or a
+command fails.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import pyarrow.parquet as pq
 from astropy.io import fits
 from astropy.table import Table
 
-# runs a command, and fails if a module came from elsewhere: an installed copy must not stand in for what is missing
+# runs a command, and fails if a module came from elsewhere: an installed copy must not replace a missing module
 RUN = """
 import os, sys
 from pathlib import Path
@@ -55,7 +56,7 @@ COMPARED = {
     ),
     "lightcurve": ("*.parquet",),
 }  # fmt: skip
-HASH = "content_hash"  # all that is compared of a JSON file
+HASH = "content_hash"  # the only compared value of a JSON file
 LEFT_OUT = {
     "*.json": f"bookkeeping: absolute paths, times of files, settings, versions; but for {HASH}",
     "meta of candidates.ecsv": "the settings of search.json again",
@@ -86,7 +87,7 @@ class Step:
 
     @property
     def title(self) -> str:
-        """What it is called in the output."""
+        """Title of the step in the output."""
         return f"{self.command} {self.on}{', ' if self.model else ''}{self.model}"
 
     @property
@@ -121,17 +122,17 @@ class Side:
         return cls(name, checkout.resolve(), (out / name).resolve())
 
     def start(self, step: Step) -> subprocess.Popen:
-        """Begin a command of this checkout; what it prints goes to a file."""
+        """Start a command of this checkout; its output goes to a file."""
         with self.log(step).open("w") as log:
             command = [sys.executable, "-c", RUN, *step.words]
             return subprocess.Popen(command, cwd=self.out, env=self._environment(), stdout=log, stderr=log)
 
     def log(self, step: Step) -> Path:
-        """File of what a command printed."""
+        """File with the output of a command."""
         return self.out / f"{step.folder}.log"
 
     def _environment(self) -> dict[str, str]:
-        # compiled afresh, for Numba's cache overlooks changes in other modules whose functions were compiled in
+        # compiled anew, because Numba's cache misses changes in other modules whose functions were inlined
         own = {
             "PYTHONPATH": self.checkout / "typings",
             "CHECKOUT": self.checkout,
@@ -141,7 +142,7 @@ class Side:
 
 
 def run_both(step: Step, sides: tuple[Side, Side]) -> list[str]:
-    """Run a command with both checkouts at the same time; how it failed, if it did."""
+    """Run a command with both checkouts at the same time; return the failures."""
     processes = [side.start(step) for side in sides]
     codes = [process.wait() for process in processes]
     return [
@@ -152,12 +153,12 @@ def run_both(step: Step, sides: tuple[Side, Side]) -> list[str]:
 
 
 def run_step(step: Step, sides: tuple[Side, Side]) -> bool:
-    """Run a command with both, print how what they wrote compares, and return whether all is the same."""
+    """Run a command with both, print the comparison of their files, and return whether all are the same."""
     if failures := run_both(step, sides):
         print(f"{step.title}: DIFFERS: {'; '.join(failures)}", flush=True)
         return False
     before, after = (side.out / step.folder for side in sides)
-    # a list: what follows a difference is compared, too
+    # a list, so that everything after a difference is compared too
     return all([print_kind(step.title, pattern, before, after) for pattern in COMPARED[step.command]])
 
 
@@ -179,14 +180,14 @@ def print_kind(title: str, pattern: str, before: Path, after: Path) -> bool:
 
 
 def describe_size(paths: list[Path]) -> str:
-    """Number of files, and how much they hold."""
+    """Number of files, and their rows or size."""
     if paths[0].suffix == ".parquet":
         return f"files: {len(paths)}, rows: {sum(pq.read_metadata(path).num_rows for path in paths):,}"
     return f"files: {len(paths)}, MB: {sum(path.stat().st_size for path in paths) / 1e6:,.3f}"
 
 
 def compare_files(before: Path, after: Path) -> list[str]:
-    """How two files differ: nothing if their bytes or all that they hold are the same."""
+    """Differences of two files; none if their bytes or all their contents are the same."""
     missing = [side for side, path in (("before", before), ("after", after)) if not path.is_file()]
     if missing:
         return [f"missing {missing[0]}"]
@@ -228,7 +229,7 @@ def read_frame(path: Path) -> dict[str, Values]:
 
 
 def compare_columns(before: Mapping[str, Values], after: Mapping[str, Values]) -> Iterator[str]:
-    """Say which columns are missing, additional or in another order, and how those of both differ."""
+    """List columns that are missing, additional or in another order, and the differences of the others."""
     wanted, found = ([name for name in columns if name not in LEFT_OUT] for columns in (before, after))
     yield from (f"{name} is missing after" for name in wanted if name not in found)
     yield from (f"{name} is additional after" for name in found if name not in wanted)
@@ -244,9 +245,9 @@ def compare_columns(before: Mapping[str, Values], after: Mapping[str, Values]) -
 
 
 def compare_values(before: Values, after: Values) -> str:
-    """How two columns or arrays differ, to the bit; empty if they do not. NaN equals NaN, and missing equals missing.
+    """Difference of two columns or arrays, to the bit; empty if there is none. NaN equals NaN, missing equals missing.
 
-    Zeros of different sign differ, by 0.
+    Zeros of different sign count as different, by 0.
     """
     unit = "rows" if isinstance(before, pd.Series) else "values"
     if before.shape != after.shape:
@@ -262,7 +263,7 @@ def compare_values(before: Values, after: Values) -> str:
 
 
 def to_array(values: Values) -> np.ndarray:
-    """Values in one dimension: numbers, or objects with None in place of what is missing."""
+    """Values in one dimension: numbers, or objects with None for missing values."""
     if isinstance(values, np.ndarray):
         return values.ravel()
     if isinstance(values.dtype, np.dtype) and values.dtype.kind != "O":
@@ -271,14 +272,14 @@ def to_array(values: Values) -> np.ndarray:
 
 
 def bits(values: np.ndarray) -> np.ndarray:
-    """Floats as integers of the same bits, NaN always the same; anything else as it is."""
+    """Floats as integers of the same bits, all NaN alike; other types unchanged."""
     if values.dtype.kind != "f":
         return values
     return np.where(np.isnan(values), np.array(np.nan, values.dtype), values).view(f"u{values.dtype.itemsize}")
 
 
 def describe_difference(before: np.ndarray, after: np.ndarray) -> str:
-    """Say the largest difference of numbers that differ; of anything else the first pair."""
+    """Largest difference of numbers that differ; of other types, the first pair."""
     old, new = (pd.to_numeric(pd.Series(values), errors="coerce").to_numpy(float) for values in (before, after))
     steps = np.abs(new - old)
     if np.isnan(steps).all():
@@ -288,7 +289,7 @@ def describe_difference(before: np.ndarray, after: np.ndarray) -> str:
 
 
 def simulation(kind: tuple[str, str, int, int], n_ccds: int, rows: int, files: int, *more: str) -> Step:
-    """Frames with as many events in a row as the quickstart's."""
+    """Frames with as many events per row as the quickstart's."""
     on, sequence, seed, first = kind
     ccds = ",".join(str(ccd) for ccd in range(first, first + n_ccds))
     given = {"sequence": sequence, "seed": seed, "ccds": ccds, "rows": rows, "files": files}
@@ -312,7 +313,7 @@ def find_cubes(data: Path | None) -> list[Path]:
 
 
 def compare_all(sides: tuple[Side, Side], cubes: list[Path], rows: int, files: int, ccds: int) -> list[bool]:
-    """Run and compare everything; whether each step left the same."""
+    """Run and compare everything; return whether the results of each step are the same."""
     still = simulation(STILL, ccds, rows, files)
     moving = simulation(MOVING, ccds, rows, 1, *NUISANCES)
     same = [run_step(step, sides) for step in (still, moving)]
@@ -325,7 +326,7 @@ def compare_all(sides: tuple[Side, Side], cubes: list[Path], rows: int, files: i
 
 
 def main() -> None:
-    """Print what is the same and what is not."""
+    """Print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)

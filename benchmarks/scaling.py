@@ -1,14 +1,13 @@
-"""Does time grow with the rows and with nothing else, and does memory not grow at all?
+"""Measure how time and memory of a search grow with the rows of a file and with the number of files.
 
     python benchmarks/scaling.py                # up to 10⁶ rows: 4 GB of frames, a quarter of an hour
     python benchmarks/scaling.py --rows 10000 30000 100000
 
-One amplifier of the ZTF camera (a profile with one quadrant), one file of each length, each searched in a process of
-its own; then 1, 2, 4 and 8 files of sequences of their own. Time is that of the search after one that warms up, of a
-short one the median of five; memory
-the peak resident set of the process, model and all. The slope is that of log time against log rows: of files that
-begin with the sky ramp, whose rows cost more, and of steady rows cut out of the longest, less the time of a file of a
-few rows.
+Searched are one amplifier of the ZTF camera (a profile with one quadrant) in one file of each length, each in its own
+process; then 1, 2, 4 and 8 files, each a sequence. Time is that of a search after a warm-up, the median of five for
+short ones. Memory is the peak resident set of the process, including the model. The slope is that of log time against
+log rows. It is given for files that begin with the sky ramp, whose rows cost more, and for steady rows cut out of the
+longest file, less the time of a file of a few rows.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ SHORT_S = 3.0
 
 
 def one_quadrant(folder: Path) -> Path:
-    """Profile of the ZTF camera with its first quadrant alone."""
+    """Profile of the ZTF camera with only its first quadrant."""
     text = resources.files("shutterless.pipeline.reading.profiles").joinpath("ztf.toml").read_text(encoding="utf-8")
     before, rest = text.split("[[quadrants]]", 1)
     after = rest[rest.index("# where each value stands") :]
@@ -48,7 +47,7 @@ def one_quadrant(folder: Path) -> Path:
 
 
 def simulate(folder: Path, profile: Path, rows: int, sequence: str) -> Path:
-    """One file of so many rows from the opening of the shutter."""
+    """One file of ``rows`` rows from the opening of the shutter."""
     if not list(folder.glob(f"{sequence}_*.fits.fz")):
         words = ["--instrument", profile, "--out", folder, "--rows", rows, "--seed", 31, "--sequence", sequence]
         command = [sys.executable, "-c", MAIN, "simulate", *map(str, words), "--quiet", "--no-dask"]
@@ -58,7 +57,7 @@ def simulate(folder: Path, profile: Path, rows: int, sequence: str) -> Path:
 
 
 def cut(source: Path, path: Path, rows: int) -> Path:
-    """Rows of the steady state out of the compressed tiles of a longer file, from `FIRST_STEADY_ROW` on."""
+    """Copy rows of the steady state, from `FIRST_STEADY_ROW` on, out of the compressed tiles of a longer file."""
     with fits.open(source, disable_image_compression=True) as hdus, source.open("rb") as file, path.open("wb") as out:
         primary = hdus[0].header.copy()
         primary["SEQROW0"] = FIRST_STEADY_ROW
@@ -86,7 +85,7 @@ def measure(files: list[Path], profile: Path, reference: str) -> dict[str, float
 
 
 def search_here(files: list[Path], profile: Path, reference: str) -> dict[str, float]:
-    """Search files in this process, after another one that warms up."""
+    """Search files in this process, after a warm-up."""
     from shutterless.workflows.execution.cluster import SerialExecutor
     from shutterless.workflows.searching.search import search_files
     from shutterless.workflows.settings.settings import load_settings
@@ -112,7 +111,7 @@ def search_here(files: list[Path], profile: Path, reference: str) -> dict[str, f
 
 
 def slope(x: pd.Series, y: pd.Series) -> float:
-    """Of log y against log x."""
+    """Slope of log y against log x."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 

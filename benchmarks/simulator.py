@@ -1,9 +1,9 @@
-"""The simulator measured back from its pixels: what was asked for against what is found, and how fast it is.
+"""Measure the simulator from its pixels: settings against measured values, and its speed.
 
     python benchmarks/simulator.py
 
-Everything is read from integers in read order, as an observer would: bias off by the overscan, electrons by the gain.
-The cameras are ZTF's, some with fewer columns so that many correlation times fit. Exits with 1 if a line fails.
+Everything is measured from integers in read order, as by an observer: the bias from the overscan, electrons with the
+gain. The cameras are ZTF's, some with fewer columns so that many correlation times fit. Exits with 1 if a line fails.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class Line:
 
     @property
     def passes(self) -> bool:
-        """Whether it was found as asked."""
+        """Whether the measured value agrees with the setting."""
         return abs(self.found / self.asked - 1) <= self.tolerance
 
 
 def camera(folder: Path, n_columns: int) -> str:
-    """ZTF with fewer columns: a profile's path."""
+    """Path of a profile of ZTF with fewer columns."""
     text = resources.files("shutterless.pipeline.reading.profiles").joinpath("ztf.toml").read_text()
     path = folder / f"ztf{n_columns}.toml"
     path.write_text(text.replace("n_columns = 3072", f"n_columns = {n_columns}"))
@@ -73,7 +73,7 @@ def electrons(settings: SceneSettings, content: AmplifierContent, seed: int = 1)
 
 
 def spaced_stars(settings: SceneSettings, flux_e_row: float) -> AmplifierContent:
-    """Equal lone stars beside each other, at sub-pixel places, all on; with air if the settings have it."""
+    """Equal isolated stars at sub-pixel positions, all exposed; with an atmosphere if the settings have one."""
     scene = draw_scene(settings, 1, 1)
     x = np.arange(20, scene.n_columns - 20, STAR_SPACING_PX) + np.random.default_rng(2).random()
     stars = {"x": x, "y0": np.linspace(0, 300, len(x)), "mag": np.zeros(len(x))}
@@ -100,9 +100,9 @@ def moments(settings: SceneSettings) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def signal(series: np.ndarray) -> tuple[float, np.ndarray]:
-    """Scatter of what rows have in common with their neighbours, and its autocorrelation, free of white noise.
+    """Scatter of the correlated part of a series, and its autocorrelation, both without white noise.
 
-    White noise is in the variance alone; lag 0 is the parabola through lags 1 to 3 of the autocovariance.
+    White noise adds only to lag 0 of the autocovariance, which is extrapolated by a parabola through lags 1 to 3.
     """
     centred = series - series.mean(axis=0)
     lags = np.arange(1, min(2000, len(series) // 4))
@@ -119,7 +119,7 @@ def crossing(correlation: np.ndarray, level: float) -> float:
 
 
 def measure_air(folder: Path) -> Iterator[Line]:
-    """Every strength and time of the atmosphere, one switched on at a time."""
+    """Every amplitude and correlation time of the atmosphere, one effect at a time."""
     base = quiet(instrument=camera(folder, 240), atmosphere=True, rows=90_000, **STILL)
     flux, _, _ = moments(replace(base, scintillation_rms=0.011, rows=40_000))
     rms, correlation = signal(flux)
@@ -156,7 +156,7 @@ def measure_sky(folder: Path) -> Iterator[Line]:
 
 
 def measure_stars() -> Iterator[Line]:
-    """S/N of an optimally weighted row of a lone star in steady air."""
+    """S/N of an optimally weighted row of an isolated star in steady air."""
     for mag, asked in ((10, 36.0), (12, 8.3), (14, 1.45), (16, 0.23)):
         settings = quiet(rows=6000)
         content = spaced_stars(settings, 10 ** (-0.4 * (mag - 24.49)) / ROW_RATE_HZ)
@@ -200,7 +200,7 @@ def measure_artefacts() -> Iterator[Line]:
 
 
 def count_clusters(excess_e: np.ndarray) -> int:
-    """Groups of pixels 5.5 σ above the sky that hold one of 6.3 σ, apart by more than a pixel."""
+    """Number of groups of pixels 5.5 σ above the sky with one above 6.3 σ, more than a pixel apart."""
     sigma = np.sqrt(314 + READ_NOISE_E**2 + GAIN**2 / 12)
     high = excess_e > 5.5 * sigma
     if not high.any():

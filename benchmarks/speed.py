@@ -1,11 +1,11 @@
-"""How fast frames are searched: decoding alone, ingest, stage 1, search with and without a model, step by step.
+"""Measure the speed of a search: decoding, ingest, stage 1, search with and without a model, and every step.
 
     python benchmarks/speed.py
 
-Everything in one run on the same simulated frames, from the page cache: one CCD, four files of 12,000 rows, the first
-with the sky ramp; stars, cosmic rays, pickup and events as in `shutterless simulate`, and with ``--nuisances`` moving
-air, the serial trap, faults and satellites, too. The camera factor is Mpix/s over the 59.0 Mpix/s of the whole ZTF
-camera at 300 rows a second. Workers are started and warm; start-up is what `start_up.py` measures.
+All are timed in one run on the same simulated frames from the page cache: one CCD, four files of 12,000 rows, the first
+with the sky ramp. The frames have stars, cosmic rays, pickup and events as in `shutterless simulate`; ``--nuisances``
+adds moving air, the serial trap, faults and satellites. The camera factor is Mpix/s over the 59.0 Mpix/s of the whole
+ZTF camera at 300 rows a second. Workers are started and warm; `start_up.py` measures the start-up.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ NUISANCES = ("--atmosphere", "--detector", "--sky-lights")
 
 
 def simulate(folder: Path, rows: int, files: int, suffix: str, nuisances: bool) -> list[Path]:
-    """Frames of one CCD; the same pixels whatever the suffix."""
+    """Frames of one CCD; the pixels do not depend on the suffix."""
     words = ["--rows", str(rows), "--files", str(files), "--seed", "15", "--sequence", "speed", "--quiet"]
     words += ["--set", f"suffix={suffix}", *(NUISANCES if nuisances else ())]
     subprocess.run([sys.executable, "-c", MAIN, "simulate", "--out", str(folder), *words], check=True)
@@ -80,7 +80,7 @@ def scan_entry(entry: str, store: Path) -> int:
 
 
 def seconds(function: Callable[[], Any], repeats: int) -> float:
-    """Median time of a call, after one that is not counted."""
+    """Median time of a call, after a warm-up."""
     function()
     times = []
     for _ in range(repeats):
@@ -91,20 +91,20 @@ def seconds(function: Callable[[], Any], repeats: int) -> float:
 
 
 def map_all(executor: Executor, function: Callable[[Any], Any], items: list[Any]) -> None:
-    """Run to the end, and fail where an item fails."""
+    """Run all items, and fail if one fails."""
     for outcome in executor.map(function, items, describe="benchmark"):
         if outcome.value is None:
             raise SystemExit(outcome.error)
 
 
 def run_fresh(function: Callable[[Path], Any], folder: Path) -> None:
-    """Call with a folder that does not exist yet."""
+    """Call with the path of a folder that does not exist yet."""
     shutil.rmtree(folder, ignore_errors=True)
     function(folder)
 
 
 def time_workers(n_workers: int, files: dict[str, list[Path]], folder: Path, repeats: int) -> dict[str, float]:
-    """Seconds of each kind of work with so many workers."""
+    """Seconds of each task with ``n_workers`` workers."""
     settings = load_settings(None, []).search
     amplifiers = {suffix: [(path, q) for path in paths for q in (1, 2, 3, 4)] for suffix, paths in files.items()}
     found = {}
@@ -131,7 +131,7 @@ def time_workers(n_workers: int, files: dict[str, list[Path]], folder: Path, rep
 
 
 def time_steps(path: Path, quadrant: int, repeats: int) -> pd.Series:
-    """Nanoseconds per pixel of every step of one amplifier in this process, median of some repeats."""
+    """Nanoseconds per pixel of every step of one amplifier in this process, median of the repeats."""
     rows = [_time_steps_once(path, quadrant) for _ in range(repeats + 1)][1:]
     return pd.DataFrame(rows).median()
 

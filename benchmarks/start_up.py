@@ -1,15 +1,14 @@
-"""Seconds until something happens: imports, help, a dry run, opening workers, the first search of a tiny frame.
+"""Measure start-up times: imports, help, a dry run, opening workers, the first search of a small frame.
 
     python benchmarks/start_up.py
     python benchmarks/start_up.py --cold
 
-Every line is a process of its own, and its time that from the call to the exit, unless it says otherwise; the smallest
-and the median of some repetitions, which take turns so that a change of the machine's speed meets all alike. An
-interpreter that does nothing is the limit that they are compared with. The first search is that of 2,000 rows of one
-simulated CCD with compiled functions in Numba's cache, and "the same again" what it takes a second time in the same
-process, when everything is imported and loaded. With --cold the search is done once more with an empty cache in a
-temporary folder, and the seconds are listed that the compilation of each function takes: ``own_s`` without the
-functions that it calls, which are compiled on the way, ``with_callees_s`` with them.
+Every line is its own process, timed from call to exit unless stated otherwise. Given are the smallest and the median
+time of the repetitions, which take turns so that a change of the machine's speed affects all alike. An interpreter that
+does nothing is the lower limit. The first search is that of 2,000 rows of one simulated CCD with compiled functions in
+Numba's cache. "the same again" is a second search in the same process, when everything is imported and loaded. With
+--cold the search is repeated with an empty cache in a temporary folder, and the compilation time of each function is
+listed: ``own_s`` without the functions that it calls, which are compiled first, ``with_callees_s`` with them.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ for part in ("the first search", "the same again"):
 
 
 def run_timed(command: list[str], environment: Mapping[str, str] | None = None) -> tuple[float, str]:
-    """Seconds that a command takes, and what it prints."""
+    """Seconds that a command takes, and its output."""
     started = time.perf_counter()
     done = subprocess.run(
         command, check=False, capture_output=True, text=True, env={**os.environ, **(environment or {})}
@@ -77,7 +76,7 @@ def run_timed(command: list[str], environment: Mapping[str, str] | None = None) 
 
 
 def seconds_of(what: str, command: list[str]) -> dict[str, float]:
-    """Seconds that a command takes, or those that it prints itself after a tabulator, by what they are for."""
+    """Seconds by label: those that a command prints after a tabulator, or else its run time."""
     taken, printed = run_timed(command)
     own = dict(line.split("\t") for line in printed.splitlines() if "\t" in line)
     if "seconds" in own:
@@ -92,7 +91,7 @@ def simulate_frame(folder: Path) -> Path:
 
 
 def commands(frame: Path, folder: Path) -> dict[str, list[str]]:
-    """What is timed, by what it is called in the table."""
+    """Timed commands by their label in the table."""
     script = folder / "open_workers.py"
     script.write_text(OPEN_WORKERS)
     return {
@@ -155,7 +154,7 @@ def measure(repetitions: int = 3, *, cold: bool = False) -> pd.DataFrame:
 
 
 def compile_times(frame: Path, folder: Path) -> tuple[float, list[dict[str, Any]]]:
-    """Search in a process of its own with an empty cache: its seconds, and what was compiled, the longest first."""
+    """Search in a new process with an empty cache: its seconds, and the compiled functions, the longest first."""
     found = folder / "compilation.json"
     command = [*PYTHON, str(Path(__file__).resolve()), "--record", str(frame), str(folder / "recorded"), str(found)]
     taken, _ = run_timed(command, {"NUMBA_CACHE_DIR": str(folder / "recorded-cache")})
@@ -179,9 +178,9 @@ def record_compilation(frame: str, out: str, found: str) -> None:
 
 
 def summarise(events: list[tuple[float, Any]]) -> list[dict[str, Any]]:
-    """Sum starts and ends, which nest where one function calls another, by function."""
+    """Sum compilation times by function; starts and ends nest where one function calls another."""
     rows: dict[str, dict[str, Any]] = {}
-    nested: list[list[float]] = []  # of every compilation that goes on: when it started, seconds within its callees
+    nested: list[list[float]] = []  # for every running compilation: start time, seconds within its callees
     for when, what in events:
         if what.is_start:
             nested.append([when, 0.0])
@@ -205,7 +204,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--cold", action="store_true", help="compile everything once more, in a temporary folder")
     parser.add_argument("--functions", type=int, default=25, help="compiled functions to list")
-    parser.add_argument("--record", nargs=3, help=argparse.SUPPRESS)  # what compile_times starts
+    parser.add_argument("--record", nargs=3, help=argparse.SUPPRESS)  # used by compile_times
     arguments = parser.parse_args()
     if arguments.record:
         record_compilation(*arguments.record)
@@ -216,7 +215,9 @@ def main() -> None:
         compiled = pd.DataFrame(table.attrs["compilation"], columns=COMPILE_COLUMNS)
         print(f"\n{len(compiled)} functions were compiled in {compiled['own_s'].sum():.1f} s; the longest:")
         print(compiled.head(arguments.functions).to_string(index=False, float_format="{:.2f}".format))
-        modules = compiled["function"].str.extract(r"^(numba|\w+\.\w+)")[0].rename("module")  # numba's own as one
+        modules = (
+            compiled["function"].str.extract(r"^(numba|\w+\.\w+)")[0].rename("module")
+        )  # all modules of numba count as one
         by_module = compiled.groupby(modules)["own_s"].sum().sort_values(ascending=False)
         print("\nby module\n" + by_module.head(arguments.functions).to_string(float_format="{:.2f}".format))
 

@@ -1,20 +1,20 @@
-"""How well streaks are found and fitted, how long it takes, and which star of a close pair an event is given to.
+"""Measure how well and how fast streaks are found and fitted, and the assignment of events to stars of close pairs.
 
     python benchmarks/streaks.py --rows 8192 --amplifiers 2
 
-Simulated steady amplifiers of the ZTF camera, artefacts on, go through the calibration as `ingest` does it: level,
-collapsed profile, streaks. Densities are stars brighter than r = 15 on an amplifier. Terms used in the tables:
+Steady amplifiers of the ZTF camera with artefacts are simulated and calibrated as by `ingest`: level, collapsed
+profile, streaks. Densities are stars brighter than r = 15 on an amplifier. Terms used in the tables:
 
 * *isolated*: brighter than r = 13, and all other stars within 6 px together have less than 2 % of its flux.
 * *countable*: brighter than r = 14, more than 4 px from the edge, and within 1.5 px no other star has a third
-  of its flux or more. It is *found* when a streak within 1 px, its own alone, has its flux within a factor of 1.5.
+  of its flux or more. It is *found* if a streak of its own within 1 px has its flux within a factor of 1.5.
 * *false*: a streak brighter than r = 14 for which, within 1 px, neither one star nor the light of all stars together
-  agrees within a factor of 1.5. A pair too close to come apart is one streak with the light of both: not false.
+  agrees within a factor of 1.5. An unresolved pair is one streak with the light of both, and not false.
 
-With an atmosphere the true position and flux are means over the rows of the file, for each star in its own time.
-The time is that of `collapse_profile` and `find_streaks` on 1,024 rows, best of several. Pairs of stars 3 px apart, as
-bright as each other or up to three times, get top-hat events of optimal S/N 10 to 15; an event is given to the star
-whose light curve rises more, in units of its error. The search gives it to the streak of its strongest trigger.
+With an atmosphere, true positions and fluxes are means over the rows of the file in each star's own time (row - y0).
+The run time is that of `collapse_profile` and `find_streaks` on 1,024 rows, best of several. Pairs of stars 3 px apart,
+with a flux ratio of up to three, get top-hat events of optimal S/N 10 to 15. An event is assigned to the star whose
+light curve rises more, in units of its error. The search assigns it to the streak of its strongest trigger.
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ PAIR_PX, PAIR_EVERY_PX, EVENT_EVERY_ROWS = 3.0, 40, 160
 
 @dataclass(frozen=True)
 class Truth:
-    """Stars as they are on average in the rows of a file."""
+    """Mean positions and fluxes of stars over the rows of a file."""
 
     x: np.ndarray
     flux: np.ndarray
     mag: np.ndarray
 
     def ratios(self, within_px: float) -> np.ndarray:
-        """Flux of every other star within reach relative to each star's own, (s, s); 0 beyond."""
+        """Flux of every other star within ``within_px`` relative to each star's own, (s, s); 0 beyond."""
         distance = np.abs(self.x[:, None] - self.x)
         np.fill_diagonal(distance, np.inf)
         return (distance < within_px) * self.flux / self.flux[:, None]
 
     def inside(self, edge_px: float, n_columns: int = 3072) -> np.ndarray:
-        """Whether stars stand away from the edges of an amplifier, (s,)."""
+        """Whether stars are more than ``edge_px`` from the edges of an amplifier, (s,)."""
         return (self.x > edge_px) & (self.x < n_columns - 1 - edge_px)
 
 
@@ -115,7 +115,7 @@ def measure_isolated(truth: Truth, streaks: pd.DataFrame) -> tuple[np.ndarray, n
 
 
 def count_found(truth: Truth, streaks: pd.DataFrame) -> tuple[int, int]:
-    """Countable stars that are found one to one, and all countable ones; the brightest choose first."""
+    """Numbers of countable stars found one to one, brightest first, and of all countable stars."""
     countable = (truth.mag < 14) & truth.inside(4) & (truth.ratios(1.5).max(axis=1) < LEAST_RATIO)
     x, flux = streaks["x"].to_numpy(), streaks["flux_e_row"].to_numpy()
     free, n_found = np.ones(len(x), dtype=bool), 0
@@ -129,7 +129,7 @@ def count_found(truth: Truth, streaks: pd.DataFrame) -> tuple[int, int]:
 
 
 def count_false(truth: Truth, streaks: pd.DataFrame) -> tuple[int, int]:
-    """Streaks brighter than r = 14 that are no star and no blend, and all so bright."""
+    """Numbers of streaks brighter than r = 14 that are no star and no blend, and of all so bright."""
     bright = streaks[streaks["mag"] < 14]
     n_false = 0
     for streak in bright.itertuples():
@@ -189,7 +189,7 @@ def rms(values: np.ndarray) -> float:
 
 
 def calibrate(frame: Frame) -> Amplifier:
-    """An amplifier in memory, as `ingest` stores it, without the cleaning of moving streaks."""
+    """An amplifier in memory, calibrated as by `ingest`, without the cleaning of moving streaks."""
     baseline = fit_baseline(frame)
     n_rows = len(frame.pixels_adu)
     profile, error = collapse_profile(baseline.level_e, frame.readout.read_noise_e, n_rows)
@@ -243,7 +243,7 @@ def pair_scene(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def measure_pairs(n_rows: int) -> list[str]:
-    """Share of events given to the right star, and the bias of the light curves of the pairs before they get events."""
+    """Share of events assigned to the right star, and the bias of the pairs' light curves without events."""
     rng = np.random.default_rng(7)
     settings = scene_settings(250, n_rows, 77, atmosphere=False)
     content = draw_content(settings, 1, 1, 0)
@@ -264,7 +264,7 @@ def measure_pairs(n_rows: int) -> list[str]:
             charge = rng.poisson(rng.uniform(10, 15) / unit_rho * np.tile(light, (n, 1)))
             pixels[row : row + n, first : first + 13] += charge / frame.readout.gain_e_per_adu
             events.append((star, row, n))
-    whole = np.floor(pixels + rng.random(pixels.shape))  # digitised once more, the fraction kept by chance
+    whole = np.floor(pixels + rng.random(pixels.shape))  # digitised again, rounded at random so that the mean is kept
     amplifier = calibrate(replace(frame, pixels_adu=whole.astype(np.uint16)))
     curves = fit_light_curves(amplifier)
     x = curves.streaks["x"].to_numpy()
@@ -289,7 +289,7 @@ def measure_pairs(n_rows: int) -> list[str]:
 def count_triggers(
     amplifier: Amplifier, scene: Scene, streak: np.ndarray, events: list[tuple[int, int, int]]
 ) -> tuple[int, int]:
-    """Events whose strongest trigger is on the streak of their star, and all with a trigger."""
+    """Numbers of events whose strongest trigger is on the streak of their star, and of all with a trigger."""
     triggers = find_triggers(amplifier)
     number = amplifier.streaks["streak_id"].to_numpy()
     right = n_seen = 0

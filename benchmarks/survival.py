@@ -1,14 +1,13 @@
-"""Kill workers and drivers at random times, resume, and compare what is left with an undisturbed run, to the bit.
+"""Kill workers and drivers at random times, resume, and compare the results with an undisturbed run, to the bit.
 
     python benchmarks/survival.py --kills 30
     python benchmarks/survival.py --kills 5 --commands search --frames *.fits --options instrument camera.toml
 
-Every kill happens in a run of its own: of `search`, whose table of candidates is compared, and of `ingest`, whose
-content hashes are. Drivers are killed with SIGKILL at a random time and started again with ``--resume``; of workers one
-is killed at a random time while its driver goes on. A run that ended before its time came is compared as well, but not
-counted as a kill: another one follows. Without ``--frames`` two sequences of three short files are simulated. With
-``--workers 0`` the commands run in one process, and only that is killed. The exit code is the number of runs that left
-something else.
+Every kill is in its own run: of `search`, whose table of candidates is compared, or of `ingest`, whose content hashes
+are compared. A driver is killed with SIGKILL at a random time and restarted with ``--resume``. A worker is killed at a
+random time while its driver continues. A run that ends before its kill is compared as well, but does not count, and
+another one follows. Without ``--frames`` two sequences of three short files are simulated. With ``--workers 0`` the
+commands run in one process, and only that is killed. The exit code is the number of runs with other results.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ MAIN = "from shutterless.workflows.cli import main; main()"
 
 
 def start(command: str, files: list[Path], out: Path, options: list[str], *, resume: bool) -> subprocess.Popen:
-    """Begin a command in a process group of its own."""
+    """Start a command in a new process group."""
     model = ["--model", "template-bank"] if command == "search" else []
     words = [command, *map(str, files), "--out", str(out), "--quiet", *model, *options]
     words += ["--resume"] if resume else []
@@ -40,13 +39,13 @@ def start(command: str, files: list[Path], out: Path, options: list[str], *, res
 
 
 def finish(process: subprocess.Popen) -> None:
-    """Wait for a command that is expected to succeed."""
+    """Wait for a command that must succeed."""
     if process.wait() != 0:
         raise SystemExit(f"{process.args} ended with {process.returncode}")
 
 
 def results(command: str, out: Path) -> tuple[pd.DataFrame, bytes]:
-    """What must not depend on kills: a table, and bytes."""
+    """Results that must not depend on kills: a table, and bytes."""
     if command == "search":
         return pd.read_parquet(out / "candidates.parquet"), (out / "candidates.ecsv").read_bytes()
     return pd.read_parquet(out / "manifest.parquet"), b""
@@ -58,7 +57,7 @@ def is_same(found: tuple[pd.DataFrame, bytes], wanted: tuple[pd.DataFrame, bytes
 
 
 def kill_driver(process: subprocess.Popen, after_s: float) -> bool:
-    """Kill a driver after some time; whether it was still running. Its workers are to notice by themselves."""
+    """Kill a driver after some time; return whether it was still running. Its workers must notice by themselves."""
     try:
         process.wait(after_s)
         return False
@@ -69,7 +68,7 @@ def kill_driver(process: subprocess.Popen, after_s: float) -> bool:
 
 
 def kill_worker(process: subprocess.Popen, after_s: float, rng: random.Random) -> bool:
-    """Kill one of the workers of a driver after some time; whether there was one."""
+    """Kill one of the workers of a driver after some time; return whether there was one."""
     try:
         process.wait(after_s)
         return False
@@ -79,21 +78,21 @@ def kill_worker(process: subprocess.Popen, after_s: float, rng: random.Random) -
             workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
             if workers:
                 os.kill(rng.choice(workers).pid, signal.SIGKILL)
-        except (psutil.NoSuchProcess, ProcessLookupError):  # it ended meanwhile
+        except (psutil.NoSuchProcess, ProcessLookupError):  # it has ended in the meantime
             return False
         return bool(workers)
 
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What a run without kills leaves, and how long it takes."""
+    """Results and duration of a run without kills."""
 
     wanted: tuple[pd.DataFrame, bytes]
     duration_s: float
 
     @classmethod
     def run(cls, command: str, files: list[Path], options: list[str], out: Path) -> Undisturbed:
-        """Run a command twice, for the first run may still compile, and time the second."""
+        """Run a command twice and time the second run, because the first may compile functions."""
         finish(start(command, files, out, options, resume=False))
         shutil.rmtree(out)
         began = time.perf_counter()
@@ -105,7 +104,7 @@ def survive(
     command: str, who: str, kills: int, files: list[Path], options: list[str], out: Path, whole: Undisturbed,
     rng: random.Random,
 ) -> tuple[int, int, int]:  # fmt: skip
-    """Run until so many kills have hit: how many runs that took, how many were hit, and how many left the same."""
+    """Run until the given number of kills: return the numbers of runs, of kills, and of runs with the same results."""
     hit = same = runs = 0
     while hit < kills and runs < 3 * kills:
         runs += 1
@@ -158,7 +157,7 @@ def main() -> None:
                     f" {same} the same to the bit",
                     flush=True,
                 )
-    raise SystemExit(min(n_different, 255))  # what an exit code can hold
+    raise SystemExit(min(n_different, 255))  # the largest exit code
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Moving lights and ghosts measured back from noisy pixels, against what was asked.
+"""Measure simulated trails and ghosts from noisy pixels, against their settings.
 
     python benchmarks/trails.py
 
-Trails are drawn for a ZTF sequence and rendered piece by piece with sky at r = 20.8, photon and read noise. Measured
-are directions, by the principal axis of all pixels above 5 sigma; rows of meteors, by the central 90 % of the light
-along it; blinking of aircraft, by their flashes in all amplifiers of the mosaic. Exits with 1 if a mean ratio is off by
-more than 10 %.
+Trails are drawn for a ZTF sequence and rendered piece by piece with sky at r = 20.8, photon and read noise. Directions
+are measured by the principal axis of all pixels above 5 sigma, lengths of meteors by the rows with the central 90 % of
+the light along it, and blinking of aircraft by their flashes in all amplifiers of the mosaic. Exits with 1 if a mean
+ratio is off by more than 10 %.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NOISE_E = np.sqrt(SKY_E + READ_NOISE_E**2)
 ZERO_POINT_MAG, PIXEL_SCALE_ARCSEC = 24.49, 1.012
 N_TRANSIT, N_COLUMNS = 3080, 3072
 LEAST_PIXELS = 100
-# a flash that an edge cuts by less than a fifth is taken for whole, and its middle moved by up to half of that
+# a flash that an edge cuts by less than a fifth counts as complete; its middle is off by up to half of the cut
 _CUT_FLASH_S = 0.02
 
 
@@ -53,7 +53,7 @@ def on_amplifier(trails: Sequence[SkyTrail], plane: FocalPlane, ccd: int, quadra
 def observed(
     rng: np.random.Generator, trail: AmplifierTrail, most_rows: int = 4096
 ) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Pieces of a trail with sky and noise, less the sky; no more than ``most_rows`` about its middle."""
+    """Pieces of a trail with the noise of sky and readout; at most ``most_rows`` around its middle."""
     first, last = trail.rows
     start = max((first + last - most_rows) // 2, first)
     for top, left, patch in trail_patches(trail, start, min(most_rows, last - start + 1)):
@@ -71,13 +71,13 @@ def lit_pixels(rng: np.random.Generator, trail: AmplifierTrail) -> np.ndarray:
 
 
 def principal_axis(pixels: np.ndarray) -> np.ndarray:
-    """Direction of pixels in rows and columns, towards later rows; each pixel has the same weight."""
+    """Principal direction of pixels in rows and columns, towards later rows, with equal weights."""
     axis = np.linalg.eigh(np.cov(pixels[:2]))[1][:, 1]
     return axis * np.copysign(1.0, axis[0])
 
 
 def measure_angles(rng: np.random.Generator, trails: Sequence[AmplifierTrail]) -> np.ndarray:
-    """Asked and found angles from vertical of those trails that light enough pixels, shape (n, 2)."""
+    """True and measured angles from vertical of the trails with enough bright pixels, shape (n, 2)."""
     pairs = []
     for trail in trails:
         pixels = lit_pixels(rng, trail)
@@ -99,7 +99,7 @@ def central_rows_asked(trail: AmplifierTrail) -> float:
 
 
 def measure_meteors(rng: np.random.Generator, trails: Sequence[AmplifierTrail]) -> np.ndarray:
-    """Asked and found rows of the central 90 % of light of meteors longer than 30 rows, shape (n, 2)."""
+    """True and measured rows of the central 90 % of the light of meteors longer than 30 rows, shape (n, 2)."""
     pairs = []
     for trail in trails:
         pixels = lit_pixels(rng, trail)
@@ -124,13 +124,13 @@ def central_rows(rng: np.random.Generator, trail: AmplifierTrail, pixels: np.nda
 
 
 def flash_times(rng: np.random.Generator, plane: FocalPlane, trail: SkyTrail) -> np.ndarray:
-    """Middle of every flash of one wing tip that fell whole on an amplifier, in seconds."""
+    """Middle of every flash of one wing tip that lies completely on an amplifier, in seconds."""
     curves = []
     for ccd in range(1, plane.n_ccds + 1):
         for quadrant in range(1, len(plane.quadrants) + 1):
             for part in on_amplifier([trail], plane, ccd, quadrant):
                 rows_s = abs(ROW_RATE_HZ + part.velocity_y)
-                if rows_s > 500:  # slower, and the image of the pupil lasts as long as a flash
+                if rows_s > 500:  # for slower ones, the image of the pupil lasts as long as a flash
                     curves.append((part, rows_s, rows_s * row_light(rng, part)))
     brightest = max((curve.max() for *_, curve in curves), default=0.0)
     flashes = [flash for part, rows_s, curve in curves for flash in _flashes(part, rows_s, curve > 0.4 * brightest)]
@@ -156,17 +156,17 @@ def _flashes(part: AmplifierTrail, rows_s: float, lit: np.ndarray) -> list[tuple
 
 
 def measure_aircraft(rng: np.random.Generator, plane: FocalPlane, n_tips: int) -> np.ndarray:
-    """Asked and found periods of wing tips with at least four whole flashes, shape (n, 2)."""
+    """True and measured periods of wing tips with at least four complete flashes, shape (n, 2)."""
     pairs = []
     for trail in draw(rng, plane, 3600.0, aircraft=20.0)[: 2 * n_tips : 2]:
         times = flash_times(rng, plane, trail)
-        if np.sum(np.diff(times) > 0.1) >= 3:  # the same flash is on two amplifiers where they meet
+        if np.sum(np.diff(times) > 0.1) >= 3:  # at the edge of two amplifiers, both have the same flash
             pairs.append((trail.brightness.period_s, fold(times)))
     return np.array(pairs)
 
 
 def fold(times: np.ndarray) -> float:
-    """Longest period that brings all flashes together: gaps in the mosaic hide some."""
+    """Longest period that fits all flashes; gaps in the mosaic hide some."""
     periods = np.arange(0.5, 1.6, 0.0005)
     cycles = (times[:, None] - times[0]) / periods
     apart = np.abs(cycles - np.rint(cycles)).max(axis=0) * periods
@@ -175,7 +175,7 @@ def fold(times: np.ndarray) -> float:
 
 
 def count_crossings(plane: FocalPlane, trails: Sequence[SkyTrail], seconds: float) -> float:
-    """Mean number of objects an hour that come onto a CCD after the shutter has opened, over all CCDs."""
+    """Mean number of objects per hour that enter a CCD after the shutter has opened, over all CCDs."""
     total = 0
     for ccd in range(1, plane.n_ccds + 1):
         parts = [part for quadrant in (1, 2, 3, 4) for part in on_amplifier(trails, plane, ccd, quadrant)]
@@ -184,7 +184,7 @@ def count_crossings(plane: FocalPlane, trails: Sequence[SkyTrail], seconds: floa
 
 
 def ghost_width(rng: np.random.Generator) -> tuple[float, float]:
-    """Asked and found rms width along columns of a ghost's streak over 20,000 rows, in pixels."""
+    """True and measured rms width along columns of a ghost's streak over 20,000 rows, in pixels."""
     ghost = Ghost(100.0, 50, 0, 3.0, 1e-3, 28.0, 1310.0)
     n_rows, first_row = 20_000, N_TRANSIT
     first, n_star_rows = own_time_rows([ghost], first_row, n_rows)
@@ -196,7 +196,7 @@ def ghost_width(rng: np.random.Generator) -> tuple[float, float]:
 
 
 def cost_s(plane: FocalPlane, seed: int) -> float:
-    """Process time in which trails at the default rates are added to 100,000 rows of an amplifier, in blocks of 512."""
+    """Process time for adding trails at the default rates to 100,000 rows of an amplifier, in blocks of 512."""
     n_rows, block = 100_000, np.zeros((512, N_COLUMNS))
     trails = draw_trails(
         np.random.default_rng(seed),

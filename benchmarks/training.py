@@ -1,26 +1,26 @@
-"""Strips per second of training and of scoring: each family by itself, a plain torch loop, PatchTST and ViT.
+"""Measure strips per second of training and scoring: each family, a plain torch loop, PatchTST and ViT.
 
     python benchmarks/training.py
     python benchmarks/training.py --quick
 
 Training: the Trainer of `shutterless.models.training.fit` as `shutterless train` runs it (mirrored strips, clipped
-gradients, a falling rate, history) against a plain loop that has none of that: the same model, loss, batch size,
+gradients, a falling rate, history) against a plain loop without these. The loop has the same model, loss, batch size,
 number of steps and fused AdamW on tensors in memory. PatchTST (channels = columns) and ViT (image = strip) of
-`transformers` have the width, depth, heads, dropout and patches of our transformer, a feed-forward part that makes up
-for the difference in parameters, and a linear layer to the event logit alone. The contenders take turns after every
-step, so that a change of the machine's speed meets all alike; errors are those of the ratios in blocks of steps.
+`transformers` have the width, depth, heads, dropout and patches of our transformer, a feed-forward part that
+compensates the difference in parameters, and a linear layer to the event logit only. All models take turns after every
+step, so that a change of the machine's speed affects all alike; errors are those of the ratios in blocks of steps.
 
-Scoring: one batch after the other in turns as well, in float32, with bfloat16 autocast, with dynamically quantised
-linear layers (int8), and where onnx and onnxruntime are installed there in float32 and int8, with one thread and with
-two; beside it the largest difference of the event logit from float32. Weights are those of the training before, and
-those of the bundled model for its family. Both are repeated on a GPU where there is one.
+Scoring: batches take turns as well, in float32, with bfloat16 autocast, with dynamically quantised linear layers
+(int8), and, if onnx and onnxruntime are installed, with them in float32 and int8, with one thread and with two. The
+largest difference of the event logit from float32 is printed too. Weights are those of the training before, or of the
+bundled model for its family. Both parts are repeated on a GPU if there is one.
 
 Strips are drawn with injected events from a store that is simulated and calibrated in a temporary folder, and repeated
-until an epoch is about as long as in use: a speed depends on their shape alone, a difference of logits on their pixels.
+until an epoch is about as long as usual: speed depends only on their shape, differences of logits on their pixels.
 
-Training is timed with one thread unless --threads asks for more. Where other programs take the cores, two threads wait
-for each other at the end of every operation and are slower than one, by ten times where they wait busily;
-OMP_WAIT_POLICY=PASSIVE in the environment lets them sleep meanwhile.
+Training is timed with one thread unless --threads asks for more. If other programs use the cores, two threads wait for
+each other at the end of every operation and are slower than one, ten times slower if they wait busily;
+OMP_WAIT_POLICY=PASSIVE in the environment lets them sleep instead.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ from shutterless.workflows.training.train import draw_training_set
 
 INPUT_NAMES = [f.name for f in fields(StripBatch)]
 WARM_UP_STEPS = 3
-BLOCKS = 5  # of steps; their spread is the error
+BLOCKS = 5  # blocks of steps; the error is their scatter
 FEWEST_BATCHES, MOST_BATCHES = 2, 16
-EVERY = {"PatchTST": 5}  # steps from one turn to the next of what is slow
+EVERY = {"PatchTST": 5}  # steps between two turns of a slow model
 OURS, PLAIN = "shutterless", "plain loop"
 FLOAT = "float32"
 COLUMNS = [
@@ -80,20 +80,20 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is drawn and timed.
+    """Numbers of strips, steps and seconds.
 
     Parameters
     ----------
     n_examples : int
-        Strips that are drawn.
+        Number of strips that are drawn.
     n_strips : int
-        Strips of the training set, drawn ones repeated.
+        Strips of the training set: the drawn ones, repeated.
     steps : tuple of (str, int)
         Steps of training of each family.
     scoring_s : float
-        Seconds after which a model is not scored with another batch, in all ways together.
+        Seconds after which no further batch of a model is scored, summed over all scorers.
     batch_size : int
-        Of scoring.
+        Strips in a batch of scoring.
     """
 
     n_examples: int = 2400
@@ -107,7 +107,7 @@ QUICK = Sizes(300, 2048, (("transformer", 5), ("cnn", 10), ("mlp", 80)), 0.5, 64
 
 
 class Rival(nn.Module):
-    """An encoder of `transformers` with a linear layer to the event logit; it sees the residuals of a strip alone."""
+    """An encoder of `transformers` with a linear layer to the event logit; its input is only the residuals."""
 
     def __init__(self, network: nn.Module, shape: str) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ RIVALS: dict[str, Callable[[TokenGrid, int], Rival]] = {"PatchTST": build_patcht
 
 
 def of_equal_size(build: Callable[[TokenGrid, int], Rival], grid: TokenGrid, n_parameters: int) -> Rival:
-    """A rival whose feed-forward width brings its parameters next to a number (they grow linearly with it)."""
+    """A rival whose feed-forward width gives about ``n_parameters`` parameters (they grow linearly with it)."""
     narrow, wide = (count_parameters(build(grid, width)) for width in (64, 65))
     rival = build(grid, max(64 + round((n_parameters - narrow) / (wide - narrow)), 1)).eval()
     assert abs(count_parameters(rival) / n_parameters - 1) < 0.05
@@ -182,14 +182,14 @@ def draw_strips(n_examples: int, seed: int) -> TrainingSet:
 
 
 def repeated(training_set: TrainingSet, n_strips: int) -> TrainingSet:
-    """As many strips, the drawn ones over and over in an order that mixes amplifiers."""
+    """``n_strips`` strips: the drawn ones, repeated in an order that mixes amplifiers."""
     index = np.random.default_rng(0).permutation(n_strips) % len(training_set)
     strips, labels = training_set.strips[index], select_labels(training_set.labels, index)
     return TrainingSet(strips, labels, training_set.groups[index], training_set.grid)
 
 
 class TakingTurns(TrainerCallback):
-    """Times every step of the Trainer, from the end of the one before, and lets each rival do one after it.
+    """Time every step of the Trainer, from the end of the one before, and let each rival do one after it.
 
     Fetching a batch, logging and the callbacks belong to a step; validation at the end of an epoch does not.
     """
@@ -214,7 +214,7 @@ class TakingTurns(TrainerCallback):
 
 
 def timed(work: Step, wait: Step) -> float:
-    """Seconds that some work takes until the device has finished it."""
+    """Seconds until the device has finished some work."""
     started = time.perf_counter()
     work()
     wait()
@@ -222,7 +222,7 @@ def timed(work: Step, wait: Step) -> float:
 
 
 def plain_loop(model: nn.Module, settings: TrainingSettings, n: int, loss: Callable[..., torch.Tensor]) -> Step:
-    """One step of a plain training loop over shuffled batches; ``loss(model, index)`` is that of a batch."""
+    """One step of a plain training loop over shuffled batches; ``loss(model, index)`` is the loss of a batch."""
     model.train()
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
@@ -248,7 +248,7 @@ def own_loss(tensors: dict[str, torch.Tensor], device: str) -> Callable[..., tor
 
 
 def event_loss(strips: torch.Tensor, is_event: torch.Tensor, device: str) -> Callable[..., torch.Tensor]:
-    """Loss of a rival: the event logit alone."""
+    """Loss of a rival: that of the event decision."""
 
     def loss(model: nn.Module, index: torch.Tensor) -> torch.Tensor:
         logit = model(strips[index].to(device))
@@ -258,7 +258,7 @@ def event_loss(strips: torch.Tensor, is_event: torch.Tensor, device: str) -> Cal
 
 
 def as_images(strips: StripBatch, grid: TokenGrid) -> torch.Tensor:
-    """Residuals (b, 1, x, t) with their tails cut, for networks that do not scale their input themselves."""
+    """Residuals (b, 1, x, t) with clipped tails, for networks that do not scale their inputs."""
     return torch.from_numpy(np.clip(unpatchify(strips.patches, grid), -30, 30))
 
 
@@ -307,7 +307,7 @@ def time_training(
 
 
 def ratio_of(reference: np.ndarray, seconds: np.ndarray) -> tuple[float, float]:
-    """Speed over that of the reference, which took turns with it, and the standard error from blocks of turns."""
+    """Ratio of the speed to that of the reference, timed in turns, and the standard error from blocks of turns."""
     both = np.isfinite(seconds)
     reference, seconds = reference[both], seconds[both]
     parts = zip(np.array_split(reference, BLOCKS), np.array_split(seconds, BLOCKS), strict=True)
@@ -317,13 +317,13 @@ def ratio_of(reference: np.ndarray, seconds: np.ndarray) -> tuple[float, float]:
 
 
 def wait_for(device: str) -> Step:
-    """What waits until a device is done."""
+    """Function that waits until a device is done."""
     return torch.cuda.synchronize if device == "cuda" else lambda: None
 
 
 @contextmanager
 def n_threads(n: int) -> Iterator[None]:
-    """Compute with so many threads, and then with as many as before."""
+    """Compute with ``n`` threads, and restore the number afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:
@@ -333,7 +333,7 @@ def n_threads(n: int) -> Iterator[None]:
 
 
 class EventLogit(nn.Module):
-    """One of our models with tensors in and the event logit out, as an exporter wants it."""
+    """One of our models from tensors to the event logit, as an exporter needs it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -359,14 +359,14 @@ def torch_scorer(model: nn.Module, device: str, half: bool = False) -> Scorer:
 
 
 def quantised(model: nn.Module) -> nn.Module:
-    """Linear layers with int8 weights; the scale of their inputs is found anew in every batch."""
+    """Model with int8 weights in linear layers; every batch sets the scale of their inputs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is deprecated in favour of torchao
         return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
 
 
 def onnx_scorers(model: nn.Module, inputs: tuple[torch.Tensor, ...], threads: int) -> dict[str, Scorer]:
-    """Score in onnxruntime, in float32 and with dynamic int8; nothing where it or the exporter is not installed."""
+    """Score in onnxruntime, in float32 and with dynamic int8; no scorer if it or the exporter is not installed."""
     if not all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")):
         return {}
     import onnxruntime
@@ -395,7 +395,7 @@ def run_session(session: Any, inputs: tuple[torch.Tensor, ...]) -> np.ndarray:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the messages of exporters."""
+    """Suppress the messages of exporters."""
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -404,7 +404,7 @@ def quiet() -> Iterator[None]:
 def time_scoring(
     name: str, model: nn.Module, batches: list[tuple[torch.Tensor, ...]], device: str, threads: int, limit_s: float
 ) -> list[dict[str, Any]]:
-    """Score the same batches in every way, one batch after the other, until the time is up; rows of the table."""
+    """Score the same batches with every scorer in turn until the time is up; return rows of the table."""
     scorers = {FLOAT: torch_scorer(model, device), "bfloat16": torch_scorer(model, device, half=True)}
     if device == "cpu":
         scorers["int8"] = torch_scorer(quantised(model), device)
@@ -437,7 +437,7 @@ def time_scoring(
 def scoring_batches(
     training_set: TrainingSet, sizes: Sizes
 ) -> tuple[list[tuple[torch.Tensor, ...]], list[tuple[torch.Tensor, ...]]]:
-    """Batches of strips as our models and as the rivals take them."""
+    """Batches of strips as inputs of our models and of the rivals."""
     size = sizes.batch_size
     strips = training_set.strips[: MOST_BATCHES * size]
     ours, images = strips_to_tensors(strips), as_images(strips, training_set.grid)
@@ -452,8 +452,8 @@ def measure(sizes: Sizes | None = None, seed: int = 1, threads: int = 1) -> pd.D
     -------
     DataFrame
         ``part`` ("training" or "scoring"), ``device``, ``threads``, ``model``, ``parameters``, ``how``,
-        ``strips_per_s``, ``ratio`` of the speed to the plain loop of the same row of turns (training) or to float32
-        (scoring) with its standard ``error``, ``logit_difference`` (scoring: the largest from float32).
+        ``strips_per_s``, ``ratio`` of the speed to the plain loop in the same turns (training) or to float32 (scoring)
+        with its standard ``error``, ``logit_difference`` (scoring: the largest from float32).
     """
     sizes = sizes or Sizes()
     started = time.perf_counter()
