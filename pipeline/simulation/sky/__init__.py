@@ -1,1 +1,1 @@
-"""What the simulator puts into the sky: stars, air, ghosts, and lights that move."""
+"""The simulated sky: counts of stars, air, ghosts, moving lights and examples of events."""

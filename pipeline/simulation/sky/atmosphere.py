@@ -1,8 +1,8 @@
-"""What the air does to the stars: scintillation, image motion, changes of focus and seeing, thin cloud.
+"""Simulate the effects of the air on stars: scintillation, image motion, changes of focus and seeing, thin cloud.
 
-Everything but scintillation is shared by the stars of an amplifier and runs in *star time*, the seconds since the
-shutter opened, ``(row - y0) / row rate``: what moves two stars at once is seen in two different rows. A series is a
-value that can be evaluated at any time, so the files of a sequence join whichever task makes them.
+All of these except scintillation are shared by the stars of an amplifier. They are functions of *star time*, the
+seconds since the shutter opened, ``(row - y0) / row rate``, so a motion of all stars at one moment appears in different
+rows of each. A series can be evaluated at any time, so the files of a sequence join whichever task makes them.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import numba
 import numpy as np
 from scipy.special import ndtr
 
-# waves of a series: in units of 1 / correlation time, 26 to a decade
+# waves of a series, with frequencies in units of 1 / correlation time, 26 in a decade
 _N_WAVES, _LOWEST, _HIGHEST = 96, 0.01, 50.0
-# rows of scintillation noise from one generator, and the correlation times after which its past is forgotten: e^-36
+# rows of scintillation noise from one generator, and correlation times after which its past is negligible (e^-36)
 _NOISE_ROWS, _MEMORY = 128, 36.0
-# image motion must never take a star as fast as the rows: as many standard deviations of its speed are allowed for
+# image motion must never be as fast as the rows; this many standard deviations of its speed must stay below them
 _SPEED_MARGIN = 6.0
-# the normal distribution's cumulative, interpolated to 5e-7
+# cumulative normal distribution, interpolated to 5e-7
 _STEPS, _EDGE = 256, 6.5
 _CUMULATIVE = ndtr(np.arange(-_EDGE, _EDGE + 2 / _STEPS, 1 / _STEPS))
 _CUMULATIVE[:2], _CUMULATIVE[-2:] = 0.0, 1.0  # flat beyond its ends
-# of a source in one row, the electrons beyond its edge that are left out
+# electrons of a source in one row that are left out beyond its edge
 _FAINTEST_E = 1e-4
-_BRIGHTENING = 2.0  # what scintillation may add to it
+_BRIGHTENING = 2.0  # factor that allows for scintillation
 
 
 class AtmosphereError(ValueError):
-    """Strengths that no continuous readout could follow."""
+    """Strengths that continuous readout cannot follow."""
 
 
 @dataclass(frozen=True)
@@ -66,21 +66,21 @@ def _sum_waves(seconds, angular_hz, amplitudes, phases):  # type: ignore[no-unty
 
 
 def draw_waves(rng: np.random.Generator, rms: float, correlation_s: float) -> RandomWaves:
-    """Draw white noise that two low-pass filters of one time constant have smoothed.
+    """Draw white noise smoothed by two low-pass filters of one time constant.
 
     Parameters
     ----------
     rms : float
-        Of the series over all time, met exactly.
+        Exact rms of the series over all time.
     correlation_s : float
-        The time constant τ.
+        Time constant τ.
 
     Notes
     -----
-    The autocorrelation is that of Matérn with ν = 3/2, ``(1 + t/τ) exp(-t/τ)``, the power spectrum
+    The autocorrelation is that of Matérn with ν = 3/2, ``(1 + t/τ) exp(-t/τ)``, and the power spectrum is
     ``4 τ / (π (1 + ω²τ²)²)`` over ω > 0 (Rasmussen & Williams 2006, Gaussian Processes for Machine Learning, eqs 4.15
-    and 4.17), so the series is differentiable and its derivative has an rms of ``rms / τ``. One wave stands for each
-    slice of the spectrum, with the power of the slice, a random frequency inside it and a random phase.
+    and 4.17). So the series is differentiable, and its derivative has an rms of ``rms / τ``. Each slice of the spectrum
+    becomes one wave with the power of the slice, a random frequency inside it and a random phase.
     """
     edges = np.geomspace(_LOWEST, _HIGHEST, _N_WAVES + 1)
     frequencies = edges[:-1] * (edges[1:] / edges[:-1]) ** rng.random(_N_WAVES)
@@ -101,7 +101,7 @@ def log_normal(unit: np.ndarray, rms: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Scintillation:
-    """Scintillation of each star on its own.
+    """Independent scintillation of each star.
 
     Parameters
     ----------
@@ -114,10 +114,10 @@ class Scintillation:
 
     Notes
     -----
-    Log-normal (Dravins et al. 1997, PASP 109, 173) and an Ornstein–Uhlenbeck process in the logarithm. At exposures
-    shorter than the time the wind takes across the aperture the scatter no longer depends on the exposure (Osborn et
-    al. 2015, MNRAS 452, 1707), so neither does ``rms``. Stars more than some arcseconds apart do not scintillate
-    together, so each has its own and read time serves as well as star time.
+    The flux is log-normal (Dravins et al. 1997, PASP 109, 173), and its logarithm is an Ornstein–Uhlenbeck process. For
+    exposures shorter than the crossing time of the wind over the aperture the scatter does not depend on the exposure
+    (Osborn et al. 2015, MNRAS 452, 1707), so ``rms`` does not either. Stars more than a few arcseconds apart
+    scintillate independently, so read time can replace star time.
     """
 
     key: int
@@ -129,30 +129,30 @@ class Scintillation:
     def factors(self, first_row: int, n_rows: int) -> np.ndarray:
         """Factors of the flux in consecutive sequence rows, shape (t, s).
 
-        Noise belongs to blocks of rows, each with a generator of its own; the process starts so long before
-        ``first_row`` that nothing of how it started is left. So a call costs 36 correlation times of noise besides
-        its own rows, and any call gives the same values. `AirRun` goes on where it stopped.
+        Each block of rows has a random generator of its own. The process starts so long before ``first_row`` that its
+        start does not matter. So a call costs 36 correlation times of noise besides its own rows, and all calls give
+        the same values for a row. `AirRun` continues where it stopped.
         """
         return _ScintillationRun(self).factors(first_row, n_rows)
 
     def generator(self, block: int) -> np.random.Generator:
         """Generator of the noise of one block of rows."""
-        # sequence rows may be negative here, which seeds may not
+        # sequence rows may be negative here, but seeds may not
         return np.random.default_rng([self.key, abs(block), int(block < 0)])
 
 
 class _ScintillationRun:
-    """Scintillation that goes on from call to call."""
+    """Scintillation that continues from call to call."""
 
     def __init__(self, scintillation: Scintillation) -> None:
         self.scintillation = scintillation
         self.correlation_rows = scintillation.correlation_s * scintillation.row_rate_hz
-        self.ready = np.empty((0, scintillation.n_stars))  # rows of unit variance that were not asked for yet
+        self.ready = np.empty((0, scintillation.n_stars))  # rows of unit variance beyond the last call
         self.next_row: int | None = None  # the first of them
         self.state = np.zeros(scintillation.n_stars)
 
     def factors(self, first_row: int, n_rows: int) -> np.ndarray:
-        """As `Scintillation.factors`, without a start where ``first_row`` follows on the last call's rows."""
+        """As `Scintillation.factors`, but it continues if ``first_row`` follows the rows of the last call."""
         if self.scintillation.rms == 0:
             return np.ones((n_rows, self.scintillation.n_stars))
         if first_row != self.next_row:
@@ -188,7 +188,7 @@ def draw_scintillation(
 
 @numba.njit(cache=True, nogil=True)
 def _filter_noise(rng, decay, state, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Make white noise a process of first order and unit variance, (t, s), that goes on from ``state``."""
+    """Turn white noise into a first-order process of unit variance, (t, s), that continues from ``state``."""
     strength = np.sqrt(1 - decay**2)
     for t in range(out.shape[0]):
         for s in range(out.shape[1]):
@@ -198,18 +198,18 @@ def _filter_noise(rng, decay, state, out):  # type: ignore[no-untyped-def]  # pr
 
 @dataclass(frozen=True)
 class AirSeries:
-    """What all stars of an amplifier share, at consecutive whole rows of star time ``row - y0``.
+    """Effects that all stars of an amplifier share, at consecutive whole rows of star time ``row - y0``.
 
     Parameters
     ----------
     first : int
         Row of star time of the first entry.
     shift_px : ndarray of float64, shape (t,)
-        Motion along the columns' axis.
+        Motion across columns.
     width : ndarray of float64, shape (t,)
         Factor of the width of the point-spread function.
     light : ndarray of float64, shape (t,)
-        Factor of the flux: cloud, and motion along the rows.
+        Factor of the flux from cloud and motion along the rows.
     """
 
     first: int
@@ -219,7 +219,7 @@ class AirSeries:
 
     @property
     def end(self) -> int:
-        """Row behind the last."""
+        """Row after the last."""
         return self.first + len(self.light)
 
 
@@ -252,8 +252,8 @@ class Atmosphere:
 
         Notes
         -----
-        A star that moves along the rows at ``dy0/dt`` leaves its light in rows that pass at ``v + dy0/dt``: F/v
-        becomes F/(v + dy0/dt). The shift of the time axis itself, below one row, is left out.
+        If a star moves along the rows at ``dy0/dt``, the rows pass it at ``v + dy0/dt``, so its light per row changes
+        from F/v to F/(v + dy0/dt). The shift of the time axis itself, below one row, is neglected.
         """
         seconds = (first + np.arange(n_rows)) / self.row_rate_hz
         crossing = 1 + self.motion_y_px.rate(seconds) / self.row_rate_hz
@@ -266,13 +266,13 @@ class Atmosphere:
 
 
 class AirRun:
-    """The air of one amplifier, block of rows after block of rows, in the memory of one transit.
+    """The air of one amplifier in successive blocks of rows, with the memory for one transit.
 
     Parameters
     ----------
     atmosphere : Atmosphere
     n_transit : int
-        Rows of the detector: star times of a block reach so far back.
+        Rows of the detector, by which star times of a block reach back.
     """
 
     def __init__(self, atmosphere: Atmosphere, n_transit: int) -> None:
@@ -285,7 +285,7 @@ class AirRun:
         return self._scintillation.factors(first_row, n_rows)
 
     def series(self, first_row: int, n_rows: int) -> AirSeries:
-        """Shared series over all star times of consecutive sequence rows, and a row more than is needed at each end."""
+        """Shared series over all star times of consecutive sequence rows, with an additional row at each end."""
         first, end = first_row - self.n_transit - 1, first_row + n_rows + 1
         known = self._series
         if known is not None and known.first <= first < known.end <= end:
@@ -297,7 +297,7 @@ class AirRun:
 
 
 def _join(one: AirSeries, other: AirSeries, first: int) -> AirSeries:
-    """Two series of which the second follows on the first, from row ``first`` on."""
+    """Join two series, the second of which follows the first, and cut them to rows from ``first``."""
     values = {}
     for name in ("shift_px", "width", "light"):
         values[name] = np.concatenate([getattr(one, name)[first - one.first :], getattr(other, name)])
@@ -321,12 +321,12 @@ def draw_atmosphere(
     n_stars : int
     row_rate_hz : float
     scintillation, motion_px, focus, transparency : (float, float)
-        Strength (rms; relative, of motion in pixels along each axis) and correlation time (s).
+        Strength (rms: relative, or pixels along each axis for motion) and correlation time (s).
 
     Raises
     ------
     AtmosphereError
-        If stars would move along the rows about as fast as the rows are read.
+        If stars would move about as fast as the rows are read.
     """
     speed = motion_px[0] / motion_px[1]
     if _SPEED_MARGIN * speed > row_rate_hz:
@@ -357,7 +357,7 @@ def add_sources(
     series: AirSeries,
     edges: np.ndarray | None = None,
 ) -> None:
-    """Add sources as the air shows them, in place.
+    """Add sources with the effects of the air, in place.
 
     Parameters
     ----------
@@ -374,12 +374,12 @@ def add_sources(
     series : AirSeries
         Must cover ``row - y0`` of every source and row.
     edges : ndarray of float64, shape (s,), optional
-        Where to stop, in standard deviations (`source_edges`); left out, at 6.5.
+        Extent of each source in standard deviations (`source_edges`); 6.5 by default.
 
     Raises
     ------
     AtmosphereError
-        If it does not.
+        If ``series`` does not cover them.
     """
     if len(y0) == 0:
         return
@@ -398,9 +398,9 @@ def add_sources(
 
 
 def source_edges(flux_e_row: np.ndarray) -> np.ndarray:
-    """Standard deviations beyond which less than 1e-4 electrons a row are left of each source, shape (s,).
+    """Standard deviations beyond which each source has less than 1e-4 electrons per row, shape (s,).
 
-    The normal distribution has less than ``exp(-z²/2) / 2`` beyond z. Half of the stars of a field stop at four.
+    The normal distribution has less than ``exp(-z²/2) / 2`` beyond z. For half of the stars of a field this is four.
     """
     light_e = _BRIGHTENING * np.abs(flux_e_row)
     return np.clip(np.sqrt(2 * np.log(np.maximum(light_e / (2 * _FAINTEST_E), 1.0))), 1.0, _EDGE)
@@ -408,9 +408,9 @@ def source_edges(flux_e_row: np.ndarray) -> np.ndarray:
 
 @numba.njit(cache=True, nogil=True)
 def _add_sources(mean, first_row, light, x, y0, sigma, first, shift, width, share, edges, cumulative):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Twin of `add_sources`: pixel-integrated Gaussians from a table of the normal distribution's cumulative.
+    """Compiled loop of `add_sources`: pixel-integrated Gaussians from a table of the cumulative normal distribution.
 
-    Star time lies between two rows of the series; they vary over many rows, so straight lines join them.
+    Star time lies between two rows of the series. The series varies over many rows, so it is interpolated linearly.
     """
     for t in range(light.shape[0]):
         for s in range(light.shape[1]):
@@ -438,6 +438,6 @@ def _add_sources(mean, first_row, light, x, y0, sigma, first, shift, width, shar
 
 @numba.njit(cache=True, nogil=True, inline="always")
 def _interpolate(table, entry):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Value of a table between its entries; beyond its ends, where it is flat, theirs."""
+    """Value of a table between its entries; beyond its ends, the value of the last entry."""
     i = min(max(int(entry), 0), table.shape[0] - 2)
     return table[i] + (entry - i) * (table[i + 1] - table[i])

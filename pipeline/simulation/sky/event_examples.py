@@ -1,4 +1,4 @@
-"""One example of every class of event, for pictures of each kind."""
+"""Draw one example of every kind of event, for pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class EventExample:
     ----------
     event : Event
     curve_e : ndarray of float64, shape (t,)
-        Electrons that the event adds to each row (or takes from it), summed over columns.
+        Electrons that the event adds to each row (or removes), summed over columns.
     mean_e : ndarray of float64, shape (t, x)
         Mean electrons of sky, star and event.
     exposed_e : ndarray of float64, shape (t, x)
@@ -37,7 +37,7 @@ class EventExample:
 def example_event(
     rng: np.random.Generator, kind: str, *, star_flux_e_row: float = 2000.0, row_rate_hz: float = 300.0
 ) -> EventExample:
-    """Draw one event of a kind, as strong as is plausible on its star, in just the rows that show it.
+    """Draw one event of a kind, as strong as is plausible on its star, in the rows that contain it.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def example_event(
     kind : str
         One of `shutterless.pipeline.events.kinds.EVENT_KINDS`.
     star_flux_e_row : float
-        Electrons per row of the star (2,000: r = 10.1 at ZTF); what has no star has as many at its peak.
+        Electrons per row of the star (2,000: r = 10.1 at ZTF); an event without a star has as many at its peak.
     row_rate_hz : float
 
     Raises
@@ -74,7 +74,7 @@ def example_event(
 
 
 def _cut_out(event: Event, row_rate_hz: float) -> tuple[Event, int]:
-    """Move an event to the middle of as many rows as show it."""
+    """Move an event to the middle of the rows that show it; their number is returned too."""
     whole = replace(event, row_peak=round(120 * row_rate_hz) / 2 + event.row_peak % 1)
     shown_s = EVENT_TABLE[event.kind].shown_s
     if shown_s is not None:

@@ -1,8 +1,9 @@
-"""Ghosts of bright stars: the pupil's image, out of focus, across the field's centre from the star.
+"""Simulate ghosts of bright stars: images of the pupil out of focus, on the opposite side of the field's centre.
 
-Light that a detector reflects goes back through a Schmidt telescope, is reflected at its corrector, and comes to the
-mirror image of the star's place, out of focus (Yang, Zhu & Song 2002, Chinese J. Astron. Astrophys. 2, 474). Read row
-by row it is a wide faint streak with the column marginal of an annulus, that follows the star in its own star time.
+Light that is reflected by a detector goes back through a Schmidt telescope, is reflected at its corrector, and arrives
+out of focus at the mirror image of the star's place (Yang, Zhu & Song 2002, Chinese J. Astron. Astrophys. 2, 474). Read
+row by row it is a wide faint streak with the column marginal of an annulus. It follows the star's variation in the
+ghost's own star time, ``row - y0`` of the ghost.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ import numpy as np
 from shutterless.pipeline.simulation.camera.focal_plane import CENTRAL_OBSTRUCTION
 
 FAINTEST_MAG = 9.0
-# of the star's light, log-uniform: two reflections of a few per cent each; radius in pixels. Both are a choice.
+# share of the star's light, log-uniform (two reflections of a few per cent each), and radius in pixels; both a choice
 LIGHT_RANGE = (1e-4, 1e-3)
 RADIUS_RANGE_PX = (15.0, 30.0)
-# the optical axis misses the mosaic's centre by so much along each axis (a choice)
+# offset of the optical axis from the mosaic's centre along each axis (a choice)
 DECENTRE_PX = 30.0
 _SUBPIXELS = 8
 
 
 class GhostError(ValueError):
-    """Light of ghosts that does not cover the rows it should."""
+    """Light of ghosts that does not cover the required rows."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class Ghost:
     y0 : int
         Detector row of its centre.
     star_id : int
-        Index of the star in the arrays it was drawn from, which are another amplifier's.
+        Index of the star in the arrays of its own amplifier.
     star_mag : float
     share : float
-        Its light over the star's.
+        Light of the ghost over that of the star.
     radius_px : float
-        Of the pupil's image.
+        Radius of the pupil's image.
     flux_e_row : float
         Electrons per row of the whole ghost, summed over columns, in steady air.
     """
@@ -62,28 +63,28 @@ class Ghost:
 
     @property
     def reach(self) -> int:
-        """Rows and columns from the centre that it can light."""
+        """Largest distance from the centre, in rows and columns, that it can light."""
         return int(np.ceil(self.radius_px + 1))
 
 
 def draw_ghosts(
     rng: np.random.Generator, x: np.ndarray, y0: np.ndarray, mag: np.ndarray, flux_e_row: np.ndarray
 ) -> list[Ghost]:
-    """Draw the ghosts on one amplifier of the stars of the amplifier across the field's centre.
+    """Draw the ghosts on one amplifier of the stars of the amplifier on the opposite side of the field's centre.
 
     Parameters
     ----------
     rng : Generator
     x, y0 : ndarray of float64, shape (s,)
-        Read coordinates of the stars of `FocalPlane.mirrored`, which their ghosts have here.
+        Read coordinates of the stars of `FocalPlane.mirrored`, equal to those of their ghosts here.
     mag, flux_e_row : ndarray of float64, shape (s,)
         Magnitude, and electrons per row.
 
     Returns
     -------
     list of Ghost
-        One for each star brighter than `FAINTEST_MAG`; how bright and wide they are is the camera's, so nearly the same
-        for all of one draw, and so is the decentring.
+        One for each star brighter than `FAINTEST_MAG`. Share, radius and decentring belong to the camera, so they are
+        nearly the same for all ghosts of one draw.
     """
     share = np.exp(rng.uniform(*np.log(LIGHT_RANGE)))
     radius = rng.uniform(*RADIUS_RANGE_PX)
@@ -105,7 +106,7 @@ def draw_ghosts(
     return ghosts
 
 
-@lru_cache(maxsize=256)  # drawn anew for every block it would cost more than all its light
+@lru_cache(maxsize=256)  # computing it for every block would take longer than adding its light
 def annulus_image(radius_px: float, x_offset: float) -> np.ndarray:
     """Evenly lit annulus, integrated over pixels by 8 points along each axis.
 
@@ -119,7 +120,7 @@ def annulus_image(radius_px: float, x_offset: float) -> np.ndarray:
     Returns
     -------
     ndarray of float64, shape (2 r + 1, 2 r + 1)
-        Rows and columns about the middle; sum 1. Shared, so not to be written to.
+        Rows and columns about the middle; sum 1. It is cached and must not be written to.
     """
     reach = int(np.ceil(radius_px + 1))
     fine = (np.arange((2 * reach + 1) * _SUBPIXELS) + 0.5) / _SUBPIXELS - reach - 0.5
@@ -132,7 +133,7 @@ def annulus_image(radius_px: float, x_offset: float) -> np.ndarray:
 
 
 def own_time_rows(ghosts: Sequence[Ghost], first_row: int, n_rows: int) -> tuple[int, int]:
-    """First row of star time, and number of rows, in which the light of ghosts must be known for a block of rows."""
+    """First row and number of rows of star time in which a block of rows needs the light of ghosts."""
     if not ghosts:
         return first_row, n_rows
     first = first_row - max(ghost.y0 + ghost.reach for ghost in ghosts)
@@ -149,7 +150,7 @@ def steady_light(
     ----------
     ghosts : sequence of Ghost
     first_star_row, n_star_rows : int
-        Rows of star time, as from `own_time_rows`; row τ is from τ - 1/2 to τ + 1/2.
+        Rows of star time from `own_time_rows`; row τ extends from τ - 1/2 to τ + 1/2.
     close_row : float
         Row of star time at which the shutter closes.
 
@@ -182,21 +183,22 @@ def add_ghosts(
     ghosts : sequence of Ghost
     light_e : ndarray of float64, shape (τ, g)
         Electrons per row of each whole ghost in consecutive rows of star time, ``row - y``: `steady_light`, or that
-        times what the air does to the star.
+        times the factor of the air on the star.
     first_star_row : int
         Row of star time of the first.
     n_transit : int
-        Rows of the detector, outside which there is no light.
+        Rows of the detector; there is no light outside.
 
     Raises
     ------
     GhostError
-        If the light does not cover these rows.
+        If the light does not cover the rows.
 
     Notes
     -----
-    Row k collects, for every detector row y of the ghost, what fell there at star time ``k - y``: the sum over the rows
-    of the annulus of each one's columns times the light ``k - y`` rows after the shutter opened.
+    Row k collects, for every detector row y of the ghost, the light that fell there at star time ``k - y``. It is the
+    sum, over the rows of the annulus, of the columns of that row times the light ``k - y`` rows after the shutter
+    opened.
     """
     first, n_needed = own_time_rows(ghosts, first_row, len(mean_e))
     if first < first_star_row or first + n_needed > first_star_row + len(light_e) or light_e.shape[1] != len(ghosts):
@@ -218,7 +220,7 @@ def add_ghosts(
 
 @numba.njit(cache=True, nogil=True)
 def _add_ghost(mean, first_row, left, low, image, light, first_star_row):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Twin of `add_ghosts` for one ghost, whose image begins at column ``left`` and detector row ``low``."""
+    """Compiled loop of `add_ghosts` for a ghost whose image begins at column ``left`` and detector row ``low``."""
     for t in range(mean.shape[0]):
         for y in range(image.shape[0]):
             electrons = light[first_row + t - low - y - first_star_row]

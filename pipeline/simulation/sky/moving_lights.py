@@ -1,7 +1,7 @@
-"""Lights that move over the sky: satellites, aircraft and meteors, drawn in the focal plane of a whole sequence.
+"""Draw satellites, aircraft and meteors in the focal plane of a whole sequence.
 
-Only here are rates, speeds and magnitudes; `trails` knows what they leave in an amplifier's rows. The Earth's rotation
-carries geosynchronous satellites along the columns' axis, since ZTF's rows run from south to north.
+This module holds their rates, speeds and magnitudes; `trails` computes their light in an amplifier's rows. The Earth's
+rotation carries geosynchronous satellites across columns, since ZTF's rows are read from south to north.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ APERTURE_M = 1.22  # ZTF header
 SIDEREAL_ARCSEC_S = 15.041
 
 _STEPS_PER_FLASH, _STEPS_PER_PERIOD = 20, 40
-# slowest of each kind, which says for how long before the sequence one may have begun to cross the field
+# slowest of each kind, which limits how long before the sequence an object may have entered the field
 _SLOWEST_ARCSEC_S = {"geosynchronous": 0.95 * SIDEREAL_ARCSEC_S, "low_orbit": 1000.0, "aircraft": 2570.0}
-# inclinations up to 15 deg (Seitzer et al. 2017, 7th Eur. Conf. on Space Debris) tilt the motion by as much at most
+# inclinations up to 15 deg (Seitzer et al. 2017, 7th Eur. Conf. on Space Debris) tilt the motion by at most as much
 _DRIFT_TILT = np.radians(15.0)
-# two wing tips 47 m apart on average at 12.2 km, the harmonic mean of 9 to 16: an aircraft is as much wider than a line
+# mean distance of wing tips, by which an aircraft is wider than a line, and harmonic mean of distances of 9 to 16 km
 _MEAN_SPAN_M, _MEAN_AIRCRAFT_M = 47.0, 12.2e3
 _METEOR_SPEED_M_S, _METEOR_DISTANCE_M, _METEOR_DURATION_S = (11e3, 72e3), (90e3, 120e3), (0.1, 0.6)
-_HEAD_ON = 0.95  # cosine to the line of sight above which a meteor comes straight on and is left out
+_HEAD_ON = 0.95  # cosine to the line of sight above which a meteor approaches head-on and is left out
 _METEORS_PER_MAG = 3.1
 
 
 class TrailError(ValueError):
-    """A moving light or a rate that cannot be."""
+    """An impossible moving light or rate."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +62,20 @@ class TrailRates:
 
 @dataclass(frozen=True)
 class Brightness:
-    """How bright a moving light is at each time.
+    """Brightness of a moving light over time.
 
     Parameters
     ----------
     flux_e_s : float
         Electrons per second, steady or on average.
     period_s, phase : float
-        Of what follows; phase in periods.
+        Period of the wave and the flashes, and phase in periods.
     wave : float
         Amplitude of a sinusoid relative to ``flux_e_s``: a tumbling satellite.
     flash_e_s, flash_s : float
         Electrons per second added for ``flash_s`` once a period: a strobe, or a face that glints.
     fades : bool
-        Rise from nothing and fall back to it, ``6 u (1 - u)`` over the time of the light: a meteor.
+        Rise from 0 and fall back to 0, ``6 u (1 - u)`` over the time of the light: a meteor.
     """
 
     flux_e_s: float
@@ -88,7 +88,7 @@ class Brightness:
 
     @property
     def shortest_s(self) -> float:
-        """Longest step in time that follows all changes."""
+        """Longest time step that resolves all changes."""
         flash = self.flash_s / _STEPS_PER_FLASH if self.flash_e_s > 0 else np.inf
         return min(flash, self.period_s / _STEPS_PER_PERIOD if self.wave > 0 else np.inf)
 
@@ -110,10 +110,10 @@ class SkyTrail:
     velocity_x, velocity_y : float
         Pixels per second.
     begin_s, end_s : float
-        When it shines.
+        First and last time of its light.
     brightness : Brightness
     blur_px : float
-        Diameter of the pupil's image, as it is nearer than infinity: aperture over distance.
+        Diameter of the pupil's image of an object nearer than infinity: aperture over distance.
     """
 
     kind: str
@@ -143,7 +143,7 @@ def draw_trails(
     Parameters
     ----------
     rng : Generator
-        The sequence's: the same for every amplifier and file of it.
+        Of the sequence, the same for all its amplifiers and files.
     plane : FocalPlane
     duration_s : float
         Seconds of the sequence, from the opening of the shutter.
@@ -154,10 +154,10 @@ def draw_trails(
 
     Notes
     -----
-    A rate counts the objects whose path meets a CCD. Straight paths at a uniform distance from the field's centre meet
-    one in proportion to its width w across the motion; segments of length L whose middles are uniform over the sky, in
-    proportion to ``A + w L`` with its area A (Santaló 1976, Integral Geometry, chapter 6). Satellites and aircraft that
-    are under way when the shutter opens are among them.
+    A rate counts the objects whose path crosses a CCD. For straight paths at a uniform distance from the field's centre
+    their number is proportional to the CCD's width w across the motion. For segments of length L whose middles are
+    uniform over the sky it is proportional to ``A + w L``, with the CCD's area A (Santaló 1976, Integral Geometry,
+    chapter 6). Satellites and aircraft that are in the field when the shutter opens are included.
     """
     if duration_s < 0 or pixel_scale_arcsec <= 0:
         raise TrailError(
@@ -165,7 +165,7 @@ def draw_trails(
         )
     optics = _Optics(zero_point_mag, pixel_scale_arcsec)
     trails: list[SkyTrail] = []
-    drift = np.pi + _DRIFT_TILT * _EVENLY  # +X is west, and the stars are left behind eastwards
+    drift = np.pi + _DRIFT_TILT * _EVENLY  # +X is west; relative to the stars they move east
     trails += _draw_lines(rng, plane, duration_s, rates.geosynchronous, "geosynchronous", drift, optics, 0)
     for name in ("low_orbit", "aircraft"):
         number = trails[-1].object_id + 1 if trails else 0
@@ -192,7 +192,7 @@ class _Optics:
 
 @dataclass(frozen=True)
 class _Passage:
-    """Where, when and which way something passes the field's centre."""
+    """Place, time and direction in which an object passes the field's centre."""
 
     number: int
     x: float
@@ -214,12 +214,12 @@ class _Passage:
 
 
 def _width_across(size_px: tuple[float, float], directions: np.ndarray) -> float:
-    """Mean extent of a rectangle at right angles to directions of motion."""
+    """Mean extent of a rectangle perpendicular to directions of motion."""
     return float(np.mean(size_px[0] * np.abs(np.sin(directions)) + size_px[1] * np.abs(np.cos(directions))))
 
 
 def _draw_lines(rng, plane, duration_s, rate, name, directions, optics, number):  # type: ignore[no-untyped-def]
-    """Objects that cross the whole field: of one kind, at a rate per CCD-hour, numbered from ``number``."""
+    """Objects of one kind that cross the whole field, at a rate per CCD-hour, numbered from ``number``."""
     radius = float(np.hypot(*plane.size_px)) / 2
     lead_s = radius * optics.pixel_scale_arcsec / _SLOWEST_ARCSEC_S[name]
     span = optics.pixels(_MEAN_SPAN_M, _MEAN_AIRCRAFT_M) if name == "aircraft" else 0.0
@@ -235,7 +235,7 @@ def _draw_lines(rng, plane, duration_s, rate, name, directions, optics, number):
 
 
 def _draw_satellite_light(rng: np.random.Generator, flux_e_s: float) -> Brightness:
-    """Steady in half of all cases, else tumbling: a sinusoid, or a flash a turn (shares and periods are a choice)."""
+    """Steady in half of all cases, else tumbling: a sinusoid, or one flash per turn (shares and periods: a choice)."""
     behaviour, period_s, phase = rng.random(), float(np.exp(rng.uniform(np.log(0.3), np.log(30.0)))), rng.random()
     if behaviour < 0.5:
         return Brightness(flux_e_s)
@@ -246,9 +246,9 @@ def _draw_satellite_light(rng: np.random.Generator, flux_e_s: float) -> Brightne
 
 
 def _geosynchronous(rng: np.random.Generator, passage: _Passage, optics: _Optics) -> list[SkyTrail]:
-    """The Earth's rotation, at declinations where it is within 5 %; magnitude 10 to 16: payloads near 12, debris below.
+    """Geosynchronous: the Earth's rotation, to 5 %; magnitude 10 to 16, with payloads near 12 and debris fainter.
 
-    Blake et al. 2020 (arXiv:2008.12799) find objects down to 21; those below 16 leave nothing in a row.
+    Blake et al. 2020 (arXiv:2008.12799) find objects down to 21; those fainter than 16 are invisible in a row.
     """
     brightness = _draw_satellite_light(rng, optics.electrons_s(rng.uniform(10.0, 16.0)))
     speed = SIDEREAL_ARCSEC_S / optics.pixel_scale_arcsec * rng.uniform(0.95, 1.0)
@@ -256,7 +256,7 @@ def _geosynchronous(rng: np.random.Generator, passage: _Passage, optics: _Optics
 
 
 def _low_orbit(rng: np.random.Generator, passage: _Passage, optics: _Optics) -> list[SkyTrail]:
-    """1,000 to 3,500 arcsec/s: 7.6 km/s across the line of sight at 450 to 1,600 km; magnitude 4.5 to 10.
+    """Low orbit: 1,000 to 3,500 arcsec/s (7.6 km/s across the line of sight at 450 to 1,600 km); magnitude 4.5 to 10.
 
     The first Starlinks had 4.5, darkened ones 6 to 7 (Tyson et al. 2020, AJ 160, 226); smaller satellites are fainter.
     """
@@ -293,7 +293,7 @@ _OBJECTS = {"geosynchronous": _geosynchronous, "low_orbit": _low_orbit, "aircraf
 
 
 def _draw_meteors(rng, plane, duration_s, rate, optics, number):  # type: ignore[no-untyped-def]
-    """Segments with uniform middles: those that might reach the field, drawn where the longest one still would."""
+    """Meteors with uniform middles, drawn in the area from which the longest could reach the field."""
     fastest = optics.pixels(_METEOR_SPEED_M_S[1], _METEOR_DISTANCE_M[0])
     radius, longest = float(np.hypot(*plane.size_px)) / 2, fastest * _METEOR_DURATION_S[1]
     width, height = plane.ccd_size_px
@@ -311,7 +311,7 @@ def _draw_meteors(rng, plane, duration_s, rate, optics, number):  # type: ignore
 
 
 def _mean_meteor_m() -> float:
-    """Mean length of a meteor's path in radians: speed, duration, nearness and aspect are independent of each other."""
+    """Mean length of a meteor's path in radians; speed, duration, distance and aspect are independent."""
     (near, far), (short, long) = _METEOR_DISTANCE_M, _METEOR_DURATION_S
     across = (np.sqrt(1 - _HEAD_ON**2) + np.arcsin(_HEAD_ON) / _HEAD_ON) / 2
     return float(
@@ -320,9 +320,9 @@ def _mean_meteor_m() -> float:
 
 
 def _meteor(rng: np.random.Generator, passage: _Passage, optics: _Optics, along_px: float) -> SkyTrail:
-    """11 to 72 km/s at 90 to 120 km, from any direction, alight for 0.1 to 0.6 s; magnitude 3 to 10.
+    """Meteor: 11 to 72 km/s at 90 to 120 km, from any direction, visible for 0.1 to 0.6 s; magnitude 3 to 10.
 
-    Each magnitude has 3.1 times as many as the one before (Ohsawa et al. 2019).
+    Each magnitude has 3.1 times as many as the brighter one (Ohsawa et al. 2019).
     """
     distance_m = rng.uniform(*_METEOR_DISTANCE_M)
     across = np.sqrt(1 - rng.uniform(0.0, _HEAD_ON) ** 2)

@@ -1,4 +1,4 @@
-"""One example of everything that moves or glows over the sky, for pictures of each kind."""
+"""Draw one example of every moving light and of a ghost, for pictures."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from shutterless.pipeline.simulation.sky.trails import add_trails, trails_in_amp
 
 
 def example_trail(kind: str, n_rows: int = 1024, n_columns: int = 1024, row_rate_hz: float = 300.0) -> np.ndarray:
-    """Draw one typical moving light over nothing, for a picture of its kind.
+    """Draw one typical moving light without background, for a picture of its kind.
 
     Parameters
     ----------
     kind : str
         ``"geosynchronous"``, ``"low_orbit"``, ``"aircraft"`` or ``"meteor"``.
     n_rows, n_columns : int
-        The path passes the middle.
+        Size of the picture; the path passes its middle.
     row_rate_hz : float
 
     Returns
     -------
     ndarray of float64, shape (t, x)
-        Mean electrons; of an aircraft one wing tip.
+        Mean electrons; for an aircraft, of one wing tip.
     """
     if kind not in _EXAMPLES:
         raise TrailError(f"no example of {kind!r}; there are {', '.join(_EXAMPLES)}")
@@ -52,7 +52,7 @@ _EXAMPLES = {
 
 
 def example_ghost(n_rows: int = 1024, n_columns: int = 1024) -> np.ndarray:
-    """Draw the ghost of a star of magnitude 3, at a thousandth of its light, from where it begins.
+    """Draw the ghost of a star of magnitude 3, with a thousandth of its light, from its first row.
 
     Returns
     -------

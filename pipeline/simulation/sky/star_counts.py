@@ -1,4 +1,4 @@
-"""How many stars of each magnitude a field has, by its galactic latitude."""
+"""Compute the number of stars of each magnitude in a field at a galactic latitude."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 # V - r = 0.41 (g - r) - 0.01 (Jester et al. 2005, AJ 130, 873) of a star with g - r = 0.5
 _V_MINUS_R = 0.2
-# below it absorption makes the published formula void
+# at lower latitudes the published formula does not hold because of absorption
 _FORMULA_FROM_DEG = 20.0
 _LONGITUDES = np.radians(np.arange(5.0, 360.0, 10.0))
 _GRID_MAG = 0.02
@@ -32,8 +32,8 @@ def star_counts(mag: Any, latitude_deg: float) -> np.ndarray:
     Notes
     -----
     Bahcall & Soneira 1980 (ApJS 44, 73), equation B1, good to 15 % for ``|b| >= 20`` deg: a disc and a spheroid. Nearer
-    to the plane their formula diverges; there the logarithm of the counts goes on with the slope that it has at 20 deg.
-    So the whole sky has 0.67 to 1.0 times as many stars brighter than 12 to 16 as Tycho-2 and UCAC4 count
+    to the plane their formula diverges; there the logarithm of the counts continues with its slope at 20 deg. So the
+    whole sky has 0.67 to 1.0 times as many stars brighter than 12 to 16 as Tycho-2 and UCAC4 count
     (hnsky.com/star_count.htm). A quadrant of ZTF has 373, 194 and 108 brighter than 14.5 at 20, 30 and 45 deg, and
     1,366 brighter than 15 at 10 deg.
     """
@@ -47,7 +47,7 @@ def star_counts(mag: Any, latitude_deg: float) -> np.ndarray:
 
 
 def _bahcall_soneira(visual: np.ndarray, latitude_deg: float) -> np.ndarray:
-    """Twin of `star_counts` at 20 degrees and more, magnitudes in V."""
+    """Counts of `star_counts` at 20 degrees and more, with magnitudes in V."""
     m, b = visual[..., None], np.radians(latitude_deg)
     towards = np.cos(b) * np.cos(_LONGITUDES)  # cosine of the angle from the galactic centre
     mu = np.clip(0.0075 * (m - 12) + 0.03, 0.03, 0.09)
@@ -67,7 +67,7 @@ def draw_magnitudes(
     Parameters
     ----------
     area_deg2 : float
-        Area of the field; how many stars are in it is Poisson about the counts.
+        Area of the field; the number of its stars is a Poisson variate with the mean of the counts.
     latitude_deg : float
         Galactic latitude (degrees).
     bright_mag, faint_mag : float
@@ -76,7 +76,7 @@ def draw_magnitudes(
     Returns
     -------
     ndarray of float64, shape (s,)
-        In no order.
+        Not sorted.
     """
     if area_deg2 < 0 or not bright_mag < faint_mag:
         raise ValueError(
@@ -85,5 +85,5 @@ def draw_magnitudes(
     mag = np.linspace(bright_mag, faint_mag, int(np.ceil((faint_mag - bright_mag) / _GRID_MAG)) + 1)
     counts = star_counts(mag, latitude_deg)
     n_stars = rng.poisson(area_deg2 * (counts[-1] - counts[0]))
-    # the counts rise nearly as an exponential: straight in their logarithm between the magnitudes of the grid
+    # the counts rise nearly exponentially, so their logarithm is interpolated between the magnitudes of the grid
     return np.interp(np.log(rng.uniform(counts[0], counts[-1], n_stars)), np.log(counts), mag)

@@ -1,11 +1,11 @@
-"""What moving lights leave in the rows of one amplifier: satellites, aircraft and meteors as trails.
+"""Compute the trails of satellites, aircraft and meteors in the rows of one amplifier.
 
-An object is drawn once, in the focal plane of the whole sequence (`moving_lights.draw_trails`); each amplifier then
-looks which of them cross it (`trails_in_amplifier`) and adds their light to the rows it renders (`add_trails`).
+An object is drawn once, in the focal plane of the whole sequence (`moving_lights.draw_trails`). Each amplifier then
+selects those that cross it (`trails_in_amplifier`) and adds their light to the rows that it renders (`add_trails`).
 
 Light that falls on detector row y at time t is read in row ``k = v t + y``. So an object with image velocity (wx, wy)
-leaves a straight trail of slope ``dx/dk = wx / (v + wy)``: geosynchronous satellites within 3 degrees of vertical, low
-orbits far from it, and meteors, which are gone before the next rows come, as they were on the sky.
+leaves a straight trail of slope ``dx/dk = wx / (v + wy)``. Trails of geosynchronous satellites are within 3 degrees of
+vertical, and those of low orbits are far from it. Meteors are so fast that their trails are those on the sky.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from shutterless.pipeline.simulation.camera.focal_plane import CENTRAL_OBSTRUCTI
 from shutterless.pipeline.simulation.sky.moving_lights import Brightness, SkyTrail, TrailError
 
 _REACH = 5.0  # standard deviations of the point-spread function that are lit
-_STEP = 0.5  # of σ along the path: the midpoint rule over a Gaussian errs by 1e-34, where a light begins by 0.3 %
+_STEP = 0.5  # of σ along the path; the midpoint rule over a Gaussian errs by 1e-34, and by 0.3 % where a light begins
 _PATCH_ROWS = 512  # rendered at once for sums
-_PUPIL_POINTS = 48  # of a disc far out of focus; what moves joins them
+_PUPIL_POINTS = 48  # of a disc far out of focus; motion blurs the gaps between them
 _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 
 
@@ -40,9 +40,9 @@ class AmplifierTrail:
     velocity_x, velocity_y : float
         Pixels per second.
     start_s, stop_s : float
-        Seconds since the shutter opened between which it lights pixels of this amplifier.
+        First and last time at which it lights pixels of this amplifier, in seconds since the shutter opened.
     begin_s, end_s : float
-        Between which it shines at all.
+        First and last time of its light anywhere.
     brightness : Brightness
     sigma_px, blur_px : float
         Width of the point-spread function of a star, and diameter of the pupil's image.
@@ -85,7 +85,7 @@ class AmplifierTrail:
 
     @property
     def row_leave(self) -> float:
-        """Sequence row of the last light: before `row_enter` if the image outruns the rows towards the register."""
+        """Sequence row of the last light; before `row_enter` if the image outruns the rows towards the register."""
         return self.row_enter + (self.row_rate_hz + self.velocity_y) * (self.stop_s - self.start_s)
 
     @property
@@ -100,7 +100,7 @@ class AmplifierTrail:
 
     @property
     def reach_px(self) -> float:
-        """Distance from the path to which it lights pixels."""
+        """Distance from the path within which it lights pixels."""
         return _reach(self.sigma_px, self.blur_px)
 
     @property
@@ -141,7 +141,7 @@ def trails_in_amplifier(
     sigma_px : float
         Width of a star's Gaussian point-spread function (pixels).
     close_s : float
-        When the shutter closes, in seconds since it opened.
+        Time at which the shutter closes, in seconds since it opened.
     """
     if row_rate_hz <= 0 or sigma_px <= 0:
         raise TrailError(f"row_rate_hz {row_rate_hz} and sigma_px {sigma_px} must be positive")
@@ -184,7 +184,7 @@ def trails_in_amplifier(
 
 
 def _passage_s(axes: tuple[tuple[float, float, int], ...], time_s: float, reach: float) -> tuple[float, float]:
-    """When a path is within ``reach`` of the pixels: of place, velocity and number of pixels along each axis."""
+    """First and last time of a path within ``reach`` of the pixels; axes hold place, velocity and number of pixels."""
     start, stop = -np.inf, np.inf
     for place, velocity, n_pixels in axes:
         low, high = -0.5 - reach - place, n_pixels - 0.5 + reach - place
@@ -198,12 +198,12 @@ def _passage_s(axes: tuple[tuple[float, float, int], ...], time_s: float, reach:
 
 
 def pupil_points(blur_px: float, sigma_px: float) -> tuple[np.ndarray, float]:
-    """Image of a point nearer than infinity as equal Gaussians.
+    """Approximate the image of a point nearer than infinity by equal Gaussians.
 
     Parameters
     ----------
     blur_px : float
-        Diameter of the pupil's image, an annulus about the obstruction in the beam.
+        Diameter of the pupil's image, an annulus around the central obstruction.
     sigma_px : float
         Width of a star.
 
@@ -212,8 +212,8 @@ def pupil_points(blur_px: float, sigma_px: float) -> tuple[np.ndarray, float]:
     points : ndarray of float64, shape (p, 2)
         Their offsets along columns and rows.
     sigma_px : float
-        Their width. An annulus not much wider than a star widens one Gaussian by its own variance, ``R² (1 + ε²)/4``
-        along each axis.
+        Their width. An annulus not much wider than a star becomes one Gaussian, wider by the annulus's variance
+        ``R² (1 + ε²)/4`` along each axis.
     """
     radius = blur_px / 2
     if radius < 1.5 * sigma_px:
@@ -237,9 +237,9 @@ def add_trails(mean_e: np.ndarray, first_row: int, trails: Sequence[AmplifierTra
 
     Notes
     -----
-    The path is cut into equal steps of time, shorter than σ; each adds its electrons as Gaussians integrated over
-    pixels, of which only the part that falls between the first and the last detector row exists. A pixel gets the same
-    sum in the same order however the rows are cut into blocks.
+    The path is cut into equal time steps, shorter than σ. Each step adds its electrons as Gaussians integrated over
+    pixels, without the part beyond the first and the last detector row. The sum of a pixel and its order do not depend
+    on how the rows are cut into blocks.
     """
     for trail in trails:
         if mean_e.shape[1] != trail.n_columns:
@@ -257,7 +257,7 @@ def _add_patch(patch_e: np.ndarray, first_row: int, first_column: int, trail: Am
     light = trail.brightness
     points, sigma = pupil_points(trail.blur_px, trail.sigma_px)
     duration = trail.stop_s - trail.start_s
-    # on the detector and over the rows: a step must be short in both
+    # a step must be short on the detector and in rows
     speed = np.hypot(trail.velocity_x, max(abs(trail.velocity_y), abs(trail.row_rate_hz + trail.velocity_y)))
     n_steps = int(np.ceil(duration / min(_STEP * sigma / speed, light.shortest_s)))
     _add_path(
@@ -269,13 +269,13 @@ def _add_patch(patch_e: np.ndarray, first_row: int, first_column: int, trail: Am
 
 
 def trail_patches(trail: AmplifierTrail, first_row: int, n_rows: int) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Render a trail piece by piece, no more columns than it lights.
+    """Render a trail in pieces that cover only the columns it lights.
 
     Parameters
     ----------
     trail : AmplifierTrail
     first_row, n_rows : int
-        Sequence rows wanted.
+        Range of sequence rows.
 
     Yields
     ------
@@ -308,7 +308,7 @@ def trail_light(
     ----------
     trail : AmplifierTrail
     first_row, n_rows : int or None
-        Sequence rows wanted; None is all that it lights.
+        Range of sequence rows; None for all that it lights.
 
     Returns
     -------
@@ -324,7 +324,7 @@ def trail_light(
 
 
 def trail_rho(trail: AmplifierTrail, first_row: int, n_rows: int, variance_e2: float) -> float:
-    """Optimal S/N of a trail in some rows over a background of one variance per pixel (electrons²)."""
+    """Optimal S/N of a trail in a range of rows over a background of equal variance per pixel (electrons²)."""
     squares = sum(float(np.sum(patch**2)) for _, _, patch in trail_patches(trail, first_row, n_rows))
     return float(np.sqrt(squares / variance_e2))
 
@@ -334,7 +334,7 @@ def _add_path(
     mean, first_row, x0, y0, velocity_x, velocity_y, start, step_s, n_steps, row_rate, n_transit, points, sigma,
     flux, period, phase, wave, flash, flash_s, begin, span,
 ):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled  # fmt: skip
-    """Twin of `add_trails` for one trail; ``x0`` counts from the patch's first column, ``span`` 0 means no fading."""
+    """Compiled loop of `add_trails` for a trail; ``x0`` counts from the patch's first column, ``span`` 0: no fading."""
     n_rows, n_columns = mean.shape
     reach = _REACH * sigma
     width = np.empty(2 * int(np.ceil(reach)) + 3)
@@ -369,7 +369,7 @@ def _add_path(
                 above = erf((column + 0.5 - x) * per_sigma)
                 width[column - left] = above - below
                 below = above
-            # the part of a row that is on the detector while this light falls
+            # fraction of a row that is on the detector in this step
             below = erf((max(top - 0.5 - clocked, -0.5) - y) * per_sigma)
             for row in range(top, bottom):
                 edge = min(max(row + 0.5 - clocked, -0.5), n_transit - 0.5)
