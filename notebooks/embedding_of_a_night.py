@@ -13,10 +13,10 @@
 # %% [markdown]
 # # The embedding of a night
 #
-# A detector knows the kinds of things it was taught. What else is in a night? Here every trigger becomes a point: the
-# summary vector that the model's heads read. Points that lie together are strips that look alike to the model; points
-# that lie alone are worth a look, whatever they are. **No label is used** to find clusters and outliers. Since the
-# night is simulated, the truth is known, and used afterwards to say what the clusters hold.
+# A detector knows only the kinds of events it was trained on. What else is in a night? Here every trigger becomes a
+# point: the summary vector that the model's heads read. Strips that look alike to the model have neighbouring points;
+# isolated points are worth a closer look. **No label is used** to find clusters and outliers. The night is simulated,
+# so the truth is known; it is used only afterwards, to name the clusters.
 #
 # Run: `python notebooks/embedding_of_a_night.py`, or open it in Jupyter with jupytext. Further reading:
 # [docs/explore.md](../docs/explore.md).
@@ -55,12 +55,11 @@ found = embed_night(night.store, model)
 print(f"{len(found)} triggers of {len(read_manifest(night.store))} amplifiers, {found.summaries.shape[1]} numbers each")
 
 # %% [markdown]
-# ## What a model of the frames cannot fill in
+# ## What a pretrained model cannot predict
 #
-# A second voice: a small encoder is pretrained on the same night to fill in hidden patches
-# ([pretraining](pretraining.py)). Where it fails, there is something in the strip that the night does not usually
-# hold. It matters here: the bundled transformer normalizes each token, so by its summary alone it hardly sees how
-# *much* of something odd there is.
+# A small encoder is pretrained on the same night to predict hidden patches ([pretraining](pretraining.py)). Where it
+# fails, the strip holds something unusual for the night. This second measure matters here: the bundled transformer
+# normalizes each token, so its summary hardly depends on the *amplitude* of something odd.
 
 # %%
 settings = load_settings(
@@ -74,9 +73,9 @@ error = reconstruct(load_masked_model(notebook.folder / "pretrained"), found.str
 # %% [markdown]
 # ## The map
 #
-# The two directions in which the summaries differ most. Clusters are HDBSCAN's; their names are the truth's, in the
-# legend only. "Not injected" is noise, what the atmosphere does to bright stars, and faults that the truth table does
-# not list. Rings: the ten oddest.
+# The axes are the two directions in which the summaries differ most. Clusters are found by HDBSCAN; their names in the
+# legend are from the truth. "Not injected" is noise, the effect of the atmosphere on bright stars, and faults that the
+# truth table does not list. Rings mark the ten oddest triggers.
 
 # %%
 mapped = map_embedding(found.summaries, reconstruction_error=error)
@@ -88,10 +87,10 @@ notebook.keep(figure, "map")
 pd.crosstab(mapped.points["cluster"], pd.Series(kinds, name="truth"))
 
 # %% [markdown]
-# ## Who is odd?
+# ## The oddest triggers
 #
-# Scores in robust standard deviations, in falling order. Where the curve bends is where the odd ones end; there is no
-# threshold that means anything by itself.
+# Scores are in robust standard deviations, in falling order. The odd triggers are those before the bend of the curve;
+# there is no natural threshold.
 
 # %%
 figure, axes = plt.subplots(figsize=(8.5, 4), layout="constrained")
@@ -110,11 +109,11 @@ notebook.keep(figure, "oddest")
 # %% [markdown]
 # ## What to conclude
 #
-# * Look at the oddest strips, not at their scores: every night has a most odd trigger. Expect those of the first 10 s
-#   on top: while streaks still begin, the air's motion cannot be taken out of bright stars
+# * Inspect the oddest strips, not only their scores: every night has an oddest trigger. Expect those of the first 10 s
+#   on top: while streaks still begin, the motion of the air cannot be removed from bright stars
 #   ([docs/calibration.md](../docs/calibration.md)).
-# * A cluster that the truth names "cosmic ray" or "not injected" is one cause seen many times: a veto or a repair of
-#   the calibration is worth more than a threshold.
-# * Events that lie among noise in this plane need not be lost: it shows two directions of many, and not those the
-#   event decision is read from.
-# * On real frames there is no truth: name clusters by looking at a few strips of each.
+# * A cluster named "cosmic ray" or "not injected" is the same cause many times: a veto or a repair of the calibration
+#   is worth more than a threshold.
+# * Events that lie among noise in this plane need not be lost: it shows two directions of many, and the event decision
+#   uses others.
+# * Real frames have no truth: name clusters after inspecting a few strips of each.

@@ -13,12 +13,12 @@
 # %% [markdown]
 # # A first look at a frame
 #
-# In continuous readout the shutter stays open while the CCD is clocked row by row. A star stands still on the sky, so
-# it fills the same column in every row: it becomes a **streak**, and the row axis of the image is **time**.
+# In continuous readout the shutter stays open while the CCD is clocked row by row. A star does not move on the sky, so
+# it is in the same column in every row: it becomes a **streak**, and the row axis of the image is **time**.
 #
-# This notebook reads one amplifier, calibrates it, and looks at what is left. Run it as it is and it simulates a
-# frame; set `SHUTTERLESS_FRAME` to the path of one of yours to look at that instead. No continuous-readout frames are
-# public, so **everything you see without that variable is simulated**.
+# This notebook reads one amplifier, calibrates it, and shows the residual. It simulates a frame; to use one of your
+# own, set `SHUTTERLESS_FRAME` to its path. No continuous-readout frames are public, so **everything you see without
+# that variable is simulated**.
 #
 # Run: `python notebooks/first_look_at_a_frame.py` (figures go to `runs/notebooks/`), or open it in Jupyter with
 # jupytext. Further reading: [docs/calibration.md](../docs/calibration.md), [docs/simulator.md](../docs/simulator.md).
@@ -56,11 +56,11 @@ print(
 print(f"{readout.row_rate_hz:g} rows a second, one row every {1000 / readout.row_rate_hz:.2f} ms")
 
 # %% [markdown]
-# ## As it was read
+# ## The raw frame
 #
 # `read_exposure` turns the raw quadrant into *read order*: row 0 was read first, column 0 of a row was read first.
-# Time runs down. If the shutter opened with the first row, you see the **ramp**: the first rows have crossed only a
-# little of the sky, so the background grows, and each streak begins at its own row, the star's distance from the
+# Time runs down. If the shutter opened with the first row, you see the **ramp**: the first rows were exposed for a
+# short time only, so the background rises, and each streak begins at its own row, the star's distance from the
 # register.
 
 # %%
@@ -72,10 +72,10 @@ axes.set_title("Raw pixels of the first 600 columns, every fourth row")
 notebook.keep(figure, "raw_pixels")
 
 # %% [markdown]
-# ## Which stars are there?
+# ## The stars
 #
-# Collapsed over time, a frame is one line: its peaks are the stars. `ingest_amplifier` calibrates the amplifier into
-# a store and lists the streaks with position, magnitude and, where it was seen, the row at which each begins.
+# The mean over time is a profile over columns, whose peaks are the stars. `ingest_amplifier` calibrates the amplifier
+# into a store and lists the streaks with position, magnitude and, where it was measured, the first row of each.
 
 # %%
 entry = ingest_amplifier(path, quadrant, notebook.folder / "one", resume=True)["entry"]
@@ -86,12 +86,12 @@ notebook.keep(figure, "streaks")
 amplifier.streaks.sort_values("mag")[["streak_id", "x", "mag", "y0"]].head()
 
 # %% [markdown]
-# ## What is left
+# ## The residual
 #
-# Divided by its own noise, what is left after sky, streaks and what all columns share is the **residual**, in units
-# of σ. If the calibration is right it is white noise of width 1, and whatever sticks out is an event, a cosmic ray,
-# or a fault. The short dark spots below are mostly cosmic rays; grey is masked, in the ramp the rows in which a
-# streak begins.
+# Sky, streaks and the signal shared by all columns are subtracted. The rest, divided by its noise, is the **residual**,
+# in units of σ. If the calibration is right, it is white noise of width 1, and any excess is an event, a cosmic ray,
+# or a fault. The short dark spots below are mostly cosmic rays. Masked pixels are grey; in the ramp these are the rows
+# in which a streak begins.
 
 # %%
 first_row = max(0, amplifier.n_rows - 900)
@@ -107,9 +107,9 @@ print(f"width of the middle 68 %: {width:.3f} σ (1 for pure noise); masked: {10
 # %% [markdown]
 # ## The light of one star
 #
-# All streaks are fitted to every row at once, so that blended stars share the light as their profiles tell them
-# apart. Here is the brightest star whose streak is there for a third of the rows, 0.2 s to a point. In simulated
-# still air a star is as steady as photons allow; real ones scintillate. Nothing is drawn before its streak begins.
+# All streaks are fitted together in every row, so that the light of blended stars is divided by their profiles. Shown
+# is the brightest star whose streak is present in a third of the rows, with 0.2 s per point. In simulated still air a
+# star varies only by photon noise; real stars scintillate. Nothing is drawn before the streak begins.
 
 # %%
 rows_per_point = round(0.2 * readout.row_rate_hz)
@@ -127,11 +127,11 @@ axes.set(
 notebook.keep(figure, "light_curve")
 
 # %% [markdown]
-# ## What sticks out
+# ## Triggers
 #
-# The template bank slides boxes of 1 to 1,024 rows along every column and reports what exceeds 5 σ. `veto` says why a
-# trigger is probably something else: `sharp` is a cosmic ray (narrower than a star can be). Those without a veto are
-# what the classical detector takes for events.
+# The template bank moves boxes of 1 to 1,024 rows along every column and reports triggers above 5 σ. `veto` gives the
+# reason why a trigger is probably no event: `sharp` is a cosmic ray (narrower than a star can be). For the classical
+# detector, triggers without a veto are events.
 
 # %%
 triggers = find_triggers(amplifier)
@@ -148,8 +148,8 @@ kept[["x", "row_start", "row_stop", "width_rows", "snr", "amplitude_e"]].head(10
 # %% [markdown]
 # ## What to conclude
 #
-# * If the width of the residual is 1.00 ± 0.02, σ means σ. If not, look at the report on calibration quality first:
+# * If the width of the residual is 1.00 ± 0.02, its units are σ. If not, read the report on calibration quality first:
 #   `shutterless report STORE`.
-# * A trigger is not yet a discovery: at 5 σ, noise alone makes several in each amplifier. How often a detector is
-#   wrong is counted, not guessed: next, [train and compare](train_and_compare.py).
-# * One trigger in detail: [a candidate under the lamp](candidate_under_the_lamp.py).
+# * A trigger is not yet a discovery: at 5 σ, noise alone makes several in each amplifier. The next notebook counts the
+#   false alarms of detectors: [train and compare](train_and_compare.py).
+# * One trigger in detail: [explain a candidate](explain_a_candidate.py).

@@ -13,13 +13,13 @@
 # %% [markdown]
 # # Pretraining without labels
 #
-# A language model learns by filling in words. The same works on frames: half of the patches of a strip are hidden,
-# and the transformer's encoder learns to fill them in from the rest. No label is needed, no injected event, only
-# frames.
+# A language model learns by predicting hidden words. The same works on frames: half of the patches of a strip are
+# hidden, and the transformer's encoder learns to predict them from the rest. It needs only frames, no labels and no
+# injected events.
 #
-# White noise cannot be guessed: whoever predicts 0 there is as good as can be. So every error is given as a ratio to
-# that of predicting 0, and **1.00 is the floor for noise**, not a failure. What can fall below is what the rest of a
-# strip tells about a patch: a long event, a star that moves, pickup.
+# White noise cannot be predicted: the best prediction is 0. So every error is given as a ratio to that of predicting
+# 0, and **1.00 is the floor for noise**, not a failure. The ratio falls below 1 where the rest of a strip determines a
+# patch: a long event, a star that moves, pickup.
 #
 # **The frames are simulated.** Run: `python notebooks/pretraining.py`, or open it in Jupyter with jupytext. Further
 # reading: [docs/explore.md](../docs/explore.md); the command is `shutterless pretrain`.
@@ -42,10 +42,10 @@ from shutterless.workflows.training.unlabelled import draw_unlabelled
 notebook = open_notebook("pretraining")
 
 # %% [markdown]
-# ## Frames with something to guess
+# ## Frames with structure to predict
 #
-# In perfectly still air there is nothing but noise and rare events. So these frames have a moving atmosphere and
-# faults of the detector, which leave structure in the residual.
+# Residuals in perfectly still air hold only noise and rare events. So these frames have a moving atmosphere and faults
+# of the detector, which leave structure in the residual.
 
 # %%
 scene = {"seed": 21, "rows": notebook.choose(12000, 2000), "events": notebook.choose(20, 6), "rho": (8.0, 40.0)}
@@ -70,14 +70,14 @@ plot_pretraining(history, axes)
 notebook.keep(figure, "learning_curve")
 
 # %% [markdown]
-# Each dashed line is a kind of strip the training has not seen: cut anywhere, at a star, where the template bank
-# triggered. A line that stays at 1 is a kind that the rest of the strip says nothing about.
+# Each dashed line is for the validation strips of one source: cut anywhere, at a star, or at a trigger of the template
+# bank. A line that stays at 1 is a source whose patches cannot be predicted from the rest of the strip.
 #
-# ## What it fills in
+# ## What it predicts
 #
-# Four panels of one strip: as it is, what was left to see in one of the turns, what the model made of every patch
-# while that was hidden, and the difference. The strip shown is the one that was guessed best; most look empty in the
-# third panel, since the best guess for noise is nothing.
+# The four panels of one strip are the strip, its visible patches in one of the turns, the prediction of every patch
+# while it was hidden, and the difference. Shown is the strip that was predicted best. Most strips look empty in the
+# third panel, because the best prediction of noise is 0.
 
 # %%
 model = load_masked_model(folder)
@@ -91,12 +91,12 @@ notebook.keep(figure, "reconstruction")
 print(f"this strip was cut at: {drawn.sources[apart[best]]}; ratio over all {len(apart)} strips {found.ratio:.3f}")
 
 # %% [markdown]
-# ## Is it worth anything? Fine-tuning against from scratch
+# ## Fine-tuning against training from scratch
 #
-# The same detector, the same few examples, twice (events are injected; what the template bank finds in the moving air
-# comes on top, as no event): once from random weights, once with the pretrained encoder under a fresh head. Compare
-# the **validation** curves (red), and mind that this is one pair of trainings with one seed: a difference of a few
-# hundredths is luck.
+# The same detector is trained twice on the same few examples: once from random weights, once with the pretrained
+# encoder and a new head. Events are injected; triggers of the template bank in the moving air are added as examples
+# without event. Compare the **validation** curves (red). This is one pair of trainings with one seed, so a difference
+# of a few hundredths is chance.
 
 # %%
 quiet = simulate_night(
@@ -130,9 +130,8 @@ pd.DataFrame(rows).T.round(3)
 # %% [markdown]
 # ## What to conclude
 #
-# * Does the ratio fall below 1 for any kind of strip? Then the frames hold structure beyond noise; the difference
-#   panel says which.
+# * Does the ratio fall below 1 for any source? Then the frames hold structure beyond noise; the third panel shows it.
 # * Does fine-tuning start lower and end no worse? Then pretraining helps **for so few labels**; with thousands of
-#   injected events, which cost nothing, expect the two to meet.
-# * What the model cannot fill in is odd: the reconstruction error of every trigger of a night is used in [the
+#   injected events, which cost nothing, expect equal results.
+# * A strip that the model cannot predict is odd: the reconstruction error of every trigger of a night is used in [the
 #   embedding of a night](embedding_of_a_night.py).

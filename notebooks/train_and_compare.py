@@ -13,12 +13,12 @@
 # %% [markdown]
 # # Train and compare
 #
-# Three families of networks read the same strips: an MLP that sees every pixel at once, a CNN whose kernels run along
-# time, and a transformer for which the strip is a sequence of patches. Their rival is the template bank, which has no
-# parameters at all and is nearly the optimum for the shapes it knows. This notebook trains the three on simulated
-# frames, small enough for a cup of tea (some minutes on two cores), and asks which of them is worth having.
+# Three families of networks read the same strips: an MLP that takes all pixels at once, a CNN whose kernels run along
+# time, and a transformer that reads the strip as a sequence of patches. They compete with the template bank, which has
+# no trained parameters and is nearly optimal for its own shapes. This notebook trains the three on a few simulated
+# frames (some minutes on two cores), and compares them.
 #
-# **All frames here are simulated**, and few: what is compared in earnest is `make run`, with its results in the
+# **All frames here are simulated**, and few. `make run` makes the full comparison, with its results in the
 # [README](../README.md). Further reading: [docs/experiments.md](../docs/experiments.md).
 #
 # Run: `python notebooks/train_and_compare.py`, or open it in Jupyter with jupytext.
@@ -44,11 +44,11 @@ notebook = open_notebook("train_and_compare")
 FAMILIES = ("mlp", "cnn", "transformer")
 
 # %% [markdown]
-# ## Frames to learn from, and others to be judged on
+# ## Training frames and held-out frames
 #
-# A detector must never be judged on stars it was trained on: it could remember them. So the training frames are one
-# sequence of one CCD, the held-out ones others with other seeds: one without events, on which false alarms are
-# counted, one with events of known truth.
+# A detector must never be tested on stars it was trained on, because it could remember them. So the training frames
+# are one sequence of one CCD, and the held-out frames are others with other seeds: one sequence without events, on
+# which false alarms are counted, and one with events of known truth.
 
 # %%
 rows = notebook.choose(9000, 2000)
@@ -66,10 +66,10 @@ events = pd.read_parquet(held_out.truth).query("is_event")
 print(f"{len(events)} held-out events: {events['kind'].value_counts().to_dict()}")
 
 # %% [markdown]
-# ## Examples without labels from people
+# ## Injected examples
 #
-# Events are *injected* into the event-free training frames, cosmic rays too, and strips are cut where the template
-# bank triggers: the networks learn from exactly what they will be asked about.
+# Events and cosmic rays are *injected* into the event-free training frames, and strips are cut where the template bank
+# triggers. So the networks are trained on the same kind of strips that they score in a search.
 
 # %%
 n_examples = notebook.choose(6000, 300)
@@ -85,9 +85,9 @@ print(
 # %% [markdown]
 # ## Training
 #
-# The blue line is the loss on what is being learned, the red one on fields of stars that are set apart. Read them
-# together: both falling means still learning; red rising while blue falls means learning by heart. Blue may lie
-# *above* red: dropout disturbs the network only while it trains.
+# The blue line is the training loss, the red one the validation loss on amplifiers with other stars. If both fall, the
+# network is still learning. If red rises while blue falls, it is over-fitting. Blue may lie *above* red, because
+# dropout disturbs the network only while it trains.
 
 # %%
 summaries = {}
@@ -103,9 +103,9 @@ pd.DataFrame(summaries).loc[["n_parameters", "train_seconds", "best_epoch"]].T
 # %% [markdown]
 # ## All detectors on the same held-out frames
 #
-# Every detector gets the threshold at which it makes equally many false alarms on the quiet frames. Then it is
-# counted how many events it finds. ρ is the S/N that an optimum which knows the shape would reach, the grey curve
-# what that optimum finds: no detector can be above it but by luck.
+# Every detector gets the threshold at which it has a given number of false alarms on the frames without events. Then
+# the events that it finds are counted. ρ is the S/N of an event in a filter of its exact shape, and the grey curve is
+# the completeness of that filter, which no detector exceeds except by chance.
 
 # %%
 folders = [str(notebook.folder / "models" / family) for family in FAMILIES]
@@ -133,18 +133,19 @@ plot_reliability(evaluation.reliability, right)
 notebook.keep(figure, "comparison")
 
 # %% [markdown]
-# ## The verdict
+# ## What to conclude
 #
-# The bars are 95 % intervals over the same few events: two detectors whose bars overlap widely are **equal as far as
-# these frames can tell**, and then the simpler one is the better choice: it is faster, and there is less of it to go
-# wrong. So ask in this order:
+# The bars are 95 % intervals over the same few events. Two detectors whose bars overlap widely are **equal within the
+# errors of these frames**. Then the simpler one is the better choice, because it is faster and has fewer parts that
+# can fail. So ask in this order:
 #
-# 1. Is the template bank beaten beyond the error? If not, it needs no training and no trust in simulations.
+# 1. Is any network better than the template bank by more than the error? If not, use the bank: it needs no training
+#    and does not depend on simulations.
 # 2. Which of the networks that are equal to the best has the fewest parameters?
-# 3. Does its probability mean what it says (right: points on the diagonal)?
+# 3. Are its probabilities calibrated (right: points on the diagonal)?
 #
-# The same question asked with seeds, paired bootstrap and learning curves over all tracked runs is `shutterless
-# compare`.
+# `shutterless compare` answers the same questions with several seeds, a paired bootstrap and learning curves over all
+# tracked runs.
 
 # %%
 summary = evaluation.summary.set_index("detector")

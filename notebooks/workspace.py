@@ -1,4 +1,4 @@
-"""What the notebooks share: a place to work in, how much to do, simulated nights, and figures that are kept."""
+"""Shared by all notebooks: a working folder, the amount of work, simulated nights, and stored figures."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Notebook:
-    """Where a notebook works and how much it does.
+    """Folders of a notebook, and the amount of its work.
 
     Parameters
     ----------
     name : str
     folder : Path
-        For its data; removed when the notebook ends.
+        Folder of its data; removed when the notebook ends.
     figures : Path
-        Where figures are kept as PNG.
+        Folder of its figures (PNG).
     small : bool
-        Whether to do just enough to show that every step works; what is then seen means little.
+        Whether to do just enough to show that every step works; the results are then not meaningful.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Notebook:
     small: bool
 
     def choose(self, usual: Value, small: Value) -> Value:
-        """How much to do."""
+        """Choose between the usual and the small amount of work."""
         return small if self.small else usual
 
     def keep(self, figure: Figure, name: str) -> None:
@@ -75,7 +75,7 @@ class SimulatedNight:
 
 
 def open_notebook(name: str) -> Notebook:
-    """Set up a notebook as the variables `SMALL` and `FIGURES` say; figures go to ``runs/notebooks/NAME`` without."""
+    """Set up a notebook by the variables `SMALL` and `FIGURES`; by default figures go to ``runs/notebooks/NAME``."""
     folder = Path(tempfile.mkdtemp(prefix=f"shutterless_{name}_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     figures = Path(os.environ.get(FIGURES) or Path("runs") / "notebooks") / name

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"
 N_FIGURES = {
     "first_look_at_a_frame": 5,
-    "candidate_under_the_lamp": 7,
+    "explain_a_candidate": 7,
     "embedding_of_a_night": 3,
     "pretraining": 3,
     "train_and_compare": 3,
@@ -86,7 +86,7 @@ def test_a_failing_cell_and_a_warning_fail_the_test(tmp_path):
 def test_notebook_tells_a_newcomer_what_to_conclude(name):
     text = markdown(name)
     assert text.startswith("# ")
-    assert "## What to conclude" in text or "## The verdict" in text
+    assert "## What to conclude" in text
     assert f"python notebooks/{name}.py" in text
     assert "imulated" in text  # whoever sees its figures must know that they are not the sky
 

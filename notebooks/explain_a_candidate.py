@@ -11,15 +11,16 @@
 # ---
 
 # %% [markdown]
-# # A candidate under the lamp
+# # Explain a candidate
 #
-# A detector says "event, 99 %". Why? This notebook takes one candidate and asks the models: where did the transformer
-# look, which pixels and numbers moved its decision, and what do the kernels of a CNN wait for?
+# A detector calls a candidate an event with 99 % probability. Why? This notebook takes one candidate and shows which
+# rows the transformer attends to, which pixels and features determine its score, and to which patterns the kernels of
+# a CNN respond.
 #
-# **The frame is simulated**, so it is known what the candidate is. None of these pictures proves that a decision is
-# right: they show whether it rests on the light of the star or on something it should not rest on.
+# **The frame is simulated**, so the true kind of the candidate is known. None of these pictures proves that a decision
+# is right. They show whether it depends on the light of the star or on something else.
 #
-# Run: `python notebooks/candidate_under_the_lamp.py`, or open it in Jupyter with jupytext. `SHUTTERLESS_CNN` may name
+# Run: `python notebooks/explain_a_candidate.py`, or open it in Jupyter with jupytext. `SHUTTERLESS_CNN` may name
 # the folder of a trained CNN (for example `runs/quickstart/models/cnn`); without it a small one is trained here.
 # Further reading: [docs/explore.md](../docs/explore.md).
 
@@ -53,13 +54,13 @@ from shutterless.workflows.settings.settings import load_settings
 from shutterless.workflows.tracking.tracking import bundled_folder
 from shutterless.workflows.training.train import TrainTask, draw_training_set, fit_detector
 
-notebook = open_notebook("candidate_under_the_lamp")
+notebook = open_notebook("explain_a_candidate")
 
 # %% [markdown]
 # ## One candidate
 #
-# A simulated amplifier with events; of the triggers that lie on one, the bundled transformer's surest between 8 and
-# 15 σ: strong enough to be seen by eye, weak enough to be interesting.
+# The amplifier is simulated, with events. The candidate is the trigger on an event, between 8 and 15 σ, to which the
+# bundled transformer gives the highest probability: bright enough for the eye, faint enough to be interesting.
 
 # %%
 scene = {"seed": 12, "rows": notebook.choose(9000, 3000), "events": notebook.choose(20, 12), "rho": (8.0, 18.0)}
@@ -76,8 +77,8 @@ likely = triggers[
 ]
 candidate = likely.nlargest(1, "event_logit").iloc[0]
 print(
-    f"truth: {candidate['truth']}; the transformer says {candidate['kind']}, "
-    f"and that it is an event with a probability of {candidate['probability']:.3f}"
+    f"truth: {candidate['truth']}; the transformer classifies it as {candidate['kind']} "
+    f"and gives an event the probability {candidate['probability']:.3f}"
 )
 figure = plt.figure(figsize=(9, 5), layout="constrained")
 plot_trigger(amplifier, candidate, figure)
@@ -85,12 +86,12 @@ figure.suptitle(f"The candidate: a simulated {candidate['truth']}, S/N {candidat
 notebook.keep(figure, "candidate")
 
 # %% [markdown]
-# ## Where the transformer looked
+# ## Attention of the transformer
 #
-# The strip is cut into patches of 8 binned rows; token 0 is the static profile with the numbers of stage 1.
-# *Attention rollout* follows attention through the layers (Abnar & Zuidema 2020). Above the dashed line a row got
-# more than an even share. Looking at a patch is not the same as taking it for an event: quiet patches are looked at
-# too, to know what quiet is.
+# The strip is cut into patches of 8 binned rows; token 0 is the static profile with the stage-1 features.
+# *Attention rollout* combines the attention of all layers (Abnar & Zuidema 2020). Above the dashed line, a row has
+# more than an even share. High attention does not mean that a patch looks like an event: the model also attends to
+# patches of noise, to compare with them.
 
 # %%
 table = triggers.loc[[candidate.name]]
@@ -106,9 +107,11 @@ attention = attend(transformer, strip)
 figure, (above, below) = plt.subplots(2, 1, figsize=(9, 5.2), layout="constrained", sharex=True)
 plot_strip(residual, above, first_column=first_column, **place)
 plot_attention(attention.rows[0], below, **place)
-above.set(xlabel="", title=f"The strip as the models get it, {bins} row{'s' * (bins > 1)} to a bin")
+above.set(xlabel="", title=f"The strip as input of the models, {bins} row{'s' * (bins > 1)} to a bin")
 notebook.keep(figure, "attention")
-print(f"{100 * attention.summary[0, 0]:.0f} % of the attention stays with token 0, the profile and the stage-1 numbers")
+print(
+    f"{100 * attention.summary[0, 0]:.0f} % of the attention stays with token 0, the profile and the stage-1 features"
+)
 
 # %%
 figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
@@ -117,15 +120,14 @@ axes.set_title("Rolled out through all layers")
 notebook.keep(figure, "rollout")
 
 # %% [markdown]
-# ## What moved the decision
+# ## Contributions to the score
 #
-# *Integrated gradients* (Sundararajan et al. 2017) share out the event logit over pixels and numbers, against a strip
-# in which nothing is to be seen; their sum is the difference of the two logits. The *gradient* says what a little
-# more light would change. Purple speaks for an event, green against. A sound decision has its purple where the star's
-# light is.
+# *Integrated gradients* (Sundararajan et al. 2017) distribute the event logit over pixels and features, relative to an
+# empty strip; their sum is the difference of the two logits. The *gradient* is the effect of a little more light.
+# Purple favours an event, green does not. In a sound decision, the purple pixels are those with the star's light.
 #
-# The strip of nothing has no light but *average* stage-1 numbers, and half of the strips a model is trained on hold
-# an event: by itself it may well be given a positive logit.
+# The empty strip has residuals of 0 but *average* stage-1 features, and half of the training strips hold an event.
+# Its logit may therefore be positive.
 
 # %%
 shares = integrated_gradients(transformer, strip)
@@ -138,7 +140,7 @@ plot_attribution(
 above.set(xlabel="", title="Integrated gradients")
 below.set_title("Gradient")
 notebook.keep(figure, "saliency")
-print(f"sum of the attributions less the difference of the logits: {shares.completeness_error[0]:+.5f}")
+print(f"sum of the attributions minus the difference of the logits: {shares.completeness_error[0]:+.5f}")
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
@@ -147,20 +149,20 @@ plot_contributions(
     [values[0] for values in totals.values()], ["pixels", "shared rows", "static profile", "stage-1 numbers"], left
 )
 plot_contributions(shares.features[0], transformer.config.feature_names, right)
-left.set_title(f"Logit {shares.logit[0]:+.2f}, of a strip of nothing {shares.baseline_logit[0]:+.2f}")
-right.set_title("The stage-1 numbers one by one")
+left.set_title(f"Logit {shares.logit[0]:+.2f}, of an empty strip {shares.baseline_logit[0]:+.2f}")
+right.set_title("Each stage-1 feature")
 notebook.keep(figure, "contributions")
 
 # %% [markdown]
-# ## What a CNN waits for
+# ## Patterns of a CNN's kernels
 #
-# Each kernel answers to some pattern most. *Activation maximisation* (Erhan et al. 2009) finds it by climbing from
-# random starts, at a fixed norm: here 10, so a matched filter would see each of these patterns at S/N 10. Shown are
-# the eight kernels of a layer that answer this candidate most.
+# *Activation maximisation* (Erhan et al. 2009) finds the input that activates a kernel most, by gradient ascent from
+# random starts at a fixed norm. The norm here is 10, so each pattern has S/N 10 in a matched filter. Shown are the
+# eight kernels of a layer with the largest activations on this candidate.
 #
-# In the first layer a kernel's favourite is its own weights, and these still hold much of the random numbers they
-# started as. Look at the last layer: a band in the middle columns is a star's place, red where the kernel waits for
-# more light, blue for less (an occultation).
+# In the first layer the pattern of a kernel is its own weights, which still resemble their random start. Patterns of
+# the last layer are easier to read: a band in the middle columns is the position of the star, red where the kernel
+# responds to more light, blue where it responds to less (an occultation).
 
 # %%
 given = os.environ.get("SHUTTERLESS_CNN")
@@ -196,10 +198,10 @@ for layer in (0, len(cnn.convolutions) - 1):
 # %% [markdown]
 # ## What to conclude
 #
-# * Do the attributions lie on the star's columns, in the event's rows? Then the decision rests on its light. If they
-#   lie elsewhere, in a neighbour's streak or in the row context, look again before you believe it.
-# * How much came from the stage-1 numbers alone? Much of the event logit may: the S/N is an input, and a good one.
-# * The cosine says whether every start ended in the same pattern: near 1 it is *the* favourite, otherwise one of
-#   several. Columns that work together in the middle look like a star; single pixels look like the cosmic rays the
-#   CNN must tell apart.
-# * How such strips lie among all those of a night: [the embedding of a night](embedding_of_a_night.py).
+# * Do the attributions lie on the star's columns, in the event's rows? Then the decision depends on its light. If they
+#   lie elsewhere, in a neighbour's streak or in the row context, check the candidate before you believe it.
+# * How much of the logit comes from the stage-1 features? It may be much: the S/N is one of them.
+# * The cosine compares the patterns of all starts. Near 1 the kernel has a single optimum, otherwise several. A pattern
+#   of several columns in the middle looks like a star; single pixels look like cosmic rays, which the CNN must
+#   distinguish from events.
+# * Such strips among all triggers of a night: [the embedding of a night](embedding_of_a_night.py).
