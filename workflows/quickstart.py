@@ -101,7 +101,7 @@ def run_quickstart(
             _search(settings, out, frames["with_events"], best, executor, progress)
     (out / "timings.json").write_text(json.dumps(seconds, indent=1))
     report = write_report(out)
-    _say_results(progress, out, evaluation, best, report)
+    _print_results(progress, out, evaluation, best, report)
     return report
 
 
@@ -121,7 +121,7 @@ def _timed(step: str, seconds: dict[str, float], progress: Progress) -> Iterator
     started = time.perf_counter()
     yield
     seconds[step] = round(time.perf_counter() - started, 1)
-    progress.say(f"{step}: {seconds[step]:.0f} s")
+    progress.write_line(f"{step}: {seconds[step]:.0f} s")
 
 
 def _simulate(settings: Settings, out: Path, executor: Executor, progress: Progress) -> dict[str, list[Path]]:
@@ -275,8 +275,8 @@ def _match_candidates(candidates: pd.DataFrame, truth: pd.DataFrame) -> pd.DataF
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
 
 
-def _say_results(progress: Progress, out: Path, evaluation: Evaluation, best: Path, report: Path) -> None:
-    progress.say(evaluation.text())
+def _print_results(progress: Progress, out: Path, evaluation: Evaluation, best: Path, report: Path) -> None:
+    progress.write_line(evaluation.text())
     for what, path in {
         "frames": out / "frames",
         "stores": out / "store",
@@ -289,4 +289,4 @@ def _say_results(progress: Progress, out: Path, evaluation: Evaluation, best: Pa
         "registered as": f"models:/{REGISTERED_NAME}@{ALIAS}",
         "report": report,
     }.items():
-        progress.say(f"{what}: {path}")
+        progress.write_line(f"{what}: {path}")

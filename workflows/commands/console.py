@@ -130,7 +130,7 @@ def conclude(progress: Progress, result: Any, done: str) -> int:
 
     ``result`` has ``instruments``, ``warnings`` and ``failures``, like every result from many files.
     """
-    progress.say(f"instrument: {', '.join(result.instruments) or 'none'}")
+    progress.write_line(f"instrument: {', '.join(result.instruments) or 'none'}")
     for line in result.warnings:
         typer.echo(f"warning: {line}", err=True)
     typer.echo(done)

@@ -80,7 +80,7 @@ def pretrain(
 @command
 def train(
     store: Store,
-    model: Annotated[FamilyOption, typer.Option(help="FamilyOption of the model.")] = FamilyOption.TRANSFORMER,
+    model: Annotated[FamilyOption, typer.Option(help="Family of the model.")] = FamilyOption.TRANSFORMER,
     config: Config = None,
     init: Annotated[str | None, typer.Option(help=f"Start from this model. {MODEL_HELP}", show_default=False)] = None,
     out: Annotated[

@@ -90,7 +90,7 @@ def watch(
     false_alarms_per_hour: FalseAlarms = None,
     catalogue: Catalogue = None,
     every: Annotated[float, typer.Option(help="Seconds between two looks at the folder.")] = 2.0,
-    settle: Annotated[float, typer.Option(help="Seconds for which a file must not change to be whole.")] = 5.0,
+    settle: Annotated[float, typer.Option(help="Seconds without change after which a file is complete.")] = 5.0,
     stop_after: Annotated[
         float | None,
         typer.Option(help="Stop when no file has arrived for this many seconds; default: never.", show_default=False),
@@ -117,7 +117,7 @@ def watch(
     job = SearchJob.prepare(model, out, settings, catalogue=catalogue, instrument=instrument, supplied=supplied)
     with open_executor(workers, scheduler, no_dask, slurm) as executor:
         watcher = Watcher(directory, job, executor, settle_s=settle)
-        n_failed = watch_folder(watcher, progress.say, every_s=every, stop_after_s=stop_after)
+        n_failed = watch_folder(watcher, progress.write_line, every_s=every, stop_after_s=stop_after)
     typer.echo(f"candidates: {out}")
     return SOME_FAILED if n_failed else DONE
 

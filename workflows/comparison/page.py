@@ -51,7 +51,7 @@ def write_page(
     drawn = _choose_drawn(models, verdict)
     curves = _read_curves(drawn, tracking)
     sections = [
-        Section("verdict", "Verdict", [*_write_verdict(verdict), _say_scope(runs, models, drawn, metric)]),
+        Section("verdict", "Verdict", [*_write_verdict(verdict), _describe_scope(runs, models, drawn, metric)]),
         Section("models", "Models", _write_models(models, verdict, metric)),
         Section("pairs", "Against the best", _write_pairs(verdict, metric)),
         Section("hyperparameters", "What differs", _write_hyperparameters(drawn)),
@@ -91,7 +91,7 @@ def _write_verdict(verdict: Verdict) -> list[Part]:
     return [verdict_part, Bullets(rest)] if rest else [verdict_part]
 
 
-def _say_scope(runs: pd.DataFrame, models: pd.DataFrame, drawn: pd.DataFrame, metric: str) -> Paragraph:
+def _describe_scope(runs: pd.DataFrame, models: pd.DataFrame, drawn: pd.DataFrame, metric: str) -> Paragraph:
     """How many runs were judged, excluded and drawn, and why."""
     judged = runs["judged"].sum()
     apart = int((runs[f"metrics.{metric}"].notna() & ~runs["judged"]).sum())

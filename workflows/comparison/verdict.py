@@ -77,9 +77,9 @@ def choose_model(models: pd.DataFrame, metric: str, tracking: Tracking) -> Verdi
     controls = models[models["control"]].iloc[:SHOWN]
     twins = models[~models["control"]].set_index("twin")
     lines = [
-        _say_best(best, metric, len(candidates)),
-        _say_simplest(best, simplest, candidates, gaps, metric, left_out),
-        *_say_limits(best, simplest, candidates, gaps, left_out),
+        _describe_best(best, metric, len(candidates)),
+        _describe_simplest(best, simplest, candidates, gaps, metric, left_out),
+        *_describe_limits(best, simplest, candidates, gaps, left_out),
         *(_describe_control(row, twins, metric, tracking) for _, row in controls.iterrows()),
     ]
     return Verdict(best["model"], simplest["model"], tuple(filter(None, lines)), tuple(gaps.values()))
@@ -129,7 +129,7 @@ def describe_size(n_parameters: float) -> str:
     return f"{n_parameters:,.0f} parameters" if n_parameters else "no learned parameters"
 
 
-def _say_best(best: pd.Series, metric: str, n_candidates: int) -> str:
+def _describe_best(best: pd.Series, metric: str, n_candidates: int) -> str:
     over = f" (mean of {best['n_seeds']} seeds, spread {format_gap(best['spread'], np.nan, metric)})"
     return (
         f"Best of {n_candidates} by {metric}: {best['model']}, {describe_size(best['n_parameters'])}, "
@@ -137,7 +137,7 @@ def _say_best(best: pd.Series, metric: str, n_candidates: int) -> str:
     )
 
 
-def _say_simplest(
+def _describe_simplest(
     best: pd.Series,
     simplest: pd.Series,
     candidates: pd.DataFrame,
@@ -179,7 +179,7 @@ def _say_simplest(
     return f"Take {best['model']}: {none} comes within one standard error; {why} ({nearest.how}).{sure}"
 
 
-def _say_limits(
+def _describe_limits(
     best: pd.Series, simplest: pd.Series, candidates: pd.DataFrame, gaps: dict[str, Gap], left_out: int
 ) -> list[str]:
     """Limits of the verdict that a reader must know."""

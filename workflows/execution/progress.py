@@ -35,7 +35,7 @@ class Progress:
         self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self._clock = clock
 
-    def say(self, text: str) -> None:
+    def write_line(self, text: str) -> None:
         """Print one line."""
         if not self.quiet:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -66,10 +66,10 @@ class Progress:
     def _lines(self, items: Iterable[T], describe: str, total: int) -> Iterator[T]:
         """Print the first and the last count, and one every `_LINE_EVERY_S` seconds between."""
         start = self._clock()
-        said = start - _LINE_EVERY_S
+        printed = start - _LINE_EVERY_S
         for count, item in enumerate(items, start=1):
             now = self._clock()
-            if count == total or now - said >= _LINE_EVERY_S:
-                self.say(f"{describe}: {count}/{total} ({now - start:.0f} s)")
-                said = now
+            if count == total or now - printed >= _LINE_EVERY_S:
+                self.write_line(f"{describe}: {count}/{total} ({now - start:.0f} s)")
+                printed = now
             yield item

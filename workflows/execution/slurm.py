@@ -194,8 +194,8 @@ def _check_submission(script: str) -> None:
         ["sbatch", "--test-only"], input=script, capture_output=True, text=True, timeout=_SUBMIT_TIMEOUT_S, check=False
     )
     if done.returncode:
-        said = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
-        raise SlurmError(f"SLURM refuses the job: {said}; see the script with --dry-run and correct the --slurm file")
+        reply = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
+        raise SlurmError(f"SLURM refuses the job: {reply}; see the script with --dry-run and correct the --slurm file")
 
 
 class JobKeeper:

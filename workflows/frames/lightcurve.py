@@ -178,7 +178,7 @@ def _find_observers(
             continue
         if profile.site is None:
             raise BarycentreError(
-                f"instrument profile {profile.name} does not say where the telescope stands, so no barycentric time is "
+                f"instrument profile {profile.name} has no site of the telescope, so no barycentric time is "
                 "known; add [site] with latitude_deg, longitude_deg and height_m to it"
             )
         observers[Path(file).name] = Observer(profile.site, centre or read_pointing(file))

@@ -140,9 +140,9 @@ def _unseen_gate(folder: Path, frozen: FrozenFrames) -> Gate:
     """Refuse a model that was trained on the frozen frames."""
     path = folder / TRAINING
     known = json.loads(path.read_text(encoding="utf-8")).get("manifest_hash", "") if path.is_file() else ""
-    seen = frozen.manifest_hash in known.split("+")
+    trained_on = frozen.manifest_hash in known.split("+")
     value = f"trained on {known or 'frames that nobody recorded'}"
-    return Gate("frames unseen", value, f"not {frozen.manifest_hash}", not seen)
+    return Gate("frames unseen", value, f"not {frozen.manifest_hash}", not trained_on)
 
 
 def _live_time_gate(own: pd.Series, policy: Policy) -> Gate:

@@ -184,7 +184,7 @@ def describe_entry(entry: Entry) -> str:
     if entry.reason:
         lines.append(f"      why: {entry.reason}")
     for gate in entry.gates:
-        said = "pass" if gate["passed"] else "FAIL"
-        lines.append(f"      {said}  {gate['name']} {gate['value']}  {gate['limit']}")
+        result = "pass" if gate["passed"] else "FAIL"
+        lines.append(f"      {result}  {gate['name']} {gate['value']}  {gate['limit']}")
     lines += [f"      {name}: {value}" for name, value in entry.data.items()]
     return "\n".join(lines)

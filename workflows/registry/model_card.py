@@ -32,7 +32,7 @@ _SUMMARY = (
     ("calibration_error", "expected calibration error", "{:.3f}"),
     ("strips_per_second", "strips per second on one thread", "{:,.0f}"),
 )
-_BUNDLED_FRAMES = "simulated frames only (two CCDs, cosmic rays and pickup on); it has seen no real frame"
+_BUNDLED_FRAMES = "simulated frames only (two CCDs, cosmic rays and pickup on); trained on no real frame"
 
 
 @dataclass(frozen=True)

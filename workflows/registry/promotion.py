@@ -169,21 +169,21 @@ def _record(
     frozen: FrozenFrames,
 ) -> Entry:
     """Move the alias with an entry before and after, or record why not."""
-    told: dict[str, Any] = {"gates": [gate.to_dict() for gate in judgement.gates], "data": frozen.hashes}
+    judged: dict[str, Any] = {"gates": [gate.to_dict() for gate in judgement.gates], "data": frozen.hashes}
     with registry.locked(whoami()) as lease:
         entries, aliases = settle_history(registry, alias)
         number = next_number(entries)
         if not judgement.passed:
-            refused = new_entry(number, PROMOTE, REFUSED, alias, old, new, reason=reason, **told)
+            refused = new_entry(number, PROMOTE, REFUSED, alias, old, new, reason=reason, **judged)
             registry.write_tag(refused.key, refused.encode())
             return refused
         if aliases.get(alias) != old:
             why = f"{alias} became version {aliases.get(alias)} while the gates were measured against {old}; try again"
-            late = new_entry(number, PROMOTE, REFUSED, alias, old, new, reason=why, **told)
+            late = new_entry(number, PROMOTE, REFUSED, alias, old, new, reason=why, **judged)
             registry.write_tag(late.key, late.encode())
             return late
         lease.check()
-        return move(registry, new_entry(number, PROMOTE, PENDING, alias, old, new, reason=reason, **told))
+        return move(registry, new_entry(number, PROMOTE, PENDING, alias, old, new, reason=reason, **judged))
 
 
 def move(registry: RegistryStore, entry: Entry) -> Entry:

@@ -76,8 +76,8 @@ class RegistryStore:
             try:
                 yield
             except mlflow.MlflowException as error:
-                said = str(error).strip().partition("\n")[0]
-                raise RegistryError(f"model {self.name!r} in {self.tracking.uri}: {said}") from error
+                message = str(error).strip().partition("\n")[0]
+                raise RegistryError(f"model {self.name!r} in {self.tracking.uri}: {message}") from error
 
     def read(self) -> tuple[dict[str, str], dict[str, str]]:
         """Aliases (each with its version) and tags at one moment.
@@ -219,15 +219,15 @@ class RegistryStore:
 
     def _acquire(self, who: str) -> Lease:
         self.read()  # the error for an unknown name lists the existing ones
-        seen: dict[str, float] = {}
+        first_seen: dict[str, float] = {}
         begun = time.monotonic()
         while True:
             lease = Lease(f"{LOCK}{uuid.uuid4().hex}", time.monotonic())
             self.write_tag(lease.key, json.dumps({"who": who}))
             others = {key: value for key, value in self.read()[1].items() if key.startswith(LOCK) and key != lease.key}
             now = time.monotonic()
-            seen = {key: seen.get(key, now) for key in others}
-            if all(now - first >= LEASE_S for first in seen.values()):
+            first_seen = {key: first_seen.get(key, now) for key in others}
+            if all(now - first >= LEASE_S for first in first_seen.values()):
                 for key in others:
                     self.delete_tag(key)
                 return lease

@@ -187,10 +187,10 @@ def _describe_masked(cube: CubeEntry) -> str:
     }
     reasons = ", ".join(f"{rows.sum():,} {why}" for why, rows in kinds.items() if rows.any())
     words = f"{masked.sum():,} cadences ({100 * masked.mean():.1f} %)" + (f": {reasons}" if reasons else "")
-    return f"{words}; {_count_lone(cube.amplifier, ~masked):,} single pixels of the others"
+    return f"{words}; {_count_isolated(cube.amplifier, ~masked):,} single pixels of the others"
 
 
-def _count_lone(amplifier: Amplifier, live: np.ndarray) -> int:
+def _count_isolated(amplifier: Amplifier, live: np.ndarray) -> int:
     """Number of masked pixels in live cadences, without those that are always masked."""
     n_lone = 0
     for row in amplifier.residual:

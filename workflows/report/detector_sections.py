@@ -30,7 +30,7 @@ def write_comparison(run: RunFolder) -> list[Part]:
     """Tabulate and draw all detectors at the stated false-alarm rate, and write the verdict."""
     summary = required(run.table("evaluation/summary.parquet"), "evaluation/summary.parquet")
     verdict = run.text("evaluation/verdict.txt")
-    said = Paragraph(verdict.strip(), "verdict") if verdict else Paragraph("Left out: no verdict.txt.", "left-out")
+    stated = Paragraph(verdict.strip(), "verdict") if verdict else Paragraph("Left out: no verdict.txt.", "left-out")
     optimum = _optimum(run)
     few = int((summary["false_alarms"] < FEWEST_ALARMS).sum())
     note = (
@@ -47,7 +47,7 @@ def write_comparison(run: RunFolder) -> list[Part]:
     plot_comparison(summary, drawing.subplots())
     caption = "Completeness of each detector with its bootstrap bounds. Hollow: trained on shuffled labels."
     drawn = picture(drawing, caption, alt="Completeness by detector")
-    return [said, _summary_table(summary), Paragraph(note, "note"), drawn]
+    return [stated, _summary_table(summary), Paragraph(note, "note"), drawn]
 
 
 def _summary_table(summary: pd.DataFrame) -> Table:
@@ -114,7 +114,7 @@ def _list_apart(run: RunFolder) -> list[Part]:
     apart = run.table("evaluation/apart.parquet")
     if apart is None or apart.empty:
         return []
-    said = (
+    note = (
         "Apart, whatever their ρ: kinds that go on beyond any file and so have no finite optimum "
         f"({', '.join(ENDLESS_KINDS)}), which count for no completeness; and what stands on a star or on none "
         f"({', '.join(EITHER_KINDS)}), which does."
@@ -125,7 +125,7 @@ def _list_apart(run: RunFolder) -> list[Part]:
         "found": lambda row: f"{row['found']} of {row['n']}",
         "fraction": lambda row: between(row["fraction"], row["low"], row["high"]),
     }
-    return [Paragraph(said, "note"), tabulate(apart, columns)]
+    return [Paragraph(note, "note"), tabulate(apart, columns)]
 
 
 def write_learning(run: RunFolder) -> list[Part]:
@@ -185,7 +185,8 @@ def write_reliability(run: RunFolder) -> list[Part]:
     _label_outer(panels)
     caption = (
         "Of the strips given a probability, the fraction that held an event, with 95 % Wilson intervals. Points above "
-        "the diagonal (dashed): events are likelier than said. Probabilities are calibrated on the mix of the training "
-        "examples, half of them events; where events are rarer, as in these frames, fewer doubtful strips hold one."
+        "the diagonal (dashed): events are likelier than predicted. Probabilities are calibrated on the mix of the "
+        "training examples, half of them events; where events are rarer, as in these frames, fewer doubtful strips "
+        "hold one."
     )
     return [picture(drawing, caption, alt="Reliability diagram")]

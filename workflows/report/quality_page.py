@@ -349,7 +349,7 @@ def _draw_piece(amplifier: Amplifier) -> Picture:
         f"{residual.shape[0]} rows and {residual.shape[1]} columns{_describe_streak(amplifier, rows, streak)}. Above: "
         "electrons without bias and what the rows share. Below: without the level of each column and the motion of the "
         f"streaks, too, in σ; masked pixels are grey. The standard deviation within {TAIL_SIGMA:g} σ is "
-        f"{number(_calm_spread(residual), '{:.3f}')} in the piece."
+        f"{number(_quiet_spread(residual), '{:.3f}')} in the piece."
     )
     return picture(drawing, caption, alt="Piece of the calibrated amplifier around its brightest streak", image=True)
 
@@ -369,12 +369,12 @@ def _describe_streak(amplifier: Amplifier, rows: slice, streak: pd.Series | None
         return "; no streak was found"
     x = round(float(streak["x"]))
     near = slice(max(x - _STREAK_REACH, 0), min(x + _STREAK_REACH + 1, amplifier.n_columns))
-    spread = _calm_spread(np.asarray(amplifier.residual[0, near, rows], dtype=np.float32))
+    spread = _quiet_spread(np.asarray(amplifier.residual[0, near, rows], dtype=np.float32))
     mag = "" if pd.isna(streak["mag"]) else f", magnitude {streak['mag']:.1f}"
     columns = f"{near.stop - near.start} columns"
     return f" around the brightest streak (x = {streak['x']:.1f}{mag}; {number(spread, '{:.2f}')} σ in its {columns})"
 
 
-def _calm_spread(residual: np.ndarray) -> float:
-    calm = residual[np.abs(residual) < TAIL_SIGMA]
-    return float(np.sqrt(np.mean(calm.astype(np.float64) ** 2))) if calm.size else np.nan
+def _quiet_spread(residual: np.ndarray) -> float:
+    quiet = residual[np.abs(residual) < TAIL_SIGMA]
+    return float(np.sqrt(np.mean(quiet.astype(np.float64) ** 2))) if quiet.size else np.nan

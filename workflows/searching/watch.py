@@ -206,7 +206,7 @@ class Watcher:
 
 def watch_folder(
     watcher: Watcher,
-    say: Callable[[str], None],
+    write_line: Callable[[str], None],
     *,
     every_s: float = EVERY_S,
     stop_after_s: float | None = None,
@@ -217,7 +217,7 @@ def watch_folder(
     Parameters
     ----------
     watcher : Watcher
-    say : callable
+    write_line : callable
         Gets one line after every look that led to a search.
     every_s : float
         Seconds between two looks.
@@ -236,7 +236,7 @@ def watch_folder(
         while True:
             found = watcher.look()
             if found is not None:
-                say(describe_pass(found))
+                write_line(describe_pass(found))
                 n_failures = found.n_failures
                 if found.arrived or not found.given_up:
                     idle_since = watcher.clock()
@@ -244,7 +244,7 @@ def watch_folder(
                 return n_failures + watcher.n_waiting
             sleep(every_s)
     except KeyboardInterrupt:
-        say("stopped; the same command goes on from here")
+        write_line("stopped; the same command goes on from here")
         return n_failures
 
 

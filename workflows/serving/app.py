@@ -251,4 +251,4 @@ async def _refuse(_: Request, error: Exception) -> Response:
 
 async def _fail(_: Request, error: Exception) -> Response:
     log.error("a request failed: %s: %s", type(error).__name__, error)
-    return JSONResponse({"error": f"{type(error).__name__} in the server; its log says more"}, 500)
+    return JSONResponse({"error": f"{type(error).__name__} in the server; see its log"}, 500)

@@ -11,7 +11,7 @@ _SHAPES = {
     "patches": "(b, n, d) residuals in σ, patch by patch; masked pixels are 0",
     "context": "(b, n, r) shared row residual of each of a patch's rows",
     "profile": "(b, y x) baseline under the strip in units of the sky noise",
-    "features": "(b, f) what stage 1 says of the trigger",
+    "features": "(b, f) measurements of the trigger by stage 1",
     "mask": "(b, n) false where a patch holds no valid pixel",
 }
 
@@ -65,9 +65,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         (403, "a file outside of the allowed folders"),
         (408, "the body did not arrive in time"),
         (413, "too many bytes, strips or rows"),
-        (415, "not said to be JSON"),
+        (415, "the content type is not JSON"),
         (422, "strips that do not fit the model, or files that cannot be read"),
-        (503, "busy, or not ready yet: Retry-After says when"),
+        (503, "busy, or not ready yet: see Retry-After"),
         (504, "took too long"),
     )
 }

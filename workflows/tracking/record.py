@@ -46,8 +46,8 @@ def record_training(run: Run, folder: Path, settings: TrainSettings) -> None:
     ``arch.*`` and ``train.*``, data hash and seed, loss of every logged step, the learning curve and its diagnosis.
     """
     summary, history = read_training(folder)
-    said = diagnose_training(folder)
-    run.log_tags({LEARNING_CURVE: said.title, f"{LEARNING_CURVE}.evidence": said.evidence})
+    diagnosis = diagnose_training(folder)
+    run.log_tags({LEARNING_CURVE: diagnosis.title, f"{LEARNING_CURVE}.evidence": diagnosis.evidence})
     run.log_tags({MODEL_HASH: hash_weights(folder), "shuffled": str(summary["shuffled"]).lower()})
     run.log_params({"family": summary["family"], "n_parameters": summary["n_parameters"]}, prefix="arch.")
     run.log_params(hyperparameters(load_model(folder)))

@@ -142,13 +142,13 @@ def _learn(
         seed=settings.seed,
     )
 
-    told: list[int] = []
+    epochs: list[int] = []
 
-    def tell(rows: list[dict[str, Any]]) -> None:
-        told.append(rows[0]["epoch"])
+    def record(rows: list[dict[str, Any]]) -> None:
+        epochs.append(rows[0]["epoch"])
         whole = next(row for row in rows if row["split"] == "validation" and row["source"] == ALL)
         if progress is not None:
-            progress.say(
+            progress.write_line(
                 f"epoch {whole['epoch']}: validation error {whole['ratio']:.4f} of that of predicting 0 "
                 f"({whole['seconds']:.0f} s)"
             )
@@ -157,9 +157,9 @@ def _learn(
 
     result = fit_masked_model(
         model, drawn.strips, np.flatnonzero(~drawn.for_validation), np.flatnonzero(drawn.for_validation),
-        drawn.sources, options, checkpoint=out / CHECKPOINT, made_from=data_hash, on_rows=tell,
+        drawn.sources, options, checkpoint=out / CHECKPOINT, made_from=data_hash, on_rows=record,
     )  # fmt: skip
-    before = result.history[~result.history["epoch"].isin(told)]
+    before = result.history[~result.history["epoch"].isin(epochs)]
     if run is not None and len(before):  # epochs of the interrupted run
         _record_rows(run, before.to_dict("records"))
     return result

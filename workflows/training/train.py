@@ -151,8 +151,8 @@ def train_model(
             record_training(run, out, settings)
             run.log_model(out)
     if progress is not None:
-        said = diagnose_training(out)
-        progress.say(f"learning curve: {said.title}: {said.evidence}")
+        diagnosis = diagnose_training(out)
+        progress.write_line(f"learning curve: {diagnosis.title}: {diagnosis.evidence}")
     return summary
 
 

@@ -561,7 +561,7 @@ def test_bar_on_a_terminal_reaches_its_total():
 def test_quiet_progress_says_nothing(capsys):
     progress = Progress(quiet=True)
     assert list(progress.track("ab", "letters", 2)) == ["a", "b"]
-    progress.say("done")
+    progress.write_line("done")
     assert capsys.readouterr() == ("", "")
 
 

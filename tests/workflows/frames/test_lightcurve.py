@@ -198,7 +198,7 @@ def test_barycentric_times_of_rows_read_after_the_shutter_closed_are_of_light_be
 
 def test_what_barycentric_times_lack_is_named_before_anything_is_read(frame, placed_camera, tiny_camera, tmp_path):
     for camera, message in (
-        (tiny_camera, "profile tiny does not say where the telescope stands"),
+        (tiny_camera, "profile tiny has no site of the telescope"),
         (placed_camera, "no RA and no DEC in the primary header"),
     ):
         result = call(frame, camera, tmp_path / "out", "--barycentric")

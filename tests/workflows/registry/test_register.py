@@ -177,7 +177,7 @@ def test_the_bundled_model_says_that_it_saw_simulated_frames(tracking):
     made = register_version(tracking, "bundled", "bundled-card")
     card = (files_of(tracking, made) / "model_card.md").read_text()
     assert "Registered from bundled" in card
-    assert "it has seen no real frame" in card
+    assert "trained on no real frame" in card
 
 
 def test_a_model_logged_without_signature_is_logged_anew(tracking, trained):

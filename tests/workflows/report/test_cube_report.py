@@ -367,10 +367,10 @@ def test_sum_of_light_solved_in_the_head():
     whole = sum_light(amplifier, np.ones((2, 2), dtype=bool))
     np.testing.assert_allclose(
         whole, [330, 300, 340, np.nan]
-    )  # a lone masked pixel is at its level; one of three is few
+    )  # an isolated masked pixel is at its level; one of three is few
     np.testing.assert_allclose(sum_light(amplifier, np.array([[True, False], [False, False]])), [110, 100, nan, nan])
     np.testing.assert_allclose(read_light(amplifier, slice(0, 1))[0, 1], [120, 100, 130, nan])
-    assert cube_sections._count_lone(amplifier, np.array([True, True, True, False])) == 2
+    assert cube_sections._count_isolated(amplifier, np.array([True, True, True, False])) == 2
 
 
 def test_median_leaves_out_what_is_masked():

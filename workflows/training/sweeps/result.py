@@ -53,11 +53,11 @@ class TuneResult:
                 f"{row.family:<12} {n_trials:>10} {counts.get(PRUNED, 0):>10} {row.validation_loss:>10.4f} "
                 f"{int(row.n_parameters):>10,} {own['seconds'].sum():>8.0f} s"
             )
-        return "\n".join([*lines, "", *(self._say_best(row) for row in self.best.to_dict("records"))])
+        return "\n".join([*lines, "", *(self._describe_best(row) for row in self.best.to_dict("records"))])
 
-    def _say_best(self, row: Mapping[str, Any]) -> str:
+    def _describe_best(self, row: Mapping[str, Any]) -> str:
         chosen = {name: row[name] for name in row if name.startswith(("train.", "arch.")) and pd.notna(row[name])}
-        values = ", ".join(f"{name} = {_say_value(value)}" for name, value in chosen.items())
+        values = ", ".join(f"{name} = {_format_value(value)}" for name, value in chosen.items())
         return f"{self.out / row['family']}: trial {row['trial']}, {values}"
 
 
@@ -77,5 +77,5 @@ def _cell(value: Any) -> Any:
     return None if value is None or value != value else value
 
 
-def _say_value(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -200,14 +200,14 @@ def _state_of(trial: FrozenTrial) -> str:
 
 def _trial_row(family: str, trial: FrozenTrial) -> dict[str, Any]:
     known = trial.user_attrs
-    seen = {epoch: loss for epoch, loss in trial.intermediate_values.items() if math.isfinite(loss)}
+    losses = {epoch: loss for epoch, loss in trial.intermediate_values.items() if math.isfinite(loss)}
     row = {
         "family": family,
         "trial": trial.number,
         "state": _state_of(trial),
         # the best loss so far of a trial that was cut short
-        "validation_loss": trial.value if trial.value is not None else min(seen.values(), default=None),
-        "best_epoch": min(seen, key=seen.__getitem__, default=None),
+        "validation_loss": trial.value if trial.value is not None else min(losses.values(), default=None),
+        "best_epoch": min(losses, key=losses.__getitem__, default=None),
         "epochs": max(trial.intermediate_values, default=0),
         "n_parameters": known.get("n_parameters"),
         "seconds": known.get("seconds"),

@@ -185,10 +185,10 @@ class _Sweep:
     def _tidy_up(self, study: FamilyStudy, tracker: FamilyTracker) -> None:
         """Clean up after a killed process: its running trial, the run of that trial, a model not yet moved."""
         for trial in study.drop_interrupted():
-            self.progress.say(f"{tracker.family}: trial {trial.number} was interrupted and is made up for")
+            self.progress.write_line(f"{tracker.family}: trial {trial.number} was interrupted and is repeated")
             tracker.mark_interrupted(trial)
         if study.n_finished:
-            self.progress.say(f"{tracker.family}: {study.n_finished} trials are done already")
+            self.progress.write_line(f"{tracker.family}: {study.n_finished} trials are done already")
         self._keep_best(study)
 
     def _run_trial(self, study: FamilyStudy, tracker: FamilyTracker) -> None:
@@ -207,7 +207,7 @@ class _Sweep:
             (folder / CHOSEN).write_text(json.dumps(note, indent=1))
         study.finish(trial, outcome.loss if outcome.state == COMPLETE else None, outcome.attributes())
         self._keep_best(study)
-        self.progress.say(f"{family}: trial {study.n_finished} of {self.settings.tune.trials}: {outcome}")
+        self.progress.write_line(f"{family}: trial {study.n_finished} of {self.settings.tune.trials}: {outcome}")
 
     def _trial_folder(self, family: str, number: int) -> Path:
         return self.out / "trials" / f"{family}-{number}"
