@@ -133,7 +133,7 @@ def diagnose(history: pd.DataFrame, *, dropout: float | None = None) -> Diagnosi
         return Diagnosis(TOO_SHORT, f"{len(train)} training and {len(validation)} validation rows; three are needed")
     readings: tuple[Callable[[_Curve, _Curve], Diagnosis | None], ...]
     readings = (_rose, _jumped, _learned_late, _over_fitted, _hardly_fell, _still_falls)
-    found = next((first for reading in readings if (first := reading(train, validation))), None) or _settled(
+    found = next((diagnosis for reading in readings if (diagnosis := reading(train, validation))), None) or _settled(
         train, validation
     )
     below = _below_training(train, validation, dropout)

@@ -1,4 +1,4 @@
-"""A toy training set that is learned in a second; its grid has columns ≠ patch rows ≠ tokens, so axes cannot swap."""
+"""A toy training set, learned in a second; its grid has columns ≠ patch rows ≠ tokens, so swapped axes show."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ SMALL_ARCH = {
 
 
 def random_strips(n, grid=GRID, seed=0):
-    """Noise of 1σ on a profile with a star, all patches valid, features without meaning."""
+    """Noise of 1σ on a profile with a star, all patches valid, random features."""
     rng = np.random.default_rng(seed)
     residual = rng.standard_normal((n, grid.n_y, grid.n_columns, grid.n_rows)).astype(np.float32)
     return StripBatch(

@@ -1,4 +1,4 @@
-"""Parameter counts that can be checked in the head."""
+"""Parameter counts that can be checked by hand."""
 
 import pytest
 from torch import nn

@@ -1,4 +1,4 @@
-"""Every family keeps the same promises: one input, one output, saved and loaded to the bit."""
+"""Every family has the same input and output, and is saved and loaded to the bit."""
 
 import json
 import pickle
@@ -137,8 +137,8 @@ def test_eager_equals_sdpa(model, strips, tmp_path):
         np.testing.assert_allclose(found["eager"][name], found["sdpa"][name], atol=2e-5)
 
 
-def test_transformer_tells_positions_apart(grid, strips):
-    """Attention alone ignores order: two patches that trade places must change the result."""
+def test_transformer_distinguishes_positions(grid, strips):
+    """Attention alone ignores order; exchanging two patches must change the result."""
     model = build_model("transformer", grid, {"hidden_size": 16, "n_layers": 1, "n_heads": 2, "mlp_size": 16})
     order = [3, 1, 2, 0, 4, 5]
     swapped = replace(strips, patches=strips.patches[:, order], context=strips.context[:, order])
@@ -146,7 +146,7 @@ def test_transformer_tells_positions_apart(grid, strips):
 
 
 def test_cnn_lays_columns_and_rows_out_as_they_were(grid):
-    """Patch by patch back to channels (columns) along time: pixel (x, t) holds 100 x + t."""
+    """Patches are put back to channels (columns) along time: pixel (x, t) holds 100 x + t."""
     from shutterless.models.inputs import ModelInputs
     from shutterless.pipeline.tokens import patchify
 
@@ -271,7 +271,7 @@ def test_the_pickle_of_these_tests_runs_code(tmp_path):
 @pytest.mark.parametrize("suffix", sorted(PICKLE_SUFFIXES))
 @pytest.mark.parametrize("place", ["weights{}", "deep/down/weights{}", "WEIGHTS{}"])
 def test_a_pickle_anywhere_is_refused_unread(grid, tmp_path, suffix, place):
-    """Also beside whole safetensors, in a folder below, or in capitals."""
+    """It is also refused beside valid safetensors, in a subfolder, or in capitals."""
     folder = tmp_path / "model"
     build_model("mlp", grid).save_pretrained(folder)
     name = place.format(suffix.upper() if place.isupper() else suffix)

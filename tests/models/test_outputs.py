@@ -1,4 +1,4 @@
-"""The loss and the pooling, solved in the head."""
+"""The loss and the pooling, solved by hand."""
 
 import math
 from importlib import resources
@@ -68,7 +68,7 @@ def test_attention_pool_without_preference_is_the_mean():
 
 
 def test_attention_pool_finds_the_position():
-    """A score that grows steeply with the content puts all the weight on the one bright place, 3/4 of the way."""
+    """A score that rises steeply with the content puts all weight on the one bright position, at 3/4."""
     pool = AttentionPool(1)
     torch.nn.init.constant_(pool.score.weight, 50)
     sequence = torch.tensor([0.0, 0, 0, 1, 0]).reshape(1, 5, 1)
@@ -118,7 +118,7 @@ def test_a_detector_of_one_kind_is_refused():
 
 
 def test_loss_is_to_the_bit_that_of_the_four_terms_written_out():
-    """The sum over the tasks has the terms, and the order of adding them, that models were trained with."""
+    """The sum over the tasks has the same terms in the same order as in the training of the stored models."""
     generator = torch.Generator().manual_seed(3)
     event, kinds, onset, duration = (torch.randn(*size, generator=generator) for size in ((9,), (9, 4), (9,), (9,)))
     output = DetectorOutput(event_logit=event, kind_logits=kinds, onset=onset, log2_duration=duration)
@@ -134,13 +134,13 @@ def test_loss_is_to_the_bit_that_of_the_four_terms_written_out():
 
 
 def test_bundled_model_scores_to_the_bit_what_its_stored_weights_say():
-    """Every reading is a matrix product with the weights stored under its own name, whatever builds the head."""
+    """Every reading is a matrix product with the weights stored under its own name."""
     model = load_model(str(resources.files("shutterless.models.weights")))
     strips = random_strips(5, model.grid)
     tensors = {name: torch.from_numpy(getattr(strips, name)) for name in strips.__dataclass_fields__}
     stored = model.state_dict()
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as scoring does: how many share a sum changes its last digits
+    torch.set_num_threads(1)  # as in scoring: the number of threads changes the last digits of sums
     with torch.inference_mode():
         inputs = model.scaling(**tensors)
         joined = torch.cat([model.summarise(inputs), inputs.features], -1)

@@ -1,4 +1,4 @@
-"""Scores come in order, repeat to the bit, and mean what the calibration says."""
+"""Scores come in order, repeat to the bit, and are calibrated."""
 
 from dataclasses import fields
 
@@ -17,7 +17,7 @@ from shutterless.pipeline.tokens import GridError, StripBatch, TokenGrid
 from .conftest import random_strips
 
 
-def test_table_is_what_the_model_says(model, strips):
+def test_table_holds_the_output_of_the_model(model, strips):
     table = score_strips(model, strips, batch_size=3, device="cpu")
     with torch.inference_mode():
         output = model(**strips_to_tensors(strips))
@@ -29,7 +29,7 @@ def test_table_is_what_the_model_says(model, strips):
 
 
 def test_scoring_changes_nothing_and_repeats_to_the_bit(model, strips):
-    """Also after other strips, and after twice as many: batches are cut from the start."""
+    """The scores repeat after other strips and among twice as many, because batches are cut from the start."""
     weights = {name: values.clone() for name, values in model.state_dict().items()}
     first = score_strips(model, strips, batch_size=7, device="cpu")
     score_strips(model, random_strips(5, seed=9), batch_size=2, device="cpu")
@@ -74,7 +74,7 @@ def test_calibration_is_used(model, strips):
 
 
 def test_calibrated_probabilities_have_the_observed_mean(model):
-    """A model that knows nothing of labels drawn at 30 %: after calibration it says 30 % on average."""
+    """A model without knowledge of labels drawn at 30 %: after calibration its mean probability is 30 %."""
     strips = random_strips(400)
     logit = score_strips(model, strips, device="cpu")["event_logit"].to_numpy()
     calibrate_model(model, logit, np.random.default_rng(0).random(400) < 0.3)
@@ -82,7 +82,7 @@ def test_calibrated_probabilities_have_the_observed_mean(model):
 
 
 def test_other_grid_is_refused_though_the_shapes_fit(model, strips, grid):
-    """Binning does not show in the shapes: only the grid tells."""
+    """Shapes do not depend on the binning, so only the grid shows it."""
     other = TokenGrid(grid.n_y, grid.n_columns, grid.n_rows, grid.patch_rows, bins=(1, 4))
     with pytest.raises(GridError, match=r"the batch of strips has .*bins=\(1, 4\).*expects .*bins=\(1,\)"):
         score_strips(model, strips, device="cpu", grid=other)

@@ -1,4 +1,4 @@
-"""Output size, last activation and loss go together; every other mixture is refused with the right one named."""
+"""Output size, last activation and loss fit together; other combinations are refused with the right one named."""
 
 import math
 
@@ -79,8 +79,8 @@ def test_every_row_names_an_activation_and_losses_that_there_are():
         assert set(row.losses) <= set(LOSSES)
 
 
-def test_losses_solved_in_the_head():
-    """Undecided: ln 2 for two outcomes, ln 3 for three classes. Off by 3: 3 − 1/2 with smooth L1, 9 squared."""
+def test_losses_solved_by_hand():
+    """Undecided logits cost ln 2 for two outcomes, ln 3 for three classes; an error of 3 costs 3 − 1/2 or 9."""
     three, off = torch.zeros(2, 3), torch.tensor([3.0, 5.0])
     assert choose_reading("binary").loss(torch.zeros(2), torch.tensor([0.0, 1])).item() == pytest.approx(math.log(2))
     classes = choose_reading("multiclass", n_classes=3).loss(three, torch.tensor([0, 2]))
@@ -117,7 +117,7 @@ def test_smooth_loss_is_torchs_own_where_every_label_is_known():
     ("sizes", "task"), [([3, 4, 3, 1], "binary"), ([3, 4, 3], "multiclass"), ([3, 2], "regression")]
 )
 def test_plain_mlp_learns_its_task(sizes, task):
-    """The loss of three easy tasks falls to a small part of what random weights have."""
+    """The loss of three easy tasks falls to a small part of that of random weights."""
     torch.manual_seed(1)
     inputs = torch.randn(256, 3)
     labels = {

@@ -1,4 +1,4 @@
-"""Forced choices at equal S/N: cases solved in the head, the error by all permutations, the verdict on labels."""
+"""Forced choices at equal S/N: cases solved by hand, the error from all permutations, the verdict on labels."""
 
 from itertools import combinations
 
@@ -8,14 +8,14 @@ import pytest
 from shutterless.models.evaluation.forced_choice import ForcedChoice, forced_choice, judge_labels
 
 
-def test_four_strips_in_the_head():
+def test_four_strips_by_hand():
     """Events of 0.9 and 0.7, others of 0.5 and 0.1: the means differ by 0.5, so three choices of four are right."""
     found = forced_choice(np.array([0.9, 0.7, 0.5, 0.1]), np.full(4, 6.0), np.array([1, 1, 0, 0]))
     assert found.share == pytest.approx(0.75)
 
 
 @pytest.mark.parametrize(("event", "other", "share"), [(1.0, 0.0, 1.0), (0.0, 1.0, 0.0), (0.4, 0.4, 0.5)])
-def test_who_knows_is_always_right_and_who_is_unsure_in_half(event, other, share):
+def test_a_sure_model_is_always_right_and_an_unsure_one_in_half(event, other, share):
     truth = np.arange(100) % 2 == 0
     found = forced_choice(np.where(truth, event, other), np.linspace(-9, 9, 100), truth)
     assert found.share == share
@@ -47,7 +47,7 @@ def test_error_of_many_bins_is_the_scatter_of_labels_that_are_permuted_within_th
 
 
 def test_the_snr_alone_is_chance_though_it_orders_nearly_all():
-    """Events of 5 to 15 σ among noise that falls from 5: of all pairs the S/N orders 95 %, of equal ones half."""
+    """Events of 5 to 15 σ among noise that falls from 5: S/N orders 95 % of all pairs, half of equal ones."""
     rng = np.random.default_rng(2)
     snr = np.concatenate([rng.uniform(5, 15, 1000), 5 + rng.exponential(0.5, 2000)])
     truth = np.arange(3000) < 1000
@@ -77,9 +77,11 @@ def test_labels_that_taught_something_stand_out_of_the_controls():
 
 
 def test_controls_that_scatter_prove_nothing_whatever_their_mean():
-    """Completeness did: 0.3 % in one run, 78 % in another."""
+    """Completeness of controls scattered so: 0.3 % in one run, 78 % in another."""
     assert not judge_labels("cnn", ForcedChoice(0.8, 0.01), [0.3, 0.7, 0.5]).learned
-    assert not judge_labels("cnn", ForcedChoice(0.8, 0.01), [0.8, 0.8, 0.8]).learned  # the answer leaks in
+    assert not judge_labels(
+        "cnn", ForcedChoice(0.8, 0.01), [0.8, 0.8, 0.8]
+    ).learned  # the labels leak into the controls
     assert not judge_labels("cnn", ForcedChoice(0.75, 0.01), [0.52]).learned  # one control: t is 12.7
 
 

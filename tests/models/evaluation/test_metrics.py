@@ -1,4 +1,4 @@
-"""False alarms, thresholds, completeness and loss: in the head, from textbooks, and against a simulated truth."""
+"""False alarms, thresholds, completeness and loss: by hand, from textbooks, and against a simulated truth."""
 
 import json
 
@@ -52,7 +52,7 @@ EVENTS = truth(
 )
 
 
-def test_clusters_in_the_head():
+def test_clusters_by_hand():
     assert cluster_detections(FOUND.iloc[[0, 4, 5]]).tolist() == [0, 1, 2]
     assert cluster_detections(FOUND.iloc[[0, 1]]).tolist() == [0, 0]
     assert cluster_detections(FOUND.iloc[[0, 2]]).tolist() == [0, 1]
@@ -72,14 +72,14 @@ def test_entries_are_matched_apart():
     assert match_entries(FOUND, EVENTS.iloc[:0]).tolist() == [-1] * 6
 
 
-def test_false_alarms_in_the_head():
-    """Two clusters match no event: four detections of which the best scores 7, and the cosmic ray's."""
+def test_false_alarms_by_hand():
+    """Two clusters match no event: four detections with a best score of 7, and the cosmic ray's."""
     score = np.array([5.0, 7.0, 6.0, 5.5, 20.0, 9.0])
     curve = false_alarm_curve(FOUND, score, EVENTS, live_hours=2.0)
     assert curve.scores.tolist() == [9, 7]
     assert curve.live_hours == 2
     vetoed = false_alarm_curve(FOUND, np.array([5.0, -np.inf, 6.0, 5.5, 20.0, -np.inf]), EVENTS, 2.0)
-    assert vetoed.scores.tolist() == [6, 5.5, 5]  # without the one between them three stand apart
+    assert vetoed.scores.tolist() == [6, 5.5, 5]  # without the one between them, three are clusters of their own
     assert false_alarm_curve(FOUND.iloc[:0], np.empty(0), EVENTS, 2.0).scores.size == 0
 
 
@@ -116,7 +116,7 @@ def test_threshold_at_a_rate():
 
 
 def test_tail_of_exponential_scores():
-    """1,000 an hour above 5, an e-fold for every 0.2: one an hour lies at 5 + 0.2 ln 1000 = 6.38."""
+    """1,000 per hour above 5, an e-fold every 0.2: one per hour is at 5 + 0.2 ln 1000 = 6.38."""
     rng = np.random.default_rng(0)
     found = []
     for _ in range(40):
@@ -126,7 +126,7 @@ def test_tail_of_exponential_scores():
         found.append(threshold)
     expected = 5 + 0.2 * np.log(1000)
     assert np.mean(found) == pytest.approx(expected, abs=0.03)
-    # the mean excess of 30 scores is known to 1/√30, and carried over ln(30 / 2) e-folds; so is the lowest of them
+    # the mean excess of 30 scores is known to 1/√30 and extrapolated over ln(30 / 2) e-folds; likewise the lowest
     assert np.std(found) == pytest.approx(0.2 * np.sqrt((np.log(15) ** 2 + 1) / 30), rel=0.3)
 
 
@@ -151,7 +151,7 @@ def test_optimum_at_the_points_of_its_table():
 
 
 def test_optimum_between_and_beyond():
-    """Falls with the rate everywhere; half-way in the logarithm half-way in the threshold."""
+    """The threshold falls with the rate everywhere, and linearly with its logarithm between points."""
     rates = np.geomspace(1e-3, 1e5, 200)
     thresholds = np.array([optimum_threshold(rate) for rate in rates])
     assert np.all(np.diff(thresholds) < 0)
@@ -163,7 +163,7 @@ def test_optimum_between_and_beyond():
 
 @pytest.mark.parametrize(("count", "low", "high"), [(0, 0, 3.69), (1, 0.025, 5.57), (10, 4.80, 18.39)])
 def test_poisson_intervals(count, low, high):
-    """Garwood 1936; the upper limit without a count is -ln 0.025."""
+    """Garwood 1936; the upper limit for no count is -ln 0.025."""
     assert poisson_interval(count) == pytest.approx((low, high), abs=0.005)
 
 
@@ -183,7 +183,7 @@ def test_wilson_intervals_of_means_over_seeds_lie_between_those_of_counts():
     assert high[0] < high[1] < high[2]
 
 
-def test_event_scores_in_the_head():
+def test_event_scores_by_hand():
     """Artefacts and glints are not counted; an event has the best of its detections, or none."""
     found = pd.concat([FOUND, detections(("a", 41.0, 101, 101, 1.0), ("a", 900.0, 5, 9, 4.0))], ignore_index=True)
     scored = event_scores(found, np.array([1.0, 1, 1, 1, 6, 9, 8, 7]), EVENTS)
@@ -191,8 +191,8 @@ def test_event_scores_in_the_head():
     assert scored["score"].tolist() == [8, -np.inf]
 
 
-def test_endless_kinds_count_for_no_completeness_and_are_said_apart():
-    """An eclipse and one of two flickering stars are found; of bursts the one on a star, the orphan not."""
+def test_endless_kinds_count_for_no_completeness_and_are_reported_separately():
+    """An eclipse, one of two flickering stars, and the burst on a star are found; the orphan burst is not."""
     table = truth(
         ("a", "eclipse", True, 40.0, 100, 102, 900.0),
         ("a", "flickering", True, 10.0, 0, 9000, 50.0),
@@ -213,7 +213,7 @@ def test_endless_kinds_count_for_no_completeness_and_are_said_apart():
     assert apart[["low", "high"]].iloc[1].tolist() == pytest.approx(wilson_interval(1, 2))
     assert apart_table(FOUND, score, table, 7.0)["found"].sum() == 0
     assert apart_table(FOUND, np.full(len(FOUND), -np.inf), table, -np.inf)["found"].sum() == 0
-    assert apart_table(FOUND, score, EVENTS, 5.0).empty  # no endless kind, and no word of stars
+    assert apart_table(FOUND, score, EVENTS, 5.0).empty  # no endless kind, and no column of stars
 
 
 def events(rho, score, kind="burst", entry="a"):
@@ -221,7 +221,7 @@ def events(rho, score, kind="burst", entry="a"):
 
 
 def test_completeness_of_three_of_four():
-    """Between 6 and 7; a threshold is passed by what is equal to it, and rho = 7 belongs to the next bin."""
+    """The bin is 6 to 7; a score equal to the threshold passes, and rho = 7 belongs to the next bin."""
     table = completeness_table(events([6, 6.2, 6.5, 6.9, 7.0], [5, 9, 8, 4.9, 0.0], ["burst"] * 3 + ["flare"] * 2), 5.0)
     whole = table[table["kind"] == "all"]
     assert whole[["rho_low", "rho_high", "n", "found", "completeness"]].to_numpy().tolist() == [
@@ -243,7 +243,7 @@ def simulated(n, rng, rho50=6.5, width=1.0):
 
 @pytest.mark.parametrize(("rho50", "width"), [(6.5, 1.0), (5.8, 0.5), (8.0, 2.0)])
 def test_half_of_simulated_events(rho50, width):
-    """The median of ``Φ((rho - rho50) / width)`` from 4,000 events, good to two per cent."""
+    """The median of ``Φ((rho - rho50) / width)`` from 4,000 events, accurate to two per cent."""
     rho, found = simulated(4000, np.random.default_rng(0), rho50, width)
     assert fit_rho50(rho, found) == pytest.approx(rho50, rel=0.02)
 
@@ -282,7 +282,7 @@ def test_loss_is_unknown_where_nothing_was_found():
 
 
 def test_bootstrap_keeps_what_shares_a_frame_together():
-    """Twelve frames of three events each: every frame comes whole, as often as it is drawn."""
+    """Of twelve frames with three events each, every drawn frame is complete."""
     table = events(np.arange(36.0), np.zeros(36), entry=[f"e{i % 12:02d}" for i in range(36)])
     for rows in bootstrap_events(table, 10, seed=1):
         assert len(rows) == 36

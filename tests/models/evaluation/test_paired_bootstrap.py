@@ -1,4 +1,4 @@
-"""The error of a difference, against its analytic value, its coverage, and what whole blocks change."""
+"""The error of a difference against its analytic value, its coverage, and the effect of whole blocks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_difference_is_that_of_the_completenesses_and_changes_its_sign():
 
 
 def test_standard_error_of_single_events_is_the_textbook_one():
-    """Each event its own block: s/√n with n - 1 in the variance."""
+    """With one event per block, the error is s/√n with n - 1 in the variance."""
     rng = np.random.default_rng(3)
     first, second = rng.random(200) < 0.7, rng.random(200) < 0.5
     result = paired_difference(first, second, np.arange(200), n_samples=20_000)
@@ -47,7 +47,7 @@ def test_variance_is_unbiased_even_for_four_blocks():
 
 
 def test_events_that_share_a_block_count_once():
-    """Ten copies of every event in its block: the same error, where single events would claim √10 less."""
+    """Ten copies of every event in its block leave the error unchanged; with single events it would be √10 smaller."""
     rng = np.random.default_rng(5)
     first, second = rng.random(60) < 0.7, rng.random(60) < 0.5
     once = paired_difference(first, second, np.arange(60))
@@ -66,7 +66,7 @@ def test_pairing_cancels_what_is_hard_for_both():
 
 
 def test_interval_covers_the_truth_as_often_as_it_says():
-    """Thirty sequences of ten events, of which the first detector finds a tenth more, by an amount of each sequence."""
+    """Thirty sequences of ten events; the first detector finds a tenth more, by an amount that varies by sequence."""
     rng = np.random.default_rng(7)
     covered = 0
     for seed in range(200):

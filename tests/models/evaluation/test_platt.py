@@ -25,7 +25,7 @@ def test_platt_recovers_slope_and_intercept():
     assert np.all(np.abs(np.array(fitted) - [0.5, -1]) < 3 * errors)
 
 
-def test_platt_of_logits_that_say_nothing_is_the_base_rate():
+def test_platt_of_uninformative_logits_is_the_base_rate():
     slope, intercept = fit_platt(np.zeros(1000), np.arange(1000) < 250)
     assert probability_from_logit(np.zeros(1), slope, intercept)[0] == pytest.approx(0.25, abs=0.002)
 
@@ -42,7 +42,7 @@ def test_platt_needs_both_classes():
         fit_platt(np.arange(3.0), np.ones(3))
 
 
-def test_reliability_table_in_the_head():
+def test_reliability_table_by_hand():
     """Two bins: 0.2 and 0.4 with one event of two; 1.0 with one of one."""
     table = reliability_table(np.array([0.2, 0.4, 1.0]), np.array([0, 1, 1]), n_bins=2)
     assert table["n"].tolist() == [2, 1]
@@ -59,7 +59,7 @@ def test_empty_bins_are_listed_and_do_not_count():
     assert np.isnan(reliability_error(reliability_table(np.empty(0), np.empty(0))))
 
 
-def test_roc_area_in_the_head():
+def test_roc_area_by_hand():
     assert roc_area([3, 2, 1], [1, 1, 0]) == 1
     assert roc_area([1, 2, 3], [1, 1, 0]) == 0
     assert roc_area([5, 5, 5, 5], [1, 0, 1, 0]) == 0.5

@@ -1,4 +1,4 @@
-"""Attention, saliency and preferred inputs against what is known of them."""
+"""Attention, saliency and preferred inputs against analytic cases."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ def cnn():
 
 @pytest.fixture(params=sorted(SMALL))
 def biased(request, strips):
-    """A model of each family, scaled, with biases as after a training: a fresh one has none."""
+    """A scaled model of each family with biases as after a training; a new one has none."""
     model = build_model(request.param, GRID, SMALL[request.param], seed=3)
     model.scaling.fit(strips)
     generator = torch.Generator().manual_seed(1)
@@ -100,7 +100,7 @@ def test_asking_for_attention_leaves_the_model_as_it_was(transformer, strips):
     assert not transformer.pool.score._forward_hooks
 
 
-def test_masked_tokens_are_not_looked_at(transformer, strips):
+def test_masked_tokens_get_no_attention(transformer, strips):
     mask = strips.mask.copy()
     mask[:, -2:] = False
     found = attend(transformer, replace(strips, mask=mask))
@@ -125,7 +125,7 @@ def test_a_patch_spreads_its_share_evenly_over_its_rows():
 
 
 def perceptron_with(weights, slope_of_snr):
-    """A perceptron whose event logit is known: some weight for every pixel, and one for the S/N."""
+    """A perceptron with a known event logit: given weights for every pixel, and one for the S/N."""
     model = build_model("mlp", GRID, {"hidden_sizes": []}, seed=1)
     with torch.no_grad():
         model.head.event.weight.zero_()
@@ -167,7 +167,7 @@ def test_gradient_is_what_a_little_more_light_changes(biased, strips):
 
 
 def test_attributions_sum_to_the_difference_of_the_logits(biased, strips):
-    """Completeness, Sundararajan et al. 2017, proposition 1; to 0.005 logits, of differences up to 2."""
+    """Completeness (Sundararajan et al. 2017, proposition 1), to 0.005 of differences up to 2 logits."""
     found = integrated_gradients(biased, strips)
     total = sum(found.by_input().values())
     np.testing.assert_allclose(total, found.logit - found.baseline_logit, atol=5e-3)
@@ -193,7 +193,7 @@ def test_saliency_in_batches_is_the_same(biased, strips):
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_trained_model_decides_by_the_pulse(toy):
-    """The toy's events are 8σ in the middle column: there the attributions lie."""
+    """The toy's events are 8σ in the middle column, and so are the attributions."""
     model = build_model("cnn", GRID, {**CNN_ARCH, "channels": [16, 24], "dropout": 0.0}, seed=3)
     fit_model(model, toy, TrainingSettings(epochs=2, batch_size=64, learning_rate=5e-3, device="cpu"))
     events = toy.strips[np.flatnonzero(toy.labels.is_event > 0)[:40]]
@@ -209,7 +209,7 @@ def test_a_count_of_steps_below_one_is_refused(cnn, strips):
 
 
 def test_the_first_layers_optimum_is_its_own_weights(cnn):
-    """For a linear answer under a norm the optimum is the weights themselves (Cauchy and Schwarz)."""
+    """The optimum of a linear activation at a given norm is the weights themselves (Cauchy and Schwarz)."""
     found = maximise_activation(cnn, norm=10.0)
     weights = cnn.convolutions[0].weight.detach()[:, :-1].numpy()  # the last channel is the mask, always 1
     length = np.linalg.norm(weights.reshape(6, -1), axis=1)
@@ -252,7 +252,7 @@ def test_the_kernel_that_answers_most_is_named_first(cnn, strips):
 
 
 def test_a_kernel_sees_the_rows_that_change_its_answer(cnn):
-    """24 rows answered by the network itself: the middle unit of layer 1 changes with 9 rows, no more."""
+    """In the network itself, on 24 rows, the middle unit of layer 1 depends on 9 rows and no more."""
     assert [receptive_rows(cnn, layer) for layer in (0, 1)] == [5, 9]
     rows = torch.zeros(1, 7, 24, requires_grad=True)
     maps = cnn.convolutions[1](nn.functional.gelu(cnn.convolutions[0](rows)))

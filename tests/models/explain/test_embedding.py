@@ -1,4 +1,4 @@
-"""Clusters and outliers of points whose place is known, and of strips of which some are odd."""
+"""Clusters and outliers of points at known positions, and of strips with some odd ones."""
 
 from dataclasses import replace
 
@@ -36,7 +36,7 @@ def two_clouds(n=60, seed=0):
 
 
 def odd_strips(n, seed=5):
-    """What no toy strip holds: all columns dark for eight rows, then bright for eight, by 6σ: as of a power supply."""
+    """Strips unlike the toy's: all columns dark for eight rows, then bright for eight, by 6σ, as by pickup."""
     rng = np.random.default_rng(seed)
     residual = rng.standard_normal((n, 1, 5, 24)).astype(np.float32)
     residual[..., 4:12] -= 6
@@ -65,7 +65,7 @@ def test_the_point_far_from_all_is_the_oddest():
     assert points["outlier_score"].iloc[180] > 2 * points["outlier_score"].iloc[:180].max()
 
 
-def test_the_first_component_parts_the_clouds_and_has_unit_variance():
+def test_the_first_component_separates_the_clouds_and_has_unit_variance():
     found = map_embedding(two_clouds())
     first = found.points["component_1"].to_numpy()
     assert first.std() == pytest.approx(1)
@@ -92,7 +92,7 @@ def test_a_large_reconstruction_error_makes_a_strip_odder():
 
 
 def test_a_score_is_in_robust_standard_deviations():
-    """Reconstruction errors e⁻², e⁻¹, 1, e, e² many times over: logarithms of median 0, and 1 off it."""
+    """Reconstruction errors e⁻², e⁻¹, 1, e, e², repeated: their logarithms have median 0 and median deviation 1."""
     error = np.exp(np.tile([-2.0, -1.0, 0.0, 1.0, 2.0], 37)[:181])
     error[7] = np.exp(30.0)
     score = map_embedding(two_clouds(), reconstruction_error=error).points["outlier_score"]
@@ -109,9 +109,9 @@ def pretrained(toy):
 
 @pytest.mark.parametrize("family", ["transformer", "cnn", "mlp"])
 def test_injected_odd_strips_rank_among_the_outliers(toy, pretrained, family):
-    """Ten of 400 strips are of a kind never seen: all are among the 20 oddest, for models that have seen no label.
+    """Ten of 400 strips are of an unknown kind: all are among the 20 oddest, for models trained without labels.
 
-    The summaries of a CNN and an MLP show it by themselves; a transformer's hardly do, since it normalizes every token.
+    Summaries of a CNN and an MLP suffice; those of a transformer hardly do, because it normalizes every token.
     """
     strips = with_odd_ones(toy.strips[:400], 10)
     architectures = {"transformer": TRANSFORMER, "cnn": {"kernel_rows": 5, "channels": [16, 24], "strides": [1, 2]}}
@@ -124,7 +124,7 @@ def test_injected_odd_strips_rank_among_the_outliers(toy, pretrained, family):
 
 
 def test_summaries_are_what_the_heads_read(toy):
-    """Head of summary and features gives the event logit."""
+    """The head gives the event logit from summary and features."""
     import torch
 
     from shutterless.models.dataset import strips_to_tensors

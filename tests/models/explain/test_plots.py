@@ -123,7 +123,7 @@ def test_scores_fall_with_their_rank(ax):
         (lambda ax: plot_outlier_scores(points()[:0], ax), "no strips"),
     ],
 )
-def test_nothing_to_draw_is_said(ax, draw, text):
+def test_nothing_to_draw_is_stated(ax, draw, text):
     assert draw(ax) is ax
     assert texts(ax) == [text]
 

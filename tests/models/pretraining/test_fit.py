@@ -1,4 +1,4 @@
-"""A masked-patch model sees nothing of what is hidden, predicts what the rest tells, not noise, and repeats itself."""
+"""A masked-patch model gets nothing of hidden patches, predicts structure but no noise, and is reproducible."""
 
 from dataclasses import replace
 
@@ -43,7 +43,7 @@ SINGLE = Masking(share=0.34, run_share=0)
 
 
 def steady_strips(n, seed=0, amplitude=3.0):
-    """Noise of 1σ on columns that are bright or dark all the time: the neighbours of a patch tell what is in it."""
+    """Noise of 1σ on columns that are always bright or dark, so neighbours of a patch determine it."""
     rng = np.random.default_rng(seed)
     strips = random_strips(n, seed=seed)
     level = amplitude * rng.choice([-1.0, 1.0], (n, GRID.n_y, GRID.n_columns, 1))
@@ -66,7 +66,7 @@ def learned():
 
 @pytest.fixture
 def fresh():
-    """A model whose decoder is not 0 any more."""
+    """A model whose decoder is no longer 0."""
     model = build_masked_model(GRID, ARCH, SINGLE, seed=3)
     torch.nn.init.normal_(model.decoder[-1].weight, generator=torch.Generator().manual_seed(0))
     return model
@@ -82,7 +82,7 @@ def test_hides_the_share_of_the_valid_patches():
 
 
 def test_runs_are_runs_and_single_patches_are_not():
-    """Of 8 hidden of 32: two runs of four have two beginnings or less; single ones 8 × 24/31 = 6 on average."""
+    """8 of 32 are hidden: two runs of four have at most two beginnings, single patches 8 × 24/31 = 6 on average."""
 
     def beginnings(run_share):
         mask = torch.ones(300, 32, dtype=torch.bool)
@@ -93,7 +93,7 @@ def test_runs_are_runs_and_single_patches_are_not():
     assert beginnings(0.0).mean() == pytest.approx(8 * 24 / 32 + 8 / 32, abs=0.3)
 
 
-def test_something_is_hidden_and_something_seen_of_every_strip():
+def test_something_is_hidden_and_something_visible_of_every_strip():
     mask = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
     for share in (0.01, 0.99):
         hidden = draw_hidden(mask, Masking(share, 0.5, 2), torch.Generator().manual_seed(0))
@@ -117,8 +117,8 @@ def test_masking_is_checked():
         Masking(run_patches=0)
 
 
-def test_nothing_of_a_hidden_patch_is_seen(fresh, strips):
-    """Neither its pixels nor its row context, nor what stage 1 says of the strip."""
+def test_nothing_of_a_hidden_patch_reaches_the_model(fresh, strips):
+    """Neither its pixels nor its row context nor the stage-1 features of the strip."""
     tensors = strips_to_tensors(strips)
     hidden = torch.zeros(len(strips), GRID.n_tokens, dtype=torch.bool)
     hidden[:, 2] = True
@@ -133,7 +133,7 @@ def test_nothing_of_a_hidden_patch_is_seen(fresh, strips):
         assert torch.equal(fresh(hidden, **{**tensors, "features": features}).predicted, expected)
 
 
-def test_the_rest_of_the_strip_is_seen(fresh, strips):
+def test_the_rest_of_the_strip_reaches_the_model(fresh, strips):
     """Context of a neighbour, its pixels, the static profile and the binning factor all change the prediction."""
     tensors = strips_to_tensors(strips)
     hidden = torch.zeros(len(strips), GRID.n_tokens, dtype=torch.bool)
@@ -149,7 +149,7 @@ def test_the_rest_of_the_strip_is_seen(fresh, strips):
 
 
 def test_loss_is_over_live_hidden_pixels_alone(strips):
-    """A fresh model predicts 0, so the loss is the mean square of the compressed pixels that count."""
+    """A new model predicts 0, so the loss is the mean square of the compressed pixels that count."""
     model = build_masked_model(GRID, ARCH, SINGLE, seed=1)
     patches = strips.patches.copy()
     patches[:, 1, ::2] = 0  # masked pixels
@@ -168,15 +168,15 @@ def test_loss_is_over_live_hidden_pixels_alone(strips):
 
 
 def test_white_noise_cannot_be_predicted():
-    """Its floor is the error of predicting 0: on strips never seen no model is below, whatever it does in training."""
+    """The error of predicting 0 is a lower limit: on validation strips no model is below it, whatever the training."""
     result = run(random_strips(320), replace(SHORT, epochs=4, learning_rate=3e-3))
     validation = result.history.query("split == 'validation' and source == 'all'")["ratio"]
     assert validation.min() > 0.995
     assert validation.iloc[0] == pytest.approx(1, abs=0.05)
 
 
-def test_what_the_rest_of_the_strip_tells_is_predicted(learned):
-    """Columns at ±3σ in noise of 1σ: known, they leave 1 of 10 in units of σ²."""
+def test_what_the_rest_of_the_strip_determines_is_predicted(learned):
+    """Columns at ±3σ in noise of 1σ: predicted, they leave 1 of 10 in units of σ²."""
     ratio = learned.history.query("split == 'validation' and source == 'all'")["ratio"]
     assert ratio.iloc[-1] < 0.25
     assert ratio.iloc[-1] < 0.5 * ratio.iloc[0]
@@ -261,7 +261,7 @@ def test_rate_rises_and_falls():
     settings = PretrainingSettings(epochs=10, learning_rate=1.0, warmup_fraction=0.1)
     optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     rates = []
-    for epoch in range(10):  # begun anew, as by a training that goes on from a checkpoint
+    for epoch in range(10):  # a new schedule, as in a training resumed from a checkpoint
         schedule = schedule_rate(optimiser, settings, 10, epoch)
         for _ in range(10):
             rates += schedule.get_last_lr()
@@ -286,7 +286,7 @@ def test_settings_and_strips_are_checked():
 
 def test_loss_that_is_never_finite_is_an_error():
     strips = random_strips(16)
-    strips.mask[12:, 1:] = False  # of one patch a strip nothing can be hidden, so nothing can be judged
+    strips.mask[12:, 1:] = False  # in strips of one patch nothing can be hidden, so there is no validation
     with pytest.raises(PretrainingError, match="validation loss was never finite: lower pretrain"):
         run(strips, replace(SHORT, epochs=1))
 
@@ -349,7 +349,7 @@ def test_another_grid_architecture_or_features_are_refused_with_both(learned):
 
 
 def test_reconstruction_of_a_patch_comes_from_the_others(learned):
-    """What is put into one patch changes what is said of the others, never of itself."""
+    """The content of a patch changes the predictions of the others, never its own."""
     strips = steady_strips(4, seed=8)
     patches = strips.patches.copy()
     patches[:, 2] = 4.0
@@ -375,7 +375,7 @@ def test_reconstruction_error_is_that_of_what_is_shown(learned):
 
 
 def test_an_odd_strip_has_the_larger_error(learned):
-    """A pulse in one patch, of which the others know nothing."""
+    """A pulse in one patch that the others do not determine."""
     strips = steady_strips(40, seed=10)
     patches = strips.patches.copy()
     patches[:20, 3] += 8

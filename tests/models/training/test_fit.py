@@ -39,7 +39,7 @@ def learned(toy):
 
 
 def test_learns_the_easy_task(family, learned):
-    """Scored on fresh strips, drawn with another seed; onset within a patch (4 of 24 rows), duration known."""
+    """Scored on new strips of another seed; onset within a patch (4 of 24 rows), duration known."""
     fresh = make_toy(400, seed=77)
     scores = score_strips(learned[family].model, fresh.strips, device="cpu")
     events = fresh.labels.is_event > 0
@@ -50,14 +50,14 @@ def test_learns_the_easy_task(family, learned):
 
 
 def choices_of(model):
-    """Forced choices on fresh strips; the toy's S/N feature means nothing."""
+    """Forced choices on new strips; the toy's S/N feature is random."""
     fresh = make_toy(400, seed=77)
     probability = expit(score_strips(model, fresh.strips, device="cpu")["event_logit"].to_numpy())
     return forced_choice(probability, fresh.strips.features[:, 0], fresh.labels.is_event)
 
 
 def test_true_labels_teach_and_shuffled_ones_do_not(family, toy, learned):
-    """Random weights, before and after they saw shuffled labels, choose at chance, and the trained ones do not."""
+    """Random weights and those trained on shuffled labels choose at chance; those trained on true labels do not."""
     untrained, shuffled = [], []
     for seed in range(4):
         model = build_model(family, GRID, SMALL_ARCH[family], seed=seed)
@@ -74,7 +74,7 @@ def test_true_labels_teach_and_shuffled_ones_do_not(family, toy, learned):
 
 
 def test_a_control_sees_no_true_label(toy):
-    """Labels of either part are permuted within it, so that no epoch is chosen by the truth."""
+    """Labels are permuted within training and within validation, so that the truth chooses no epoch."""
     train, validation = np.arange(900), np.arange(900, 1200)
     parts = _datasets(toy, train, validation, replace(SHORT, shuffled_labels=True))
     for dataset, index in zip(parts, (train, validation), strict=True):
@@ -136,7 +136,7 @@ def test_trained_model_survives_saving(family, learned, toy, tmp_path):
 
 
 def test_training_scales_its_inputs(learned, toy):
-    """Profiles of 10 to 400σ are brought to mean 0 by what is stored in the weights: asinh(100) is 5.3."""
+    """Profiles of 10 to 400σ are scaled to mean 0 with values stored in the weights: asinh(100) is 5.3."""
     assert learned["mlp"].model.scaling.profile_centre.item() == pytest.approx(5.8, abs=0.3)
 
 
@@ -173,7 +173,7 @@ def test_nothing_is_written_or_printed(toy, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_accuracy_and_auc_in_the_head():
+def test_accuracy_and_auc_by_hand():
     """Logits 2, −1, −2, 1 for event, event, none, none: two right of four, three of four pairs in order."""
     found = accuracy_and_auc(np.array([2, -1, -2, 1.0]), np.array([1, 1, 0, 0.0]))
     assert found == {"accuracy": 0.5, "auc": 0.75}

@@ -1,4 +1,4 @@
-"""Learning curves made for each case, with noise and several seeds, and three that were really learned."""
+"""Synthetic learning curves of each case, with noise and several seeds, and three of real trainings."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_curve_that_is_flat():
 
 
 @pytest.mark.parametrize("n_epochs", [3, 4])
-def test_three_epochs_are_enough_to_tell(n_epochs):
+def test_three_epochs_are_enough(n_epochs):
     sure(STILL_LEARNING, lambda x: decay(x, 0.5), lambda x: decay(x, 0.5) + 0.05, n_epochs=n_epochs)
     sure(CONVERGED, lambda x: decay(x, 0.08), lambda x: decay(x, 0.08) + 0.03, n_epochs=n_epochs)
 
@@ -110,7 +110,7 @@ def test_loss_that_is_not_finite(lost):
 
 @pytest.mark.parametrize("cosine", [False, True])
 def test_small_and_steady_fall(cosine):
-    """With a constant rate linear, under a cosine as the sum of the rates so far."""
+    """The fall is linear with a constant rate, and follows the sum of the rates under a cosine."""
 
     def fall(x):
         done = 0.5 * (np.asarray(x) + np.sin(np.pi * np.asarray(x)) / np.pi) * 2 if cosine else np.asarray(x)
@@ -121,7 +121,7 @@ def test_small_and_steady_fall(cosine):
 
 
 def test_plateau_from_the_beginning_is_not_a_rate_too_low():
-    """Nothing to learn, as with shuffled labels: a quick fall of a tenth, then nothing."""
+    """With nothing to learn, as with shuffled labels: a quick fall of a tenth, then a plateau."""
     sure(CONVERGED, lambda x: decay(x, 0.03, start=1.0, floor=0.9), lambda x: 0.91 + 0 * x)
 
 
@@ -146,7 +146,7 @@ def test_what_is_known_of_dropout_is_used():
 
 @pytest.mark.parametrize("hump", [0.0, 0.8])
 def test_generalisation_long_after_training_was_done(hump):
-    """Training is done at a tenth of the steps; validation stays high, or rises first, and falls at 0.7."""
+    """Training converges at a tenth of the steps; validation stays high, or rises first, and falls at 0.7."""
 
     def validation(x):
         return 0.1 + 1.9 / (1 + np.exp((x - 0.7) / 0.03)) + hump * np.sin(np.pi * np.clip(x / 0.7, 0, 1))
