@@ -19,17 +19,18 @@ import pandas as pd
 
 from shutterless.pipeline.calibration.levels.baseline import (
     BASELINE_CLIP_SIGMA,
-    KNOT_BLOCKS,
-    WINDOW_ROWS,
+    baseline_blocks,
     block_means,
     reject_outliers,
-    running_mean,
+    running_level,
 )
 from shutterless.pipeline.compiled.blocks import BLOCK_ROWS, interpolate_blocks
 from shutterless.pipeline.events.light_curves import event_light_curve
 from shutterless.pipeline.plots.frames import BLUE, GREY, VERMILLION
+from shutterless.pipeline.reading.readout import Readout
 
 ROW_RATE_HZ, READ_NOISE_E, SIGMA_ROWS = 300.0, 10.0, 0.84
+WINDOW = baseline_blocks(Readout(ROW_RATE_HZ, 6.2, READ_NOISE_E, 48_000.0, 3080))
 LEVELS_E = {"sky": 314.0, "r = 12": 314.0 + 150.0}
 DURATIONS_S = (0.03, 0.1, 0.3, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0)
 SHAPES = {"top-hat": ("burst", {"profile": "tophat"}), "flare": ("flare", {})}
@@ -38,7 +39,7 @@ SHAPES = {"top-hat": ("burst", {"profile": "tophat"}), "flare": ("flare", {})}
 def level(electrons: np.ndarray) -> np.ndarray:
     """Level of every row (t, x) as in the calibration."""
     means = block_means(electrons, BLOCK_ROWS, READ_NOISE_E, BASELINE_CLIP_SIGMA)
-    knots = running_mean(reject_outliers(means), WINDOW_ROWS // BLOCK_ROWS, KNOT_BLOCKS)
+    knots = running_level(reject_outliers(means, WINDOW), WINDOW)
     return interpolate_blocks(knots, 0, len(electrons))
 
 

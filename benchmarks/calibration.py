@@ -111,11 +111,11 @@ def steps(frame: Frame) -> Iterator[tuple[str, np.ndarray]]:
     bright, crowding = bright_streaks(
         sigma, steady, sky_level(steady), streaks, sigma_px, frame.readout, residual.shape[1]
     )
-    motion = learn_motion(residual, bright, crowding, sigma_px, frame.readout.n_transit)
+    motion = learn_motion(residual, bright, crowding, sigma_px, frame.readout)
     if motion is not None:
         subtract_shared(residual, bright, motion)
     yield "+ shared motion", residual.copy()
-    subtract_own_motions(residual, bright, sigma_px, streaks["x"].to_numpy())
+    subtract_own_motions(residual, bright, sigma_px, streaks["x"].to_numpy(), frame.readout)
     yield "+ own motion", residual
 
 

@@ -263,7 +263,7 @@ def show_deferred_charge(ax: Axes, rng: np.random.Generator) -> None:
 
 def show_bias(ax: Axes, rng: np.random.Generator) -> None:
     """Bias structure of a whole row."""
-    pattern = draw_detector(rng, 3072, 30, hot_columns=0, traps=0).pattern_e
+    pattern = draw_detector(rng, 3072, 30, hot_columns=0, traps=0, row_rate_hz=300.0).pattern_e
     plot_series(
         np.arange(3102), {"": pattern}, ax, xlabel="Column, overscan behind 3,071", ylabel="Bias structure (e⁻)"
     )

@@ -226,7 +226,11 @@ def measure_faults(folder: Path) -> Iterator[Line]:
     """Columns that are 15 e- or more above the others on average, and runs of rows that are 0."""
     narrow = camera(folder, 64)
     rng = np.random.default_rng(3)
-    drawn = [c for _ in range(4000) for c in draw_detector(rng, 64, 30, hot_columns=4.0, traps=2.0).hot_columns]
+    drawn = [
+        c
+        for _ in range(4000)
+        for c in draw_detector(rng, 64, 30, hot_columns=4.0, traps=2.0, row_rate_hz=300.0).hot_columns
+    ]
     on = [1.0 if c.blinking is None else c.blinking.on_s / (c.blinking.on_s + c.blinking.off_s) for c in drawn]
     levels = np.array([column.level_e for column in drawn])
     asked = 4.0 * float(np.mean(levels * on > 15))

@@ -129,7 +129,7 @@ notebook.keep(figure, "light_curve")
 # %% [markdown]
 # ## Triggers
 #
-# The template bank moves boxes of 1 to 1,024 rows along every column and reports triggers above 5 σ. `veto` gives the
+# The template bank moves boxes of one row to 3.4 s along every column and reports triggers above 5 σ. `veto` gives the
 # reason why a trigger is probably no event: `sharp` is a cosmic ray (narrower than a star can be). For the classical
 # detector, triggers without a veto are events.
 

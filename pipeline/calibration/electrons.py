@@ -10,7 +10,7 @@ from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
 from shutterless.pipeline.reading.frames import Frame
 from shutterless.pipeline.reading.instruments import SerialTrap
 
-DIM_ROWS = 64
+DIM_ROWS = 64  # samples, whose mean stands out of the read noise
 _FIRST_LOOK = 8  # columns that suffice to tell most rows from dropped ones
 
 

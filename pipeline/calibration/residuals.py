@@ -11,11 +11,11 @@ import numpy as np
 from shutterless.pipeline.calibration.electrons import overscan_level, to_electrons, undo_serial_trap
 from shutterless.pipeline.calibration.levels.baseline import (
     BASELINE_CLIP_SIGMA,
-    KNOT_BLOCKS,
-    WINDOW_ROWS,
+    BASELINE_WINDOW_S,
+    baseline_blocks,
     block_means,
     reject_outliers,
-    running_mean,
+    running_level,
 )
 from shutterless.pipeline.calibration.levels.ramp import SETTLE_ROWS, Ramp, fit_drain, fit_ramp
 from shutterless.pipeline.calibration.serial_trap import noise_gain, photon_gain
@@ -27,7 +27,7 @@ from shutterless.pipeline.reading.instruments import SerialTrap
 from shutterless.pipeline.reading.readout import Readout
 
 CHUNK_ROWS = BLOCK_ROWS  # rows calibrated at a time: 0.8 MB of float32, which stays in the cache
-SERIAL_TRAP_ROWS = 2048  # of the steady state, in which the strength of the serial trap is measured
+SERIAL_TRAP_ROWS = 2048  # samples of the steady state, in which the strength of the serial trap is measured
 _TILE = 32  # columns transposed at a time: with 64 rows they fill 64 bytes of 32 lines
 _SKY_STRIDE = 16  # of the columns whose median is the sky level of a row
 
@@ -97,7 +97,8 @@ def fit_baseline(frame: Frame) -> Baseline:
         if not covered:  # 64 times fewer pixels; the trap's curvature over their noise is 0.02 electrons
             undo_serial_trap(mean, serial_trap, slice(0, len(mean)))
         means.append(mean)
-    level = running_mean(reject_outliers(np.concatenate(means)), WINDOW_ROWS // BLOCK_ROWS, KNOT_BLOCKS)
+    window = baseline_blocks(frame.readout)
+    level = running_level(reject_outliers(np.concatenate(means), window), window)
     return Baseline(level, ramps, bias, serial_trap)
 
 
@@ -124,21 +125,18 @@ def _measure_serial_trap(frame: Frame, bias: np.ndarray, steady: slice) -> Seria
 def _fit_ramps(frame: Frame, bias: np.ndarray, serial_trap: SerialTrap | None, steady: slice) -> tuple[Ramp, ...]:
     """Fit the ramp of the first rows and the drain of the last, where the file has them."""
     readout, n_rows, first_row = frame.readout, len(bias), frame.readout.first_row or 0
+    window = max(readout.rows_of(BASELINE_WINDOW_S), SETTLE_ROWS)
     ramps = []
     if steady.start > 0:
         rows = slice(0, min(steady.start + SETTLE_ROWS, n_rows))
-        level = _steady_level(
-            frame, bias, serial_trap, slice(steady.start, min(steady.start + WINDOW_ROWS, steady.stop))
-        )
+        level = _steady_level(frame, bias, serial_trap, slice(steady.start, min(steady.start + window, steady.stop)))
         electrons = _whole_electrons(frame, bias, serial_trap, steady, rows)
         optics = (readout.n_transit, readout.psf_sigma_px, readout.read_noise_e)
         ramps.append(fit_ramp(electrons, first_row, *optics, level))
     if steady.stop < n_rows:
         covered = ramps[0].n_rows if ramps else 0
         rows = slice(max(steady.stop - SETTLE_ROWS, covered), n_rows)
-        level = _steady_level(
-            frame, bias, serial_trap, slice(max(steady.stop - WINDOW_ROWS, steady.start), steady.stop)
-        )
+        level = _steady_level(frame, bias, serial_trap, slice(max(steady.stop - window, steady.start), steady.stop))
         electrons = _whole_electrons(frame, bias, serial_trap, steady, rows)
         closed_rows = n_rows - ((readout.close_row or 0) - first_row)
         ramps.append(fit_drain(electrons, closed_rows, rows.start, readout, level))
@@ -155,7 +153,7 @@ def _steady_level(frame: Frame, bias: np.ndarray, serial_trap: SerialTrap | None
         blocks.append(block_means(electrons, BLOCK_ROWS, frame.readout.read_noise_e, BASELINE_CLIP_SIGMA))
     means = np.concatenate(blocks)
     undo_serial_trap(means, serial_trap, slice(0, len(means)))
-    return np.nanmean(reject_outliers(means), axis=0)
+    return np.nanmean(reject_outliers(means, baseline_blocks(frame.readout)), axis=0)
 
 
 def _whole_electrons(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-BLOCK_ROWS = 64  # that share one stored value of the baseline
+BLOCK_ROWS = 64  # that share one stored value of the baseline, at any row rate: samples of a clipped mean
 
 
 def interpolate_blocks(level: np.ndarray, start: int, stop: int, block_rows: int = BLOCK_ROWS) -> np.ndarray:

@@ -18,6 +18,7 @@ MIN_LIVE_OF_BOX = 0.5  # live fraction below which a box or a PSF is not searche
 SCAN_BLOCK_ROWS = (
     12_288  # positions searched at once, a multiple of every stride; sums of one pixel stay in the L2 cache
 )
+WIDEST_BOX = 4 * SCAN_BLOCK_ROWS  # the strides of wider ones are none of which so many rows are a multiple
 CHUNK = 128
 _ROWS_UNPACKED = 512  # residuals of 72 columns stay in the L2 cache
 _STRIDES_PER_BOX = 8  # long boxes are placed at every eighth of their width, which costs at most 3 % of their S/N

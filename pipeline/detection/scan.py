@@ -1,4 +1,4 @@
-"""Search every pixel with a matched filter: the PSF across its neighbours and boxes of 1 to 1,024 rows along time.
+"""Search every pixel with a matched filter: the PSF across its neighbours and boxes of a row to 3.4 s along time.
 
 This is the first stage of detection. Every place where a box of either sign exceeds a low threshold becomes one hit.
 `shutterless.pipeline.detection.triggers` then measures each hit with better templates.
@@ -15,12 +15,15 @@ import pandas as pd
 from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.streaks.find import nearest_place
 from shutterless.pipeline.compiled.residual_lines import compiled_lines
-from shutterless.pipeline.detection.box_search import MIN_LIVE_OF_BOX, BoxWidths, search_pixels
+from shutterless.pipeline.detection.box_search import MIN_LIVE_OF_BOX, WIDEST_BOX, BoxWidths, search_pixels
 from shutterless.pipeline.psf import psf_half_width
+from shutterless.pipeline.reading.readout import Readout
 
-__all__ = ["BOX_WIDTHS", "MIN_LIVE_OF_BOX", "TRIGGER_THRESHOLD", "Footprint", "footprint", "scan"]
+__all__ = ["MIN_LIVE_OF_BOX", "TRIGGER_THRESHOLD", "Footprint", "box_widths", "footprint", "scan"]
 
-BOX_WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+LONGEST_BOX_S = 1024 / 300  # of continuous readout: the baseline follows what is longer
+MIN_LONGEST_BOX = 16  # rows, where they are slow
+LONGEST_BOX_IMAGES = 1024  # of a stack of images, whose baseline is as many times longer whatever their pace
 TRIGGER_THRESHOLD = 5.0  # about one noise trigger per amplifier-second; cosmic rays add 0.85
 SAME_CAUSE_COLUMNS = 3  # hits this close along x and y in overlapping rows have one cause
 _COLUMNS_AT_ONCE = 64
@@ -83,6 +86,16 @@ def _centred_light(amplifier: Amplifier, y: int, x: np.ndarray, half_y: int, hal
     return amplifier.profile(y + reach_y - centre[:, :1], x[:, None] + reach - centre[:, 1:])
 
 
+def box_widths(readout: Readout) -> tuple[int, ...]:
+    """Rows of the boxes of the bank, ascending: powers of two, and one and a half times as many."""
+    longest = LONGEST_BOX_IMAGES
+    if readout.n_transit:  # rows are clocked
+        longest = min(readout.rows_of(LONGEST_BOX_S, MIN_LONGEST_BOX), WIDEST_BOX)
+    powers = 2 ** np.arange(1, longest.bit_length())
+    widths = np.union1d([1], np.concatenate([powers, powers // 2 * 3]))
+    return tuple(widths[widths <= longest].tolist())
+
+
 def scan(amplifier: Amplifier, threshold: float = TRIGGER_THRESHOLD) -> pd.DataFrame:
     """Find every place where a box template of either sign exceeds the threshold, each cause once.
 
@@ -97,7 +110,7 @@ def scan(amplifier: Amplifier, threshold: float = TRIGGER_THRESHOLD) -> pd.DataF
     DataFrame
         ``y`` and ``x`` (pixel), ``row_start``, ``width_rows`` and ``snr`` (signed), ordered by row, then pixel.
     """
-    widths = BoxWidths.up_to(BOX_WIDTHS, amplifier.n_rows)
+    widths = BoxWidths.up_to(box_widths(amplifier.readout), amplifier.n_rows)
     found = []
     for y in range(amplifier.n_y):
         near = footprint(amplifier, y, np.arange(amplifier.n_columns))

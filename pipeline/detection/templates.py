@@ -15,7 +15,7 @@ SHAPES = (
     *(("gaussian", "burst", {"profile": "gaussian"}, scale) for scale in (0.6, 0.85, 1.2)),
     *(("flare", "flare", {}, scale) for scale in (0.25, 0.4, 0.6, 0.9)),
 )
-HALF_ROW_WIDTH = 8  # up to this width, templates are also centred between two rows
+HALF_ROW_WIDTH = 8  # rows at any rate: up to this width, templates are also centred between two rows
 BINS_PER_WIDTH = 16  # longer boxes are fitted to rows binned to this many per width
 
 

@@ -17,7 +17,9 @@ from shutterless.pipeline.events.kinds import NOISE
 MAX_SHARPNESS, SHARPNESS_MARGIN = 0.78, 1.3
 MAX_CHI2_EXCESS = 0.15  # chi-square over degrees of freedom, per squared S/N; a one-pixel spike leaves 1.5
 MIN_CHI2_SIGNIFICANCE = 3.5
-LONG_WIDTH = 9  # rows; few cosmic rays last longer in continuous readout, and longer events fit worse
+# rows at any row rate, since a cosmic ray leaves its whole track at once; few last longer in continuous readout, and
+# longer events fit worse
+LONG_WIDTH = 9
 MAX_CHI2_EXCESS_LONG = 0.3
 MIN_CHI2_SIGNIFICANCE_LONG = 5.0
 MAX_FLATNESS = 0.5  # a point source has -0.2, light shared by all columns of the patch 1.1
@@ -28,7 +30,7 @@ MIN_FLATNESS, FLATNESS_NOISE = -0.3, 3.5
 POINT_FLATNESS = -0.2  # of the point sources on which `MIN_FLATNESS` was set
 MIN_LIGHT_INSIDE = 0.8  # of a source; beyond that the border of the stack hides its shape and place
 MAX_SAME_ROW = 1  # further triggers elsewhere on the amplifier in the same rows
-SAME_ROW_TOLERANCE = 2
+SAME_ROW_TOLERANCE = 2  # rows at any row rate: what is read with a row is in all of its columns
 SAME_ROW_DISTANCE_PX = 8
 # beyond these limits no model scores a trigger. On 1.2 Gpix of simulated frames with 309 triggers on injected events
 # they cut 28 % of the triggers in still air, 16 % with all nuisances, and no event; a trigger that they cut beside an

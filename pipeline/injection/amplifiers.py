@@ -39,7 +39,7 @@ INJECTED_COLUMNS = (
     "star_mag",
 )
 SEPARATION_PX = 24  # between injections whose rows overlap, so that each strip holds one
-SEPARATION_ROWS = 128
+SEPARATION_ROWS = 128  # half a strip that is not binned
 _MAX_TRIES = 40
 _FAINTEST = 1e-6  # of the peak; fainter rows are left out
 

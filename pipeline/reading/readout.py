@@ -97,6 +97,10 @@ class Readout:
         """Width of a Gaussian point-spread function of the header's seeing (pixels)."""
         return self.seeing_arcsec / self.pixel_scale_arcsec / gaussian_sigma_to_fwhm
 
+    def rows_of(self, seconds: float, least: int = 1) -> int:
+        """Rows that are read in so many seconds, to the nearest; ``least`` where these are fewer."""
+        return max(round(seconds * self.row_rate_hz), least)
+
     def n_ramp_rows(self, n_rows: int) -> int:
         """Number of the file's first rows with the sky ramp (sequence row below ``n_transit``)."""
         if self.first_row is None:

@@ -1,7 +1,7 @@
 """Cut sequences of files into segments of rows, so that memory is bounded and no event is lost at a border.
 
 The rows of one amplifier in one uninterrupted sequence are one time series, in one file or several. It is searched in
-segments with a core of `CORE_ROWS` rows and `MARGIN_ROWS` more on either side, across the borders of files. Cores begin
+segments with a core of `CORE_ROWS` rows and `margin_rows` more on either side, across the borders of files. Cores begin
 at fixed rows of the sequence, so that a file that arrives later changes only the last ones. A segment reports the
 events that peak in its core.
 """
@@ -18,14 +18,17 @@ from pathlib import Path
 
 import numpy as np
 
+from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.reading.fits_files import FrameError, frame_stem
 from shutterless.pipeline.reading.frames import AmplifierRows, Frame, FrameInfo, check_varies, open_amplifier_rows
 from shutterless.pipeline.reading.readout import Readout
 
-CORE_ROWS = 28_672  # 7 × 4,096: the margins cost a seventh of the time; two arrays of a ZTF amplifier fill 400 MB
-MARGIN_ROWS = 2048  # twice the longest box of the template bank
+# rows at any row rate, for they bound the memory: two arrays of a ZTF amplifier fill 400 MB; 7 × 4,096, so that the
+# margins cost a seventh of the time at 300 rows/s, half of it at 1,000
+CORE_ROWS = 28_672
 LEAST_ROWS = CORE_ROWS // 8  # a core with fewer is joined to its neighbour, since few rows measure stars badly
-MAX_ROWS = CORE_ROWS + 2 * (MARGIN_ROWS + LEAST_ROWS)
+MARGIN_S = 2048 / 300  # twice the longest box of the template bank
+MIN_MARGIN_BLOCKS = 2  # where rows are slow: the smear of the point-spread function, and rows of noise beside it
 
 
 @dataclass(frozen=True)
@@ -103,12 +106,23 @@ class _Series:
     label: str
     quadrant: int | None
     identity: str
+    margin: int  # rows
     copy: int = 0  # number of the copy, if several files hold the same rows
 
     @property
     def name(self) -> str:
         digest = hashlib.blake2b(f"{self.identity} {self.copy}".encode(), digest_size=4).hexdigest()
         return f"{re.sub(r'[^A-Za-z0-9._-]', '-', self.label)}_q{self.quadrant or 0}_{digest}"
+
+
+def margin_rows(readout: Readout) -> int:
+    """Rows of a segment on either side of its core, in whole blocks."""
+    return BLOCK_ROWS * max(-(-readout.rows_of(MARGIN_S) // BLOCK_ROWS), MIN_MARGIN_BLOCKS)
+
+
+def longest_segment(readout: Readout) -> int:
+    """Most rows that a segment holds."""
+    return CORE_ROWS + 2 * (margin_rows(readout) + LEAST_ROWS)
 
 
 def plan_segments(infos: Iterable[FrameInfo]) -> list[Segment]:
@@ -130,12 +144,12 @@ def plan_segments(infos: Iterable[FrameInfo]) -> list[Segment]:
         for quadrant, readout in info.readouts.items():
             span = FileSpan(info.path.absolute(), 0, info.n_rows, readout.first_row or 0)
             series.setdefault(_find_series(info, quadrant, readout, span, series), []).append(span)
-    return [segment for key, spans in series.items() for segment in _cut(key.name, key.quadrant, spans)]
+    return [segment for key, spans in series.items() for segment in _cut(key.name, key.quadrant, spans, key.margin)]
 
 
-def cut_file(path: Path, quadrant: int, n_rows: int) -> list[Segment]:
+def cut_file(path: Path, quadrant: int, n_rows: int, readout: Readout) -> list[Segment]:
     """Cut one amplifier of a single file into segments; rows count from its first, and segments begin at blocks."""
-    return list(_cut(frame_stem(path), quadrant, [FileSpan(path, 0, n_rows, 0)]))
+    return list(_cut(frame_stem(path), quadrant, [FileSpan(path, 0, n_rows, 0)], margin_rows(readout)))
 
 
 def _first_row(info: FrameInfo) -> int:
@@ -146,25 +160,26 @@ def _find_series(
     info: FrameInfo, quadrant: int | None, readout: Readout, span: FileSpan, known: dict[_Series, list[FileSpan]]
 ) -> _Series:
     """Time series to which the rows of a file are added, or a new one."""
+    margin = margin_rows(readout)
     if quadrant is None or readout.first_row is None:
-        return _Series(frame_stem(info.path), quadrant, str(info.path.resolve()))
+        return _Series(frame_stem(info.path), quadrant, str(info.path.resolve()), margin)
     same = {**readout.to_dict(), "first_row": 0, "seeing_arcsec": 0}
     label = f"{readout.sequence}_c{readout.ccd or 0:02d}"
-    series = _Series(label, quadrant, json.dumps([info.profile.name, same], sort_keys=True, default=str))
+    series = _Series(label, quadrant, json.dumps([info.profile.name, same], sort_keys=True, default=str), margin)
     while series in known and known[series][-1].last > span.first:
-        series = _Series(label, quadrant, series.identity, series.copy + 1)
+        series = _Series(label, quadrant, series.identity, margin, series.copy + 1)
     return series
 
 
-def _cut(name: str, quadrant: int | None, spans: Sequence[FileSpan]) -> Iterator[Segment]:
+def _cut(name: str, quadrant: int | None, spans: Sequence[FileSpan], margin: int) -> Iterator[Segment]:
     """Cut the spans of one time series into segments; an image cube stays whole."""
     if quadrant is None:
         yield Segment(name, None, tuple(spans), (spans[0].first, spans[-1].last))
         return
     firsts, lasts = [span.first for span in spans], [span.last for span in spans]  # both rise
     for start, stop in _cores(spans):
-        near = spans[bisect_right(lasts, start - MARGIN_ROWS) : bisect_left(firsts, stop + MARGIN_ROWS)]
-        window = [span.within(start - MARGIN_ROWS, stop + MARGIN_ROWS) for span in near]
+        near = spans[bisect_right(lasts, start - margin) : bisect_left(firsts, stop + margin)]
+        window = [span.within(start - margin, stop + margin) for span in near]
         yield Segment(name, quadrant, tuple(span for span in window if span is not None), (start, stop))
 
 

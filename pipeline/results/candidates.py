@@ -44,7 +44,7 @@ CANDIDATE_TYPES = {
     "model": "string",
 }
 CANDIDATE_UNITS = {"x": u.pix, "y": u.pix, "duration_s": u.s, "amplitude_e": u.electron, "star_mag": u.mag}
-SAME_GROUP_ROWS = 3
+SAME_GROUP_ROWS = 3  # at any row rate: what is read with a row is in all of its columns
 
 
 def empty_candidates() -> pd.DataFrame:

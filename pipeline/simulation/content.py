@@ -144,6 +144,7 @@ def _draw_faults(settings: SceneSettings, ccd: int, quadrant: int, file_index: i
         profile.n_overscan_columns,
         hot_columns=settings.hot_columns,
         traps=settings.traps,
+        row_rate_hz=settings.row_rate_hz,
     )
     rng = settings.generator(DROPPED_ROWS, ccd, file_index)
     dropped = draw_dropped_rows(rng, settings.rows, settings.row_rate_hz, settings.dropped_runs_per_hour)

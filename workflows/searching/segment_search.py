@@ -28,7 +28,7 @@ from shutterless.pipeline.reading.exposures import read_exposure
 from shutterless.pipeline.reading.fits_files import frame_stem
 from shutterless.pipeline.reading.instruments import describe_instrument
 from shutterless.pipeline.reading.readout import Readout, RowTimes
-from shutterless.pipeline.reading.segments import MAX_ROWS, FileSpan, Segment, Workspace, read_exposures
+from shutterless.pipeline.reading.segments import FileSpan, Segment, Workspace, read_exposures
 from shutterless.pipeline.store.store import entry_name
 from shutterless.workflows.searching.detect import Detector, load_once, score_triggers
 
@@ -127,20 +127,20 @@ def search_segment(task: SegmentTask) -> bool:
     return True
 
 
-def warm_up(detector: Detector, n_columns: int = 0) -> None:
+def warm_up(detector: Detector, n_pixels: int = 0) -> None:
     """Load the detector, and allocate the memory of the largest segment.
 
     Parameters
     ----------
     detector : Detector
-    n_columns : int
-        Width of the widest amplifier; 0 allocates nothing. A worker with too little memory ends at once instead of
-        hours later, and no segment waits for pages of memory.
+    n_pixels : int
+        Of the largest segment; 0 allocates nothing. A worker with too little memory ends at once instead of hours
+        later, and no segment waits for pages of memory.
     """
     if detector.folder is not None:
         load_once(detector.folder)
     for name in ("pixels", "residual"):
-        _workspace().array(name, (MAX_ROWS, n_columns), np.uint16).fill(0)
+        _workspace().array(name, (n_pixels,), np.uint16).fill(0)
 
 
 def part_folder(out: Path, segment: Segment) -> Path:
@@ -313,6 +313,6 @@ def settings_fingerprint(
         if file.suffix in (".json", ".safetensors"):
             digest.update(file.name.encode() + file.read_bytes())
     profile = describe_instrument(instrument)
-    settings = [threshold, batch_size, profile, dict(supplied), version("shutterless"), MAX_ROWS]
+    settings = [threshold, batch_size, profile, dict(supplied), version("shutterless")]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()

@@ -7,10 +7,12 @@ import numpy as np
 
 from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA, median, median_absolute
+from shutterless.pipeline.reading.readout import Readout
 
-KNOT_BLOCKS = 4  # blocks from one running mean to the next; linear in between
-WINDOW_ROWS = 16_384  # of the running mean: 1 s of 300 rows/s fills 2 % of it, 5 s 9 %, and that is what events lose
-CLIP_BLOCKS = 64  # blocks from one median to the next, with which block means are compared to find outliers
+BASELINE_WINDOW_S = 16_384 / 300  # of the running mean: 1 s fills 2 % of it, 5 s 9 %, and that is what events lose
+MIN_WINDOW_BLOCKS = 8  # where rows are slow: fewer do not show which of them is an outlier
+KNOTS_PER_WINDOW = 64  # running means in a window; linear in between
+MEDIANS_PER_WINDOW = 4  # medians in a window, with which block means are compared to find outliers
 BASELINE_CLIP_SIGMA = 4.0
 _COLUMNS_AT_ONCE = 256  # of a block of rows: 64 kB, which four passes read
 MIN_LIVE_OF_BLOCK = 0.25  # of a block's rows; a mean of fewer is too noisy, since all blocks have equal weight
@@ -111,7 +113,17 @@ def _median_of_nine(values, column):  # pragma: no cover - compiled
     return min(e, c)
 
 
-def reject_outliers(blocks: np.ndarray, window: int = WINDOW_ROWS // BLOCK_ROWS) -> np.ndarray:
+def baseline_blocks(readout: Readout) -> int:
+    """Window of the running mean in blocks of `BLOCK_ROWS` rows."""
+    return max(readout.rows_of(BASELINE_WINDOW_S) // BLOCK_ROWS, MIN_WINDOW_BLOCKS)
+
+
+def running_level(blocks: np.ndarray, window: int) -> np.ndarray:
+    """`running_mean` over a window of so many blocks, with `KNOTS_PER_WINDOW`."""
+    return running_mean(blocks, window, max(window // KNOTS_PER_WINDOW, 1))
+
+
+def reject_outliers(blocks: np.ndarray, window: int) -> np.ndarray:
     """Set blocks to NaN that differ by `BASELINE_CLIP_SIGMA` from the median of the window around them.
 
     Parameters
@@ -127,7 +139,8 @@ def reject_outliers(blocks: np.ndarray, window: int = WINDOW_ROWS // BLOCK_ROWS)
         The scatter is that of the column's own blocks, so that slow changes of a variable star are kept.
     """
     columns = np.ascontiguousarray(blocks.T)
-    _reject_outliers(columns, max(window // 2, 1), CLIP_BLOCKS, BASELINE_CLIP_SIGMA)
+    step = max(window // MEDIANS_PER_WINDOW, 1)
+    _reject_outliers(columns, max(window // 2, 1), step, BASELINE_CLIP_SIGMA)
     return columns.T
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
 from shutterless.pipeline.psf import pixel_profile
 
+# in rows, whatever the row rate: an onset is a place on the detector, and a step must stand out of so many samples
 BIN_ROWS = 16  # steps are searched in means of this many rows, then placed to the row
 DARK_ROWS = 64  # dark rows put before sequence row 0, for the time before the shutter opened
 MIN_STEP_SIGNIFICANCE = 2.5  # fainter steps are below the noise of any box; false ones cost 1 % of the ramp

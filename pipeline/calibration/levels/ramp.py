@@ -16,6 +16,7 @@ from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.readout import Readout
 
+# all in rows, whatever the row rate: places on the detector, or samples of which a level is the mean
 SETTLE_ROWS = 2048  # rows after the ramp that show the final level, above all that of streaks that begin late
 MASK_ROWS = 6  # on either side of an onset: the row smear of the PSF and the uncertainty of the row
 MIN_LEVEL_ROWS = 3 * BIN_ROWS  # between two onsets; fewer do not give a level and are masked

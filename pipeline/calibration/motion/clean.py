@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.calibration.motion.columns import half_bits, project_modes, subtract_modes
+from shutterless.pipeline.calibration.motion.pace import MotionPace
 from shutterless.pipeline.calibration.motion.shared import bright_streaks, learn_motion, subtract_shared
 from shutterless.pipeline.calibration.motion.states import Streak
 from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA, median_absolute
@@ -16,9 +17,6 @@ from shutterless.pipeline.compiled.running_means import cumulate, neighbour_erro
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.readout import Readout
 
-# rows over which the amplitude of a mode may be averaged, doubling (`neighbour_errors`); motion changes in about 30,
-# focus in some hundred
-OWN_WINDOWS = (5, 9, 17, 33, 65, 129)
 MIN_CLEANING_GAIN = 0.01  # of the variance of a mode's amplitude that must be predicted before anything is subtracted
 MOTION_CLIP_SIGMA = 5.0
 MAX_COMPANIONS = 3  # streaks within the modelled columns that are fitted, too: an event on one is no motion
@@ -71,7 +69,7 @@ def streak_modes(
 
 
 @numba.njit(cache=True, nogil=True)
-def predict_amplitude(amplitude, noise, predicted):  # pragma: no cover - compiled
+def predict_amplitude(amplitude, noise, n_windows, predicted):  # pragma: no cover - compiled
     """Predict the amplitude of a mode in each row from the rows around it.
 
     Parameters
@@ -80,8 +78,10 @@ def predict_amplitude(amplitude, noise, predicted):  # pragma: no cover - compil
         Measured row by row; 0 where masked.
     noise : float
         Its standard deviation from photon and read noise.
+    n_windows : int
+        Windows of 5, 9, 17, 33, ... rows are tried.
     predicted : ndarray of float32, shape (t,)
-        Is written if the best window of `OWN_WINDOWS` predicts `MIN_CLEANING_GAIN` of the variance. The prediction is
+        Is written if the best window predicts `MIN_CLEANING_GAIN` of the variance. The prediction is
         the mean of the neighbouring rows without the row itself, so that no noise is subtracted from itself.
 
     Returns
@@ -94,11 +94,11 @@ def predict_amplitude(amplitude, noise, predicted):  # pragma: no cover - compil
     for t in range(len(amplitude)):
         limited[t] = min(max(amplitude[t], -reach), reach)  # a cosmic ray must not spread
         power += np.float64(limited[t]) * limited[t]
-    errors = neighbour_errors(limited, len(OWN_WINDOWS))
+    errors = neighbour_errors(limited, n_windows)
     best = np.argmin(errors)
     moves = errors[best] < (1 - MIN_CLEANING_GAIN) * power / max(len(amplitude), 1)
     if moves:
-        neighbour_mean(limited, cumulate(limited), OWN_WINDOWS[best], predicted)
+        neighbour_mean(limited, cumulate(limited), (4 << best) + 1, predicted)
     return moves
 
 
@@ -142,14 +142,14 @@ def clean_streaks(
     is removed.
     """
     bright, crowding = bright_streaks(sigma_e, level_e, sky_e, streaks, sigma_px, readout, residual.shape[1])
-    motion = learn_motion(residual, bright, crowding, sigma_px, readout.n_transit)
+    motion = learn_motion(residual, bright, crowding, sigma_px, readout)
     shared = [False] * len(bright) if motion is None else subtract_shared(residual, bright, motion)
-    moved = np.array(shared, dtype=bool) | subtract_own_motions(residual, bright, sigma_px, streaks["x"].to_numpy())
-    return int(moved.sum())
+    own = subtract_own_motions(residual, bright, sigma_px, streaks["x"].to_numpy(), readout)
+    return int((np.array(shared, dtype=bool) | own).sum())
 
 
 def subtract_own_motions(
-    residual: np.ndarray, streaks: Sequence[Streak], sigma_px: float, all_x: np.ndarray
+    residual: np.ndarray, streaks: Sequence[Streak], sigma_px: float, all_x: np.ndarray, readout: Readout
 ) -> np.ndarray:
     """Subtract from each streak in turn, in place, the motion and focus that its own rows predict.
 
@@ -161,6 +161,7 @@ def subtract_own_motions(
         Width of the mean point-spread function.
     all_x : ndarray, shape (s,)
         Positions of all streaks; events on those nearby are not taken for motion.
+    readout : Readout
 
     Returns
     -------
@@ -175,18 +176,21 @@ def subtract_own_motions(
     beside = np.array([_companions(streak, all_x) for streak in streaks])
     noise = np.array([streak.noise_e for streak in streaks], dtype=np.float64)
     modes, estimators = streak_modes(x, flux, sigma_px, noise, first, beside)
-    halves = half_bits(residual)
+    halves, n_windows = half_bits(residual), MotionPace.of(readout).n_own_windows
     for k, own in enumerate(zip(first, modes, estimators, np.linalg.norm(estimators, axis=2), strict=True)):
-        moved[k] = _subtract_own(halves, *own)
+        moved[k] = _subtract_own(halves, *own, n_windows)
     return moved
 
 
-def _subtract_own(halves: np.ndarray, first: int, modes: np.ndarray, estimators: np.ndarray, noise: np.ndarray) -> bool:
+def _subtract_own(
+    halves: np.ndarray, first: int, modes: np.ndarray, estimators: np.ndarray, noise: np.ndarray, n_windows: int
+) -> bool:
     """Twin of `subtract_own_motions` for one streak of known modes; ``noise`` (2,) is that of their amplitudes."""
     amplitude = np.empty((len(modes), halves.shape[1]), dtype=np.float32)
     project_modes(halves, first, estimators.astype(np.float32), amplitude)
     predicted = np.zeros_like(amplitude)
-    moves = [predict_amplitude(*mode) for mode in zip(amplitude, noise, predicted, strict=True)]
+    modes_of = zip(amplitude, noise, predicted, strict=True)
+    moves = [predict_amplitude(series, error, n_windows, out) for series, error, out in modes_of]
     if any(moves):
         subtract_modes(halves, first, modes.astype(np.float32), predicted)
     return any(moves)

@@ -6,6 +6,8 @@ time is row - ``y0``. Where ``y0`` is not known, cross-correlation of the series
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numba
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
@@ -13,11 +15,8 @@ from scipy.fft import irfft, next_fast_len, rfft
 from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA, keep_known, median, median_absolute
 from shutterless.pipeline.compiled.running_means import cumulate, window_mean
 
-COARSE_ROWS = 4  # lags are first searched on means of this many rows; motion changes in about 30
 MIN_LAG_SIGNIFICANCE = 5.0  # of the cross-correlation's peak, over its own scatter
 MIN_OVERLAP = 0.3  # of a star's rows with those of the others at the lag in question
-REFINE_ROWS = 12  # to either side of a known or coarse lag, where a better one is searched
-OUTLIER_WINDOWS = (1, 9, 65, 513)  # rows over which a star is compared with what the others predict
 OUTLIER_SIGMA = 5.0
 _SUMMED_ROWS = 512  # summed in single precision before they are added to the rest
 
@@ -33,11 +32,13 @@ class LagFinder:
         Rows.
     n_rows, n_channels : int
         Shape of each star's series.
+    coarse_rows : int
+        Lags are searched on means of this many rows.
     """
 
-    def __init__(self, reference: float, max_lag: int, n_rows: int, n_channels: int) -> None:
-        self._highest = reference + max_lag
-        self._n_bins, self._n_lags = n_rows // COARSE_ROWS, 2 * max_lag // COARSE_ROWS + 1
+    def __init__(self, reference: float, max_lag: int, n_rows: int, n_channels: int, coarse_rows: int) -> None:
+        self._highest, self._coarse_rows = reference + max_lag, coarse_rows
+        self._n_bins, self._n_lags = n_rows // coarse_rows, 2 * max_lag // coarse_rows + 1
         self._total = np.zeros((n_channels, self._n_bins + self._n_lags))
         self._weight = np.zeros(self._n_bins + self._n_lags)
         self._size = next_fast_len(self._n_bins + self._n_lags, real=True)
@@ -45,10 +46,10 @@ class LagFinder:
 
     def add(self, star: np.ndarray, valid: np.ndarray, lag: float) -> None:
         """Add a star of known lag to the sum: ``star`` (c, t), ``valid`` (t,)."""
-        start = int(np.clip(round((self._highest - lag) / COARSE_ROWS), 0, self._n_lags))
+        start = int(np.clip(round((self._highest - lag) / self._coarse_rows), 0, self._n_lags))
         here = slice(start, start + self._n_bins)
-        self._total[:, here] += _coarse(_standardise(star, valid))
-        self._weight[here] += _coarse(valid)
+        self._total[:, here] += _coarse(_standardise(star, valid), self._coarse_rows)
+        self._weight[here] += _coarse(valid, self._coarse_rows)
         self._spectra = None
 
     def find(self, star: np.ndarray, valid: np.ndarray) -> float:
@@ -64,7 +65,7 @@ class LagFinder:
         float
             NaN where the peak of the cross-correlation is below `MIN_LAG_SIGNIFICANCE` times its own scatter.
         """
-        own, live = _coarse(_standardise(star, valid)), _coarse(valid)
+        own, live = _coarse(_standardise(star, valid), self._coarse_rows), _coarse(valid, self._coarse_rows)
         score, overlap = self._slide(own, live)
         usable = overlap > MIN_OVERLAP * max(float(live.sum()), 1.0)
         if not usable.any():
@@ -73,7 +74,7 @@ class LagFinder:
         best = int(np.argmax(score))
         scatter = MAD_TO_SIGMA * median_absolute(score[usable].astype(np.float32))
         stands_out = score[best] > MIN_LAG_SIGNIFICANCE * scatter > 0
-        return self._highest - COARSE_ROWS * best if stands_out else float("nan")
+        return self._highest - self._coarse_rows * best if stands_out else float("nan")
 
     def _slide(self, own: np.ndarray, live: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Sum of products with the mean star, and number of rows that both have, at every lag."""
@@ -86,7 +87,9 @@ class LagFinder:
         return score, overlap
 
 
-def find_lags(series: np.ndarray, valid: np.ndarray, lags: np.ndarray, max_lag: int) -> tuple[np.ndarray, LagFinder]:
+def find_lags(
+    series: np.ndarray, valid: np.ndarray, lags: np.ndarray, max_lag: int, coarse_rows: int
+) -> tuple[np.ndarray, LagFinder]:
     """Find the lags of stars, in rows by which their own time lags behind the file row, where they are unknown.
 
     Parameters
@@ -98,6 +101,8 @@ def find_lags(series: np.ndarray, valid: np.ndarray, lags: np.ndarray, max_lag: 
         NaN where unknown. If all are unknown, lags are relative to the first star.
     max_lag : int
         Largest difference between two stars.
+    coarse_rows : int
+        As in `LagFinder`.
 
     Returns
     -------
@@ -109,7 +114,7 @@ def find_lags(series: np.ndarray, valid: np.ndarray, lags: np.ndarray, max_lag: 
     lags = np.array(lags, dtype=np.float64)
     if np.all(np.isnan(lags)):
         lags[0] = 0.0
-    finder = LagFinder(float(np.nanmedian(lags)), max_lag, series.shape[2], series.shape[1])
+    finder = LagFinder(float(np.nanmedian(lags)), max_lag, series.shape[2], series.shape[1], coarse_rows)
     for star in np.flatnonzero(~np.isnan(lags)):
         finder.add(series[star], valid[star], lags[star])
     for _ in range(2):  # a lag not found in the first pass may be found against more aligned stars
@@ -142,31 +147,33 @@ def _standardise_one(values, valid, out):  # pragma: no cover - compiled
         out[t] = value if valid[t] else np.float32(0)
 
 
-def _coarse(series: np.ndarray) -> np.ndarray:
-    """Means of `COARSE_ROWS` rows each along the last axis; float64."""
-    n = series.shape[-1] // COARSE_ROWS
+def _coarse(series: np.ndarray, n_rows: int) -> np.ndarray:
+    """Means of ``n_rows`` rows each along the last axis; float64."""
+    n = series.shape[-1] // n_rows
     total = np.zeros((*series.shape[:-1], n))
-    for phase in range(COARSE_ROWS):
-        total += series[..., phase : n * COARSE_ROWS : COARSE_ROWS]
-    return total / COARSE_ROWS
+    for phase in range(n_rows):
+        total += series[..., phase : n * n_rows : n_rows]
+    return total / n_rows
 
 
-def refine_lag(star: np.ndarray, valid: np.ndarray, predicted: np.ndarray) -> int:
+def refine_lag(star: np.ndarray, valid: np.ndarray, predicted: np.ndarray, reach: int) -> int:
     """Measure by how many rows a star's channels lag behind their prediction.
 
     Parameters
     ----------
     star, predicted : ndarray, shape (c, t)
     valid : ndarray of bool, shape (t,)
+    reach : int
+        Largest lag that is tried (rows).
 
     Returns
     -------
     int
-        Between ``-REFINE_ROWS`` and ``REFINE_ROWS``.
+        Between ``-reach`` and ``reach``.
     """
     scale = np.maximum(predicted.std(axis=1, keepdims=True), 1e-12)
-    padded = np.pad((predicted / scale).astype(np.float32), ((0, 0), (REFINE_ROWS, REFINE_ROWS)))
-    return REFINE_ROWS - int(np.argmax(_slide_sums(padded, _standardise(star, valid))))
+    padded = np.pad((predicted / scale).astype(np.float32), ((0, 0), (reach, reach)))
+    return reach - int(np.argmax(_slide_sums(padded, _standardise(star, valid))))
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
@@ -185,13 +192,15 @@ def _slide_sums(long, short):  # pragma: no cover - compiled
     return sums
 
 
-def find_outliers(series: np.ndarray, predicted: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Find rows in which a star departs from its prediction, in the mean over any of `OUTLIER_WINDOWS`.
+def find_outliers(series: np.ndarray, predicted: np.ndarray, valid: np.ndarray, windows: Sequence[int]) -> np.ndarray:
+    """Find rows in which a star departs from its prediction, in the mean over any of some windows.
 
     Parameters
     ----------
     series, predicted : ndarray, shape (t,)
     valid : ndarray of bool, shape (t,)
+    windows : sequence of int
+        Odd numbers of rows.
 
     Returns
     -------
@@ -200,8 +209,8 @@ def find_outliers(series: np.ndarray, predicted: np.ndarray, valid: np.ndarray) 
     """
     departure = np.where(valid, series - predicted, 0.0).astype(np.float32)
     outlying = np.zeros(len(series), dtype=bool)
-    windows = np.array([window for window in OUTLIER_WINDOWS if 4 * window <= len(series)], dtype=np.int64)
-    _mark_outliers(departure, valid, windows, OUTLIER_SIGMA, outlying)
+    usable = np.array([window for window in windows if 4 * window <= len(series)], dtype=np.int64)
+    _mark_outliers(departure, valid, usable, OUTLIER_SIGMA, outlying)
     return outlying
 
 

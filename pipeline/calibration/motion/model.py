@@ -19,7 +19,9 @@ STAR_HALF_WIDTH = 5  # columns to either side of a streak that are modelled: 4 s
 N_STATES = 3
 LIGHT, SHIFT, WIDTH = range(N_STATES)
 N_LANES = 16  # stars fitted side by side: the rows of one star depend on each other, and wide registers hold 16 numbers
-_FOLLOW = np.float32(0.3)  # share of a row's state that moves the linearisation point of the next row
+# share of a row's state that moves the linearisation point of the next row, at any row rate, for it smooths noise: at
+# 20 rows/s, 0.1 to 0.7 leave as little motion
+_FOLLOW = np.float32(0.3)
 _LEAST_LIVE = np.float32(0.75)  # of the information about flux and place
 _LARGEST = np.array([0.9, 2.5, 0.6], dtype=np.float32)  # beyond, the linearisation point stays where it is
 _HALF, _ONE = np.float32(0.5), np.float32(1)

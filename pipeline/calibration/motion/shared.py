@@ -14,7 +14,6 @@ import pandas as pd
 
 from shutterless.pipeline.calibration.motion.lags import LagFinder, find_lags, find_outliers, refine_lag
 from shutterless.pipeline.calibration.motion.model import (
-    LIGHT,
     N_LANES,
     N_STATES,
     SHIFT,
@@ -22,6 +21,7 @@ from shutterless.pipeline.calibration.motion.model import (
     WIDTH,
     first_columns,
 )
+from shutterless.pipeline.calibration.motion.pace import MotionPace
 from shutterless.pipeline.calibration.motion.star_series import MIN_GAIN, SharedSeries
 from shutterless.pipeline.calibration.motion.states import Streak, independent_groups, limit_states, measure_states
 from shutterless.pipeline.psf import pixel_profile
@@ -32,14 +32,13 @@ MIN_ANCHORS = 4  # fewer cannot outvote one star with an event
 MIN_ANCHOR_SIGMA = 3.0  # light of the central pixel in one row over its noise
 MIN_FOLLOW_SIGMA = 8.0  # below, the noise of a row exceeds the motion and the linear fit serves as well
 MIN_FLUX_SIGMA = 1.0  # a fainter streak moves by less than its noise (0.4 px of r = 14 leave 1.05 sigma)
-MIN_ROWS = 512  # of an anchor, after the ramp; fewer do not constrain motion that changes in 30
 MAX_NEIGHBOURS = 0.2  # of an anchor: light of others within its modelled columns, over its own
-# rows over which the other stars are averaged; set on simulated motion of 0.1 s, focus of 1 s and cloud of 5 s
-SHARED_WINDOWS = {LIGHT: (5, 15, 45, 135), SHIFT: (1, 5, 15), WIDTH: (1, 5, 15, 45)}
-BEGIN_ROWS = 8  # after a streak's onset, and before its end, that are not used
-# the air is still where the anchors' shifts correlate less than this in the mean over these lags (rows): half of
-# `MIN_GAIN`, and 5 times the scatter for 24 anchors of 12,000 rows; motion of 0.4 px has 0.98
-STILL_LAGS, STILL_CORRELATION = (1, 2, 4, 8), 0.5 * MIN_GAIN
+# after a streak's onset, and before its end, that are not used; at any row rate, since the point-spread function smears
+# them
+BEGIN_ROWS = 8
+# the air is still where the anchors' shifts correlate less than this in the mean over some lags: half of `MIN_GAIN`,
+# and 5 times the scatter for 24 anchors of 12,000 rows; motion of 0.4 px has 0.98
+STILL_CORRELATION = 0.5 * MIN_GAIN
 _N_PASSES = 2  # of weights, lags and outliers
 
 
@@ -56,12 +55,14 @@ class SharedMotion:
     finder : LagFinder
     sigma_px : float
         Width of the point-spread function in one row, without the motion that widens its mean.
+    pace : MotionPace
     """
 
     channels: dict[int, SharedSeries]
     predicted: dict[int, dict[int, np.ndarray]]
     finder: LagFinder
     sigma_px: float
+    pace: MotionPace
 
 
 def bright_streaks(
@@ -132,7 +133,7 @@ def _visible_rows(lag: float, settled: slice, readout: Readout, n_rows: int) -> 
 
 
 def learn_motion(
-    residual: np.ndarray, streaks: list[Streak], crowding: np.ndarray, sigma_px: float, n_transit: int
+    residual: np.ndarray, streaks: list[Streak], crowding: np.ndarray, sigma_px: float, readout: Readout
 ) -> SharedMotion | None:
     """Learn the shared motion from the bright, isolated stars of an amplifier.
 
@@ -143,14 +144,15 @@ def learn_motion(
     streaks, crowding
         From `bright_streaks`.
     sigma_px : float
-    n_transit : int
-        Largest lag between two stars (rows).
+    readout : Readout
+        Its ``n_transit`` is the largest lag between two stars.
 
     Returns
     -------
     SharedMotion or None
         None if fewer than `MIN_ANCHORS` stars can be aligned, or if they do not predict each other (still air).
     """
+    pace = MotionPace.of(readout)
     anchors = [
         streak
         for streak, share in zip(streaks, crowding, strict=True)
@@ -159,44 +161,44 @@ def learn_motion(
     ][:MAX_ANCHORS]
     if len(anchors) < MIN_ANCHORS:
         return None
-    if _is_still(residual, anchors, sigma_px):
+    if _is_still(residual, anchors, sigma_px, pace):
         return None
-    anchors, states, _, valid = _measure_anchors(residual, anchors, sigma_px)
+    anchors, states, _, valid = _measure_anchors(residual, anchors, sigma_px, pace)
     if len(anchors) < MIN_ANCHORS:
         return None
     moving = [np.var(state[SHIFT, used]) for state, used in zip(states, valid, strict=True)]
     narrow = float(np.sqrt(max(sigma_px**2 - np.median(moving), 0.25 * sigma_px**2)))
-    anchors, states, errors, valid = _measure_anchors(residual, anchors, narrow)
+    anchors, states, errors, valid = _measure_anchors(residual, anchors, narrow, pace)
     if len(anchors) < MIN_ANCHORS:
         return None
     narrow *= 1 + float(np.median([np.mean(state[WIDTH, used]) for state, used in zip(states, valid, strict=True)]))
     states, _ = limit_states(states, valid, errors)
     # focus changes too slowly to give a lag
-    lags, finder = find_lags(states[:, [SHIFT]], valid, np.array([s.lag for s in anchors]), n_transit)
+    lags = np.array([s.lag for s in anchors])
+    lags, finder = find_lags(states[:, [SHIFT]], valid, lags, readout.n_transit, pace.coarse_rows)
     known = np.flatnonzero(~np.isnan(lags))
     if len(known) < MIN_ANCHORS:
         return None
     anchors = [anchors[k] for k in known]
-    return _share(
-        anchors, states[known], valid[known], errors[known], np.round(lags[known]).astype(int), finder, narrow
-    )
+    lags = np.round(lags[known]).astype(int)
+    return _share(anchors, states[known], valid[known], errors[known], lags, finder, narrow, pace)
 
 
 def _measure_anchors(
-    residual: np.ndarray, streaks: list[Streak], sigma_px: float
+    residual: np.ndarray, streaks: list[Streak], sigma_px: float, pace: MotionPace
 ) -> tuple[list[Streak], np.ndarray, np.ndarray, np.ndarray]:
-    """Stars measured in at least `MIN_ROWS` rows, their states, errors and valid rows.
+    """Stars measured for long enough, their states, errors and valid rows.
 
     A fit may lose its star for good; such a star has no valid rows and is left out.
     """
     states, errors = measure_states(residual, streaks, sigma_px, follow=True)
     valid = np.isfinite(states[:, SHIFT])
-    long_enough = valid.sum(axis=1) >= MIN_ROWS
+    long_enough = valid.sum(axis=1) >= pace.min_anchor_rows
     kept = [streak for streak, long in zip(streaks, long_enough, strict=True) if long]
     return kept, states[long_enough], errors[long_enough], valid[long_enough]
 
 
-def _is_still(residual: np.ndarray, streaks: list[Streak], sigma_px: float) -> bool:
+def _is_still(residual: np.ndarray, streaks: list[Streak], sigma_px: float, pace: MotionPace) -> bool:
     """Whether the shifts of the anchors are white noise; then there is no shared motion to fit.
 
     Motion is alike in neighbouring rows, so the variance that other stars could predict shows in a star's own
@@ -204,10 +206,11 @@ def _is_still(residual: np.ndarray, streaks: list[Streak], sigma_px: float) -> b
     """
     states, errors = measure_states(residual, streaks, sigma_px, follow=False)
     valid = np.isfinite(states[:, SHIFT])
-    if np.sum(valid.sum(axis=1) >= MIN_ROWS) < MIN_ANCHORS:
+    if np.sum(valid.sum(axis=1) >= pace.min_anchor_rows) < MIN_ANCHORS:
         return False
     shifts = limit_states(states, valid, errors)[0][:, SHIFT]
-    return bool(_autocorrelation(shifts, errors[:, SHIFT] ** -2.0, np.array(STILL_LAGS)).mean() < STILL_CORRELATION)
+    correlation = _autocorrelation(shifts, errors[:, SHIFT] ** -2.0, np.array(pace.still_lags))
+    return bool(correlation.mean() < STILL_CORRELATION)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
@@ -237,25 +240,29 @@ def _share(
     lags: np.ndarray,
     finder: LagFinder,
     sigma_px: float,
+    pace: MotionPace,
 ) -> SharedMotion | None:
     """Average aligned stars, weighted by how well they follow the others."""
     weight = errors.T**-2.0
     used = {channel: valid.copy() for channel in range(N_STATES)}
     for final in [False] * _N_PASSES + [True]:
         channels = {
-            channel: SharedSeries(states[:, channel], used[channel], weight[channel], lags, SHARED_WINDOWS[channel])
-            for channel in range(N_STATES)
+            channel: SharedSeries(states[:, channel], used[channel], weight[channel], lags, windows)
+            for channel, windows in pace.shared_windows.items()
         }
         if final:
             break
         for channel, shared in channels.items():
             for star, (own, others) in enumerate(zip(states[:, channel], shared.predicted, strict=True)):
-                used[channel][star] = valid[star] & ~find_outliers(own, others, valid[star])
+                used[channel][star] = valid[star] & ~find_outliers(own, others, valid[star], pace.outlier_windows)
                 rows = used[channel][star]
                 scatter = _mean_square(own, others, rows)
                 weight[channel, star] = 1 / max(scatter, errors[star, channel] ** 2)
         both = np.stack([channels[SHIFT].predicted, channels[WIDTH].predicted], axis=1)
-        lags = lags + [refine_lag(s[[SHIFT, WIDTH]], v, p) for s, v, p in zip(states, valid, both, strict=True)]
+        lags = lags + [
+            refine_lag(star[[SHIFT, WIDTH]], rows, predicted, pace.refine_rows)
+            for star, rows, predicted in zip(states, valid, both, strict=True)
+        ]
     channels = {channel: shared for channel, shared in channels.items() if shared.gain > MIN_GAIN}
     if SHIFT not in channels:  # without shared motion the lags mean nothing
         return None
@@ -267,6 +274,7 @@ def _share(
         },
         finder=finder,
         sigma_px=sigma_px,
+        pace=pace,
     )
 
 
@@ -325,7 +333,7 @@ def _subtract_predicted(
             assumed[channel] += series
             helped = True
     if helped:
-        streak.subtract(residual, assumed, motion.sigma_px)
+        streak.subtract(residual, assumed, motion.sigma_px, motion.pace.baseline_blocks)
     return helped
 
 
@@ -350,5 +358,5 @@ def _predict(streak: Streak, own: np.ndarray, valid: np.ndarray, motion: SharedM
         return {}
     usable = [channel for channel in (SHIFT, WIDTH) if channel in motion.channels]
     predicted = np.stack([motion.channels[channel].at(round(lag)) for channel in usable])
-    refined = round(lag) + refine_lag(own[usable], valid, predicted)
+    refined = round(lag) + refine_lag(own[usable], valid, predicted, motion.pace.refine_rows)
     return {channel: shared.at(refined) for channel, shared in motion.channels.items()}

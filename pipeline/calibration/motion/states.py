@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from shutterless.pipeline.calibration.levels.baseline import KNOT_BLOCKS, WINDOW_ROWS, running_mean
+from shutterless.pipeline.calibration.levels.baseline import running_level
 from shutterless.pipeline.calibration.motion.columns import BLOCK_ROWS, block_averages, half_bits, subtract_light
 from shutterless.pipeline.calibration.motion.model import (
     N_LANES,
@@ -56,13 +56,13 @@ class Streak:
     settled: slice
     lag: float
 
-    def subtract(self, residual: np.ndarray, state: np.ndarray, sigma_px: float) -> None:
+    def subtract(self, residual: np.ndarray, state: np.ndarray, sigma_px: float, window_blocks: int) -> None:
         """Subtract, in place, the light of a star of these states minus its mean over the baseline's window."""
         light = streak_light(state, self.x - self.columns.start, self.flux_e_row, sigma_px, len(self.sigma_e))
         rows = (self.visible.start, min(self.visible.stop, light.shape[1]))
         means = np.empty((-(-light.shape[1] // BLOCK_ROWS), len(light)), dtype=np.float32)
         block_averages(light, *rows, means)
-        level = running_mean(means, WINDOW_ROWS // BLOCK_ROWS, KNOT_BLOCKS)
+        level = running_level(means, window_blocks)
         subtract_light(half_bits(residual), self.columns.start, light, level, self.sigma_e, *rows)
 
 

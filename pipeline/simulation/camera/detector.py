@@ -13,7 +13,7 @@ import numpy as np
 _PATTERN_E = 2.0  # rms of white noise over columns, and of waves of a few hundred columns
 _PATTERN_WAVE_COLUMNS = 300.0
 _HOT_E, _BLINKING_SHARE, _DWELL_S = (5.0, 200.0), 0.4, (0.05, 5.0)
-_TRAP_CAPACITY_E, _TRAP_SHARE, _TRAP_RELEASE_ROWS = (50.0, 500.0), (0.003, 0.03), (5.0, 100.0)
+_TRAP_CAPACITY_E, _TRAP_SHARE, _TRAP_RELEASE_S = (50.0, 500.0), (0.003, 0.03), (5.0 / 300, 100.0 / 300)
 _LONGEST_DROP = 20
 # rows of telegraph noise from one generator
 _CHUNK_ROWS = 1024
@@ -135,7 +135,7 @@ class DetectorFaults:
 
 
 def draw_detector(
-    rng: np.random.Generator, n_columns: int, n_overscan: int, *, hot_columns: float, traps: float
+    rng: np.random.Generator, n_columns: int, n_overscan: int, *, hot_columns: float, traps: float, row_rate_hz: float
 ) -> DetectorFaults:
     """Draw the lasting faults of one amplifier.
 
@@ -145,12 +145,13 @@ def draw_detector(
     n_columns, n_overscan : int
     hot_columns, traps : float
         Expected number of each.
+    row_rate_hz : float
     """
     pattern = _draw_pattern(rng, n_columns + n_overscan)
     columns = rng.permutation(n_columns)
     n_hot, n_traps = rng.poisson(hot_columns), rng.poisson(traps)
     hot = [_draw_hot_column(rng, int(column)) for column in columns[:n_hot]]
-    trapped = [_draw_trap(rng, int(column)) for column in columns[n_hot : n_hot + n_traps]]
+    trapped = [_draw_trap(rng, int(column), row_rate_hz) for column in columns[n_hot : n_hot + n_traps]]
     return DetectorFaults(pattern, hot, trapped)
 
 
@@ -168,12 +169,12 @@ def _draw_hot_column(rng: np.random.Generator, column: int) -> HotColumn:
     return HotColumn(column, level, blinking)
 
 
-def _draw_trap(rng: np.random.Generator, column: int) -> Trap:
+def _draw_trap(rng: np.random.Generator, column: int, row_rate_hz: float) -> Trap:
     return Trap(
         column,
         _log_uniform(rng, _TRAP_CAPACITY_E),
         _log_uniform(rng, _TRAP_SHARE),
-        _log_uniform(rng, _TRAP_RELEASE_ROWS),
+        _log_uniform(rng, (row_rate_hz * _TRAP_RELEASE_S[0], row_rate_hz * _TRAP_RELEASE_S[1])),
     )
 
 

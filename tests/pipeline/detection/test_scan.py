@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,15 +12,19 @@ from shutterless.pipeline.compiled.residual_lines import compiled_lines, weighte
 from shutterless.pipeline.detection import box_search
 from shutterless.pipeline.detection.box_search import BoxWidths, _rescale, filter_rows, search_pixels
 from shutterless.pipeline.detection.scan import (
-    BOX_WIDTHS,
+    LONGEST_BOX_S,
     MIN_LIVE_OF_BOX,
     _keep_strongest,
+    box_widths,
     footprint,
     scan,
 )
 from shutterless.pipeline.psf import pixel_profile, psf_half_width, stack_profile
+from shutterless.pipeline.reading.readout import Readout
 
 SIGMA_PX = 0.84
+READOUT = Readout(300.0, 6.2, 10.0, 48_000.0, 3080)
+BOX_WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 SEARCH_ROWS = box_search.SCAN_BLOCK_ROWS
 
 
@@ -198,14 +204,31 @@ def test_search_equals_a_plain_one_for_every_width_and_both_signs_with_masks(kin
     assert np.all(np.abs(hits[:, 1] - expected[:, 1]) <= hits[:, 2])
 
 
+@pytest.mark.parametrize(
+    ("row_rate_hz", "longest"), [(1.0, 16), (20.0, 64), (300.0, 1024), (1000.0, 3072), (20_000.0, 49_152)]
+)
+def test_longest_box_is_as_long_in_time_at_every_row_rate(row_rate_hz, longest):
+    widths = box_widths(replace(READOUT, row_rate_hz=row_rate_hz))
+    assert widths[-1] == longest
+    assert widths[:6] == (1, 2, 3, 4, 6, 8)
+    if 5 < row_rate_hz < 14_000:
+        assert widths[-1] <= LONGEST_BOX_S * row_rate_hz < 4 / 3 * widths[-1] + 1
+    assert all(SEARCH_ROWS % max(1, width // 8) == 0 for width in widths)
+
+
+def test_boxes_of_stacks_of_images_are_as_many_images_whatever_their_pace():
+    assert box_widths(READOUT) == BOX_WIDTHS
+    assert box_widths(replace(READOUT, n_transit=0, row_rate_hz=1 / 1800)) == BOX_WIDTHS
+
+
 @pytest.mark.parametrize("start", [-3, -1, 0, 1])
-@pytest.mark.parametrize("width", [1, 2, 4, 32, 1024])
+@pytest.mark.parametrize("width", [1, 2, 4, 32, 1024, 3072])
 def test_box_at_the_border_of_two_blocks_of_rows_is_found_once(width, start):
     first = SEARCH_ROWS + start * width // 2
     first -= first % max(1, width // 8)
-    residual = np.zeros((1, 1, SEARCH_ROWS + 2000), dtype=np.float16)
+    residual = np.zeros((1, 1, SEARCH_ROWS + 5000), dtype=np.float16)
     residual[0, 0, first : first + width] = 16 / np.sqrt(width)
-    widths = BoxWidths.up_to(BOX_WIDTHS, residual.shape[2])
+    widths = BoxWidths.up_to(box_widths(replace(READOUT, row_rate_hz=1000.0)), residual.shape[2])
     hits = search_pixels(compiled_lines(residual), np.zeros((1, 1), np.int64), np.ones((1, 1), np.float32), widths, 5.0)
     assert len(np.unique(hits[:, 2])) == len(hits)  # one run of every width
     assert hits[np.argmax(hits[:, 3]), 1:].tolist() == [first, width, pytest.approx(16, rel=1e-3)]

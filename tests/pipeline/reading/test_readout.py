@@ -58,6 +58,12 @@ def test_event_time_is_exact_where_y0_is_known():
     assert earliest[0] == latest[0] == "2026-03-04T05:06:22.000000"
 
 
+def test_seconds_become_rows_to_the_nearest():
+    assert [readout().rows_of(seconds) for seconds in (0.0, 0.005, 0.01, 1.0, 16_384 / 300)] == [1, 2, 3, 300, 16_384]
+    assert readout(row_rate_hz=20.0).rows_of(0.24) == 5
+    assert readout().rows_of(0.01, least=8) == 8
+
+
 def test_event_time_is_one_transit_wide_where_y0_is_not_known():
     earliest, latest = readout().event_utc_range([6000])
     assert (earliest[0], latest[0]) == ("2026-03-04T05:06:17.000000", "2026-03-04T05:06:27.000000")

@@ -11,24 +11,27 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from shutterless.pipeline.detection.scan import LONGEST_BOX_S
 from shutterless.pipeline.reading.frames import FrameError, FrameInfo, read_amplifier, read_frame_info
 from shutterless.pipeline.reading.instruments import load_profile
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.reading.segments import (
     CORE_ROWS,
     LEAST_ROWS,
-    MARGIN_ROWS,
-    MAX_ROWS,
+    MARGIN_S,
     FileSpan,
     Segment,
     Workspace,
     cut_file,
+    longest_segment,
+    margin_rows,
     plan_segments,
     read_exposures,
 )
 
 FOLDER = Path("/frames")
 READOUT = Readout(300.0, 6.2, 10.0, 48_000.0, 3080, sequence="night/1", ccd=7)
+MARGIN_ROWS, MAX_ROWS = margin_rows(READOUT), longest_segment(READOUT)
 
 
 def make_info(
@@ -64,6 +67,20 @@ def rows_of(ranges: list[tuple[int, int]], n_rows: int) -> np.ndarray:
 
 def owns(segments: list[Segment]) -> list[tuple[int, int]]:
     return [segment.own for segment in segments]
+
+
+@pytest.mark.parametrize(("row_rate_hz", "margin"), [(1.0, 128), (20.0, 192), (300.0, 2048), (1000.0, 6848)])
+def test_margins_are_as_long_in_time_at_every_row_rate(row_rate_hz, margin):
+    """In whole blocks of 64 rows: 7 s are 140, 2,048 and 6,827 rows."""
+    readout = replace(READOUT, row_rate_hz=row_rate_hz)
+    assert margin_rows(readout) == margin
+    assert longest_segment(readout) == CORE_ROWS + 2 * (margin + LEAST_ROWS)
+    first, second, *_ = plan_segments([make_info("a.fits", 0, 90_000, row_rate_hz=row_rate_hz)])
+    assert first.spans[0].stop - first.own[1] == second.own[0] - second.spans[0].start == margin
+
+
+def test_margins_are_twice_the_longest_box_of_the_bank():
+    assert MARGIN_S == 2 * LONGEST_BOX_S
 
 
 def test_one_short_file_is_one_segment():
@@ -260,7 +277,7 @@ def test_pieces_are_found_from_any_working_folder(tmp_path, monkeypatch):
 
 def test_one_file_is_cut_from_its_own_first_row():
     path = FOLDER / "a.fits.fz"
-    segments = cut_file(path, 3, 2 * CORE_ROWS + LEAST_ROWS)
+    segments = cut_file(path, 3, 2 * CORE_ROWS + LEAST_ROWS, READOUT)
     assert owns(segments) == [(k * CORE_ROWS, (k + 1) * CORE_ROWS) for k in range(3)]
     assert [segment.name for segment in segments] == ["a_r000000000", "a_r000028672", "a_r000057344"]
     assert [segment.quadrant for segment in segments] == [3, 3, 3]

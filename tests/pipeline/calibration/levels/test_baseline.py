@@ -1,9 +1,17 @@
 """Block means, running means and what lies between, solved in the head."""
 
 import numpy as np
+import pytest
 
-from shutterless.pipeline.calibration.levels.baseline import block_means, reject_outliers, running_mean
+from shutterless.pipeline.calibration.levels.baseline import (
+    baseline_blocks,
+    block_means,
+    reject_outliers,
+    running_level,
+    running_mean,
+)
 from shutterless.pipeline.compiled.blocks import BLOCK_ROWS, interpolate_blocks
+from shutterless.pipeline.reading.readout import Readout
 
 
 def test_interpolate_blocks_is_linear_between_centres_and_constant_outside():
@@ -41,9 +49,24 @@ def test_an_outlying_block_is_left_out_of_the_level():
     blocks = np.tile(np.array([[1.0], [2.0], [3.0]], dtype=np.float32), (20, 2))
     blocks[30, 0] = 100  # the median is 2, the median distance from it 1: 4 sigma are 5.9
     blocks[31, 1] = 7.8
-    rejected = reject_outliers(blocks)
+    rejected = reject_outliers(blocks, window=256)
     np.testing.assert_array_equal(np.argwhere(np.isnan(rejected)), [[30, 0]])
     np.testing.assert_array_equal(rejected[~np.isnan(rejected)], blocks[~np.isnan(rejected)])
+
+
+@pytest.mark.parametrize(("row_rate_hz", "blocks"), [(1.0, 8), (20.0, 17), (300.0, 256), (1000.0, 853)])
+def test_window_is_as_long_in_time_at_every_row_rate(row_rate_hz, blocks):
+    """54.6 s in blocks of 64 rows; at a row a second half a thousand rows."""
+    assert baseline_blocks(Readout(row_rate_hz, 6.2, 10.0, 48_000.0, 3080)) == blocks
+
+
+def test_a_short_window_follows_a_drift_and_rejects_none_of_it():
+    """A slope over 200 blocks under windows of 17: only a block that stands 100 off is an outlier."""
+    slope = np.arange(200, dtype=np.float32)[:, None]
+    loud = slope + np.where(np.arange(200) == 100, np.float32(100), np.float32(0))[:, None]
+    rejected = reject_outliers(loud, window=17)
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(rejected[:, 0])), [100])
+    np.testing.assert_allclose(running_level(slope, window=17)[8:-8], slope[8:-8], atol=1e-3)
 
 
 def test_block_mean_leaves_out_a_spike_and_masked_first_rows():

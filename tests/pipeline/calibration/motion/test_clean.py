@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shutterless.pipeline.calibration.motion.clean import OWN_WINDOWS, clean_streaks, predict_amplitude, streak_modes
+from shutterless.pipeline.calibration.motion.clean import clean_streaks, predict_amplitude, streak_modes
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.readout import Readout
 
@@ -40,7 +40,7 @@ def modes_of(x, companions=()):
 def predict(amplitude, noise):
     """What is predicted of an amplitude; None where nothing is."""
     predicted = np.empty(len(amplitude), np.float32)
-    return predicted if predict_amplitude(amplitude.astype(np.float32), noise, predicted) else None
+    return predicted if predict_amplitude(amplitude.astype(np.float32), noise, 6, predicted) else None
 
 
 def test_estimators_see_motion_and_neither_flux_nor_each_other():
@@ -97,7 +97,7 @@ def test_companions_too_close_to_separate_count_as_one():
 
 
 def test_rows_fewer_than_the_shortest_window_predict_nothing():
-    assert predict(np.ones(OWN_WINDOWS[0] - 1), noise=0.1) is None
+    assert predict(np.ones(5 - 1), noise=0.1) is None
 
 
 def test_still_air_leaves_every_bit():
@@ -105,10 +105,6 @@ def test_still_air_leaves_every_bit():
     before = residual.copy()
     assert clean(residual) == 0
     np.testing.assert_array_equal(residual, before)
-
-
-def test_windows_double_as_the_sums_over_them_do():
-    np.testing.assert_array_equal(OWN_WINDOWS, 2 ** np.arange(2, 2 + len(OWN_WINDOWS)) + 1)
 
 
 def test_motion_is_taken_out_of_the_flanks():

@@ -67,7 +67,7 @@ def test_still_air_leaves_every_bit():
 def test_the_width_in_one_row_is_measured_apart_from_that_of_the_mean():
     residual, sigma, level, streaks = sky(3, moving=True)
     bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT, N_ROWS)
-    motion = learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, 500)
+    motion = learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, READOUT)
     assert motion.sigma_px == pytest.approx(SIGMA_PX, rel=0.03)
     assert set(motion.channels) == {0, 1, 2}
 
@@ -92,7 +92,7 @@ def test_a_flare_on_one_star_stays_there_and_comes_to_no_other(star):
 def test_fewer_stars_than_can_outvote_one_share_nothing():
     residual, sigma, level, streaks = sky(5, moving=True, n_stars=MIN_ANCHORS - 1)
     bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT, N_ROWS)
-    assert learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, 500) is None
+    assert learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, READOUT) is None
 
 
 def lose_fits(monkeypatch, streak_ids: tuple[int, ...], calls: tuple[int, ...]) -> None:
@@ -114,9 +114,9 @@ def test_an_anchor_whose_first_fit_is_lost_is_as_if_it_had_never_been(monkeypatc
     residual, sigma, level, streaks = sky(1, moving=True)
     bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT, N_ROWS)
     others = [k for k, streak in enumerate(bright) if streak.streak_id != 1]
-    wanted = learn_motion(residual, [bright[k] for k in others], crowding[others], MEAN_SIGMA_PX, 500)
+    wanted = learn_motion(residual, [bright[k] for k in others], crowding[others], MEAN_SIGMA_PX, READOUT)
     lose_fits(monkeypatch, (1,), (1,))
-    found = learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, 500)
+    found = learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, READOUT)
     assert found.sigma_px == wanted.sigma_px
     assert set(found.predicted) == set(wanted.predicted)
     for star, channels in wanted.predicted.items():
@@ -128,7 +128,7 @@ def test_an_anchor_whose_second_fit_is_lost_spoils_no_other(monkeypatch):
     residual, sigma, level, streaks = sky(1, moving=True)
     bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT, N_ROWS)
     lose_fits(monkeypatch, (1,), (2,))
-    motion = learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, 500)
+    motion = learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, READOUT)
     assert len(motion.predicted) >= MIN_ANCHORS
     assert set(motion.predicted) <= {0, 2, 3, 4, 5}
     assert motion.sigma_px == pytest.approx(SIGMA_PX, rel=0.03)
@@ -145,26 +145,26 @@ def test_so_many_lost_anchors_that_too_few_are_left_share_nothing(monkeypatch, c
     residual, sigma, level, streaks = sky(1, moving=True)
     bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT, N_ROWS)
     lose_fits(monkeypatch, (0, 1, 2), calls)
-    assert learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, 500) is None
+    assert learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, READOUT) is None
 
 
 def test_masked_stars_and_short_files_say_nothing():
     residual, sigma, level, streaks = sky(8, moving=True)
     bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT, N_ROWS)
     residual[bright[1].columns] = np.nan
-    motion = learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, 500)
+    motion = learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, READOUT)
     assert bright[1].streak_id not in motion.predicted
     for streak in bright[2:4]:
         residual[streak.columns] = np.nan
-    assert learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, 500) is None
+    assert learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, READOUT) is None
     whole, _, _, _ = sky(8, moving=True)
-    assert learn_motion(whole[:, :256], bright, crowding, MEAN_SIGMA_PX, 500) is None
+    assert learn_motion(whole[:, :256], bright, crowding, MEAN_SIGMA_PX, READOUT) is None
 
 
 def test_a_star_without_an_unmasked_row_is_left_alone():
     residual, sigma, level, streaks = sky(6, moving=True)
     bright, crowding = bright_streaks(sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, READOUT, N_ROWS)
-    motion = learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, 500)
+    motion = learn_motion(residual, bright, crowding, MEAN_SIGMA_PX, READOUT)
     residual[bright[5].columns] = np.nan
     assert subtract_shared(residual, [bright[5]], motion) == [False]
     assert np.isnan(residual[bright[5].columns].astype(np.float32)).all()

@@ -153,7 +153,10 @@ def test_rate_and_length_of_dropped_runs():
 
 
 def test_faults_drawn_are_as_many_and_as_strong_as_asked():
-    detectors = [draw_detector(np.random.default_rng(s), 500, 30, hot_columns=4.0, traps=2.0) for s in range(300)]
+    detectors = [
+        draw_detector(np.random.default_rng(s), 500, 30, hot_columns=4.0, traps=2.0, row_rate_hz=300.0)
+        for s in range(300)
+    ]
     hot = [column for detector in detectors for column in detector.hot_columns]
     traps = [trap for detector in detectors for trap in detector.traps]
     assert len(hot) == pytest.approx(1200, abs=4 * np.sqrt(1200))
