@@ -35,7 +35,7 @@ from shutterless.pipeline.store.ingest import ingest_amplifier
 from shutterless.pipeline.store.store import open_amplifier
 from shutterless.workflows.comparison.evaluate import count_false_alarms
 from shutterless.workflows.searching.detect import DetectTask, StackView, detect, detector_columns
-from shutterless.workflows.searching.search import find_detector, find_threshold
+from shutterless.workflows.searching.search import find_curve, find_detector
 
 TRIGGERS_FROM = 4.0
 HIDDEN_FROM = 6.0
@@ -158,7 +158,9 @@ def main() -> None:
     if arguments.alarms:
         thresholds, rate = count_thresholds(arguments.file, references, arguments.from_row, arguments.alarms)
     else:
-        thresholds = {name: find_threshold(find_detector(name), arguments.rate)[0] for name in references}
+        thresholds = {
+            name: find_curve(find_detector(name), arguments.rate).threshold(arguments.rate)[0] for name in references
+        }
         rate = arguments.rate
     eta = optimum_threshold(rate)
     kinds = arguments.kinds.split(",")

@@ -49,7 +49,7 @@ class Amplifier:
     smear_rows : float, optional
         Width (σ) by which the point-spread function smears time, in rows; in continuous readout ``psf_sigma_px``.
     pixel_rows_per_hour : float, optional
-        Pixels times rows of an amplifier-hour; in continuous readout columns × row rate × 3600.
+        Pixels times rows of an amplifier-hour; in continuous readout those that are read in an hour.
     token_grid : mapping
         Sizes of the token grid; empty means that of the settings.
     event_scales_s : mapping of str to (float, float)
@@ -78,7 +78,7 @@ class Amplifier:
         if np.isnan(self.smear_rows):
             object.__setattr__(self, "smear_rows", self.psf_sigma_px)
         if np.isnan(self.pixel_rows_per_hour):
-            object.__setattr__(self, "pixel_rows_per_hour", self.n_columns * self.readout.row_rate_hz * 3600)
+            object.__setattr__(self, "pixel_rows_per_hour", self.readout.pixel_rows_per_hour(self.n_columns))
 
     @property
     def n_rows(self) -> int:

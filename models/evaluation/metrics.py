@@ -21,6 +21,7 @@ from scipy.special import expit, ndtr, ndtri
 
 from shutterless.pipeline.detection.matching import TRUTH_MATCH_PX, match_truth, number_groups
 from shutterless.pipeline.events.kinds import EITHER_KINDS, ENDLESS_KINDS, UNCOUNTED_KINDS
+from shutterless.pipeline.reading.readout import PIXEL_ROWS_PER_HOUR
 
 MIN_COUNTED_ALARMS = 10  # a rate that rests on fewer is marked extrapolated
 TAIL_ALARMS = 30
@@ -29,7 +30,7 @@ CONFIDENCE = 0.95
 # events per amplifier-hour in the mix a model is trained on: 10,000 events, most of them between 4.9 and 12 sigma, and
 # half an hour of noise. At 6 sigma there are 9 events per noise trigger, so the limit agrees with the model's own odds
 EVENTS_PER_HOUR = 630.0
-# false alarms per amplifier-hour and threshold of a perfect-match bank on clean noise, two amplifier-hours
+# false alarms per amplifier-hour of ZTF and threshold of a perfect-match bank on clean noise, two amplifier-hours
 # (benchmarks/optimum.py --hours 2): all widths and shapes of the bank, both signs; below 5 an exponential tail
 OPTIMUM_THRESHOLDS = (
     (1.0, 6.82),
@@ -71,21 +72,36 @@ class RateCurve:
         Highest score of each false alarm, descending; finite.
     live_hours : float
         Amplifier-hours.
+    pixel_rows_per_hour : float
+        Pixels times rows of each of these hours.
     """
 
     scores: np.ndarray
     live_hours: float
+    pixel_rows_per_hour: float = PIXEL_ROWS_PER_HOUR
 
-    def threshold(self, rate_per_hour: float) -> tuple[float, bool]:
+    def hours_of(self, pixel_rows_per_hour: float) -> float:
+        """Time that was searched, in amplifier-hours of so many pixel-rows."""
+        return self.live_hours * (self.pixel_rows_per_hour / pixel_rows_per_hour)
+
+    def threshold(self, rate_per_hour: float, pixel_rows_per_hour: float | None = None) -> tuple[float, bool]:
         """Threshold at a rate of false alarms per amplifier-hour, and whether it is extrapolated.
+
+        Parameters
+        ----------
+        rate_per_hour : float
+        pixel_rows_per_hour : float, optional
+            Of the amplifier that is searched, where that is another than the one the alarms were counted on.
 
         Notes
         -----
+        An amplifier of fewer pixel-rows an hour has as many fewer chances of an alarm.
+
         Alarms are counted where there are at least `MIN_COUNTED_ALARMS`. For lower rates, an exponential tail is fitted
         to the highest `TAIL_ALARMS` (maximum likelihood: their mean excess over the lowest). With more of them the fit
         is more precise but too high, because real tails fall faster.
         """
-        wanted = rate_per_hour * self.live_hours
+        wanted = rate_per_hour * self.hours_of(pixel_rows_per_hour or self.pixel_rows_per_hour)
         if len(self.scores) == 0:
             return -np.inf, True
         counted = round(wanted)
@@ -99,25 +115,28 @@ class RateCurve:
 
     def to_dict(self, n_kept: int = 500) -> dict[str, object]:
         """Return plain values for JSON: only the highest scores, among which thresholds lie."""
-        return {"live_hours": self.live_hours, "scores": [float(score) for score in self.scores[:n_kept]]}
+        scores = [float(score) for score in self.scores[:n_kept]]
+        return {"live_hours": self.live_hours, "pixel_rows_per_hour": self.pixel_rows_per_hour, "scores": scores}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> RateCurve:
-        """Rebuild a curve from `to_dict`."""
-        return cls(np.asarray(values["scores"], dtype=np.float64), float(values["live_hours"]))  # type: ignore[arg-type]
+        """Rebuild a curve from `to_dict`; one that does not say what its hours are was counted on ZTF's."""
+        scores, hours = np.asarray(values["scores"], dtype=np.float64), float(values["live_hours"])  # type: ignore[arg-type]
+        return cls(scores, hours, float(values.get("pixel_rows_per_hour", PIXEL_ROWS_PER_HOUR)))  # type: ignore[arg-type]
 
 
-def optimum_threshold(rate_per_hour: float) -> float:
+def optimum_threshold(rate_per_hour: float, pixel_rows_per_hour: float = PIXEL_ROWS_PER_HOUR) -> float:
     """Threshold of a perfect-match bank at a rate of false alarms: the ``rho50`` that no detector can beat.
 
-    Interpolated in the logarithm of the rate, and extrapolated linearly.
+    Interpolated in the logarithm of the rate, and extrapolated linearly. The rate is per hour of so many pixel-rows.
     """
+    rate_per_hour *= PIXEL_ROWS_PER_HOUR / pixel_rows_per_hour
     rates, thresholds = np.array(OPTIMUM_THRESHOLDS).T
     return float(make_interp_spline(np.log(rates), thresholds, k=1)(np.log(rate_per_hour)))
 
 
 def _noise_rate(snr: Any) -> np.ndarray:
-    """False alarms per amplifier-hour of pure noise above an S/N: the inverse of `optimum_threshold`.
+    """False alarms per amplifier-hour of ZTF of pure noise above an S/N: the inverse of `optimum_threshold`.
 
     A Gaussian tail fitted to `OPTIMUM_THRESHOLDS` (logarithm of the rate linear in the squared threshold), accurate to
     10 %.
@@ -187,7 +206,13 @@ def match_entries(detections: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
     return matched
 
 
-def false_alarm_curve(detections: pd.DataFrame, score: np.ndarray, truth: pd.DataFrame, live_hours: float) -> RateCurve:
+def false_alarm_curve(
+    detections: pd.DataFrame,
+    score: np.ndarray,
+    truth: pd.DataFrame,
+    live_hours: float,
+    pixel_rows_per_hour: float = PIXEL_ROWS_PER_HOUR,
+) -> RateCurve:
     """Scores of the clusters that match no event.
 
     Parameters
@@ -200,12 +225,14 @@ def false_alarm_curve(detections: pd.DataFrame, score: np.ndarray, truth: pd.Dat
         Events and artefacts; a detection that matches an event (``is_event``) is no false alarm.
     live_hours : float
         Amplifier-hours searched.
+    pixel_rows_per_hour : float
+        Pixels times rows of each of these hours.
     """
     events = truth[truth["is_event"].astype(bool)]
     wrong = (match_entries(detections, events) < 0) & np.isfinite(score)
     clusters = cluster_detections(detections[wrong])
     highest = pd.Series(np.asarray(score)[wrong]).groupby(clusters).max().to_numpy()
-    return RateCurve(np.sort(highest)[::-1], live_hours)
+    return RateCurve(np.sort(highest)[::-1], live_hours, pixel_rows_per_hour)
 
 
 def operating_point(curve: RateCurve, n_alarms: int) -> OperatingPoint:

@@ -23,10 +23,8 @@ from shutterless.pipeline.events.kinds import EVENT_TABLE
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.cubes import Cube
 from shutterless.pipeline.reading.frames import Frame
+from shutterless.pipeline.reading.readout import PIXEL_ROWS_PER_HOUR
 
-# pixels times rows that count as an amplifier-hour of an image cube: those of a ZTF amplifier in an hour at 300 rows a
-# second, so that a rate of false alarms refers to the same number of trials
-PIXEL_ROWS_PER_HOUR = 3072 * 300 * 3600
 NO_SMEAR_ROWS = 0.01  # all pixels of an image are exposed at once: nothing smears time
 _LARGEST_HALF = 6e4  # near the largest float16
 
@@ -97,7 +95,7 @@ def _(frame: Frame, residual: np.ndarray) -> Calibrated:
     arrays["column_tails"] = statistics[["isolated_below", "isolated_above"]].to_numpy(np.int32)
     description = {
         **_describe(frame),
-        "pixel_rows_per_hour": residual.shape[1] * frame.readout.row_rate_hz * 3600,
+        "pixel_rows_per_hour": frame.readout.pixel_rows_per_hour(residual.shape[1]),
         "psf_sigma_px": sigma_px,
         "n_streaks": len(streaks),
         "n_moving_streaks": n_moving,

@@ -14,6 +14,11 @@ from astropy.utils import iers
 iers.conf.auto_download = False
 
 
+# of ZTF, on which detectors were measured: 3,072 columns at 300 rows/s; and, by convention, of a stack of images, which
+# has no columns that are read for an hour, so that a rate of false alarms means as many trials
+PIXEL_ROWS_PER_HOUR = 3072 * 300 * 3600
+
+
 @dataclass(frozen=True, eq=False)
 class RowTimes:
     """Times of rows that are not at a constant rate, such as those of an archive's cadences.
@@ -100,6 +105,10 @@ class Readout:
     def rows_of(self, seconds: float, least: int = 1) -> int:
         """Rows that are read in so many seconds, to the nearest; ``least`` where these are fewer."""
         return max(round(seconds * self.row_rate_hz), least)
+
+    def pixel_rows_per_hour(self, n_columns: int) -> float:
+        """Pixels times rows that an amplifier of so many columns reads in an hour."""
+        return n_columns * self.row_rate_hz * 3600
 
     def n_ramp_rows(self, n_rows: int) -> int:
         """Number of the file's first rows with the sky ramp (sequence row below ``n_transit``)."""

@@ -60,7 +60,7 @@ class AmplifierQuality:
     @property
     def live_hours(self) -> float:
         """Amplifier-hours of unmasked pixels."""
-        per_hour = self.numbers.get("pixel_rows_per_hour", self.n_columns * self.readout.row_rate_hz * 3600)
+        per_hour = self.numbers.get("pixel_rows_per_hour", self.readout.pixel_rows_per_hour(self.n_columns))
         return self.numbers["live_pixel_rows"] / per_hour
 
     @property

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import requests
-from tiny_frames import SKY_E, add_pulse, expose, write_sequence
+from tiny_frames import N_COLUMNS, RATE_HZ, SKY_E, add_pulse, expose, write_sequence
 
 from shutterless.models.evaluation.metrics import RateCurve
 from shutterless.models.families import load_model
@@ -39,7 +39,7 @@ NAME = "behind-mlflow"
 @pytest.fixture(scope="module")
 def model_folder(make_model) -> Path:
     folder = make_model("cnn", "cnn", seed=3)
-    write_rates(folder, RateCurve(np.linspace(2, -6, 100), 1.0), "simulated")
+    write_rates(folder, RateCurve(np.linspace(2, -6, 100), 1.0, N_COLUMNS * RATE_HZ * 3600), "simulated")
     return folder
 
 

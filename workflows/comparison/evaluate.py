@@ -32,6 +32,7 @@ from shutterless.pipeline.detection.scan import TRIGGER_THRESHOLD
 from shutterless.pipeline.events.kinds import UNCOUNTED_KINDS
 from shutterless.pipeline.examples.strips import cut_strips
 from shutterless.pipeline.files import write_parquet
+from shutterless.pipeline.reading.readout import PIXEL_ROWS_PER_HOUR
 from shutterless.pipeline.store.store import manifest_hash, open_amplifier, read_manifest
 from shutterless.workflows.comparison.counted_events import hash_events, list_events
 from shutterless.workflows.execution.cluster import Executor, SerialExecutor
@@ -172,11 +173,15 @@ def _track(
 
 @dataclass(frozen=True)
 class _HeldOut:
-    """Truth rows with their store entries, the entries on which false alarms are counted, and their live time."""
+    """Truth rows with their store entries, the entries on which false alarms are counted, and their live time.
+
+    ``pixel_rows_per_hour`` is what an hour of it means.
+    """
 
     truth: pd.DataFrame
     quiet: frozenset[str]
     live_hours: float
+    pixel_rows_per_hour: float = PIXEL_ROWS_PER_HOUR
 
     @property
     def rate_per_hour(self) -> float:
@@ -184,7 +189,7 @@ class _HeldOut:
 
     @property
     def eta(self) -> float:
-        return optimum_threshold(self.rate_per_hour)
+        return optimum_threshold(self.rate_per_hour, self.pixel_rows_per_hour)
 
 
 @dataclass(frozen=True)
@@ -206,7 +211,9 @@ def _judge(detector: Detector, detections: pd.DataFrame, held_out: _HeldOut, set
     """Count one detector's false alarms, set its threshold, and count what it finds."""
     score = detections[f"{detector.name}/score"].to_numpy()
     quiet = detections["entry"].isin(held_out.quiet).to_numpy()
-    curve = false_alarm_curve(detections[quiet], score[quiet], held_out.truth, held_out.live_hours)
+    curve = false_alarm_curve(
+        detections[quiet], score[quiet], held_out.truth, held_out.live_hours, held_out.pixel_rows_per_hour
+    )
     point = operating_point(curve, MIN_COUNTED_ALARMS)
     events = event_scores(detections, score, held_out.truth)
     # a detector without a false alarm has the threshold -inf; an event without a match is not found even then
@@ -266,7 +273,7 @@ def count_false_alarms(
     score = detections[f"{detector.name}/score"].to_numpy()
     hours = dict(zip(manifest["entry"], _live_hours(manifest), strict=True))
     hours |= {entry: view.open(str(store), entry).live_hours for entry, view in (views or {}).items() if entry in hours}
-    return false_alarm_curve(detections, score, nothing, float(sum(hours.values())))
+    return false_alarm_curve(detections, score, nothing, float(sum(hours.values())), pixel_rows_per_hour(manifest))
 
 
 def write_verdict(summary: pd.DataFrame, found: dict[str, np.ndarray], samples: list[np.ndarray]) -> str:
@@ -377,7 +384,16 @@ def _open_truth(truth: pd.DataFrame, manifest: pd.DataFrame) -> _HeldOut:
             "completeness cannot be measured; add frames with other events"
         )
     quiet = frozenset(manifest["entry"]) - frozenset(placed.loc[is_event, "entry"]) or frozenset(manifest["entry"])
-    return _HeldOut(placed, quiet, float(_live_hours(manifest[manifest["entry"].isin(quiet)]).sum()))
+    counted = manifest[manifest["entry"].isin(quiet)]
+    return _HeldOut(placed, quiet, float(_live_hours(counted).sum()), pixel_rows_per_hour(counted))
+
+
+def pixel_rows_per_hour(manifest: pd.DataFrame) -> float:
+    """Pixels times rows that an amplifier-hour of some entries means, their mean where cameras differ."""
+    values = manifest["pixel_rows_per_hour"]
+    if values.nunique() == 1:
+        return float(values.iloc[0])
+    return float(manifest["live_pixel_rows"].sum() / _live_hours(manifest).sum())
 
 
 def _live_hours(manifest: pd.DataFrame) -> pd.Series:

@@ -15,7 +15,12 @@ from shutterless.models.evaluation.metrics import poisson_interval
 from shutterless.models.evaluation.paired_bootstrap import choose_blocks, paired_difference
 from shutterless.models.evaluation.platt import reliability_error
 from shutterless.pipeline.store.store import read_manifest
-from shutterless.workflows.comparison.evaluate import Evaluation, evaluate_detectors, measure_throughput
+from shutterless.workflows.comparison.evaluate import (
+    Evaluation,
+    evaluate_detectors,
+    measure_throughput,
+    pixel_rows_per_hour,
+)
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.registry.history import GATE_LENGTH
@@ -99,7 +104,9 @@ def judge_challenger(
     folders = [scratch / "models" / name for name, _ in (challenger, *([champion] if champion else []))]
     for (_, source), folder in zip((challenger, champion), folders, strict=False):  # type: ignore[misc]
         shutil.copytree(source, folder)
-    threshold = _own_threshold(folders[0], policy)  # before the evaluation writes its own curve beside the copy
+    manifest = read_manifest(frozen.store)
+    # before the evaluation writes its own curve beside the copy
+    threshold = _own_threshold(folders[0], policy, pixel_rows_per_hour(manifest))
     evaluation = evaluate_detectors(
         frozen.store,
         references=[str(folder) for folder in folders],
@@ -109,8 +116,7 @@ def judge_challenger(
         executor=executor,
         progress=progress,
     )
-    entry = read_manifest(frozen.store)["entry"].iloc[0]
-    speed = measure_throughput(str(folders[0]), frozen.store, entry)
+    speed = measure_throughput(str(folders[0]), frozen.store, manifest["entry"].iloc[0])
     own = evaluation.summary.set_index("detector").loc[challenger[0]]
     gates = [
         _labels_gate(own),
@@ -126,9 +132,10 @@ def judge_challenger(
     return Judgement(gates, evaluation)
 
 
-def _own_threshold(folder: Path, policy: Policy) -> float | None:
+def _own_threshold(folder: Path, policy: Policy, pixel_rows: float) -> float | None:
+    """Threshold that a model brings along, at the policy's rate per hour of so many pixel-rows."""
     curve = read_rates(folder)
-    return None if curve is None else curve.threshold(policy.threshold.false_alarms_per_hour)[0]
+    return None if curve is None else curve.threshold(policy.threshold.false_alarms_per_hour, pixel_rows)[0]
 
 
 def _labels_gate(own: pd.Series) -> Gate:

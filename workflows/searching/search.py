@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,7 +58,7 @@ class SearchError(ValueError):
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Candidates, failures, the threshold, and lines for the user."""
+    """Candidates, failures, the threshold (the lowest, if there are several cameras), and lines for the user."""
 
     candidates: pd.DataFrame
     failures: pd.DataFrame
@@ -133,8 +133,8 @@ def search_survey(
     failures = pd.concat([survey.failures, lost_rows([task.segment for task in tasks], parts, lost)], ignore_index=True)
     files_by_name = {info.path.name: str(info.path.resolve()) for info in survey.infos}
     candidates, unmatched = job.write(parts, failures, files_by_name)
-    notes = (*job.notes, *survey.warnings, *unmatched)
-    return SearchResult(candidates, failures, job.threshold, notes, tuple(survey.instruments))
+    notes = (*job.describe_rates(parts), *survey.warnings, *unmatched)
+    return SearchResult(candidates, failures, job.lowest_threshold(parts), notes, tuple(survey.instruments))
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,7 @@ class SearchJob:
     out: Path
     settings: SearchSettings
     detector: Detector
-    threshold: float
-    notes: tuple[str, ...]
+    curve: RateCurve
     stars: pd.DataFrame | None
     catalogue: str | None
     instrument: str | None
@@ -166,11 +165,11 @@ class SearchJob:
         """Parameters and errors are those of `search_files`."""
         stars = None if catalogue is None else read_catalogue(catalogue)
         detector = find_detector(reference)
-        threshold, notes = find_threshold(detector, settings.false_alarms_per_hour)
+        curve = find_curve(detector, settings.false_alarms_per_hour)
         if instrument is not None and instrument.endswith(".toml"):
             instrument = str(Path(instrument).absolute())  # a worker on another machine may run in another folder
         return cls(
-            reference, prepare_folder(out).absolute(), settings, detector, threshold, tuple(notes), stars,
+            reference, prepare_folder(out).absolute(), settings, detector, curve, stars,
             None if catalogue is None else str(catalogue), instrument, dict(supplied or {}),
         )  # fmt: skip
 
@@ -195,7 +194,7 @@ class SearchJob:
         candidates, unmatched = assemble(parts, self.detector.name, self.threshold, self.stars)
         record = {
             "model": self.reference,
-            "threshold": self.threshold,
+            "threshold": self.lowest_threshold(parts),
             "settings": self.settings.model_dump(),
             "instrument": self.instrument,
             "catalogue": self.catalogue,
@@ -208,6 +207,22 @@ class SearchJob:
         write_candidates(candidates, self.out, record)
         write_text(self.out / RECORD, json.dumps({**record, "files": dict(files)}, indent=1))
         return candidates, unmatched
+
+    def threshold(self, pixel_rows_per_hour: float) -> float:
+        """Score at which an amplifier of so many pixel-rows an hour has the false alarms that were asked for."""
+        return self.curve.threshold(self.settings.false_alarms_per_hour, pixel_rows_per_hour)[0]
+
+    def lowest_threshold(self, parts: Sequence[SearchedSegment]) -> float:
+        """Threshold of the amplifiers that were searched, the lowest if they are of several cameras."""
+        return min(map(self.threshold, _hours(parts) or [self.curve.pixel_rows_per_hour]))
+
+    def describe_rates(self, parts: Sequence[SearchedSegment]) -> list[str]:
+        """Lines for the user where the curve holds too few alarms for the rate, of each camera."""
+        return [
+            line
+            for hour in _hours(parts)
+            if (line := describe_rate(self.curve, self.settings.false_alarms_per_hour, hour))
+        ]
 
 
 def run_tasks(tasks: Sequence[SegmentTask], executor: Executor, progress: Progress | None = None) -> dict[str, str]:
@@ -222,7 +237,10 @@ def run_tasks(tasks: Sequence[SegmentTask], executor: Executor, progress: Progre
 
 
 def assemble(
-    parts: Sequence[SearchedSegment], name: str, threshold: float, stars: pd.DataFrame | None = None
+    parts: Sequence[SearchedSegment],
+    name: str,
+    threshold: Callable[[float], float],
+    stars: pd.DataFrame | None = None,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Join the parts of a search to one table of candidates, and warn of a catalogue that does not fit.
 
@@ -232,8 +250,8 @@ def assemble(
         By series, in the order of rows.
     name : str
         Of the detector.
-    threshold : float
-        Lowest score of a candidate.
+    threshold : callable
+        Lowest score of a candidate of an amplifier that reads so many pixel-rows an hour.
     stars : DataFrame, optional
         From `shutterless.pipeline.results.catalogue.read_catalogue`.
     """
@@ -249,7 +267,8 @@ def assemble(
     for part, triggers in zip(parts, joined, strict=True):
         scored = detector_columns(triggers, name)
         # score -inf means vetoed, even where a detector without a false alarm has the threshold -inf
-        found = scored[(scored["score"] >= threshold) & np.isfinite(scored["score"])]
+        lowest = threshold(part.exposures[0].numbers["pixel_rows_per_hour"])
+        found = scored[(scored["score"] >= lowest) & np.isfinite(scored["score"])]
         for k, exposure in enumerate(part.exposures):
             for span in exposure.spans:
                 here = found[(found["exposure"] == k) & found["row_peak"].between(span.first, span.last - 1)]
@@ -278,6 +297,11 @@ def _span_candidates(
     offset = span.first - span.start - first.first  # of the file's row 0 from the exposure's
     own = readout if offset == 0 else readout.from_row(offset, offset)
     return build_candidates(file_rows, streaks, own, file=span.path.name, model=name, n_y=n_y)
+
+
+def _hours(parts: Sequence[SearchedSegment]) -> list[float]:
+    """Pixel-rows of an hour of each kind of amplifier that was searched."""
+    return sorted({exposure.numbers["pixel_rows_per_hour"] for part in parts for exposure in part.exposures})
 
 
 def _by_series(parts: Sequence[SearchedSegment]) -> Iterable[list[SearchedSegment]]:
@@ -358,8 +382,8 @@ def find_detector(reference: str) -> Detector:
     return Detector(_model_name(reference, folder), str(folder.absolute()))
 
 
-def find_threshold(detector: Detector, rate_per_hour: float) -> tuple[float, list[str]]:
-    """Score at which a detector raises a number of false alarms per amplifier-hour, and lines for the user.
+def find_curve(detector: Detector, rate_per_hour: float) -> RateCurve:
+    """Read the false-alarm curve of a detector, from which a search gets its threshold.
 
     Raises
     ------
@@ -367,20 +391,27 @@ def find_threshold(detector: Detector, rate_per_hour: float) -> tuple[float, lis
         If no false-alarm curve lies beside the weights, because the model was never evaluated.
     """
     folder = bundled_folder() / TEMPLATE_BANK if detector.folder is None else Path(detector.folder)
-    curve: RateCurve | None = read_rates(folder)
+    curve = read_rates(folder)
     if curve is None:
         raise SearchError(
             f"{folder} holds no false-alarm curve, so no threshold is known for {rate_per_hour:g} per amplifier-hour; "
             f"run `shutterless evaluate STORE --model {detector.folder}` first"
         )
-    threshold, extrapolated = curve.threshold(rate_per_hour)
-    notes = []
-    if extrapolated:
-        notes.append(
-            f"{rate_per_hour:g} false alarms per amplifier-hour is extrapolated: "
-            f"{len(curve.scores)} alarms were counted in {curve.live_hours:.3g} amplifier-hours"
-        )
-    return threshold, notes
+    return curve
+
+
+def describe_rate(curve: RateCurve, rate_per_hour: float, pixel_rows_per_hour: float) -> str | None:
+    """Say that a curve holds too few alarms for a rate per hour of so many pixel-rows; None where it holds enough.
+
+    For the camera they were counted on they need not be more: a detector that never raises as many gives all it has.
+    """
+    n_alarms, hours = len(curve.scores), curve.hours_of(pixel_rows_per_hour)
+    asked, counted = f"{rate_per_hour:g} false alarms per amplifier-hour", f"in {hours:.3g} amplifier-hours"
+    if curve.threshold(rate_per_hour, pixel_rows_per_hour)[1]:
+        return f"{asked} is extrapolated: {n_alarms} alarms were counted {counted}"
+    if rate_per_hour * hours > n_alarms + 0.5 and pixel_rows_per_hour != curve.pixel_rows_per_hour:
+        return f"{asked} is more than is known: {n_alarms} {counted} are all, so the search has {n_alarms / hours:.3g}"
+    return None
 
 
 def _model_name(reference: str, folder: Path) -> str:

@@ -15,7 +15,7 @@ from shutterless.pipeline.tokens import STAGE1_FEATURES, StripBatch, TokenGrid
 from shutterless.workflows.execution.cluster import SerialExecutor
 from shutterless.workflows.frames.ingest import Survey, survey_files
 from shutterless.workflows.searching.detect import Detector
-from shutterless.workflows.searching.search import SearchError, SearchJob, SearchResult, find_threshold, search_survey
+from shutterless.workflows.searching.search import SearchError, SearchJob, SearchResult, find_curve, search_survey
 from shutterless.workflows.serving.bodies import RequestError
 from shutterless.workflows.serving.limits import SearchRequest
 from shutterless.workflows.settings.settings import SearchSettings
@@ -78,9 +78,9 @@ def check_threshold(detector: Detector, options: SearchOptions) -> None:
     Raises
     ------
     SearchError
-        As `shutterless.workflows.searching.search.find_threshold`.
+        As `shutterless.workflows.searching.search.find_curve`.
     """
-    find_threshold(detector, options.settings.false_alarms_per_hour)
+    find_curve(detector, options.settings.false_alarms_per_hour)
 
 
 def search_request(

@@ -25,6 +25,7 @@ from shutterless.models.evaluation.metrics import (
     summarise,
     wilson_interval,
 )
+from shutterless.pipeline.reading.readout import PIXEL_ROWS_PER_HOUR, Readout
 
 
 def detections(*rows):
@@ -115,6 +116,22 @@ def test_threshold_at_a_rate():
     assert RateCurve(np.empty(0), 1.0).threshold(3) == (-np.inf, True)
 
 
+def test_rate_of_another_camera_is_converted_by_its_pixel_rows():
+    """A tenth of the pixel-rows an hour: an alarm an hour there is ten an hour here, and has their threshold."""
+    curve = RateCurve(np.arange(100.0, 0, -1), live_hours=2.0, pixel_rows_per_hour=1e9)
+    assert curve.hours_of(1e8) == 20
+    assert curve.threshold(1, 1e8) == curve.threshold(10) == curve.threshold(10, 1e9) == (81, False)
+    assert curve.threshold(0.1, 1e8)[1]
+    assert optimum_threshold(5.0, PIXEL_ROWS_PER_HOUR / 10) == pytest.approx(optimum_threshold(50.0))
+
+
+def test_fifty_an_hour_of_1024_columns_at_20_rows_a_second_are_2250_of_ztf():
+    slow = Readout(20.0, 6.2, 10.0, 48_000.0, 1024).pixel_rows_per_hour(1024)
+    curve = RateCurve(np.arange(3000.0, 0, -1), live_hours=1.0)
+    assert curve.threshold(50.0, slow) == curve.threshold(2250.0) == (751, False)
+    assert Readout(300.0, 6.2, 10.0, 48_000.0, 3080).pixel_rows_per_hour(3072) == PIXEL_ROWS_PER_HOUR
+
+
 def test_tail_of_exponential_scores():
     """1,000 per hour above 5, an e-fold every 0.2: one per hour is at 5 + 0.2 ln 1000 = 6.38."""
     rng = np.random.default_rng(0)
@@ -143,6 +160,9 @@ def test_rate_curve_survives_json():
     np.testing.assert_array_equal(back.scores, curve.scores[:500])
     assert back.threshold(100) == curve.threshold(100)
     assert RateCurve.from_dict(curve.to_dict(3)).scores.tolist() == [1000, 999, 998]
+    narrow = RateCurve(curve.scores, 1.5, pixel_rows_per_hour=1e8)
+    assert RateCurve.from_dict(narrow.to_dict()).pixel_rows_per_hour == 1e8
+    assert RateCurve.from_dict({"scores": [], "live_hours": 1.0}).pixel_rows_per_hour == PIXEL_ROWS_PER_HOUR
 
 
 def test_optimum_at_the_points_of_its_table():

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shutterless.models.evaluation.metrics import MIN_COUNTED_ALARMS, match_entries, poisson_interval
+from shutterless.models.evaluation.metrics import MIN_COUNTED_ALARMS, match_entries, optimum_threshold, poisson_interval
 from shutterless.pipeline.files import write_parquet
+from shutterless.pipeline.reading.readout import PIXEL_ROWS_PER_HOUR
 from shutterless.pipeline.store.store import read_manifest, write_manifest
 from shutterless.workflows.comparison.counted_events import EVENT_COLUMNS, hash_events, list_events
 from shutterless.workflows.comparison.evaluate import (
@@ -19,6 +20,7 @@ from shutterless.workflows.comparison.evaluate import (
     _judge,
     evaluate_detectors,
     measure_throughput,
+    pixel_rows_per_hour,
     write_verdict,
 )
 from shutterless.workflows.searching.detect import Detector
@@ -240,6 +242,23 @@ def test_judgement_of_a_table_made_by_hand():
     bins = result.completeness.query("kind == 'all'").set_index("rho_low")
     assert bins["completeness"].to_dict() == {6.0: 0.0, 8.0: 0.0, 12.0: 1.0, 14.0: 1.0}
     assert result.reliability is None
+
+
+def test_the_optimum_of_a_narrow_camera_has_as_many_trials():
+    """Five false alarms an hour of a tenth of the pixel-rows are fifty of ZTF."""
+    narrow = _HeldOut(pd.DataFrame(), frozenset(), 2.0, PIXEL_ROWS_PER_HOUR / 10)
+    assert narrow.rate_per_hour == 5.0
+    assert narrow.eta == pytest.approx(optimum_threshold(50.0))
+    detections, truth = hand_made()
+    held_out = _HeldOut(truth, frozenset({"calm"}), 2.0, 1e8)
+    assert _judge(Detector("d", None), detections, held_out, SETTINGS).curve.pixel_rows_per_hour == 1e8
+
+
+def test_an_hour_of_several_cameras_is_the_mean_of_theirs():
+    """200 pixel-rows of one that reads 100 an hour and 200 of one that reads 400 are 400 in 2.5 hours."""
+    manifest = pd.DataFrame({"live_pixel_rows": [200, 200], "pixel_rows_per_hour": [100.0, 400.0]})
+    assert pixel_rows_per_hour(manifest) == 160
+    assert pixel_rows_per_hour(manifest[:1]) == 100
 
 
 def test_endless_events_are_judged_apart():

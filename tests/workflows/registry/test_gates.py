@@ -15,6 +15,7 @@ import pytest
 
 from shutterless.models.evaluation.metrics import RateCurve, cluster_detections
 from shutterless.pipeline.store.store import manifest_hash, read_manifest
+from shutterless.workflows.comparison.evaluate import pixel_rows_per_hour
 from shutterless.workflows.registry import gates
 from shutterless.workflows.registry.gates import Gate, Judgement, judge_challenger
 from shutterless.workflows.registry.history import GATE_LENGTH
@@ -217,10 +218,10 @@ def test_gates_as_a_table_and_in_the_history():
 
 
 @pytest.fixture(scope="module")
-def rivals(make_model):
-    """The bundled model, and a random one with a false-alarm curve of its own."""
-    weak = make_model("weak")
-    write_rates(weak, RateCurve(np.linspace(2, -4, 50), 0.01), "elsewhere")
+def rivals(make_model, held_out):
+    """The bundled model, and a random one with a false-alarm curve of its own, counted with the frames' camera."""
+    weak, hour = make_model("weak"), pixel_rows_per_hour(read_manifest(held_out[0]))
+    write_rates(weak, RateCurve(np.linspace(2, -4, 50), 0.01, hour), "elsewhere")
     return bundled_folder(), weak
 
 

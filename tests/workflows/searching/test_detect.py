@@ -118,12 +118,12 @@ def test_model_is_loaded_once_for_all_amplifiers(held_out, make_model, monkeypat
 
 
 def test_false_alarm_curve_is_read_as_it_was_written_with_the_hash_of_its_frames(tmp_path):
-    curve = RateCurve(np.array([9.5, 7.25, 6.0]), live_hours=0.125)
+    curve = RateCurve(np.array([9.5, 7.25, 6.0]), live_hours=0.125, pixel_rows_per_hour=7e7)
     folder = tmp_path / "new" / "cnn"
     write_rates(folder, curve, "abc")
     read = read_rates(folder)
     np.testing.assert_array_equal(read.scores, curve.scores)
-    assert read.live_hours == 0.125
+    assert (read.live_hours, read.pixel_rows_per_hour) == (0.125, 7e7)
     assert json.loads((folder / "rates.json").read_text())["manifest_hash"] == "abc"
 
 

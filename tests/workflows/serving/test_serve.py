@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import requests
 from conftest import TINY_PROFILE
-from tiny_frames import SKY_E, add_pulse, expose, write_sequence
+from tiny_frames import N_COLUMNS, RATE_HZ, SKY_E, add_pulse, expose, write_sequence
 
 from shutterless.models.evaluation.metrics import RateCurve
 from shutterless.models.families import load_model
@@ -159,7 +159,7 @@ def models(make_model) -> list[Path]:
     made = [make_model(family, family, seed=3) for family in ("cnn", "transformer")]
     made.append(make_model("mlp", "mlp"))
     for path in made:
-        write_rates(path, RateCurve(np.linspace(2, -6, 100), 1.0), "simulated")
+        write_rates(path, RateCurve(np.linspace(2, -6, 100), 1.0, N_COLUMNS * RATE_HZ * 3600), "simulated")
     return made
 
 
