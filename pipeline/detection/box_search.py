@@ -166,7 +166,7 @@ def _search_rows(series, valid, whole, start, stop, widths, threshold, best, row
     width, stride, n_widths = widths.width, widths.stride, len(widths.width)
     boxes, counts = np.zeros((n_widths, series.shape[1]), np.float32), np.zeros((n_widths, series.shape[1]), np.float32)
     highest = np.zeros(series.shape[1] // CHUNK + 1, np.uint32)
-    hits = [(0.0, 0.0, 0.0, 0.0)]  # the first entry tells the compiler the type
+    hits = [(0.0, 0.0, 0.0, 0.0)]  # the first entry gives the compiler the type
     for pixel in range(len(series)):
         for k in range(n_widths):
             n_boxes = (stop - start - width[k]) // stride[k] + 1

@@ -39,10 +39,10 @@ class TrailRates:
     ----------
     geosynchronous : float
         Gehrels & Vilas 1986 (Icarus 68, 412) found 7 geostationary satellites brighter than V = 13.1 in 8.8 deg² of the
-        belt: at 15 deg/h some 20 an hour pass a CCD there. 2 stands for fields within 15 deg of the equator (a choice).
+        belt: at 15 deg/h about 20 an hour pass a CCD there. 2 is for fields within 15 deg of the equator (a choice).
     low_orbit : float
         Mróz et al. 2022 (ApJL 924, L30): with 10,000 Starlinks about one trail in every 30 s exposure of the mosaic in
-        twilight, which is 28 an hour and CCD. 10 stands for a night as a whole (a choice).
+        twilight, which is 28 an hour and CCD. 10 is the mean of a night (a choice).
     aircraft : float
         A choice.
     meteor : float

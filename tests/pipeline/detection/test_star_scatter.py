@@ -110,8 +110,8 @@ def test_masked_columns_and_edges_have_none(make_amplifier):
 
 
 def test_triggers_are_measured_by_the_scatter_and_an_event_on_a_still_star_is_not(make_amplifier):
-    restless = find_triggers(with_variable_star(make_amplifier, variation(40.0)), 5.0)
-    on_star = restless[(restless["x"] - X).abs() < 2]
+    variable = find_triggers(with_variable_star(make_amplifier, variation(40.0)), 5.0)
+    on_star = variable[(variable["x"] - X).abs() < 2]
     assert on_star["snr"].abs().max() < 8  # up to 40 sigma of photon noise
     burst = np.zeros(N_ROWS)
     burst[4000:4030] = 200

@@ -163,8 +163,8 @@ def test_residual_images_with_one_limit_have_the_same_colours_and_masked_pixels_
 
 def quiet_pixels(n_rows=200):
     """Two rows and three columns of pixels that alternate by ±1 around 10, 20, ... 60 electrons."""
-    swing = np.where(np.arange(n_rows) % 2, 1.0, -1.0)
-    return np.arange(10.0, 61.0, 10.0).reshape(2, 3)[..., None] + swing
+    alternating = np.where(np.arange(n_rows) % 2, 1.0, -1.0)
+    return np.arange(10.0, 61.0, 10.0).reshape(2, 3)[..., None] + alternating
 
 
 def test_each_pixel_is_drawn_in_its_place_on_its_own_scale(ax):

@@ -161,7 +161,7 @@ NO_PEAKS = pd.DataFrame({"frequency_hz": [], "amplitude_e": []})
 
 
 @pytest.mark.parametrize(
-    ("draw", "said"),
+    ("draw", "text"),
     [
         (lambda ax: plot_masked(np.empty(0), ax), "no pixels"),
         (lambda ax: plot_noise_over_time(np.array([0, 5]), np.array([np.nan]), ax), "no sky columns"),
@@ -173,7 +173,7 @@ NO_PEAKS = pd.DataFrame({"frequency_hz": [], "amplitude_e": []})
         (lambda ax: plot_light_curve(np.empty(0), np.empty(0), ax), "no rows"),
     ],
 )
-def test_nothing_to_draw_is_said(ax, draw, said):
+def test_empty_axes_are_explained(ax, draw, text):
     assert draw(ax) is ax
-    assert texts(ax) == [said]
+    assert texts(ax) == [text]
     assert ax.get_xlabel()

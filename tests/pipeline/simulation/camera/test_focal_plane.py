@@ -64,8 +64,8 @@ def test_mirrored_amplifier_has_the_same_read_coordinates(ztf):
 
 
 def test_nothing_is_mirrored_where_the_mosaic_has_no_counterpart():
-    lone = FocalPlane(10, 20, (QuadrantLayout(1, 2),), n_ccds=1)
-    assert lone.mirrored(1, 1) is None
+    single = FocalPlane(10, 20, (QuadrantLayout(1, 2),), n_ccds=1)
+    assert single.mirrored(1, 1) is None
 
 
 def test_amplifiers_side_by_side():

@@ -241,10 +241,10 @@ def test_an_event_moves_with_its_star(tiny_profile):
     only = {name: getattr(content.scene, name)[[star]] for name in ("x", "y0", "mag", "flux_e_row")}
     # the light of event and star, each by itself, has the same shape in every row
     rows, whole = placed.rows[2], slice(0, 1000)
-    alone = replace(content, events=[])
-    event = (mean_electrons(content, whole) - mean_electrons(alone, whole))[rows]
-    calm = replace(air, scintillation=Scintillation(1, 1, 0.0, 0.1, 300.0))
-    bare = replace(alone, scene=replace(content.scene, **only), air=calm)
+    without_event = replace(content, events=[])
+    event = (mean_electrons(content, whole) - mean_electrons(without_event, whole))[rows]
+    steady = replace(air, scintillation=Scintillation(1, 1, 0.0, 0.1, 300.0))
+    bare = replace(without_event, scene=replace(content.scene, **only), air=steady)
     light = mean_electrons(bare, whole)[rows] - content.scene.sky_e_s * 50 / 300
     np.testing.assert_allclose(event / event.sum(), light / light.sum(), atol=2e-4)
 
