@@ -29,10 +29,10 @@ def layer_table(model: nn.Module) -> pd.DataFrame:
         ``layer`` (name), ``type``, ``shape`` (of the weights, e.g. "4 × 3"), and the numbers of ``weights``, ``biases``
         and all ``parameters``; a parameter that two layers share counts where it first appears.
     """
-    rows, seen = [], set()
+    rows, counted = [], set()
     for name, module in model.named_modules():
-        own = {key: p for key, p in module.named_parameters(recurse=False) if id(p) not in seen}
-        seen |= {id(p) for p in own.values()}
+        own = {key: p for key, p in module.named_parameters(recurse=False) if id(p) not in counted}
+        counted |= {id(p) for p in own.values()}
         if own:
             rows.append(_layer_row(name, module, own))
     return pd.DataFrame(rows, columns=list(LAYER_COLUMNS))

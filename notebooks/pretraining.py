@@ -82,13 +82,13 @@ notebook.keep(figure, "learning_curve")
 # %%
 model = load_masked_model(folder)
 drawn = draw_unlabelled(night.store, settings.pretrain, train)
-apart = np.flatnonzero(drawn.for_validation)[: notebook.choose(600, 60)]
-found = reconstruct(model, drawn.strips[apart], grid=drawn.grid)
+judged = np.flatnonzero(drawn.for_validation)[: notebook.choose(600, 60)]
+found = reconstruct(model, drawn.strips[judged], grid=drawn.grid)
 best = int(np.nanargmin(found.strip_ratio))
 figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
 plot_reconstruction(found, best, axes)
 notebook.keep(figure, "reconstruction")
-print(f"this strip was cut at: {drawn.sources[apart[best]]}; ratio over all {len(apart)} strips {found.ratio:.3f}")
+print(f"this strip was cut at: {drawn.sources[judged[best]]}; ratio over all {len(judged)} strips {found.ratio:.3f}")
 
 # %% [markdown]
 # ## Fine-tuning against training from scratch

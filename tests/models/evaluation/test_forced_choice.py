@@ -92,13 +92,13 @@ def test_several_seeds_with_true_labels_are_better_known():
 
 
 def test_verdict_in_words():
-    said = judge_labels("cnn", ForcedChoice(0.74, 0.012), [0.51, 0.49, 0.51]).text()
-    assert said == (
+    text = judge_labels("cnn", ForcedChoice(0.74, 0.012), [0.51, 0.49, 0.51]).text()
+    assert text == (
         "cnn: of an event and a false trigger of equal S/N it chooses the event in 74.0 ± 1.2 % with true labels, in "
         "50.3 ± 0.7 % with shuffled ones (trained 3 times): it learned from them."
     )
-    said = judge_labels("mlp", ForcedChoice(0.51, 0.012), [0.51]).text()
-    assert said.endswith(
+    text = judge_labels("mlp", ForcedChoice(0.51, 0.012), [0.51]).text()
+    assert text.endswith(
         "in 51.0 % with shuffled ones (trained 1 times): NO evidence that they taught it anything beyond the S/N."
     )
     unknown = judge_labels("mlp", ForcedChoice(np.nan, np.nan), [0.5, 0.5])

@@ -78,9 +78,9 @@ def test_a_control_sees_no_true_label(toy):
     train, validation = np.arange(900), np.arange(900, 1200)
     parts = _datasets(toy, train, validation, replace(SHORT, shuffled_labels=True))
     for dataset, index in zip(parts, (train, validation), strict=True):
-        seen, true = dataset.labels["is_event"].numpy(), toy.labels.is_event[index]
-        assert seen.sum() == true.sum()
-        assert 0.4 < (seen == true).mean() < 0.6
+        permuted, true = dataset.labels["is_event"].numpy(), toy.labels.is_event[index]
+        assert permuted.sum() == true.sum()
+        assert 0.4 < (permuted == true).mean() < 0.6
 
 
 def test_same_seed_same_weights_to_the_bit(family, toy):
