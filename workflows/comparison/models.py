@@ -144,8 +144,8 @@ def _label_models(models: pd.DataFrame) -> list[str]:
         differing = [column for column in _hyperparameter_columns(part) if part[column].nunique(dropna=False) > 1]
         for position, row in part[differing].iterrows():
             known = row.dropna().index[:3]
-            differing = ", ".join(f"{column.rpartition('.')[2]} {row[column]}" for column in known)
-            labels[position] = f"{str(name).removesuffix(SHUFFLED_SUFFIX)} {differing}".strip() + suffix[position]
+            described = ", ".join(f"{column.rpartition('.')[2]} {row[column]}" for column in known)
+            labels[position] = f"{str(name).removesuffix(SHUFFLED_SUFFIX)} {described}".strip() + suffix[position]
     repeated = labels.groupby(labels).cumcount()
     return [f"{label} ({count + 1})" if count else label for label, count in zip(labels, repeated, strict=True)]
 
