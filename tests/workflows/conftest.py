@@ -31,10 +31,10 @@ def simulate(camera: str, out: Path, **values):
 
 
 def add_hits(path: Path, n_hits: int = 40) -> None:
-    """Brighten spots of an uncompressed frame: so small a camera sees no cosmic ray in a minute.
+    """Brighten spots of an uncompressed frame: so small a camera has no cosmic ray in a minute.
 
-    Every other one is a single pixel, which no model is asked about; the others are a quarter narrower than a star, so
-    that the template bank vetoes them and a model has to judge.
+    Every other one is a single pixel, which no model scores. The others are a quarter narrower than a star, so
+    that the template bank vetoes them and a model scores them.
     """
     rng = np.random.default_rng(7)
     offsets = np.arange(-2, 3)

@@ -1,4 +1,4 @@
-"""Bad files, values and folders as a user hands them over: what is said, what is still searched, what is left."""
+"""Bad files, values and folders from a user: the messages, what is still searched, and what is left on disk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ N_ROWS = 200
 
 @pytest.fixture(autouse=True)
 def own_surroundings(monkeypatch, tmp_path):
-    """A tracking store of the test's own, and a false-alarm curve of the bank that does not hang on what ships."""
+    """A tracking store for the test, and a false-alarm curve of the bank that does not depend on the shipped one."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     installed = tmp_path / "installed"
     write_rates(installed / "template-bank", RateCurve(np.linspace(9, 5, 100), live_hours=10.0), "simulated")
@@ -47,7 +47,7 @@ def failures_in(out):
 
 
 def sky(seed=1, n_columns=3072, dtype=np.uint16):
-    """Four quadrants of sky and read noise with one flash in each, as sharp as the seeing and ten rows long (ADU)."""
+    """Four quadrants of sky and read noise with one flash each, as sharp as the seeing and ten rows long (ADU)."""
     rng = np.random.default_rng(seed)
     x, row = np.arange(n_columns), np.arange(N_ROWS)[:, None]
     flash = 30.0 * np.exp(-0.5 * ((x - n_columns / 2) / 0.85) ** 2) * np.exp(-0.5 * ((row - 90) / 4.0) ** 2)
@@ -61,7 +61,7 @@ def bias(seed=2):
 
 @pytest.fixture
 def frame(write_frame):
-    """Write a good frame, or one spoiled by the options of `write_frame`; beyond the ramp if nothing else is said."""
+    """Write a good frame, or one spoiled by the options of `write_frame`; by default beyond the ramp."""
 
     def write(name="good.fits", primary=None, **options):
         primary = {"SEQROW0": 5000, "SEQID": name.partition(".")[0], **(primary or {})}
@@ -166,7 +166,7 @@ def test_good_file_among_bad_ones_is_searched_and_nothing_is_lost(frame, tmp_pat
     assert set(failures["file"]) == {"a.fits", "b.fits", "c.fits", "d.fits", "e.fits.fz"}
     assert failures["reason"].str.startswith("FrameError: ").all()
     assert [path.name for path in files if path.name not in result.stderr] == ["good.fits"]
-    # a whole file stands for its four quadrants: each is either among what was searched or among the failures
+    # a whole file stands for its four quadrants: each was either searched or is among the failures
     searched = pd.read_parquet(out / "amplifiers.parquet")
     assert set(searched["files"]) == {"good.fits"}
     n_failed = sum(4 if pd.isna(quadrant) else 1 for quadrant in failures["quadrant"])
@@ -295,7 +295,7 @@ def test_model_without_a_false_alarm_curve_is_refused_with_the_way_out(frame, ma
 
 
 def test_vetoed_trigger_is_no_candidate_even_if_no_false_alarm_was_ever_counted(frame, tmp_path):
-    """Then every threshold is -inf, and so is the score of what is vetoed: one pixel, sharper than the seeing."""
+    """Then every threshold is -inf, and so is the score of a vetoed trigger: one pixel, sharper than the seeing."""
     write_rates(tmp_path / "installed" / "template-bank", RateCurve(np.empty(0), live_hours=1.0), "simulated")
     data = sky()
     data[0][50, 700] += 500
@@ -335,7 +335,7 @@ def test_finished_search_is_not_overwritten_unasked(finished):
 
 
 def test_broken_off_search_is_not_read_as_whole_and_resume_finishes_it(finished):
-    """As a crash leaves it: no table, one part without its description, one begun under another name."""
+    """As after a crash: no table, one part without its description, one under a temporary name."""
     files, out = finished
     before = pd.read_parquet(out / "candidates.parquet")
     for name in ("candidates.parquet", "search.json"):
@@ -351,7 +351,7 @@ def test_broken_off_search_is_not_read_as_whole_and_resume_finishes_it(finished)
 
 
 def test_broken_off_store_is_not_read_as_whole_and_resume_finishes_it(frame, tmp_path):
-    """As a crash leaves it: no manifest, one entry without its description, one begun under another name."""
+    """As after a crash: no manifest, one entry without its description, one under a temporary name."""
     files, store = [frame("one.fits"), frame("two.fits", primary={"SEQROW0": 9000})], tmp_path / "store"
     assert call("ingest", *files, "--out", store, "--no-dask").exit_code == 0
     manifest = pd.read_parquet(store / "manifest.parquet")
@@ -393,7 +393,7 @@ def test_dry_run_lists_what_cannot_be_read_and_writes_nothing(frame, tmp_path):
 
 
 def test_tile_that_cannot_be_unpacked_costs_its_amplifier_only(frame, tmp_path):
-    """The file is as long as it says and its headers are right; a segment of compressed rows was overwritten."""
+    """The file has its full length and right headers; a segment of compressed rows was overwritten."""
     path = frame("tile.fits.fz")
     with fits.open(path, disable_image_compression=True) as hdus:
         place = hdus[1].fileinfo()

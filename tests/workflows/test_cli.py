@@ -1,4 +1,4 @@
-"""Commands as a user types them: what they print, what they refuse and with which exit code."""
+"""Commands as a user types them: their output, their refusals and their exit codes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def call(*arguments):
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """Put a recorder in the place of a workflow module, so that only the command itself is tested."""
+    """Replace a workflow module by a recorder, so that only the command itself is tested."""
 
     def install(module, function, result=None):
         calls = []

@@ -1,4 +1,4 @@
-"""What lies in mlflow/: entry points that are commands, run for real, and a compose file that keeps its promises."""
+"""The files in mlflow/: entry points that run the commands, and the compose file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A logged detector as MLflow loads and serves it: strips or paths in, whatever form the request has."""
+"""A logged detector as MLflow loads and serves it: strips or paths in, in any form of a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole quickstart on a small camera: everything it promises exists, and its parts belong together."""
+"""The whole quickstart on a small camera: every promised file exists, and the files agree."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ def settings(tiny_camera, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(settings, tmp_path_factory):
-    """The folder of one finished run, and what it said."""
-    out, said = tmp_path_factory.mktemp("quickstart") / "run", io.StringIO()
+    """The folder of one finished run, and its output."""
+    out, printed = tmp_path_factory.mktemp("quickstart") / "run", io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        progress = Progress(console=Console(file=said, width=200))
+        progress = Progress(console=Console(file=printed, width=200))
         report = run_quickstart(settings, out, no_dask=True, progress=progress)
     assert report == out / "report.html"
-    return out, said.getvalue()
+    return out, printed.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +133,11 @@ def test_resolved_settings_read_back_to_the_same_settings(out, settings):
 
 
 def test_every_step_was_timed_and_the_places_are_said(finished):
-    out, said = finished
+    out, printed = finished
     seconds = json.loads((out / "timings.json").read_text())
     assert list(seconds) == ["simulate", "ingest", "train", "evaluate", "track and register", "search"]
     for text in ("registered as: models:/shutterless@champion", f"report: {out / 'report.html'}", "finds most of"):
-        assert text in said
+        assert text in printed
 
 
 def test_controls_have_shuffled_labels_and_everything_else_the_same(out):
@@ -227,7 +227,7 @@ def test_folder_of_an_earlier_run_is_emptied(tmp_path):
 
 
 def test_second_run_from_the_command_line_replaces_the_first_and_finds_the_same(out, tmp_path):
-    """Another process, into the folder of an earlier run that left something behind."""
+    """Run in another process, into the folder of an earlier run."""
     again = tmp_path / "run"
     (again / "store" / "left over").mkdir(parents=True)
     shutil.copy(out / "settings.toml", again)

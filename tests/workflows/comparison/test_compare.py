@@ -1,4 +1,4 @@
-"""Which runs are one model, which model is taken and why, and what the page and the table hold."""
+"""Group runs to models, choose a model with reasons, and write the page and the table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RHO = np.linspace(4, 16, N_EVENTS)
 
 
 def events_found(found):
-    """A table of events of twelve sequences, of which those were found."""
+    """A table of events of twelve sequences, with the given ones found."""
     index = np.arange(len(found))
     return pd.DataFrame({
         "detector": "d", "event_id": [f"e{i}" for i in index], "kind": "flare", "rho": RHO[: len(found)],
@@ -43,7 +43,7 @@ def completeness_bins(found):
 
 
 def log_model(tracking, experiment, family, n_parameters, threshold, *, seed=1, control=False, paired=True, train=None):
-    """A run of a detector that finds what is above a threshold, but for one in ten that its seed decides."""
+    """A run of a detector that finds events above a threshold; its seed decides on one event in ten."""
     lucky = np.random.default_rng(seed).random(N_EVENTS)
     found = np.where(lucky < 0.1, lucky < 0.05, threshold < RHO)
     name = family + ("-shuffled" if control else "")

@@ -1,4 +1,4 @@
-"""Detectors on held-out frames: what is counted where, what is written where, and what is said of it."""
+"""Detectors on held-out frames: events and alarms counted, files written, and the verdict."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_completeness_is_the_share_of_injected_events_above_the_threshold(evalua
     detections = pd.read_parquet(evaluated.out / "detections.parquet")
     for row in evaluated.tables.summary.itertuples():
         score = detections[f"{row.detector}/score"]
-        above = detections[(score >= row.threshold) & np.isfinite(score)]  # no alarm, no threshold; vetoed is not found
+        above = detections[(score >= row.threshold) & np.isfinite(score)]  # a vetoed trigger finds no event
         found = set(match_entries(above, events)) - {-1}
         assert row.n_events == len(events)
         assert row.completeness == pytest.approx(len(found) / len(events))

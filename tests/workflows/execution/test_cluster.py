@@ -1,4 +1,4 @@
-"""Executors: Dask = plain, failures recorded, order kept, memory bounded; and what progress says."""
+"""Executors: Dask = plain, failures recorded, order kept, memory bounded; and lines of progress."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from shutterless.workflows.execution.workers import own_memory
 
 
 def square_or_fail(item):
-    """Squares; multiples of 5 fail as a damaged file does; early items take longest, so that they finish last."""
+    """Squares. Multiples of 5 fail like damaged files; early items take longest, so that they finish last."""
     time.sleep(max(0, 0.02 * (5 - item)))
     if item % 5 == 0:
         raise FrameError(f"item {item}\nis damaged")
@@ -74,7 +74,7 @@ def nap_on_zero(item):
 
 
 def leave_mark(folder, item):
-    """Mark every call with the item's number and the process it ran in."""
+    """Record every call with the item's number and its process."""
     with (Path(folder) / "marks").open("a") as file:
         file.write(f"{item} {os.getpid()}\n")
 
@@ -93,7 +93,7 @@ def fail_first(folder, item):
 
 
 def die_once(folder, item):
-    """Item 3 kills its worker the first time, as it works."""
+    """Item 3 kills its worker on its first try."""
     leave_mark(folder, item)
     time.sleep(0.05)
     if item == 3 and sum(mark == "3" for mark, _ in read_marks(folder)) == 1:
@@ -112,14 +112,14 @@ def process_of(item):
 
 
 def prepare_twice(folder):
-    """Work where it is called for the first time, and nowhere later."""
+    """Succeed in the first process that calls it, and in no later one."""
     leave_mark(folder, "prepared")
     if len(read_marks(folder)) > 1:
         raise OSError("model folder is not mounted")
 
 
 def touch_file(path):
-    """Look at every page of a mapped file; gives by how much the process's own memory grew."""
+    """Read every page of a mapped file; return the growth of the process's own memory."""
     before = own_memory()
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as pages:
         sum(pages[offset] for offset in range(0, len(pages), mmap.PAGESIZE))
@@ -199,7 +199,7 @@ def test_item_that_kills_its_workers_is_recorded_and_the_others_finish():
 
 def test_outcomes_come_as_they_are_finished_when_asked(dask):
     outcomes = list(dask.map(nap_on_zero, range(6), describe="naps", ordered=False))
-    assert outcomes[0].value != 0  # which naps for a second, and is the first of the items
+    assert outcomes[0].value != 0  # item 0 sleeps for a second
     assert sorted(outcome.value for outcome in outcomes) == list(range(6))
     assert [o.value for o in SerialExecutor().map(nap_on_zero, [1, 0], describe="naps", ordered=False)] == [1, 0]
 
@@ -213,7 +213,7 @@ def test_a_thousand_items_never_have_more_futures_than_the_window(dask):
             n_tasks = dask._client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
             at_scheduler = max(at_scheduler, n_tasks)
     assert most <= ITEMS_IN_FLIGHT_PER_WORKER * dask.n_workers
-    assert at_scheduler <= ITEMS_IN_FLIGHT_PER_WORKER * dask.n_workers + 1  # one that is being forgotten
+    assert at_scheduler <= ITEMS_IN_FLIGHT_PER_WORKER * dask.n_workers + 1  # one may be about to be released
     assert wait_for(lambda: not dask._client.futures)
 
 
@@ -228,7 +228,7 @@ def test_outcomes_that_wait_for_a_slow_item_count_for_the_window(dask, monkeypat
     assert wait_for(lambda: not dask._client.futures)
     submitted.clear()
     unordered = dask.map(nap_on_zero, range(100), describe="naps", ordered=False)
-    assert [outcome.item for outcome in unordered].index(0) > 50  # that many went past it
+    assert [outcome.item for outcome in unordered].index(0) > 50  # that many overtook it
 
 
 def test_window_follows_the_number_of_workers(monkeypatch):
@@ -264,7 +264,7 @@ def frame_error_of(cause):
         (FileNotFoundError(errno.ENOENT, "No such file"), 1),
         (frame_error_of(STALE), float("inf")),
         (frame_error_of(FileNotFoundError(errno.ENOENT, "No such file")), 1),
-        (frame_error_of(OSError("Header missing END card.")), 0),  # astropy's own, of a damaged file
+        (frame_error_of(OSError("Header missing END card.")), 0),  # astropy's error on a damaged file
         (frame_error_of(None), 0),
         (MemoryError(), 0),
     ],
@@ -313,7 +313,7 @@ def test_item_of_a_killed_worker_runs_again_and_the_worker_comes_back(tmp_path):
 
 @pytest.mark.slow
 def test_nothing_is_lost_while_workers_are_killed_again_and_again():
-    """For longer than the 15 s after which Dask looks whether a worker that died is back."""
+    """Longer than the 15 s after which Dask checks whether a dead worker is back."""
     with open_executor(workers=2, allowed_failures=100) as executor:
         killed, values = 0, []
         for outcome in executor.map(process_of, range(1500), describe="processes"):
@@ -352,7 +352,7 @@ def test_preparation_runs_once_in_every_process_and_before_its_items(tmp_path):
         assert len({process for _, process in first}) == len(first) == 2
         list(executor.map(partial(die_once, tmp_path), range(40), describe="squares"))
         assert wait_for(lambda: len(executor._client.nthreads()) == 2)
-        assert wait_for(lambda: len(read_marks(tmp_path / "calls")) == 3)  # and in the one that was started anew
+        assert wait_for(lambda: len(read_marks(tmp_path / "calls")) == 3)  # and in the worker that was started again
     prepared = {process for _, process in read_marks(tmp_path / "calls")}
     assert {process for _, process in read_marks(tmp_path)} <= prepared
 
@@ -372,7 +372,7 @@ def test_preparation_that_fails_stops_the_run_at_once(dask):
         dask.prepare(partial(raise_error, DAMAGED))
     with pytest.raises(ZeroDivisionError, match="a mistake"):
         dask.prepare(partial(raise_error, ZeroDivisionError("a mistake")))
-    dask.close()  # takes it off the workers
+    dask.close()  # removes it from the workers
     assert [outcome.value for outcome in dask.map(abs, [-1], describe="numbers")] == [1]
 
 
@@ -412,7 +412,7 @@ def test_cluster_without_workers_is_given_up(monkeypatch):
 
 @pytest.fixture
 def other_cluster():
-    """A scheduler and a worker in processes of their own; yields the scheduler's process and address."""
+    """A scheduler and a worker in their own processes; yields the scheduler's process and address."""
     modules = "distributed.cli.dask_scheduler", "distributed.cli.dask_worker"
     command = [sys.executable, "-m", modules[0], "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
     scheduler = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -462,7 +462,7 @@ def processes_of(group):
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
 @pytest.mark.parametrize("work", ["time.sleep(600)", "sum(range(10**13))"])
 def test_killed_driver_leaves_no_worker_behind(work, tmp_path):
-    """The sum holds the interpreter's lock for hours, as compiled code may."""
+    """The sum holds the interpreter's lock for hours, as compiled code can."""
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent(f"""

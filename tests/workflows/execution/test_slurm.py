@@ -57,7 +57,7 @@ def write_settings(tmp_path):
 
 @pytest.fixture
 def fake_slurm(tmp_path, monkeypatch):
-    """A machine where jobs start at once; yields the folder with their numbers and script."""
+    """A machine on which jobs start at once; yields the folder with their numbers and script."""
     pytest.importorskip("dask_jobqueue")
     for name, text in {"sbatch": SBATCH, "scancel": SCANCEL}.items():
         (tmp_path / name).write_text(text)
@@ -71,7 +71,7 @@ def fake_slurm(tmp_path, monkeypatch):
 
 
 def group_lives(group):
-    """Whether a process of a group still runs; one that nobody has waited for does not."""
+    """Whether a process of a group still runs; an ended process that is not yet reaped does not count."""
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, group_of = status.read_text().rpartition(")")[2].split()[:3]
@@ -125,7 +125,7 @@ def test_python_and_logs_of_the_file_are_used(write_settings, tmp_path):
     script, _ = describe_jobs(write_settings(f'{SETTINGS}python = "/opt/python"\nlog_directory = "{logs}"\n'))
     assert script.splitlines()[-1].startswith("/opt/python -m distributed.cli.dask_worker ")
     assert f"#SBATCH -o {logs}/shutterless-%J.out" in script
-    assert not logs.exists()  # nothing is written for a look
+    assert not logs.exists()  # a dry run writes nothing
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_items_run_in_jobs_that_are_cancelled_at_the_end(write_settings, fake_sl
         assert group_lives(job)
     assert [outcome.value for outcome in outcomes] == [(item**2, "1", job) for item in range(12)]
     assert executor.n_workers == 2
-    for _ in range(100):  # killed, and perhaps not yet gone
+    for _ in range(100):  # killed, but perhaps not yet gone
         if not group_lives(job):
             break
         time.sleep(0.1)
@@ -242,7 +242,7 @@ def test_workers_stop_in_time_and_their_job_is_replaced(write_settings, fake_slu
 
 
 class StandInCluster:
-    """Jobs a and b of two workers each; remembers what is asked of it."""
+    """Jobs a and b of two workers each; records the requests."""
 
     def __init__(self):
         self.worker_spec = {"jobs-0": {}, "jobs-1": {}}

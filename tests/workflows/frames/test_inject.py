@@ -1,4 +1,4 @@
-"""Injected frames for a blind test: what is written where, what is refused, what is listed."""
+"""Injected frames for a blind test: files written, bad arguments, failures listed."""
 
 from __future__ import annotations
 

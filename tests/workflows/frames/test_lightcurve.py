@@ -1,4 +1,4 @@
-"""Light curves of simulated frames: through the command, in every format, and what is refused."""
+"""Light curves of simulated frames: by the command, in every format, and with bad arguments."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write(frame, camera, out, **options):
 
 
 def first_star(out):
-    """Entry, column and the other facts of the first streak of the first amplifier."""
+    """Entry, column and other values of the first streak of the first amplifier."""
     entry = read_manifest(out / "store")["entry"].iloc[0]
     return entry, open_amplifier(out / "store", entry)
 
@@ -113,11 +113,11 @@ def test_one_star_in_ecsv_has_units_and_is_a_time_series(written, frame, tiny_ca
     alone = pd.read_parquet(out / f"{entry}.parquet").query("streak_id == 0")
     binned = np.asarray(table["flux"]).reshape(-1, 4)[-1].mean()
     assert binned == pytest.approx(alone["flux_e_s"].iloc[-1], rel=1e-3)
-    assert len(TimeSeries(table)) == amplifier.n_rows  # what lightkurve's LightCurve is made of
+    assert len(TimeSeries(table)) == amplifier.n_rows  # the base class of lightkurve's LightCurve
 
 
 def test_fits_has_a_table_per_star_with_the_time_reference_that_readers_look_for(frame, written, tiny_camera):
-    # lightkurve.read 2.6 opens it, bins it and makes periodograms: it wants TIME, FLUX and FLUX_ERR in extension 1,
+    # lightkurve.read 2.6 opens it, bins it and makes periodograms: it needs TIME, FLUX and FLUX_ERR in extension 1,
     # MJDREFI, MJDREFF and TIMESYS in its header, "e-/s", and no text columns
     out, _ = written
     entry, amplifier = first_star(out)
@@ -266,7 +266,7 @@ def test_a_catalogue_names_stars_and_makes_event_times_exact(written, frame, tin
     assert (table["time_event_min_utc"] == table["time_event_max_utc"]).all()
     before = pd.to_datetime(table["time_read_utc"]) - pd.to_datetime(table["time_event_min_utc"])
     assert before.dt.total_seconds().to_numpy() == pytest.approx(np.full(len(table), 30 / 300), abs=2e-6)
-    assert table["flux_e_row"].isna().to_numpy()[:30].all()  # before the streak begins
+    assert table["flux_e_row"].isna().to_numpy()[:30].all()  # before the start of the streak
 
 
 def test_frames_without_clock_and_zero_point_give_seconds(frame, tiny_camera, tmp_path):

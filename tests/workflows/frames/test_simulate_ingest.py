@@ -1,4 +1,4 @@
-"""Simulated frames and stores: the same whatever the executor, failures recorded, resumed = uninterrupted."""
+"""Simulated frames and stores: equal with every executor, failures recorded, resumed = uninterrupted."""
 
 from __future__ import annotations
 

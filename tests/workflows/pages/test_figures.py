@@ -104,7 +104,7 @@ def test_shuffled_twin_shares_the_colour_but_not_the_look():
 
 
 @pytest.mark.parametrize(
-    ("draw", "columns", "said"),
+    ("draw", "columns", "note"),
     [
         (plot_completeness, ["detector", "rho_low", "rho_high", "completeness", "low", "high"], "no events"),
         (plot_comparison, ["detector", "completeness", "completeness_low", "completeness_high"], "no detectors"),
@@ -112,6 +112,6 @@ def test_shuffled_twin_shares_the_colour_but_not_the_look():
         (plot_reliability, ["detector", "n", "mean_probability", "observed_fraction"], "no strips"),
     ],
 )
-def test_nothing_to_draw_is_said(ax, draw, columns, said):
+def test_nothing_to_draw_is_said(ax, draw, columns, note):
     assert draw(pd.DataFrame({name: pd.Series(dtype=float) for name in columns}), ax) is ax
-    assert [text.get_text() for text in ax.texts] == [said]
+    assert [text.get_text() for text in ax.texts] == [note]

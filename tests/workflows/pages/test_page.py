@@ -1,4 +1,4 @@
-"""How values become a page: what is escaped, how cells are set, which piece of an array is shown."""
+"""Values on a page: escaped text, layout of cells, and the piece of an array that is drawn."""
 
 import subprocess
 import sys

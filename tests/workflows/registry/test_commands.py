@@ -74,18 +74,18 @@ def test_from_registration_to_rollback(call, models, held_out, tmp_path):
     back = call("rollback", "commanded", "--reason", "sees ghosts")
     assert (back.exit_code, back.stdout) == (0, "champion of commanded is version 1 again, after 2\n")
 
-    told = call("history", "commanded")
-    assert told.exit_code == 0
-    moves = [line.split("  ") for line in told.stdout.splitlines() if " champion: " in line]
+    shown = call("history", "commanded")
+    assert shown.exit_code == 0
+    moves = [line.split("  ") for line in shown.stdout.splitlines() if " champion: " in line]
     assert [" ".join(move[-3:-1]) for move in moves] == [
         "promote champion: none → 1 done",
         "promote champion: 1 → 2 refused",
         "promote champion: 1 → 2 done",
         "rollback champion: 2 → 1 done",
     ]
-    assert "why: sees ghosts" in told.stdout
-    assert f"manifest_hash: {manifest_hash(read_manifest(held_out[0]))}" in told.stdout
-    assert told.stdout.endswith("champion is version 1\n")
+    assert "why: sees ghosts" in shown.stdout
+    assert f"manifest_hash: {manifest_hash(read_manifest(held_out[0]))}" in shown.stdout
+    assert shown.stdout.endswith("champion is version 1\n")
 
 
 @pytest.mark.parametrize(("passed", "promoted", "code"), [(True, False, 0), (False, False, 1)])
@@ -108,9 +108,9 @@ def test_what_disagrees_is_said_with_exit_code_one(call, models, tracking):
     call("register", models[0], "--name", "moved", "--alias", "champion")
     call("register", models[0], "--name", "moved")
     mlflow.MlflowClient(tracking.uri, tracking.uri).set_registered_model_alias("moved", "champion", "2")
-    told = call("history", "moved")
-    assert told.exit_code == 1
-    assert "NOTE champion stands at version 2, the history at 1: it was set outside of shutterless" in told.stdout
+    shown = call("history", "moved")
+    assert shown.exit_code == 1
+    assert "NOTE champion stands at version 2, the history at 1: it was set outside of shutterless" in shown.stdout
 
 
 @pytest.mark.parametrize(

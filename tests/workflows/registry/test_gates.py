@@ -27,7 +27,7 @@ from shutterless.workflows.tracking.tracking import bundled_folder
 
 ROOT = Path(__file__).resolve().parents[3]
 POLICY = Policy()
-# what 0.02 amplifier-hours of a small camera can tell
+# limits that 0.02 amplifier-hours of a small camera can show
 LENIENT = Policy.model_validate(
     {
         "floors": {"completeness": 0.0, "live_hours": 0.001, "strips_per_second": 1.0},
@@ -160,7 +160,7 @@ def test_calibration_error_by_hand():
     )  # fmt: skip
     gate = gates._calibration_gate(table, "a", POLICY)
     assert gate == Gate("calibration error", "0.150", "at most 0.1, over 40 triggers", False)
-    assert gates._calibration_gate(table[2:3], "a", POLICY).passed is False  # nothing counted is not well calibrated
+    assert gates._calibration_gate(table[2:3], "a", POLICY).passed is False  # without counts not well calibrated
 
 
 @pytest.mark.parametrize(("speed", "passed"), [(50.0, True), (49.0, False)])
@@ -289,5 +289,5 @@ def test_tables_of_a_judgement_are_plain(judged, tmp_path):
     judged.write(tmp_path / "attached")
     names = {path.name for path in (tmp_path / "attached").iterdir()}
     assert names == {"summary.csv", "completeness.csv", "apart.csv", "reliability.csv", "gates.csv", "verdict.txt"}
-    told = pd.read_csv(tmp_path / "attached" / "gates.csv")
-    assert told["passed"].tolist() == [gate.passed for gate in judged.gates]
+    attached = pd.read_csv(tmp_path / "attached" / "gates.csv")
+    assert attached["passed"].tolist() == [gate.passed for gate in judged.gates]

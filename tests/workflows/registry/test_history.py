@@ -1,4 +1,4 @@
-"""The history of a registered model as plain entries: what it says, and what an interruption leaves to be settled."""
+"""The history of a registered model as plain entries, and the entries that settle an interruption."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def story(*moves):
 
 def test_an_entry_comes_back_from_its_tag_as_it_was():
     gates = [{"name": "completeness", "value": "0.5", "limit": "at least 0.4", "passed": True}]
-    told = new_entry(
+    made = new_entry(
         7, PROMOTE, CARRIED_OUT, "champion", "1", "2", reason="ρ50 is lower", gates=gates, data={"manifest_hash": "a"}
     )
-    assert told.key.startswith("shutterless.history.000007.")
-    assert read_alias_history({told.key: told.encode(), "other": "no entry"}) == [told]
+    assert made.key.startswith("shutterless.history.000007.")
+    assert read_alias_history({made.key: made.encode(), "other": "no entry"}) == [made]
 
 
 def test_entries_of_one_number_have_keys_of_their_own():
-    """Two who write at once overwrite nothing."""
+    """Two processes that write at once overwrite nothing."""
     keys = {new_entry(3, PROMOTE, CARRIED_OUT, "champion", "1", "2").key for _ in range(20)}
     assert len(keys) == 20
 
@@ -62,9 +62,9 @@ def test_entries_of_one_number_have_keys_of_their_own():
 def test_the_longest_entry_fits_into_a_tag():
     """Nine gates of the longest values, the longest reason: MLflow's column holds 5,000 characters."""
     gate = {"name": "error of comparison", "value": "9" * GATE_LENGTH, "limit": "9" * GATE_LENGTH, "passed": False}
-    told = new_entry(999_999, PROMOTE, REFUSED, "champion", "123456", "123457", reason="ö" * 1000, gates=[gate] * 9)
-    told = replace(told, who="u" * 64 + "@" + "h" * 64, data={"manifest_hash": "a" * 32, "truth_sha256": "b" * 64})
-    assert len(told.encode()) <= TAG_LENGTH
+    made = new_entry(999_999, PROMOTE, REFUSED, "champion", "123456", "123457", reason="ö" * 1000, gates=[gate] * 9)
+    made = replace(made, who="u" * 64 + "@" + "h" * 64, data={"manifest_hash": "a" * 32, "truth_sha256": "b" * 64})
+    assert len(made.encode()) <= TAG_LENGTH
 
 
 def test_reasons_that_would_not_fit_are_refused():
@@ -83,9 +83,9 @@ def test_a_tag_changed_by_hand_is_named():
 
 
 def test_history_is_ordered_by_number():
-    told = [entry(number, None, str(number)) for number in (10, 2, 1)]
-    assert [e.number for e in read_alias_history({e.key: e.encode() for e in told})] == [1, 2, 10]
-    assert (next_number(told), next_number([])) == (11, 1)
+    entries = [entry(number, None, str(number)) for number in (10, 2, 1)]
+    assert [e.number for e in read_alias_history({e.key: e.encode() for e in entries})] == [1, 2, 10]
+    assert (next_number(entries), next_number([])) == (11, 1)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_history_is_ordered_by_number():
         (("1", "2", "3", "<2"), ["1", "2"]),
         (("1", "2", "3", "<2", "<1"), ["1"]),
         (("1", "2", "3", "<1"), ["1"]),
-        (("1", "2", "<1", "3"), ["1", "3"]),  # 2 was given up: going back from 3 leads to 1
+        (("1", "2", "<1", "3"), ["1", "3"]),  # 2 was rolled back: going back from 3 leads to 1
         (("1", "2", "1", "<2"), ["1", "2"]),  # the last of two visits is undone
         (("1", "2", "<1", "<2"), ["1", "2"]),  # forward again
     ],
@@ -106,28 +106,28 @@ def test_path_of_champions(moves, path):
 
 
 def test_what_was_refused_or_of_another_alias_moved_nothing():
-    told = [entry(1, None, "1"), entry(2, "1", "2", state=REFUSED), entry(3, "1", "9", alias="staging")]
-    assert champions(told, "champion") == ["1"]
+    entries = [entry(1, None, "1"), entry(2, "1", "2", state=REFUSED), entry(3, "1", "9", alias="staging")]
+    assert champions(entries, "champion") == ["1"]
 
 
 def test_an_interruption_before_the_alias_moved_took_no_effect():
-    told = [entry(1, None, "1"), entry(2, "1", "2", state=PENDING)]
-    (closed,) = settle(told, {"champion": "1"}, "champion")
-    assert closed == replace(told[1], state=CUT_OFF)
+    entries = [entry(1, None, "1"), entry(2, "1", "2", state=PENDING)]
+    (closed,) = settle(entries, {"champion": "1"}, "champion")
+    assert closed == replace(entries[1], state=CUT_OFF)
 
 
 def test_an_interruption_after_the_alias_moved_did():
-    told = [entry(1, None, "1"), entry(2, "1", "2", state=PENDING)]
-    (closed,) = settle(told, {"champion": "2"}, "champion")
-    assert closed == replace(told[1], state=CARRIED_OUT)
+    entries = [entry(1, None, "1"), entry(2, "1", "2", state=PENDING)]
+    (closed,) = settle(entries, {"champion": "2"}, "champion")
+    assert closed == replace(entries[1], state=CARRIED_OUT)
 
 
 def test_an_alias_moved_from_outside_gets_an_entry():
-    told = story("1", "2")
-    (found,) = settle(told, {"champion": "5"}, "champion")
+    entries = story("1", "2")
+    (found,) = settle(entries, {"champion": "5"}, "champion")
     assert (found.number, found.action, found.state, found.old, found.new) == (3, OUTSIDE, CARRIED_OUT, "2", "5")
-    assert settle([*told, found], {"champion": "5"}, "champion") == []
-    assert champions([*told, found], "champion") == ["1", "2", "5"]
+    assert settle([*entries, found], {"champion": "5"}, "champion") == []
+    assert champions([*entries, found], "champion") == ["1", "2", "5"]
 
 
 def test_an_alias_deleted_from_outside_gets_an_entry():
@@ -136,8 +136,8 @@ def test_an_alias_deleted_from_outside_gets_an_entry():
 
 
 def test_an_interruption_and_a_move_from_outside_are_both_told():
-    told = [entry(1, None, "1"), entry(2, "1", "2", state=PENDING)]
-    closed, moved = settle(told, {"champion": "5"}, "champion")
+    entries = [entry(1, None, "1"), entry(2, "1", "2", state=PENDING)]
+    closed, moved = settle(entries, {"champion": "5"}, "champion")
     assert (closed.state, moved.old, moved.new) == (CUT_OFF, "1", "5")
 
 
@@ -148,8 +148,8 @@ def test_agreement_needs_nothing():
 
 def test_an_entry_in_words():
     gates = [{"name": "completeness", "value": "0.3", "limit": "at least 0.5", "passed": False}]
-    told = replace(entry(2, "1", "2", state=REFUSED), gates=gates, reason="try", data={"manifest_hash": "abc"})
-    assert describe_entry(told).splitlines() == [
+    refused = replace(entry(2, "1", "2", state=REFUSED), gates=gates, reason="try", data={"manifest_hash": "abc"})
+    assert describe_entry(refused).splitlines() == [
         "   2  2026-03-04T05:06:02+00:00  promote champion: 1 → 2  refused  by ada@observatory",
         "      why: try",
         "      FAIL  completeness 0.3  at least 0.5",

@@ -1,4 +1,4 @@
-"""Promotion, rollback and history in a real registry; what the gates measure is made up (test_registry_gates)."""
+"""Promotion, rollback and history in a real registry; the gates' measurements are made up (test_registry_gates)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def judgement(passed=True):
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Put a judgement in the place of the measurement: ``measured(passed=False)``; the calls are recorded."""
+    """Replace the measurement by a judgement: ``measured(passed=False)``; the calls are recorded."""
 
     def install(passed=True, meanwhile=lambda: None):
         calls = []
@@ -145,10 +145,10 @@ def test_a_refusal_is_written_down_and_moves_nothing(registry, move_to, measured
 def test_a_dry_run_changes_nothing(registry, move_to, measured, passed, word):
     measured(passed)
     before = registry.read()
-    said = move_to("1", dry_run=True)
+    answer = move_to("1", dry_run=True)
     assert registry.read() == before
-    assert not said.promoted
-    assert f"dry run: would {word}" in said.text()
+    assert not answer.promoted
+    assert f"dry run: would {word}" in answer.text()
 
 
 def test_what_is_champion_is_not_promoted_again(registry, move_to):
@@ -165,7 +165,7 @@ def test_other_frames_than_those_of_the_last_promotion_are_refused(registry, mov
         RegistryError, match=f"has manifest_hash {other}, but {frozen} was frozen by the last promotion"
     ):
         promote_version(registry.tracking, registry.name, "2", policy=POLICY, store=training_store, truth=held_out[1])
-    refrozen = Policy(validation=ValidationSection(manifest_hash=other))  # written down, it is frozen anew
+    refrozen = Policy(validation=ValidationSection(manifest_hash=other))  # freezes the other frames
     promote_version(registry.tracking, registry.name, "2", policy=refrozen, store=training_store, truth=held_out[1])
     assert champion_of(registry) == "2"
 
@@ -207,9 +207,9 @@ def test_nothing_to_roll_back(registry):
 def test_an_alias_moved_behind_our_back_is_told_and_then_kept(registry, move_to):
     move_to("1")
     registry.set_alias("champion", "3")
-    told = read_registry_history(registry.tracking, registry.name)
-    assert told.notes == ["champion stands at version 3, the history at 1: it was set outside of shutterless"]
-    assert len(told.entries) == 1  # telling writes nothing
+    history = read_registry_history(registry.tracking, registry.name)
+    assert history.notes == ["champion stands at version 3, the history at 1: it was set outside of shutterless"]
+    assert len(history.entries) == 1  # reading writes nothing
     move_to("2")
     assert moves_of(registry)[1:] == [(OUTSIDE, "1", "3", CARRIED_OUT), ("promote", "3", "2", CARRIED_OUT)]
     assert roll_back(registry.tracking, registry.name).new == "3"
@@ -241,9 +241,9 @@ def test_an_interruption_is_seen_and_mended(registry, move_to, monkeypatch, wher
         patch.setattr(RegistryStore, where, interrupted)
         with pytest.raises(KeyboardInterrupt):
             move_to("2")
-    told = read_registry_history(registry.tracking, registry.name)
+    history = read_registry_history(registry.tracking, registry.name)
     assert champion_of(registry) == stands
-    assert told.notes == [f"entry 2 was interrupted: {half}"]
+    assert history.notes == [f"entry 2 was interrupted: {half}"]
     move_to("3")
     assert [e.state for e in entries_of(registry)] == [CARRIED_OUT, state, CARRIED_OUT]
     assert read_registry_history(registry.tracking, registry.name).notes == []
@@ -282,10 +282,10 @@ def test_two_at_once_lose_no_entry_and_agree_with_the_alias(registry, move_to, m
         thread.join()
     (winner,) = [outcome for outcome in outcomes if outcome.promoted]
     assert champion_of(registry) == winner.new
-    told = read_registry_history(registry.tracking, registry.name)
-    assert sorted(e.state for e in told.entries) == [CARRIED_OUT, REFUSED]
-    assert [e.number for e in told.entries] == [1, 2]
-    assert told.notes == []
+    history = read_registry_history(registry.tracking, registry.name)
+    assert sorted(e.state for e in history.entries) == [CARRIED_OUT, REFUSED]
+    assert [e.number for e in history.entries] == [1, 2]
+    assert history.notes == []
 
 
 def roll_back_and_forth(uri, name, n_times):
@@ -311,11 +311,11 @@ def test_processes_that_move_one_alias_leave_a_history_without_gaps(registry, mo
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0]
-    told = read_registry_history(registry.tracking, registry.name)
-    assert [e.number for e in told.entries] == list(range(1, len(told.entries) + 1))
-    for before, after in zip(told.entries, told.entries[1:], strict=False):
+    history = read_registry_history(registry.tracking, registry.name)
+    assert [e.number for e in history.entries] == list(range(1, len(history.entries) + 1))
+    for before, after in zip(history.entries, history.entries[1:], strict=False):
         assert after.old == before.new
-    assert (told.entries[-1].new, told.notes) == (champion_of(registry), [])
+    assert (history.entries[-1].new, history.notes) == (champion_of(registry), [])
 
 
 def die_under_the_lock(uri, name):

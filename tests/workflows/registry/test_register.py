@@ -1,4 +1,4 @@
-"""Registering a model: what comes with a version, and what is refused without being run."""
+"""Registering a model: the files of a version, and models that are refused without being run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TRAINING = {
 
 
 class MakesFile:
-    """Unpickled, it makes a file."""
+    """An object that makes a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -88,12 +88,12 @@ def version_of(tracking, registered):
 def test_a_version_says_what_it_takes_gives_and_needs(tracking, registered):
     folder = files_of(tracking, registered[0])
     assert has_signature(folder / "data" / "card")
-    told = yaml.safe_load((folder / "MLmodel").read_text())
-    names = [column["name"] for column in json.loads(told["signature"]["inputs"])]
+    content = yaml.safe_load((folder / "MLmodel").read_text())
+    names = [column["name"] for column in json.loads(content["signature"]["inputs"])]
     assert names[:5] == ["patches", "context", "profile", "features", "mask"]
     # 64 rows in patches of 8: 8 tokens, of 8 columns each
-    assert told["metadata"]["strip_shapes"]["patches"] == [8, 64]
-    assert told["metadata"]["family"] == "shutterless-cnn"
+    assert content["metadata"]["strip_shapes"]["patches"] == [8, 64]
+    assert content["metadata"]["family"] == "shutterless-cnn"
     assert (folder / "requirements.txt").read_text().split() == pinned_requirements()
 
 
@@ -151,12 +151,12 @@ def test_a_second_champion_must_pass_the_gates(tracking, registered, trained):
 def test_a_run_made_anew_in_its_own_registry_may_replace_its_champion(tracking, trained):
     for _ in range(2):
         register_version(tracking, trained, "anew", "champion", ungated=True)
-    told = read_registry_history(tracking, "anew")
-    assert [(e.action, e.old, e.new, e.gates) for e in told.entries] == [
+    history = read_registry_history(tracking, "anew")
+    assert [(e.action, e.old, e.new, e.gates) for e in history.entries] == [
         ("register", None, "1", []),
         ("register", "1", "2", []),
     ]
-    assert told.notes == []
+    assert history.notes == []
 
 
 def test_a_champion_set_meanwhile_is_not_replaced(tracking, registered):
@@ -167,10 +167,10 @@ def test_a_champion_set_meanwhile_is_not_replaced(tracking, registered):
 def test_other_aliases_move_freely_and_are_written_down(tracking, trained):
     register_version(tracking, trained, "aliased", "staging")
     register_version(tracking, trained, "aliased", "staging")
-    told = read_registry_history(tracking, "aliased")
-    assert [(e.alias, e.old, e.new) for e in told.entries] == [("staging", None, "1"), ("staging", "1", "2")]
-    assert told.entries[0].reason == "given at registration, without gates"
-    assert told.notes == []
+    history = read_registry_history(tracking, "aliased")
+    assert [(e.alias, e.old, e.new) for e in history.entries] == [("staging", None, "1"), ("staging", "1", "2")]
+    assert history.entries[0].reason == "given at registration, without gates"
+    assert history.notes == []
 
 
 def test_the_bundled_model_says_that_it_saw_simulated_frames(tracking):
@@ -184,9 +184,9 @@ def test_a_model_logged_without_signature_is_logged_anew(tracking, trained):
     with track_run(tracking, "registering", "old") as run:
         run.log_model(trained)
     path = resolve_model(run.run_id, tracking).parent.parent / "MLmodel"
-    told = yaml.safe_load(path.read_text())
-    del told["signature"]
-    path.write_text(yaml.safe_dump(told))
+    content = yaml.safe_load(path.read_text())
+    del content["signature"]
+    path.write_text(yaml.safe_dump(content))
     made = register_version(tracking, run.run_id, "old-model")
     assert version_of(tracking, made).run_id != run.run_id
     assert has_signature(files_of(tracking, made) / "data" / "card")
@@ -216,7 +216,7 @@ def test_a_folder_with_a_pickle_is_not_registered(tracking, make_model, tmp_path
 
 @pytest.fixture
 def tampered(tracking, make_model):
-    """A registered version whose files somebody changed afterwards: its logged folder and its address."""
+    """A registered version whose files were changed afterwards: its logged folder and its address."""
     name = f"tampered-{uuid.uuid4().hex[:8]}"
     version = register_model(tracking, make_model("weights", "mlp"), name)
     address = f"models:/{name}/{version}"
@@ -244,16 +244,16 @@ def test_a_pickle_in_a_registered_model_is_refused_unread(tracking, tampered, tm
 )
 def test_another_loader_in_a_registered_model_is_refused(tracking, tampered, flavors, named):
     folder, address = tampered
-    told = yaml.safe_load((folder / "MLmodel").read_text())
+    content = yaml.safe_load((folder / "MLmodel").read_text())
     for flavor, values in flavors.items():
-        told["flavors"].setdefault(flavor, {}).update(values)
-    (folder / "MLmodel").write_text(yaml.safe_dump(told))
+        content["flavors"].setdefault(flavor, {}).update(values)
+    (folder / "MLmodel").write_text(yaml.safe_dump(content))
     with pytest.raises(ModelError, match=rf"its MLmodel names {named}.*; loading it could run code of its own"):
         resolve_model(address, tracking)
 
 
 def test_a_cloudpickled_python_model_is_refused_unrun(tracking, tmp_path):
-    """As MLflow itself writes one: with python_model.pkl and its own loader."""
+    """A model as MLflow itself writes it: with python_model.pkl and its own loader."""
     import mlflow
 
     class Model(mlflow.pyfunc.PythonModel):

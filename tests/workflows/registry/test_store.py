@@ -1,4 +1,4 @@
-"""One name in a real registry: what is found, and that no two writers are ever at it together."""
+"""One name in a real registry: versions and aliases are found, and two writers never write at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shutterless.workflows.tracking.tracking import register_model, track_run
 
 @pytest.fixture(scope="module")
 def registry(tracking, make_model):
-    """A name with two versions, the first logged by a run that is known, the second with an alias."""
+    """A name with two versions: the first logged by a known run, the second with an alias."""
     folder = make_model("mlp", "mlp")
     with track_run(tracking, "registry-store", "first") as run:
         run.log_model(folder)

@@ -1,4 +1,4 @@
-"""The report of image cubes: what a variable-star astronomer reads off it is what was put into the files."""
+"""The report of image cubes: the values that an astronomer reads are those in the files."""
 
 import base64
 import re
@@ -73,7 +73,7 @@ def make_candidate(cube, row_peak, *, y=2, x=3.0, snr=50.0, n_rows=4, amplitude_
 
 @pytest.fixture(scope="module")
 def search(tmp_path_factory):
-    """Folder of a search of two cubes with four candidates, two of one group; nothing of the search itself."""
+    """Folder of a search of two cubes with four candidates, two of one group, without the search's record."""
     folder = tmp_path_factory.mktemp("search")
     rows = [ingest_amplifier(write(folder / name), None, folder / "store") for write, name in FILES]
     write_manifest(folder / "store", rows)
@@ -157,7 +157,7 @@ def test_a_report_opens_the_cube_that_it_shows_once(search, monkeypatch):
     assert [topic.anchor for topic in topics] == ["cubes", "pixels", "light", "every-pixel", "cosmic-rays"]
     assert opened == ["flare<1>_c00_q0"]
     cube_sections.write_cubes(RunFolder(search))
-    assert opened == ["flare<1>_c00_q0"] * 2  # another view of the folder may find another cube in it
+    assert opened == ["flare<1>_c00_q0"] * 2  # another view of the folder may show another cube
 
 
 def test_two_reports_of_one_folder_are_the_same(search, report):
@@ -237,7 +237,7 @@ def test_candidates_are_listed_by_group_with_readable_numbers(search, report):
     assert first[7].endswith("% of star")
     last = rows_of(section)[-1]
     assert float(last[7].removesuffix(" % of all")) == pytest.approx(100 * 90 / (400 * 48), rel=0.01)
-    assert "probability" not in section.split("</table>")[0]  # nobody gave one
+    assert "probability" not in section.split("</table>")[0]  # none is given
     assert section.count('<div class="card">') == 3
     assert "2 candidates" in section
     assert "<dt>Place</dt><dd>x = 3.00, y = 2</dd>" in section

@@ -1,4 +1,4 @@
-"""The quality page of a store: what it marks, what it says, what it leaves out."""
+"""The quality page of a store: marks, sentences, and parts left out."""
 
 import json
 import re
@@ -59,7 +59,7 @@ def make_quality(sky_noise=1.0, tails=(0, 0), entry="night_c03_q2", **numbers):
 
 
 def cells(html):
-    """Cells of a table, row by row, and which are marked."""
+    """Cells of a table, row by row, and the marked ones."""
     rows = re.findall(r"<tr>(<td.*?)</tr>", html)
     found = [re.findall(r"<td([^>]*)>([^<]*)</td>", row) for row in rows]
     return [[text for _, text in row] for row in found], [
@@ -68,7 +68,7 @@ def cells(html):
 
 
 @pytest.mark.parametrize(
-    ("numbers", "said"),
+    ("numbers", "sentences"),
     [
         ({}, {}),
         ({"sky_noise": 1.019}, {}),
@@ -80,8 +80,8 @@ def cells(html):
         ({"row_correlation": np.nan, "masked_fraction": np.nan}, {}),
     ],
 )
-def test_what_is_out_of_the_ordinary_is_named(numbers, said):
-    assert find_unusual(make_quality(**numbers, live_pixel_rows=100)) == said
+def test_what_is_out_of_the_ordinary_is_named(numbers, sentences):
+    assert find_unusual(make_quality(**numbers, live_pixel_rows=100)) == sentences
 
 
 def test_tails_are_judged_where_noise_has_enough_of_them():
@@ -194,7 +194,7 @@ def test_empty_store_is_said_to_be_empty(tmp_path):
 
 
 def test_of_many_amplifiers_the_worst_are_pictured(page_of_store, monkeypatch):
-    """Two at most: the one with most marks, then the one whose noise is farthest from 1."""
+    """Two at most: the one with most marks, then the one with noise farthest from 1."""
     store, _ = page_of_store
     a, b, c, d = read_manifest(store)["entry"]
     known = {

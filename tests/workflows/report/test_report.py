@@ -130,7 +130,7 @@ def make_candidates(star_x, n_rows):
 
 
 def write_evaluation(folder):
-    """Tables of seven detectors of which the transformer is best and the shuffled ones are poor."""
+    """Tables of seven detectors; the transformer is best and the shuffled ones are poor."""
     folder.mkdir(parents=True)
     rho = np.arange(2.0, 14.0)
     summary, completeness, reliability = [], [], []
@@ -162,8 +162,8 @@ def write_evaluation(folder):
         edges = np.linspace(0, 1, 11)
         middle = (edges[:-1] + edges[1:]) / 2
         part = {"detector": name, "probability_low": edges[:-1], "probability_high": edges[1:], "n": np.arange(10) * 15}
-        seen = np.clip(middle + 0.03 * np.sin(6 * middle + place), 0, 1)
-        reliability.append(pd.DataFrame({**part, "mean_probability": middle, "observed_fraction": seen}))
+        observed = np.clip(middle + 0.03 * np.sin(6 * middle + place), 0, 1)
+        reliability.append(pd.DataFrame({**part, "mean_probability": middle, "observed_fraction": observed}))
     pd.DataFrame(summary).to_parquet(folder / "summary.parquet")
     pd.concat(completeness).to_parquet(folder / "completeness.parquet")
     pd.concat(reliability).to_parquet(folder / "reliability.parquet")
@@ -304,7 +304,7 @@ def test_search_folder_is_reported_without_what_only_a_run_has(full_run, tmp_pat
     assert "Left out: no frames/ in this folder, and no frames where the store was made from." in section_of(
         html, "frame"
     )
-    assert 'id="comparison"' not in html  # a search judges nothing
+    assert 'id="comparison"' not in html  # a search evaluates nothing
     assert "<img " in section_of(html, "streaks")
 
 

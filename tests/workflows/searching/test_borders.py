@@ -1,4 +1,4 @@
-"""Equal pulses at the borders of files, of segments and of amplifiers, and far from any: nobody can tell them apart.
+"""Equal pulses at borders of files, segments and amplifiers, and far from any, have equal candidates.
 
 Four files of 16,000 rows begin at sequence row 20,000: they meet at rows 36,000, 52,000 and 68,000, the segments of
 28,672 rows at 28,672 and 57,344. The sky is 128 columns wide: the first amplifier has columns 0 to 63 from the left,
@@ -30,7 +30,7 @@ RHO, RATE = 25.0, 50 / 48  # of a 48th of the columns of ZTF: the threshold of 5
 FILE_BORDERS = [FIRST + k * N_ROWS for k in range(1, N_FILES)]
 SEGMENT_BORDERS = [CORE_ROWS, 2 * CORE_ROWS]
 BORDERS = FILE_BORDERS + SEGMENT_BORDERS
-MIDDLE = [23_000, 32_400, 41_800, 46_500, 60_600, 65_300, 71_000, 74_700, 79_400]  # nearer than 1,500 rows to none
+MIDDLE = [23_000, 32_400, 41_800, 46_500, 60_600, 65_300, 71_000, 74_700, 79_400]  # 1,500 rows or more from any border
 # columns of the short pulses (2 rows of standard deviation) and of the long ones (120 rows: 90 % in 400)
 SHORT_X, LONG_X = (20.3, 127 - 20.3), (44.6, 127 - 44.6)
 SHORT_ROWS, LONG_ROWS = 2.0, 120.0
@@ -77,7 +77,7 @@ def table(files, tiny_camera, tmp_path_factory) -> pd.DataFrame:
 
 
 def with_places(candidates: pd.DataFrame) -> pd.DataFrame:
-    """Candidates with the rows of the sequence and the column of the sky that they lie at."""
+    """Candidates with their rows in the sequence and their columns in the sky."""
     first = candidates["file"].str.removesuffix(".fits").astype(int)
     rows = {f"sequence_{name}": candidates[f"row_{name}"] + first for name in ("start", "stop", "peak")}
     return candidates.assign(**rows, sky_x=candidates["x"].where(candidates["quadrant"] == 1, 127 - candidates["x"]))
@@ -89,13 +89,13 @@ def found(table) -> pd.DataFrame:
 
 
 def at(found: pd.DataFrame, row: int, x: float) -> pd.DataFrame:
-    """Candidates in whose rows a row of the sequence lies, within 3 px."""
+    """Candidates that contain a row of the sequence, within 3 px."""
     here = (found["sequence_start"] <= row) & (row <= found["sequence_stop"])
     return found[here & ((found["sky_x"] - x).abs() <= TRUTH_MATCH_PX)]
 
 
 def pulses_at(found: pd.DataFrame, rows: list[int], places: tuple[float, float]) -> pd.DataFrame:
-    """Candidates of the pulses at some rows, with what their true row is."""
+    """Candidates of the pulses at some rows, with their true rows."""
     return pd.concat([at(found, row, x).assign(true_row=row) for row in rows for x in places])
 
 
@@ -133,7 +133,7 @@ def test_strength_and_length_at_borders_are_those_in_the_middle(found, rows, pla
 
 
 def test_strength_is_what_was_put_in(found):
-    """Within 10 %: the templates are not these pulses, and the baseline is fitted to what it is taken off."""
+    """Within 10 %: the templates differ from these pulses, and the fitted baseline takes a part of their light."""
     for places in (SHORT_X, LONG_X):
         assert pulses_at(found, BORDERS + MIDDLE, places)["snr"].mean() == pytest.approx(RHO, rel=0.1)
 
@@ -161,7 +161,7 @@ def test_a_candidate_is_listed_in_the_file_that_holds_its_peak(found):
 
 
 def test_an_event_that_begins_in_the_file_before_has_a_negative_first_row(found):
-    """Rows are those of the file of the peak, also where they lie before its first or after its last."""
+    """Rows are counted in the file of the peak, even before its first or after its last row."""
     long = pulses_at(found, FILE_BORDERS, LONG_X)
     late = long[long["sequence_peak"] >= long["true_row"]]
     early = long[long["sequence_peak"] < long["true_row"]]
@@ -175,21 +175,21 @@ def test_an_event_that_begins_in_the_file_before_has_a_negative_first_row(found)
 
 
 def test_an_event_a_pixel_inside_of_its_amplifier_is_found_there_and_only_there(found):
-    """The neighbour sees 12 % of its light, and knows by its own edge that it cannot tell what that is."""
+    """The neighbour has 12 % of its light at its edge, and vetoes it as an edge."""
     (candidate,) = at(found, LAST_PIXEL_ROW, LAST_PIXEL_X).itertuples()
     assert (candidate.quadrant, candidate.veto) == (1, "")
     assert candidate.snr == pytest.approx(RHO, abs=4)
 
 
 def test_an_event_between_two_amplifiers_is_vetoed_by_the_template_bank_on_both(files, tiny_camera, found, tmp_path):
-    """Each has half of its light, and no shape can be told; both triggers are kept with their reason."""
+    """Each amplifier has half of its light, which shows no shape; both triggers are kept with the reason."""
     assert at(found, TOUCHING_ROW, TOUCHING_X).empty
     search(files[1:2], tmp_path, tiny_camera)
     infos = [read_info(files[1], tiny_camera)]
     triggers = pd.concat([read_part(tmp_path, segment).triggers for segment in plan_segments(infos)])
     touching = triggers[(triggers["row_peak"] - TOUCHING_ROW).abs() <= 2]
     assert touching["veto"].tolist() == ["edge", "edge"]
-    # each sees half of the sum of squares
+    # each has half of the sum of squares
     np.testing.assert_allclose(touching["snr"], RHO / np.sqrt(2), atol=4)
 
 
@@ -201,7 +201,7 @@ def test_an_event_between_two_amplifiers_is_one_group_for_a_model(files, tiny_ca
 
 
 def test_noise_is_not_louder_at_borders(tiny_camera, tmp_path):
-    """Counted down to 4 sigma, where every amplifier second has some."""
+    """Counted down to 4 sigma, where every second of an amplifier has some."""
     files = write_sequence(tmp_path, make_images(2, with_pulses=False), FIRST, N_FILES)
     out = tmp_path / "out"
     search(files, out, tiny_camera, settings=SearchSettings(trigger_threshold=4.0))

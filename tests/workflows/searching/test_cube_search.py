@@ -37,7 +37,7 @@ TEMPLATE_BANK = ("--model", "template-bank")
 
 @pytest.fixture(scope="module", autouse=True)
 def frequent_noise():
-    """Take examples of noise from 4.2 sigma on: it takes minutes to find any above 4.9 in so small a stack."""
+    """Take examples of noise from 4.2 sigma: in so small a stack the search for any above 4.9 takes minutes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "ExampleSettings", partial(ExampleSettings, threshold=4.2))
         yield
@@ -101,7 +101,7 @@ def model(store, tracking, tmp_path_factory) -> Path:
 
 
 def test_the_flare_is_the_only_candidate(searched):
-    """Nothing in the flagged cadence, however bright, nor in the one without a time."""
+    """There is no candidate in the bright flagged cadence, nor in the one without a time."""
     _, result, candidates = searched
     assert result.exit_code == 0
     assert list(candidates) == list(CANDIDATE_TYPES)
@@ -112,12 +112,12 @@ def test_the_flare_is_the_only_candidate(searched):
     assert flare["snr"] > 50
     assert flare["streak_id"] == 0
     assert (flare["model"], flare["candidate_id"]) == ("template-bank", flare["group_id"])
-    # a fifth of the star's 1,000 e-/s, less the rise that the best of the shapes does not have
+    # a fifth of the star's 1,000 e-/s, less the rise, which the best shape lacks
     assert flare["amplitude_e"] == pytest.approx(0.2 * 1000 * KEPLER_LIVE_S, rel=0.1)
 
 
 def test_times_are_those_of_the_cadence_of_the_flare(searched):
-    """The observer's clock, a quarter of a second before the middle of the cadence; the archive's BJD as it is."""
+    """The observer's clock, a quarter of a second before the middle of the cadence; the archive's BJD unchanged."""
     _, _, candidates = searched
     flare = candidates.iloc[0]
     elapsed = TimeDelta(FLARE * KEPLER_CADENCE_D * 86400, format="sec")
@@ -138,7 +138,7 @@ def test_resume_gives_the_same_table(searched, target, tmp_path):
 
 
 def test_bundled_model_is_refused_with_both_grids(target, tmp_path):
-    """It was trained on stacks one row high; there is a way out."""
+    """It was trained on stacks one row high; the message names a way out."""
     result, candidates = search([target], tmp_path)
     assert result.exit_code == 1
     assert candidates.empty
@@ -148,7 +148,7 @@ def test_bundled_model_is_refused_with_both_grids(target, tmp_path):
 
 
 def test_frames_and_cubes_in_one_search(target, tmp_path):
-    """A pulse in a frame and a flare in a cube are candidates of one table, each with what its kind has."""
+    """A pulse in a frame and a flare in a cube are candidates of one table, each with the columns of its kind."""
     pulse = Pulse(2, 1400.3, 300.0, 6.0, 300.0)
     frame = write_pulses(tmp_path / "frame.fits", first_row=9000, n_rows=600, stars=[], pulses=[pulse], seed=5)
     result, candidates = search([frame, target], tmp_path / "out", *TEMPLATE_BANK)
@@ -246,10 +246,10 @@ def test_split_in_time_trains_on_the_first_part_and_validates_on_the_last(store)
     assert set(drawn.groups) == {0, VALIDATION_GROUP}
     assert drawn.grid.to_dict() == {**dict(open_amplifier(store, "k_c00_q0").token_grid), "bins": (1, 4)}
     event = drawn.labels.is_event > 0
-    # 30 events are tried, six of them in the last fifth; the template bank finds most
+    # 30 events are injected, six of them in the last fifth; the template bank finds most
     assert 15 <= event.sum() <= 30
     assert 2 <= event[drawn.groups == VALIDATION_GROUP].sum() <= 6
-    # the flare of the target, which nobody injected, would be an example without an event if it were not hidden
+    # the target's own flare was not injected; unless masked, it would be an example without an event
     assert drawn.strips.features[~event, 0].max() < 20
     shown = draw_training_set(store, load_settings(None, changes[:2]).train_for("mlp"))
     assert shown.strips.features[shown.labels.is_event == 0, 0].max() > 50
@@ -303,7 +303,7 @@ def test_no_candidate_of_k2_peaks_in_a_flagged_cadence_or_is_a_dip(k2):
 def test_thruster_firings_leave_nothing_on_the_star(k2):
     """Within a cadence of one of a hundred the star has one candidate above 7 sigma, a flare of 62.
 
-    Three pixels off it there is another, of 22 sigma at 3438.08: light that the optics may have brought.
+    Three pixels from it there is another, of 22 sigma at 3438.08, perhaps stray light in the optics.
     """
     candidates, quality = k2
     candidates = candidates[candidates["snr"] > 7]

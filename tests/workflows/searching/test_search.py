@@ -56,7 +56,7 @@ def assert_found(candidates, path, first_row, pulses=PULSES):
 
 
 def assert_nothing_else(candidates, n_files, pulses=PULSES):
-    """No onset of a streak and no noise: whatever is no pulse is at most one false alarm in all."""
+    """No onset of a streak and no noise: there is at most one candidate besides the pulses."""
     real = [
         (abs(row.x - pulse.x) <= 3 and row.quadrant == pulse.quadrant and abs(row.row_peak - pulse.row) <= 100)
         for row in candidates.itertuples()

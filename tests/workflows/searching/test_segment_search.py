@@ -1,4 +1,4 @@
-"""Parts of a search on disk: what is in them, when one is made again, and what is left when its writing fails."""
+"""Parts of a search on disk: their content, when a part is made again, and what a failed write leaves."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def task(files, tiny_camera, tmp_path) -> SegmentTask:
 
 
 def found_rows(task: SegmentTask) -> list[int]:
-    """Rows of the sequence, from its first file, at which triggers above 10 sigma peak."""
+    """Rows of the sequence, counted from its first file, at which triggers above 10 sigma peak."""
     triggers = read_part(task.out, task.segment).triggers
     return sorted((triggers["row_peak"] - FIRST)[triggers["snr"] > 10].tolist())
 
 
 def write_anew(path: Path) -> None:
-    """The same bytes, a second later: nobody can tell what changed between the ends."""
+    """The same bytes, a second later: the fingerprint does not cover the bytes between the ends."""
     status = path.stat()
     path.write_bytes(path.read_bytes())
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
@@ -135,7 +135,7 @@ def test_other_settings_make_a_part_anew(task, files, tiny_camera, make_model, n
     if "detector" in change:
         change = {"detector": Detector("cnn", str(make_model()))}
     other = make_task(files, task.out, tiny_camera, **change)
-    if "supplied" in change:  # the clocks are those of the headers still: only what was given differs
+    if "supplied" in change:  # the clocks are still those of the headers: only the argument differs
         other = replace(other, segment=task.segment)
     assert search_segment(other)
     assert not search_segment(other)
@@ -171,7 +171,7 @@ def test_a_further_file_makes_a_part_anew(task, files, tiny_camera, n_searched):
 
 @pytest.mark.parametrize("left", [b"", b'{"made_from": {"quadr'])
 def test_a_cut_off_description_makes_a_part_anew(task, n_searched, left):
-    """As a power cut may leave it, although the folder was moved to its place whole."""
+    """As after a power cut, although the folder was moved as a whole."""
     search_segment(task)
     (part_folder(task.out, task.segment) / "segment.json").write_bytes(left)
     assert read_part(task.out, task.segment) is None
@@ -182,7 +182,7 @@ def test_a_cut_off_description_makes_a_part_anew(task, n_searched, left):
 
 @pytest.mark.parametrize("name", ["triggers.parquet", "streaks.parquet"])
 def test_a_cut_off_table_makes_a_part_anew(task, n_searched, name):
-    """The description was written through to the disk, a table beside it was not."""
+    """The description reached the disk, a table beside it did not."""
     search_segment(task)
     table = part_folder(task.out, task.segment) / name
     whole = table.read_bytes()
@@ -215,7 +215,7 @@ def test_a_part_with_failures_is_tried_again(task, files, n_searched):
 
 
 def test_on_both_sides_of_a_damaged_file_events_are_found(files, tiny_camera, tmp_path):
-    """Its headers are right and all of its bytes are there, but the pixels of the first amplifier are one value."""
+    """The headers are right and no byte is missing, but all pixels of the first amplifier have one value."""
     damaged = make_images(1)
     damaged[0][:] = 7
     write_tiny(files[1], damaged, FIRST + N_ROWS)

@@ -1,4 +1,4 @@
-"""Killed drivers and workers, as `benchmarks/survival.py` kills them, leave what an undisturbed run leaves."""
+"""Runs whose drivers and workers `benchmarks/survival.py` kills have the results of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def frames(tmp_path_factory) -> list[Path]:
 
 
 def run_benchmark(frames: list[Path], camera: str, *options: str) -> list[tuple[str, str, int, int, int]]:
-    """Command, who was killed, how many runs, how many of them were hit and how many the same, line by line."""
+    """Line by line: command, killed process, number of runs, of runs hit, and of runs with equal results."""
     words = [*options, "--frames", *map(str, frames), "--options", "instrument", camera]
     done = subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -35,7 +35,7 @@ def run_benchmark(frames: list[Path], camera: str, *options: str) -> list[tuple[
     return [(command, who, int(n_runs), int(hit), int(same)) for command, n_runs, who, hit, same in lines]
 
 
-@pytest.mark.timeout(120)  # 20 s where nothing else runs, most of it imports
+@pytest.mark.timeout(120)  # 20 s on an idle machine, most of it imports
 def test_two_kills_of_a_search_change_no_bit(frames, tiny_camera):
     (line,) = run_benchmark(frames, tiny_camera, "--kills", "2", "--commands", "search", "--workers", "0")
     command, who, n_runs, hit, same = line
@@ -49,7 +49,7 @@ def test_three_kills_of_drivers_and_workers_of_both_commands_change_no_bit(frame
     lines = run_benchmark(frames, tiny_camera, "--kills", "3")
     assert [line[:2] for line in lines] == [(c, who) for c in ("search", "ingest") for who in ("driver", "worker")]
     assert [line[4] for line in lines] == [line[2] for line in lines]
-    assert sum(line[3] for line in lines) > 6  # most of the kills came while there was something to kill
+    assert sum(line[3] for line in lines) > 6  # most kills hit a running command
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def survival() -> ModuleType:
     """The benchmark as a module."""
     spec = importlib.util.spec_from_file_location("survival", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    sys.modules["survival"] = module  # where its dataclass looks for its own module
+    sys.modules["survival"] = module  # its dataclass looks up its module here
     spec.loader.exec_module(module)
     yield module
     del sys.modules["survival"]
@@ -65,7 +65,7 @@ def survival() -> ModuleType:
 
 @pytest.mark.parametrize(("n_same", "code"), [(5, 0), (3, 8), (0, 20)])
 def test_the_exit_code_is_the_number_of_runs_that_differ(survival, monkeypatch, capsys, n_same, code):
-    """Two commands, each killed twice in five runs of which so many are the same."""
+    """Two commands, each killed twice in five runs; the number of runs with equal results is given."""
     monkeypatch.setattr(survival.Undisturbed, "run", lambda *_: survival.Undisturbed(None, 8.6))
     monkeypatch.setattr(survival, "survive", lambda *_: (5, 4, n_same))
     monkeypatch.setattr(sys, "argv", ["survival.py", "--kills", "5", "--frames", "a.fits"])
@@ -80,7 +80,7 @@ def test_the_exit_code_is_the_number_of_runs_that_differ(survival, monkeypatch, 
 
 
 def test_more_differing_runs_than_an_exit_code_holds_are_not_none(survival, monkeypatch):
-    """256 would be 0 to the shell."""
+    """The shell would read 256 as 0."""
     monkeypatch.setattr(survival.Undisturbed, "run", lambda *_: survival.Undisturbed(None, 8.6))
     monkeypatch.setattr(survival, "survive", lambda *_: (128, 0, 0))
     monkeypatch.setattr(sys, "argv", ["survival.py", "--kills", "128", "--commands", "search", "--frames", "a.fits"])

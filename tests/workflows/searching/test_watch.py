@@ -1,4 +1,4 @@
-"""A folder in which files arrive, grow, break and vanish, by a clock that the test turns."""
+"""A watched folder in which files arrive, grow, break and vanish; the test sets the clock."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ START_S = OPENED_S + 3600.0
 
 
 class Clock:
-    """Seconds since 1970 that grow only when told so."""
+    """Seconds since 1970 that grow only when the test advances them."""
 
     def __init__(self) -> None:
         self.now = START_S
@@ -73,7 +73,7 @@ def folder(tmp_path) -> Path:
 
 @pytest.fixture
 def bring(folder, clock) -> Callable[..., Path]:
-    """Copy a frame, or its first bytes, to the folder as if it were written now: ``bring(path, n_bytes=None)``."""
+    """Copy a frame, or its first bytes, to the folder as if written now: ``bring(path, n_bytes=None)``."""
 
     def write(path: Path, n_bytes: int | None = None, name: str | None = None) -> Path:
         target = folder / (name or path.name)
@@ -86,7 +86,7 @@ def bring(folder, clock) -> Callable[..., Path]:
 
 @pytest.fixture
 def make_watcher(folder, clock, tiny_camera, tmp_path) -> Callable[..., Watcher]:
-    """A watcher of the folder, as each start of the command makes one: ``make_watcher(**values)``."""
+    """Make a watcher of the folder, as each start of the command does: ``make_watcher(**values)``."""
 
     def make(**values) -> Watcher:
         job = SearchJob.prepare("template-bank", tmp_path / "out", SearchSettings(), instrument=tiny_camera)
@@ -104,7 +104,7 @@ def failures_in(out: Path) -> pd.DataFrame:
 
 
 def look_later(watcher: Watcher, clock: Clock, after_s: float = SETTLE_S + 1) -> Pass | None:
-    """Look, and look again after some seconds."""
+    """Look at the folder now, and again after some seconds."""
     first = watcher.look()
     clock.sleep(after_s)
     return watcher.look() or first
@@ -135,7 +135,7 @@ def test_a_file_that_was_there_before_is_taken_at_once(make_watcher, clock, brin
 
 def test_a_growing_file_is_not_taken_before_it_has_settled(make_watcher, clock, bring, frames, n_searched):
     watcher, whole = make_watcher(), frames[0].stat().st_size
-    for part in np.linspace(0.1, 1.0, 12):  # also the step in which it becomes whole is a change
+    for part in np.linspace(0.1, 1.0, 12):  # the step that completes the file is a change, too
         bring(frames[0], round(part * whole))
         assert watcher.look() is None
         clock.sleep(SETTLE_S - 1)
@@ -146,7 +146,7 @@ def test_a_growing_file_is_not_taken_before_it_has_settled(make_watcher, clock, 
 
 
 def test_a_file_whose_time_of_change_is_in_the_future_is_taken_later(make_watcher, clock, bring, frames):
-    """The clock of a file server that is ahead of this one's by 20 seconds."""
+    """The clock of a file server is 20 seconds ahead of this one's."""
     watcher, path = make_watcher(), bring(frames[0])
     os.utime(path, (clock.now + 20, clock.now + 20))
     watcher.look()
@@ -162,7 +162,7 @@ def test_a_truncated_file_waits_and_is_listed_when_it_is_given_up(make_watcher, 
     assert look_later(watcher, clock) is None
     assert watcher.n_waiting == 1
     bring(frames[1])
-    assert look_later(watcher, clock).n_failures == 0  # it may still become whole
+    assert look_later(watcher, clock).n_failures == 0  # it may still be completed
     assert failures_in(tmp_path / "out").empty
     clock.sleep(GIVE_UP_S)
     found = watcher.look()
@@ -171,7 +171,7 @@ def test_a_truncated_file_waits_and_is_listed_when_it_is_given_up(make_watcher, 
     (failure,) = failures_in(tmp_path / "out").to_dict("records")
     assert failure["file"] == frames[0].name
     assert re.match(r"FrameError: .*is not a complete FITS file", failure["reason"])
-    assert watcher.look() is None  # said once
+    assert watcher.look() is None  # printed once
 
 
 def test_a_truncated_file_is_given_up_also_where_nothing_else_came(make_watcher, clock, bring, frames, tmp_path):
@@ -211,7 +211,7 @@ def test_hidden_files_and_others_are_ignored(make_watcher, clock, bring, folder,
     bring(frames[0], name="notes.txt")
     (folder / "folder.fits").mkdir()
     assert look_later(watcher, clock) is None
-    (folder / f".{frames[0].name}").rename(folder / frames[0].name)  # as a copying program ends
+    (folder / f".{frames[0].name}").rename(folder / frames[0].name)  # like the last step of a copying program
     assert look_later(watcher, clock).arrived == [frames[0].name]
 
 
@@ -255,7 +255,7 @@ def test_one_quadrant_that_cannot_be_read_is_listed(make_watcher, clock, bring, 
 
 
 def test_a_file_that_is_written_again_is_searched_again(make_watcher, clock, bring, frames, n_searched, tmp_path):
-    """The same rows with other pixels, in one session: a file may be sent again because it was damaged."""
+    """The same rows with other pixels, in one session: a damaged file may be sent again."""
     watcher = make_watcher()
     electrons = np.full((N_ROWS, 2 * N_COLUMNS), SKY_E)
     damaged = expose(electrons, seed=8)
@@ -296,7 +296,7 @@ def test_a_file_that_was_removed_after_its_search_keeps_its_events(
     other = write_other_night(tmp_path)
     before = candidates_in(tmp_path / "out")
     (watcher.folder / frames[0].name).unlink()
-    bring(other)  # of another sequence, so that the first need not be read again
+    bring(other)  # of another sequence, so that the first is not read again
     assert look_later(watcher, clock).n_candidates == len(before) + 1
     n_before = len(n_searched)
     found = make_watcher().look()
@@ -308,7 +308,7 @@ def test_a_file_that_was_removed_after_its_search_keeps_its_events(
 
 
 def test_a_file_that_is_gone_before_its_last_segment_is_full_is_listed(make_watcher, clock, bring, frames, tmp_path):
-    """The segment is searched again with the file that follows, and nothing can be read of the first any more."""
+    """The segment is searched again with the next file, while the first can no longer be read."""
     watcher = make_watcher()
     watch_one_by_one(watcher, clock, bring, frames[:1])
     (watcher.folder / frames[0].name).unlink()
@@ -326,7 +326,7 @@ def write_other_night(folder: Path) -> Path:
 
 
 def test_a_killed_search_is_taken_up_where_it_was(make_watcher, clock, bring, frames, monkeypatch, tmp_path):
-    """Killed after the search of a segment and before anything was written about it."""
+    """Killed after the search of a segment and before it was recorded."""
     watcher = make_watcher()
     bring(frames[0])
     watcher.look()
@@ -367,25 +367,25 @@ def test_a_line_names_three_files_and_what_failed():
 
 
 def test_watching_stops_when_nothing_has_come_for_so_long(make_watcher, clock, bring, frames):
-    said: list[str] = []
+    printed: list[str] = []
     bring(frames[0])
-    assert watch_folder(make_watcher(), said.append, stop_after_s=60.0, sleep=clock.sleep) == 0
-    assert [line.split(":")[0] for line in said] == [frames[0].name]
-    taken_s = 6.0  # the first look at which it has been still for 5 s, of one every 2 s
+    assert watch_folder(make_watcher(), printed.append, stop_after_s=60.0, sleep=clock.sleep) == 0
+    assert [line.split(":")[0] for line in printed] == [frames[0].name]
+    taken_s = 6.0  # first look, of one every 2 s, after 5 s without change
     assert clock.now == pytest.approx(START_S + taken_s + 60.0, abs=2.1)
 
 
 def test_files_that_are_still_awaited_or_given_up_are_counted_at_the_end(make_watcher, clock, bring, frames):
-    said: list[str] = []
+    printed: list[str] = []
     bring(frames[0], -6000)
-    assert watch_folder(make_watcher(), said.append, stop_after_s=60.0, sleep=clock.sleep) == 1
-    assert said == []
-    assert watch_folder(make_watcher(), said.append, stop_after_s=2 * GIVE_UP_S, sleep=clock.sleep) == 1
-    assert said == [f"gave up {frames[0].name}: 0 new candidates, 0 in all; no UTC known, 1 files failed"]
+    assert watch_folder(make_watcher(), printed.append, stop_after_s=60.0, sleep=clock.sleep) == 1
+    assert printed == []
+    assert watch_folder(make_watcher(), printed.append, stop_after_s=2 * GIVE_UP_S, sleep=clock.sleep) == 1
+    assert printed == [f"gave up {frames[0].name}: 0 new candidates, 0 in all; no UTC known, 1 files failed"]
 
 
 def test_an_interrupt_ends_the_watch_and_says_how_to_go_on(make_watcher, clock, bring, frames):
-    said: list[str] = []
+    printed: list[str] = []
 
     def sleep(seconds: float) -> None:
         clock.sleep(seconds)
@@ -393,8 +393,8 @@ def test_an_interrupt_ends_the_watch_and_says_how_to_go_on(make_watcher, clock, 
             raise KeyboardInterrupt
 
     bring(frames[0])
-    assert watch_folder(make_watcher(), said.append, sleep=sleep) == 0
-    assert said[-1] == "stopped; the same command goes on from here"
+    assert watch_folder(make_watcher(), printed.append, sleep=sleep) == 0
+    assert printed[-1] == "stopped; the same command goes on from here"
     assert make_watcher().look().n_candidates == 1
 
 
@@ -419,7 +419,7 @@ def watch_command(folder: Path, out: Path, camera: str, *options: str):
 def test_the_command_watches_and_stops(folder, frames, tiny_camera, tmp_path):
     for path in frames:
         (folder / path.name).write_bytes(path.read_bytes())
-        os.utime(folder / path.name, (OPENED_S, OPENED_S))  # long still
+        os.utime(folder / path.name, (OPENED_S, OPENED_S))  # unchanged for long
     result = watch_command(folder, tmp_path / "out", tiny_camera, "--stop-after", "0.5")
     assert result.exit_code == 0
     assert result.stdout == f"candidates: {tmp_path / 'out'}\n"

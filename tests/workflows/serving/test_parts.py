@@ -1,4 +1,4 @@
-"""Parts of the scoring server alone: which files it would read, who is let in, and when the model changes."""
+"""Parts of the scoring server: files that it may read, limits on requests, and changes of the model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_files_below_an_allowed_folder_are_found_whichever_way_they_are_named(al
 )
 def test_files_elsewhere_are_refused_also_through_links(allowed, name):
     (allowed[0] / "out").symlink_to("/etc")
-    (allowed[0].parent / "up").symlink_to(allowed[0].parent)  # leads back inside, and tells that it exists
+    (allowed[0].parent / "up").symlink_to(allowed[0].parent)  # leads back inside, and would show that it exists
     text = f"{allowed[0]}/../{name}" if name.startswith("up") else f"{allowed[0]}/{name}"
     with pytest.raises(RequestError, match="is not in a folder that this server may read") as caught:
         allowed_file(text, allowed)
@@ -129,7 +129,7 @@ class FakeModel:
 
 @pytest.fixture
 def keeper(monkeypatch):
-    """A keeper whose alias points where ``addresses`` says, and whose models need no process."""
+    """A keeper whose alias points at the first of ``addresses``, and whose models need no process."""
     source = Source("models:/detector@champion", None, Limits(), SearchOptions())
     addresses = ["models:/detector/1"]
 

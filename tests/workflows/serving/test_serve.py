@@ -1,4 +1,4 @@
-"""The scoring server as a process, over real HTTP: what it answers, what it refuses, and that it outlives requests."""
+"""The scoring server as a process, over real HTTP: answers, refusals, and survival of bad requests."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Server:
         return [pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
     def stop(self):
-        """Tell it to end; exit code and what it wrote to standard error."""
+        """End the server; return its exit code and its standard error."""
         self.process.terminate()
         code = self.process.wait(timeout=60)
         self._reader.join(timeout=10)
@@ -117,7 +117,7 @@ class Paused:
 
 
 class Later:
-    """A call in a thread of its own."""
+    """A call in its own thread."""
 
     def __init__(self, function, *arguments):
         self._thread = threading.Thread(target=self._run, args=(function, arguments), daemon=True)
@@ -155,7 +155,7 @@ def frames(folder) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def models(make_model) -> list[Path]:
-    """Two models of different families with a false-alarm curve, and one whose weights are cut short."""
+    """Two models of different families with a false-alarm curve, and one with truncated weights."""
     made = [make_model(family, family, seed=3) for family in ("cnn", "transformer")]
     made.append(make_model("mlp", "mlp"))
     for path in made:
@@ -192,7 +192,7 @@ def plain(strips: StripBatch) -> dict:
 
 @pytest.fixture(scope="module")
 def server(versions, frames, camera):
-    """One that follows the champion and may read the folder of the frames."""
+    """A server that follows the champion and may read the folder of the frames."""
     environment = {"MLFLOW_TRACKING_URI": versions.tracking.uri}
     running = Server(
         "--model", f"models:/{NAME}@champion", "--allow", frames[0].parent, "--instrument", camera, "--refresh", 0.5,
@@ -396,7 +396,7 @@ def test_bodies_that_are_too_large_are_refused_by_length_and_while_they_come(ser
 
 
 def test_what_is_not_said_to_be_json_or_not_there_is_refused(server):
-    answer = server.post("/score", b"{}", headers={"Content-Type": "text/plain"})  # what a page elsewhere may send
+    answer = server.post("/score", b"{}", headers={"Content-Type": "text/plain"})  # as another site's page could send
     assert (answer.status_code, "application/json is expected" in answer.json()["error"]) == (415, True)
     assert (server.get("/nowhere").status_code, server.get("/score").status_code) == (404, 405)
     assert server.get("/nowhere").json() == {"error": "Not Found"}

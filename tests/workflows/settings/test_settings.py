@@ -1,4 +1,4 @@
-"""Settings: what is read, what is refused and how the refusal reads."""
+"""Settings: values read, values refused, and the words of a refusal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a training and an evaluation is logged, and what is not."""
+"""Values of trainings and evaluations that are logged, and those that are not."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def training_run(trained, tracking):
 
 
 def test_run_of_a_training_is_tagged_with_what_its_curve_says(training_run, trained):
-    said = diagnose_training(trained)
-    assert said.name == STILL_LEARNING
+    diagnosis = diagnose_training(trained)
+    assert diagnosis.name == STILL_LEARNING
     assert training_run["tags.learning_curve"] == "still learning"
-    assert training_run["tags.learning_curve.evidence"] == said.evidence
-    assert "train longer" in said.evidence
+    assert training_run["tags.learning_curve.evidence"] == diagnosis.evidence
+    assert "train longer" in diagnosis.evidence
 
 
 def test_step_of_a_diagnosis_is_part_of_the_tag(trained, tracking, monkeypatch):
@@ -66,10 +66,10 @@ def test_step_of_a_diagnosis_is_part_of_the_tag(trained, tracking, monkeypatch):
 
 
 def test_dropout_is_told_to_the_diagnosis(trained, monkeypatch):
-    told = {}
-    monkeypatch.setattr(record_module, "diagnose", lambda _, **options: told.update(options))
+    received = {}
+    monkeypatch.setattr(record_module, "diagnose", lambda _, **options: received.update(options))
     diagnose_training(trained)
-    assert told == {"dropout": load_model(trained).config.dropout}
+    assert received == {"dropout": load_model(trained).config.dropout}
 
 
 def test_training_is_logged_with_its_history(training_run, trained, tracking):

@@ -51,7 +51,7 @@ bootstrap = 100
 
 @pytest.fixture(autouse=True, scope="module")
 def own_environment():
-    """No store, patience or proxy of the environment's own; commands choose a store through it, which is undone."""
+    """Remove store, retries and proxy from the environment; undo the store that commands choose through it."""
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ:
             if name.startswith(("MLFLOW_TRACKING", "MLFLOW_HTTP")) or name.lower().endswith("_proxy"):
@@ -99,8 +99,8 @@ def trained(server, training_store, tmp_path_factory):
     """Folders of two models that were trained by the command and logged to the server."""
     folder = tmp_path_factory.mktemp("trained")
     for seed in (1, 2):
-        said = done(train(training_store, folder / f"mlp-{seed}", server, f"train.seed={seed}"))
-        assert said == f"model: {folder / f'mlp-{seed}'}\n"  # nothing of MLflow's own
+        printed = done(train(training_store, folder / f"mlp-{seed}", server, f"train.seed={seed}"))
+        assert printed == f"model: {folder / f'mlp-{seed}'}\n"  # nothing of MLflow's own
     return [folder / "mlp-1", folder / "mlp-2"]
 
 
@@ -136,8 +136,10 @@ def test_evaluate_then_compare(server, client, run_ids, held_out, trained, tmp_p
     summary = pd.read_parquet(tmp_path / "judged" / "summary.parquet").set_index("detector")["completeness"]
     tracked = fetch_runs(open_tracking(server), "evaluate").set_index("name")["metrics.completeness"]
     assert tracked.to_dict() == pytest.approx(summary.to_dict())
-    said = done(call("compare", "--experiment", "evaluate", "--out", tmp_path / "compared", "--tracking", server, "-q"))
-    assert "template-bank" in said
+    shown = done(
+        call("compare", "--experiment", "evaluate", "--out", tmp_path / "compared", "--tracking", server, "-q")
+    )
+    assert "template-bank" in shown
     assert (tmp_path / "compared" / "comparison.html").is_file()
 
 
@@ -155,8 +157,8 @@ def test_register_promote_roll_back_history_and_search_by_alias(
     assert client.get_model_version_by_alias("served", "champion").version == "2"
     done(call("rollback", "served", "--reason", "it was not", "--tracking", server))
     assert client.get_model_version_by_alias("served", "champion").version == "1"
-    told = done(call("history", "served", "--tracking", server))
-    assert all(reason in told for reason in ("the first", "better", "it was not"))
+    printed = done(call("history", "served", "--tracking", server))
+    assert all(reason in printed for reason in ("the first", "better", "it was not"))
     frame = next((store.parent / "busy").glob("*.fits"))
     asked = ("--model", "models:/served@champion", "--instrument", tiny_camera, "--no-dask", "--tracking", server, "-q")
     done(call("search", frame, *asked, "--false-alarms-per-hour", 1e6, "--out", tmp_path / "found"))

@@ -1,4 +1,4 @@
-"""Pretraining from a store: strips of every kind, a folder that training starts from, and runs that can be gone on."""
+"""Pretraining on a store: strips of every kind, a folder from which training starts, and resumed runs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_strips_are_cut_at_triggers_at_stars_and_anywhere(training_store, train)
 
 @pytest.mark.parametrize(("kind", "source"), [("trap", "trap"), ("noise", "made up")])
 def test_a_veto_that_is_added_names_the_source_of_its_strips(training_store, monkeypatch, kind, source):
-    """By the kind that it stands for, and by its own name where that is noise."""
+    """By the kind that the veto stands for, and by the veto's name if that kind is noise."""
     amplifier = open_amplifier(training_store, read_manifest(training_store)["entry"].iloc[0])
     settings = PretrainSettings(trigger_share=0.5, streak_share=0)
     made_up = vetoes.Veto("made up", "all have it", "always", "nothing", kind, lambda t, _: t["snr"].abs() > 0)
@@ -96,7 +96,7 @@ def test_drawn_strips_know_nothing_of_stage_1_but_their_binning(training_store, 
     assert len(drawn.sources) == len(drawn.strips) == len(drawn.for_validation)
     assert (drawn.strips.mask.sum(axis=1) >= 2).all()
     seen = np.flatnonzero(drawn.strips.features.any(axis=0)).tolist()
-    assert seen == [2, 3]  # width and binning factor, of which the width stands for the binning factor
+    assert seen == [2, 3]  # width and binning factor; the width follows from the binning factor
     again = draw_unlabelled(training_store, SETTINGS, train)
     np.testing.assert_array_equal(drawn.strips.patches, again.strips.patches)
 
@@ -136,7 +136,7 @@ def test_pretraining_leaves_the_encoder_its_history_and_what_it_was_made_from(pr
 
 
 def test_training_starts_from_the_encoder(pretrained, training_store, train, tmp_path):
-    """A vanishing rate leaves the weights where they begin: encoder and embeddings those of the pretraining."""
+    """A vanishing rate keeps the first weights: encoder and embeddings are those of the pretraining."""
     still = train.model_copy(update={"learning_rate": 1e-12, "n_examples": 40})
     train_model(training_store, family="transformer", settings=still, out=tmp_path / "tuned", init=pretrained[0])
     found, source = (load_file(folder / "model.safetensors") for folder in (tmp_path / "tuned", pretrained[0]))
@@ -162,7 +162,7 @@ def test_training_of_something_else_is_refused_with_both(pretrained, training_st
 def test_interrupted_run_is_gone_on_with_resume_alone(
     pretrained, training_store, train, tmp_path, monkeypatch, tracking
 ):
-    """Killed in the second epoch, it ends with the weights of the run that was not, and its curve is whole."""
+    """Killed in the second epoch, it ends with the weights of an undisturbed run, and its curve is complete."""
     options = {"settings": SETTINGS, "train": train, "out": tmp_path / "resumed"}
 
     def killed(*args, on_rows, **kwargs):
@@ -197,7 +197,7 @@ def test_interrupted_run_is_gone_on_with_resume_alone(
 def test_finished_pretraining_is_not_done_again(pretrained, training_store, train, monkeypatch):
     folder, summary = pretrained
     options = {"train": train, "out": folder, "resume": True}
-    monkeypatch.setattr(pretrain, "draw_unlabelled", None)  # what is finished needs no strips
+    monkeypatch.setattr(pretrain, "draw_unlabelled", None)  # a finished pretraining needs no strips
     assert pretrain_model(training_store, settings=SETTINGS, **options) == summary
     with pytest.raises(PretrainError, match=r"was pretrained with .*'epochs': 2.* now .*'epochs': 3"):
         pretrain_model(training_store, settings=SETTINGS.model_copy(update={"epochs": 3}), **options)

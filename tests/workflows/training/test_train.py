@@ -1,4 +1,4 @@
-"""Examples out of stores, and a training that leaves all it takes to tell what was trained on what."""
+"""Examples from stores, and trainings that record their model, settings and data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from shutterless.workflows.training.train import (
 
 @pytest.fixture(scope="module")
 def train_in(training_store, tmp_path_factory):
-    """Train a perceptron into a folder of its own: ``train_in("name", settings)`` gives folder and summary."""
+    """Train a perceptron into its own folder: ``train_in("name", settings)`` gives folder and summary."""
 
     def train(name, settings, **options):
         folder = tmp_path_factory.mktemp("trained") / name
@@ -63,7 +63,7 @@ def test_validation_store_counts_from_its_own_group(training_store, held_out, tr
 
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_model_is_judged_on_the_validation_store_alone(training_store, held_out, train_settings, tmp_path, shuffled):
-    """By its own probabilities; those of a control are not calibrated, which would show it true labels."""
+    """By its probabilities; those of a control are not calibrated, because that needs true labels."""
     drawn = draw_training_set(training_store, train_settings, validation_store=held_out[0])
     summary = fit_detector(TrainTask("mlp", "mlp", shuffled), drawn, train_settings, tmp_path)
     apart = np.flatnonzero(drawn.groups >= VALIDATION_GROUP)
@@ -119,7 +119,7 @@ def test_probabilities_are_calibrated_on_the_validation_strips(train_in, train_s
 
 
 def test_parameters_of_a_perceptron_are_those_of_the_head(train_in, train_settings):
-    """Every output is a weighted sum: what it has is one weight per input and one bias, per output."""
+    """Every output is a weighted sum, with one weight per input and one bias."""
     folder, summary = train_in("mlp", train_settings)
     trained = sum(values.size for name, values in weights(folder).items() if name.endswith(("weight", "bias")))
     assert summary["n_parameters"] == trained
@@ -127,7 +127,7 @@ def test_parameters_of_a_perceptron_are_those_of_the_head(train_in, train_settin
 
 def test_init_goes_on_from_the_weights_it_is_given(train_in, train_settings):
     start, _ = train_in("start", train_settings)
-    # another seed would begin elsewhere, and a vanishing rate leaves the weights where they begin
+    # another seed would give other first weights, and a vanishing rate does not change them
     still = train_settings.model_copy(update={"seed": 9, "learning_rate": 1e-12})
     continued, _ = train_in("continued", still, init=start)
     fresh, _ = train_in("fresh", still)

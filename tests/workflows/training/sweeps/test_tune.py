@@ -1,4 +1,4 @@
-"""Sweeps: what may be searched, the same budget for all, and a sweep that was killed ends like one that was not."""
+"""Sweeps: search spaces, the same budget for all, and a killed sweep that ends like an undisturbed one."""
 
 from __future__ import annotations
 
@@ -95,12 +95,12 @@ def swept(training_store, tiny, tracking, tmp_path_factory):
 
 
 def finished(table):
-    """The trials that count, as they must be equal whatever happened in between."""
+    """The trials that count, in a form that is equal after any interruption."""
     kept = table[table["state"] != "interrupted"].drop(columns=["trial", "seconds", "run_id"])
     return kept.reset_index(drop=True)
 
 
-# ---- what may be searched ----
+# ---- search spaces ----
 
 
 def test_ranges_choices_and_fixed_values_are_read():
@@ -142,7 +142,7 @@ def test_spaces_that_cannot_be_searched_are_refused(training, architecture, mess
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_every_model_of_the_packaged_space_can_be_built(family):
-    """Random points of it, drawn by Optuna itself."""
+    """Random points of the space, drawn by Optuna."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     space = search_space(family, load_settings().tune)
     for _ in range(4):
@@ -159,7 +159,7 @@ def test_settings_of_a_sweep_survive_the_file(tiny, tmp_path):
     assert tiny("tune.mlp.hidden_sizes=[[2]]").tune.mlp["hidden_sizes"] == [[2]]
 
 
-# ---- when a trial is cut short, and what comes next ----
+# ---- pruning, and the next trial ----
 
 
 def plan(tmp_path, **values):
@@ -172,7 +172,7 @@ def validation_row(loss):
 
 
 def run_trial(study, losses):
-    """A trial with the given loss after each epoch; says after how many it was cut short."""
+    """Run a trial with the given loss after each epoch; return the number of epochs after which it was cut short."""
     trial = study.ask()
     trial.suggest_float("x", 0, 1)
     reporter = trials._Reporter(trial, len(losses), [])
@@ -314,13 +314,13 @@ def test_runs_of_the_trials_are_nested_in_that_of_the_family(swept, tracking):
 
 
 class _Killed(BaseException):
-    """Stands in for the end of the process: nothing catches it."""
+    """Stands for the end of the process: nothing catches it."""
 
 
 def test_killed_sweep_goes_on_and_ends_like_one_that_was_not(
     swept, training_store, tiny, tracking, tmp_path, monkeypatch
 ):
-    """It ends in the second trial, and then in the third, and is run again each time."""
+    """The sweep ends in the second trial, then in the third, and is run again each time."""
     fit, calls = trials.fit_detector, []
 
     def fit_or_die(*arguments, **options):
@@ -469,7 +469,7 @@ def test_figure_shows_trials_in_order_and_the_best_so_far():
     figure = draw_sweep(_made_up_trials(), pd.DataFrame(columns=["family", "hyperparameter", "importance"]))
     order, sizes, importance = figure.axes
     best = next(line for line in order.lines if line.get_drawstyle() == "steps-post")
-    assert best.get_xdata().tolist() == [1, 2, 3]  # the interrupted one leaves no gap
+    assert best.get_xdata().tolist() == [1, 2, 3]  # the interrupted trial leaves no gap
     assert best.get_ydata().tolist() == [0.7, 0.5, 0.5]
     assert order.get_ylabel() == sizes.get_ylabel() == "Validation loss (nats per strip)"
     assert "completed trials" in importance.texts[0].get_text()
@@ -478,14 +478,14 @@ def test_figure_shows_trials_in_order_and_the_best_so_far():
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_sweep_survives_sigkill(swept, training_store, tiny_toml, tmp_path):
-    """The real thing: the command is killed in the middle, run again, and has the trials of one that was not."""
+    """The command is killed in the middle and run again; it has the trials of an undisturbed one."""
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "shutterless.workflows.cli", "tune", str(training_store), "--config"]
     command += [str(tiny_toml), "--out", str(out), "--tracking", str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    said = ""
-    while "trial 2 of 3" not in said:
-        said += process.stderr.readline()
+    printed = ""
+    while "trial 2 of 3" not in printed:
+        printed += process.stderr.readline()
     time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
     process.communicate()
