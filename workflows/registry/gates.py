@@ -133,7 +133,7 @@ def judge_challenger(
 
 
 def _own_threshold(folder: Path, policy: Policy, pixel_rows: float) -> float | None:
-    """Threshold that a model brings along, at the policy's rate per hour of so many pixel-rows."""
+    """A model's own threshold at the policy's rate per hour of pixel-rows."""
     curve = read_rates(folder)
     return None if curve is None else curve.threshold(policy.threshold.false_alarms_per_hour, pixel_rows)[0]
 

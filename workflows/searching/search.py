@@ -209,7 +209,7 @@ class SearchJob:
         return candidates, unmatched
 
     def threshold(self, pixel_rows_per_hour: float) -> float:
-        """Score at which an amplifier of so many pixel-rows an hour has the false alarms that were asked for."""
+        """Score at which an amplifier with a number of pixel-rows per hour has the requested false alarms."""
         return self.curve.threshold(self.settings.false_alarms_per_hour, pixel_rows_per_hour)[0]
 
     def lowest_threshold(self, parts: Sequence[SearchedSegment]) -> float:
@@ -251,7 +251,7 @@ def assemble(
     name : str
         Of the detector.
     threshold : callable
-        Lowest score of a candidate of an amplifier that reads so many pixel-rows an hour.
+        Lowest score of a candidate in an amplifier with a number of pixel-rows per hour.
     stars : DataFrame, optional
         From `shutterless.pipeline.results.catalogue.read_catalogue`.
     """
@@ -401,7 +401,7 @@ def find_curve(detector: Detector, rate_per_hour: float) -> RateCurve:
 
 
 def describe_rate(curve: RateCurve, rate_per_hour: float, pixel_rows_per_hour: float) -> str | None:
-    """Say that a curve holds too few alarms for a rate per hour of so many pixel-rows; None where it holds enough.
+    """Warn that a curve holds too few alarms for a rate per hour of pixel-rows; None if it holds enough.
 
     For the camera they were counted on they need not be more: a detector that never raises as many gives all it has.
     """
