@@ -7,12 +7,14 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from shutterless.models.evaluation.forced_choice import ForcedChoice, LabelControl, judge_labels
 from shutterless.pipeline.detection.matching import match_truth
 from shutterless.pipeline.examples.training import TrainingSet
 from shutterless.pipeline.files import write_parquet
@@ -23,12 +25,12 @@ from shutterless.workflows.execution.cluster import Executor, open_executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import FAILURES, ingest_files, prepare_folder
 from shutterless.workflows.frames.simulate import build_scene, simulate_scene
-from shutterless.workflows.pages.run_folder import SHUFFLED_SUFFIX
+from shutterless.workflows.pages.run_folder import CONTROLS
 from shutterless.workflows.registry.register import register_version
 from shutterless.workflows.report.report import write_report
 from shutterless.workflows.searching.search import search_files
 from shutterless.workflows.settings.settings import FAMILY_NAMES, Settings, TrainSettings, resolved_toml
-from shutterless.workflows.tracking.record import record_evaluation, record_training
+from shutterless.workflows.tracking.record import read_training, record_evaluation, record_training
 from shutterless.workflows.tracking.server import hide_password
 from shutterless.workflows.tracking.tracking import (
     TEMPLATE_BANK,
@@ -44,10 +46,20 @@ REGISTERED_NAME = "shutterless"
 ALIAS = "champion"
 HELD_OUT = "held_out"
 HELD_OUT_SCENES = ("event_free", "with_events")
+N_CONTROLS = 3  # trainings of a family with shuffled labels; they share its epochs, and so take as long as it does
 
 
 class QuickstartError(ValueError):
     """A step of the quickstart without a result for the next."""
+
+
+@dataclass(frozen=True)
+class _Training:
+    """One model to train, with its own settings and folder."""
+
+    task: TrainTask
+    settings: TrainSettings
+    folder: Path
 
 
 def run_quickstart(
@@ -87,10 +99,12 @@ def run_quickstart(
             _ingest(settings, out, frames, executor, progress)
         with _timed("train", seconds, progress):
             data_hash = _train(settings, out, executor, progress)
+            controls = _judge_controls(settings, out)
         with _timed("evaluate", seconds, progress):
             evaluation = _evaluate(settings, out, executor, progress)
         with _timed("track and register", seconds, progress):
             tracking, best = _track(settings, out, evaluation, data_hash)
+            _track_controls(settings, out, tracking)
             compare_runs(
                 tracking_uri=tracking.uri,
                 experiment=QUICKSTART_EXPERIMENT,
@@ -101,7 +115,7 @@ def run_quickstart(
             _search(settings, out, frames["with_events"], best, executor, progress)
     (out / "timings.json").write_text(json.dumps(seconds, indent=1))
     report = write_report(out)
-    _print_results(progress, out, evaluation, best, report)
+    _print_results(progress, out, [evaluation.text(), *(control.text() for control in controls)], best, report)
     return report
 
 
@@ -155,7 +169,7 @@ def _ingest(
 
 
 def _train(settings: Settings, out: Path, executor: Executor, progress: Progress) -> str:
-    """Train every family with true and with shuffled labels on one set of examples; return the hash of its data."""
+    """Train every family with true labels and several times with shuffled ones; return the hash of the data."""
     training, validation = out / "store" / "training", out / "store" / "validation"
     examples = draw_training_set(
         training, settings.train, validation_store=validation, executor=executor, progress=progress
@@ -163,37 +177,57 @@ def _train(settings: Settings, out: Path, executor: Executor, progress: Progress
     path = out / "training_set.npz"
     examples.save(path)
     data_hash = "+".join(manifest_hash(read_manifest(store)) for store in (training, validation))
-    tasks = [TrainTask(family, family) for family in FAMILY_NAMES]
-    tasks += [TrainTask(f"{family}{SHUFFLED_SUFFIX}", family, shuffled=True) for family in FAMILY_NAMES]
-    work = partial(
-        _fit_task,
-        examples=path,
-        settings={family: settings.train_for(family) for family in FAMILY_NAMES},
-        models=out / "models",
-        data_hash=data_hash,
-    )
-    for outcome in executor.map(work, tasks, describe="training models", progress=progress):
+    work = partial(_fit, examples=path, data_hash=data_hash)
+    trainings = [*_plan_models(settings, out), *_plan_controls(settings, out)]
+    for outcome in executor.map(work, trainings, describe="training models", progress=progress):
         if outcome.value is None:
-            raise QuickstartError(f"training {outcome.item.name} failed: {outcome.error}")
+            raise QuickstartError(f"training {outcome.item.task.name} failed: {outcome.error}")
     return data_hash
 
 
-def _fit_task(
-    task: TrainTask, *, examples: Path, settings: dict[str, TrainSettings], models: Path, data_hash: str
-) -> dict[str, Any]:
+def _plan_models(settings: Settings, out: Path) -> list[_Training]:
+    return [
+        _Training(TrainTask(family, family), settings.train_for(family), out / "models" / family)
+        for family in FAMILY_NAMES
+    ]
+
+
+def _plan_controls(settings: Settings, out: Path) -> list[_Training]:
+    """The same with shuffled labels, each with a seed of its own."""
+    plans = []
+    for family in FAMILY_NAMES:
+        own = settings.train_for(family)
+        for number in range(N_CONTROLS):
+            name = f"{family}-shuffled-{number + 1}"
+            fewer = {"seed": own.seed + number, "epochs": max(own.epochs // N_CONTROLS, 1)}
+            task = TrainTask(name, family, shuffled=True)
+            plans.append(_Training(task, own.model_copy(update=fewer), out / CONTROLS / name))
+    return plans
+
+
+def _fit(training: _Training, *, examples: Path, data_hash: str) -> dict[str, Any]:
     training_set = TrainingSet.load(examples)
-    return fit_detector(task, training_set, settings[task.family], models / task.name, data_hash=data_hash)
+    return fit_detector(training.task, training_set, training.settings, training.folder, data_hash=data_hash)
 
 
-def _model_folders(out: Path) -> list[Path]:
-    return [out / "models" / f"{family}{suffix}" for suffix in ("", SHUFFLED_SUFFIX) for family in FAMILY_NAMES]
+def _judge_controls(settings: Settings, out: Path) -> list[LabelControl]:
+    """What its labels taught each family, also written as a table."""
+    controls = [(plan.task.family, read_training(plan.folder)[0]) for plan in _plan_controls(settings, out)]
+    judged = []
+    for plan in _plan_models(settings, out):
+        own, family = read_training(plan.folder)[0], plan.task.family
+        shares = [known["forced_choice"] for name, known in controls if name == family]
+        judged.append(judge_labels(family, ForcedChoice(own["forced_choice"], own["forced_choice_error"]), shares))
+    write_parquet(pd.DataFrame([asdict(control) for control in judged]), out / CONTROLS / "summary.parquet")
+    return judged
 
 
 def _evaluate(settings: Settings, out: Path, executor: Executor, progress: Progress) -> Evaluation:
     truth = pd.concat([pd.read_parquet(out / "frames" / scene / "truth.parquet") for scene in HELD_OUT_SCENES])
     path = out / "evaluation" / "truth.parquet"
     write_parquet(truth.reset_index(drop=True), path)
-    references = [TEMPLATE_BANK, *map(str, _model_folders(out))]
+    folders = [plan.folder for plan in _plan_models(settings, out)]
+    references = [TEMPLATE_BANK, *map(str, folders)]
     store = out / "store" / HELD_OUT
     evaluation = evaluate_detectors(
         store,
@@ -205,7 +239,7 @@ def _evaluate(settings: Settings, out: Path, executor: Executor, progress: Progr
         progress=progress,
     )
     entry = read_manifest(store)["entry"].iloc[0]
-    speeds = {folder.name: measure_throughput(str(folder), store, entry) for folder in _model_folders(out)}
+    speeds = {folder.name: measure_throughput(str(folder), store, entry) for folder in folders}
     evaluation.summary["strips_per_second"] = evaluation.summary["detector"].map(speeds)
     write_parquet(evaluation.summary, out / "evaluation" / "summary.parquet")
     return evaluation
@@ -217,9 +251,7 @@ def _track(settings: Settings, out: Path, evaluation: Evaluation, data_hash: str
     runs = {}
     for row in evaluation.summary.to_dict("records"):
         folder = out / "models" / row["detector"] if row["n_parameters"] else None
-        with track_run(
-            tracking, QUICKSTART_EXPERIMENT, row["detector"], {"shuffled": str(row["shuffled"]).lower()}
-        ) as run:
+        with track_run(tracking, QUICKSTART_EXPERIMENT, row["detector"], {"shuffled": "false"}) as run:
             if folder is not None:
                 record_training(run, folder, settings.train_for(row["family"]))
             else:
@@ -232,7 +264,7 @@ def _track(settings: Settings, out: Path, evaluation: Evaluation, data_hash: str
             if folder is not None:
                 run.log_model(folder)
         runs[row["detector"]] = run.run_id
-    learned = evaluation.summary[evaluation.summary["n_parameters"].gt(0) & ~evaluation.summary["shuffled"]]
+    learned = evaluation.summary[evaluation.summary["n_parameters"].gt(0)]
     best = learned.sort_values("completeness", ascending=False, kind="stable")["detector"].iloc[0]
     register_version(
         tracking, runs[best], REGISTERED_NAME, ALIAS, evaluation=out / "evaluation",
@@ -240,6 +272,13 @@ def _track(settings: Settings, out: Path, evaluation: Evaluation, data_hash: str
     )  # fmt: skip
     (out / "best.txt").write_text(best + "\n")
     return tracking, out / "models" / best
+
+
+def _track_controls(settings: Settings, out: Path, tracking: Tracking) -> None:
+    """Log how each control was trained, but no model: nobody is to register one."""
+    for plan in _plan_controls(settings, out):
+        with track_run(tracking, QUICKSTART_EXPERIMENT, plan.task.name, {"shuffled": "true"}) as run:
+            record_training(run, plan.folder, plan.settings)
 
 
 def _search(
@@ -275,8 +314,9 @@ def _match_candidates(candidates: pd.DataFrame, truth: pd.DataFrame) -> pd.DataF
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
 
 
-def _print_results(progress: Progress, out: Path, evaluation: Evaluation, best: Path, report: Path) -> None:
-    progress.write_line(evaluation.text())
+def _print_results(progress: Progress, out: Path, results: list[str], best: Path, report: Path) -> None:
+    for result in results:
+        progress.write_line(result)
     for what, path in {
         "frames": out / "frames",
         "stores": out / "store",

@@ -78,9 +78,9 @@ class LabelControl:
     Parameters
     ----------
     name : str
-    share, error : float
+    share, share_error : float
         Share of right choices with true labels, and its error as in `ForcedChoice`.
-    control_share, control_error : float
+    control_share, control_share_error : float
         Mean over the controls, and its standard error from their scatter; NaN for a single one.
     n_controls : int
     learned : bool
@@ -89,9 +89,9 @@ class LabelControl:
 
     name: str
     share: float
-    error: float
+    share_error: float
     control_share: float
-    control_error: float
+    control_share_error: float
     n_controls: int
     learned: bool
 
@@ -99,12 +99,13 @@ class LabelControl:
         """The result in one sentence."""
         if not np.isfinite(self.share):
             return f"{self.name}: no event and false trigger of equal S/N, so what its labels taught it is not known."
-        known = f" ± {100 * self.control_error:.1f}" if np.isfinite(self.control_error) else ""
+        true, shuffled = (f"{100 * share:.1f}" for share in (self.share, self.control_share))
+        known = f" ± {100 * self.control_share_error:.1f}" if np.isfinite(self.control_share_error) else ""
         verdict = "it learned from them" if self.learned else "NO evidence that they taught it anything beyond the S/N"
         return (
-            f"{self.name}: of an event and a false trigger of equal S/N it chooses the event in "
-            f"{100 * self.share:.1f} ± {100 * self.error:.1f} % with true labels, in {100 * self.control_share:.1f}"
-            f"{known} % with shuffled ones (trained {self.n_controls} times): {verdict}."
+            f"{self.name}: of an event and a false trigger of equal S/N it chooses the event in {true} ± "
+            f"{100 * self.share_error:.1f} % with true labels, in {shuffled}{known} % with shuffled ones (trained "
+            f"{self.n_controls} times): {verdict}."
         )
 
 

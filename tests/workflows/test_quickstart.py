@@ -19,7 +19,13 @@ from shutterless.pipeline.reading.frames import read_frame_info
 from shutterless.pipeline.results.candidates import CANDIDATE_TYPES
 from shutterless.pipeline.store.store import manifest_hash, read_manifest
 from shutterless.workflows.execution.progress import Progress
-from shutterless.workflows.quickstart import QuickstartError, _empty_folder, _match_candidates, run_quickstart
+from shutterless.workflows.quickstart import (
+    QuickstartError,
+    _empty_folder,
+    _match_candidates,
+    _plan_controls,
+    run_quickstart,
+)
 from shutterless.workflows.settings.settings import FAMILY_NAMES, load_settings
 
 CONFIGURATION = """
@@ -70,7 +76,7 @@ hidden_sizes = []
 [evaluate]
 bootstrap = 50
 """
-MODELS = [*FAMILY_NAMES, *(f"{family}-shuffled" for family in FAMILY_NAMES)]
+CONTROLS = [f"{family}-shuffled-{number}" for family in FAMILY_NAMES for number in (1, 2, 3)]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +119,9 @@ def test_everything_that_the_readme_names_exists(out):
     files += [f"store/{store}/manifest.parquet" for store in ("training", "validation", "held_out")]
     scenes = ("training", "validation", "event_free", "with_events")
     files += [f"frames/{scene}/{table}.parquet" for scene in scenes for table in ("truth", "stars")]
-    files += [f"models/{name}/{file}" for name in MODELS for file in ("config.json", "model.safetensors", "rates.json")]
+    whole = ("config.json", "model.safetensors", "training.json")
+    files += [f"models/{name}/{file}" for name in FAMILY_NAMES for file in (*whole, "rates.json")]
+    files += [f"controls/{name}/{file}" for name in CONTROLS for file in whole]
     assert [name for name in files if not (out / name).is_file()] == []
     assert (out / "mlartifacts").is_dir()
     assert len(pd.read_parquet(out / "failures.parquet")) == 0
@@ -140,20 +148,42 @@ def test_every_step_was_timed_and_the_places_are_said(finished):
         assert text in printed
 
 
-def test_controls_have_shuffled_labels_and_everything_else_the_same(out):
+def read_training(folder):
+    return json.loads((folder / "training.json").read_text())
+
+
+def test_controls_have_shuffled_labels_a_seed_and_everything_else_the_same(out):
     for family in FAMILY_NAMES:
-        true, shuffled = (
-            json.loads((out / "models" / f"{family}{suffix}" / "training.json").read_text())
-            for suffix in ("", "-shuffled")
-        )
-        assert (true["shuffled"], shuffled["shuffled"]) == (False, True)
-        for name in ("family", "n_parameters", "n_strips", "n_validation_strips", "seed", "manifest_hash"):
-            assert true[name] == shuffled[name], name
+        true = read_training(out / "models" / family)
+        controls = [read_training(out / "controls" / f"{family}-shuffled-{number}") for number in (1, 2, 3)]
+        assert [control["seed"] for control in controls] == [true["seed"], true["seed"] + 1, true["seed"] + 2]
+        for control in controls:
+            assert (true["shuffled"], control["shuffled"]) == (False, True)
+            for name in ("family", "n_parameters", "n_strips", "n_validation_strips", "manifest_hash"):
+                assert true[name] == control[name], name
+
+
+def test_controls_share_the_epochs_of_their_family(settings, tmp_path):
+    longer = settings.model_copy(update={"train": settings.train.model_copy(update={"epochs": 7})})
+    for plans, epochs in ((_plan_controls(settings, tmp_path), 1), (_plan_controls(longer, tmp_path), 2)):
+        assert [plan.task.name for plan in plans] == CONTROLS
+        assert {plan.settings.epochs for plan in plans} == {epochs}
+
+
+def test_labels_are_judged_by_the_choices_of_models_and_controls(finished):
+    out, said = finished
+    judged = pd.read_parquet(out / "controls" / "summary.parquet").set_index("name")
+    assert list(judged.index) == list(FAMILY_NAMES)
+    for family, row in judged.iterrows():
+        shares = [read_training(out / "controls" / f"{family}-shuffled-{n}")["forced_choice"] for n in (1, 2, 3)]
+        assert row["share"] == read_training(out / "models" / family)["forced_choice"]
+        assert row["control_share"] == pytest.approx(np.mean(shares))
+        assert f"{family}: of an event and a false trigger of equal S/N it chooses the event in" in said
 
 
 def test_every_detector_was_judged_at_the_same_rate_on_the_same_events(out):
     summary = pd.read_parquet(out / "evaluation" / "summary.parquet")
-    assert list(summary["detector"]) == ["template-bank", *MODELS]
+    assert list(summary["detector"]) == ["template-bank", *FAMILY_NAMES]
     truth = pd.read_parquet(out / "evaluation" / "truth.parquet")
     counted = int((truth["is_event"] & (truth["kind"] != "glint")).sum())
     assert set(summary["n_events"]) == {counted}
@@ -179,11 +209,15 @@ def test_champion_leads_to_the_weights_of_the_best_model_with_true_labels(out):
 
 def test_runs_of_all_detectors_are_tracked_and_compared_best_first(out):
     runs = pd.read_parquet(out / "comparison" / "comparison.parquet")
-    assert set(runs["name"]) == {"template-bank", *MODELS}
-    assert runs["metrics.completeness"].is_monotonic_decreasing
+    assert set(runs["name"]) == {"template-bank", *FAMILY_NAMES, *CONTROLS}
+    judged = runs[runs["judged"]]
+    assert set(judged["name"]) == {"template-bank", *FAMILY_NAMES}
+    assert judged["metrics.completeness"].is_monotonic_decreasing
     hashes = [manifest_hash(read_manifest(out / "store" / name)) for name in ("training", "validation")]
     assert set(runs["params.data.manifest_hash"]) == {"+".join(hashes)}
-    assert set(runs.loc[runs["name"].str.endswith("-shuffled"), "tags.shuffled"]) == {"true"}
+    assert set(runs.loc[runs["control"], "name"]) == set(CONTROLS)
+    page = (out / "comparison" / "comparison.html").read_text(encoding="utf-8")
+    assert page.count("Control: ") == 3
 
 
 def test_candidates_have_every_column(out):
@@ -208,7 +242,7 @@ def test_matches_name_candidates_and_injected_events(out):
 
 def test_report_is_one_page_that_names_every_detector(out):
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert [name for name in ("template-bank", *MODELS) if name not in page] == []
+    assert [name for name in ("template-bank", *FAMILY_NAMES) if name not in page] == []
     assert "<script src" not in page
 
 

@@ -9,7 +9,14 @@ from pathlib import Path
 import pandas as pd
 
 from shutterless.pipeline.files import write_parquet
-from shutterless.workflows.comparison.models import CompareError, choose_data, group_models, is_ascending, prepare_runs
+from shutterless.workflows.comparison.models import (
+    CompareError,
+    choose_data,
+    group_controls,
+    group_models,
+    is_ascending,
+    prepare_runs,
+)
 from shutterless.workflows.comparison.page import write_page
 from shutterless.workflows.comparison.verdict import Verdict, choose_model
 from shutterless.workflows.tracking.tracking import fetch_runs, open_tracking
@@ -17,7 +24,7 @@ from shutterless.workflows.tracking.tracking import fetch_runs, open_tracking
 __all__ = ["CompareError", "Comparison", "compare_runs", "filter_of"]
 
 _IN_TERMINAL = 30  # models
-_OF_MODEL = ("model", "control", "n_seeds", "mean", "spread")
+_OF_MODEL = ["model", "n_seeds", "mean", "spread"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ def compare_runs(
     prepared = prepare_runs(runs)
     data = choose_data(prepared, metric)
     models = group_models(prepared, metric, data)
-    verdict = choose_model(models, metric, tracking)
+    verdict = choose_model(models, group_controls(prepared), metric, tracking)
     listed = _list_runs(prepared, models, metric)
     comparison = Comparison(listed, models, verdict, metric)
     out = Path(out)
@@ -122,7 +129,7 @@ def _check(runs: pd.DataFrame, experiments: Sequence[str], where: str, metric: s
 
 def _list_runs(prepared: pd.DataFrame, models: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Every run with its model's numbers, the best run first, runs that are not judged last."""
-    named = models.set_index("key")[[name for name in _OF_MODEL if name != "control"]]
+    named = models.set_index("key")[_OF_MODEL]
     listed = prepared.drop(columns=["twin"]).join(named, on="key")
     column = f"metrics.{metric}"
     listed = listed.sort_values(

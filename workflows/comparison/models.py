@@ -8,8 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from shutterless.workflows.pages.run_folder import SHUFFLED_SUFFIX
-from shutterless.workflows.tracking.record import DATA_HASH, LEARNING_CURVE, MODEL_HASH
+from shutterless.workflows.tracking.record import DATA_HASH, FORCED_CHOICE, LEARNING_CURVE, MODEL_HASH
 
 GROUPS = ("arch", "train")
 # results and hardware of a training, not its settings
@@ -17,7 +16,9 @@ _OUTCOMES = ("params.train.seed", "params.train.best_epoch", "params.train.n_str
              "params.arch.n_parameters", "params.train.shuffled_labels", "params.train.log_steps")  # fmt: skip
 _SEED_NUMBER = re.compile(r"[ _.-]*(seed)?[ _.-]*\d+$")
 _FAMILY = "params.arch.family"
-HIGHER_IS_BETTER = ("completeness", "completeness_low", "completeness_high", "strips_per_second", "auc", "accuracy")
+_EPOCHS = "params.train.epochs"  # a control has fewer
+HIGHER_IS_BETTER = ("completeness", "completeness_low", "completeness_high", "strips_per_second", "auc", "accuracy",
+                    "forced_choice")  # fmt: skip
 
 
 class CompareError(ValueError):
@@ -40,8 +41,9 @@ def prepare_runs(runs: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        With ``key`` (of the model, without its seed), ``twin`` (the same key for true and shuffled labels),
-        ``seed``, ``control`` (labels were shuffled), ``n_parameters`` and ``data`` (hash of the judged data).
+        With ``key`` (of the model, without its seed), ``twin`` (the same key for true and shuffled labels, and for any
+        number of epochs), ``seed``, ``control`` (labels were shuffled), ``n_parameters`` and ``data`` (hash of the
+        judged data).
 
     Notes
     -----
@@ -49,19 +51,19 @@ def prepare_runs(runs: pd.DataFrame) -> pd.DataFrame:
     logged holds for all.
     """
     runs = _share_by_weights(runs)
-    family = _column(runs, _FAMILY).fillna(runs["name"].str.removesuffix(SHUFFLED_SUFFIX))
+    family = _column(runs, _FAMILY).fillna(runs["name"])
     n_parameters = pd.to_numeric(_column(runs, "params.arch.n_parameters"), errors="coerce")
     control = _column(runs, "tags.shuffled").eq("true") | _column(runs, "params.train.shuffled_labels").eq("True")
     trained_on = _column(runs, "params.data.training_hash").fillna(_column(runs, "params.data.manifest_hash"))
     settings = _hyperparameter_columns(runs)
     known = runs[settings].notna().any(axis=1) if settings else pd.Series(False, index=runs.index)
-    parts = [family, trained_on.where(n_parameters > 0), runs["name"].where(~known), *(runs[name] for name in settings)]
-    twin = _join(parts)
+    parts = [family, trained_on.where(n_parameters > 0), runs["name"].where(~known)]
+    twin = _join([*parts, *(runs[name] for name in settings if name != _EPOCHS)])
     seed = _first_known(runs, "params.train.seed", "params.data.training_seed", "params.data.seed")
     seed = seed.where(n_parameters.ne(0))  # a detector without training has none
     prepared = runs.assign(
-        family=family, twin=twin, key=_join([twin, control]), seed=seed.fillna("–"), control=control,
-        n_parameters=n_parameters, data=_judged_on(runs),
+        family=family, twin=twin, key=_join([twin, _column(runs, _EPOCHS), control]), seed=seed.fillna("–"),
+        control=control, n_parameters=n_parameters, data=_judged_on(runs),
     )  # fmt: skip
     siblings = prepared.groupby(["key", "seed"])["data"].transform("first")
     own = _column(runs, "params.data.manifest_hash")
@@ -79,13 +81,15 @@ def _hyperparameter_columns(runs: pd.DataFrame) -> list[str]:
 
 def choose_data(prepared: pd.DataFrame, metric: str) -> str:
     """Hash of the data on which most of the selected models were judged; the newest of equals."""
-    judged = prepared[prepared[f"metrics.{metric}"].notna()]
+    judged = prepared[prepared[f"metrics.{metric}"].notna() & ~prepared["control"]]
+    if judged.empty:
+        raise CompareError(f"all runs with {metric!r} are controls with shuffled labels: none can be chosen")
     counts = judged.groupby("data", sort=False)["key"].nunique()
     return str(counts.idxmax())
 
 
 def group_models(prepared: pd.DataFrame, metric: str, data: str) -> pd.DataFrame:
-    """One row per model that was judged on some data, the best first.
+    """One row per model that was judged on some data, the best first; controls with shuffled labels are none.
 
     Parameters
     ----------
@@ -98,17 +102,17 @@ def group_models(prepared: pd.DataFrame, metric: str, data: str) -> pd.DataFrame
     Returns
     -------
     DataFrame
-        ``model`` (its name here), ``control``, ``n_parameters``, ``n_seeds``, ``mean`` and ``spread`` (standard
-        deviation over seeds; NaN for one) of the metric, means of all other metrics as ``metrics.*``, hyperparameters,
-        ``key``, ``twin``, ``run_ids`` (of the judged runs), ``curve_ids`` (of runs with a learning curve) and
-        ``diagnoses`` (of the learning curves, in words).
+        ``model`` (its name here), ``n_parameters``, ``n_seeds``, ``mean`` and ``spread`` (standard deviation over
+        seeds; NaN for one) of the metric, means of all other metrics as ``metrics.*``, hyperparameters, ``key``,
+        ``twin``, ``run_ids`` (of the judged runs), ``curve_ids`` (of runs with a learning curve) and ``diagnoses`` (of
+        the learning curves, in words).
 
     Notes
     -----
     Of several runs with the same model and seed the newest counts: a repetition is no further seed.
     """
     column = f"metrics.{metric}"
-    own = prepared[(prepared["data"] == data)].assign(
+    own = prepared[(prepared["data"] == data) & ~prepared["control"]].assign(
         judged_id=prepared["run_id"].where(prepared[column].notna()),
         curve_id=prepared["run_id"].where(_column(prepared, "metrics.validation.loss").notna()),
         diagnoses=_column(prepared, f"tags.{LEARNING_CURVE}"),
@@ -118,7 +122,7 @@ def group_models(prepared: pd.DataFrame, metric: str, data: str) -> pd.DataFrame
     by_key = seeds.groupby("key", sort=False)
     metrics = [name for name in seeds if name.startswith("metrics.")]
     settings = _hyperparameter_columns(seeds)
-    models = by_key[["name", "family", "twin", "control", "n_parameters", *settings]].first()
+    models = by_key[["name", "family", "twin", "n_parameters", *settings]].first()
     models["name"] = by_key["name"].agg(_common_name)
     models = models.join(by_key[metrics].mean(numeric_only=True))
     models["n_seeds"] = by_key.size()
@@ -130,22 +134,33 @@ def group_models(prepared: pd.DataFrame, metric: str, data: str) -> pd.DataFrame
     return models.reset_index(drop=True)
 
 
+def group_controls(prepared: pd.DataFrame) -> pd.DataFrame:
+    """Trainings with shuffled labels, one row for each model that they are controls of.
+
+    Returns
+    -------
+    DataFrame
+        ``twin``, ``family``, ``shares`` (of right choices, of each seed that logged one).
+    """
+    controls = prepared[prepared["control"]].assign(share=_column(prepared, f"metrics.{FORCED_CHOICE}"))
+    seeds = controls.groupby(["twin", "seed"], sort=False).first().reset_index()
+    by_twin = seeds.groupby("twin", sort=False)
+    shares = by_twin["share"].agg(lambda values: list(values.dropna().astype(float)))
+    return by_twin[["family"]].first().assign(shares=shares).reset_index()
+
+
 def _label_models(models: pd.DataFrame) -> list[str]:
     """Names that distinguish models: the family, the run's name, or the hyperparameters that differ."""
-    suffix = models["control"].map({True: SHUFFLED_SUFFIX, False: ""})
-    short = models["family"].str.removesuffix(SHUFFLED_SUFFIX) + suffix
-    if short.is_unique:
-        return list(short)
-    named = models["name"].str.removesuffix(SHUFFLED_SUFFIX) + suffix
-    if named.is_unique:
-        return list(named)
+    for name in ("family", "name"):
+        if models[name].is_unique:
+            return list(models[name])
     labels = pd.Series("", index=models.index)
-    for name, part in models.groupby(short, sort=False):
+    for family, part in models.groupby("family", sort=False):
         differing = [column for column in _hyperparameter_columns(part) if part[column].nunique(dropna=False) > 1]
         for position, row in part[differing].iterrows():
             known = row.dropna().index[:3]
             described = ", ".join(f"{column.rpartition('.')[2]} {row[column]}" for column in known)
-            labels[position] = f"{str(name).removesuffix(SHUFFLED_SUFFIX)} {described}".strip() + suffix[position]
+            labels[position] = f"{family} {described}".strip()
     repeated = labels.groupby(labels).cumcount()
     return [f"{label} ({count + 1})" if count else label for label, count in zip(labels, repeated, strict=True)]
 

@@ -25,7 +25,7 @@ from shutterless.workflows.tracking.tracking import Tracking, read_losses, read_
 
 _DECIDING = 2  # lines of the verdict, at its start
 _LISTED = 50  # models and runs listed; the Parquet file has all
-_CONTROLS, _SEEDS = 3, 3  # drawn
+_SEEDS = 3  # of a model, drawn
 _SIZE = (6.5, 4.4)  # inches, narrow enough to be read on a telephone
 _NAMES_BESIDE = 42  # characters of a line of a legend
 _GROUP_NAMES = {"arch": "Architecture", "train": "Training"}
@@ -66,9 +66,8 @@ def write_page(
 
 
 def _choose_drawn(models: pd.DataFrame, verdict: Verdict) -> pd.DataFrame:
-    """The best models, the simplest of the verdict, and the best controls."""
-    honest = models[~models["control"]]
-    chosen = [*honest["model"].iloc[:SHOWN], verdict.simplest, *models.loc[models["control"], "model"].iloc[:_CONTROLS]]
+    """The best models and the simplest of the verdict."""
+    chosen = [*models["model"].iloc[:SHOWN], verdict.simplest]
     return models[models["model"].isin(chosen)].reset_index(drop=True)
 
 
@@ -94,17 +93,21 @@ def _write_verdict(verdict: Verdict) -> list[Part]:
 def _describe_scope(runs: pd.DataFrame, models: pd.DataFrame, drawn: pd.DataFrame, metric: str) -> Paragraph:
     """How many runs were judged, excluded and drawn, and why."""
     judged = runs["judged"].sum()
-    apart = int((runs[f"metrics.{metric}"].notna() & ~runs["judged"]).sum())
+    known = runs[f"metrics.{metric}"].notna()
+    apart = int((known & ~runs["judged"] & ~runs["control"]).sum())
     sentences = [f"{judged} of {len(runs)} runs are judged, one for each model and seed."]
     if apart:
         sentences.append(f"{apart} others were evaluated on other data, or repeat a seed.")
-    if lacking := int(runs[f"metrics.{metric}"].isna().sum()):
+    if lacking := int((~known & ~runs["control"]).sum()):
         sentences.append(f"{lacking} did not log {metric}.")
+    if controls := int(runs["control"].sum()):
+        sentences.append(
+            f"{controls} are controls with shuffled labels, which are not ranked: what they find is chance."
+        )
     if len(drawn) < len(models):
         sentences.append(
             f"Curves are drawn, and read from the store, for {len(drawn)} of {len(models)} models: the best {SHOWN}, "
-            f"the simplest that is not worse, and up to {_CONTROLS} controls, {_SEEDS} seeds of each; more could not "
-            "be told apart in one figure."
+            f"and the simplest that is not worse, {_SEEDS} seeds of each; more could not be told apart in one figure."
         )
     return Paragraph(" ".join(sentences), "note")
 
@@ -143,11 +146,7 @@ def _logged(name: str, pattern: str = "{:.3g}") -> Callable[[pd.Series], str]:
 
 
 def _judgement(row: pd.Series, verdict: Verdict) -> str:
-    words = {
-        "best": row["model"] == verdict.best,
-        "take this": row["model"] == verdict.simplest,
-        "control": row["control"],
-    }
+    words = {"best": row["model"] == verdict.best, "take this": row["model"] == verdict.simplest}
     return ", ".join(word for word, holds in words.items() if holds)
 
 
@@ -178,10 +177,9 @@ def _write_pairs(verdict: Verdict, metric: str) -> list[Part]:
 
 
 def _write_hyperparameters(drawn: pd.DataFrame) -> list[Part]:
-    honest = drawn[~drawn["control"]]
     parts: list[Part] = []
     for group in GROUPS:
-        differing, single = differing_hyperparameters(honest, group)
+        differing, single = differing_hyperparameters(drawn, group)
         parts.append(Heading(_GROUP_NAMES[group]))
         if differing.empty:
             parts.append(Paragraph("None: what several of these models have, they have alike.", "left-out"))

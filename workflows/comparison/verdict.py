@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from shutterless.models.evaluation.forced_choice import ForcedChoice, judge_labels
 from shutterless.models.training.learning_curves import RATE_TOO_HIGH, RATE_TOO_LOW, STILL_LEARNING, UNSTABLE
-from shutterless.workflows.comparison.models import CompareError, is_ascending
 from shutterless.workflows.comparison.pairs import Gap, Pairing
+from shutterless.workflows.tracking.record import FORCED_CHOICE
 from shutterless.workflows.tracking.tracking import Tracking
 
 SHOWN = 8  # models that are drawn and paired with the best
@@ -44,22 +45,18 @@ class Verdict:
         return "\n".join(self.lines)
 
 
-def choose_model(models: pd.DataFrame, metric: str, tracking: Tracking) -> Verdict:
+def choose_model(models: pd.DataFrame, controls: pd.DataFrame, metric: str, tracking: Tracking) -> Verdict:
     """Apply the one-standard-error rule to models that were judged on the same data.
 
     Parameters
     ----------
     models : DataFrame
-        From `shutterless.workflows.comparison.models.group_models`, the best first. Controls with shuffled
-        labels are not chosen.
+        From `shutterless.workflows.comparison.models.group_models`, the best first.
+    controls : DataFrame
+        From `shutterless.workflows.comparison.models.group_controls`.
     metric : str
     tracking : Tracking
         Store with the events of the runs.
-
-    Raises
-    ------
-    CompareError
-        If all models are controls.
 
     Notes
     -----
@@ -67,20 +64,15 @@ def choose_model(models: pd.DataFrame, metric: str, tracking: Tracking) -> Verdi
     within one standard error of the best. They use the error of the best. Here it is the error of the difference on
     the same events, which is smaller, so fewer simple models pass. Simple means few parameters.
     """
-    candidates = models[~models["control"]]
-    if candidates.empty:
-        raise CompareError("all runs are controls with shuffled labels; there is nothing to choose from")
-    best = candidates.iloc[0]
+    best = models.iloc[0]
     pairing = Pairing(tracking, metric, best)
-    gaps = {row["model"]: pairing.compare(row) for _, row in candidates.iloc[1:SHOWN].iterrows()}
-    simplest, left_out = _find_simplest(candidates, best, pairing, gaps)
-    controls = models[models["control"]].iloc[:SHOWN]
-    twins = models[~models["control"]].set_index("twin")
+    gaps = {row["model"]: pairing.compare(row) for _, row in models.iloc[1:SHOWN].iterrows()}
+    simplest, left_out = _find_simplest(models, best, pairing, gaps)
     lines = [
-        _describe_best(best, metric, len(candidates)),
-        _describe_simplest(best, simplest, candidates, gaps, metric, left_out),
-        *_describe_limits(best, simplest, candidates, gaps, left_out),
-        *(_describe_control(row, twins, metric, tracking) for _, row in controls.iterrows()),
+        _describe_best(best, metric, len(models)),
+        _describe_simplest(best, simplest, models, gaps, metric, left_out),
+        *_describe_limits(best, simplest, models, gaps, left_out),
+        *_describe_controls(models, controls)[:SHOWN],
     ]
     return Verdict(best["model"], simplest["model"], tuple(filter(None, lines)), tuple(gaps.values()))
 
@@ -233,21 +225,20 @@ def _describe_rates(candidates: pd.DataFrame) -> list[str]:
     ]
 
 
-def _describe_control(control: pd.Series, twins: pd.DataFrame, metric: str, tracking: Tracking) -> str:
-    """State whether a model learned more from true labels than from shuffled ones."""
-    value = format_value(control["mean"], metric)
-    if control["twin"] not in twins.index:
-        return f"Control: {control['model']} (shuffled labels) has {value}; its twin with true ones is not among these."
-    twin = twins.loc[[control["twin"]]].reset_index().iloc[0]
-    gap = Pairing(tracking, metric, twin).compare(control)
-    lead = format_gap(gap.behind, gap.standard_error, metric)
-    if not np.isfinite(gap.standard_error):
-        outcome = "the error of this difference is unknown"
-    elif gap.behind > 2 * gap.standard_error:
-        outcome = "with true ones it learned something"
-    else:
-        outcome = "NO evidence that true ones taught it anything that this metric shows"
-    return (
-        f"Control: {twin['family']} trained with shuffled labels has {value}, true ones {lead} "
-        f"{'lower' if is_ascending(metric) else 'more'}: {outcome}."
-    )
+def _describe_controls(models: pd.DataFrame, controls: pd.DataFrame) -> list[str]:
+    """State for each model with controls whether true labels taught it something."""
+    lines = []
+    for control in controls.itertuples():
+        twins = models[models["twin"] == control.twin]
+        if twins.empty:
+            lines.append(f"Control: {control.family} with shuffled labels; its twin with true ones is not among these.")
+            continue
+        twin = twins.iloc[0]
+        names = FORCED_CHOICE, f"{FORCED_CHOICE}_error"
+        share, error = (float(twin.get(f"metrics.{name}", np.nan)) for name in names)
+        if not control.shares or not np.isfinite(share):
+            lines.append(f"Control: {control.family} with shuffled labels; not all of its runs logged {FORCED_CHOICE}.")
+            continue
+        verdict = judge_labels(twin["model"], ForcedChoice(share, error), control.shares, int(twin["n_seeds"]))
+        lines.append(f"Control: {verdict.text()}")
+    return lines

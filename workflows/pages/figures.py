@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from shutterless.pipeline.plots.frames import (
     VERMILLION,
     explain_empty,
 )
-from shutterless.workflows.pages.run_folder import SHUFFLED_SUFFIX
 
 _FIXED = {"template-bank": (BLACK, "s"), "transformer": (BLUE, "o"), "cnn": (VERMILLION, "^"), "mlp": (GREEN, "D")}
 _SPARE = ((PURPLE, "v"), (ORANGE, "P"), (SKY_BLUE, "X"), (GREY, "*"))
@@ -30,27 +30,10 @@ _SIDEWAYS = 0.25  # of a bin: largest sideways offset of points, so that error b
 
 
 def detector_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Colour, marker and line of each detector, the same in every figure.
-
-    A detector trained on shuffled labels has the colour and marker of its twin, hollow and dotted.
-    """
-    styles: dict[str, dict[str, Any]] = {}
-    spare = list(_SPARE)
-    chosen = dict(_FIXED)
-    for name in names:
-        family = name.removesuffix(SHUFFLED_SUFFIX)
-        if family not in chosen:
-            chosen[family] = spare[0]
-            spare.append(spare.pop(0))
-        colour, marker = chosen[family]
-        shuffled = name.endswith(SHUFFLED_SUFFIX)
-        styles[name] = {
-            "color": colour,
-            "marker": marker,
-            "ls": ":" if shuffled else "-",
-            "mfc": "white" if shuffled else colour,
-        }
-    return styles
+    """Colour, marker and line of each detector, the same in every figure."""
+    spare = cycle(_SPARE)
+    chosen = {name: _FIXED[name] if name in _FIXED else next(spare) for name in dict.fromkeys(names)}
+    return {name: {"color": colour, "marker": marker, "ls": "-"} for name, (colour, marker) in chosen.items()}
 
 
 def plot_completeness(table: pd.DataFrame, ax: Axes, *, eta: float | None = None, legend: bool = True) -> Axes:

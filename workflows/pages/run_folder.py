@@ -13,7 +13,7 @@ from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.reading.frames import FRAME_SUFFIXES
 from shutterless.pipeline.store.store import MANIFEST, StoreError, open_amplifier, read_manifest
 
-SHUFFLED_SUFFIX = "-shuffled"  # ends the names of models trained with shuffled labels, the control
+CONTROLS = "controls"  # folder of the models trained with shuffled labels
 N_LISTED = 50  # groups of candidates that a report lists
 _SAME_AMPLIFIER = ("file", "ccd", "quadrant")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -19,7 +18,7 @@ from shutterless.workflows.pages.figures import (
 )
 from shutterless.workflows.pages.formats import Columns, between, number, tabulate
 from shutterless.workflows.pages.parts import Paragraph, Part, Table
-from shutterless.workflows.pages.run_folder import SHUFFLED_SUFFIX, LeftOutError, RunFolder, required
+from shutterless.workflows.pages.run_folder import CONTROLS, LeftOutError, RunFolder, required
 
 FEWEST_ALARMS = 10  # a rate from fewer false alarms is marked as extrapolated
 _ABREAST = 3
@@ -36,8 +35,7 @@ def write_comparison(run: RunFolder) -> list[Part]:
     note = (
         "Rates are false alarms per amplifier-hour with their Poisson interval; completeness and ρ50 (the optimal S/N "
         "at which half of the events are found) are given with bootstrap bounds; loss is 2.5 log10(ρ50/η), the "
-        "magnitudes a detector loses against the optimum. A detector trained on shuffled labels has nothing to learn "
-        "from: what it finds, the others find without learning."
+        "magnitudes a detector loses against the optimum."
     )
     if optimum is not None:
         note += f" All thresholds aim at {number(optimum['rate_per_hour'])} false alarms per amplifier-hour."
@@ -45,7 +43,7 @@ def write_comparison(run: RunFolder) -> list[Part]:
         note += f" † marks rates that rest on fewer than {FEWEST_ALARMS} false alarms and are therefore extrapolated."
     drawing = new_figure(8, 0.9 + 0.36 * len(summary))
     plot_comparison(summary, drawing.subplots())
-    caption = "Completeness of each detector with its bootstrap bounds. Hollow: trained on shuffled labels."
+    caption = "Completeness of each detector with its bootstrap bounds."
     drawn = picture(drawing, caption, alt="Completeness by detector")
     return [stated, _summary_table(summary), Paragraph(note, "note"), drawn]
 
@@ -130,7 +128,7 @@ def _list_apart(run: RunFolder) -> list[Part]:
 
 def write_learning(run: RunFolder) -> list[Part]:
     """Draw training and validation loss of each model, one panel each."""
-    files = sorted((run.path / "models").glob("*/history.parquet"), key=_shuffled_last)
+    files = sorted((run.path / "models").glob("*/history.parquet"))
     if not files:
         raise LeftOutError("no models/*/history.parquet in this folder")
     drawing, panels = _panels(len(files))
@@ -145,9 +143,26 @@ def write_learning(run: RunFolder) -> list[Part]:
     return [picture(drawing, caption, alt="Learning curves")]
 
 
-def _shuffled_last(file: Path) -> tuple[bool, str]:
-    name = file.parent.name
-    return name.endswith(SHUFFLED_SUFFIX), name
+def write_controls(run: RunFolder) -> list[Part]:
+    """Tabulate what true labels taught each model, beside the same model with shuffled ones."""
+    found = required(run.table(f"{CONTROLS}/summary.parquet"), f"{CONTROLS}/summary.parquet")
+
+    def percent(value: float, error: float) -> str:
+        return f"{number(100 * value, '{:.1f}')} ± {number(100 * error, '{:.1f}')} %"
+
+    columns: Columns = {
+        "model": "name",
+        "right with true labels": lambda row: percent(row["share"], row["share_error"]),
+        "right with shuffled labels": lambda row: percent(row["control_share"], row["control_share_error"]),
+        "trained with shuffled labels": ("n_controls", "{} times"),
+        "learned from its labels": lambda row: "yes" if row["learned"] else "NO evidence",
+    }
+    said = (
+        "A control is the same model, trained with shuffled labels: it has nothing to learn. Each model is shown an "
+        "event and a false trigger of equal S/N and chooses, in proportion to its probabilities, which is the event; "
+        "without having learned anything it is right in 50 % of the cases."
+    )
+    return [Paragraph(said, "note"), tabulate(found, columns)]
 
 
 def _panels(n: int) -> tuple[Figure, list[Axes]]:

@@ -24,6 +24,7 @@ from shutterless.workflows.report.cube_sections import VIEWS, cube_store_section
 from shutterless.workflows.report.detector_sections import (
     write_comparison,
     write_completeness,
+    write_controls,
     write_kinds,
     write_learning,
     write_reliability,
@@ -167,6 +168,7 @@ TOPICS = (
     Topic("completeness", "Completeness", write_completeness, of_run=True),
     Topic("kinds", "Completeness by kind of event", write_kinds, of_run=True),
     Topic("learning", "Learning curves", write_learning, of_run=True),
+    Topic("controls", "Control: what the labels taught", write_controls, of_run=True),
     Topic("reliability", "Are the probabilities right?", write_reliability, of_run=True),
     Topic("candidates", "Candidates", write_frame_candidates),
     _FAILURES,

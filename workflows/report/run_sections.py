@@ -188,6 +188,7 @@ _PLACES = {
     "search.json": "what was asked for",
     "parts": "triggers and stars of every segment, by which a search is resumed",
     "models": "trained models (config.json, model.safetensors) and history.parquet",
+    "controls": "the same, trained with shuffled labels; no detectors",
     "evaluation": "false alarms, completeness, calibration, verdict",
     "search": "candidates.parquet, candidates.ecsv, matches.parquet",
     "candidates.parquet": "candidates, all columns",

@@ -25,6 +25,7 @@ TRAINING = "training.json"
 WEIGHTS = "model.safetensors"
 DATA_HASH = "evaluation.data_hash"
 LEARNING_CURVE = "learning_curve"
+FORCED_CHOICE = "validation.forced_choice"
 MODEL_HASH = "model.hash"
 _TRAINED_FROM = (("hash", "manifest_hash"), ("seed", "seed"))
 
@@ -43,7 +44,8 @@ def diagnose_training(folder: Path) -> Diagnosis:
 def record_training(run: Run, folder: Path, settings: TrainSettings) -> None:
     """Log a finished training.
 
-    ``arch.*`` and ``train.*``, data hash and seed, loss of every logged step, the learning curve and its diagnosis.
+    ``arch.*`` and ``train.*``, data hash and seed, loss of every logged step, the learning curve and its diagnosis,
+    and the share of right choices between events and false triggers of equal S/N.
     """
     summary, history = read_training(folder)
     diagnosis = diagnose_training(folder)
@@ -56,6 +58,8 @@ def record_training(run: Run, folder: Path, settings: TrainSettings) -> None:
         run.log_params({"init": summary["init"]}, prefix="train.")
     run.log_data(manifest_hash=summary["manifest_hash"], seed=summary["seed"])
     run.log_metrics({"train_seconds": summary["train_seconds"], "best_epoch": summary["best_epoch"]})
+    choice = {FORCED_CHOICE: summary["forced_choice"], f"{FORCED_CHOICE}_error": summary["forced_choice_error"]}
+    run.log_metrics({name: value for name, value in choice.items() if np.isfinite(value)})
     for record in history.to_dict("records"):
         numbers = {name: record[name] for name in ("loss", "accuracy", "auc") if pd.notna(record[name])}
         run.log_metrics({f"{record['split']}.{key}": value for key, value in numbers.items()}, int(record["step"]))

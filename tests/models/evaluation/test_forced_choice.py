@@ -73,7 +73,7 @@ def test_labels_that_taught_something_stand_out_of_the_controls():
         found = judge_labels("cnn", ForcedChoice(share, 0.01), [0.51, 0.49, 0.51])
         assert found.learned is learned
     assert found.control_share == pytest.approx(0.5033, abs=1e-4)
-    assert found.control_error == pytest.approx(0.02 / 3)  # a spread of 0.02 / √3, over √3
+    assert found.control_share_error == pytest.approx(0.02 / 3)  # a spread of 0.02 / √3, over √3
 
 
 def test_controls_that_scatter_prove_nothing_whatever_their_mean():

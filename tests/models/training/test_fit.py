@@ -68,7 +68,7 @@ def test_true_labels_teach_and_shuffled_ones_do_not(family, toy, learned):
         found = judge_labels(family, choices_of(learned[family].model), controls)
         assert found.learned, found
         assert found.share > 0.85
-        assert abs(found.control_share - 0.5) < 4 * found.control_error, controls
+        assert abs(found.control_share - 0.5) < 4 * found.control_share_error, controls
     one_more = build_model(family, GRID, SMALL_ARCH[family], seed=9)
     assert not judge_labels(family, choices_of(one_more), untrained).learned
 

@@ -10,7 +10,13 @@ import pytest
 
 from shutterless.workflows.comparison import verdict as compare_verdict
 from shutterless.workflows.comparison.compare import CompareError, compare_runs, filter_of
-from shutterless.workflows.comparison.models import choose_data, differing_hyperparameters, group_models, prepare_runs
+from shutterless.workflows.comparison.models import (
+    choose_data,
+    differing_hyperparameters,
+    group_controls,
+    group_models,
+    prepare_runs,
+)
 from shutterless.workflows.comparison.pairs import Gap, Pairing
 from shutterless.workflows.comparison.verdict import (
     choose_model,
@@ -19,11 +25,12 @@ from shutterless.workflows.comparison.verdict import (
     format_interval,
     format_value,
 )
-from shutterless.workflows.tracking.record import record_evaluation
+from shutterless.workflows.tracking.record import FORCED_CHOICE, record_evaluation
 from shutterless.workflows.tracking.tracking import TrackingError, fetch_runs, read_losses, read_table, track_run
 
 N_EVENTS = 240
 RHO = np.linspace(4, 16, N_EVENTS)
+NO_CONTROLS = pd.DataFrame({"twin": [], "family": [], "shares": []})
 
 
 def events_found(found):
@@ -42,16 +49,16 @@ def completeness_bins(found):
     return bins.assign(completeness=bins["found"] / 120, low=0.0, high=1.0)
 
 
-def log_model(tracking, experiment, family, n_parameters, threshold, *, seed=1, control=False, paired=True, train=None):
+def log_model(tracking, experiment, family, n_parameters, threshold, *, seed=1, paired=True):
     """A run of a detector that finds events above a threshold; its seed decides on one event in ten."""
     lucky = np.random.default_rng(seed).random(N_EVENTS)
     found = np.where(lucky < 0.1, lucky < 0.05, threshold < RHO)
-    name = family + ("-shuffled" if control else "")
-    with track_run(tracking, experiment, name, {"shuffled": str(control).lower(), "night": "one"}) as run:
+    with track_run(tracking, experiment, family, {"shuffled": "false", "night": "one"}) as run:
         run.log_params({"family": family, "n_parameters": n_parameters}, prefix="arch.")
         if n_parameters:
             run.log_params({"dropout": 0.1, f"{family}_size": n_parameters}, prefix="arch.")
-            run.log_params({"learning_rate": 1e-3, "seed": seed, **(train or {})}, prefix="train.")
+            run.log_params({"learning_rate": 1e-3, "seed": seed, "epochs": 6}, prefix="train.")
+            run.log_metrics({FORCED_CHOICE: 0.7, f"{FORCED_CHOICE}_error": 0.01})
             for step in (1, 2, 3):
                 run.log_metrics({"train.loss": 2 / step, "validation.loss": 2.1 / step}, step)
             run.log_tags({"learning_curve": "still learning"})
@@ -70,15 +77,26 @@ def log_model(tracking, experiment, family, n_parameters, threshold, *, seed=1, 
     return run.run_id
 
 
+def log_control(tracking, experiment, family, n_parameters, share, *, seed):
+    """A run of a training with shuffled labels, for fewer epochs, that was never evaluated."""
+    with track_run(tracking, experiment, f"{family}-shuffled-{seed}", {"shuffled": "true", "night": "one"}) as run:
+        run.log_params({"family": family, "n_parameters": n_parameters}, prefix="arch.")
+        run.log_params({"dropout": 0.1, f"{family}_size": n_parameters}, prefix="arch.")
+        run.log_params({"learning_rate": 1e-3, "seed": seed, "epochs": 2}, prefix="train.")
+        run.log_data(manifest_hash="frames", seed=seed)
+        run.log_metrics({FORCED_CHOICE: share, "validation.loss": 0.7})
+
+
 @pytest.fixture(scope="module")
 def uri(tracking):
-    """Two seeds of a transformer and of a CNN that is nearly as good, a poor MLP, the bank, and a control."""
+    """Two seeds of a transformer and of a CNN that is nearly as good, a poor MLP with two controls, and the bank."""
     for seed in (1, 2):
         log_model(tracking, "comparison", "transformer", 400_000, 6.0, seed=seed)
         log_model(tracking, "comparison", "cnn", 200_000, 6.05, seed=seed)
     log_model(tracking, "comparison", "mlp", 500_000, 10.0)
     log_model(tracking, "comparison", "template-bank", 0, 7.5)
-    log_model(tracking, "comparison", "mlp", 500_000, 14.0, control=True)
+    for seed, share in ((1, 0.49), (2, 0.52)):
+        log_control(tracking, "comparison", "mlp", 500_000, share, seed=seed)
     with track_run(tracking, "comparison", "broken") as run:
         run.log_metrics({"threshold": 1.0})
     return tracking.uri
@@ -92,8 +110,8 @@ def comparison(uri, tmp_path_factory):
 
 def test_runs_that_differ_in_the_seed_alone_are_one_model(comparison):
     models = comparison[0].models.set_index("model")
-    assert list(models.index) == ["transformer", "cnn", "template-bank", "mlp", "mlp-shuffled"]
-    assert models["n_seeds"].to_dict() == {"transformer": 2, "cnn": 2, "template-bank": 1, "mlp": 1, "mlp-shuffled": 1}
+    assert list(models.index) == ["transformer", "cnn", "template-bank", "mlp"]
+    assert models["n_seeds"].to_dict() == {"transformer": 2, "cnn": 2, "template-bank": 1, "mlp": 1}
     runs = comparison[0].runs
     values = runs.loc[runs["model"] == "cnn", "metrics.completeness"]
     assert models.loc["cnn", "mean"] == pytest.approx(values.mean())
@@ -118,12 +136,13 @@ def test_verdict_takes_the_simpler_of_two_equals_and_says_why(comparison):
     )
 
 
-def test_control_is_no_candidate_and_is_reported_as_what_it_is(comparison):
-    verdict = comparison[0].verdict
-    assert "mlp-shuffled" not in {gap.model for gap in verdict.gaps}
-    (control,) = [line for line in verdict.lines if line.startswith("Control")]
-    assert control.startswith("Control: mlp trained with shuffled labels has ")
-    assert control.endswith("points more: with true ones it learned something.")
+def test_controls_are_no_models_and_say_what_the_labels_of_their_twin_taught(comparison):
+    """Whatever the metric is: they need not have logged it."""
+    (said,) = [line for line in comparison[0].verdict.lines if line.startswith("Control")]
+    assert said == (
+        "Control: mlp: of an event and a false trigger of equal S/N it chooses the event in 70.0 ± 1.0 % with true "
+        "labels, in 50.5 ± 1.5 % with shuffled ones (trained 2 times): it learned from them."
+    )
 
 
 def test_error_of_pairs_is_smaller_than_that_of_two_intervals(comparison):
@@ -138,12 +157,12 @@ def test_error_of_pairs_is_smaller_than_that_of_two_intervals(comparison):
 
 def test_table_holds_every_run_with_everything_and_its_model(comparison):
     table = pd.read_parquet(comparison[1] / "comparison.parquet")
-    assert len(table) == 8
-    assert table["name"].iloc[-1] == "broken"
+    assert len(table) == 9
+    assert set(table.loc[~table["judged"], "name"]) == {"broken", "mlp-shuffled-1", "mlp-shuffled-2"}
     judged = table[table["judged"]]
     assert judged["metrics.completeness"].is_monotonic_decreasing
     assert set(judged["model"]) == set(comparison[0].models["model"])
-    assert set(table.loc[table["control"], "name"]) == {"mlp-shuffled"}
+    assert set(table.loc[table["control"], "name"]) == {"mlp-shuffled-1", "mlp-shuffled-2"}
     assert judged["params.arch.n_parameters"].notna().all()
     assert table["run_id"].str.fullmatch("[0-9a-f]{32}").all()
 
@@ -156,7 +175,7 @@ def test_page_is_self_contained_and_holds_every_part(comparison):
     assert page.count("<img") == 4
     places = [page.index(f">{name}<") for name in ("transformer", "cnn", "template-bank", "mlp")]
     assert places == sorted(places)
-    assert "7 of 8 runs are judged, one for each model and seed. 1 did not log completeness." in page
+    assert "6 of 9 runs are judged, one for each model and seed. 1 did not log completeness. 2 are controls" in page
     assert re.search(r"Of one family alone: [^.]*transformer_size \(transformer\)", page)
     assert "still learning (2 of 2 seeds)" in page
     assert re.search(
@@ -186,7 +205,7 @@ def test_runs_of_several_experiments_and_other_data_are_told_apart(tracking, uri
     log_model(tracking, "elsewhere", "cnn", 100_000, 5.0, paired=False)  # judged on data of another hash
     found = compare_runs(tracking_uri=uri, experiment=["comparison", "elsewhere"], metric="completeness", out=tmp_path)
     assert found.models["n_parameters"].tolist()[:2] == [400_000, 200_000]
-    assert found.runs["judged"].sum() == 7
+    assert found.runs["judged"].sum() == 6
     page = (tmp_path / "comparison.html").read_text(encoding="utf-8")
     assert "1 others were evaluated on other data, or repeat a seed." in page
 
@@ -243,6 +262,10 @@ def models_of(rows, metric="completeness"):
     return group_models(prepared, metric, choose_data(prepared, metric))
 
 
+def verdict_of(rows, metric, tracking):
+    return choose_model(models_of(rows, metric), group_controls(prepare_runs(frame(rows))), metric, tracking)
+
+
 def test_a_repetition_is_no_further_seed_and_the_newest_counts():
     models = models_of([run_row(value=0.6), run_row(value=0.5), run_row(seed=2, value=0.8)])
     assert models[["n_seeds", "mean"]].to_numpy().tolist() == [[2, pytest.approx(0.7)]]
@@ -287,27 +310,35 @@ def test_one_standard_error_is_the_limit_and_an_unknown_one_passes_nobody():
 
 def test_unknown_errors_give_no_simpler_model_and_say_so(tracking):
     rows = [run_row("big", value=0.9, **{"params.arch.n_parameters": "20"}), run_row("small", value=0.89)]
-    verdict = choose_model(
-        models_of([{**row, "metrics.loss": row["metrics.completeness"]} for row in rows], "loss"), "loss", tracking
-    )
+    verdict = verdict_of([{**row, "metrics.loss": row["metrics.completeness"]} for row in rows], "loss", tracking)
     assert verdict.best == verdict.simplest == "small"  # a smaller loss is better, and it is smaller
     rows[0]["metrics.loss"], rows[1]["metrics.loss"] = 0.1, 0.2
-    verdict = choose_model(models_of(rows, "loss"), "loss", tracking)
+    verdict = verdict_of(rows, "loss", tracking)
     assert verdict.simplest == "big"
     assert "cannot be told, because of 1 models no error is known" in verdict.lines[1]
 
 
 def test_single_model_and_missing_twin_are_said(tracking):
-    verdict = choose_model(
-        models_of([run_row(), run_row("mlp", **{"tags.shuffled": "true"})]), "completeness", tracking
-    )
+    verdict = verdict_of([run_row(), run_row("mlp", **{"tags.shuffled": "true"})], "completeness", tracking)
     assert verdict.lines[1] == "There is no other to compare it with."
     assert "its twin with true ones is not among these" in verdict.lines[-1]
 
 
-def test_controls_alone_are_refused(tracking):
-    with pytest.raises(CompareError, match="all runs are controls with shuffled labels"):
-        choose_model(models_of([run_row(**{"tags.shuffled": "true"})]), "completeness", tracking)
+def test_controls_that_logged_no_choices_are_said(tracking):
+    verdict = verdict_of([run_row(), run_row(**{"tags.shuffled": "true"})], "completeness", tracking)
+    assert verdict.lines[-1] == f"Control: cnn with shuffled labels; not all of its runs logged {FORCED_CHOICE}."
+
+
+def test_newest_control_of_each_seed_counts():
+    rows = [run_row(seed=seed, **{"tags.shuffled": "true", f"metrics.{FORCED_CHOICE}": share})
+            for seed, share in ((1, 0.5), (2, 0.6), (1, 0.9))]  # fmt: skip
+    (control,) = group_controls(prepare_runs(frame(rows))).to_dict("records")
+    assert (control["family"], control["shares"]) == ("cnn", [0.5, 0.6])
+
+
+def test_controls_alone_are_refused():
+    with pytest.raises(CompareError, match="all runs with 'completeness' are controls with shuffled labels"):
+        models_of([run_row(**{"tags.shuffled": "true"})])
 
 
 def test_events_that_are_not_the_same_are_not_paired(tracking):
@@ -403,10 +434,10 @@ def test_simplest_of_all_that_pass_is_taken_and_what_was_not_read_is_said(tracki
         row |= {"metrics.completeness_low": 0.8, "metrics.completeness_high": 0.96}
     models = models_of(rows)
     monkeypatch.setattr(Pairing, "_events_of", lambda *_: None)
-    verdict = choose_model(models, "completeness", tracking)
+    verdict = choose_model(models, NO_CONTROLS, "completeness", tracking)
     assert (verdict.best, verdict.simplest) == ("m0", "m9")
     monkeypatch.setattr(compare_verdict, "MOST_PAIRED", 8)
-    verdict = choose_model(models, "completeness", tracking)
+    verdict = choose_model(models, NO_CONTROLS, "completeness", tracking)
     assert verdict.simplest == "m8"
     assert verdict.lines[-1].startswith("1 simpler models that are further behind")
 

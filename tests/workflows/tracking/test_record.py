@@ -25,7 +25,7 @@ from shutterless.workflows.tracking.tracking import fetch_runs, read_losses, rea
 
 TRAINED = {
     "family": "cnn", "shuffled": False, "n_parameters": 321, "train_seconds": 4.0, "best_epoch": 3.0, "seed": 9,
-    "manifest_hash": "abc",
+    "manifest_hash": "abc", "forced_choice": 0.75, "forced_choice_error": 0.01,
 }  # fmt: skip
 
 
@@ -77,6 +77,8 @@ def test_training_is_logged_with_its_history(training_run, trained, tracking):
     assert (training_run["params.data.manifest_hash"], training_run["params.data.seed"]) == ("abc", "9")
     assert training_run["tags.model.hash"] == hash_weights(trained)
     assert training_run["tags.shuffled"] == "false"
+    choice = training_run["metrics.validation.forced_choice"], training_run["metrics.validation.forced_choice_error"]
+    assert choice == (0.75, 0.01)
     history = read_losses(tracking, training_run["run_id"])
     expected = pd.read_parquet(trained / "history.parquet")[["step", "split", "loss"]]
     pd.testing.assert_frame_equal(
