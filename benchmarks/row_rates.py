@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=3, help="at each row rate")
     parser.add_argument("--columns", type=int, default=256)
     parser.add_argument("--events", type=int, default=60, help="in each file")
-    parser.add_argument("--rate", type=float, default=500.0, help="false alarms per amplifier-hour")
+    parser.add_argument("--rate", type=float, default=10.0, help="false alarms per amplifier-hour")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--checkout", help="folder to import another version of the package from, beside this one")
     parser.add_argument("--keep", type=Path, help="folder for frames and candidates, used again if they are there")

@@ -1,9 +1,9 @@
 """Cut sequences of files into segments of rows, so that memory is bounded and no event is lost at a border.
 
 The rows of one amplifier in one uninterrupted sequence are one time series, in one file or several. It is searched in
-segments with a core of `CORE_ROWS` rows and `margin_rows` more on either side, across the borders of files. Cores begin
-at fixed rows of the sequence, so that a file that arrives later changes only the last ones. A segment reports the
-events that peak in its core.
+segments with a core of 96 s or more and margins of 7 s on either side (`SegmentRows`), across the borders of files.
+Cores begin at fixed rows of the sequence, so that a file that arrives later changes only the last ones. A segment
+reports the events that peak in its core.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,12 +24,39 @@ from shutterless.pipeline.reading.fits_files import FrameError, frame_stem
 from shutterless.pipeline.reading.frames import AmplifierRows, Frame, FrameInfo, check_varies, open_amplifier_rows
 from shutterless.pipeline.reading.readout import Readout
 
-# rows at any row rate, for they bound the memory: two arrays of a ZTF amplifier fill 400 MB; 7 × 4,096, so that the
-# margins cost a seventh of the time at 300 rows/s, half of it at 1,000
-CORE_ROWS = 28_672
-LEAST_ROWS = CORE_ROWS // 8  # a core with fewer is joined to its neighbour, since few rows measure stars badly
+# 7 × 4,096 rows of ZTF: the margins cost a seventh of the time, and two arrays of an amplifier fill 400 MB. Where rows
+# are slow a core holds as many, since few rows measure stars badly. Where they are fast it lasts as long, since the
+# scatter of a star is measured in its longest boxes (at 1,000 rows/s and 29 s, 24 false alarms above 6.5 sigma; at 94 s
+# 4), unless the amplifier is so wide that this takes more memory
+CORE_ROWS, CORE_S, MOST_CORE_PIXELS = 28_672, 28_672 / 300, 28_672 * 3072
 MARGIN_S = 2048 / 300  # twice the longest box of the template bank
 MIN_MARGIN_BLOCKS = 2  # where rows are slow: the smear of the point-spread function, and rows of noise beside it
+_CORE_UNIT = 4096
+_SHORT = 8  # a core with fewer than this part of its rows is joined to its neighbour
+
+
+class SegmentRows(NamedTuple):
+    """How an amplifier is cut: rows of a core, and of the margin on either side, in whole blocks."""
+
+    core: int
+    margin: int
+
+    @classmethod
+    def of(cls, readout: Readout, n_columns: int) -> SegmentRows:
+        """Rows for an amplifier of so many columns."""
+        core = max(CORE_ROWS, min(readout.rows_of(CORE_S), MOST_CORE_PIXELS // n_columns))
+        margin = max(-(-readout.rows_of(MARGIN_S) // BLOCK_ROWS), MIN_MARGIN_BLOCKS)
+        return cls(core // _CORE_UNIT * _CORE_UNIT, margin * BLOCK_ROWS)
+
+    @property
+    def least(self) -> int:
+        """Rows below which a core is joined to its neighbour."""
+        return self.core // _SHORT
+
+    @property
+    def longest(self) -> int:
+        """Most rows of a segment."""
+        return self.core + 2 * (self.margin + self.least)
 
 
 @dataclass(frozen=True)
@@ -106,23 +134,13 @@ class _Series:
     label: str
     quadrant: int | None
     identity: str
-    margin: int  # rows
+    rows: SegmentRows
     copy: int = 0  # number of the copy, if several files hold the same rows
 
     @property
     def name(self) -> str:
         digest = hashlib.blake2b(f"{self.identity} {self.copy}".encode(), digest_size=4).hexdigest()
         return f"{re.sub(r'[^A-Za-z0-9._-]', '-', self.label)}_q{self.quadrant or 0}_{digest}"
-
-
-def margin_rows(readout: Readout) -> int:
-    """Rows of a segment on either side of its core, in whole blocks."""
-    return BLOCK_ROWS * max(-(-readout.rows_of(MARGIN_S) // BLOCK_ROWS), MIN_MARGIN_BLOCKS)
-
-
-def longest_segment(readout: Readout) -> int:
-    """Most rows that a segment holds."""
-    return CORE_ROWS + 2 * (margin_rows(readout) + LEAST_ROWS)
 
 
 def plan_segments(infos: Iterable[FrameInfo]) -> list[Segment]:
@@ -144,12 +162,12 @@ def plan_segments(infos: Iterable[FrameInfo]) -> list[Segment]:
         for quadrant, readout in info.readouts.items():
             span = FileSpan(info.path.absolute(), 0, info.n_rows, readout.first_row or 0)
             series.setdefault(_find_series(info, quadrant, readout, span, series), []).append(span)
-    return [segment for key, spans in series.items() for segment in _cut(key.name, key.quadrant, spans, key.margin)]
+    return [segment for key, spans in series.items() for segment in _cut(key.name, key.quadrant, spans, key.rows)]
 
 
-def cut_file(path: Path, quadrant: int, n_rows: int, readout: Readout) -> list[Segment]:
+def cut_file(path: Path, quadrant: int, n_rows: int, rows: SegmentRows) -> list[Segment]:
     """Cut one amplifier of a single file into segments; rows count from its first, and segments begin at blocks."""
-    return list(_cut(frame_stem(path), quadrant, [FileSpan(path, 0, n_rows, 0)], margin_rows(readout)))
+    return list(_cut(frame_stem(path), quadrant, [FileSpan(path, 0, n_rows, 0)], rows))
 
 
 def _first_row(info: FrameInfo) -> int:
@@ -160,46 +178,46 @@ def _find_series(
     info: FrameInfo, quadrant: int | None, readout: Readout, span: FileSpan, known: dict[_Series, list[FileSpan]]
 ) -> _Series:
     """Time series to which the rows of a file are added, or a new one."""
-    margin = margin_rows(readout)
+    rows = SegmentRows.of(readout, info.n_columns)
     if quadrant is None or readout.first_row is None:
-        return _Series(frame_stem(info.path), quadrant, str(info.path.resolve()), margin)
+        return _Series(frame_stem(info.path), quadrant, str(info.path.resolve()), rows)
     same = {**readout.to_dict(), "first_row": 0, "seeing_arcsec": 0}
     label = f"{readout.sequence}_c{readout.ccd or 0:02d}"
-    series = _Series(label, quadrant, json.dumps([info.profile.name, same], sort_keys=True, default=str), margin)
+    series = _Series(label, quadrant, json.dumps([info.profile.name, same], sort_keys=True, default=str), rows)
     while series in known and known[series][-1].last > span.first:
-        series = _Series(label, quadrant, series.identity, margin, series.copy + 1)
+        series = _Series(label, quadrant, series.identity, rows, series.copy + 1)
     return series
 
 
-def _cut(name: str, quadrant: int | None, spans: Sequence[FileSpan], margin: int) -> Iterator[Segment]:
+def _cut(name: str, quadrant: int | None, spans: Sequence[FileSpan], rows: SegmentRows) -> Iterator[Segment]:
     """Cut the spans of one time series into segments; an image cube stays whole."""
     if quadrant is None:
         yield Segment(name, None, tuple(spans), (spans[0].first, spans[-1].last))
         return
     firsts, lasts = [span.first for span in spans], [span.last for span in spans]  # both rise
-    for start, stop in _cores(spans):
-        near = spans[bisect_right(lasts, start - margin) : bisect_left(firsts, stop + margin)]
-        window = [span.within(start - margin, stop + margin) for span in near]
+    for start, stop in _cores(spans, rows):
+        near = spans[bisect_right(lasts, start - rows.margin) : bisect_left(firsts, stop + rows.margin)]
+        window = [span.within(start - rows.margin, stop + rows.margin) for span in near]
         yield Segment(name, quadrant, tuple(span for span in window if span is not None), (start, stop))
 
 
-def _cores(spans: Sequence[FileSpan]) -> list[tuple[int, int]]:
-    """Half-open ranges of sequence rows, `CORE_ROWS` each; one with too few rows joins a neighbour that has room."""
+def _cores(spans: Sequence[FileSpan], rows: SegmentRows) -> list[tuple[int, int]]:
+    """Half-open ranges of sequence rows, a core each; one with too few rows joins a neighbour that has room."""
     n_rows: dict[int, int] = {}
     for span in spans:
-        for k in range(span.first // CORE_ROWS, (span.last - 1) // CORE_ROWS + 1):
-            part = span.within(k * CORE_ROWS, (k + 1) * CORE_ROWS)
+        for k in range(span.first // rows.core, (span.last - 1) // rows.core + 1):
+            part = span.within(k * rows.core, (k + 1) * rows.core)
             n_rows[k] = n_rows.get(k, 0) + (part.stop - part.start if part else 0)
     cores: list[list[int]] = []  # first and last number k of each core, and its rows
     for k in sorted(n_rows):
         follows = bool(cores) and cores[-1][1] == k - 1
-        is_short = follows and min(n_rows[k], cores[-1][2]) < LEAST_ROWS
+        is_short = follows and min(n_rows[k], cores[-1][2]) < rows.least
         # in a sequence with gaps many cores in turn may be short
-        if is_short and cores[-1][2] + n_rows[k] <= CORE_ROWS + 2 * LEAST_ROWS:
+        if is_short and cores[-1][2] + n_rows[k] <= rows.core + 2 * rows.least:
             cores[-1][1:] = k, cores[-1][2] + n_rows[k]
         else:
             cores.append([k, k, n_rows[k]])
-    return [(first * CORE_ROWS, (last + 1) * CORE_ROWS) for first, last, _ in cores]
+    return [(first * rows.core, (last + 1) * rows.core) for first, last, _ in cores]
 
 
 class Workspace:

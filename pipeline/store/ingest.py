@@ -13,7 +13,7 @@ from shutterless.pipeline.calibration.exposure import calibrate_exposure, exposu
 from shutterless.pipeline.reading.exposures import read_exposure, read_info
 from shutterless.pipeline.reading.fits_files import frame_stem
 from shutterless.pipeline.reading.instruments import describe_instrument
-from shutterless.pipeline.reading.segments import cut_file, longest_segment
+from shutterless.pipeline.reading.segments import SegmentRows, cut_file
 from shutterless.pipeline.store.long_entries import write_long_entry
 from shutterless.pipeline.store.store import MANIFEST_COLUMNS, EntryWriter, entry_name, read_entry
 
@@ -62,9 +62,10 @@ def ingest_amplifier(
     finished = read_entry(store, name) if resume else None
     if finished is not None and finished["origin"] == origin:
         return _manifest_row(name, finished)
-    if quadrant is not None and readout is not None and info.n_rows > longest_segment(readout):
+    rows = None if quadrant is None or readout is None else SegmentRows.of(readout, info.n_columns)
+    if quadrant is not None and rows is not None and info.n_rows > rows.longest:
         with EntryWriter(store, name, n_columns=info.n_columns, n_rows=info.n_rows) as writer:
-            segments = cut_file(path, quadrant, info.n_rows, readout)
+            segments = cut_file(path, quadrant, info.n_rows, rows)
             return _manifest_row(name, write_long_entry(segments, writer, origin, instrument, supplied))
     exposure = read_exposure(path, quadrant, instrument, supplied)
     n_y, n_columns, n_rows = exposure_shape(exposure)

@@ -17,7 +17,7 @@ import pandas as pd
 from shutterless.models.evaluation.metrics import RateCurve
 from shutterless.pipeline.detection.overlaps import join_overlaps
 from shutterless.pipeline.files import remove_partials, write_parquet, write_text
-from shutterless.pipeline.reading.segments import FileSpan, Segment, longest_segment, plan_segments
+from shutterless.pipeline.reading.segments import FileSpan, Segment, SegmentRows, plan_segments
 from shutterless.pipeline.results.candidates import (
     build_candidates,
     empty_candidates,
@@ -126,7 +126,11 @@ def search_survey(
     """Search what `survey_files` found, or a part of it; parameters and result are those of `search_files`."""
     tasks = job.tasks(plan_segments(survey.infos), resume=resume)
     frames = [info for info in survey.infos if None not in info.readouts]  # stacks of images are small
-    sizes = [info.n_columns * longest_segment(readout) for info in frames for readout in info.readouts.values()]
+    sizes = [
+        info.n_columns * SegmentRows.of(readout, info.n_columns).longest
+        for info in frames
+        for readout in info.readouts.values()
+    ]
     executor.prepare(partial(warm_up, job.detector, max(sizes, default=0)))
     lost = run_tasks(tasks, executor, progress)
     parts = [part for task in tasks if task.segment.name not in lost and (part := read_part(job.out, task.segment))]

@@ -17,21 +17,20 @@ from shutterless.pipeline.reading.instruments import load_profile
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.reading.segments import (
     CORE_ROWS,
-    LEAST_ROWS,
     MARGIN_S,
     FileSpan,
     Segment,
+    SegmentRows,
     Workspace,
     cut_file,
-    longest_segment,
-    margin_rows,
     plan_segments,
     read_exposures,
 )
 
 FOLDER = Path("/frames")
 READOUT = Readout(300.0, 6.2, 10.0, 48_000.0, 3080, sequence="night/1", ccd=7)
-MARGIN_ROWS, MAX_ROWS = margin_rows(READOUT), longest_segment(READOUT)
+ROWS = SegmentRows.of(READOUT, 3072)
+MARGIN_ROWS, LEAST_ROWS, MAX_ROWS = ROWS.margin, ROWS.least, ROWS.longest
 
 
 def make_info(
@@ -72,11 +71,23 @@ def owns(segments: list[Segment]) -> list[tuple[int, int]]:
 @pytest.mark.parametrize(("row_rate_hz", "margin"), [(1.0, 128), (20.0, 192), (300.0, 2048), (1000.0, 6848)])
 def test_margins_are_as_long_in_time_at_every_row_rate(row_rate_hz, margin):
     """In whole blocks of 64 rows: 7 s are 140, 2,048 and 6,827 rows."""
-    readout = replace(READOUT, row_rate_hz=row_rate_hz)
-    assert margin_rows(readout) == margin
-    assert longest_segment(readout) == CORE_ROWS + 2 * (margin + LEAST_ROWS)
+    assert SegmentRows.of(replace(READOUT, row_rate_hz=row_rate_hz), 3072).margin == margin
     first, second, *_ = plan_segments([make_info("a.fits", 0, 90_000, row_rate_hz=row_rate_hz)])
     assert first.spans[0].stop - first.own[1] == second.own[0] - second.spans[0].start == margin
+
+
+@pytest.mark.parametrize(
+    ("row_rate_hz", "n_columns", "core"),
+    [
+        *((20.0, 64, 28_672), (300.0, 64, 28_672), (300.0, 3072, 28_672), (300.0, 6144, 28_672)),
+        *((1000.0, 64, 94_208), (1000.0, 1024, 86_016), (1000.0, 3072, 28_672)),
+    ],
+)
+def test_cores_last_as_long_where_rows_are_fast_and_memory_allows(row_rate_hz, n_columns, core):
+    """96 s of 1,000 rows/s in whole 4,096 rows; 1,024 columns have room for 86,016, 3,072 for 28,672."""
+    rows = SegmentRows.of(replace(READOUT, row_rate_hz=row_rate_hz), n_columns)
+    assert rows.core == core
+    assert rows.longest == core + 2 * (rows.margin + core // 8)
 
 
 def test_margins_are_twice_the_longest_box_of_the_bank():
@@ -277,7 +288,7 @@ def test_pieces_are_found_from_any_working_folder(tmp_path, monkeypatch):
 
 def test_one_file_is_cut_from_its_own_first_row():
     path = FOLDER / "a.fits.fz"
-    segments = cut_file(path, 3, 2 * CORE_ROWS + LEAST_ROWS, READOUT)
+    segments = cut_file(path, 3, 2 * CORE_ROWS + LEAST_ROWS, ROWS)
     assert owns(segments) == [(k * CORE_ROWS, (k + 1) * CORE_ROWS) for k in range(3)]
     assert [segment.name for segment in segments] == ["a_r000000000", "a_r000028672", "a_r000057344"]
     assert [segment.quadrant for segment in segments] == [3, 3, 3]

@@ -28,7 +28,7 @@ from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.reading import segments as segments
 from shutterless.pipeline.reading.exposures import read_info
 from shutterless.pipeline.reading.readout import Readout
-from shutterless.pipeline.reading.segments import FileSpan, cut_file, longest_segment
+from shutterless.pipeline.reading.segments import FileSpan, SegmentRows, cut_file
 from shutterless.pipeline.store import ingest
 from shutterless.pipeline.store.ingest import ingest_amplifier
 from shutterless.pipeline.store.store import open_amplifier, read_entry
@@ -39,6 +39,7 @@ STARS = ((12.3, 40.0, 10), (30.7, 400.0, 25), (51.0, 90.0, 40))  # column of the
 SATURATED = ((CORE - 1, 5), (CORE, 5), (9000, 60))  # row, column
 SPOTS = [(row, 3 + 5 * ((row // 1000) % 2) + (37 if row % 3 else 0)) for row in range(1000, N_ROWS, 1000)]  # off stars
 SPOT_E = 30 * NOISE_E
+SIZES = {"CORE_ROWS": CORE, "CORE_S": CORE / RATE_HZ, "MARGIN_S": MARGIN / RATE_HZ}
 READOUT = Readout(RATE_HZ, GAIN, READ_NOISE_E, 60_000.0, N_TRANSIT)
 ARRAYS = ("row_residual", "row_offset_e", "baseline_e", "sigma_e", "column_noise", "column_tails")
 
@@ -62,9 +63,9 @@ def frame(tmp_path_factory) -> Path:
 def ingest_with(frame: Path, store: Path, camera: str, max_rows: int) -> dict:
     """Ingest the first amplifier, in windows of `CORE` rows where it has more than so many."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"CORE_ROWS": CORE, "MARGIN_S": MARGIN / RATE_HZ, "LEAST_ROWS": LEAST}.items():
+        for name, value in SIZES.items():
             patch.setattr(segments, name, value)
-        patch.setattr(ingest, "longest_segment", lambda _: max_rows)
+        patch.setattr(segments.SegmentRows, "longest", max_rows)
         return ingest_amplifier(frame, 1, store, instrument=camera)
 
 
@@ -89,9 +90,9 @@ def values(amplifier: Amplifier) -> np.ndarray:
 
 
 def test_the_file_is_cut_where_the_tests_look(frame, monkeypatch):
-    for name, value in {"CORE_ROWS": CORE, "MARGIN_S": MARGIN / RATE_HZ, "LEAST_ROWS": LEAST}.items():
+    for name, value in SIZES.items():
         monkeypatch.setattr(segments, name, value)
-    cut = cut_file(frame, 1, N_ROWS, READOUT)
+    cut = cut_file(frame, 1, N_ROWS, SegmentRows.of(READOUT, N_COLUMNS))
     assert [segment.own for segment in cut] == [(0, CORE), (CORE, 2 * CORE), (2 * CORE, 3 * CORE)]
     assert cut[2].spans == (FileSpan(frame, 2 * CORE - MARGIN, N_ROWS, 2 * CORE - MARGIN),)
 
@@ -213,7 +214,7 @@ def test_the_same_file_gives_the_same_hash(split, frame, tiny_camera, tmp_path):
 def test_a_file_of_45000_rows_is_split_by_default(tiny_camera, tmp_path, monkeypatch):
     """With the package's own sizes: two windows, joined at row 28,672."""
     n_rows = 45_000
-    assert n_rows > longest_segment(READOUT)
+    assert n_rows > SegmentRows.of(READOUT, N_COLUMNS).longest
     electrons = np.full((n_rows, 2 * N_COLUMNS), SKY_E)
     columns = 5 + np.arange(n_rows // 1000) % 50
     electrons[np.arange(1000, n_rows + 1, 1000) - 1, columns] += SPOT_E
