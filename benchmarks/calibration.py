@@ -32,7 +32,8 @@ from shutterless.pipeline.reading.frames import Frame
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.simulation.content import AmplifierContent, draw_content
 from shutterless.pipeline.simulation.rendering import render
-from shutterless.pipeline.simulation.scene import PIXELS, SceneSettings
+from shutterless.pipeline.simulation.scene import PIXELS
+from shutterless.pipeline.simulation.settings import SceneSettings
 
 MAG_BINS = ((7.5, 10.0), (10.0, 10.7), (10.7, 11.3), (11.3, 12.0), (12.0, 12.5), (12.5, 13.5), (13.5, 15.0))
 SKY_COLUMN = 0.01  # starlight in a sky column, over the sky

@@ -34,7 +34,8 @@ from shutterless.pipeline.simulation.camera.detector import (
 )
 from shutterless.pipeline.simulation.content import AmplifierContent
 from shutterless.pipeline.simulation.rendering import render
-from shutterless.pipeline.simulation.scene import SceneSettings, draw_scene
+from shutterless.pipeline.simulation.scene import draw_scene
+from shutterless.pipeline.simulation.settings import SceneSettings
 from shutterless.pipeline.simulation.sky.event_examples import EventExample, example_event
 from shutterless.pipeline.simulation.sky.sky_examples import example_ghost, example_trail
 

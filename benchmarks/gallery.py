@@ -33,7 +33,8 @@ from shutterless.pipeline.plots.sky import plot_noise_by_magnitude, plot_pixels,
 from shutterless.pipeline.reading.frames import Frame
 from shutterless.pipeline.simulation.content import AmplifierContent, draw_air, draw_content
 from shutterless.pipeline.simulation.rendering import render
-from shutterless.pipeline.simulation.scene import PIXELS, Scene, SceneSettings, draw_scene
+from shutterless.pipeline.simulation.scene import PIXELS, Scene, draw_scene
+from shutterless.pipeline.simulation.settings import SceneSettings
 from shutterless.pipeline.simulation.sky.atmosphere import AirRun, AirSeries
 
 STYLE = {"font.size": 8, "axes.titlesize": 9, "figure.dpi": 100, "savefig.dpi": 100}

@@ -25,7 +25,8 @@ from shutterless.pipeline.events.events import draw_event, scale_to_rho
 from shutterless.pipeline.events.kinds import EVENT_KINDS, STAR_KINDS
 from shutterless.pipeline.injection.amplifiers import add_injection, stamp_injection
 from shutterless.pipeline.simulation.placement import place_event
-from shutterless.pipeline.simulation.scene import SceneSettings, draw_scene
+from shutterless.pipeline.simulation.scene import draw_scene
+from shutterless.pipeline.simulation.settings import SceneSettings
 from shutterless.pipeline.simulation.simulate import simulate_file
 from shutterless.pipeline.store.ingest import ingest_amplifier
 from shutterless.pipeline.store.store import open_amplifier

@@ -33,18 +33,19 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from shutterless.models.dataset import select_labels
 from shutterless.models.evaluation.platt import roc_area
 from shutterless.models.families import build_model
-from shutterless.models.pretraining.fit import PretrainingSettings, fit_masked_model
+from shutterless.models.pretraining.fit import fit_masked_model
 from shutterless.models.pretraining.masked_patches import MaskedPatchModel, build_masked_model, start_from_encoder
-from shutterless.models.pretraining.masking import Masking
 from shutterless.models.pretraining.plots import plot_pretraining, plot_reconstruction
 from shutterless.models.pretraining.reconstruction import reconstruct
+from shutterless.models.pretraining.settings import Masking, PretrainingSettings
 from shutterless.models.scoring import score_strips
-from shutterless.models.training.fit import TrainingSettings, fit_model
+from shutterless.models.training.fit import fit_model
+from shutterless.models.training.settings import TrainingSettings
 from shutterless.pipeline.events.kinds import KINDS
 from shutterless.pipeline.examples.training import TrainingSet, concatenate_training_sets
 from shutterless.workflows.execution.cluster import SerialExecutor
 from shutterless.workflows.frames.ingest import ingest_files
-from shutterless.workflows.frames.simulate import build_scene, simulate_scene
+from shutterless.workflows.frames.simulate import simulate_scene
 from shutterless.workflows.settings.settings import PretrainSettings, TrainSettings, load_scene, load_settings
 from shutterless.workflows.training.train import draw_training_set
 from shutterless.workflows.training.unlabelled import UnlabelledSet, draw_unlabelled
@@ -106,7 +107,7 @@ class Judged:
 
 def make_store(folder: Path, name: str, seed: int, ccds: Sequence[int], rows: int) -> Path:
     """Simulate and ingest one sequence."""
-    scene = build_scene(load_scene({**SCENE, "sequence": name, "seed": seed, "ccds": list(ccds), "rows": rows}))
+    scene = load_scene({**SCENE, "sequence": name, "seed": seed, "ccds": list(ccds), "rows": rows})
     made = simulate_scene(scene, folder / name, executor=SerialExecutor())
     ingest_files(made.files, folder / f"{name}-store", executor=SerialExecutor())
     return folder / f"{name}-store"
@@ -114,8 +115,8 @@ def make_store(folder: Path, name: str, seed: int, ccds: Sequence[int], rows: in
 
 def draw_labelled(store: Path, test_store: Path, sizes: Sizes, train: TrainSettings) -> Judged:
     """Draw examples of both stores; groups of the second alternate between validation and test."""
-    training = draw_training_set(store, train.model_copy(update={"n_examples": max(sizes.labelled), "seed": 5}))
-    judged = draw_training_set(test_store, train.model_copy(update={"n_examples": sizes.n_judged, "seed": 6}))
+    training = draw_training_set(store, replace(train, n_examples=max(sizes.labelled), seed=5))
+    judged = draw_training_set(test_store, replace(train, n_examples=sizes.n_judged, seed=6))
     even = np.flatnonzero(judged.groups % 2 == 0)
     chosen = np.sort(np.random.default_rng(7).permutation(even)[: sizes.n_validation])
     return Judged(training, pick(judged, chosen), pick(judged, np.flatnonzero(judged.groups % 2)))

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from shutterless.models.evaluation.metrics import match_entries, wilson_interval
-from shutterless.pipeline.simulation.scene import SceneSettings
+from shutterless.pipeline.simulation.settings import SceneSettings
 from shutterless.pipeline.simulation.simulate import simulate_file
 
 RATES_HZ = (20.0, 300.0, 1000.0)

@@ -28,7 +28,8 @@ from shutterless.pipeline.simulation.camera.artefacts import draw_mains
 from shutterless.pipeline.simulation.camera.detector import draw_detector
 from shutterless.pipeline.simulation.content import AmplifierContent, draw_air, draw_content
 from shutterless.pipeline.simulation.rendering import render_blocks
-from shutterless.pipeline.simulation.scene import MAINS, PIXELS, SceneSettings, draw_scene
+from shutterless.pipeline.simulation.scene import MAINS, PIXELS, draw_scene
+from shutterless.pipeline.simulation.settings import SceneSettings
 from shutterless.pipeline.simulation.simulate import simulate_file
 
 GAIN, READ_NOISE_E, ROW_RATE_HZ = 6.2, 10.0, 300.0

@@ -45,7 +45,8 @@ from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.results.lightcurves import fit_light_curves
 from shutterless.pipeline.simulation.content import AmplifierContent, draw_content
 from shutterless.pipeline.simulation.rendering import render
-from shutterless.pipeline.simulation.scene import PIXELS, Scene, SceneSettings
+from shutterless.pipeline.simulation.scene import PIXELS, Scene
+from shutterless.pipeline.simulation.settings import SceneSettings
 
 SPEED_ROWS = 1024
 LEAST_RATIO, FACTOR, WITHIN_PX = 1 / 3, 1.5, 1.0

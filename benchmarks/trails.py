@@ -19,6 +19,8 @@ import numpy as np
 
 from shutterless.pipeline.reading.instruments import load_profile
 from shutterless.pipeline.simulation.camera.focal_plane import FocalPlane, focal_plane
+from shutterless.pipeline.simulation.content import trail_rates
+from shutterless.pipeline.simulation.settings import SceneSettings
 from shutterless.pipeline.simulation.sky.ghosts import Ghost, add_ghosts, own_time_rows, steady_light
 from shutterless.pipeline.simulation.sky.moving_lights import SkyTrail, TrailRates, draw_trails
 from shutterless.pipeline.simulation.sky.trails import AmplifierTrail, add_trails, trail_patches, trails_in_amplifier
@@ -202,7 +204,7 @@ def cost_s(plane: FocalPlane, seed: int) -> float:
         np.random.default_rng(seed),
         plane,
         n_rows / ROW_RATE_HZ,
-        TrailRates(),
+        trail_rates(SceneSettings()),
         zero_point_mag=ZERO_POINT_MAG,
         pixel_scale_arcsec=PIXEL_SCALE_ARCSEC,
     )

@@ -55,12 +55,13 @@ from shutterless.models.configuration import TransformerConfig
 from shutterless.models.dataset import LABEL_NAMES, labels_to_tensors, select_labels, strips_to_tensors
 from shutterless.models.describe import count_parameters
 from shutterless.models.families import FAMILIES, build_model, family_of, load_model
-from shutterless.models.training.fit import TrainingSettings, fit_model
+from shutterless.models.training.fit import fit_model
+from shutterless.models.training.settings import TrainingSettings
 from shutterless.pipeline.examples.training import TrainingSet
 from shutterless.pipeline.tokens import StripBatch, TokenGrid, unpatchify
 from shutterless.workflows.execution.cluster import SerialExecutor
 from shutterless.workflows.frames.ingest import ingest_files
-from shutterless.workflows.frames.simulate import build_scene, simulate_scene
+from shutterless.workflows.frames.simulate import simulate_scene
 from shutterless.workflows.settings.settings import load_scene, load_settings
 from shutterless.workflows.tracking.tracking import bundled_folder
 from shutterless.workflows.training.train import draw_training_set
@@ -174,7 +175,7 @@ def draw_strips(n_examples: int, seed: int) -> TrainingSet:
     """Training strips of one simulated and calibrated CCD, the last fifth of each amplifier for validation."""
     overrides = [f"train.n_examples={n_examples}", "train.split=time", f"train.seed={seed}"]
     settings, executor = load_settings(None, overrides), SerialExecutor()
-    scene = build_scene(load_scene({"sequence": "speed", "seed": seed, "ccds": [1], "rows": 6000, "events": 0}))
+    scene = load_scene({"sequence": "speed", "seed": seed, "ccds": [1], "rows": 6000, "events": 0})
     with tempfile.TemporaryDirectory() as folder:
         files = simulate_scene(scene, Path(folder) / "frames", executor=executor).files
         ingest_files(files, Path(folder) / "store", executor=executor)
@@ -266,11 +267,7 @@ def time_training(
     family: str, steps: int, training_set: TrainingSet, device: str, seed: int
 ) -> tuple[dict[str, nn.Module], list[dict[str, Any]]]:
     """Train a family with its rivals taking turns; the trained models and rows of the table."""
-    defaults = load_settings().train
-    settings = TrainingSettings(
-        epochs=10_000, max_steps=steps + WARM_UP_STEPS, batch_size=defaults.batch_size, seed=seed,
-        learning_rate=defaults.learning_rate, weight_decay=defaults.weight_decay, device=device,
-    )  # fmt: skip
+    settings = TrainingSettings(seed=seed, epochs=10_000, max_steps=steps + WARM_UP_STEPS, device=device)
     groups = np.unique(training_set.groups)
     validation = groups[len(groups) // 2 :]
     chosen = np.flatnonzero(~np.isin(training_set.groups, validation))

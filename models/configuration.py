@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -20,7 +20,7 @@ class DetectorConfig(PreTrainedConfig):
     Parameters
     ----------
     grid : dict
-        `TokenGrid.to_dict` of the strips that the model was made for; `token_grid` returns the `TokenGrid`.
+        Fields of the `TokenGrid` of the strips that the model was made for; `token_grid` returns the `TokenGrid`.
     kinds : list of str
         Names of the classes, in the order of ``kind_logits``.
     feature_names : list of str
@@ -44,7 +44,7 @@ class DetectorConfig(PreTrainedConfig):
     training: dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.grid = TokenGrid.from_dict(self.grid or {}).to_dict()
+        self.grid = asdict(self.token_grid)
         self.kinds = list(self.kinds or KINDS)
         self.feature_names = list(self.feature_names or STAGE1_FEATURES)
         self.loss_weights = {**LOSS_WEIGHTS, **(self.loss_weights or {})}
@@ -54,7 +54,7 @@ class DetectorConfig(PreTrainedConfig):
     @property
     def token_grid(self) -> TokenGrid:
         """The grid that strips must be cut with."""
-        return TokenGrid.from_dict(self.grid or {})
+        return TokenGrid(**(self.grid or {}))
 
     @classmethod
     def arch_names(cls) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def build_model(
     _check_arch(family, arch)
     cls: Any = FAMILIES[family]
     config = cls.config_class(
-        grid=(grid or TokenGrid()).to_dict(), kinds=list(kinds), loss_weights=dict(loss_weights or {}), **arch
+        grid=asdict(grid or TokenGrid()), kinds=list(kinds), loss_weights=dict(loss_weights or {}), **arch
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -13,7 +13,7 @@ from shutterless.models.dataset import strips_to_tensors
 from shutterless.models.evaluation.platt import fit_platt, probability_from_logit
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.outputs import DetectorOutput
-from shutterless.pipeline.tokens import StripBatch, TokenGrid, check_same_grid
+from shutterless.pipeline.tokens import STRIPS_AT_ONCE, StripBatch, TokenGrid, check_same_grid
 
 SCORE_COLUMNS = ("event_logit", "probability", "kind", "kind_probability", "onset", "log2_duration")
 
@@ -21,7 +21,7 @@ SCORE_COLUMNS = ("event_logit", "probability", "kind", "kind_probability", "onse
 def score_strips(
     model: DetectorModel,
     strips: StripBatch,
-    batch_size: int = 256,
+    batch_size: int = STRIPS_AT_ONCE,
     *,
     device: str = "auto",
     grid: TokenGrid | None = None,

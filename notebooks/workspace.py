@@ -21,7 +21,7 @@ from shutterless.pipeline.plots.frames import plot_light_curve, plot_strip
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.workflows.execution.cluster import SerialExecutor
 from shutterless.workflows.frames.ingest import ingest_files
-from shutterless.workflows.frames.simulate import build_scene, simulate_scene
+from shutterless.workflows.frames.simulate import simulate_scene
 from shutterless.workflows.report.candidate_cards import bin_time, cut_window, matched_light_curve, window_rows
 from shutterless.workflows.settings.settings import load_scene
 
@@ -95,7 +95,7 @@ def simulate_night(folder: Path, scenes: Mapping[str, Mapping[str, Any]]) -> Sim
     executor = SerialExecutor()
     made = []
     for name, values in scenes.items():
-        scene = build_scene(load_scene({"sequence": name, "suffix": ".fits", **values}))
+        scene = load_scene({"sequence": name, "suffix": ".fits", **values})
         made.append(simulate_scene(scene, folder / "frames" / name, executor=executor))
     files = tuple(file for result in made for file in result.files)
     truth = pd.concat([pd.read_parquet(result.truth) for result in made], ignore_index=True)

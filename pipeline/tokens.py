@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
 
 import numpy as np
 from einops import rearrange
+from pydantic import Field, model_validator
+
+from shutterless.pipeline.settings import Count, settings_class
 
 PATCH_PATTERN = "... y x (n t) -> ... n (y x t)"
+STRIPS_AT_ONCE = 256  # in one forward pass where nothing is learned; another number may change the last digits
 
 
 class GridError(ValueError):
     """A token grid that does not fit a strip, a store or a model."""
 
 
-@dataclass(frozen=True)
+@settings_class(GridError)
 class TokenGrid:
     """How a strip is cut into tokens; stored with every model and compared when one is loaded.
 
@@ -31,18 +35,17 @@ class TokenGrid:
         tokens.
     """
 
-    n_y: int = 1
-    n_columns: int = 16
-    n_rows: int = 256
-    patch_rows: int = 8
-    bins: tuple[int, ...] = (1, 4, 16)
+    n_y: Count = 1
+    n_columns: Count = 16
+    n_rows: Count = 256
+    patch_rows: Count = 8
+    bins: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 4, 16)
 
-    def __post_init__(self) -> None:
-        sizes = {name: getattr(self, name) for name in ("n_y", "n_columns", "n_rows", "patch_rows")}
-        if any(size < 1 for size in sizes.values()) or not self.bins or min(self.bins) < 1:
-            raise GridError(f"token grid sizes must be positive: {sizes}, bins {self.bins}")
+    @model_validator(mode="after")
+    def _check_patches(self) -> TokenGrid:
         if self.n_rows % self.patch_rows:
-            raise GridError(f"token grid: n_rows {self.n_rows} is not a multiple of patch_rows {self.patch_rows}")
+            raise ValueError(f"n_rows {self.n_rows} is not a multiple of patch_rows {self.patch_rows}")
+        return self
 
     @property
     def n_tokens(self) -> int:
@@ -58,18 +61,6 @@ class TokenGrid:
     def profile_size(self) -> int:
         """Numbers in the static profile."""
         return self.n_y * self.n_columns
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; `from_dict` reads them back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TokenGrid:
-        """Rebuild a grid from `to_dict`."""
-        unknown = sorted(set(values) - {f.name for f in fields(cls)})
-        if unknown:
-            raise GridError(f"token grid has unknown fields {unknown}")
-        return cls(**{**values, "bins": tuple(values.get("bins", cls.bins))})
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ FORBIDDEN = {
 # folders and files from the first to the last: each imports from itself and from those before it
 ORDER = {
     "pipeline": (
-        *("compiled", "psf.py", "files.py", "tokens.py", "events", "reading", "amplifier.py"),
+        *("settings.py", "compiled", "psf.py", "files.py", "tokens.py", "events", "reading", "amplifier.py"),
         *("calibration/levels", "calibration/streaks", "calibration/motion", "calibration/cubes", "calibration"),
         *("detection", "results", "store"),
         *("simulation/camera", "simulation/sky", "simulation", "injection", "examples", "plots"),

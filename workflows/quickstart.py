@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from shutterless.workflows.comparison.evaluate import Evaluation, evaluate_detec
 from shutterless.workflows.execution.cluster import Executor, open_executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import FAILURES, ingest_files, prepare_folder
-from shutterless.workflows.frames.simulate import build_scene, simulate_scene
+from shutterless.workflows.frames.simulate import simulate_scene
 from shutterless.workflows.pages.run_folder import CONTROLS
 from shutterless.workflows.registry.register import register_version
 from shutterless.workflows.report.report import write_report
@@ -141,7 +141,7 @@ def _timed(step: str, seconds: dict[str, float], progress: Progress) -> Iterator
 def _simulate(settings: Settings, out: Path, executor: Executor, progress: Progress) -> dict[str, list[Path]]:
     frames = {}
     for name, scene in settings.simulate.scenes().items():
-        result = simulate_scene(build_scene(scene), out / "frames" / name, executor=executor, progress=progress)
+        result = simulate_scene(scene, out / "frames" / name, executor=executor, progress=progress)
         if result.failures:
             raise QuickstartError(f"simulating {name} failed: {result.failures[0]}")
         frames[name] = list(result.files)
@@ -199,9 +199,9 @@ def _plan_controls(settings: Settings, out: Path) -> list[_Training]:
         own = settings.train_for(family)
         for number in range(N_CONTROLS):
             name = f"{family}-shuffled-{number + 1}"
-            fewer = {"seed": own.seed + number, "epochs": max(own.epochs // N_CONTROLS, 1)}
-            task = TrainTask(name, family, shuffled=True)
-            plans.append(_Training(task, own.model_copy(update=fewer), out / CONTROLS / name))
+            fewer = max(own.epochs // N_CONTROLS, 1)
+            control = replace(own, seed=own.seed + number, epochs=fewer, shuffled_labels=True)
+            plans.append(_Training(TrainTask(name, family), control, out / CONTROLS / name))
     return plans
 
 

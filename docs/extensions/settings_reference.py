@@ -1,4 +1,4 @@
-"""The reference of the settings in Markdown, from the pydantic models that read them."""
+"""The reference of the settings in Markdown, from the classes that hold them."""
 
 from __future__ import annotations
 
@@ -6,44 +6,40 @@ import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, get_type_hints
 
 from numpydoc.docscrape import NumpyDocString
-from pydantic import BaseModel
 
 from shutterless.models.configuration import CnnConfig, MlpConfig, TransformerConfig
-from shutterless.pipeline.simulation.scene import SceneSettings
-from shutterless.pipeline.tokens import TokenGrid
+from shutterless.pipeline.settings import json_schema
 from shutterless.workflows.execution.slurm import SlurmSettings
-from shutterless.workflows.settings.settings import GridSettings, SceneSection, Settings, default_toml
+from shutterless.workflows.settings.settings import Settings
 
-# sections whose keys are explained where they are used
-EXPLAINED_BY: dict[type, type] = {SceneSection: SceneSettings, GridSettings: TokenGrid}
 ARCHITECTURES = {"transformer": TransformerConfig, "cnn": CnnConfig, "mlp": MlpConfig}
 _TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
 _LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-_COMMENTED = re.compile(r"^(\w+) = [^#\n]*#\s*(.+)$", re.MULTILINE)
 
 
 def settings_reference() -> str:
     """Every section of the configuration with its keys, those of ``--slurm`` last."""
-    sections = [*_sections(Settings, ""), ("--slurm FILE.toml", _describe_model(SlurmSettings, {}))]
+    sections = [*_sections(Settings, ""), ("--slurm FILE.toml", _describe_class(SlurmSettings))]
     return "\n\n".join(f"## `{title}`\n\n{text}" for title, text in sections)
 
 
-def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:
-    """Titles and texts of a model's sections; of several of one class only the first, for all."""
+def _sections(settings: type, prefix: str) -> Iterator[tuple[str, str]]:
+    """Titles and texts of the sections in a class; of several of one class only the first, for all."""
     seen: dict[Any, list[str]] = {}  # by class, or by the name of a family
-    for name, field in model.model_fields.items():
-        kind = name if name in ARCHITECTURES else field.annotation
+    for name, annotation in get_type_hints(settings).items():
+        kind = name if name in ARCHITECTURES else annotation
         seen.setdefault(kind, []).append(f"{prefix}{name}")
     for kind, names in seen.items():
         title = f"[{names[0]}]" if len(names) == 1 else f"[{prefix}NAME]"
         if isinstance(kind, str):
             yield title, _describe_architecture(kind)
-        elif inspect.isclass(kind) and issubclass(kind, BaseModel):
-            yield title, _list_names(names) + _describe_model(kind, toml_comments(names[0]))
+        elif is_dataclass(kind):
+            yield title, _list_names(names) + _describe_class(kind)
             yield from _sections(kind, f"{names[0]}.")
 
 
@@ -51,14 +47,14 @@ def _list_names(names: list[str]) -> str:
     return f"{', '.join(f'`[{name}]`' for name in names)}\n\n" if len(names) > 1 else ""
 
 
-def _describe_model(model: type[BaseModel], comments: Mapping[str, str]) -> str:
-    meanings = {**comments, **parameter_texts(EXPLAINED_BY.get(model, model))}
+def _describe_class(settings: type) -> str:
+    meanings = parameter_texts(settings)
     keys = [
         (_written(name, entry.get("default")), f"{allowed[0].upper()}{allowed[1:]}. {meanings.get(name, '')}")
-        for name, entry in model.model_json_schema()["properties"].items()
-        if (allowed := allowed_values(entry)) and name != "architecture"  # which is told by sections of its own
+        for name, entry in json_schema(settings)["properties"].items()
+        if (allowed := allowed_values(entry)) and name != "architecture"  # which has sections of its own
     ]
-    return "\n\n".join([to_markdown(inspect.getdoc(model) or ""), *_definitions(keys)])
+    return "\n\n".join([to_markdown(inspect.getdoc(settings) or ""), *_definitions(keys)])
 
 
 def _describe_architecture(family: str) -> str:
@@ -98,15 +94,10 @@ def allowed_values(entry: Mapping[str, Any]) -> str:
 
 
 def parameter_texts(documented: type) -> dict[str, str]:
-    """Meaning of each parameter in a numpydoc docstring; of names that share an entry, the same for all."""
-    entries = NumpyDocString(inspect.getdoc(documented) or "")["Parameters"]
+    """Meaning of each parameter in the docstrings of a class and of those it extends; one entry may be for several."""
+    docstrings = [inspect.cleandoc(vars(cls).get("__doc__") or "") for cls in reversed(documented.__mro__[:-1])]
+    entries = [entry for docstring in docstrings for entry in NumpyDocString(docstring)["Parameters"]]
     return {name.strip(): to_markdown(" ".join(e.desc)) for e in entries for name in e.name.split(",")}
-
-
-def toml_comments(section: str) -> dict[str, str]:
-    """What the packaged configuration says behind the keys of a section."""
-    text = default_toml().partition(f"\n[{section}]\n")[2].partition("\n[")[0]
-    return {key: f"{comment[0].upper()}{comment[1:]}." for key, comment in _COMMENTED.findall(text)}
 
 
 def to_markdown(text: str) -> str:

@@ -13,9 +13,8 @@ from shutterless.models.cnn import CnnDetector
 from shutterless.models.explain.batches import ExplainError, tensor_batches
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.scoring import evaluation_mode
-from shutterless.pipeline.tokens import StripBatch
+from shutterless.pipeline.tokens import STRIPS_AT_ONCE, StripBatch
 
-_STRIPS_AT_ONCE = 256
 _STEP = 0.2  # of the way to the direction of the gradient; a full step would be exact only for a linear activation
 
 
@@ -91,7 +90,7 @@ def strongest_kernels(model: DetectorModel, strips: StripBatch, layer: int, n: i
     hook = cnn.convolutions[layer].register_forward_hook(lambda module, given, maps: answers.append(maps.amax(-1)))
     try:
         with evaluation_mode(cnn), torch.inference_mode():
-            for batch in tensor_batches(cnn, strips, _STRIPS_AT_ONCE):
+            for batch in tensor_batches(cnn, strips, STRIPS_AT_ONCE):
                 cnn(**batch)
     finally:
         hook.remove()

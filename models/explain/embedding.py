@@ -20,12 +20,12 @@ from shutterless.models.evaluation.metrics import match_entries
 from shutterless.models.explain.batches import tensor_batches
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.scoring import evaluation_mode
-from shutterless.pipeline.detection.scan import TRIGGER_THRESHOLD
+from shutterless.pipeline.detection.threshold import TRIGGER_THRESHOLD
 from shutterless.pipeline.detection.triggers import find_triggers
 from shutterless.pipeline.detection.vetoes import need_a_model
 from shutterless.pipeline.examples.strips import cut_strips
 from shutterless.pipeline.store.store import open_amplifier, read_manifest
-from shutterless.pipeline.tokens import StripBatch, concatenate_strips
+from shutterless.pipeline.tokens import STRIPS_AT_ONCE, StripBatch, concatenate_strips
 
 OUTLIER = -1  # cluster number of points outside all clusters
 NOT_INJECTED = "not injected"
@@ -85,7 +85,7 @@ class EmbeddingMap:
         return int(self.points["cluster"].max()) + 1
 
 
-def summarise_strips(model: DetectorModel, strips: StripBatch, *, batch_size: int = 256) -> np.ndarray:
+def summarise_strips(model: DetectorModel, strips: StripBatch, *, batch_size: int = STRIPS_AT_ONCE) -> np.ndarray:
     """Summary vector of each strip: the input of the model's heads without the stage-1 features.
 
     Parameters
@@ -107,7 +107,7 @@ def summarise_strips(model: DetectorModel, strips: StripBatch, *, batch_size: in
 
 
 def embed_night(
-    store: str | Path, model: DetectorModel, *, threshold: float = TRIGGER_THRESHOLD, batch_size: int = 256
+    store: str | Path, model: DetectorModel, *, threshold: float = TRIGGER_THRESHOLD, batch_size: int = STRIPS_AT_ONCE
 ) -> Night:
     """Find the triggers of every amplifier of a store and summarise their strips.
 

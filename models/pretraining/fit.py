@@ -28,60 +28,14 @@ from transformers import get_cosine_schedule_with_warmup
 from shutterless.models.dataset import mirror_columns, strips_to_tensors
 from shutterless.models.pretraining.masked_patches import MaskedPatchModel
 from shutterless.models.pretraining.masking import draw_hidden
+from shutterless.models.pretraining.settings import PretrainingError, PretrainingSettings
 from shutterless.models.scoring import choose_device
 from shutterless.models.training.checkpoint import read_checkpoint, write_checkpoint
-from shutterless.pipeline.tokens import StripBatch
+from shutterless.pipeline.settings import plain_values
+from shutterless.pipeline.tokens import STRIPS_AT_ONCE, StripBatch
 
 PRETRAINING_COLUMNS = ("step", "epoch", "seconds", "split", "source", "loss", "ratio", "n_pixels")
 ALL = "all"
-_SCORED_AT_ONCE = 256
-
-
-class PretrainingError(ValueError):
-    """Settings or strips with which no pretraining can run."""
-
-
-@dataclass(frozen=True)
-class PretrainingSettings:
-    """Hyperparameters of a pretraining (those of the encoder and of the masking are the model's own).
-
-    Parameters
-    ----------
-    epochs : int
-        Largest number of passes over the training strips; every pass hides other patches.
-    patience : int
-        Stop after this number of passes in which the validation ratio did not fall by ``least_gain``.
-    least_gain : float
-    batch_size : int
-        Strips in a batch.
-    learning_rate, weight_decay, warmup_fraction : float
-        Settings of AdamW; the rate rises linearly over the first fraction of the steps and falls along a cosine to 0.
-    gradient_clip : float
-        Largest norm of the gradient.
-    flip_columns : bool
-        Mirror training strips left-right at random.
-    seed : int
-        Fixes the order of the strips, the hidden patches, mirroring and dropout.
-    device : str
-        "auto" (a GPU if there is one) or a torch device.
-    """
-
-    epochs: int = 12
-    patience: int = 3
-    least_gain: float = 1e-4
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    warmup_fraction: float = 0.05
-    gradient_clip: float = 1.0
-    flip_columns: bool = True
-    seed: int = 0
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        counts = {name: getattr(self, name) for name in ("epochs", "patience", "batch_size")}
-        if min(counts.values()) < 1:
-            raise PretrainingError(f"pretraining: numbers must be positive: {counts}")
 
 
 @dataclass(frozen=True)
@@ -157,7 +111,11 @@ def fit_masked_model(
         if not len(index):
             raise PretrainingError(f"there is no {name} strip among {len(strips)}")
     run = _Run(model, strips, training, validation, sources, settings)
-    recipe = {"settings": asdict(settings), "model": model.config.to_dict(), "made_from": made_from}
+    recipe = {
+        "settings": plain_values(settings, PretrainingSettings),
+        "model": model.config.to_dict(),
+        "made_from": made_from,
+    }
     if checkpoint is not None and checkpoint.is_file():
         run.restore(*read_checkpoint(checkpoint, recipe))
     while not run.is_finished():
@@ -281,7 +239,11 @@ class _Run:
             )
         self.model.load_state_dict(self.best)
         training = {"best_epoch": self.at.best_epoch, "best_ratio": self.at.best_ratio, "epochs_done": self.at.epoch}
-        self.model.config.training = {**asdict(self.settings), **training, "n_strips": len(self.training)}
+        self.model.config.training = {
+            **plain_values(self.settings, PretrainingSettings),
+            **training,
+            "n_strips": len(self.training),
+        }
         history = pd.DataFrame(self.rows, columns=list(PRETRAINING_COLUMNS))
         stopped = self.at.epoch < self.settings.epochs
         return PretrainingResult(self.model.cpu().eval(), history, self.at.best_epoch, stopped)
@@ -299,7 +261,7 @@ def _validation_errors(
     model.eval()
     generator = torch.Generator().manual_seed(seed)
     parts = []
-    for chosen in index.split(_SCORED_AT_ONCE):
+    for chosen in index.split(STRIPS_AT_ONCE):
         batch = {name: values.index_select(0, chosen) for name, values in tensors.items()}
         hidden = draw_hidden(batch["mask"], model.config.token_masking, generator).to(model.device)
         output = model(hidden, **{name: v.to(model.device) for name, v in batch.items()})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from shutterless.models.configuration import TransformerConfig
 from shutterless.models.families import ModelError, build_model
 from shutterless.models.inputs import InputScaling, ModelInputs
-from shutterless.models.pretraining.masking import Masking
+from shutterless.models.pretraining.settings import Masking
 from shutterless.models.transformer import StripEncoder, TransformerDetector
 from shutterless.pipeline.tokens import STAGE1_FEATURES, TokenGrid, check_same_grid
 
@@ -39,7 +39,7 @@ class MaskedPatchConfig(TransformerConfig):
     Parameters
     ----------
     masking : dict
-        `Masking.to_dict` of the pretraining; `token_masking` returns the `Masking`.
+        Fields of the `Masking` of the pretraining; `token_masking` returns the `Masking`.
     """
 
     model_type = "shutterless-masked-patches"
@@ -47,7 +47,7 @@ class MaskedPatchConfig(TransformerConfig):
     masking: dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.masking = Masking(**(self.masking or {})).to_dict()
+        self.masking = asdict(self.token_masking)
         super().__post_init__(**kwargs)
 
     @property
@@ -169,8 +169,8 @@ def build_masked_model(
     """
     detector = build_model("transformer", grid, arch, seed=seed)
     config = MaskedPatchConfig(
-        grid=detector.grid.to_dict(),
-        masking=(masking or Masking()).to_dict(),
+        grid=asdict(detector.grid),
+        masking=asdict(masking or Masking()),
         **{name: getattr(detector.config, name) for name in TransformerConfig.arch_names()},
     )
     with torch.random.fork_rng():

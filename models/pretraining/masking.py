@@ -2,46 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
-
 import torch
 
-
-class MaskingError(ValueError):
-    """Shares and lengths with which no patch can be hidden."""
-
-
-@dataclass(frozen=True)
-class Masking:
-    """Share of hidden patches, and the length of their runs.
-
-    Parameters
-    ----------
-    share : float
-        Share of the patches with a valid pixel; at least one of every strip is hidden and at least one is left.
-    run_share : float
-        Share of the strips whose patches are hidden in runs of neighbours; in the others they are hidden one by one. A
-        single hidden patch has visible neighbours, from which anything longer than a patch can be predicted.
-    run_patches : int
-        Patches in a run.
-    """
-
-    share: float = 0.5
-    run_share: float = 0.5
-    run_patches: int = 4
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise MaskingError(f"masked share {self.share} is not between 0 and 1; give for example 0.5")
-        if not 0 <= self.run_share <= 1:
-            raise MaskingError(f"share of strips masked in runs {self.run_share} is not from 0 to 1")
-        if self.run_patches < 1:
-            raise MaskingError(f"a run of {self.run_patches} patches hides nothing; give 1 or more")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+from shutterless.models.pretraining.settings import Masking, MaskingError
 
 
 def draw_hidden(mask: torch.Tensor, masking: Masking, generator: torch.Generator) -> torch.Tensor:

@@ -12,7 +12,7 @@ from shutterless.models.inputs import RESIDUAL_SOFTNESS
 from shutterless.models.pretraining.masked_patches import MaskedPatchModel, live_pixels
 from shutterless.models.pretraining.masking import hidden_in_turn
 from shutterless.models.scoring import choose_device
-from shutterless.pipeline.tokens import StripBatch, TokenGrid, check_same_grid, unpatchify
+from shutterless.pipeline.tokens import STRIPS_AT_ONCE, StripBatch, TokenGrid, check_same_grid, unpatchify
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def reconstruct(
     strips: StripBatch,
     *,
     n_turns: int | None = None,
-    batch_size: int = 256,
+    batch_size: int = STRIPS_AT_ONCE,
     device: str = "auto",
     grid: TokenGrid | None = None,
 ) -> Reconstruction:

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,73 +32,12 @@ from shutterless.models.dataset import (
 from shutterless.models.evaluation.platt import roc_area
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.scoring import choose_device
+from shutterless.models.training.settings import TrainingError, TrainingSettings
 from shutterless.pipeline.examples.training import TrainingSet
-from shutterless.pipeline.tokens import check_same_grid
+from shutterless.pipeline.settings import plain_values
+from shutterless.pipeline.tokens import STRIPS_AT_ONCE, check_same_grid
 
 HISTORY_COLUMNS = ("step", "epoch", "seconds", "split", "loss", "accuracy", "auc")
-
-
-class TrainingError(ValueError):
-    """Settings or strips with which no training can run."""
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Hyperparameters of a training (those of the architecture are the model's own).
-
-    Parameters
-    ----------
-    epochs : int
-        Passes over the training strips.
-    max_steps : int or None
-        Stop after this number of batches, whatever the epochs.
-    batch_size : int
-        Strips in a batch.
-    learning_rate, weight_decay, warmup_fraction : float
-        Settings of AdamW; the rate rises linearly over the first fraction of the steps and falls along a cosine to 0.
-    gradient_clip : float
-        Largest norm of the gradient.
-    validation_fraction : float
-        Fraction of the groups to validate on, if the caller names none.
-    flip_columns : bool
-        Mirror training strips left-right at random.
-    shuffled_labels : bool
-        Control experiment: labels are permuted among the training strips and among the validation strips, so that
-        neither the weights nor the choice of the best epoch can learn anything
-        (`shutterless.models.evaluation.forced_choice`).
-    log_steps : int
-        Batches between two training rows of the history.
-    seed : int
-        Fixes the split, the order of the strips, mirroring, dropout and the permutation.
-    device : str
-        "auto" (a GPU if there is one) or "cpu".
-    """
-
-    epochs: int = 4
-    max_steps: int | None = None
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    warmup_fraction: float = 0.1
-    gradient_clip: float = 1.0
-    validation_fraction: float = 0.2
-    flip_columns: bool = True
-    shuffled_labels: bool = False
-    log_steps: int = 20
-    seed: int = 0
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        positive = ("epochs", "batch_size", "learning_rate", "gradient_clip", "log_steps")
-        wrong = {name: getattr(self, name) for name in positive if getattr(self, name) <= 0}
-        if self.max_steps is not None and self.max_steps <= 0:
-            wrong["max_steps"] = self.max_steps
-        if wrong:
-            raise TrainingError(f"training settings must be positive: {wrong}")
-        if not 0 < self.validation_fraction < 1:
-            raise TrainingError(f"validation_fraction {self.validation_fraction} is not between 0 and 1")
-        if self.device not in ("auto", "cpu"):
-            raise TrainingError(f"device {self.device!r} is neither 'auto' (a GPU if there is one) nor 'cpu'")
 
 
 @dataclass(frozen=True)
@@ -165,7 +104,11 @@ def fit_model(
         trainer = _DetectorTrainer(model, arguments, datasets, [recorder, *callbacks])
         trainer.train()
     recorder.restore_best()
-    model.config.training = {**asdict(settings), "best_epoch": recorder.best_epoch, "n_strips": len(train)}
+    model.config.training = {
+        **plain_values(settings, TrainingSettings),
+        "best_epoch": recorder.best_epoch,
+        "n_strips": len(train),
+    }
     history = pd.DataFrame(recorder.rows, columns=list(HISTORY_COLUMNS))
     return TrainingResult(model.cpu().eval(), history, recorder.best_epoch, train, validation)
 
@@ -200,7 +143,7 @@ def _trainer_arguments(settings: TrainingSettings, folder: str) -> TrainingArgum
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
         per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=256,
+        per_device_eval_batch_size=STRIPS_AT_ONCE,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         lr_scheduler_type="cosine",

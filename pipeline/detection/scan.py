@@ -16,15 +16,15 @@ from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.streaks.find import nearest_place
 from shutterless.pipeline.compiled.residual_lines import compiled_lines
 from shutterless.pipeline.detection.box_search import MIN_LIVE_OF_BOX, WIDEST_BOX, BoxWidths, search_pixels
+from shutterless.pipeline.detection.threshold import TRIGGER_THRESHOLD
 from shutterless.pipeline.psf import psf_half_width
 from shutterless.pipeline.reading.readout import Readout
 
-__all__ = ["MIN_LIVE_OF_BOX", "TRIGGER_THRESHOLD", "Footprint", "box_widths", "footprint", "scan"]
+__all__ = ["MIN_LIVE_OF_BOX", "Footprint", "box_widths", "footprint", "scan"]
 
 LONGEST_BOX_S = 1024 / 300  # of continuous readout: the baseline follows what is longer
 MIN_LONGEST_BOX = 16  # rows, where they are slow
 LONGEST_BOX_IMAGES = 1024  # of a stack of images, whose baseline is as many times longer whatever their pace
-TRIGGER_THRESHOLD = 5.0  # about one noise trigger per amplifier-second; cosmic rays add 0.85
 SAME_CAUSE_COLUMNS = 3  # hits this close along x and y in overlapping rows have one cause
 _COLUMNS_AT_ONCE = 64
 

@@ -12,9 +12,10 @@ import pandas as pd
 
 from shutterless.pipeline.amplifier import TIME_AXIS, Amplifier
 from shutterless.pipeline.calibration.streaks.find import nearest_streak
-from shutterless.pipeline.detection.scan import TRIGGER_THRESHOLD, scan
+from shutterless.pipeline.detection.scan import scan
 from shutterless.pipeline.detection.star_scatter import StarScatter
 from shutterless.pipeline.detection.templates import shape_bank
+from shutterless.pipeline.detection.threshold import TRIGGER_THRESHOLD
 from shutterless.pipeline.detection.trigger_fit import (
     PLACES_PX,
     Fits,

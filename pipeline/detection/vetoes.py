@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.detection.scan import TRIGGER_THRESHOLD
+from shutterless.pipeline.detection.threshold import TRIGGER_THRESHOLD
 from shutterless.pipeline.events.kinds import NOISE
 
 # limits set on events and cosmic rays injected into simulated training frames. They cost 1 % of the events and let pass

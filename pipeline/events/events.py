@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from shutterless.pipeline.events.diffraction import occultation_depth
-from shutterless.pipeline.events.kinds import EVENT_TABLE
+from shutterless.pipeline.events.kinds import EVENT_TABLE, LONGEST_FLARE_S
 from shutterless.pipeline.events.light_curves import event_light_curve, smeared_step
 from shutterless.pipeline.events.red_noise import flickering_waves, qpo_waves
 from shutterless.pipeline.psf import pixel_profile
 
-LONGEST_FLARE_S = 2.0  # of flares that lie whole in a file; longer flares occur only as partial events, or on request
 PULSAR_PERIOD_S = 0.0335  # Crab
 BRIGHTEST_EGRESS = 10.0  # largest change of flux at an egress over the flux in eclipse
 _CUT_SHARE = 0.8  # of an event's extent; a partial event is cut within this share, so that part of it remains

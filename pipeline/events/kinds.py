@@ -216,3 +216,6 @@ EITHER_KINDS = tuple(name for name, kind in EVENT_TABLE.items() if kind.place ==
 STAR_KINDS = tuple(name for name, kind in EVENT_TABLE.items() if kind.place != Place.NO_STAR)
 ENDLESS_KINDS = tuple(name for name, kind in EVENT_TABLE.items() if kind.is_endless)
 UNCOUNTED_KINDS = tuple(name for name, kind in EVENT_TABLE.items() if not kind.is_counted)
+
+PARTIAL_SHARE = 0.1  # default share of events that the first or the last row of a file cuts
+LONGEST_FLARE_S = 2.0  # of flares that lie whole in a file; longer flares occur only as partial events, or on request

@@ -37,7 +37,7 @@ def strip_first_rows(triggers: pd.DataFrame, bins: np.ndarray, grid: TokenGrid) 
 
 def suitable_grid(amplifier: Amplifier) -> TokenGrid:
     """Default token grid for an amplifier's kind of data."""
-    return TokenGrid.from_dict(amplifier.token_grid)
+    return TokenGrid(**amplifier.token_grid)
 
 
 def suits_stack(grid: TokenGrid, amplifier: Amplifier) -> bool:

@@ -6,7 +6,7 @@ Every example is cut around a trigger of the scan, so a model is trained on the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,8 @@ import pandas as pd
 
 from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.detection.matching import TRUTH_MATCH_PX, match_truth
-from shutterless.pipeline.detection.scan import TRIGGER_THRESHOLD, scan
+from shutterless.pipeline.detection.scan import scan
+from shutterless.pipeline.detection.threshold import TRIGGER_THRESHOLD
 from shutterless.pipeline.detection.triggers import characterise, find_triggers
 from shutterless.pipeline.detection.vetoes import count_same_row, kinds_by_veto
 from shutterless.pipeline.events.kinds import KINDS, NOISE
@@ -97,7 +98,7 @@ class TrainingSet:
         arrays = {f"strips_{f.name}": getattr(self.strips, f.name) for f in fields(StripBatch)}
         arrays["strips_patches"] = np.clip(arrays["strips_patches"], -6e4, 6e4).astype(np.float16)
         arrays |= {f"labels_{f.name}": getattr(self.labels, f.name) for f in fields(Labels)}
-        grid = {f"grid_{name}": np.asarray(value) for name, value in self.grid.to_dict().items()}
+        grid = {f"grid_{name}": np.asarray(value) for name, value in asdict(self.grid).items()}
         with Path(path).open("wb") as file:
             np.savez(file, allow_pickle=False, groups=self.groups, **arrays, **grid)
 
@@ -109,7 +110,7 @@ class TrainingSet:
             strips["patches"] = strips["patches"].astype(np.float32)
             labels = Labels(**{f.name: stored[f"labels_{f.name}"] for f in fields(Labels)})
             grid = {f.name: stored[f"grid_{f.name}"].tolist() for f in fields(TokenGrid)}
-            return cls(StripBatch(**strips), labels, stored["groups"], TokenGrid.from_dict(grid))
+            return cls(StripBatch(**strips), labels, stored["groups"], TokenGrid(**grid))
 
 
 def concatenate_training_sets(parts: Sequence[TrainingSet]) -> TrainingSet:

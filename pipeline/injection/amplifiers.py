@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from shutterless.pipeline.amplifier import Y_AXIS, Amplifier
 from shutterless.pipeline.calibration.residuals import noise_floor_e2
 from shutterless.pipeline.events.events import (
     EDGES,
-    LONGEST_FLARE_S,
     Event,
     amplitude_limits,
     choose_cut,
@@ -22,8 +23,17 @@ from shutterless.pipeline.events.events import (
     optimal_rho,
     scale_to_rho,
 )
-from shutterless.pipeline.events.kinds import DEFAULT_KINDS, EVENT_TABLE, KIND_TABLE, Place
+from shutterless.pipeline.events.kinds import (
+    DEFAULT_KINDS,
+    EVENT_TABLE,
+    KIND_TABLE,
+    LONGEST_FLARE_S,
+    PARTIAL_SHARE,
+    Place,
+)
+from shutterless.pipeline.settings import NotNegative, Positive, Share, settings_class
 from shutterless.pipeline.simulation.camera.artefacts import CosmicRay, draw_cosmic_ray
+from shutterless.pipeline.simulation.settings import EventName, RhoRange
 
 INJECTED_COLUMNS = (
     "kind",
@@ -44,7 +54,11 @@ _MAX_TRIES = 40
 _FAINTEST = 1e-6  # of the peak; fainter rows are left out
 
 
-@dataclass(frozen=True)
+class InjectionError(ValueError):
+    """Settings of an injection that cannot be fulfilled."""
+
+
+@settings_class(InjectionError)
 class InjectionSettings:
     """Kinds and strengths of events that are injected into an amplifier.
     Parameters
@@ -67,16 +81,18 @@ class InjectionSettings:
         Optimal S/N uniform between the two instead.
     """
 
-    kinds: tuple[tuple[str, float], ...] = tuple((name, EVENT_TABLE[name].share) for name in DEFAULT_KINDS)
-    orphan_fraction: float = 0.4
-    min_rho: float = 4.5
-    rho_scale: float = 5.0
-    bright_fraction: float = 0.1
-    max_rho: float = 500.0
-    faintest_ray: float = 0.01
-    partial: float = 0.1
-    longest_flare_s: float = LONGEST_FLARE_S
-    rho: tuple[float, float] | None = None
+    kinds: Annotated[tuple[tuple[EventName, Positive], ...], Field(min_length=1)] = tuple(
+        (name, EVENT_TABLE[name].share) for name in DEFAULT_KINDS
+    )
+    orphan_fraction: Share = 0.4
+    min_rho: Positive = 4.5
+    rho_scale: NotNegative = 5.0
+    bright_fraction: Share = 0.1
+    max_rho: Positive = 500.0
+    faintest_ray: Positive = 0.01
+    partial: Share = PARTIAL_SHARE
+    longest_flare_s: Positive = LONGEST_FLARE_S
+    rho: RhoRange | None = None
 
 
 @dataclass(frozen=True)

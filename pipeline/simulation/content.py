@@ -34,9 +34,9 @@ from shutterless.pipeline.simulation.scene import (
     TRAILS,
     Rows,
     Scene,
-    SceneSettings,
     draw_scene,
 )
+from shutterless.pipeline.simulation.settings import SceneSettings
 from shutterless.pipeline.simulation.sky.atmosphere import Atmosphere, draw_atmosphere
 from shutterless.pipeline.simulation.sky.moving_lights import TrailRates
 from shutterless.pipeline.simulation.sky_lights import SkyLights, draw_sky_ghosts, draw_sky_trails
@@ -109,15 +109,9 @@ def draw_content(settings: SceneSettings, ccd: int, quadrant: int, file_index: i
 def _draw_sky_lights(settings: SceneSettings, scene: Scene, ccd: int, quadrant: int, rows: range) -> SkyLights:
     """Draw moving lights and ghosts of one amplifier of one file; moving lights are drawn for the whole sequence."""
     plane = focal_plane(settings.profile, scene.n_transit)
-    rates = TrailRates(
-        settings.geosynchronous_per_hour,
-        settings.low_orbit_per_hour,
-        settings.aircraft_per_hour,
-        settings.meteors_per_hour,
-    )
     trails = draw_sky_trails(
         settings.generator(TRAILS),
-        rates,
+        trail_rates(settings),
         plane,
         scene,
         ccd,
@@ -133,6 +127,16 @@ def _draw_sky_lights(settings: SceneSettings, scene: Scene, ccd: int, quadrant: 
     stars = draw_scene(settings, *opposite)
     ghosts = draw_sky_ghosts(settings.generator(GHOSTS, ccd, quadrant), stars, scene, rows)
     return SkyLights(scene, trails, ghosts, draw_air(settings, stars, *opposite) if settings.atmosphere else None)
+
+
+def trail_rates(settings: SceneSettings) -> TrailRates:
+    """How many moving lights of each kind cross a CCD in an hour."""
+    return TrailRates(
+        geosynchronous=settings.geosynchronous_per_hour,
+        low_orbit=settings.low_orbit_per_hour,
+        aircraft=settings.aircraft_per_hour,
+        meteor=settings.meteors_per_hour,
+    )
 
 
 def _draw_faults(settings: SceneSettings, ccd: int, quadrant: int, file_index: int) -> DetectorFaults:

@@ -8,7 +8,6 @@ import numpy as np
 
 from shutterless.pipeline.events.events import (
     EDGES,
-    LONGEST_FLARE_S,
     Event,
     amplitude_limits,
     choose_cut,
@@ -18,9 +17,10 @@ from shutterless.pipeline.events.events import (
     optimal_rho,
     scale_to_rho,
 )
-from shutterless.pipeline.events.kinds import EVENT_TABLE, Place
+from shutterless.pipeline.events.kinds import EVENT_TABLE, LONGEST_FLARE_S, Place
 from shutterless.pipeline.psf import pixel_profile
-from shutterless.pipeline.simulation.scene import Rows, Scene, SceneError, SceneSettings
+from shutterless.pipeline.simulation.scene import Rows, Scene
+from shutterless.pipeline.simulation.settings import SceneError, SceneSettings
 
 _LEAST_SEPARATION_PX, _LEAST_GAP_ROWS = 12.0, 12
 # of the peak; fainter light does not count, and light below its square is not stored

@@ -12,7 +12,7 @@ from shutterless.pipeline.simulation.camera.artefacts import CosmicRay
 from shutterless.pipeline.simulation.camera.detector import Trap, pass_trap
 from shutterless.pipeline.simulation.camera.photons import draw_photons
 from shutterless.pipeline.simulation.content import AmplifierContent
-from shutterless.pipeline.simulation.scene import SceneSettings
+from shutterless.pipeline.simulation.settings import SceneSettings
 from shutterless.pipeline.simulation.sky.atmosphere import AirRun, add_sources, source_edges
 
 BIAS_ADU = 100.0

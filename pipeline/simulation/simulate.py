@@ -16,7 +16,8 @@ from astropy.time import Time, TimeDelta
 from shutterless.pipeline.simulation.content import AmplifierContent, draw_content
 from shutterless.pipeline.simulation.frame_files import FrameFile, FrameFileError, create_frame_file
 from shutterless.pipeline.simulation.rendering import render_blocks
-from shutterless.pipeline.simulation.scene import PIXELS, SceneError, SceneSettings
+from shutterless.pipeline.simulation.scene import PIXELS
+from shutterless.pipeline.simulation.settings import SceneError, SceneSettings
 from shutterless.pipeline.simulation.truth import star_rows, truth_rows
 
 

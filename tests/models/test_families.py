@@ -3,7 +3,7 @@
 import json
 import pickle
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -237,7 +237,7 @@ def test_cnn_sizes_must_agree():
 
 
 def test_base_class_is_no_detector(grid, strips):
-    base = DetectorModel(DetectorConfig(grid=grid.to_dict()), summary_size=3)
+    base = DetectorModel(DetectorConfig(grid=asdict(grid)), summary_size=3)
     with pytest.raises(NotImplementedError, match="DetectorModel does not define how a strip becomes one vector"):
         base(**strips_to_tensors(strips))
 

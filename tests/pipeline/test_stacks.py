@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -62,7 +62,7 @@ def make_stack(residual: np.ndarray, stars=(), sigma_px: float = SIGMA_PX, **cha
         sky_sigma_e=SIGMA_E,
         block_rows=1,
         smear_rows=0.01,
-        token_grid=GRID.to_dict(),
+        token_grid=asdict(GRID),
         event_scales_s=SCALES_S,
     )
     return replace(amplifier, **changes)

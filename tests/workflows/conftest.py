@@ -10,10 +10,11 @@ import pytest
 from astropy.io import fits
 
 from shutterless.pipeline.files import write_parquet
+from shutterless.pipeline.tokens import TokenGrid
 from shutterless.workflows.execution.cluster import SerialExecutor
 from shutterless.workflows.frames.ingest import ingest_files
-from shutterless.workflows.frames.simulate import build_scene, simulate_scene
-from shutterless.workflows.settings.settings import GridSettings, TrainSettings, load_scene
+from shutterless.workflows.frames.simulate import simulate_scene
+from shutterless.workflows.settings.settings import TrainSettings, load_scene
 
 # 64 columns and 50 transit rows are 1/3000 of a ZTF quadrant: so many more stars for about five in each amplifier
 SCENE = {"n_bright_stars": 3000.0, "row_rate_hz": 300.0, "seeing_arcsec": 2.0, "suffix": ".fits"}
@@ -26,7 +27,7 @@ ARCHITECTURES = {
 
 
 def simulate(camera: str, out: Path, **values):
-    scene = build_scene(load_scene({**SCENE, "instrument": camera, **values}))
+    scene = load_scene({**SCENE, "instrument": camera, **values})
     return simulate_scene(scene, out, executor=SerialExecutor())
 
 
@@ -78,7 +79,7 @@ def held_out(tiny_camera, tmp_path_factory) -> tuple[Path, Path]:
 def train_settings() -> TrainSettings:
     """One short epoch of the smallest perceptron."""
     return TrainSettings(
-        seed=5, epochs=1, batch_size=4, n_examples=120, grid=GridSettings(**GRID), architecture=ARCHITECTURES["mlp"]
+        seed=5, epochs=1, batch_size=4, n_examples=120, grid=TokenGrid(**GRID), architecture=ARCHITECTURES["mlp"]
     )
 
 

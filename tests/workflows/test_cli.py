@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from importlib.metadata import version
 from types import SimpleNamespace
 
@@ -13,8 +14,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from shutterless.pipeline.simulation.settings import SceneSettings
 from shutterless.workflows import cli
 from shutterless.workflows.commands import console
+from shutterless.workflows.commands.options import DefaultOf
 
 COMMANDS = ("run", "simulate", "inject", "ingest", "pretrain", "train", "tune", "evaluate", "compare", "describe")
 COMMANDS += ("search", "watch", "lightcurve", "report", "register", "promote", "rollback", "history", "serve")
@@ -84,6 +87,21 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert "Usage: " in done.stdout
+
+
+def test_defaults_of_a_scene_stand_in_its_settings_alone():
+    command = typer.main.get_command(cli.app).commands["simulate"]
+    scene = [
+        parameter for parameter in command.params if parameter.name in {field.name for field in fields(SceneSettings)}
+    ]
+    assert len(scene) == 11
+    assert all(isinstance(parameter.default, DefaultOf) for parameter in scene)
+    chosen = command.make_context("simulate", ["--out", "frames"]).params
+    given = {parameter.name: chosen[parameter.name] for parameter in scene}
+    assert SceneSettings(**{**given, "ccds": console.parse_numbers(given["ccds"])}) == SceneSettings()
+    page = call("simulate", "--help").stdout
+    assert f"[default: {SceneSettings.rows}]" in page
+    assert "[default: no-detector]" in page
 
 
 def test_version_is_that_of_the_package():

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +165,7 @@ def test_controls_have_shuffled_labels_a_seed_and_everything_else_the_same(out):
 
 
 def test_controls_share_the_epochs_of_their_family(settings, tmp_path):
-    longer = settings.model_copy(update={"train": settings.train.model_copy(update={"epochs": 7})})
+    longer = replace(settings, train=replace(settings.train, epochs=7))
     for plans, epochs in ((_plan_controls(settings, tmp_path), 1), (_plan_controls(longer, tmp_path), 2)):
         assert [plan.task.name for plan in plans] == CONTROLS
         assert {plan.settings.epochs for plan in plans} == {epochs}

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from shutterless.workflows.commands.console import exit_with_code
+from shutterless.workflows.commands.options import DefaultOf
 
 ORDER = (
     "run", "simulate", "inject", "ingest", "pretrain", "train", "tune", "evaluate", "compare", "describe",
@@ -23,6 +24,17 @@ class _FlowOrder(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of the commands as ``--help`` shows them."""
         return sorted(self.commands, key=ORDER.index)
+
+
+class LateDefaults(TyperCommand):
+    """Looks up the defaults that stand elsewhere when the command, or its help, is asked for."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Arguments and options with their defaults."""
+        for parameter in self.params:
+            if isinstance(parameter.default, DefaultOf):
+                parameter.default = parameter.default()
+        return super().get_params(ctx)
 
 
 app = typer.Typer(
@@ -39,7 +51,7 @@ app = typer.Typer(
 def command(function: Callable[..., int]) -> Callable[..., None]:
     """Register a command that returns its exit code; errors for users are printed in one line."""
     guarded = exit_with_code(function)
-    app.command()(guarded)
+    app.command(cls=LateDefaults)(guarded)
     return guarded
 
 

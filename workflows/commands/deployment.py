@@ -59,7 +59,7 @@ def promote(
         Path | None, typer.Option(help="Its truth table; default: the policy's, else beside it.", show_default=False)
     ] = None,
     policy: Annotated[
-        Path | None, typer.Option(help="Gates: a TOML file like mlflow/registry.toml.", show_default=False)
+        Path | None, typer.Option(help="Gates: a TOML file that holds only what it changes.", show_default=False)
     ] = None,
     reason: Reason = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure the gates and change nothing.")] = False,

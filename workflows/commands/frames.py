@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from shutterless.pipeline.events.kinds import DEFAULT_KINDS
 from shutterless.workflows.commands.application import command, show_jobs
 from shutterless.workflows.commands.console import (
     conclude,
@@ -31,6 +30,7 @@ from shutterless.workflows.commands.options import (
     Set,
     Slurm,
     Workers,
+    scene_option,
 )
 
 
@@ -46,17 +46,17 @@ def _reading_options(set_: list[str] | None, instrument: str | None) -> tuple[st
 @command
 def simulate(
     out: Annotated[Path, typer.Option(help="Folder for the frames and truth tables.", show_default=False)],
-    instrument: Annotated[str, typer.Option(help="Profile name or TOML file.")] = "ztf",
-    ccds: Annotated[str, typer.Option(help="CCD numbers, such as 1,3 or 1-4.")] = "1",
-    rows: Annotated[int, typer.Option(help="Rows of one file.")] = 10_000,
-    files: Annotated[int, typer.Option(help="Consecutive files of each CCD.")] = 1,
-    events: Annotated[int, typer.Option(help="Events in each amplifier of each file.")] = 10,
-    artefacts: Annotated[bool, typer.Option(help="Cosmic rays and electronic pickup.")] = True,
-    atmosphere: Annotated[bool, typer.Option(help="Scintillation, motion, focus, thin cloud.")] = False,
-    detector: Annotated[bool, typer.Option(help="Serial trap (pocket effect), bad columns, dropped rows.")] = False,
-    sky_lights: Annotated[bool, typer.Option(help="Satellites, aircraft, meteors, ghosts.")] = False,
-    seed: Annotated[int, typer.Option(help="Same seed, same frames.")] = 1,
-    sequence: Annotated[str, typer.Option(help="Name of the sequence; begins the file names.")] = "simulated",
+    instrument: Annotated[str, scene_option("instrument", "Profile name or TOML file.")],
+    ccds: Annotated[str, scene_option("ccds", "CCD numbers, such as 1,3 or 1-4.")],
+    rows: Annotated[int, scene_option("rows", "Rows of one file.")],
+    files: Annotated[int, scene_option("files", "Consecutive files of each CCD.")],
+    events: Annotated[int, scene_option("events", "Events in each amplifier of each file.")],
+    artefacts: Annotated[bool, scene_option("artefacts", "Cosmic rays and electronic pickup.")],
+    atmosphere: Annotated[bool, scene_option("atmosphere", "Scintillation, motion, focus, thin cloud.")],
+    detector: Annotated[bool, scene_option("detector", "Serial trap (pocket effect), bad columns, dropped rows.")],
+    sky_lights: Annotated[bool, scene_option("sky_lights", "Satellites, aircraft, meteors, ghosts.")],
+    seed: Annotated[int, scene_option("seed", "Same seed, same frames.")],
+    sequence: Annotated[str, scene_option("sequence", "Name of the sequence; begins the file names.")],
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -71,13 +71,13 @@ def simulate(
 ) -> int:
     """Simulate continuous-readout frames with events of known truth."""
     from shutterless.workflows.execution.cluster import open_executor
-    from shutterless.workflows.frames.simulate import build_scene, simulate_scene
+    from shutterless.workflows.frames.simulate import simulate_scene
     from shutterless.workflows.settings.settings import load_scene
 
     given = {"instrument": instrument, "ccds": parse_numbers(ccds), "rows": rows, "files": files, "events": events}
     given |= {"artefacts": artefacts, "seed": seed, "sequence": sequence}
     given |= {"atmosphere": atmosphere, "detector": detector, "sky_lights": sky_lights}
-    scene = build_scene(load_scene(given, set_ or ()))
+    scene = load_scene(given, set_ or ())
     with open_executor(workers, scheduler, no_dask) as executor:
         result = simulate_scene(scene, out, executor=executor, progress=make_progress(quiet))
     typer.echo(f"{len(result.files)} files and {result.truth.name} in {out}")
@@ -88,10 +88,10 @@ def simulate(
 def inject(
     files: Files,
     out: Annotated[Path, typer.Option(help="Folder for the copies of the frames.", show_default=False)],
-    events: Annotated[int, typer.Option(help="Events in each amplifier of each file.")] = 10,
-    kinds: Annotated[str, typer.Option(help="Kinds of events, equally frequent.")] = ",".join(DEFAULT_KINDS),
+    events: Annotated[int, scene_option("events", "Events in each amplifier of each file.")],
+    kinds: Annotated[str, scene_option("kinds", "Kinds of events, equally frequent.")],
+    partial: Annotated[float, scene_option("partial", "Share of events that an end of the file cuts.")],
     rho: Annotated[str, typer.Option(help="Smallest and largest optimal S/N.")] = "5,20",
-    partial: Annotated[float, typer.Option(help="Share of events that an end of the file cuts.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Same seed, same events.")] = 1,
     hide: Annotated[
         Path | None,
@@ -107,10 +107,12 @@ def inject(
     debug: Debug = False,
 ) -> int:
     """Write copies of frames with events in them and their truth, for a blind test of any detector."""
+    from shutterless.pipeline.injection.amplifiers import InjectionSettings
     from shutterless.workflows.execution.cluster import open_executor
-    from shutterless.workflows.frames.inject import INJECT_PIXELS_PER_SECOND, build_injection, inject_files
+    from shutterless.workflows.frames.inject import INJECT_PIXELS_PER_SECOND, inject_files, share_equally
 
-    wanted = build_injection([kind.strip() for kind in kinds.split(",")], parse_range(rho, "--rho"), partial)
+    shares = share_equally([kind.strip() for kind in kinds.split(",")])
+    wanted = InjectionSettings(kinds=shares, rho=parse_range(rho, "--rho"), partial=partial)
     instrument, supplied = _reading_options(set_, instrument)
     if dry_run:
         written = f"as many frames to {out}, truth.parquet and stars.parquet to {hide or out}"

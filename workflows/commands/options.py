@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from pkgutil import resolve_name
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +17,29 @@ class FamilyOption(StrEnum):
     TRANSFORMER = "transformer"
     CNN = "cnn"
     MLP = "mlp"
+
+
+@dataclass(frozen=True)
+class DefaultOf:
+    """Default of an option that stands elsewhere, looked up when it is asked for: to name it imports nothing.
+
+    Parameters
+    ----------
+    place : str
+        ``"module:Class.name"``, below ``shutterless``.
+    """
+
+    place: str
+
+    def __call__(self) -> Any:
+        """Value of the option: of several what stands there, separated by commas."""
+        value = resolve_name(f"shutterless.{self.place}")
+        return ",".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def scene_option(name: str, text: str) -> Any:
+    """Option for a setting of a simulated scene."""
+    return typer.Option(help=text, default_factory=DefaultOf(f"pipeline.simulation.settings:SceneSettings.{name}"))
 
 
 Files = Annotated[list[Path], typer.Argument(help="FITS files.", show_default=False)]

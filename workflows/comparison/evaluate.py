@@ -28,7 +28,7 @@ from shutterless.models.evaluation.metrics import (
 from shutterless.models.evaluation.platt import reliability_table
 from shutterless.models.families import load_model
 from shutterless.models.scoring import score_strips
-from shutterless.pipeline.detection.scan import TRIGGER_THRESHOLD
+from shutterless.pipeline.detection.threshold import TRIGGER_THRESHOLD
 from shutterless.pipeline.events.kinds import UNCOUNTED_KINDS
 from shutterless.pipeline.examples.strips import cut_strips
 from shutterless.pipeline.files import write_parquet

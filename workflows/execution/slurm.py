@@ -17,9 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from shutterless.workflows.settings.settings import read_toml, validate_settings
+from shutterless.pipeline.settings import Count, CountFrom0, NotNegative, Positive, settings_class, validate_settings
+from shutterless.workflows.settings.settings import read_toml
 
 if TYPE_CHECKING:
     from dask_jobqueue import SLURMCluster
@@ -35,7 +36,8 @@ class SlurmError(OSError):
     """A SLURM cluster that accepts no jobs from this machine."""
 
 
-class SlurmSettings(BaseModel):
+@settings_class()
+class SlurmSettings:
     """One job of ``cores`` worker processes with one thread each, submitted ``jobs`` times.
 
     Every worker stops by itself ``margin_minutes`` before the wall time or up to twice ``stagger_minutes`` earlier,
@@ -43,10 +45,8 @@ class SlurmSettings(BaseModel):
     amplifier takes. Ended jobs are submitted again until the work is done.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-    jobs: Annotated[int, Field(ge=1)]
-    cores: Annotated[int, Field(ge=1)]
+    jobs: Count
+    cores: Count
     memory: str
     walltime: str
     queue: str | None = None
@@ -59,11 +59,11 @@ class SlurmSettings(BaseModel):
     local_directory: str | None = None
     log_directory: str | None = None
     worker_extra_args: tuple[str, ...] = ()
-    margin_minutes: Annotated[float, Field(gt=0)] = 10.0
-    stagger_minutes: Annotated[float, Field(ge=0)] = 5.0
-    death_timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    wait_hours: Annotated[float, Field(gt=0)] = 24.0
-    allowed_failures: Annotated[int, Field(ge=0)] = 5
+    margin_minutes: Positive = 10.0
+    stagger_minutes: NotNegative = 5.0
+    death_timeout_s: Positive = 120.0
+    wait_hours: Positive = 24.0
+    allowed_failures: CountFrom0 = 5
 
     @model_validator(mode="after")
     def _check_times(self) -> SlurmSettings:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from shutterless.pipeline.events.kinds import EVENT_KINDS
 from shutterless.pipeline.injection.amplifiers import InjectionSettings
 from shutterless.pipeline.injection.files import inject_file
 from shutterless.pipeline.injection.injected_files import InjectedFile
@@ -39,23 +38,9 @@ class InjectResult:
     instruments: tuple[str, ...]
 
 
-def build_injection(kinds: Sequence[str], rho: tuple[float, float], partial_share: float = 0.1) -> InjectionSettings:
-    """Settings of an injection with equally frequent kinds and an optimal S/N uniform between two values.
-
-    Raises
-    ------
-    InjectError
-        For an unknown kind, or invalid bounds.
-    """
-    unknown = [kind for kind in kinds if kind not in EVENT_KINDS]
-    if unknown or not kinds:
-        raise InjectError(f"kinds {', '.join(kinds) or '(none)'}: choose some of {', '.join(EVENT_KINDS)}")
-    if not 0 < rho[0] <= rho[1]:
-        raise InjectError(f"rho {rho[0]:g},{rho[1]:g} must be two positive numbers in rising order")
-    if not 0 <= partial_share <= 1:
-        raise InjectError(f"a share of {partial_share:g} partial events does not lie between 0 and 1")
-    shares = tuple((kind, 1 / len(kinds)) for kind in kinds)
-    return InjectionSettings(kinds=shares, rho=rho, partial=partial_share)
+def share_equally(kinds: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """Kinds of event that are equally frequent, as `InjectionSettings` take them."""
+    return tuple((kind, 1 / len(kinds)) for kind in kinds)
 
 
 def inject_files(

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from shutterless.pipeline.simulation.scene import SceneSettings
+from shutterless.pipeline.simulation.settings import SceneSettings
 from shutterless.pipeline.simulation.simulate import simulate_file
 from shutterless.pipeline.simulation.truth import write_tables
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import prepare_folder
-from shutterless.workflows.settings.settings import SceneSection
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,6 @@ class SimulateResult:
     truth: Path
     stars: Path
     failures: tuple[str, ...]
-
-
-def build_scene(section: SceneSection) -> SceneSettings:
-    """Turn a section of the configuration into the simulator's settings."""
-    return SceneSettings(**section.model_dump())
 
 
 def simulate_scene(

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from shutterless.pipeline.settings import CountFrom0, NotNegative, Positive, Share, settings_class, validate_settings
 from shutterless.pipeline.store.store import manifest_hash, read_manifest
 from shutterless.workflows.frames.ingest import find_truth
 from shutterless.workflows.registry.store import RegistryError
-from shutterless.workflows.settings.settings import read_toml, validate_settings
-
-_Positive = Annotated[float, Field(gt=0)]
-_Strength = Annotated[float, Field(ge=0)]
-_Fraction = Annotated[float, Field(ge=0, le=1)]
+from shutterless.workflows.settings.settings import merge_tables, read_toml
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class ValidationSection(_Section):
+@settings_class()
+class ValidationSection:
     """The frozen frames and their hashes (empty: those of the last promotion)."""
 
     store: Path | None = None
@@ -33,48 +29,60 @@ class ValidationSection(_Section):
     truth_sha256: str = ""
 
 
-class FloorsSection(_Section):
+@settings_class()
+class FloorsSection:
     """Least values."""
 
-    completeness: _Fraction = 0.5
-    live_hours: _Strength = 0.1
-    strips_per_second: _Strength = 50.0
+    completeness: Share
+    live_hours: NotNegative
+    strips_per_second: NotNegative
 
 
-class CeilingsSection(_Section):
+@settings_class()
+class CeilingsSection:
     """Greatest values."""
 
-    false_alarms_per_hour: _Positive = 100.0
-    calibration_error: _Fraction = 0.1
+    false_alarms_per_hour: Positive
+    calibration_error: Share
 
 
-class ThresholdSection(_Section):
+@settings_class()
+class ThresholdSection:
     """False alarms per amplifier-hour at which a model's own threshold is read."""
 
-    false_alarms_per_hour: _Positive = 50.0
+    false_alarms_per_hour: Positive
 
 
-class ChampionSection(_Section):
+@settings_class()
+class ChampionSection:
     """How far a challenger may be behind the champion, and how small the error of the difference must be."""
 
-    standard_errors: _Strength = 1.0
-    largest_standard_error: _Positive = 0.03
-    bootstrap: Annotated[int, Field(ge=100)] = 2000
-    seed: Annotated[int, Field(ge=0)] = 1
+    standard_errors: NotNegative
+    largest_standard_error: Positive
+    bootstrap: Annotated[int, Field(ge=100)]
+    seed: CountFrom0
 
 
-class Policy(_Section):
-    """All sections of ``registry.toml``."""
+@settings_class()
+class Policy:
+    """All sections of ``registry.toml``; the packaged file alone holds the default of every gate."""
 
+    floors: FloorsSection
+    ceilings: CeilingsSection
+    threshold: ThresholdSection
+    champion: ChampionSection
     validation: ValidationSection = ValidationSection()
-    floors: FloorsSection = FloorsSection()
-    ceilings: CeilingsSection = CeilingsSection()
-    threshold: ThresholdSection = ThresholdSection()
-    champion: ChampionSection = ChampionSection()
+
+
+def make_policy(changes: Mapping[str, Any], where: str) -> Policy:
+    """Change values of the packaged policy; a `SettingsError` names ``where`` the changes come from."""
+    packaged = resources.files("shutterless.workflows.settings.configs").joinpath("registry.toml")
+    values = tomllib.loads(packaged.read_text(encoding="utf-8"))
+    return validate_settings(Policy, merge_tables(values, changes), where)
 
 
 def load_policy(path: Path | None = None) -> Policy:
-    """Read a policy file, or the one of the package; paths relative to the file become absolute.
+    """Read the packaged policy with the changes of a file, if one is given; paths relative to it become absolute.
 
     Raises
     ------
@@ -82,14 +90,11 @@ def load_policy(path: Path | None = None) -> Policy:
         If it cannot be read, or a key is misspelt or out of range.
     """
     if path is None:
-        with resources.as_file(
-            resources.files("shutterless.workflows.settings.configs").joinpath("registry.toml")
-        ) as packaged:
-            return validate_settings(Policy, read_toml(packaged), "registry.toml")
-    policy = validate_settings(Policy, read_toml(path), str(path))
+        return make_policy({}, "registry.toml")
+    policy = make_policy(read_toml(path), str(path))
     beside = path.resolve().parent
     found = {name: beside / where for name in ("store", "truth") if (where := getattr(policy.validation, name))}
-    return policy.model_copy(update={"validation": policy.validation.model_copy(update=found)})
+    return replace(policy, validation=replace(policy.validation, **found))
 
 
 @dataclass(frozen=True)

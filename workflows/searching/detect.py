@@ -19,7 +19,7 @@ from shutterless.pipeline.detection.vetoes import need_a_model
 from shutterless.pipeline.examples.strips import cut_strips
 from shutterless.pipeline.examples.training import hide_events
 from shutterless.pipeline.store.store import open_amplifier
-from shutterless.pipeline.tokens import StripBatch, TokenGrid
+from shutterless.pipeline.tokens import STRIPS_AT_ONCE, StripBatch, TokenGrid
 
 if TYPE_CHECKING:
     from shutterless.models.inputs import DetectorModel  # torch takes seconds, and the template bank needs none
@@ -58,7 +58,7 @@ class DetectTask:
     entry: str
     detectors: tuple[Detector, ...]
     threshold: float
-    batch_size: int = 256
+    batch_size: int = STRIPS_AT_ONCE
     view: StackView = StackView()
 
 
@@ -78,7 +78,7 @@ def detect(task: DetectTask) -> pd.DataFrame:
 
 
 def score_triggers(
-    amplifier: Amplifier, triggers: pd.DataFrame, detectors: Sequence[Detector], batch_size: int = 256
+    amplifier: Amplifier, triggers: pd.DataFrame, detectors: Sequence[Detector], batch_size: int = STRIPS_AT_ONCE
 ) -> pd.DataFrame:
     """Let every detector score the triggers of an amplifier.
 

@@ -25,6 +25,7 @@ from shutterless.pipeline.results.candidates import (
     write_candidates,
 )
 from shutterless.pipeline.results.catalogue import identify_streaks, read_catalogue
+from shutterless.pipeline.settings import plain_values
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import (
@@ -199,7 +200,7 @@ class SearchJob:
         record = {
             "model": self.reference,
             "threshold": self.lowest_threshold(parts),
-            "settings": self.settings.model_dump(),
+            "settings": plain_values(self.settings),
             "instrument": self.instrument,
             "catalogue": self.catalogue,
             "supplied": self.supplied,

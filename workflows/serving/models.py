@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -266,7 +266,7 @@ def _describe_model(reference: str, address: str, folder: Path | None) -> dict[s
 
 def _read_grid(folder: Path) -> dict[str, Any]:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return TokenGrid.from_dict(config.get("grid") or {}).to_dict()
+    return asdict(TokenGrid(**(config.get("grid") or {})))
 
 
 def _utc_now() -> str:

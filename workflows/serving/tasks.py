@@ -128,7 +128,7 @@ def search_request(
 def _prepare(request: SearchRequest, address: str, detector: Detector, options: SearchOptions, out: Path) -> SearchJob:
     settings = options.settings
     if request.false_alarms_per_hour is not None:
-        settings = settings.model_copy(update={"false_alarms_per_hour": request.false_alarms_per_hour})
+        settings = replace(settings, false_alarms_per_hour=request.false_alarms_per_hour)
     try:
         job = SearchJob.prepare(
             detector.folder or TEMPLATE_BANK, out, settings, instrument=options.instrument, supplied=options.supplied

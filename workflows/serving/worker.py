@@ -129,14 +129,9 @@ class Searcher:
 def _read_grid(values: Any) -> TokenGrid | None:
     from shutterless.pipeline.tokens import TokenGrid
 
-    if values is None:
-        return None
-    if not isinstance(values, dict):
+    if not isinstance(values, dict | None):
         raise RequestError(f"grid is {values!a}; an object such as that of GET /version is expected")
-    try:
-        return TokenGrid.from_dict(values)
-    except TypeError as error:
-        raise RequestError(f"grid {values} is not a token grid: {error}") from error
+    return None if values is None else TokenGrid(**values)
 
 
 class Worker:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from shutterless.pipeline.tokens import STAGE1_FEATURES, STRIP_ARRAYS, TokenGrid
+from shutterless.pipeline.tokens import STAGE1_FEATURES, STRIP_ARRAYS, STRIPS_AT_ONCE, TokenGrid
 
 LOADER_MODULE = "shutterless.workflows.pyfunc_loader"
-PARAMETERS = {"batch_size": 256, "false_alarms_per_hour": None}
+PARAMETERS = {"batch_size": STRIPS_AT_ONCE, "false_alarms_per_hour": None}
 # entries of MLmodel that would make MLflow run a model's own code, which goes on the path before any package
 _FOREIGN_CODE = ("code", "python_model", "model_code_path", "cloudpickle_version", "artifacts")
 
@@ -19,7 +19,7 @@ _FOREIGN_CODE = ("code", "python_model", "model_code_path", "cloudpickle_version
 def _input_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the arrays of one strip, as the model in a folder takes them, in the order of `StripBatch`."""
     config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    grid = TokenGrid.from_dict(config.get("grid") or {})
+    grid = TokenGrid(**(config.get("grid") or {}))
     return {
         "patches": (grid.n_tokens, grid.patch_size),
         "context": (grid.n_tokens, grid.patch_rows),

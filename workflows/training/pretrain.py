@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from shutterless.models.describe import count_parameters
-from shutterless.models.pretraining.fit import ALL, PretrainingResult, PretrainingSettings, fit_masked_model
+from shutterless.models.pretraining.fit import ALL, PretrainingResult, fit_masked_model
 from shutterless.models.pretraining.masked_patches import MaskedPatchModel, build_masked_model
-from shutterless.models.pretraining.masking import Masking
 from shutterless.models.pretraining.plots import plot_pretraining
 from shutterless.pipeline.files import write_parquet, write_text
+from shutterless.pipeline.settings import plain_values
 from shutterless.pipeline.store.store import manifest_hash, read_manifest
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
@@ -76,8 +76,8 @@ def pretrain_model(
     """
     out, started = Path(out), time.perf_counter()
     recipe: dict[str, Any] = {
-        "settings": settings.model_dump(mode="json"),
-        "grid": train.grid.model_dump(mode="json"),
+        "settings": plain_values(settings),
+        "grid": plain_values(train.grid),
         "architecture": dict(train.architecture),
         "manifest_hash": manifest_hash(read_manifest(store)),
     }
@@ -85,8 +85,7 @@ def pretrain_model(
     if finished is not None:
         return finished
     drawn = draw_unlabelled(store, settings, train, executor=executor, progress=progress)
-    masking = Masking(settings.mask_share, settings.run_share, settings.run_patches)
-    model = build_masked_model(drawn.grid, train.architecture, masking, seed=settings.seed)
+    model = build_masked_model(drawn.grid, train.architecture, settings.masking, seed=settings.seed)
     learn = partial(_learn, model, drawn, settings, out, recipe["manifest_hash"], progress)
     if tracking is None:
         result = learn(None)
@@ -132,16 +131,6 @@ def _learn(
     progress: Progress | None,
     run: Run | None,
 ) -> PretrainingResult:
-    options = PretrainingSettings(
-        epochs=settings.epochs,
-        patience=settings.patience,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        warmup_fraction=settings.warmup_fraction,
-        seed=settings.seed,
-    )
-
     epochs: list[int] = []
 
     def record(rows: list[dict[str, Any]]) -> None:
@@ -157,7 +146,7 @@ def _learn(
 
     result = fit_masked_model(
         model, drawn.strips, np.flatnonzero(~drawn.for_validation), np.flatnonzero(drawn.for_validation),
-        drawn.sources, options, checkpoint=out / CHECKPOINT, made_from=data_hash, on_rows=record,
+        drawn.sources, settings, checkpoint=out / CHECKPOINT, made_from=data_hash, on_rows=record,
     )  # fmt: skip
     before = result.history[~result.history["epoch"].isin(epochs)]
     if run is not None and len(before):  # epochs of the interrupted run
@@ -184,7 +173,7 @@ def _summary(result: PretrainingResult, drawn: UnlabelledSet, recipe: dict[str, 
 def _record_start(run: Run, model: MaskedPatchModel, settings: PretrainSettings, data_hash: str) -> None:
     run.log_params({"family": "transformer", "n_parameters": count_parameters(model)}, prefix="arch.")
     run.log_params({**model.config.architecture(), "dropout": model.config.dropout, "grid": model.config.grid}, "arch.")
-    run.log_params(settings.model_dump(mode="json"), prefix="train.")
+    run.log_params(plain_values(settings), prefix="train.")
     run.log_data(manifest_hash=data_hash, seed=settings.seed)
 
 

@@ -20,7 +20,7 @@ from shutterless.models.families import build_model, family_of, load_model
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.pretraining.masked_patches import is_masked_model, load_masked_model, start_from_encoder
 from shutterless.models.scoring import calibrate_model, score_strips
-from shutterless.models.training import fit as training
+from shutterless.models.training.fit import fit_model
 from shutterless.models.transformer import TransformerDetector
 from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.examples.strips import suitable_grid, suits_stack
@@ -54,11 +54,10 @@ class TrainError(ValueError):
 
 @dataclass(frozen=True)
 class TrainTask:
-    """One model to train: its name in tables, its family, and whether its labels are shuffled (the control)."""
+    """One model to train: its name in tables, and its family."""
 
     name: str
     family: str
-    shuffled: bool = False
 
 
 def draw_training_set(
@@ -227,33 +226,23 @@ def fit_detector(
         If ``init`` is of another family.
     """
     started = time.perf_counter()
-    options = training.TrainingSettings(
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        warmup_fraction=settings.warmup_fraction,
-        validation_fraction=settings.validation_fraction,
-        shuffled_labels=task.shuffled,
-        seed=settings.seed,
-    )
     model = _start_model(task.family, training_set.grid, settings, init)
     held_back = np.unique(training_set.groups[training_set.groups >= VALIDATION_GROUP])
-    result = training.fit_model(
+    result = fit_model(
         model,
         training_set,
-        options,
+        settings,
         validation_groups=held_back.tolist() if held_back.size else None,
         callbacks=callbacks,
     )
     index = result.validation_index
-    choice = _judge_and_calibrate(result.model, training_set, index, calibrated=not task.shuffled)
+    choice = _judge_and_calibrate(result.model, training_set, index, calibrated=not settings.shuffled_labels)
     result.model.save_pretrained(folder)
     write_parquet(result.history, folder / HISTORY)
     summary = {
         "name": task.name,
         "family": task.family,
-        "shuffled": task.shuffled,
+        "shuffled": settings.shuffled_labels,
         "n_parameters": count_parameters(result.model),
         "train_seconds": time.perf_counter() - started,
         "best_epoch": result.best_epoch,
@@ -299,8 +288,7 @@ def _start_model(family: str, grid: TokenGrid, settings: TrainSettings, init: Pa
 
 def choose_grid(amplifier: Amplifier, settings: TrainSettings) -> TokenGrid:
     """Grid of the settings; if that is for stacks of another kind, the default grid of the amplifier's kind."""
-    grid = TokenGrid.from_dict(settings.grid.model_dump())
-    return grid if suits_stack(grid, amplifier) else suitable_grid(amplifier)
+    return settings.grid if suits_stack(settings.grid, amplifier) else suitable_grid(amplifier)
 
 
 @dataclass(frozen=True)

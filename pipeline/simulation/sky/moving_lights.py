@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shutterless.pipeline.settings import NotNegative, settings_class
 from shutterless.pipeline.simulation.camera.focal_plane import FocalPlane
 
 APERTURE_M = 1.22  # ZTF header
@@ -31,33 +32,14 @@ class TrailError(ValueError):
     """An impossible moving light or rate."""
 
 
-@dataclass(frozen=True)
+@settings_class(TrailError)
 class TrailRates:
-    """Objects that cross a CCD (3.0 deg²) of ZTF in an hour.
+    """Objects of each kind that cross a CCD (3.0 deg²) of ZTF in an hour."""
 
-    Parameters
-    ----------
-    geosynchronous : float
-        Gehrels & Vilas 1986 (Icarus 68, 412) found 7 geostationary satellites brighter than V = 13.1 in 8.8 deg² of the
-        belt: at 15 deg/h about 20 an hour pass a CCD there. 2 is for fields within 15 deg of the equator (a choice).
-    low_orbit : float
-        Mróz et al. 2022 (ApJL 924, L30): with 10,000 Starlinks about one trail in every 30 s exposure of the mosaic in
-        twilight, which is 28 an hour and CCD. 10 is the mean of a night (a choice).
-    aircraft : float
-        A choice.
-    meteor : float
-        Ohsawa et al. 2019 (Planet. Space Sci. 165, 281): 1514 in one night, to absolute magnitude 10, on 2.0 deg²
-        behind a 1.05 m Schmidt; 100 an hour and CCD is that order.
-    """
-
-    geosynchronous: float = 2.0
-    low_orbit: float = 10.0
-    aircraft: float = 1.0
-    meteor: float = 100.0
-
-    def __post_init__(self) -> None:
-        if min(self.geosynchronous, self.low_orbit, self.aircraft, self.meteor) < 0:
-            raise TrailError(f"rates per CCD-hour must not be negative: {self}")
+    geosynchronous: NotNegative
+    low_orbit: NotNegative
+    aircraft: NotNegative
+    meteor: NotNegative
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from shutterless.models.explain.attention import attend, attention_rollout, spre
 from shutterless.models.explain.batches import ExplainError
 from shutterless.models.explain.saliency import gradient_saliency, integrated_gradients
 from shutterless.models.families import build_model
-from shutterless.models.training.fit import TrainingSettings, fit_model
+from shutterless.models.training.fit import fit_model
+from shutterless.models.training.settings import TrainingSettings
 from shutterless.pipeline.tokens import TokenGrid
 
 GRID = TokenGrid(n_y=1, n_columns=5, n_rows=24, patch_rows=4, bins=(1,))

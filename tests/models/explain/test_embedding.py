@@ -17,9 +17,10 @@ from shutterless.models.explain.embedding import (
     true_kinds,
 )
 from shutterless.models.families import build_model
-from shutterless.models.pretraining.fit import PretrainingSettings, fit_masked_model
+from shutterless.models.pretraining.fit import fit_masked_model
 from shutterless.models.pretraining.masked_patches import build_masked_model
 from shutterless.models.pretraining.reconstruction import reconstruct
+from shutterless.models.pretraining.settings import PretrainingSettings
 from shutterless.pipeline.tokens import StripBatch, TokenGrid, concatenate_strips, patchify
 
 TRANSFORMER = {"hidden_size": 32, "n_layers": 2, "n_heads": 2, "mlp_size": 48, "dropout": 0.0}

@@ -12,13 +12,7 @@ from safetensors.torch import save_file
 from shutterless.models.dataset import strips_to_tensors
 from shutterless.models.families import build_model
 from shutterless.models.inputs import RESIDUAL_SOFTNESS
-from shutterless.models.pretraining.fit import (
-    PRETRAINING_COLUMNS,
-    PretrainingError,
-    PretrainingSettings,
-    fit_masked_model,
-    schedule_rate,
-)
+from shutterless.models.pretraining.fit import PRETRAINING_COLUMNS, fit_masked_model, schedule_rate
 from shutterless.models.pretraining.masked_patches import (
     ENCODER_PARTS,
     PretrainedError,
@@ -28,9 +22,10 @@ from shutterless.models.pretraining.masked_patches import (
     load_masked_model,
     start_from_encoder,
 )
-from shutterless.models.pretraining.masking import Masking, MaskingError, draw_hidden, hidden_in_turn
+from shutterless.models.pretraining.masking import draw_hidden, hidden_in_turn
 from shutterless.models.pretraining.plots import PANELS, plot_pretraining, plot_reconstruction
 from shutterless.models.pretraining.reconstruction import reconstruct
+from shutterless.models.pretraining.settings import Masking, MaskingError, PretrainingError, PretrainingSettings
 from shutterless.models.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from shutterless.pipeline.tokens import STAGE1_FEATURES, GridError, TokenGrid, patchify
 
@@ -109,11 +104,11 @@ def test_every_patch_is_hidden_once_and_neighbours_apart():
 
 
 def test_masking_is_checked():
-    with pytest.raises(MaskingError, match=r"masked share 1\.0 is not between 0 and 1"):
+    with pytest.raises(MaskingError, match=r"\[share\] = 1\.0: input should be less than 1"):
         Masking(share=1.0)
-    with pytest.raises(MaskingError, match=r"masked in runs 2 is not from 0 to 1"):
+    with pytest.raises(MaskingError, match=r"\[run_share\] = 2: input should be less than or equal to 1"):
         Masking(run_share=2)
-    with pytest.raises(MaskingError, match="a run of 0 patches hides nothing"):
+    with pytest.raises(MaskingError, match=r"\[run_patches\] = 0: input should be greater than or equal to 1"):
         Masking(run_patches=0)
 
 
@@ -275,7 +270,7 @@ def test_rate_rises_and_falls():
 
 
 def test_settings_and_strips_are_checked():
-    with pytest.raises(PretrainingError, match=r"must be positive: \{'epochs': 0, 'patience': 3, 'batch_size': 128\}"):
+    with pytest.raises(PretrainingError, match=r"\[epochs\] = 0: input should be greater than or equal to 1"):
         PretrainingSettings(epochs=0)
     model, strips = build_masked_model(GRID, ARCH), random_strips(4)
     with pytest.raises(PretrainingError, match="3 sources for 4 strips"):

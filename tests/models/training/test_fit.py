@@ -15,12 +15,11 @@ from shutterless.models.scoring import score_strips
 from shutterless.models.training.fit import (
     HISTORY_COLUMNS,
     HistoryRecorder,
-    TrainingError,
-    TrainingSettings,
     _datasets,
     accuracy_and_auc,
     fit_model,
 )
+from shutterless.models.training.settings import TrainingError, TrainingSettings
 from shutterless.pipeline.tokens import GridError, TokenGrid
 
 from ..conftest import GRID, SMALL_ARCH, make_toy
@@ -186,11 +185,11 @@ def test_other_grid_is_refused(toy):
 
 
 def test_settings_are_checked():
-    with pytest.raises(TrainingError, match=r"must be positive: \{'epochs': 0, 'max_steps': -1\}"):
+    with pytest.raises(TrainingError, match=r"\[epochs\] = 0: .* equal to 1; \[max_steps\] = -1: .* equal to 1"):
         TrainingSettings(epochs=0, max_steps=-1)
-    with pytest.raises(TrainingError, match=r"validation_fraction 1\.5 is not between 0 and 1"):
+    with pytest.raises(TrainingError, match=r"\[validation_fraction\] = 1\.5: input should be less than 1"):
         TrainingSettings(validation_fraction=1.5)
-    with pytest.raises(TrainingError, match="device 'tpu' is neither"):
+    with pytest.raises(TrainingError, match=r"\[device\] = 'tpu': input should be 'auto' or 'cpu'"):
         TrainingSettings(device="tpu")
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from shutterless.models.families import build_model
-from shutterless.models.training.fit import TrainingSettings, fit_model
+from shutterless.models.training.fit import fit_model
 from shutterless.models.training.learning_curves import (
     BELOW_BY_DROPOUT,
     CONVERGED,
@@ -21,6 +21,7 @@ from shutterless.models.training.learning_curves import (
     UNSTABLE,
     diagnose,
 )
+from shutterless.models.training.settings import TrainingSettings
 
 SEEDS = range(8)
 N_STEPS, LOG_STEPS, N_EPOCHS = 1000, 20, 10

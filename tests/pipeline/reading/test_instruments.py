@@ -142,7 +142,7 @@ def test_keywords_of_single_outputs_are_known_too():
         ("[columns]", "[colums]", r"unknown key 'colums'; did you mean 'columns'\?"),
         ("ignored_quality_bits = []", "ignored_quality_bits = [0]", r"ignored_quality_bits has 0, bits are 1 to 63"),
         ("n_slices = 5", "", r"lacks .*n_slices.*see the built-in kepler\.toml"),
-        ("patch_rows = 4", "patch_rows = 5", r"\[tokens\]: token grid: n_rows 64 is not a multiple of patch_rows 5"),
+        ("patch_rows = 4", "patch_rows = 5", r"\[tokens\]: TokenGrid: n_rows 64 is not a multiple of patch_rows 5"),
         ("patch_rows = 4", "patch_row = 4", r"\[tokens\]: unknown key 'patch_row'; did you mean 'patch_rows'\?"),
         ("flare = [600.0, 14400.0]", "flair = [1.0, 2.0]", r"\[events\]: unknown key 'flair'; did you mean 'flare'\?"),
         ("flare = [600.0, 14400.0]", "flare = [3, 2]", r"\[events\] flare = \[3, 2\] is not two rising positive"),

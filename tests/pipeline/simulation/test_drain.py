@@ -12,7 +12,8 @@ from shutterless.pipeline.reading.frames import FrameError, read_frame_info
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.simulation.content import AmplifierContent, draw_content
 from shutterless.pipeline.simulation.rendering import mean_electrons
-from shutterless.pipeline.simulation.scene import SceneError, SceneSettings, draw_scene
+from shutterless.pipeline.simulation.scene import draw_scene
+from shutterless.pipeline.simulation.settings import SceneError, SceneSettings
 from shutterless.pipeline.simulation.simulate import simulate_file
 
 CLOSE = 200

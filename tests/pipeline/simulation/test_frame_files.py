@@ -136,7 +136,7 @@ def test_a_gap_between_the_hdus_is_refused(tmp_path):
 
 PEAK = """
 import sys, tracemalloc
-from shutterless.pipeline.simulation.scene import SceneSettings
+from shutterless.pipeline.simulation.settings import SceneSettings
 from shutterless.pipeline.simulation.simulate import simulate_file
 settings = SceneSettings(instrument=sys.argv[1], rows=int(sys.argv[2]), events=3, suffix=sys.argv[3],
     n_bright_stars=2_000, sky_mag=17.0, atmosphere=True, detector=True)

@@ -10,7 +10,8 @@ from scipy.special import ndtr
 
 from shutterless.pipeline.events.kinds import EVENT_KINDS, STAR_KINDS
 from shutterless.pipeline.simulation.placement import place_event, place_events
-from shutterless.pipeline.simulation.scene import EVENTS, SceneError, SceneSettings, draw_scene
+from shutterless.pipeline.simulation.scene import EVENTS, draw_scene
+from shutterless.pipeline.simulation.settings import SceneError, SceneSettings
 
 SETTINGS = SceneSettings(rows=6000, n_bright_stars=100.0, seed=5)
 
@@ -59,9 +60,9 @@ def test_an_eclipse_lasts_beyond_its_truth_rows(scene):
 
 
 def test_settings_of_partial_events_are_checked():
-    with pytest.raises(SceneError, match=r"partial 1.5 must be a share from 0 to 1, longest_flare_s 2.0 positive"):
+    with pytest.raises(SceneError, match=r"\[partial\] = 1\.5: input should be less than or equal to 1"):
         replace(SETTINGS, partial=1.5)
-    with pytest.raises(SceneError, match=r"longest_flare_s 0.0 positive"):
+    with pytest.raises(SceneError, match=r"\[longest_flare_s\] = 0\.0: input should be greater than 0"):
         replace(SETTINGS, longest_flare_s=0.0)
 
 

@@ -17,7 +17,8 @@ from shutterless.pipeline.simulation.camera.artefacts import CosmicRay, PickupBu
 from shutterless.pipeline.simulation.content import AmplifierContent, draw_content
 from shutterless.pipeline.simulation.placement import light_curve_by_pieces, place_event
 from shutterless.pipeline.simulation.rendering import mean_electrons, render
-from shutterless.pipeline.simulation.scene import PIXELS, Scene, SceneError, SceneSettings, draw_scene
+from shutterless.pipeline.simulation.scene import PIXELS, Scene, draw_scene
+from shutterless.pipeline.simulation.settings import SceneError, SceneSettings
 from shutterless.pipeline.simulation.simulate import simulate_file
 from shutterless.pipeline.simulation.truth import STAR_COLUMNS, TRUTH_COLUMNS, truth_rows, write_tables
 
@@ -393,17 +394,20 @@ def test_no_events_no_stars_are_empty_tables_with_all_columns(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rows": 0}, r"must be positive: \{'rows': 0"),
-        ({"ccds": (1, 1)}, r"ccds \(1, 1\) must be different whole numbers from 1"),
-        ({"events": -1}, r"must not be negative: events -1"),
-        ({"rho": (8.0, 4.0)}, r"rho \(8\.0, 4\.0\) must be two positive numbers in rising order"),
+        ({"rows": 0}, r"\[rows\] = 0: input should be greater than or equal to 1"),
+        ({"ccds": (1, 1)}, r"\[ccds\] = \(1, 1\): a CCD is named twice"),
+        ({"ccds": (0, 1)}, r"\[ccds\] entry 0 = 0: input should be greater than or equal to 1"),
+        ({"events": -1}, r"\[events\] = -1: input should be greater than or equal to 0"),
+        ({"rho": (8.0, 4.0)}, r"\[rho\] = \(8\.0, 4\.0\): the smallest comes first"),
+        ({"rho": (0.0, 4.0)}, r"\[rho\] entry 0 = 0\.0: input should be greater than 0"),
         ({"bright_mag": 18.0}, r"bright_mag 18\.0 must be below faint_mag 17\.0"),
-        ({"kinds": ("nova",)}, r"kinds \('nova',\) must be among"),
-        ({"suffix": ".png"}, r"suffix '\.png' is not one of \.fits"),
+        ({"kinds": ("nova",)}, r"\[kinds\] entry 0 = 'nova': no kind of event; known are flare, burst"),
+        ({"kinds": ()}, r"\[kinds\] = \(\): tuple should have at least 1 item"),
+        ({"suffix": ".png"}, r"\[suffix\] = '\.png': no suffix of frames; known are \.fits"),
         ({"band": "z"}, r"band 'z' has no zero point"),
-        ({"shutter_close_row": 0}, r"shutter_close_row 0 must be a sequence row after the opening"),
+        ({"shutter_close_row": 0}, r"\[shutter_close_row\] = 0: input should be greater than or equal to 1"),
         ({"shutter_close_row": 9, "first_row": None}, r"needs a first_row \(is None\) to count from"),
-        ({"shutter_open_utc": "noon"}, r"shutter_open_utc 'noon' is not ISO 8601"),
+        ({"shutter_open_utc": "noon"}, r"\[shutter_open_utc\] = 'noon': not ISO 8601, such as 2026-03-04T05:06:07"),
     ],
 )
 def test_settings_that_contradict(changes, message):

@@ -10,7 +10,8 @@ import pytest
 from shutterless.pipeline.reading.frames import read_amplifier
 from shutterless.pipeline.simulation.content import draw_content
 from shutterless.pipeline.simulation.rendering import mean_electrons
-from shutterless.pipeline.simulation.scene import SceneError, SceneSettings, draw_scene
+from shutterless.pipeline.simulation.scene import draw_scene
+from shutterless.pipeline.simulation.settings import SceneError, SceneSettings
 from shutterless.pipeline.simulation.simulate import simulate_file
 from shutterless.pipeline.simulation.sky.star_counts import star_counts
 from shutterless.pipeline.simulation.truth import truth_rows
@@ -99,8 +100,8 @@ def test_crowding_goes_with_galactic_latitude():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"galactic_latitude_deg": 91.0}, r"galactic_latitude_deg 91\.0 must lie between -90 and 90"),
-        ({"meteors_per_hour": -1.0}, r"rates of moving lights must not be negative: .*'meteors_per_hour': -1"),
+        ({"galactic_latitude_deg": 91.0}, r"\[galactic_latitude_deg\] = 91\.0: .* less than or equal to 90"),
+        ({"meteors_per_hour": -1.0}, r"\[meteors_per_hour\] = -1\.0: input should be greater than or equal to 0"),
     ],
 )
 def test_impossible_skies_are_refused(changes, message):

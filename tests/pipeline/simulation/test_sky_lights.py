@@ -5,7 +5,8 @@ import pytest
 
 from shutterless.pipeline.reading.instruments import load_profile
 from shutterless.pipeline.simulation.camera.focal_plane import focal_plane
-from shutterless.pipeline.simulation.scene import Scene, SceneSettings, draw_scene
+from shutterless.pipeline.simulation.scene import Scene, draw_scene
+from shutterless.pipeline.simulation.settings import SceneSettings
 from shutterless.pipeline.simulation.sky.atmosphere import draw_atmosphere
 from shutterless.pipeline.simulation.sky.ghosts import Ghost
 from shutterless.pipeline.simulation.sky.moving_lights import TrailRates

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from shutterless.pipeline.reading.frames import FrameError
-from shutterless.pipeline.simulation.scene import SceneSettings
+from shutterless.pipeline.simulation.settings import SceneSettings
 from shutterless.pipeline.simulation.simulate import simulate_file
 from shutterless.pipeline.store.ingest import ingest_amplifier
 from shutterless.pipeline.store.store import MANIFEST_COLUMNS, open_amplifier, read_entry, read_manifest, write_manifest

@@ -14,11 +14,11 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
+from shutterless.pipeline.settings import SettingsError
 from shutterless.workflows import cli
 from shutterless.workflows.execution import slurm
 from shutterless.workflows.execution.cluster import describe_jobs, open_executor
 from shutterless.workflows.execution.slurm import JobKeeper, SlurmError, load_slurm, walltime_seconds
-from shutterless.workflows.settings.settings import SettingsError
 
 SETTINGS = """
 jobs = 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -10,20 +11,22 @@ from astropy.io import fits
 from typer.testing import CliRunner
 
 from shutterless.pipeline.events.kinds import EVENT_KINDS
+from shutterless.pipeline.injection.amplifiers import InjectionError, InjectionSettings
 from shutterless.workflows.cli import app
 from shutterless.workflows.execution.cluster import SerialExecutor
-from shutterless.workflows.frames.inject import InjectError, build_injection, inject_files
-from shutterless.workflows.frames.simulate import build_scene, simulate_scene
+from shutterless.workflows.frames.inject import InjectError, inject_files, share_equally
+from shutterless.workflows.frames.simulate import simulate_scene
 from shutterless.workflows.settings.settings import load_scene
 
-EASY = {"settings": build_injection(["burst"], (8.0, 12.0)), "events": 3, "seed": 1, "executor": SerialExecutor()}
+SETTINGS = InjectionSettings(kinds=(("burst", 1.0),), rho=(8.0, 12.0))
+EASY = {"settings": SETTINGS, "events": 3, "seed": 1, "executor": SerialExecutor()}
 
 
 @pytest.fixture(scope="module")
 def frames(tiny_camera, tmp_path_factory):
     """Two event-free files of the small camera."""
     values = {"n_bright_stars": 3000.0, "suffix": ".fits", "rows": 3000, "files": 2, "events": 0, "seed": 4}
-    scene = build_scene(load_scene({**values, "instrument": tiny_camera, "sequence": "calm"}))
+    scene = load_scene({**values, "instrument": tiny_camera, "sequence": "calm"})
     return simulate_scene(scene, tmp_path_factory.mktemp("calm"), executor=SerialExecutor()).files
 
 
@@ -67,15 +70,16 @@ def test_nothing_is_overwritten(frames, tiny_camera, tmp_path):
 
 
 def test_settings_are_checked():
-    settings = build_injection(EVENT_KINDS, (5.0, 6.0), 0.0)
+    settings = InjectionSettings(kinds=share_equally(EVENT_KINDS), rho=(5.0, 6.0), partial=0.0)
     assert sum(share for _, share in settings.kinds) == pytest.approx(1)
-    assert (settings.rho, settings.partial) == ((5.0, 6.0), 0.0)
-    with pytest.raises(InjectError, match=r"kinds nova: choose some of flare, burst, occultation, glint, eclipse"):
-        build_injection(["nova"], (5.0, 6.0))
-    with pytest.raises(InjectError, match=r"rho 6,5 must be two positive numbers in rising order"):
-        build_injection(["burst"], (6.0, 5.0))
-    with pytest.raises(InjectError, match=r"a share of 2 partial events does not lie between 0 and 1"):
-        build_injection(["burst"], (5.0, 6.0), 2.0)
+    for changes, message in (
+        ({"kinds": share_equally(["nova"])}, r"\[kinds\] entry 0 entry 0 = 'nova': no kind of event; known are flare"),
+        ({"kinds": ()}, r"\[kinds\] = \(\): tuple should have at least 1 item"),
+        ({"rho": (6.0, 5.0)}, r"\[rho\] = \(6\.0, 5\.0\): the smallest comes first"),
+        ({"partial": 2.0}, r"\[partial\] = 2\.0: input should be less than or equal to 1"),
+    ):
+        with pytest.raises(InjectionError, match=message):
+            replace(settings, **changes)
 
 
 def test_dead_amplifiers_are_listed_once(frames, tiny_camera, tmp_path):

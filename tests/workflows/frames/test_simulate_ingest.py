@@ -22,7 +22,7 @@ from shutterless.workflows.frames.ingest import (
     prepare_folder,
     survey_files,
 )
-from shutterless.workflows.frames.simulate import build_scene, simulate_scene
+from shutterless.workflows.frames.simulate import simulate_scene
 from shutterless.workflows.settings.settings import load_scene
 
 PROFILE = """
@@ -77,7 +77,7 @@ def profile(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scene(profile):
     values = {"sequence": "night", "seed": 3, "instrument": profile, "rows": 600, "files": 2, "events": 2}
-    return build_scene(load_scene(values, ["n_bright_stars=400"]))
+    return load_scene(values, ["n_bright_stars=400"])
 
 
 @pytest.fixture(scope="module")

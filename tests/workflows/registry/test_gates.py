@@ -5,50 +5,49 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from importlib import resources
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_type_hints
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from shutterless.models.evaluation.metrics import RateCurve, cluster_detections
+from shutterless.pipeline.settings import SettingsError, plain_values
 from shutterless.pipeline.store.store import manifest_hash, read_manifest
 from shutterless.workflows.comparison.evaluate import pixel_rows_per_hour
 from shutterless.workflows.registry import gates
 from shutterless.workflows.registry.gates import Gate, Judgement, judge_challenger
 from shutterless.workflows.registry.history import GATE_LENGTH
-from shutterless.workflows.registry.policy import Policy, ValidationSection, load_policy, open_frozen
+from shutterless.workflows.registry.policy import Policy, ValidationSection, load_policy, make_policy, open_frozen
 from shutterless.workflows.registry.store import RegistryError
 from shutterless.workflows.searching.detect import write_rates
-from shutterless.workflows.settings.settings import SettingsError
 from shutterless.workflows.tracking.tracking import bundled_folder
 
 ROOT = Path(__file__).resolve().parents[3]
-POLICY = Policy()
+POLICY = load_policy()
 # limits that 0.02 amplifier-hours of a small camera can show
-LENIENT = Policy.model_validate(
+LENIENT = make_policy(
     {
         "floors": {"completeness": 0.0, "live_hours": 0.001, "strips_per_second": 1.0},
         "ceilings": {"false_alarms_per_hour": 1e6, "calibration_error": 1.0},
         "threshold": {"false_alarms_per_hour": 1000.0},
         "champion": {"largest_standard_error": 1.0},
-    }
+    },
+    "lenient",
 )
 
 
-def test_the_policy_in_the_repository_is_the_packaged_one():
-    packaged = resources.files("shutterless.workflows.settings.configs").joinpath("registry.toml").read_bytes()
-    assert (ROOT / "mlflow" / "registry.toml").read_bytes() == packaged
-
-
-def test_the_packaged_policy_is_the_default_and_gives_every_gate_a_value():
-    assert load_policy() == POLICY
-    packaged = tomllib.loads((ROOT / "mlflow" / "registry.toml").read_text())
-    assert {section: set(values) for section, values in packaged.items() if values} == {
-        section: set(values) for section, values in POLICY.model_dump().items() if section != "validation"
-    }
+def test_there_is_one_policy_file_and_it_alone_gives_every_gate_a_value():
+    files = [path for path in ROOT.rglob("registry.toml") if not {"build", ".venv"} & set(path.parts)]
+    assert [path.relative_to(ROOT).as_posix() for path in files] == ["workflows/settings/configs/registry.toml"]
+    packaged = tomllib.loads(files[0].read_text(encoding="utf-8"))
+    assert packaged.pop("validation") == {}
+    assert packaged == {name: values for name, values in plain_values(POLICY).items() if name != "validation"}
+    gates = [section for name, section in get_type_hints(Policy).items() if name != "validation"]
+    assert [field.name for section in gates for field in fields(section) if field.default is not MISSING] == []
 
 
 def test_a_policy_need_hold_only_what_it_changes_and_its_paths_are_beside_it(tmp_path):
@@ -76,7 +75,7 @@ def test_frames_are_frozen_by_hash(held_out, training_store, tmp_path):
     frozen = open_frozen(POLICY, store, truth, {})
     found = hashlib.sha256(truth.read_bytes()).hexdigest()
     assert frozen.hashes == {"manifest_hash": manifest_hash(read_manifest(store)), "truth_sha256": found}
-    same = Policy(validation=ValidationSection(store=store, truth=truth, **frozen.hashes))
+    same = replace(POLICY, validation=ValidationSection(store=store, truth=truth, **frozen.hashes))
     assert open_frozen(same, None, None, {}) == frozen
     other = manifest_hash(read_manifest(training_store))
     with pytest.raises(

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import threading
 import time
+from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
 
@@ -16,12 +17,12 @@ from shutterless.pipeline.store.store import manifest_hash, read_manifest
 from shutterless.workflows.registry import promotion as promotion_module
 from shutterless.workflows.registry.gates import Gate, Judgement
 from shutterless.workflows.registry.history import CARRIED_OUT, CUT_OFF, OUTSIDE, REFUSED, whoami
-from shutterless.workflows.registry.policy import Policy, ValidationSection
+from shutterless.workflows.registry.policy import ValidationSection, load_policy
 from shutterless.workflows.registry.promotion import promote_version, read_registry_history, roll_back
 from shutterless.workflows.registry.store import LOCK, RegistryError, RegistryStore
 from shutterless.workflows.tracking.tracking import open_tracking, register_model, resolve_model, track_run
 
-POLICY = Policy()
+POLICY = load_policy()
 NAMES = (f"promoted-{number}" for number in count())
 
 
@@ -165,7 +166,7 @@ def test_other_frames_than_those_of_the_last_promotion_are_refused(registry, mov
         RegistryError, match=f"has manifest_hash {other}, but {frozen} was frozen by the last promotion"
     ):
         promote_version(registry.tracking, registry.name, "2", policy=POLICY, store=training_store, truth=held_out[1])
-    refrozen = Policy(validation=ValidationSection(manifest_hash=other))  # freezes the other frames
+    refrozen = replace(POLICY, validation=ValidationSection(manifest_hash=other))  # freezes the other frames
     promote_version(registry.tracking, registry.name, "2", policy=refrozen, store=training_store, truth=held_out[1])
     assert champion_of(registry) == "2"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -244,7 +245,7 @@ def test_split_in_time_trains_on_the_first_part_and_validates_on_the_last(store)
     changes = ("train.split=time", "train.n_examples=60", "train.hide_above=7")
     drawn = draw_training_set(store, load_settings(None, changes).train_for("mlp"))
     assert set(drawn.groups) == {0, VALIDATION_GROUP}
-    assert drawn.grid.to_dict() == {**dict(open_amplifier(store, "k_c00_q0").token_grid), "bins": (1, 4)}
+    assert asdict(drawn.grid) == {**dict(open_amplifier(store, "k_c00_q0").token_grid), "bins": (1, 4)}
     event = drawn.labels.is_event > 0
     # 30 events are injected, six of them in the last fifth; the template bank finds most
     assert 15 <= event.sum() <= 30

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -211,7 +211,7 @@ def test_version_names_the_model_its_grid_and_the_limits(server, models):
         "1",
     )
     assert found["family"] == "shutterless-cnn"
-    grid = load_model(models[0]).grid.to_dict()
+    grid = asdict(load_model(models[0]).grid)
     assert found["grid"] == {**grid, "bins": list(grid["bins"])}
     assert found["limits"] == {"max_bytes": 2_000_000, "max_strips": N_STRIPS, "max_rows": MAX_ROWS, "timeout_s": 600}
     assert abs((pd.Timestamp.now("UTC") - pd.Timestamp(found["since"])).total_seconds()) < 300
@@ -295,7 +295,8 @@ def test_strips_that_cannot_be_scored_are_refused_with_the_reason(server, strips
         ({**good, "mask": [[2] * 8] * 5}, 422, "mask holds something other than true and false"),
         ({**good, "context": [[1], [1, 2]]}, 422, "context is no array"),
         ({**good, "grid": {"n_rows": 8}}, 422, "the batch of strips has TokenGrid.*but the model expects"),
-        ({**good, "grid": {"n_rows": "\ud800"}}, 422, "is not a token grid"),
+        ({**good, "grid": {"n_rows": "\ud800"}}, 422, "TokenGrid: .n_rows. = .*input should be a valid integer"),
+        ({**good, "grid": {"\ud800": 8}}, 422, "TokenGrid: .*unknown key; known are"),
         ({name: (values * 3) for name, values in good.items()}, 413, f"15 strips are more than the {N_STRIPS}"),
         ([good], 400, "the body is a JSON list"),
         (b'{"patches": NaN}', 400, "NaN is no JSON number"),

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, FrozenInstanceError, fields, is_dataclass, replace
+from typing import Any, get_type_hints
 
 import pytest
-from pydantic import ValidationError
 
-from shutterless.pipeline.simulation.scene import SceneSettings
-from shutterless.workflows.frames.simulate import build_scene
+from shutterless.models.pretraining.settings import Masking, PretrainingSettings
+from shutterless.models.training.settings import TrainingSettings
+from shutterless.pipeline.settings import SettingsError, plain_values, validate_settings
+from shutterless.pipeline.simulation.settings import SceneSettings
+from shutterless.pipeline.tokens import TokenGrid
 from shutterless.workflows.settings.settings import (
     FAMILY_NAMES,
-    SettingsError,
+    PretrainSettings,
+    Settings,
+    SimulateSettings,
+    default_toml,
     load_scene,
     load_settings,
     resolved_toml,
@@ -54,11 +62,11 @@ def test_bare_words_are_strings_and_lists_are_toml():
 def test_train_for_adds_the_family_architecture(family):
     settings = load_settings(overrides=[f"{family}.width=7"])
     assert settings.train_for(family).architecture == {"width": 7}
-    assert settings.train_for(family).model_copy(update={"architecture": {}}) == settings.train
+    assert replace(settings.train_for(family), architecture={}) == settings.train
 
 
 def test_settings_cannot_be_changed():
-    with pytest.raises(ValidationError, match="frozen"):
+    with pytest.raises(FrozenInstanceError, match="cannot assign to field 'epochs'"):
         load_settings().train.epochs = 2
 
 
@@ -76,8 +84,11 @@ def test_settings_cannot_be_changed():
         ("train.epochs=0", r"\[train\] epochs = 0: input should be greater than or equal to 1"),
         ("train.learning_rate=-1", r"\[train\] learning_rate = -1: input should be greater than 0"),
         ("train.grid.patch_rows=7", r"\[train\] grid: n_rows 256 is not a multiple of patch_rows 7"),
-        ("simulate.training.rho=[9, 4]", r"\[simulate\] training: rho \[9.0, 4.0\] must be"),
-        ("simulate.training.ccds=[1, 1]", r"names a CCD twice"),
+        ("train.grid.bins=[1, 0]", r"\[train.grid\] bins entry 1 = 0: input should be greater than or equal to 1"),
+        ("simulate.training.rho=[9, 4]", r"\[simulate.training\] rho = \[9, 4\]: the smallest comes first"),
+        ("simulate.training.ccds=[1, 1]", r"\[simulate.training\] ccds = \[1, 1\]: a CCD is named twice"),
+        ("simulate.training.band=z", r"\[simulate\] training: band 'z' has no zero point"),
+        ("pretrain.trigger_share=0.8", r"\[pretrain\]: trigger_share 0.8 and streak_share 0.3 exceed 1"),
         ("simulate.training.seed=202", r"\[simulate\]: scenes must differ in seed, or held-out frames repeat"),
         ("train=3", r"--set train=3: expected SECTION.KEY=VALUE"),
         ("train.epochs", r"--set train.epochs: expected SECTION.KEY=VALUE"),
@@ -101,10 +112,50 @@ def test_file_errors_name_the_file(tmp_path):
         load_settings(bad)
 
 
-def test_scene_section_has_the_keys_and_defaults_of_the_simulator():
-    section = load_scene({"sequence": "simulated", "seed": 1})
-    assert build_scene(section) == SceneSettings()
-    assert set(section.model_dump()) == {field.name for field in dataclasses.fields(SceneSettings)}
+def repeated_defaults(kind: type, values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Keys of a configuration whose values are the defaults of the classes that they are read into."""
+    found = []
+    for field in fields(kind):
+        default = None if field.default is MISSING else plain_values(field.default)
+        value, annotation = values.get(field.name), get_type_hints(kind)[field.name]
+        if is_dataclass(annotation) and value is not None:
+            found += repeated_defaults(annotation, value, f"{prefix}{field.name}.")
+        elif value is not None and value == default:
+            found.append(f"{prefix}{field.name}")
+    return found
+
+
+def test_the_quickstart_repeats_no_default():
+    assert repeated_defaults(Settings, tomllib.loads(default_toml())) == []
+    twice = {"train": {"epochs": TrainingSettings.epochs, "grid": {"n_rows": 256, "bins": [1]}}, "search": {}}
+    assert repeated_defaults(Settings, twice) == ["train.epochs", "train.grid.n_rows"]
+
+
+def settings_classes(kind: type = Settings) -> set[type]:
+    """A settings class, those of its sections, and those that they extend."""
+    sections = [section for section in get_type_hints(kind).values() if is_dataclass(section)]
+    return {kind, *kind.__mro__[1:-1]}.union(*map(settings_classes, sections))
+
+
+def test_no_section_repeats_what_it_extends():
+    again = [
+        f"{kind.__name__}.{name}"
+        for kind in settings_classes()
+        for name in vars(kind)["__annotations__"]
+        if any(name in vars(base)["__annotations__"] for base in kind.__mro__[1:-1])
+    ]
+    assert again == []
+    assert {SceneSettings, TokenGrid, TrainingSettings, PretrainingSettings} <= settings_classes()
+
+
+def test_every_default_is_within_its_own_limits():
+    for kind in settings_classes() - {Settings, SimulateSettings}:
+        assert validate_settings(kind, plain_values(kind()), kind.__name__) == kind()
+
+
+def test_the_masking_of_a_pretraining_is_that_of_the_model():
+    assert PretrainSettings().masking == Masking()
+    assert PretrainSettings(mask_share=0.3, run_patches=2).masking == Masking(0.3, Masking.run_share, 2)
 
 
 def test_scene_overrides_and_their_errors():

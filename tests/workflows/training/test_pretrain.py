@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,11 @@ from typer.testing import CliRunner
 
 from shutterless.models.pretraining.masked_patches import PretrainedError, load_masked_model
 from shutterless.pipeline.detection import vetoes
+from shutterless.pipeline.settings import SettingsError, plain_values
 from shutterless.pipeline.store.store import manifest_hash, open_amplifier, read_manifest, write_manifest
 from shutterless.pipeline.tokens import GridError, TokenGrid
 from shutterless.workflows import cli
-from shutterless.workflows.settings.settings import GridSettings, PretrainSettings, SettingsError, load_settings
+from shutterless.workflows.settings.settings import PretrainSettings, load_settings
 from shutterless.workflows.tracking.tracking import fetch_runs
 from shutterless.workflows.training import pretrain, unlabelled
 from shutterless.workflows.training.pretrain import PretrainError, pretrain_model
@@ -31,7 +33,7 @@ SETTINGS = PretrainSettings(seed=3, epochs=2, batch_size=16, n_strips=96, learni
 
 @pytest.fixture
 def train(train_settings):
-    return train_settings.model_copy(update={"architecture": ARCHITECTURES["transformer"]})
+    return replace(train_settings, architecture=ARCHITECTURES["transformer"])
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def pretrained(training_store, tmp_path_factory):
     from shutterless.workflows.settings.settings import TrainSettings
 
     folder = tmp_path_factory.mktemp("pretrained") / "encoder"
-    train = TrainSettings(grid=GridSettings(**GRID), architecture=ARCHITECTURES["transformer"])
+    train = TrainSettings(grid=TokenGrid(**GRID), architecture=ARCHITECTURES["transformer"])
     return folder, pretrain_model(training_store, settings=SETTINGS, train=train, out=folder)
 
 
@@ -127,7 +129,7 @@ def test_pretraining_leaves_the_encoder_its_history_and_what_it_was_made_from(pr
     assert {path.name for path in folder.iterdir()} == names
     assert json.loads((folder / "pretraining.json").read_text()) == summary
     assert summary["manifest_hash"] == manifest_hash(read_manifest(training_store))
-    assert summary["settings"] == SETTINGS.model_dump(mode="json")
+    assert summary["settings"] == plain_values(SETTINGS)
     assert summary["n_strips"] + summary["n_validation_strips"] == sum(summary["n_by_source"].values())
     history = pd.read_parquet(folder / "history.parquet")
     best = history.query("split == 'validation' and source == 'all' and epoch == @summary['best_epoch']")
@@ -137,7 +139,7 @@ def test_pretraining_leaves_the_encoder_its_history_and_what_it_was_made_from(pr
 
 def test_training_starts_from_the_encoder(pretrained, training_store, train, tmp_path):
     """A vanishing rate keeps the first weights: encoder and embeddings are those of the pretraining."""
-    still = train.model_copy(update={"learning_rate": 1e-12, "n_examples": 40})
+    still = replace(train, learning_rate=1e-12, n_examples=40)
     train_model(training_store, family="transformer", settings=still, out=tmp_path / "tuned", init=pretrained[0])
     found, source = (load_file(folder / "model.safetensors") for folder in (tmp_path / "tuned", pretrained[0]))
     shared = [name for name in found if name.startswith(("embed_", "encoder."))]
@@ -148,7 +150,7 @@ def test_training_starts_from_the_encoder(pretrained, training_store, train, tmp
 
 def test_training_of_something_else_is_refused_with_both(pretrained, training_store, train, tmp_path):
     def start(family="transformer", **changes):
-        settings = train.model_copy(update={"n_examples": 40, **changes})
+        settings = replace(train, n_examples=40, **changes)
         train_model(training_store, family=family, settings=settings, out=tmp_path / "refused", init=pretrained[0])
 
     with pytest.raises(TrainError, match="encoder is the pretrained encoder of a transformer, not of a mlp"):
@@ -156,7 +158,7 @@ def test_training_of_something_else_is_refused_with_both(pretrained, training_st
     with pytest.raises(PretrainedError, match=r"with \{'hidden_size': 16\}, but .* has \{'hidden_size': 8\}"):
         start(architecture={**ARCHITECTURES["transformer"], "hidden_size": 8})
     with pytest.raises(GridError, match=r"encoder has .*n_rows=64.*but the model expects .*n_rows=128"):
-        start(grid=GridSettings(**{**GRID, "n_rows": 128}))
+        start(grid=TokenGrid(**{**GRID, "n_rows": 128}))
 
 
 def test_interrupted_run_is_gone_on_with_resume_alone(
@@ -200,7 +202,7 @@ def test_finished_pretraining_is_not_done_again(pretrained, training_store, trai
     monkeypatch.setattr(pretrain, "draw_unlabelled", None)  # a finished pretraining needs no strips
     assert pretrain_model(training_store, settings=SETTINGS, **options) == summary
     with pytest.raises(PretrainError, match=r"was pretrained with .*'epochs': 2.* now .*'epochs': 3"):
-        pretrain_model(training_store, settings=SETTINGS.model_copy(update={"epochs": 3}), **options)
+        pretrain_model(training_store, settings=replace(SETTINGS, epochs=3), **options)
 
 
 def test_store_that_no_strips_can_be_cut_from_is_named(training_store, train, tmp_path):
@@ -221,7 +223,7 @@ def test_stacks_of_different_grids_are_not_mixed(training_store, train, monkeypa
 
 
 def test_tracked_pretraining_has_its_curve(training_store, train, tmp_path, tracking):
-    settings = SETTINGS.model_copy(update={"epochs": 1, "n_strips": 40})
+    settings = replace(SETTINGS, epochs=1, n_strips=40)
     pretrain_model(training_store, settings=settings, train=train, out=tmp_path / "followed", tracking=tracking)
     (run,) = fetch_runs(tracking, "pretrain").query("name == 'followed'").to_dict("records")
     expected = {"arch.hidden_size": "16", "train.mask_share": "0.5", "train.seed": "3", "data.seed": "3"}

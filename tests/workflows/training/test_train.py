@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlparse
@@ -53,7 +54,7 @@ def test_every_amplifier_is_a_group_and_gives_as_many_injected_examples(training
     found = np.bincount(drawn.groups[drawn.labels.is_event > 0])
     assert (found <= 15).all()
     assert (found >= 5).all()
-    assert drawn.grid.to_dict()["n_columns"] == train_settings.grid.n_columns
+    assert drawn.grid.n_columns == train_settings.grid.n_columns
 
 
 def test_validation_store_counts_from_its_own_group(training_store, held_out, train_settings):
@@ -65,7 +66,7 @@ def test_validation_store_counts_from_its_own_group(training_store, held_out, tr
 def test_model_is_judged_on_the_validation_store_alone(training_store, held_out, train_settings, tmp_path, shuffled):
     """By its probabilities; those of a control are not calibrated, because that needs true labels."""
     drawn = draw_training_set(training_store, train_settings, validation_store=held_out[0])
-    summary = fit_detector(TrainTask("mlp", "mlp", shuffled), drawn, train_settings, tmp_path)
+    summary = fit_detector(TrainTask("mlp", "mlp"), drawn, replace(train_settings, shuffled_labels=shuffled), tmp_path)
     apart = np.flatnonzero(drawn.groups >= VALIDATION_GROUP)
     assert (summary["n_validation_strips"], summary["n_strips"]) == (len(apart), len(drawn) - len(apart))
     model = load_model(tmp_path)
@@ -78,9 +79,7 @@ def test_model_is_judged_on_the_validation_store_alone(training_store, held_out,
 
 
 def test_seed_fixes_the_examples_and_another_one_draws_others(training_store, train_settings):
-    first, again, other = (
-        draw_training_set(training_store, train_settings.model_copy(update={"seed": seed})) for seed in (1, 1, 2)
-    )
+    first, again, other = (draw_training_set(training_store, replace(train_settings, seed=seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first.strips.patches, again.strips.patches)
     np.testing.assert_array_equal(first.labels.onset, again.labels.onset)
     assert first.strips.patches.shape != other.strips.patches.shape or not np.array_equal(
@@ -89,7 +88,7 @@ def test_seed_fixes_the_examples_and_another_one_draws_others(training_store, tr
 
 
 def test_same_seed_gives_the_same_weights_to_the_bit_and_another_seed_others(train_in, train_settings):
-    first, again, other = (train_in("mlp", train_settings.model_copy(update={"seed": seed}))[0] for seed in (1, 1, 2))
+    first, again, other = (train_in("mlp", replace(train_settings, seed=seed))[0] for seed in (1, 1, 2))
     assert (first / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
     assert (first / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
 
@@ -128,7 +127,7 @@ def test_parameters_of_a_perceptron_are_those_of_the_head(train_in, train_settin
 def test_init_goes_on_from_the_weights_it_is_given(train_in, train_settings):
     start, _ = train_in("start", train_settings)
     # another seed would give other first weights, and a vanishing rate does not change them
-    still = train_settings.model_copy(update={"seed": 9, "learning_rate": 1e-12})
+    still = replace(train_settings, seed=9, learning_rate=1e-12)
     continued, _ = train_in("continued", still, init=start)
     fresh, _ = train_in("fresh", still)
     names = [name for name in weights(start) if name.endswith("weight")]
@@ -173,7 +172,7 @@ def test_amplifier_that_is_gone_from_the_store_is_named(training_store, train_se
 
 
 def test_tracked_training_says_what_was_trained_on_what(train_in, training_store, train_settings, tracking):
-    settings = train_settings.model_copy(update={"epochs": 2})
+    settings = replace(train_settings, epochs=2)
     folder, summary = train_in("tracked", settings, tracking=tracking)
     (run,) = fetch_runs(tracking, "train").query("name == 'tracked'").to_dict("records")
     expected = {"arch.family": "mlp", "arch.hidden_sizes": "[]", "arch.n_parameters": str(summary["n_parameters"])}

@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from shutterless.workflows.settings.settings import SettingsError, TrainSettings, nearest_key, validate_settings
+from shutterless.pipeline.settings import SettingsError, nearest_key, validate_settings
+from shutterless.workflows.settings.settings import TrainSettings
 
 # the hyperparameters of a training that a sweep may search; data, split and budget are the same for every trial
 SEARCHED_TRAINING = ("batch_size", "learning_rate", "weight_decay", "warmup_fraction")

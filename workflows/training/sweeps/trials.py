@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from shutterless.models.describe import count_parameters
 from shutterless.models.families import build_model
-from shutterless.models.training.fit import TrainingError
+from shutterless.models.training.settings import TrainingError
 from shutterless.pipeline.examples.training import TrainingSet
 from shutterless.pipeline.tokens import TokenGrid
 from shutterless.workflows.settings.settings import TrainSettings

@@ -20,7 +20,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ import pandas as pd
 from shutterless.models.families import FAMILIES
 from shutterless.pipeline.examples.training import TrainingSet
 from shutterless.pipeline.files import write_parquet
+from shutterless.pipeline.settings import plain_values
 from shutterless.pipeline.store.store import manifest_hash, read_manifest
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
@@ -138,7 +139,7 @@ class _Sweep:
         self.store, self.settings, self.spaces, self.out = store, settings, spaces, out
         self.tracking, self.executor, self.progress = tracking, executor, progress
         self.data_hash = manifest_hash(read_manifest(store))
-        shared = [self.data_hash, settings.train.model_dump(), settings.tune.seed, settings.tune.epochs]
+        shared = [self.data_hash, plain_values(settings.train), settings.tune.seed, settings.tune.epochs]
         digest = hashlib.sha256(json.dumps(shared).encode()).hexdigest()
         self.title = out.resolve().name
         self.name = f"{self.title}-{digest[:6]}"
@@ -171,7 +172,7 @@ class _Sweep:
     def _plan(self, family: str) -> StudyPlan:
         """Settings that all trials of a study must share. Their number is not among them."""
         tune, space = self.settings.tune, self.spaces[family]
-        shared = {f"train.{name}": value for name, value in self._base(family).model_dump(mode="json").items()}
+        shared = {f"train.{name}": value for name, value in plain_values(self._base(family)).items()}
         shared |= {f"tune.{name}": getattr(tune, name) for name in ("seed", "startup_trials", "warmup_epochs")}
         shared |= {f"tune.training.{name}": str(dimension) for name, dimension in space.train.items()}
         shared |= {f"tune.{family}.{name}": str(dimension) for name, dimension in space.arch.items()}
@@ -180,7 +181,7 @@ class _Sweep:
 
     def _base(self, family: str) -> TrainSettings:
         """Training settings for the hyperparameters that are not searched."""
-        return self.settings.train_for(family).model_copy(update={"epochs": self.settings.tune.epochs})
+        return replace(self.settings.train_for(family), epochs=self.settings.tune.epochs)
 
     def _tidy_up(self, study: FamilyStudy, tracker: FamilyTracker) -> None:
         """Clean up after a killed process: its running trial, the run of that trial, a model not yet moved."""
@@ -197,7 +198,7 @@ class _Sweep:
         trial.set_user_attr("hyperparameters", chosen)
         base, folder = self._base(family), self._trial_folder(family, trial.number)
         architecture = {**base.architecture, **chosen["arch"]}
-        settings = base.model_copy(update={**chosen["train"], "architecture": architecture})
+        settings = replace(base, **chosen["train"], architecture=architecture)
         with tracker.trial_run(trial) as run:
             outcome = fit_trial(trial, family, self.training_set, settings, folder, data_hash=self.data_hash)
             if run is not None:

@@ -27,7 +27,8 @@ from shutterless.pipeline.reading.frames import Frame
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.simulation.content import AmplifierContent
 from shutterless.pipeline.simulation.rendering import render
-from shutterless.pipeline.simulation.scene import Scene, SceneSettings, draw_scene
+from shutterless.pipeline.simulation.scene import Scene, draw_scene
+from shutterless.pipeline.simulation.settings import SceneSettings
 
 ZERO_POINT, SKY_E = 24.49, 314.0
 

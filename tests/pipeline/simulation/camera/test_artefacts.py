@@ -16,7 +16,7 @@ from shutterless.pipeline.simulation.camera.artefacts import (
     draw_pickup_bursts,
 )
 from shutterless.pipeline.simulation.content import draw_row_waves
-from shutterless.pipeline.simulation.scene import SceneSettings
+from shutterless.pipeline.simulation.settings import SceneSettings
 
 
 def test_rate_is_that_of_a_ztf_quadrant():

@@ -10,7 +10,8 @@ import pytest
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.simulation.content import AmplifierContent, draw_air, draw_content
 from shutterless.pipeline.simulation.rendering import mean_electrons, render
-from shutterless.pipeline.simulation.scene import SceneError, SceneSettings, draw_scene
+from shutterless.pipeline.simulation.scene import draw_scene
+from shutterless.pipeline.simulation.settings import SceneError, SceneSettings
 from shutterless.pipeline.simulation.sky.atmosphere import (
     AirRun,
     AirSeries,
@@ -299,7 +300,13 @@ def test_sources_outside_the_series_are_refused():
     add_sources(np.zeros((5, 8)), 2, np.ones((5, 0)), np.empty(0), np.empty(0), 0.84, series)  # allowed without stars
 
 
-@pytest.mark.parametrize("changes", [{"focus_rms": -0.1}, {"motion_s": 0.0}])
-def test_impossible_strengths_are_refused(changes):
-    with pytest.raises(SceneError, match=r"strengths of the atmosphere must not be negative, times must be positive"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"focus_rms": -0.1}, r"\[focus_rms\] = -0\.1: input should be greater than or equal to 0"),
+        ({"motion_s": 0.0}, r"\[motion_s\] = 0\.0: input should be greater than 0"),
+    ],
+)
+def test_impossible_strengths_are_refused(changes, message):
+    with pytest.raises(SceneError, match=message):
         SceneSettings(**changes)

@@ -112,8 +112,8 @@ def test_examples_light_the_middle_of_their_picture(kind):
 
 
 def test_impossible_draws_are_refused(plane):
-    with pytest.raises(TrailError, match="rates per CCD-hour must not be negative"):
-        TrailRates(meteor=-1.0)
+    with pytest.raises(TrailError, match=r"\[meteor\] = -1\.0: input should be greater than or equal to 0"):
+        TrailRates(**{**NONE, "meteor": -1.0})
     with pytest.raises(TrailError, match="duration -1"):
         draw(plane, duration_s=-1.0)
     with pytest.raises(TrailError, match="no example of 'comet'"):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -16,10 +17,11 @@ import pytest
 from typer.testing import CliRunner
 
 from shutterless.models.families import build_model, load_model
-from shutterless.models.training.fit import TrainingError
+from shutterless.models.training.settings import TrainingError
+from shutterless.pipeline.settings import SettingsError
 from shutterless.workflows.cli import app
 from shutterless.workflows.searching.detect import read_rates
-from shutterless.workflows.settings.settings import FAMILY_NAMES, Settings, SettingsError, load_settings, resolved_toml
+from shutterless.workflows.settings.settings import FAMILY_NAMES, Settings, load_settings, resolved_toml
 from shutterless.workflows.tracking import tracking as tracking_module
 from shutterless.workflows.tracking.tracking import Tracking
 from shutterless.workflows.training.sweeps import trials, tune
@@ -77,7 +79,7 @@ def examples_drawn_once():
     draw, known = tune.draw_training_set, {}
 
     def draw_once(store, settings, **options):
-        key = str(store), settings.model_dump_json()
+        key = str(store), str(settings)
         if key not in known:
             known[key] = draw(store, settings, **options)
         return known[key]
@@ -415,7 +417,7 @@ def test_model_that_is_gone_is_named(training_store, tiny, tmp_path, monkeypatch
     settings = tiny('tune.families=["mlp"]', "tune.trials=1", "tune.epochs=1")
     tune_families(training_store, settings=settings, out=tmp_path / "sweep")
     (tmp_path / "sweep" / "mlp" / "config.json").unlink()
-    more = settings.model_copy(update={"tune": settings.tune.model_copy(update={"trials": 2})})
+    more = replace(settings, tune=replace(settings.tune, trials=2))
     monkeypatch.setattr(trials, "fit_detector", _never_finite)
     with pytest.raises(TuneError, match=r"mlp, the model of trial 0, is gone; begin again with another --out"):
         tune_families(training_store, settings=more, out=tmp_path / "sweep")
