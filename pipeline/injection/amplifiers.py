@@ -61,6 +61,7 @@ class InjectionError(ValueError):
 @settings_class(InjectionError)
 class InjectionSettings:
     """Kinds and strengths of events that are injected into an amplifier.
+
     Parameters
     ----------
     kinds : tuple of (str, float)
