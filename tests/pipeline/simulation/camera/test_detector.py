@@ -153,6 +153,15 @@ def test_rate_and_length_of_dropped_runs():
     assert all(first >= 0 and first + length <= 3 for first, length in short)
 
 
+def test_traps_let_go_after_as_many_seconds_at_every_row_rate():
+    fast, slow = (
+        draw_detector(np.random.default_rng(4), 500, 30, hot_columns=0, traps=20.0, row_rate_hz=rate).traps
+        for rate in (1000.0, 20.0)
+    )
+    assert len(fast) > 10
+    assert [t.release_rows / 1000 for t in fast] == pytest.approx([t.release_rows / 20 for t in slow])
+
+
 def test_faults_drawn_are_as_many_and_as_strong_as_asked():
     detectors = [
         draw_detector(np.random.default_rng(s), 500, 30, hot_columns=4.0, traps=2.0, row_rate_hz=300.0)
