@@ -130,7 +130,7 @@ def test_the_lock_of_a_crashed_process_is_taken_over(registry, monkeypatch):
 
 def test_patience_ends_with_who_holds_it(registry, monkeypatch):
     store, _ = registry
-    monkeypatch.setattr(registry_store, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(registry_store, "LOCK_PATIENCE_S", 0.3)
     store.write_tag(f"{LOCK}busy", '{"who": "ada"}')
     with pytest.raises(RegistryError, match=r"stored is being changed by others for 0 s: .*ada"), store.locked("me"):
         pytest.fail("entered")
