@@ -1,5 +1,7 @@
 """Settings: frozen values that check themselves, and errors that name key, value and limit in one line.
 
+An example::
+
     @settings_class(GridError)
     class TokenGrid:
         n_rows: Count = 256
