@@ -296,7 +296,7 @@ def test_strips_that_cannot_be_scored_are_refused_with_the_reason(server, strips
         ({**good, "context": [[1], [1, 2]]}, 422, "context is no array"),
         ({**good, "grid": {"n_rows": 8}}, 422, "the batch of strips has TokenGrid.*but the model expects"),
         ({**good, "grid": {"n_rows": "\ud800"}}, 422, "TokenGrid: .n_rows. = .*input should be a valid .*unicode"),
-        ({**good, "grid": {"\ud800": 8}}, 422, "TokenGrid: .*unknown key; known are"),
+        ({**good, "grid": {"\ud800": 8}}, 422, "TokenGrid: Input should be a valid string, unable to parse"),
         ({name: (values * 3) for name, values in good.items()}, 413, f"15 strips are more than the {N_STRIPS}"),
         ([good], 400, "the body is a JSON list"),
         (b'{"patches": NaN}', 400, "NaN is no JSON number"),
