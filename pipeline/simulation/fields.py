@@ -1,0 +1,65 @@
+"""Draw simulated fields that differ: stars, seeing, air, sky and faults anew for each, wider than the defaults.
+
+A detector that was trained or judged under one air knows that air. Each field is a CCD of its own, so its four
+amplifiers share weather and crowding and nothing with another field.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from shutterless.pipeline.simulation.settings import SceneSettings
+
+# ranges of a field's settings; those of `_LOG_UNIFORM` are drawn log-uniformly, the others uniformly. They span the
+# sourced defaults of `SceneSettings` by a factor of 2 or more to either side where nights differ as much
+_LOG_UNIFORM = {
+    "n_bright_stars": (100.0, 900.0),
+    "scintillation_rms": (0.005, 0.022),
+    "scintillation_s": (0.03, 0.12),
+    "motion_rms_arcsec": (0.2, 0.7),
+    "motion_s": (0.06, 0.2),
+    "focus_rms": (0.06, 0.25),
+    "focus_s": (0.4, 3.0),
+    "transparency_rms": (0.006, 0.09),
+    "transparency_s": (2.0, 15.0),
+}
+_UNIFORM = {
+    "seeing_arcsec": (1.5, 3.0),
+    "star_slope": (0.24, 0.32),
+    "sky_mag": (19.8, 21.2),
+    "hot_columns": (0.0, 8.0),
+    "traps": (0.0, 4.0),
+    "dropped_runs_per_hour": (0.0, 12.0),
+}
+
+
+def draw_fields(seed: int, n_fields: int, base: SceneSettings, *, quiet: bool = False) -> list[SceneSettings]:
+    """Draw fields with everything on.
+
+    Parameters
+    ----------
+    seed : int
+        Fixes all fields. Fields of another seed share no star, noise, air or event with them.
+    n_fields : int
+    base : SceneSettings
+        What all fields have in common: rows, events, rates of lights in the sky.
+    quiet : bool
+        Draw the same stars and skies in still air, without lights in the sky and without faults of the detector.
+
+    Returns
+    -------
+    list of SceneSettings
+        Each with a sequence name, a seed and a number of CCD of its own.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence([seed, n_fields]))
+    fields = []
+    for number in range(n_fields):
+        drawn = {name: float(np.exp(rng.uniform(*np.log(limits)))) for name, limits in _LOG_UNIFORM.items()}
+        drawn |= {name: float(rng.uniform(*limits)) for name, limits in _UNIFORM.items()}
+        own_seed, ccd = int(rng.integers(1, 2**31)), int(rng.integers(1, 17))
+        everything = {name: not quiet for name in ("atmosphere", "detector", "sky_lights")}
+        name = f"{base.sequence}-{seed}-{number:03d}"
+        fields.append(replace(base, sequence=name, seed=own_seed, ccds=(ccd,), **drawn, **everything))
+    return fields
