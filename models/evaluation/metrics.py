@@ -228,11 +228,18 @@ def false_alarm_curve(
     pixel_rows_per_hour : float
         Pixels times rows of each of these hours.
     """
+    alarms = list_alarms(detections, score, truth)
+    return RateCurve(alarms["score"].to_numpy(dtype=np.float64), live_hours, pixel_rows_per_hour)
+
+
+def list_alarms(detections: pd.DataFrame, score: np.ndarray, truth: pd.DataFrame) -> pd.DataFrame:
+    """Clusters that match no event: ``entry`` and highest ``score`` of each, the highest first."""
     events = truth[truth["is_event"].astype(bool)]
     wrong = (match_entries(detections, events) < 0) & np.isfinite(score)
+    own = pd.DataFrame({"entry": detections["entry"].to_numpy()[wrong], "score": np.asarray(score)[wrong]})
     clusters = cluster_detections(detections[wrong])
-    highest = pd.Series(np.asarray(score)[wrong]).groupby(clusters).max().to_numpy()
-    return RateCurve(np.sort(highest)[::-1], live_hours, pixel_rows_per_hour)
+    highest = own.groupby(clusters).agg({"entry": "first", "score": "max"})
+    return highest.sort_values("score", ascending=False, kind="stable", ignore_index=True)
 
 
 def operating_point(curve: RateCurve, n_alarms: int) -> OperatingPoint:

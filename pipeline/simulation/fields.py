@@ -6,11 +6,15 @@ amplifiers share weather and crowding and nothing with another field.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from shutterless.pipeline.simulation.settings import SceneSettings
+
+HELD_OUT_SEEDS = range(9000, 10_000)  # of fields on which detectors are judged; nothing is trained or tuned on them
 
 # ranges of a field's settings; those of `_LOG_UNIFORM` are drawn log-uniformly, the others uniformly. They span the
 # sourced defaults of `SceneSettings` by a factor of 2 or more to either side where nights differ as much
@@ -41,7 +45,8 @@ def draw_fields(seed: int, n_fields: int, base: SceneSettings, *, quiet: bool = 
     Parameters
     ----------
     seed : int
-        Fixes all fields. Fields of another seed share no star, noise, air or event with them.
+        Fixes all fields. Fields of another seed share no star, noise, air or event with them. `HELD_OUT_SEEDS` are for
+        judging alone.
     n_fields : int
     base : SceneSettings
         What all fields have in common: rows, events, rates of lights in the sky.
@@ -51,15 +56,27 @@ def draw_fields(seed: int, n_fields: int, base: SceneSettings, *, quiet: bool = 
     Returns
     -------
     list of SceneSettings
-        Each with a sequence name, a seed and a number of CCD of its own.
+        Each with a sequence name, a seed and a number of CCD of its own. The name ends with ``seed`` and the number of
+        the field (`drawn_seed`).
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, n_fields]))
     fields = []
     for number in range(n_fields):
-        drawn = {name: float(np.exp(rng.uniform(*np.log(limits)))) for name, limits in _LOG_UNIFORM.items()}
+        drawn: dict[str, Any] = {
+            name: float(np.exp(rng.uniform(*np.log(limits)))) for name, limits in _LOG_UNIFORM.items()
+        }
         drawn |= {name: float(rng.uniform(*limits)) for name, limits in _UNIFORM.items()}
         own_seed, ccd = int(rng.integers(1, 2**31)), int(rng.integers(1, 17))
-        everything = {name: not quiet for name in ("atmosphere", "detector", "sky_lights")}
+        everything: dict[str, Any] = {name: not quiet for name in ("atmosphere", "detector", "sky_lights")}
         name = f"{base.sequence}-{seed}-{number:03d}"
         fields.append(replace(base, sequence=name, seed=own_seed, ccds=(ccd,), **drawn, **everything))
     return fields
+
+
+def drawn_seed(sequence: str) -> int | None:
+    """Seed of `draw_fields` in the name of a sequence that it drew; None for a name of another form."""
+    found = _DRAWN_NAME.search(sequence)
+    return int(found["seed"]) if found else None
+
+
+_DRAWN_NAME = re.compile(r"-(?P<seed>\d+)-\d{3}$")

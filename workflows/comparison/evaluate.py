@@ -120,7 +120,7 @@ def evaluate_detectors(
     models outside the user's folders (bundled, registered) are written to ``out``.
     """
     manifest = read_manifest(store)
-    detectors = _name_detectors(references)
+    detectors = name_detectors(references)
     held_out = _open_truth(pd.read_parquet(truth), manifest)
     detections = _collect_detections(store, manifest, detectors, executor, progress)
     results = [_judge(detector, detections, held_out, settings) for detector in detectors]
@@ -334,7 +334,7 @@ def measure_throughput(folder: str, store: Path, entry: str, n_strips: int = 102
     return n_strips / min(seconds)
 
 
-def _name_detectors(references: Sequence[str]) -> list[Detector]:
+def name_detectors(references: Sequence[str]) -> list[Detector]:
     """Detectors with their names in tables: the last part of a folder's path, else the reference."""
     detectors = []
     for reference in references:

@@ -1,4 +1,4 @@
-from shutterless.pipeline.simulation.fields import draw_fields
+from shutterless.pipeline.simulation.fields import draw_fields, drawn_seed
 from shutterless.pipeline.simulation.settings import SceneSettings
 
 BASE = SceneSettings(sequence="night", rows=200, events=3, first_row=None)
@@ -20,3 +20,8 @@ def test_quiet_fields_hold_the_same_stars_in_still_air():
     moving, still = draw_fields(7, 3, BASE), draw_fields(7, 3, BASE, quiet=True)
     assert [field.n_bright_stars for field in moving] == [field.n_bright_stars for field in still]
     assert not any(field.atmosphere or field.detector or field.sky_lights for field in still)
+
+
+def test_the_name_of_a_drawn_field_tells_its_seed():
+    assert {drawn_seed(field.sequence) for field in draw_fields(9001, 3, BASE)} == {9001}
+    assert [drawn_seed(name) for name in ("night", "night-7", "night-7-12", "2026-03-04")] == [None] * 4

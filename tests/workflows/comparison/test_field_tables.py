@@ -1,0 +1,116 @@
+"""Tables of detectors on simulated fields: a few events whose answers are solved in the head."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from shutterless.models.evaluation.metrics import optimum_threshold
+from shutterless.workflows.comparison.field_tables import (
+    judge_fields,
+    mark_slow_satellites,
+    open_fields,
+    ramp_alarms,
+    to_markdown,
+)
+
+DETECTORS = ("template-bank", "net")
+
+
+def made_fields(n_alarms=20, hours=1.0):
+    """A field without events and one of two amplifiers with three events each; the net finds one more than the bank."""
+    manifest = pd.DataFrame(
+        {
+            "entry": ["e0", "e1", "e2"], "file": ["f0", "f1", "f1"], "ccd": [1, 2, 2], "quadrant": [1, 1, 2],
+            "n_rows": 3000, "live_pixel_rows": hours * 100.0, "pixel_rows_per_hour": 100.0,
+            "sequence": ["s0", "s1", "s1"],
+        }
+    )  # fmt: skip
+    rows = [("e0", 10.0, 100 * i, float(i), float(i), None) for i in range(1, n_alarms + 1)]
+    for entry in ("e1", "e2"):
+        rows += [(entry, 100.0, 500, 30.0, 30.0, "flare"), (entry, 200.0, 500, 2.0, 19.0, "flare")]
+    triggers = pd.DataFrame(rows, columns=["entry", "x", "row_start", *(f"{n}/score" for n in DETECTORS), "net/kind"])
+    triggers = triggers.assign(row_stop=triggers["row_start"] + 3, width_rows=4.0, **{"template-bank/kind": None})
+    truth = pd.DataFrame(
+        [(quadrant, 100.0 * (i + 1), rho) for quadrant in (1, 2) for i, rho in enumerate((7.0, 8.0, 12.0))],
+        columns=["quadrant", "x", "rho"],
+    )
+    truth = truth.assign(
+        file="f1", ccd=2, kind=["flare", "burst", "burst"] * 2, is_event=True, row_start=500, row_stop=503,
+        duration_s=0.01, star_id=0, star_mag=11.0,
+    )  # fmt: skip
+    stars = pd.DataFrame(
+        {"file": "f1", "ccd": 2, "quadrant": [1, 1, 2], "star_id": [0, 1, 0], "x": [100.0, 103.0, 100.0]}
+    )
+    return triggers, truth, stars.assign(mag=11.0), manifest
+
+
+def judged(**keys):
+    return judge_fields(*made_fields(**keys), DETECTORS, rates=(10.0,), n_samples=20)
+
+
+def test_rates_in_the_head():
+    """Ten of twenty alarms: the threshold is 11. Of six events the bank finds two, the net four."""
+    rates = judged().rates.set_index("detector")
+    assert rates["threshold"].tolist() == [11.0, 11.0, optimum_threshold(10.0)]
+    assert rates["completeness"].tolist()[:2] == pytest.approx([1 / 3, 2 / 3])
+    assert rates.loc["net", ["more", "more_low", "more_high"]].tolist() == pytest.approx([1 / 3] * 3)
+    assert rates["n_events"].tolist() == [6, 6, 6]
+
+
+def test_kinds_of_events_between_seven_and_nine():
+    """The net says flare to all four; two of them are flares. The bank gives no kinds."""
+    rates = judged().rates.set_index("detector")
+    assert (rates.loc["net", "right_kinds"], rates.loc["net", "n_kinds"]) == (0.5, 4)
+    assert np.isnan(rates.loc["template-bank", "right_kinds"])
+
+
+def test_losses_and_groups_of_every_detector():
+    tables = judged()
+    losses = tables.losses.set_index(["detector", "rho"])
+    assert losses.loc[("template-bank", "7 and above"), "n":].tolist() == [6, 2, 2, 0, 2]
+    assert losses.loc[("net", "7 and above"), "n":].tolist() == [6, 4, 2, 0, 0]
+    groups = tables.groups.set_index(["detector", "group"])
+    assert groups.loc[("net", "on blended stars"), ["n", "found"]].tolist() == [3, 2]  # the first amplifier's star
+    assert groups.loc[("net", "on stars brighter than 12"), ["n", "found"]].tolist() == [6, 4]
+
+
+def test_only_events_of_the_range_count():
+    narrow = judge_fields(*made_fields(), DETECTORS, rates=(10.0,), rho=(7.5, 9.0), n_samples=5).rates
+    assert narrow["n_events"].tolist() == [2, 2, 2]
+
+
+def test_truth_of_files_that_are_not_in_the_store_is_left_out():
+    triggers, truth, stars, manifest = made_fields()
+    fields = open_fields(triggers, truth, stars, manifest[manifest["entry"] != "e2"])
+    assert (len(fields.truth), set(fields.detections["entry"])) == (3, {"e0", "e1"})
+
+
+def test_a_slow_satellite_is_in_the_rows_for_five_seconds():
+    manifest = made_fields()[3]
+    lights = pd.DataFrame({"file": ["f0", "f1", "f1"], "ccd": [1, 2, 2], "quadrant": [1, 1, 2]})
+    lights = lights.assign(kind=["satellite", "satellite", "aircraft"], duration_s=[5.0, 4.9, 30.0])
+    assert mark_slow_satellites(lights, manifest).tolist() == ["e0"]
+
+
+def test_ramp_is_compared_with_as_many_steady_rows():
+    """At 11 steady rows give ten alarms an hour, which is one in 0.1 h; the ramp has those of scores 11 and 12."""
+    table = ramp_alarms(judged(), judged(n_alarms=12, hours=0.1))
+    assert table["ramp_alarms"].tolist() == [2, 2]
+    assert table["steady_alarms"].tolist() == pytest.approx([1.0, 1.0])
+    assert table["times"].tolist() == pytest.approx([2.0, 2.0])
+
+
+def test_text_has_every_detector_and_a_dash_for_what_is_not_there():
+    text = judged().text()
+    assert "| template-bank | 10 | 11 | 10 | 33.3 % (33.3 to 33.3) |" in text
+    assert "| net | 7 and above | 6 | 4 | 2 | 0 | 0 |" in text
+    assert "Where events went" not in judged().text(short=True)
+    assert to_markdown(pd.DataFrame({"a": [0.5], "b": [None]})) == "| a | b |\n| --- | --- |\n| 0.5 | – |"
+
+
+def test_tables_are_written(tmp_path):
+    tables = judged()
+    tables.write(tmp_path)
+    for name in ("rates", "groups", "losses", "alarms"):
+        written = pd.read_parquet(tmp_path / f"{name}.parquet")
+        pd.testing.assert_frame_equal(written, getattr(tables, name), check_dtype=False)

@@ -1,0 +1,260 @@
+"""Make the tables of detectors on simulated fields: rates, groups, lost events, kinds, satellites and ramp."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from shutterless.models.evaluation.groups import class_accuracy, group_table, loss_table, mark_blends
+from shutterless.models.evaluation.matched_rates import (
+    DetectorCounts,
+    Fields,
+    RateResult,
+    count_detector,
+    draw_samples,
+    interval,
+    judge_at_rate,
+    optimum_completeness,
+)
+from shutterless.models.evaluation.metrics import bootstrap_events, fit_rho50, optimum_threshold
+from shutterless.pipeline.files import write_parquet
+
+OPTIMUM = "optimum"
+JUDGED_RHO = (5.0, 15.0)
+SLOW_SATELLITE_S = 5.0  # in the rows of one amplifier: geosynchronous, or in low orbit along the columns
+_FILE_KEYS = ["file", "ccd", "quadrant"]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Tables of detectors on fields.
+
+    Parameters
+    ----------
+    rates : DataFrame
+        A row for each detector and rate: threshold, counted alarms, completeness with its interval, difference to the
+        first detector, ``rho50``, loss, and the share of right kinds.
+    groups, losses : DataFrame
+        A row for each detector, rate and group (`group_table`), or range of ρ (`loss_table`).
+    alarms : DataFrame
+        ``detector``, ``entry`` and ``score`` of every false alarm on event-free fields.
+    live_hours : float
+        Amplifier-hours of the event-free fields.
+    """
+
+    rates: pd.DataFrame
+    groups: pd.DataFrame
+    losses: pd.DataFrame
+    alarms: pd.DataFrame
+    live_hours: float
+
+    def write(self, folder: Path) -> None:
+        """Write every table as Parquet."""
+        for name in ("rates", "groups", "losses", "alarms"):
+            write_parquet(getattr(self, name), folder / f"{name}.parquet")
+
+    def text(self, *, short: bool = False) -> str:
+        """Return the tables in Markdown; in short only that of the rates."""
+        said = f"{self.live_hours:.2f} event-free amplifier-hours, {self.rates['n_events'].iloc[0]} events."
+        parts = [said, _rate_text(self.rates)]
+        if not short:
+            for rate, part in self.groups.groupby("rate", sort=False):
+                parts += [f"Completeness in groups at {rate:g} false alarms per amplifier-hour:", _group_text(part)]
+                losses = self.losses[self.losses["rate"] == rate].drop(columns="rate")
+                parts += [f"Where events went at {rate:g}:", to_markdown(losses)]
+        return "\n\n".join(parts)
+
+
+def judge_fields(
+    triggers: pd.DataFrame,
+    truth: pd.DataFrame,
+    stars: pd.DataFrame,
+    manifest: pd.DataFrame,
+    detectors: Sequence[str],
+    *,
+    rates: Sequence[float],
+    rho: tuple[float, float] = JUDGED_RHO,
+    n_samples: int = 1000,
+    seed: int = 1,
+) -> Tables:
+    """Judge detectors on event-free fields and fields with events.
+
+    Parameters
+    ----------
+    triggers : DataFrame
+        From `shutterless.workflows.searching.detect.detect`.
+    truth, stars : DataFrame
+        Of the simulation; rows of files that the manifest lacks are left out.
+    manifest : DataFrame
+        Of the stores; a sequence is a field.
+    detectors : sequence of str
+        The first is the one that the others are compared with.
+    rates : sequence of float
+        False alarms per amplifier-hour.
+    rho : (float, float)
+        Of the events that count.
+    n_samples, seed : int
+        Of the bootstrap.
+    """
+    fields = open_fields(triggers, truth, stars, manifest)
+    free, busy = fields.event_free(), fields.with_events()
+    draws = draw_samples(free, busy, n_samples, seed)
+    counts = {name: count_detector(free, busy, name, rho) for name in detectors}
+    rows, groups, losses = [], [], []
+    for rate in rates:
+        results = {name: judge_at_rate(counts[name], free, busy, rate, draws) for name in detectors}
+        for name, result in results.items():
+            rows.append(_rate_row(name, rate, result, results[detectors[0]], counts[name], busy))
+            events, key = counts[name].events, {"detector": name, "rate": rate}
+            samples = bootstrap_events(events, min(n_samples, 400), seed)
+            groups.append(group_table(events, result.threshold, samples).assign(**key))
+            losses.append(loss_table(busy.detections, events, result.threshold).assign(**key))
+        rows.append(_optimum_row(rate, counts[detectors[0]]))
+    return Tables(
+        rates=pd.DataFrame(rows),
+        groups=pd.concat(groups, ignore_index=True),
+        losses=_first(pd.concat(losses, ignore_index=True), "detector", "rate"),
+        alarms=pd.concat([counts[name].alarms.assign(detector=name) for name in detectors], ignore_index=True),
+        live_hours=free.live_hours,
+    )
+
+
+def open_fields(
+    triggers: pd.DataFrame, truth: pd.DataFrame, stars: pd.DataFrame | None, manifest: pd.DataFrame
+) -> Fields:
+    """Join the tables of fields by store entry; events get ``n_rows`` and, if there are stars, ``blended``."""
+    placed = place_by_entry(truth, manifest).merge(manifest[["entry", "n_rows"]], on="entry")
+    if stars is not None and "star_id" in placed:
+        placed["blended"] = mark_blends(placed, place_by_entry(stars, manifest))
+    live_hours = manifest["live_pixel_rows"] / manifest["pixel_rows_per_hour"]
+    entries = manifest[["entry"]].assign(field=manifest["sequence"].astype(object), live_hours=live_hours)
+    return Fields(triggers[triggers["entry"].isin(manifest["entry"])], placed, entries.reset_index(drop=True))
+
+
+def place_by_entry(table: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a truth or star table with their store entries, without those of files that the manifest lacks."""
+    keyed = table.astype({"ccd": "Int64", "quadrant": "Int64"})
+    return keyed.merge(manifest[[*_FILE_KEYS, "entry"]], on=_FILE_KEYS, how="inner")
+
+
+def mark_slow_satellites(truth: pd.DataFrame, manifest: pd.DataFrame) -> pd.Series:
+    """Entries that a satellite crosses for at least `SLOW_SATELLITE_S`."""
+    slow = truth[(truth["kind"] == "satellite") & (truth["duration_s"] >= SLOW_SATELLITE_S)]
+    return place_by_entry(slow, manifest)["entry"].drop_duplicates()
+
+
+def ramp_alarms(steady: Tables, ramp: Tables) -> pd.DataFrame:
+    """Count false alarms in ramp rows at the thresholds of steady rows, and those of as many steady rows.
+
+    Returns
+    -------
+    DataFrame
+        ``detector``, ``rate``, ``threshold``, ``ramp_hours``, ``ramp_alarms``, ``steady_alarms`` (scaled to as many
+        amplifier-hours) and ``times``, their ratio.
+    """
+    rows = []
+    for own in steady.rates[steady.rates["detector"] != OPTIMUM].itertuples():
+        score = ramp.alarms.loc[ramp.alarms["detector"] == own.detector, "score"]
+        counted = int((score >= own.threshold).sum())
+        expected = own.false_alarms * ramp.live_hours / steady.live_hours
+        ratio = counted / expected if expected else np.nan
+        rows.append((own.detector, own.rate, own.threshold, ramp.live_hours, counted, expected, ratio))
+    names = ["detector", "rate", "threshold", "ramp_hours", "ramp_alarms", "steady_alarms", "times"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _rate_row(
+    name: str, rate: float, result: RateResult, first: RateResult, counts: DetectorCounts, busy: Fields
+) -> dict[str, object]:
+    low, high = interval(result.samples)
+    below, above = interval(result.samples - first.samples)
+    found = counts.events["score"].to_numpy(np.float64) >= result.threshold
+    rho50 = fit_rho50(counts.events["rho"].to_numpy(), found & np.isfinite(counts.events["score"].to_numpy()))
+    score, kind = (busy.detections[f"{name}/{column}"].to_numpy() for column in ("score", "kind"))
+    right, n_found = class_accuracy(busy.detections, score, kind, counts.events, result.threshold)
+    return {
+        "detector": name,
+        "rate": rate,
+        "threshold": result.threshold,
+        "false_alarms": result.false_alarms,
+        "extrapolated": result.extrapolated,
+        "n_events": len(counts.events),
+        "completeness": result.completeness,
+        "low": low,
+        "high": high,
+        "more": result.completeness - first.completeness,
+        "more_low": below,
+        "more_high": above,
+        "rho50": rho50,
+        "loss_mag": float(2.5 * np.log10(rho50 / optimum_threshold(rate))) if rho50 > 0 else float("nan"),
+        "right_kinds": right / n_found if n_found else float("nan"),
+        "n_kinds": n_found,
+    }
+
+
+def _optimum_row(rate: float, counts: DetectorCounts) -> dict[str, object]:
+    eta = optimum_threshold(rate)
+    share = optimum_completeness(counts.events["rho"].to_numpy(), rate)
+    own = {"threshold": eta, "extrapolated": False, "n_events": len(counts.events), "completeness": share}
+    return {"detector": OPTIMUM, "rate": rate, **own, "rho50": eta, "loss_mag": 0.0, "n_kinds": 0}
+
+
+def _first(table: pd.DataFrame, *names: str) -> pd.DataFrame:
+    return table[[*names, *(name for name in table if name not in names)]]
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """Write a table in Markdown; numbers with three digits after the point, what is missing as a dash."""
+    cells = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
+    lines = [list(map(str, table.columns)), ["---"] * len(table.columns), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if pd.isna(value):
+        return "–"
+    return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float | np.floating) else str(value)
+
+
+def _share(value: float, low: float, high: float, sign: str = "") -> str:
+    if pd.isna(value):
+        return "–"
+    ends = "" if pd.isna(low) else f" ({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
+    return f"{100 * value:{sign}.1f} %{ends}"
+
+
+def _rate_text(rates: pd.DataFrame) -> str:
+    """Table of the rates for a reader."""
+    rows = []
+    for row in rates.itertuples():
+        alarms = "–" if pd.isna(row.false_alarms) else f"{row.false_alarms:.0f}{' (few)' if row.extrapolated else ''}"
+        rows.append(
+            {
+                "detector": row.detector,
+                "per hour": row.rate,
+                "threshold": row.threshold,
+                "alarms": alarms,
+                "completeness": _share(row.completeness, row.low, row.high),
+                f"more than {rates['detector'].iloc[0]}": _share(row.more, row.more_low, row.more_high, "+"),
+                "rho50": row.rho50,
+                "loss (mag)": row.loss_mag,
+                "right kinds": _share(row.right_kinds, np.nan, np.nan),
+                "of": row.n_kinds if row.n_kinds else np.nan,
+            }
+        )
+    return to_markdown(pd.DataFrame(rows))
+
+
+def _group_text(groups: pd.DataFrame) -> str:
+    """Rows are groups, columns detectors."""
+    cells = [_share(row.completeness, row.low, row.high) for row in groups.itertuples()]
+    wide = groups.assign(cell=cells).pivot_table(
+        index=["group", "n"], columns="detector", values="cell", aggfunc="first", sort=False
+    )
+    return to_markdown(wide.reset_index())
