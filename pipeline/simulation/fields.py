@@ -16,23 +16,23 @@ from shutterless.pipeline.simulation.settings import SceneSettings
 
 HELD_OUT_SEEDS = range(9000, 10_000)  # of fields on which detectors are judged; nothing is trained or tuned on them
 
-# ranges of a field's settings; those of `_LOG_UNIFORM` are drawn log-uniformly, the others uniformly. They span the
-# sourced defaults of `SceneSettings` by a factor of 2 or more to either side where nights differ as much
+# ranges of a field's settings; those of `_LOG_UNIFORM` are drawn log-uniformly, the others uniformly. They reach
+# from about a half to twice the sourced defaults of `SceneSettings`
 _LOG_UNIFORM = {
-    "n_bright_stars": (100.0, 900.0),
-    "scintillation_rms": (0.005, 0.022),
-    "scintillation_s": (0.03, 0.12),
-    "motion_rms_arcsec": (0.2, 0.7),
-    "motion_s": (0.06, 0.2),
-    "focus_rms": (0.06, 0.25),
-    "focus_s": (0.4, 3.0),
-    "transparency_rms": (0.006, 0.09),
-    "transparency_s": (2.0, 15.0),
+    "n_bright_stars": (150.0, 500.0),
+    "scintillation_rms": (0.006, 0.018),
+    "scintillation_s": (0.04, 0.1),
+    "motion_rms_arcsec": (0.25, 0.55),
+    "motion_s": (0.06, 0.16),
+    "focus_rms": (0.08, 0.2),
+    "focus_s": (0.5, 2.0),
+    "transparency_rms": (0.01, 0.05),
+    "transparency_s": (3.0, 10.0),
 }
 _UNIFORM = {
-    "seeing_arcsec": (1.5, 3.0),
-    "star_slope": (0.24, 0.32),
-    "sky_mag": (19.8, 21.2),
+    "seeing_arcsec": (1.6, 2.6),
+    "star_slope": (0.25, 0.31),
+    "sky_mag": (20.0, 21.2),
     "hot_columns": (0.0, 8.0),
     "traps": (0.0, 4.0),
     "dropped_runs_per_hour": (0.0, 12.0),
