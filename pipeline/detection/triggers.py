@@ -16,6 +16,7 @@ from shutterless.pipeline.detection.scan import scan
 from shutterless.pipeline.detection.star_scatter import StarScatter
 from shutterless.pipeline.detection.templates import shape_bank
 from shutterless.pipeline.detection.threshold import TRIGGER_THRESHOLD
+from shutterless.pipeline.detection.trails import count_members, find_trails
 from shutterless.pipeline.detection.trigger_fit import (
     PLACES_PX,
     Fits,
@@ -50,6 +51,8 @@ TRIGGER_COLUMNS = (
     "veto",
     "amplitude_e",
     "streak_id",
+    "trail_id",
+    "n_trail",
 )
 
 
@@ -67,7 +70,8 @@ def find_triggers(amplifier: Amplifier, threshold: float = TRIGGER_THRESHOLD) ->
     DataFrame
         `TRIGGER_COLUMNS`, one row per trigger in row order. ``snr`` is signed; ``row_start`` to ``row_stop`` hold the
         central 90 % of the best template; ``veto`` is the name of the veto, or empty; ``amplitude_e`` is in electrons
-        per row at the peak, summed over columns.
+        per row at the peak, summed over columns; ``trail_id`` numbers the objects of several triggers that
+        `shutterless.pipeline.detection.trails.find_trails` finds, and ``n_trail`` counts the triggers of this one.
 
     Notes
     -----
@@ -97,6 +101,10 @@ def characterise(amplifier: Amplifier, hits: pd.DataFrame, threshold: float = 0.
     ids = amplifier.streaks["streak_id"].to_numpy()
     triggers["streak_id"] = pd.array([int(ids[k]) if k >= 0 else None for k in streak], dtype="Int64")
     triggers["veto"] = veto_reasons(triggers, LONG_WIDTH if amplifier.detector_axis == TIME_AXIS else 1)
+    trails = find_trails(triggers, amplifier.n_rows)
+    triggers["trail_id"] = pd.array(trails, dtype="Int64")
+    triggers["trail_id"] = triggers["trail_id"].mask(trails < 0)
+    triggers["n_trail"] = count_members(trails)
     return triggers[list(TRIGGER_COLUMNS)].astype(_TYPES if triggers.empty else {})
 
 
@@ -111,7 +119,7 @@ _FIT_COLUMNS = (
     *("chi2_excess", "chi2_significance", "sharpness", "flatness"),
     *("template_sharpness", "template_flatness"),
 )
-_LATE = ("n_same_row", "veto", "streak_id")
+_LATE = ("n_same_row", "veto", "streak_id", "trail_id", "n_trail")
 _TYPES = {
     "x": "float64",
     "y": "float64",

@@ -183,7 +183,7 @@ def test_hits_are_measured_alone_as_together_and_keep_their_order():
     together = characterise(amplifier, hits)
     alone = pd.concat([characterise(amplifier, hits.iloc[[i]]) for i in range(len(hits))], ignore_index=True)
     alone = alone[~alone[["x", "y", "row_peak", "shape"]].duplicated()].reset_index(drop=True)
-    same = [name for name in TRIGGER_COLUMNS if name not in ("n_same_row", "veto")]
+    same = [name for name in TRIGGER_COLUMNS if name not in ("n_same_row", "veto", "trail_id", "n_trail")]
     assert len(together) > 15
     assert together["width_rows"].nunique() > 4
     pd.testing.assert_frame_equal(together[same], alone[same], check_exact=True)
