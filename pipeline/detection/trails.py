@@ -29,6 +29,9 @@ LEAST_TRIGGERS = 16  # of a share
 LEAST_COLUMNS = 8.0  # px along x that a line must cross, or it may be the events of one star
 ROW_WINDOWS = (2, 7, 22)  # rows to either side in which triggers of many columns are counted
 COLUMN_REACH_PX = 2.0
+# triggers of a column without a star, since a source that repeats may be too faint for a streak. Of 35 hot columns of 4
+# to 30 e- a row, each alone, none had more than 7 in 8,000 rows, nor more than one above 6 sigma without a veto
+LEAST_OF_COLUMN = 10
 # triggers of one star that are no longer single events, of any S/N. The busiest of 600 stars in moving air had 10 in
 # 8,000 rows; the limits are a choice
 LEAST_OF_STAR, ROWS_PER_TRIGGER = 20, 400.0
@@ -79,8 +82,8 @@ def find_trails(triggers: pd.DataFrame, n_rows: int) -> np.ndarray:
     Three kinds are sought one after the other, each among the triggers that the ones before left:
 
     * rows: at least `LEAST_MEMBERS` triggers in different columns, in the same rows within one of `ROW_WINDOWS`
-    * columns: triggers within `COLUMN_REACH_PX` that are on no known streak. Those of a star may be several events,
-      unless there are `LEAST_OF_STAR`, and one in `ROWS_PER_TRIGGER`
+    * columns: at least `LEAST_OF_COLUMN` triggers within `COLUMN_REACH_PX` that are on no known streak. Those of a star
+      may be several events, unless there are `LEAST_OF_STAR`, and one in `ROWS_PER_TRIGGER` rows
     * lines: triggers within one of `BANDS_PX` of a straight line that crosses at least `LEAST_COLUMNS`
 
     If n triggers fall independently on the amplifier, a window or band holds μ of them on average, and k or more with
@@ -136,14 +139,14 @@ def _number_rows(points: _Points, trails: np.ndarray) -> None:
         may = np.flatnonzero((trails < 0) & (points.width <= 8 * half))
         place = np.floor(points.x[may] / SAME_COLUMNS_PX).astype(np.int64)
         mean = len(may) * (2 * half + 1) / points.size[1]
-        _number_windows(points.row[may], place, float(half), mean, len(ROW_WINDOWS), may, trails)
+        _number_windows(points.row[may], place, float(half), mean, LEAST_MEMBERS, len(ROW_WINDOWS), may, trails)
 
 
 def _number_columns(points: _Points, has_no_star: np.ndarray, trails: np.ndarray) -> None:
     """Number triggers of a column without a star."""
     may = np.flatnonzero((trails < 0) & has_no_star)
     mean = len(may) * (2 * COLUMN_REACH_PX + 1) / points.size[0]
-    _number_windows(points.x[may], np.arange(len(may)), COLUMN_REACH_PX, mean, 1, may, trails)
+    _number_windows(points.x[may], np.arange(len(may)), COLUMN_REACH_PX, mean, LEAST_OF_COLUMN, 1, may, trails)
 
 
 def _number_stars(points: _Points, has_star: np.ndarray, trails: np.ndarray) -> None:
@@ -154,15 +157,16 @@ def _number_stars(points: _Points, has_star: np.ndarray, trails: np.ndarray) -> 
 
 
 def _number_windows(
-    place: np.ndarray, kind: np.ndarray, half: float, mean: float, n_tests: int, may: np.ndarray, trails: np.ndarray
-) -> None:
+    place: np.ndarray, kind: np.ndarray, half: float, mean: float, least: int, n_tests: int, may: np.ndarray,
+    trails: np.ndarray,
+) -> None:  # fmt: skip
     """Number the triggers ``may`` in windows of one axis that hold too many of different kinds for chance."""
     order = np.argsort(place, kind="stable")
     place, kind, may = place[order], kind[order], may[order]
     left = np.ones(len(may), dtype=np.bool_)
     while True:
         first, last, count = _fullest_window(place, kind, left, half)
-        if count < LEAST_MEMBERS or _log_tail(count - 1, mean) + log(len(may) * n_tests) > log(_MOST_OF_A_KIND):
+        if count < least or _log_tail(count - 1, mean) + log(len(may) * n_tests) > log(_MOST_OF_A_KIND):
             return
         here = np.arange(first, last)[left[first:last]]
         trails[may[here]] = trails.max() + 1

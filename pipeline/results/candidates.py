@@ -42,6 +42,7 @@ CANDIDATE_TYPES = {
     "time_event_max_utc": "string",
     "veto": "string",
     "model": "string",
+    "trail_id": "string",
 }
 CANDIDATE_UNITS = {"x": u.pix, "y": u.pix, "duration_s": u.s, "amplitude_e": u.electron, "star_mag": u.mag}
 SAME_GROUP_ROWS = 3  # at any row rate: what is read with a row is in all of its columns
@@ -61,7 +62,8 @@ def build_candidates(
     ----------
     detections : DataFrame
         Rows of `shutterless.pipeline.detection.triggers.find_triggers` that are to become candidates, with
-        ``probability``, ``kind`` and ``kind_probability`` where a model gave them.
+        ``probability``, ``kind`` and ``kind_probability`` where a model gave them. Numbers of trails may differ between
+        files and amplifiers only.
     streaks : DataFrame
         Streaks of the amplifier, with ``y0`` where it is known.
     readout : Readout
@@ -103,6 +105,7 @@ def build_candidates(
         time_event_min_utc=earliest,
         time_event_max_utc=latest,
         model=model,
+        trail_id=_trail_ids(file, readout, detections),
     )
     table["group_id"] = table["candidate_id"]
     return table[list(CANDIDATE_TYPES)].astype(CANDIDATE_TYPES).reset_index(drop=True)
@@ -152,7 +155,18 @@ def write_candidates(candidates: pd.DataFrame, folder: str | Path, settings: Map
 
 def _candidate_id(file: str, readout: Readout, x: float, y: Any, row: int) -> str:
     place = f"x{x:07.2f}" if pd.isna(y) else f"y{y:04d}_x{x:07.2f}"
-    return f"{frame_stem(file)}_c{readout.ccd or 0:02d}_q{readout.quadrant or 0}_{place}_r{row:07d}"
+    return f"{_amplifier_id(file, readout)}_{place}_r{row:07d}"
+
+
+def _amplifier_id(file: str, readout: Readout) -> str:
+    return f"{frame_stem(file)}_c{readout.ccd or 0:02d}_q{readout.quadrant or 0}"
+
+
+def _trail_ids(file: str, readout: Readout, detections: pd.DataFrame) -> pd.Series:
+    """Name of the trail of each detection, missing without one."""
+    number = detections.get("trail_id", pd.Series(pd.NA, index=detections.index)).astype("Int64")
+    names = [pd.NA if pd.isna(n) else f"{_amplifier_id(file, readout)}_t{n:04d}" for n in number]
+    return pd.Series(names, index=detections.index, dtype="string")
 
 
 def _same_cause(part: pd.DataFrame) -> list[tuple[int, int]]:

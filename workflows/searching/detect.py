@@ -69,8 +69,9 @@ def detect(task: DetectTask) -> pd.DataFrame:
     -------
     DataFrame
         One row per trigger: the columns of `shutterless.pipeline.detection.triggers.find_triggers`, ``entry``, and for
-        each detector ``NAME/score`` (higher is surer; -inf where vetoed, or where a model does not score),
-        ``NAME/probability``, ``NAME/kind`` and ``NAME/kind_probability`` (missing for the template bank).
+        each detector ``NAME/score`` (higher is surer; -inf where vetoed, where a model does not score, and for all
+        triggers of a trail but the best), ``NAME/probability``, ``NAME/kind`` and ``NAME/kind_probability`` (missing
+        for the template bank).
     """
     amplifier = task.view.open(task.store, task.entry)
     triggers = find_triggers(amplifier, task.threshold).assign(entry=task.entry)
@@ -105,9 +106,26 @@ def score_triggers(
             if model.grid not in strips:
                 strips[model.grid] = cut_strips(amplifier, triggers[asked], model.grid)
             scores = _score_by_model(model, strips[model.grid], triggers, asked, batch_size)
+        scores = scores.assign(score=keep_best_of_trails(scores["score"].to_numpy(), triggers["trail_id"]))
         own = {f"{detector.name}/{name}": column.to_numpy() for name, column in scores.items()}
         triggers = triggers.assign(**own)
     return triggers
+
+
+def keep_best_of_trails(score: np.ndarray, trail: pd.Series) -> np.ndarray:
+    """Scores of triggers, -inf for all of a trail but the best, since they are one object.
+
+    Parameters
+    ----------
+    score : ndarray, shape (n,)
+    trail : Series of Int64, length n
+        Number of the trail of each trigger, missing without one. Of equal scores the first counts.
+    """
+    number = trail.fillna(-1).to_numpy(dtype=np.int64)
+    best_first = np.lexsort((-score, number))
+    is_best = np.ones(len(score), dtype=bool)
+    is_best[best_first[1:]] = number[best_first[1:]] != number[best_first[:-1]]
+    return np.where(is_best | (number < 0), score, -np.inf)
 
 
 def detector_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:

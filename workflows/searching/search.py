@@ -317,7 +317,20 @@ def _by_series(parts: Sequence[SearchedSegment]) -> Iterable[list[SearchedSegmen
 
 
 def _join(parts: list[SearchedSegment]) -> list[pd.DataFrame]:
-    return join_overlaps([part.triggers for part in parts], [part.segment.own for part in parts])
+    return join_overlaps(_number_trails_apart(parts), [part.segment.own for part in parts])
+
+
+def _number_trails_apart(parts: Sequence[SearchedSegment]) -> list[pd.DataFrame]:
+    """Triggers of the segments of a series, with numbers of trails that differ between segments and their exposures."""
+    tables, first = [], 0
+    for table in (part.triggers for part in parts):
+        if "trail_id" in table and table["trail_id"].notna().any():
+            number = table["trail_id"] + table["exposure"] * (table["trail_id"].max() + 1)
+            tables.append(table.assign(trail_id=number + first))
+            first += int(number.max()) + 1
+        else:
+            tables.append(table)
+    return tables
 
 
 def _amplifier_table(parts: Sequence[SearchedSegment]) -> pd.DataFrame:

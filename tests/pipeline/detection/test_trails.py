@@ -84,6 +84,11 @@ def test_a_column_without_a_star_is_one_object_and_so_is_a_star_with_a_trigger_e
     assert np.unique(number_last(scatter_triggers(1), star)[1]).tolist() != [-1]
 
 
+def test_seven_bursts_of_a_source_without_a_streak_are_several_events():
+    bursts = make_triggers(np.full(7, 700.3), 500 + 1000 * np.arange(7), 12.0)
+    assert (number_last(scatter_triggers(1, 50), bursts)[1] == -1).all()
+
+
 def test_thirty_columns_in_the_same_rows_are_one_object():
     row = make_triggers(np.linspace(20, 3050, 30), 4000 + np.arange(30) % 3, 9.0)
     others, members = number_last(scatter_triggers(1), row)

@@ -82,6 +82,14 @@ def test_what_the_model_says_is_kept():
     assert table[["probability", "kind", "kind_probability"]].iloc[0].tolist() == [0.75, "flare", 0.5]
 
 
+def test_a_trail_is_named_by_file_and_amplifier_and_missing_without_one():
+    rows = [(12.5, 1, 2, 1, 7.5, 0), (30.0, 1, 2, 1, 7.5, None)]
+    table = build(*rows, trail_id=pd.array([4, None], dtype="Int64"))
+    assert table["trail_id"][0] == "frame_0001_c03_q2_t0004"
+    assert table["trail_id"].isna().tolist() == [False, True]
+    assert build(*rows)["trail_id"].isna().all()
+
+
 def test_without_a_clock_there_is_no_utc():
     readout = Readout(300.0, 6.2, 10.0, 48_000.0, 3080)
     row = build((12.5, 1, 2, 1, 7.5, 0), readout=readout).iloc[0]

@@ -11,6 +11,7 @@ import pytest
 
 from shutterless.models import families
 from shutterless.models.evaluation.metrics import RateCurve
+from shutterless.pipeline.detection import triggers as triggers_module
 from shutterless.pipeline.detection.vetoes import need_a_model
 from shutterless.pipeline.store.store import read_manifest
 from shutterless.workflows.searching.detect import (
@@ -18,6 +19,7 @@ from shutterless.workflows.searching.detect import (
     DetectTask,
     detect,
     detector_columns,
+    keep_best_of_trails,
     read_rates,
     write_rates,
 )
@@ -53,6 +55,30 @@ def test_score_of_the_bank_is_its_signal_to_noise_or_nothing_where_vetoed(found)
     assert (found.loc[vetoed, "template-bank/score"] == -np.inf).all()
     assert found["template-bank/probability"].isna().all()
     assert found["template-bank/kind"].isna().all()
+
+
+def test_only_the_best_of_a_trail_keeps_its_score():
+    trail = pd.Series([0, None, 0, 1, 0, 1, 2, 2], dtype="Int64")
+    score = np.array([6.0, 7.0, 9.0, -np.inf, 9.0, 3.0, -np.inf, -np.inf])
+    kept = keep_best_of_trails(score, trail)
+    assert kept.tolist() == [-np.inf, 7.0, 9.0, -np.inf, -np.inf, 3.0, -np.inf, -np.inf]
+    assert keep_best_of_trails(score[:0], trail[:0]).tolist() == []
+
+
+def test_every_detector_keeps_one_score_of_a_trail(task, monkeypatch):
+    """All triggers are said to be two trails; every detector then has at most two scores, the best of each."""
+
+    def halves(triggers, n_rows):
+        return np.arange(len(triggers)) % 2
+
+    alone = detect(task)
+    monkeypatch.setattr(triggers_module, "find_trails", halves)
+    joined = detect(task)
+    for detector in task.detectors:
+        score = joined[f"{detector.name}/score"]
+        best = score.groupby(joined["trail_id"]).max()
+        assert np.isfinite(score).sum() == np.isfinite(best).sum() <= 2
+        assert best.max() == alone[f"{detector.name}/score"].max()
 
 
 def test_models_score_also_what_the_bank_vetoes_but_not_what_needs_no_model(found, task):
