@@ -43,6 +43,7 @@ from shutterless.workflows.comparison.field_tables import (
     ramp_alarms,
     to_markdown,
 )
+from shutterless.workflows.comparison.unseen import check_sequences_unseen
 from shutterless.workflows.execution.cluster import SerialExecutor
 from shutterless.workflows.frames.ingest import ingest_files
 from shutterless.workflows.frames.simulate import simulate_scene
@@ -241,6 +242,9 @@ def main() -> None:
         hashes = {detector.name: weights_hash(detector.folder) for detector in detectors}
         plan = Plan(arguments.seed, arguments.rows, arguments.ramp_rows, hashes)
         fields = list(plan_fields(plan, arguments.sets.split(","), **scale))
+        for detector in detectors:
+            if detector.folder is not None:
+                check_sequences_unseen(detector.folder, {field.sequence for _, field in fields}, "this benchmark")
         check_plan(arguments.out, plan, arguments.resume)
         run_fields([FieldTask(name, field, detectors, arguments.out) for name, field in fields], arguments.workers)
         names = list(hashes)

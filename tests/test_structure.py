@@ -47,6 +47,9 @@ ORDER = {
     ),
 }
 MOST_FILES = 12  # code files of one folder, so that a reader sees their order
+# columns of tables that say where on the detector, or in which file, a trigger lies
+PLACES = {"x", "y", "column", "ccd", "quadrant", "entry", "file", "sequence", "amplifier", "star_id", "streak_id"}
+PLACES |= {"row", "row_start", "row_stop", "row_peak", "first_row", "y0"}
 ALLOWED_TWICE = {"log"}  # the logger of a module
 MAY_IMPORT_MLFLOW = "workflows/tracking/tracking.py"
 IMPORT_MLFLOW = "import mlflow; print(mlflow.__file__, hasattr(mlflow, 'MlflowClient'))"
@@ -161,6 +164,25 @@ def run_python(code: str, folder: Path) -> str:
     return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
+def find_feature_lists(root: Path) -> dict[str, list[str]]:
+    """Texts in every constant whose name ends with FEATURES: the names of the numbers that a detector sees."""
+    found = {}
+    for path in (p for room in ROOMS for p in sorted((root / room).rglob("*.py"))):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            for name in _defined_names(node):
+                if name.endswith("FEATURES") and not isinstance(node, ast.FunctionDef | ast.ClassDef):
+                    texts = [
+                        n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+                    ]
+                    found[f"{path.relative_to(root).as_posix()}: {name}"] = texts
+    return found
+
+
+def find_places(lists: dict[str, list[str]]) -> list[str]:
+    """Lines for features that are places, from which a model would learn where training events were."""
+    return [f"{where} holds {name}" for where, names in lists.items() for name in names if name in PLACES]
+
+
 def test_imports_flow_in_one_direction():
     assert find_violations(ROOT) == []
 
@@ -213,6 +235,19 @@ def test_the_check_of_names_can_fail(tmp_path):
     assert found == {"B": ["models/b.py", "pipeline/a.py"], "Wave": ["models/b.py", "pipeline/a.py"]} or found == {
         "B": ["pipeline/a.py", "models/b.py"], "Wave": ["pipeline/a.py", "models/b.py"]
     }  # fmt: skip
+
+
+def test_no_feature_is_a_place_on_the_detector():
+    lists = find_feature_lists(ROOT)
+    assert "snr" in lists["pipeline/tokens.py: STAGE1_FEATURES"]
+    assert find_places(lists) == []
+
+
+def test_the_check_of_features_can_fail(tmp_path):
+    (tmp_path / "models").mkdir()
+    text = 'CONTEXT_FEATURES = ("n_near", "row_peak")\nROWS = ("x",)\n'
+    (tmp_path / "models" / "forest.py").write_text(text, encoding="utf-8")
+    assert find_places(find_feature_lists(tmp_path)) == ["models/forest.py: CONTEXT_FEATURES holds row_peak"]
 
 
 def test_no_module_imports_itself_in_a_circle():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -21,6 +21,7 @@ from shutterless.pipeline.files import write_parquet
 from shutterless.pipeline.store.store import manifest_hash, read_manifest
 from shutterless.workflows.comparison.compare import compare_runs
 from shutterless.workflows.comparison.evaluate import Evaluation, evaluate_detectors, measure_throughput
+from shutterless.workflows.comparison.unseen import describe_frames
 from shutterless.workflows.execution.cluster import Executor, open_executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import FAILURES, ingest_files, prepare_folder
@@ -176,8 +177,9 @@ def _train(settings: Settings, out: Path, executor: Executor, progress: Progress
     )
     path = out / "training_set.npz"
     examples.save(path)
-    data_hash = "+".join(manifest_hash(read_manifest(store)) for store in (training, validation))
-    work = partial(_fit, examples=path, data_hash=data_hash)
+    manifests = [(store, read_manifest(store)) for store in (training, validation)]
+    data_hash = "+".join(manifest_hash(manifest) for _, manifest in manifests)
+    work = partial(_fit, examples=path, data_hash=data_hash, trained_on=describe_frames(*manifests))
     trainings = [*_plan_models(settings, out), *_plan_controls(settings, out)]
     for outcome in executor.map(work, trainings, describe="training models", progress=progress):
         if outcome.value is None:
@@ -205,9 +207,11 @@ def _plan_controls(settings: Settings, out: Path) -> list[_Training]:
     return plans
 
 
-def _fit(training: _Training, *, examples: Path, data_hash: str) -> dict[str, Any]:
+def _fit(training: _Training, *, examples: Path, data_hash: str, trained_on: Mapping[str, Any]) -> dict[str, Any]:
     training_set = TrainingSet.load(examples)
-    return fit_detector(training.task, training_set, training.settings, training.folder, data_hash=data_hash)
+    return fit_detector(
+        training.task, training_set, training.settings, training.folder, data_hash=data_hash, trained_on=trained_on
+    )
 
 
 def _judge_controls(settings: Settings, out: Path) -> list[LabelControl]:

@@ -44,6 +44,8 @@ def mark_blends(events: pd.DataFrame, stars: pd.DataFrame) -> np.ndarray:
             continue
         around = by_entry[event.entry]
         own = around["star_id"] == event.star_id
+        if not own.any():
+            continue
         x = float(around.loc[own, "x"].iloc[0])
         near = ~own & ((around["x"] - x).abs() <= BLEND_PX) & (around["mag"] <= event.star_mag + BLEND_MAG)
         blended[i] = bool(near.any())

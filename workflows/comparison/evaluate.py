@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from shutterless.models.evaluation.groups import FATES, FOUND, group_table, loss_table, mark_blends
 from shutterless.models.evaluation.metrics import (
     MIN_COUNTED_ALARMS,
     RateCurve,
@@ -35,6 +36,8 @@ from shutterless.pipeline.files import write_parquet
 from shutterless.pipeline.reading.readout import PIXEL_ROWS_PER_HOUR
 from shutterless.pipeline.store.store import manifest_hash, open_amplifier, read_manifest
 from shutterless.workflows.comparison.counted_events import hash_events, list_events
+from shutterless.workflows.comparison.field_tables import place_by_entry
+from shutterless.workflows.comparison.unseen import check_not_trained_on
 from shutterless.workflows.execution.cluster import Executor, SerialExecutor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.searching.detect import Detector, DetectTask, StackView, detect, write_rates
@@ -53,6 +56,8 @@ class EvaluateError(ValueError):
 class Evaluation:
     """Tables of an evaluation as in its files: per detector, by ρ, by kind, by probability, by event, and the verdict.
 
+    ``groups`` and ``losses`` say which events each detector found and what became of the others
+    (`shutterless.models.evaluation.groups`).
     ``eta`` is the threshold of the optimum at the same rate of false alarms. ``data_hash`` is the hash of the store and
     the counted events; two evaluations with the same hash are paired event by event.
     """
@@ -62,6 +67,8 @@ class Evaluation:
     apart: pd.DataFrame
     reliability: pd.DataFrame
     events: pd.DataFrame
+    groups: pd.DataFrame
+    losses: pd.DataFrame
     verdict: str
     eta: float
     data_hash: str
@@ -75,7 +82,7 @@ class Evaluation:
             f"{row.detector}: {row.kind} {row.found} of {row.n} found ({100 * row.low:.0f} to {100 * row.high:.0f} %)"
             for row in self.apart.itertuples()
         ]
-        return "\n".join([table, self.verdict, *apart])
+        return "\n".join([table, self.verdict, *apart, *_loss_lines(self.losses), _short_groups(self.groups)])
 
 
 def evaluate_detectors(
@@ -88,6 +95,7 @@ def evaluate_detectors(
     tracking: Tracking | None = None,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    allow_seen: bool = False,
 ) -> Evaluation:
     """Evaluate detectors on a store with a truth table and write the tables.
 
@@ -98,19 +106,28 @@ def evaluate_detectors(
     references : sequence of str
         Models as for the commands; the last part of a folder's path is the detector's name.
     truth : Path
-        ``truth.parquet`` of the frames.
+        ``truth.parquet`` of the frames; a ``stars.parquet`` beside it tells which events are on blended stars.
     out : Path
         For ``summary``, ``completeness``, ``apart``, ``reliability``, ``events`` (a row for each detector and counted
-        event) and ``detections`` (Parquet), ``eta.json``, ``verdict.txt``.
+        event), ``groups``, ``losses`` and ``detections`` (Parquet), ``eta.json``, ``verdict.txt``.
     settings : EvaluateSettings
     tracking : Tracking, optional
         Log one run per detector there, in the experiment `EVALUATE_EXPERIMENT`.
     executor : Executor, optional
     progress : Progress, optional
+    allow_seen : bool
+        Also judge models on frames that they were trained on, for a caller that says so itself.
 
     Returns
     -------
     Evaluation
+
+    Raises
+    ------
+    EvaluateError
+        If store and truth table do not belong together, or two detectors have the same name.
+    SeenError
+        If a model was trained on a part of the store.
 
     Notes
     -----
@@ -121,7 +138,11 @@ def evaluate_detectors(
     """
     manifest = read_manifest(store)
     detectors = name_detectors(references)
-    held_out = _open_truth(pd.read_parquet(truth), manifest)
+    for detector in detectors if not allow_seen else ():
+        if detector.folder is not None:
+            check_not_trained_on(detector.folder, manifest, store)
+    stars = Path(truth).with_name("stars.parquet")
+    held_out = _open_truth(pd.read_parquet(truth), manifest, pd.read_parquet(stars) if stars.is_file() else None)
     detections = _collect_detections(store, manifest, detectors, executor, progress)
     results = [_judge(detector, detections, held_out, settings) for detector in detectors]
     for reference, result in zip(references, results, strict=True):
@@ -135,6 +156,8 @@ def evaluate_detectors(
         apart=pd.concat([result.apart for result in results], ignore_index=True),
         reliability=_concatenate([result.reliability for result in results if result.reliability is not None]),
         events=events,
+        groups=pd.concat([result.groups for result in results], ignore_index=True),
+        losses=pd.concat([result.losses for result in results], ignore_index=True),
         verdict=write_verdict(summary, found, results[0].samples),
         eta=held_out.eta,
         data_hash=hash_events(manifest, events),
@@ -204,6 +227,8 @@ class _Result:
     found: np.ndarray
     samples: list[np.ndarray]
     events: pd.DataFrame
+    groups: pd.DataFrame
+    losses: pd.DataFrame
 
 
 def _judge(detector: Detector, detections: pd.DataFrame, held_out: _HeldOut, settings: EvaluateSettings) -> _Result:
@@ -233,6 +258,8 @@ def _judge(detector: Detector, detections: pd.DataFrame, held_out: _HeldOut, set
         found=(events["score"] >= point.threshold).to_numpy(),
         samples=samples,
         events=events,
+        groups=group_table(events, point.threshold, samples).assign(detector=detector.name),
+        losses=loss_table(detections, events, point.threshold).assign(detector=detector.name),
     )
 
 
@@ -356,14 +383,16 @@ def _rates_folder(reference: str, detector: Detector, out: Path) -> Path:
     return Path(reference) if own else Path(out) / detector.name
 
 
-def _open_truth(truth: pd.DataFrame, manifest: pd.DataFrame) -> _HeldOut:
-    """Truth rows by store entry; those of files that were not ingested are left out."""
+def _open_truth(truth: pd.DataFrame, manifest: pd.DataFrame, stars: pd.DataFrame | None = None) -> _HeldOut:
+    """Truth rows by store entry, with what their groups need; those of files that were not ingested are left out."""
     if not truth["is_event"].any():
         raise EvaluateError(
             "the truth table holds no event, so completeness cannot be measured; add frames with events"
         )
-    keys = ["file", "ccd", "quadrant"]
-    placed = truth.astype({"ccd": "Int64", "quadrant": "Int64"}).merge(manifest[[*keys, "entry"]], on=keys, how="inner")
+    placed = place_by_entry(truth, manifest)
+    placed["n_rows"] = placed["entry"].map(manifest.set_index("entry")["n_rows"])
+    if stars is not None and "star_mag" in placed:
+        placed["blended"] = mark_blends(placed, place_by_entry(stars, manifest))
     is_event = placed["is_event"].astype(bool)
     if not is_event.any():
         raise EvaluateError(
@@ -405,6 +434,22 @@ def _describe(detector: Detector) -> dict[str, Any]:
     }
 
 
+def _loss_lines(losses: pd.DataFrame) -> list[str]:
+    """Say in a line for each detector and range of ρ what became of the events."""
+    lost = [fate for fate in FATES if fate != FOUND]
+    return [
+        f"{row['detector']}: rho {row['rho']}: {row[FOUND]} of {row['n']} found, lost "
+        + ", ".join(f"{row[fate]} {fate}" for fate in lost)
+        for row in losses.to_dict("records")
+    ]
+
+
+def _short_groups(groups: pd.DataFrame) -> str:
+    """Completeness of every group, a column for each detector."""
+    table = groups.pivot_table(index=["group", "n"], columns="detector", values="completeness", sort=False)
+    return table.reset_index().rename_axis(columns=None).to_string(index=False, float_format="{:.3f}".format)
+
+
 def _concatenate(tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
@@ -415,6 +460,8 @@ def _write(evaluation: Evaluation, detections: pd.DataFrame, out: Path, eta: dic
     write_parquet(evaluation.apart, out / "apart.parquet")
     write_parquet(evaluation.reliability, out / "reliability.parquet")
     write_parquet(evaluation.events, out / "events.parquet")
+    write_parquet(evaluation.groups, out / "groups.parquet")
+    write_parquet(evaluation.losses, out / "losses.parquet")
     (out / "eta.json").write_text(json.dumps(eta))
     (out / "verdict.txt").write_text(evaluation.verdict + "\n")
     write_parquet(evaluation.summary, out / "summary.parquet")

@@ -21,6 +21,7 @@ from shutterless.workflows.comparison.evaluate import (
     measure_throughput,
     pixel_rows_per_hour,
 )
+from shutterless.workflows.comparison.unseen import SeenError, check_not_trained_on
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.registry.history import GATE_LENGTH
@@ -115,12 +116,13 @@ def judge_challenger(
         settings=EvaluateSettings(seed=policy.champion.seed),
         executor=executor,
         progress=progress,
+        allow_seen=True,  # a gate says so
     )
     speed = measure_throughput(str(folders[0]), frozen.store, manifest["entry"].iloc[0])
     own = evaluation.summary.set_index("detector").loc[challenger[0]]
     gates = [
         _labels_gate(own),
-        _unseen_gate(folders[0], frozen),
+        _unseen_gate(folders[0], frozen, manifest),
         _live_time_gate(own, policy),
         _completeness_gate(own, policy),
         _false_alarm_gate(folders[0], threshold, policy),
@@ -143,13 +145,16 @@ def _labels_gate(own: pd.Series) -> Gate:
     return Gate("labels", "shuffled" if own["shuffled"] else "true", "true", not own["shuffled"])
 
 
-def _unseen_gate(folder: Path, frozen: FrozenFrames) -> Gate:
-    """Refuse a model that was trained on the frozen frames."""
+def _unseen_gate(folder: Path, frozen: FrozenFrames, manifest: pd.DataFrame) -> Gate:
+    """Refuse a model that was trained on the frozen frames, or on a part of them."""
     path = folder / TRAINING
     known = json.loads(path.read_text(encoding="utf-8")).get("manifest_hash", "") if path.is_file() else ""
-    trained_on = frozen.manifest_hash in known.split("+")
-    value = f"trained on {known or 'frames that nobody recorded'}"
-    return Gate("frames unseen", value, f"not {frozen.manifest_hash}", not trained_on)
+    value, unseen = f"trained on {known or 'frames that nobody recorded'}", frozen.manifest_hash not in known.split("+")
+    try:
+        check_not_trained_on(folder, manifest, frozen.store)
+    except SeenError as error:
+        value, unseen = value if not unseen else str(error), False
+    return Gate("frames unseen", value, f"not {frozen.manifest_hash}", unseen)
 
 
 def _live_time_gate(own: pd.Series, policy: Policy) -> Gate:

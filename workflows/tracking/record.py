@@ -22,6 +22,7 @@ from shutterless.workflows.tracking.tracking import Run
 
 HISTORY = "history.parquet"
 TRAINING = "training.json"
+TRAINED_ON = "trained_on"  # its key that names stores, sequences and contents
 WEIGHTS = "model.safetensors"
 DATA_HASH = "evaluation.data_hash"
 LEARNING_CURVE = "learning_curve"

@@ -34,11 +34,12 @@ from shutterless.pipeline.files import write_parquet
 from shutterless.pipeline.store.store import manifest_hash, read_manifest
 from shutterless.pipeline.tokens import STAGE1_FEATURES, TokenGrid
 from shutterless.workflows.comparison.evaluate import count_false_alarms
+from shutterless.workflows.comparison.unseen import describe_frames, join_frames, read_trained_on
 from shutterless.workflows.execution.cluster import Executor, SerialExecutor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.searching.detect import Detector, StackView, write_rates
 from shutterless.workflows.settings.settings import TrainSettings
-from shutterless.workflows.tracking.record import HISTORY, TRAINING, diagnose_training, record_training
+from shutterless.workflows.tracking.record import HISTORY, TRAINED_ON, TRAINING, diagnose_training, record_training
 from shutterless.workflows.tracking.tracking import Tracking, track_run
 
 TRAIN_EXPERIMENT = "train"
@@ -140,9 +141,11 @@ def train_model(
         As `fit_detector`.
     """
     training_set = draw_training_set(store, settings, executor=executor, progress=progress)
-    data_hash = manifest_hash(read_manifest(store))
-    out = Path(out)
-    summary = fit_detector(TrainTask(family, family), training_set, settings, out, data_hash=data_hash, init=init)
+    manifest, out = read_manifest(store), Path(out)
+    summary = fit_detector(
+        TrainTask(family, family), training_set, settings, out, data_hash=manifest_hash(manifest),
+        trained_on=describe_frames((store, manifest)), init=init,
+    )  # fmt: skip
     rate_model(store, out, settings, summary, executor=executor, progress=progress)
     if tracking is not None:
         remedy = f"the model is whole in {out}, and `shutterless register {out}` logs it later"
@@ -194,6 +197,7 @@ def fit_detector(
     folder: Path,
     *,
     data_hash: str = "",
+    trained_on: Mapping[str, Any] | None = None,
     init: Path | None = None,
     callbacks: Sequence[Any] = (),
 ) -> dict[str, Any]:
@@ -208,6 +212,9 @@ def fit_detector(
         For the model, `HISTORY` and `TRAINING`.
     data_hash : str
         Of the store's manifest; written with the model.
+    trained_on : mapping, optional
+        From `shutterless.workflows.comparison.unseen.describe_frames`; written with the model, so that it is never
+        judged on the same frames. Those of ``init`` are added.
     init : Path, optional
         Start from the weights in this folder instead of random ones.
     callbacks : sequence of TrainerCallback
@@ -252,6 +259,7 @@ def fit_detector(
         "n_validation_strips": len(index),
         "validation_groups": [int(group) for group in np.unique(training_set.groups[index])],
         "manifest_hash": data_hash,
+        TRAINED_ON: join_frames(trained_on or {}, {} if init is None else read_trained_on(init)),
         "seed": settings.seed,
         "init": None if init is None else str(init),
     }

@@ -10,6 +10,7 @@ from shutterless.pipeline.detection.triggers import find_triggers
 from shutterless.pipeline.examples.strips import choose_bins, cut_strips, stage1_features, strip_first_rows
 from shutterless.pipeline.tokens import STAGE1_FEATURES, TokenGrid, unpatchify
 
+STARS = ((20.25, 1000.0), (44.0, 300.0))  # x, electrons per row
 GRID = TokenGrid()
 SMALL = TokenGrid(n_columns=6, n_rows=40, patch_rows=8, bins=(1, 4))
 FIELDS = ("patches", "context", "profile", "features", "mask")
@@ -185,3 +186,22 @@ def test_nothing_says_where_a_strip_was_cut(make_amplifier):
     before, after = cut_strips(here, found, SMALL), cut_strips(there, moved, SMALL)
     for name in FIELDS:
         np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
+
+
+def test_a_shift_by_100_columns_changes_no_number_that_a_model_sees(make_amplifier):
+    """The same pixels and stars, 100 columns and 1,024 rows farther, on an amplifier that is 0 elsewhere."""
+    small = make_amplifier(n_rows=2048, seed=3)
+    small.residual[0, 30, 700:704] += 4
+    seen = []
+    for column, row in ((32, 0), (132, 1024)):
+        shifted = tuple((x + column, flux) for x, flux in STARS)
+        wide = make_amplifier(n_columns=300, n_rows=4096, noise=0, stars=shifted)
+        wide.residual[:, column : column + 64, row + 512 : row + 2048] = small.residual[:, :, 512:]
+        triggers = find_triggers(wide, 4.0)
+        bins = choose_bins(triggers["width_rows"].to_numpy(), GRID)
+        batch = cut_strips(wide, triggers, GRID)
+        places = triggers[["x", "row_peak"]].to_numpy() - [column, row]
+        seen.append((places, stage1_features(triggers, bins), *(getattr(batch, name) for name in FIELDS)))
+    assert len(seen[0][0]) > 10
+    for first, second in zip(*seen, strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-5)

@@ -18,6 +18,7 @@ from shutterless.workflows.comparison.evaluate import (
     EvaluateError,
     _HeldOut,
     _judge,
+    _open_truth,
     evaluate_detectors,
     measure_throughput,
     pixel_rows_per_hour,
@@ -65,12 +66,13 @@ def test_summary_has_one_row_per_detector_with_what_its_training_left(evaluated)
 
 
 def test_tables_are_written_as_they_are_returned(evaluated):
-    for name in ("summary", "completeness", "apart", "reliability", "events"):
+    for name in ("summary", "completeness", "apart", "reliability", "events", "groups", "losses"):
         pd.testing.assert_frame_equal(
             pd.read_parquet(evaluated.out / f"{name}.parquet"), getattr(evaluated.tables, name), check_dtype=False
         )
     assert (evaluated.out / "verdict.txt").read_text() == evaluated.tables.verdict + "\n"
-    for text in (evaluated.tables.verdict, "completeness", "template-bank", "template-bank: orphan burst "):
+    lines = (evaluated.tables.verdict, "completeness", "template-bank", "template-bank: orphan burst ")
+    for text in (*lines, "cnn: rho 7 and above: ", " no trigger, ", "shapes outside the bank"):
         assert text in evaluated.tables.text()
 
 
@@ -242,6 +244,35 @@ def test_judgement_of_a_table_made_by_hand():
     bins = result.completeness.query("kind == 'all'").set_index("rho_low")
     assert bins["completeness"].to_dict() == {6.0: 0.0, 8.0: 0.0, 12.0: 1.0, 14.0: 1.0}
     assert result.reliability is None
+
+
+def test_lost_events_of_a_table_made_by_hand():
+    """At 3 the flare at ρ = 14 and the burst at 12 are found; the burst at 8 has 2.9, the flare at 6 no trigger."""
+    detections, truth = hand_made()
+    result = _judge(Detector("d", None), detections, _HeldOut(truth, frozenset({"calm"}), 2.0), SETTINGS)
+    assert result.losses.to_numpy().tolist() == [["below 7", 1, 0, 1, 0, 0, "d"], ["7 and above", 3, 2, 0, 0, 1, "d"]]
+    groups = result.groups.set_index("group")
+    assert groups.loc[["all", "kind flare", "kind burst"], ["n", "found"]].to_numpy().tolist() == [
+        [4, 2],
+        [2, 1],
+        [2, 1],
+    ]
+    vetoed = detections.assign(**{"d/score": -np.inf})
+    gated = _judge(Detector("d", None), vetoed, _HeldOut(truth, frozenset({"calm"}), 2.0), SETTINGS).losses
+    assert gated["gated"].tolist() == [0, 3]
+
+
+def test_stars_beside_the_truth_tell_which_events_are_blended():
+    """Two stars of equal magnitude 4 px apart; the event of the first one's amplifier alone is blended."""
+    manifest = pd.DataFrame(
+        {"entry": ["a", "b"], "file": "f", "ccd": 1, "quadrant": [1, 2], "n_rows": 100, "live_pixel_rows": 10}
+    ).assign(pixel_rows_per_hour=10.0)
+    truth = pd.DataFrame({"file": "f", "ccd": 1, "quadrant": [1, 2], "kind": "flare", "is_event": True, "star_id": 0})
+    truth = truth.assign(star_mag=12.0)
+    stars = pd.DataFrame({"file": "f", "ccd": 1, "quadrant": [1, 1, 2], "star_id": [0, 1, 0], "x": [5.0, 9.0, 5.0]})
+    placed = _open_truth(truth, manifest, stars.assign(mag=12.0)).truth
+    assert placed["blended"].tolist() == [True, False]
+    assert "blended" not in _open_truth(truth, manifest).truth
 
 
 def test_the_optimum_of_a_narrow_camera_has_as_many_trials():

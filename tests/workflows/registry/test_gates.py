@@ -117,11 +117,16 @@ def test_controls_and_short_frames_are_kept_out():
 
 
 def test_a_model_trained_on_the_frozen_frames_is_kept_out(tmp_path):
-    frozen = SimpleNamespace(manifest_hash="abc")
-    assert gates._unseen_gate(tmp_path, frozen).passed
+    frozen = SimpleNamespace(manifest_hash="abc", store="frozen")
+    manifest = pd.DataFrame({"entry": ["e"], "content_hash": ["1"], "sequence": ["night"]})
+    assert gates._unseen_gate(tmp_path, frozen, manifest).passed
     for trained_on, passed in (("def+123", True), ("def+abc", False), ("abc", False)):
         (tmp_path / "training.json").write_text(json.dumps({"manifest_hash": trained_on}))
-        assert gates._unseen_gate(tmp_path, frozen).passed is passed
+        assert gates._unseen_gate(tmp_path, frozen, manifest).passed is passed
+    (tmp_path / "training.json").write_text(json.dumps({"trained_on": {"sequences": ["night"]}}))
+    gate = gates._unseen_gate(tmp_path, frozen, manifest)
+    assert not gate.passed
+    assert "sequence 'night'" in gate.value
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,14 @@ class TrialOutcome:
 
 
 def fit_trial(
-    trial: Trial, family: str, training_set: TrainingSet, settings: TrainSettings, folder: Path, *, data_hash: str
+    trial: Trial,
+    family: str,
+    training_set: TrainingSet,
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    data_hash: str,
+    trained_on: Mapping[str, Any] | None = None,
 ) -> TrialOutcome:
     """Train one model as ``shutterless train`` does, and let the study cut it short.
 
@@ -92,6 +99,8 @@ def fit_trial(
         For the model, unless the trial is cut short.
     data_hash : str
         Of the store's manifest.
+    trained_on : mapping, optional
+        As `shutterless.workflows.training.train.fit_detector`.
     """
     outcome = TrialOutcome(COMPLETE, settings)
     reporter = _Reporter(trial, settings.epochs, outcome.rows)
@@ -99,7 +108,9 @@ def fit_trial(
     try:
         outcome.n_parameters = _count_parameters(family, training_set.grid, settings.architecture)
         task = TrainTask(family, family)
-        fit_detector(task, training_set, settings, folder, data_hash=data_hash, callbacks=[reporter])
+        fit_detector(
+            task, training_set, settings, folder, data_hash=data_hash, trained_on=trained_on, callbacks=[reporter]
+        )
     except load_optuna().TrialPruned:
         outcome.state = PRUNED
     except (UnusableError, TrainingError) as error:

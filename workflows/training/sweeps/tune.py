@@ -32,6 +32,7 @@ from shutterless.pipeline.examples.training import TrainingSet
 from shutterless.pipeline.files import write_parquet
 from shutterless.pipeline.settings import plain_values
 from shutterless.pipeline.store.store import manifest_hash, read_manifest
+from shutterless.workflows.comparison.unseen import describe_frames
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import prepare_folder
@@ -138,7 +139,8 @@ class _Sweep:
     ) -> None:
         self.store, self.settings, self.spaces, self.out = store, settings, spaces, out
         self.tracking, self.executor, self.progress = tracking, executor, progress
-        self.data_hash = manifest_hash(read_manifest(store))
+        manifest = read_manifest(store)
+        self.data_hash, self.trained_on = manifest_hash(manifest), describe_frames((store, manifest))
         shared = [self.data_hash, plain_values(settings.train), settings.tune.seed, settings.tune.epochs]
         digest = hashlib.sha256(json.dumps(shared).encode()).hexdigest()
         self.title = out.resolve().name
@@ -200,7 +202,9 @@ class _Sweep:
         architecture = {**base.architecture, **chosen["arch"]}
         settings = replace(base, **chosen["train"], architecture=architecture)
         with tracker.trial_run(trial) as run:
-            outcome = fit_trial(trial, family, self.training_set, settings, folder, data_hash=self.data_hash)
+            outcome = fit_trial(
+                trial, family, self.training_set, settings, folder, data_hash=self.data_hash, trained_on=self.trained_on
+            )
             if run is not None:
                 tracker.record(run, outcome, chosen, folder)
         if outcome.state == COMPLETE:
