@@ -108,7 +108,7 @@ def group_table(events: pd.DataFrame, threshold: float, samples: list[np.ndarray
             if shares:
                 own_low, own_high = np.quantile(shares, [0.025, 0.975])
                 low, high = min(low, own_low), max(high, own_high)
-            rows.append((name, n, hits, hits / n, float(low), float(high)))
+            rows.append((name, n, hits, hits / n, max(float(low), 0.0), min(float(high), 1.0)))
     return pd.DataFrame(rows, columns=["group", "n", "found", "completeness", "low", "high"])
 
 

@@ -110,7 +110,8 @@ def judge_fields(
         for name, result in results.items():
             rows.append(_rate_row(name, rate, result, results[detectors[0]], counts[name], busy))
             events, key = counts[name].events, {"detector": name, "rate": rate}
-            samples = bootstrap_events(events, min(n_samples, 400), seed)
+            by_field = events.assign(entry=events["entry"].map(busy.entries.set_index("entry")["field"]))
+            samples = bootstrap_events(by_field, min(n_samples, 400), seed)
             groups.append(group_table(events, result.threshold, samples).assign(**key))
             losses.append(loss_table(busy.detections, events, result.threshold).assign(**key))
         rows.append(_optimum_row(rate, counts[detectors[0]]))
