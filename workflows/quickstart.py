@@ -294,7 +294,7 @@ def _search(
         files,
         reference=str(best),
         out=folder,
-        settings=settings.search,
+        settings=replace(settings.search, own_rates=False),  # a thousand events an hour would pass for noise
         instrument=settings.ingest.instrument,
         supplied=settings.ingest.header,
         executor=executor,

@@ -27,7 +27,7 @@ TAIL_REACH = 4.0
 # Of far more events than nature has, as in a blind test, most of what lies above the start would be events. They are
 # counted first, from a lower start on: what lies beyond the reach there, except so many an hour of ZTF
 LOWER_START, EXPECTED_BEYOND = 3.0, 300.0
-MIN_SCORES = 5  # of a group; with fewer, one real event would be a large part of the fit
+MIN_SCORES = 12  # of a group; a thirtieth of the rate at the start follows from fewer no better than to a factor of 3
 # What is stored was off by factors from 1/12 to 57 under other skies, so it is known to a factor of several at best
 STORED_FACTOR = 3.0
 # Factors by which amplifiers of one CCD differ in rate, and in the scale of their tails (the same ten fields)
@@ -195,7 +195,8 @@ def _fit_group(
     tails = _find_tails(members, start_rate, {name: _count_events(tail, first_scale) for name, tail in lower.items()})
     excesses = _join_excesses(tails)
     scale, n_scale = fit_scale(excesses, before, n_before)
-    if len(excesses) < MIN_SCORES or scale == 0:
+    n_noise = start_rate * sum(one.live_hours for one in members)  # events are no reason to trust a short search
+    if min(len(excesses), n_noise) < MIN_SCORES or scale == 0:
         return {} if known is None else {one.amplifier: known for one in members}
     start_rate = min(start_rate, float(np.median([tail.start_rate for tail in tails.values()])))
     start = float(np.median([tail.start_at(start_rate, scale) for tail in tails.values()]))

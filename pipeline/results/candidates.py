@@ -43,8 +43,10 @@ CANDIDATE_TYPES = {
     "veto": "string",
     "model": "string",
     "trail_id": "string",
+    "false_alarm_rate": "float64",
 }
 CANDIDATE_UNITS = {"x": u.pix, "y": u.pix, "duration_s": u.s, "amplitude_e": u.electron, "star_mag": u.mag}
+CANDIDATE_UNITS |= {"false_alarm_rate": 1 / u.hour}
 SAME_GROUP_ROWS = 3  # at any row rate: what is read with a row is in all of its columns
 
 
@@ -62,8 +64,8 @@ def build_candidates(
     ----------
     detections : DataFrame
         Rows of `shutterless.pipeline.detection.triggers.find_triggers` that are to become candidates, with
-        ``probability``, ``kind`` and ``kind_probability`` where a model gave them. Numbers of trails may differ between
-        files and amplifiers only.
+        ``probability``, ``kind`` and ``kind_probability`` where a model gave them, and ``false_alarm_rate``. Numbers of
+        trails may differ between files and amplifiers only.
     streaks : DataFrame
         Streaks of the amplifier, with ``y0`` where it is known.
     readout : Readout
@@ -106,6 +108,7 @@ def build_candidates(
         time_event_max_utc=latest,
         model=model,
         trail_id=_trail_ids(file, readout, detections),
+        false_alarm_rate=detections.get("false_alarm_rate", missing),
     )
     table["group_id"] = table["candidate_id"]
     return table[list(CANDIDATE_TYPES)].astype(CANDIDATE_TYPES).reset_index(drop=True)

@@ -78,6 +78,7 @@ def search(
             files, reference=model, out=out, settings=settings, catalogue=catalogue, instrument=instrument,
             supplied=supplied, executor=executor, resume=resume, progress=progress,
         )  # fmt: skip
+    progress.write_line(result.rates.describe(len(result.candidates)))
     return conclude(progress, result, f"{len(result.candidates)} candidates in {out}")
 
 

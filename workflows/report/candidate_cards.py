@@ -68,6 +68,7 @@ def _list(best: pd.DataFrame, matches: pd.DataFrame | None) -> Table:
         "kind": lambda row: str(row["kind"]) + (f" (vetoed: {row['veto']})" if row["veto"] else ""),
         "probability": ("probability", "{:.3f}"),
         "S/N": ("snr", "{:.1f}"),
+        "false alarms/h": lambda row: number(row.get("false_alarm_rate"), "{:.2g}"),
         "file": "file",
         "ccd / quadrant": lambda row: f"{number(row['ccd'], '{:.0f}')} / {number(row['quadrant'], '{:.0f}')}",
         "x": ("x", "{:.1f}"),
@@ -112,6 +113,7 @@ def _numbers(candidate: pd.Series, n_in_group: int, matches: pd.DataFrame | None
         ("Streak", f"{streak} (mag {number(candidate['star_mag'], '{:.2f}')})"),
         ("Veto", describe_veto(candidate["veto"])),
         ("Injected event", describe_match(candidate, matches)),
+        ("False alarms as high, per hour", number(candidate.get("false_alarm_rate"), "{:.2g}")),
         ("Model", str(candidate["model"])),
         ("Group", count_candidates(n_in_group)),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from shutterless.workflows.pages.formats import Columns, number, tabulate
 from shutterless.workflows.pages.parts import Heading, Paragraph, Part, Preformatted, Table
 from shutterless.workflows.pages.run_folder import LeftOutError, RunFolder, is_cube, required
 from shutterless.workflows.report.quality_page import summarise_amplifiers
-from shutterless.workflows.searching.search import AMPLIFIERS
+from shutterless.workflows.searching.search import AMPLIFIERS, RECORD
 
 _PIECE_ROWS, _PIECE_COLUMNS = 400, 800
 _MIDDLE_COLUMN = 1536  # of an amplifier of 3072 columns; moved to lie inside a narrower one
@@ -33,7 +34,7 @@ def write_run(run: RunFolder) -> list[Part]:
     """Settings, seed, files and live time."""
     searched = run.table(AMPLIFIERS)
     if searched is not None:
-        return _list_searched(searched)
+        return _list_searched(run, searched)
     settings = run.text("settings.toml")
     if settings is None and run.manifest is None:
         raise LeftOutError("no settings.toml and no store/ in this folder")
@@ -49,12 +50,13 @@ def write_run(run: RunFolder) -> list[Part]:
     return parts
 
 
-def _list_searched(searched: pd.DataFrame) -> list[Part]:
+def _list_searched(run: RunFolder, searched: pd.DataFrame) -> list[Part]:
     """Files, segments, live time and quality of the searched amplifiers."""
     if searched.empty:
         return [Paragraph("Nothing could be searched.", "left-out")]
     files = {file for files in searched["files"] for file in files.split(", ")}
-    hours = (searched["live_pixel_rows"] / searched["pixel_rows_per_hour"]).sum()
+    live = searched["live_pixel_rows"] / searched["pixel_rows_per_hour"]
+    hours = searched.get("live_hours", live).sum()
     masked = 100 * searched["masked_fraction"].mean() if "masked_fraction" in searched else np.nan
     row = {
         "files": str(len(files)),
@@ -70,7 +72,23 @@ def _list_searched(searched: pd.DataFrame) -> list[Part]:
         f"sequence, overlapping by the margins. {AMPLIFIERS} has the numbers of each. The pictures below are of "
         "amplifiers that were calibrated again for this report."
     )
-    return [Table(list(row), [list(row.values())]), Paragraph(note, "note")]
+    return [Table(list(row), [list(row.values())]), *_list_rates(run), Paragraph(note, "note")]
+
+
+def _list_rates(run: RunFolder) -> list[Part]:
+    """What was asked for and what is expected among the candidates; nothing for a search of an older version."""
+    record = run.text(RECORD)
+    rates = None if record is None else json.loads(record).get("rates")
+    if rates is None:
+        return []
+    thresholds = [one["threshold"] for one in rates["amplifiers"].values()]
+    span = f", thresholds {number(min(thresholds))} to {number(max(thresholds))}" if thresholds else ""
+    words = (
+        f"Asked: {rates['asked_per_hour']:g} false alarms per amplifier-hour. Expected among the "
+        f"{rates['candidates']} candidates: {rates['expected_false_alarms']:.3g} in {rates['live_hours']:.3g} "
+        f"amplifier-hours{span}."
+    )
+    return [Paragraph(words)]
 
 
 def _find_seeds(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

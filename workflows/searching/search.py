@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 from shutterless.models.evaluation.metrics import RateCurve
-from shutterless.pipeline.detection.overlaps import join_overlaps
 from shutterless.pipeline.files import remove_partials, write_parquet, write_text
 from shutterless.pipeline.reading.segments import FileSpan, Segment, SegmentRows, plan_segments
 from shutterless.pipeline.results.candidates import (
@@ -37,6 +36,7 @@ from shutterless.workflows.frames.ingest import (
     write_failures,
 )
 from shutterless.workflows.searching.detect import Detector, detector_columns, read_rates
+from shutterless.workflows.searching.frame_rates import FrameRates, exposure_hours, fit_frame_rates, join_parts
 from shutterless.workflows.searching.segment_search import (
     PARTS,
     SearchedSegment,
@@ -59,11 +59,12 @@ class SearchError(ValueError):
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Candidates, failures, the threshold (the lowest, if there are several cameras), and lines for the user."""
+    """Candidates, failures, the lowest threshold of all amplifiers, their rates, and lines for the user."""
 
     candidates: pd.DataFrame
     failures: pd.DataFrame
     threshold: float
+    rates: FrameRates
     warnings: tuple[str, ...]
     instruments: tuple[str, ...]
 
@@ -113,7 +114,8 @@ def search_files(
     IngestError
         If no file is given, two files have the same name, or ``out`` is not writable.
     SearchError
-        If no threshold is known, or ``out`` holds a finished search and ``resume`` is not set.
+        If the detector has no stored curve and an amplifier too few scores for a threshold of its own, or ``out`` holds
+        a finished search and ``resume`` is not set.
     """
     job = SearchJob.prepare(reference, out, settings, catalogue=catalogue, instrument=instrument, supplied=supplied)
     _clear_folder(job.out, resume=resume)
@@ -137,20 +139,23 @@ def search_survey(
     parts = [part for task in tasks if task.segment.name not in lost and (part := read_part(job.out, task.segment))]
     failures = pd.concat([survey.failures, lost_rows([task.segment for task in tasks], parts, lost)], ignore_index=True)
     files_by_name = {info.path.name: str(info.path.resolve()) for info in survey.infos}
-    candidates, unmatched = job.write(parts, failures, files_by_name)
-    notes = (*job.describe_rates(parts), *survey.warnings, *unmatched)
-    return SearchResult(candidates, failures, job.lowest_threshold(parts), notes, tuple(survey.instruments))
+    candidates, rates, unmatched = job.write(parts, failures, files_by_name)
+    notes = (*job.describe_rates(parts, rates), *survey.warnings, *unmatched)
+    return SearchResult(candidates, failures, job.lowest_threshold(rates), rates, notes, tuple(survey.instruments))
 
 
 @dataclass(frozen=True)
 class SearchJob:
-    """Detector, settings and output folder of a search; `prepare` checks all of them before any work is done."""
+    """Detector, settings and output folder of a search; `prepare` checks all of them before any work is done.
+
+    ``curve`` was counted on other frames; None if the detector has none, so that only the frames can tell a threshold.
+    """
 
     reference: str
     out: Path
     settings: SearchSettings
     detector: Detector
-    curve: RateCurve
+    curve: RateCurve | None
     stars: pd.DataFrame | None
     catalogue: str | None
     instrument: str | None
@@ -170,7 +175,9 @@ class SearchJob:
         """Parameters and errors are those of `search_files`."""
         stars = None if catalogue is None else read_catalogue(catalogue)
         detector = find_detector(reference)
-        curve = find_curve(detector, settings.false_alarms_per_hour)
+        curve = read_rates(_rates_folder(detector))
+        if curve is None and not settings.own_rates:
+            raise no_curve(detector, settings.false_alarms_per_hour)
         if instrument is not None and instrument.endswith(".toml"):
             instrument = str(Path(instrument).absolute())  # a worker on another machine may run in another folder
         return cls(
@@ -194,12 +201,28 @@ class SearchJob:
 
     def write(
         self, parts: Sequence[SearchedSegment], failures: pd.DataFrame, files: Mapping[str, str]
-    ) -> tuple[pd.DataFrame, list[str]]:
-        """Write every table of the search, its record last; return the candidates and warnings about the catalogue."""
-        candidates, unmatched = assemble(parts, self.detector.name, self.threshold, self.stars)
+    ) -> tuple[pd.DataFrame, FrameRates, list[str]]:
+        """Write every table of the search, its record last.
+
+        Returns
+        -------
+        candidates : DataFrame
+        rates : FrameRates
+        unmatched : list of str
+            Warnings about the catalogue.
+
+        Raises
+        ------
+        SearchError
+            If no threshold is known for an amplifier.
+        """
+        searched = [part for part in parts if part.exposures]
+        joined = join_parts(searched)
+        rates = self.fit_rates(searched, joined)
+        candidates, unmatched = assemble(searched, joined, self.detector.name, rates, self.stars)
         record = {
             "model": self.reference,
-            "threshold": self.lowest_threshold(parts),
+            "threshold": self.lowest_threshold(rates),
             "settings": plain_values(self.settings),
             "instrument": self.instrument,
             "catalogue": self.catalogue,
@@ -208,26 +231,44 @@ class SearchJob:
             "time_archive": _time_scales(parts),
         }
         write_failures(self.out, failures)
-        write_parquet(_amplifier_table(parts), self.out / AMPLIFIERS)
+        write_parquet(_amplifier_table(searched, rates), self.out / AMPLIFIERS)
         write_candidates(candidates, self.out, record)
-        write_text(self.out / RECORD, json.dumps({**record, "files": dict(files)}, indent=1))
-        return candidates, unmatched
+        counted = {"rates": {**rates.to_dict(), "candidates": len(candidates)}, "files": dict(files)}
+        write_text(self.out / RECORD, json.dumps({**record, **counted}, indent=1))
+        return candidates, rates, unmatched
 
-    def threshold(self, pixel_rows_per_hour: float) -> float:
-        """Score at which an amplifier with a number of pixel-rows per hour has the requested false alarms."""
-        return self.curve.threshold(self.settings.false_alarms_per_hour, pixel_rows_per_hour)[0]
+    def fit_rates(self, parts: Sequence[SearchedSegment], joined: Sequence[pd.DataFrame]) -> FrameRates:
+        """Thresholds of all amplifiers at the requested rate of false alarms.
 
-    def lowest_threshold(self, parts: Sequence[SearchedSegment]) -> float:
-        """Threshold of the amplifiers that were searched, the lowest if they are of several cameras."""
-        return min(map(self.threshold, _hours(parts) or [self.curve.pixel_rows_per_hour]))
+        Raises
+        ------
+        SearchError
+            If there is no stored curve, and an amplifier has too few scores.
+        """
+        asked = self.settings.false_alarms_per_hour
+        rates = fit_frame_rates(parts, joined, self.detector.name, asked, self.curve, own=self.settings.own_rates)
+        if self.curve is None and (not parts or not set(rates.names.values()) <= set(rates.rates)):
+            raise no_curve(self.detector, asked, "the searched frames are too few to tell it: ")
+        return rates
 
-    def describe_rates(self, parts: Sequence[SearchedSegment]) -> list[str]:
-        """Lines for the user where the curve holds too few alarms for the rate, of each camera."""
-        return [
-            line
-            for hour in _hours(parts)
-            if (line := describe_rate(self.curve, self.settings.false_alarms_per_hour, hour))
-        ]
+    def lowest_threshold(self, rates: FrameRates) -> float:
+        """Lowest threshold of the amplifiers that were searched, that of the stored curve if there is none."""
+        if rates.rates or self.curve is None:
+            return min(rates.thresholds.values())
+        return self.curve.threshold(self.settings.false_alarms_per_hour)[0]
+
+    def describe_rates(self, parts: Sequence[SearchedSegment], rates: FrameRates) -> list[str]:
+        """Lines for the user where a threshold rests on a stored curve with too few alarms for it, of each camera."""
+        if self.curve is None:
+            return []
+        hours = {
+            exposure.numbers["pixel_rows_per_hour"]
+            for part in parts
+            for exposure in part.exposures
+            if not rates.of(part).is_fitted
+        }
+        asked = self.settings.false_alarms_per_hour
+        return [line for hour in sorted(hours) if (line := describe_rate(self.curve, asked, hour))]
 
 
 def run_tasks(tasks: Sequence[SegmentTask], executor: Executor, progress: Progress | None = None) -> dict[str, str]:
@@ -243,8 +284,9 @@ def run_tasks(tasks: Sequence[SegmentTask], executor: Executor, progress: Progre
 
 def assemble(
     parts: Sequence[SearchedSegment],
+    joined: Sequence[pd.DataFrame],
     name: str,
-    threshold: Callable[[float], float],
+    rates: FrameRates,
     stars: pd.DataFrame | None = None,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Join the parts of a search to one table of candidates, and warn of a catalogue that does not fit.
@@ -253,15 +295,15 @@ def assemble(
     ----------
     parts : sequence of SearchedSegment
         By series, in the order of rows.
+    joined : sequence of DataFrame
+        Triggers of each part, every cause once.
     name : str
         Of the detector.
-    threshold : callable
-        Lowest score of a candidate in an amplifier with a number of pixel-rows per hour.
+    rates : FrameRates
+        Which say how high a score must be in each amplifier, and what a score is worth there.
     stars : DataFrame, optional
         From `shutterless.pipeline.results.catalogue.read_catalogue`.
     """
-    parts = [part for part in parts if part.exposures]
-    joined = [table for series in _by_series(parts) for table in _join(series)]
     exposures = {f"{part.segment.name}/{k}": exposure for part in parts for k, exposure in enumerate(part.exposures)}
     streaks, unmatched = identify_streaks(
         {key: exposure.streaks for key, exposure in exposures.items()},
@@ -272,8 +314,8 @@ def assemble(
     for part, triggers in zip(parts, joined, strict=True):
         scored = detector_columns(triggers, name)
         # score -inf means vetoed, even where a detector without a false alarm has the threshold -inf
-        lowest = threshold(part.exposures[0].numbers["pixel_rows_per_hour"])
-        found = scored[(scored["score"] >= lowest) & np.isfinite(scored["score"])]
+        found = scored[(scored["score"] >= rates.threshold(part)) & np.isfinite(scored["score"])]
+        found = found.assign(false_alarm_rate=rates.of(part).rate(found["score"].to_numpy(dtype=np.float64)))
         for k, exposure in enumerate(part.exposures):
             for span in exposure.spans:
                 here = found[(found["exposure"] == k) & found["row_peak"].between(span.first, span.last - 1)]
@@ -304,37 +346,8 @@ def _span_candidates(
     return build_candidates(file_rows, streaks, own, file=span.path.name, model=name, n_y=n_y)
 
 
-def _hours(parts: Sequence[SearchedSegment]) -> list[float]:
-    """Pixel-rows of an hour of each kind of amplifier that was searched."""
-    return sorted({exposure.numbers["pixel_rows_per_hour"] for part in parts for exposure in part.exposures})
-
-
-def _by_series(parts: Sequence[SearchedSegment]) -> Iterable[list[SearchedSegment]]:
-    series: dict[str, list[SearchedSegment]] = {}
-    for part in parts:
-        series.setdefault(part.segment.series, []).append(part)
-    return series.values()
-
-
-def _join(parts: list[SearchedSegment]) -> list[pd.DataFrame]:
-    return join_overlaps(_number_trails_apart(parts), [part.segment.own for part in parts])
-
-
-def _number_trails_apart(parts: Sequence[SearchedSegment]) -> list[pd.DataFrame]:
-    """Triggers of the segments of a series, with numbers of trails that differ between segments and their exposures."""
-    tables, first = [], 0
-    for table in (part.triggers for part in parts):
-        if "trail_id" in table and table["trail_id"].notna().any():
-            number = table["trail_id"] + table["exposure"] * (table["trail_id"].max() + 1)
-            tables.append(table.assign(trail_id=number + first))
-            first += int(number.max()) + 1
-        else:
-            tables.append(table)
-    return tables
-
-
-def _amplifier_table(parts: Sequence[SearchedSegment]) -> pd.DataFrame:
-    """Table of the searched rows: one line per segment part without a gap, with its quality numbers."""
+def _amplifier_table(parts: Sequence[SearchedSegment], rates: FrameRates) -> pd.DataFrame:
+    """Table of the searched rows: one line per segment part without a gap, with its threshold and quality numbers."""
     rows = [
         {
             "segment": part.segment.name,
@@ -344,12 +357,16 @@ def _amplifier_table(parts: Sequence[SearchedSegment]) -> pd.DataFrame:
             "first_row": exposure.spans[0].first,
             "n_rows": sum(span.stop - span.start for span in exposure.spans),
             "n_triggers": int((part.triggers["exposure"] == k).sum()),
+            "live_hours": exposure_hours(part, exposure),
+            "threshold": rates.threshold(part),
+            "threshold_error": rates.of(part).threshold_error(rates.asked),
             **exposure.numbers,
         }
         for part in parts
         for k, exposure in enumerate(part.exposures)
     ]
     columns = ["segment", "files", "ccd", "quadrant", "first_row", "n_rows", "n_triggers"]
+    columns += ["live_hours", "threshold", "threshold_error"]
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
     return table.astype({"ccd": "Int64", "quadrant": "Int64"})
 
@@ -401,21 +418,29 @@ def find_detector(reference: str) -> Detector:
 
 
 def find_curve(detector: Detector, rate_per_hour: float) -> RateCurve:
-    """Read the false-alarm curve of a detector, from which a search gets its threshold.
+    """Read the false-alarm curve of a detector, counted on other frames than those of a search.
 
     Raises
     ------
     SearchError
         If no false-alarm curve lies beside the weights, because the model was never evaluated.
     """
-    folder = bundled_folder() / TEMPLATE_BANK if detector.folder is None else Path(detector.folder)
-    curve = read_rates(folder)
+    curve = read_rates(_rates_folder(detector))
     if curve is None:
-        raise SearchError(
-            f"{folder} holds no false-alarm curve, so no threshold is known for {rate_per_hour:g} per amplifier-hour; "
-            f"run `shutterless evaluate STORE --model {detector.folder}` first"
-        )
+        raise no_curve(detector, rate_per_hour)
     return curve
+
+
+def no_curve(detector: Detector, rate_per_hour: float, why: str = "") -> SearchError:
+    """Error of a detector without a stored curve whose threshold nothing else tells."""
+    return SearchError(
+        f"{_rates_folder(detector)} holds no false-alarm curve, so no threshold is known for {rate_per_hour:g} per "
+        f"amplifier-hour; {why}run `shutterless evaluate STORE --model {detector.folder}` first"
+    )
+
+
+def _rates_folder(detector: Detector) -> Path:
+    return bundled_folder() / TEMPLATE_BANK if detector.folder is None else Path(detector.folder)
 
 
 def describe_rate(curve: RateCurve, rate_per_hour: float, pixel_rows_per_hour: float) -> str | None:

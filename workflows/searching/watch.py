@@ -109,6 +109,8 @@ class Watcher:
         self.folder = Path(self.folder)
         if not self.folder.is_dir():
             raise WatchError(f"{self.folder} is not a folder that could be watched")
+        if self.job.curve is None:
+            raise WatchError("the first file is too short to tell a threshold; evaluate the model, or use `search`")
         if self.job.instrument is not None:
             load_profile(self.job.instrument)  # wrong for one file is wrong for all
         self._known = dict(_read_state(self.job))
@@ -126,7 +128,7 @@ class Watcher:
         parts = [part for s in segments if (part := self._searched.get(s.name, (s, None))[1]) is not None]
         failures = pd.concat([self._unreadable(), lost_rows(segments, parts, self._lost)], ignore_index=True)
         files = {path.name: str(path) for path in self._known}
-        candidates, _ = self.job.write(parts, failures, files)
+        candidates, _, _ = self.job.write(parts, failures, files)
         _write_state(self.job, self._known)
         ids = set(candidates["candidate_id"])
         n_new, self._ids = len(ids - self._ids), ids

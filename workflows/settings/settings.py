@@ -202,8 +202,11 @@ class SearchSettings:
     Parameters
     ----------
     false_alarms_per_hour : float
-        False alarms per amplifier-hour. The default is the lowest rate of the bundled curve; lower ones are
-        extrapolated with a note.
+        False alarms per amplifier-hour.
+    own_rates : bool
+        Whether the threshold of an amplifier comes from the scores of its own frames. If not, it is that of the
+        detector's stored curve, which was counted on other frames; for frames with thousands of injected events an
+        hour, which would pass for noise.
     trigger_threshold : float
         Smallest S/N of a trigger.
     batch_size : int
@@ -211,6 +214,7 @@ class SearchSettings:
     """
 
     false_alarms_per_hour: Positive = 50.0
+    own_rates: bool = True
     trigger_threshold: Positive = TRIGGER_THRESHOLD
     batch_size: Count = STRIPS_AT_ONCE
 

@@ -119,7 +119,7 @@ def test_a_short_search_lies_between_its_own_scores_and_the_stored_curve(rng):
     """The fewer scores there are, the nearer the threshold is to the stored one."""
     stored = STORED.threshold(ASKED)[0]
     weights = []
-    for n in (6, 15, 30):
+    for n in (15, 30, 60):
         scores = LOWEST + 0.8 * np.log(ALL / 1500) + 0.8 * np.log(n / np.arange(1, n + 1))
         one = AmplifierScores("a", "a", scores, n / 1500)
         alone = fit_own_rates([one], ASKED, None)["a"].threshold(ASKED)
@@ -135,6 +135,8 @@ def test_too_few_scores_leave_the_stored_curve():
         assert rate.threshold(ASKED) == STORED.threshold(ASKED)[0]
         assert rate.n_own == 0
     assert fit_own_rates(few, ASKED, None) == {}
+    events = [AmplifierScores("a", "a", np.linspace(6, 20, 50), 0.004)]  # of which 6 would be noise
+    assert fit_own_rates(events, ASKED, None) == {}
     equal = [AmplifierScores("a", "a", np.full(40, 7.0), 0.01)]  # which have no tail
     assert fit_own_rates(equal, ASKED, None) == {}
     assert fit_own_rates([], ASKED, STORED) == {}

@@ -16,11 +16,13 @@ import pytest
 from tiny_frames import N_COLUMNS, N_TRANSIT, OPENED, RATE_HZ, SKY_E, add_pulse, expose, write_sequence
 from typer.testing import CliRunner
 
+from shutterless.models.evaluation.metrics import RateCurve
 from shutterless.pipeline.detection.matching import TRUTH_MATCH_PX
 from shutterless.pipeline.reading.exposures import read_info
 from shutterless.pipeline.reading.segments import CORE_ROWS, plan_segments
 from shutterless.workflows.cli import app
 from shutterless.workflows.execution.cluster import SerialExecutor
+from shutterless.workflows.searching.frame_rates import fit_frame_rates, join_parts
 from shutterless.workflows.searching.search import SearchResult, assemble, search_files
 from shutterless.workflows.searching.segment_search import read_part
 from shutterless.workflows.settings.settings import SearchSettings
@@ -207,7 +209,9 @@ def test_noise_is_not_louder_at_borders(tiny_camera, tmp_path):
     search(files, out, tiny_camera, settings=SearchSettings(trigger_threshold=4.0))
     segments = plan_segments([read_info(path, tiny_camera) for path in files])
     parts = [part for segment in segments if (part := read_part(out, segment)) is not None]
-    noise = with_places(assemble(parts, "template-bank", lambda _: 4.0)[0])
+    joined = join_parts(parts)
+    rates = fit_frame_rates(parts, joined, "template-bank", 1.0, RateCurve(np.array([4.0]), 1.0), own=False)
+    noise = with_places(assemble(parts, joined, "template-bank", rates)[0])
     reach = 500
     near = np.abs(noise["sequence_peak"].to_numpy()[:, None] - BORDERS).min(axis=1) <= reach
     expected = (~near).sum() * len(BORDERS) * 2 * reach / (N_FILES * N_ROWS - len(BORDERS) * 2 * reach)

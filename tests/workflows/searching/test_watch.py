@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -408,6 +409,12 @@ def test_an_unknown_instrument_is_found_before_any_file_comes(folder, tmp_path):
     job = SearchJob.prepare("template-bank", tmp_path / "out", SearchSettings(), instrument="zft")
     with pytest.raises(ProfileError, match="no built-in instrument profile 'zft'"):
         Watcher(folder, job, SerialExecutor())
+
+
+def test_a_detector_without_a_curve_cannot_watch(folder, tmp_path):
+    job = SearchJob.prepare("template-bank", tmp_path / "out", SearchSettings())
+    with pytest.raises(WatchError, match="the first file is too short to tell a threshold; evaluate the model"):
+        Watcher(folder, replace(job, curve=None), SerialExecutor())
 
 
 def watch_command(folder: Path, out: Path, camera: str, *options: str):

@@ -1,0 +1,203 @@
+"""Thresholds of a search, for each amplifier from the scores of its own frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from shutterless.models.evaluation.metrics import RateCurve, cluster_detections
+from shutterless.models.evaluation.own_rates import AmplifierScores, OwnRate, fit_own_rates
+from shutterless.pipeline.detection.overlaps import join_overlaps
+from shutterless.pipeline.reading.fits_files import frame_stem
+from shutterless.workflows.searching.detect import detector_columns
+from shutterless.workflows.searching.segment_search import ExposureRecord, SearchedSegment
+
+
+@dataclass(frozen=True)
+class FrameRates:
+    """Rate of false alarms of every amplifier of a search.
+
+    Parameters
+    ----------
+    asked : float
+        Per amplifier-hour.
+    names : mapping
+        Name of the amplifier of each segment.
+    rates : mapping of str to OwnRate
+        By amplifier.
+    live_hours : mapping of str to float
+        Amplifier-hours that were searched, by amplifier.
+    """
+
+    asked: float
+    names: Mapping[str, str]
+    rates: Mapping[str, OwnRate]
+    live_hours: Mapping[str, float]
+
+    def of(self, part: SearchedSegment) -> OwnRate:
+        """Rate of the amplifier of a segment."""
+        return self.rates[self.names[part.segment.name]]
+
+    def threshold(self, part: SearchedSegment) -> float:
+        """Lowest score of a candidate of a segment."""
+        return self.of(part).threshold(self.asked)
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Lowest score of a candidate, by amplifier."""
+        return {name: rate.threshold(self.asked) for name, rate in self.rates.items()}
+
+    @property
+    def expected(self) -> float:
+        """False alarms expected among the candidates."""
+        return self.asked * sum(self.live_hours.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: what was asked for, and the tail of every amplifier."""
+        amplifiers = {
+            name: {"threshold": rate.threshold(self.asked), "live_hours": self.live_hours[name], **rate.to_dict()}
+            for name, rate in self.rates.items()
+        }
+        hours = sum(self.live_hours.values())
+        return {
+            "asked_per_hour": self.asked,
+            "live_hours": hours,
+            "expected_false_alarms": self.expected,
+            "amplifiers": amplifiers,
+        }
+
+    def describe(self, n_candidates: int) -> str:
+        """What was asked for and what is expected, for the user."""
+        from_frames = {name: rate for name, rate in self.rates.items() if rate.is_fitted}
+        where = f"thresholds from the scores of {len(from_frames)} of {len(self.rates)} amplifiers"
+        if from_frames:
+            errors = [float(rate.rate_error(rate.threshold(self.asked))) for rate in from_frames.values()]
+            where += f", each rate known to a factor of {np.exp(np.median(errors)):.2g}"
+        return (
+            f"{self.asked:g} false alarms per amplifier-hour asked, {self.expected:.3g} expected in "
+            f"{sum(self.live_hours.values()):.3g} amplifier-hours, {n_candidates} candidates; {where}"
+        )
+
+
+def fit_frame_rates(
+    parts: Sequence[SearchedSegment],
+    joined: Sequence[pd.DataFrame],
+    detector: str,
+    rate_per_hour: float,
+    stored: RateCurve | None,
+    *,
+    own: bool = True,
+) -> FrameRates:
+    """Fit the rates of all amplifiers that were searched.
+
+    Parameters
+    ----------
+    parts : sequence of SearchedSegment
+        In the order of their plan; the result does not depend on when or where they were searched.
+    joined : sequence of DataFrame
+        Triggers of each part, every cause once; from `join_parts`.
+    detector : str
+        Name of the detector in the triggers.
+    rate_per_hour : float
+    stored : RateCurve, optional
+    own : bool
+        Whether the frames' own scores count. Image cubes always have the stored curve: their few pixels show no tail.
+
+    Returns
+    -------
+    FrameRates
+        Without the amplifiers that have neither enough scores nor a stored curve.
+    """
+    names = _name_amplifiers(parts)
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in names.values()}
+    hours = dict.fromkeys(scores, 0.0)
+    about: dict[str, tuple[str, float]] = {}
+    for part, triggers in zip(parts, joined, strict=True):
+        name, first = names[part.segment.name], part.exposures[0]
+        hours[name] += live_hours(part)
+        about[name] = name.rpartition("_q")[0], first.numbers["pixel_rows_per_hour"]
+        if own and first.n_y == 1:
+            scores[name].append(distinct_scores(triggers, detector))
+    searched = [
+        AmplifierScores(name, about[name][0], np.concatenate([np.empty(0), *scores[name]]), hours[name], about[name][1])
+        for name in scores
+    ]
+    rates = fit_own_rates(searched, rate_per_hour, stored)
+    return FrameRates(rate_per_hour, names, rates, {name: hours[name] for name in rates})
+
+
+def join_parts(parts: Sequence[SearchedSegment]) -> list[pd.DataFrame]:
+    """Triggers of each part, every cause once; parts by series, in the order of rows."""
+    series: dict[str, list[SearchedSegment]] = {}
+    for part in parts:
+        series.setdefault(part.segment.series, []).append(part)
+    return [
+        table
+        for one in series.values()
+        for table in join_overlaps(_number_trails_apart(one), [part.segment.own for part in one])
+    ]
+
+
+def _number_trails_apart(parts: Sequence[SearchedSegment]) -> list[pd.DataFrame]:
+    """Triggers of the segments of a series, with numbers of trails that differ between segments and their exposures."""
+    tables, first = [], 0
+    for table in (part.triggers for part in parts):
+        if "trail_id" in table and table["trail_id"].notna().any():
+            number = table["trail_id"] + table["exposure"] * (table["trail_id"].max() + 1)
+            tables.append(table.assign(trail_id=number + first))
+            first += int(number.max()) + 1
+        else:
+            tables.append(table)
+    return tables
+
+
+def distinct_scores(triggers: pd.DataFrame, detector: str) -> np.ndarray:
+    """Highest score of each cause among the triggers of a segment: what is vetoed or part of a trail is none.
+
+    Returns
+    -------
+    ndarray of float64
+        Descending.
+    """
+    scored = detector_columns(triggers, detector)
+    if scored.empty:
+        return np.empty(0)
+    scored = scored[np.isfinite(scored["score"])]
+    causes = cluster_detections(scored.assign(entry=scored["exposure"]))
+    if "trail_id" in scored:
+        trail = scored["trail_id"].astype("float64").to_numpy()
+        causes = np.where(np.isfinite(trail), -1 - np.nan_to_num(trail), causes)
+    return np.sort(scored["score"].groupby(causes).max().to_numpy(dtype=np.float64))[::-1]
+
+
+def live_hours(part: SearchedSegment) -> float:
+    """Amplifier-hours of a segment's own rows, without the margins that its neighbours search as well."""
+    return sum(exposure_hours(part, exposure) for exposure in part.exposures)
+
+
+def exposure_hours(part: SearchedSegment, exposure: ExposureRecord) -> float:
+    """Amplifier-hours of the own rows of a segment in one exposure."""
+    first, last = exposure.spans[0].first, exposure.spans[-1].last
+    own = max(0, min(last, part.segment.own[1]) - max(first, part.segment.own[0]))
+    live = exposure.numbers["live_pixel_rows"] / exposure.numbers["pixel_rows_per_hour"]
+    return float(live * own / (last - first))
+
+
+def _name_amplifiers(parts: Iterable[SearchedSegment]) -> dict[str, str]:
+    """Name of the amplifier of each segment: sequence, CCD and quadrant, and a number if two cameras share them."""
+    names: dict[str, str] = {}
+    groups: dict[tuple[str, int, float], str] = {}
+    for part in parts:
+        first = part.exposures[0]
+        readout, pixel_rows = first.readout, first.numbers["pixel_rows_per_hour"]
+        label = readout.sequence if readout.sequence and first.n_y == 1 else frame_stem(first.spans[0].path)
+        key = label, readout.ccd or 0, pixel_rows
+        if key not in groups:
+            n_alike = sum(other[:2] == key[:2] for other in groups)
+            groups[key] = f"{label}_c{key[1]:02d}" + (f"_{n_alike + 1}" if n_alike else "")
+        names[part.segment.name] = f"{groups[key]}_q{part.segment.quadrant or 0}"
+    return names
