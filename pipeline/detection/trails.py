@@ -40,6 +40,9 @@ _BINS = 2048  # of directions over half a turn
 _ROW_ERROR = 0.25  # of a trigger's width, by which its middle misses the moment at which a light crossed its column
 _MOST_DWELL = 4.0  # half widths of the band that a light may cross during one trigger
 _SLACK = 5.0  # in the logarithm of a line's chance before it is fitted
+# px that a light may cross during a trigger that blends it with a star's own change, at any moment of the trigger. A
+# satellite of 14.5 mag had two of these beside 40 plain ones
+_MOST_BLEND_PX = 30.0
 _WIDER = (2.0, 4.0, 8.0)  # half widths of the band to which the wings of a bright trail may reach
 
 
@@ -144,7 +147,8 @@ def _number_rows(points: _Points, trails: np.ndarray) -> None:
 
 def _number_columns(points: _Points, has_no_star: np.ndarray, trails: np.ndarray) -> None:
     """Number triggers of a column without a star."""
-    may = np.flatnonzero((trails < 0) & has_no_star)
+    longest = points.size[1] / LEAST_OF_COLUMN  # more than so many longer ones would overlap, and count one cause twice
+    may = np.flatnonzero((trails < 0) & has_no_star & (points.width <= longest))
     mean = len(may) * (2 * COLUMN_REACH_PX + 1) / points.size[0]
     _number_windows(points.x[may], np.arange(len(may)), COLUMN_REACH_PX, mean, LEAST_OF_COLUMN, 1, may, trails)
 
@@ -397,7 +401,8 @@ def _members(points: _Points, line: tuple[float, float, float], band: float, rea
         middle, reach = (first + last) / 2, (last - first) / 2 + band
         line = line[0] + middle * np.sin(line[2]), line[1] + middle * np.cos(line[2]), line[2]
     inside, outer = (along >= first) & (along <= last), band
-    chosen = inside & on_line
+    dwell = points.width * abs(np.sin(line[2]))
+    chosen = inside & (on_line | ((dwell <= _MOST_BLEND_PX) & (across <= band + dwell / 2)))
     for wider in _WIDER:
         strip = inside & (across > outer) & (across <= wider * band) & ~chosen
         if strip.sum() < 3 + 3 * 2 * (wider * band - outer) * (last - first) * density:

@@ -64,8 +64,8 @@ def build_candidates(
     ----------
     detections : DataFrame
         Rows of `shutterless.pipeline.detection.triggers.find_triggers` that are to become candidates, with
-        ``probability``, ``kind`` and ``kind_probability`` where a model gave them, and ``false_alarm_rate``. Numbers of
-        trails may differ between files and amplifiers only.
+        ``probability``, ``kind`` and ``kind_probability`` where a model gave them, and ``false_alarm_rate``.
+        ``trail_id`` numbers the trails of the whole amplifier, not of a segment.
     streaks : DataFrame
         Streaks of the amplifier, with ``y0`` where it is known.
     readout : Readout

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from shutterless.pipeline.reading.segments import FileSpan, Segment
 from shutterless.workflows.searching.detect import Detector
 from shutterless.workflows.searching.frame_rates import (
     FrameRates,
+    _number_trails_apart,
     distinct_scores,
     fit_frame_rates,
     join_parts,
@@ -220,3 +222,13 @@ def test_a_detector_without_a_curve_is_refused_where_only_a_curve_can_tell(tmp_p
     (tmp_path / "config.json").write_text('{"model_type": "shutterless-mlp"}')
     with pytest.raises(SearchError, match="holds no false-alarm curve, so no threshold is known for 50 per"):
         SearchJob.prepare(str(tmp_path), tmp_path / "out", SearchSettings(own_rates=False))
+
+
+def test_trails_of_two_segments_and_exposures_are_numbered_apart():
+    """Every exposure numbers its trails from 0; one without any, and one without triggers, change nothing."""
+    first = pd.DataFrame({"exposure": [0, 0, 1], "trail_id": pd.array([0, None, 0], dtype="Int64")})
+    lone = pd.DataFrame({"exposure": [0], "trail_id": pd.array([None], dtype="Int64")})
+    empty = pd.DataFrame({"exposure": pd.Series(dtype="int64")})
+    numbered = _number_trails_apart([SimpleNamespace(triggers=table) for table in (first, lone, empty, first)])
+    assert [table["trail_id"].dropna().tolist() for table in numbered if len(table)] == [[0, 1], [], [2, 3]]
+    assert numbered[0]["trail_id"].isna().tolist() == [False, True, False]
