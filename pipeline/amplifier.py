@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.compiled.blocks import BLOCK_ROWS, interpolate_blocks
-from shutterless.pipeline.psf import stack_profile
+from shutterless.pipeline.compiled.covariance import neighbour_covariance
+from shutterless.pipeline.compiled.residual_lines import compiled_lines
+from shutterless.pipeline.psf import psf_half_width, stack_profile
 from shutterless.pipeline.reading.readout import Readout, RowTimes
 
 Y_AXIS, TIME_AXIS = 0, 2  # of a residual (y, x, t)
@@ -109,6 +111,17 @@ class Amplifier:
     def live_hours(self) -> float:
         """Amplifier-hours of unmasked pixels."""
         return self.live_pixel_rows / self.pixel_rows_per_hour
+
+    @cached_property
+    def column_covariance(self) -> np.ndarray | None:
+        """Covariance of each column of continuous readout with its neighbours, (x, k, k); None for images.
+
+        It holds what is left of image motion, changes of focus and blends, `neighbour_covariance` over one column more
+        than the point-spread function reaches. It is the identity where columns are white, as all are in still air.
+        """
+        if self.n_y > 1:
+            return None
+        return neighbour_covariance(compiled_lines(self.residual), psf_half_width(self.psf_sigma_px) + 1)
 
     def sigma_rows(self, y: slice, columns: slice, start: int, stop: int) -> np.ndarray:
         """Noise of some pixels in rows ``start..stop`` (electrons), shape (y, x, t)."""

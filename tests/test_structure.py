@@ -32,11 +32,11 @@ ORDER = {
     "pipeline": (
         *("settings.py", "compiled", "psf.py", "files.py", "tokens.py", "events", "reading", "amplifier.py"),
         *("calibration/levels", "calibration/streaks", "calibration/motion", "calibration/cubes", "calibration"),
-        *("detection", "results", "store"),
+        *("detection", "context", "results", "store"),
         *("simulation/camera", "simulation/sky", "simulation", "injection", "examples", "plots"),
     ),
     "models": (
-        *("evaluation", "tasks.py", "configuration.py", "dataset.py", "outputs.py", "inputs.py"),
+        *("evaluation", "forest", "tasks.py", "configuration.py", "dataset.py", "outputs.py", "inputs.py"),
         *("mlp.py", "cnn.py", "transformer.py", "families.py", "scoring.py", "describe.py"),
         *("training", "pretraining", "explain", "weights"),
     ),

@@ -136,10 +136,10 @@ def _unpack(raw, line, live, was_masked):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True)
 def _is_touched(masked, taps, kernel):  # pragma: no cover - compiled
-    """Whether a line with a positive weight holds a masked value."""
+    """Whether a line with a weight holds a masked value."""
     touched = False
     for k in range(len(taps)):
-        touched = touched or (masked[taps[k]] and kernel[k] > 0)
+        touched = touched or (masked[taps[k]] and kernel[k] != 0)
     return touched
 
 

@@ -20,7 +20,7 @@ from shutterless.pipeline.detection.threshold import TRIGGER_THRESHOLD
 from shutterless.pipeline.psf import psf_half_width
 from shutterless.pipeline.reading.readout import Readout
 
-__all__ = ["MIN_LIVE_OF_BOX", "Footprint", "box_widths", "footprint", "scan"]
+__all__ = ["MIN_LIVE_OF_BOX", "Footprint", "box_widths", "footprint", "scan", "whitened"]
 
 LONGEST_BOX_S = 1024 / 300  # of continuous readout: the baseline follows what is longer
 MIN_LONGEST_BOX = 16  # rows, where they are slow
@@ -41,7 +41,9 @@ class Footprint:
         For each of ``p`` sources the flat indices of its ``k`` neighbours in ``residual[y, x]``. A neighbour beyond the
         stack is replaced by a pixel of its border with weight 0.
     kernels : ndarray of float32, shape (p, k)
-        ``(P / σ) / √Σ(P / σ)²``, so that filtered noise has unit variance.
+        ``C⁻¹ (P / σ)``, of unit norm, so that filtered white noise has unit variance. C is the covariance of the
+        columns in units of their noise (`Amplifier.column_covariance`), the identity in still air. The filter gives
+        least weight to those differences of columns that vary most, as image motion and focus make them.
     """
 
     y: slice
@@ -72,9 +74,24 @@ def footprint(amplifier: Amplifier, y: int, x: np.ndarray) -> Footprint:
     light = _centred_light(amplifier, y, x, half_y, half)
     weight = light / sigma[(tap_y - window[0].start)[None, :, None], columns[:, None, :]]
     weight *= inside_y[None, :, None] & inside_x[:, None, :]
-    weight = weight.reshape(len(x), -1)
+    weight = whitened(amplifier, x, weight.reshape(len(x), -1))
     kernels = (weight / np.sqrt(np.sum(weight**2, axis=1, keepdims=True))).astype(np.float32)
     return Footprint(*window, lines.reshape(len(x), -1), kernels)
+
+
+def whitened(amplifier: Amplifier, x: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """Filter for light (p, k) on the columns around each of ``x`` (p,): C⁻¹ times the light, as in `Footprint`."""
+    covariance = amplifier.column_covariance
+    if covariance is None:
+        return light
+    outside = (covariance.shape[1] - light.shape[1]) // 2
+    inner = slice(outside, covariance.shape[1] - outside)
+    near = covariance[x, inner, inner]
+    moving = np.flatnonzero(np.any(near != np.eye(light.shape[1]), axis=(1, 2)))
+    filters = np.array(light)
+    filters[moving] = np.linalg.solve(near[moving], light[moving][..., None])[..., 0]
+    filters[light == 0] = 0  # a column beyond the border
+    return filters
 
 
 def _centred_light(amplifier: Amplifier, y: int, x: np.ndarray, half_y: int, half: int) -> np.ndarray:

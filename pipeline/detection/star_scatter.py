@@ -92,7 +92,7 @@ class StarScatter:
         tap_y, tap_x = np.divmod(near.taps, near.x.stop - near.x.start)
         numbers = (tap_y + near.y.start) * self._amplifier.n_columns + tap_x + near.x.start
         for at_x, lines, kernel in zip(x, numbers, near.kernels, strict=True):
-            yield at_x, lines[kernel > 0], kernel[kernel > 0]
+            yield at_x, lines[kernel != 0], kernel[kernel != 0]
 
 
 def _spread(first: np.ndarray, boxes: np.ndarray, width: int, before: int, after: int) -> float:

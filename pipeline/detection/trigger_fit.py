@@ -3,6 +3,11 @@
 One compiled loop treats the hits of one width. A hit is fitted to its patch: the residuals around its pixel,
 (pixels, bins), in bins of rows for wide boxes. Places within a pixel are multiples of 1/16 px, so two small tables, one
 for each axis, hold the light of a source at every possible place.
+
+Where the columns of continuous readout are not white (`shutterless.pipeline.amplifier.Amplifier.column_covariance`),
+patch and light are both multiplied by the inverse root of their covariance C first. A fit in these units gives least
+weight to what image motion and focus leave. The S/N that is returned is that of its filter, C⁻¹ times the light, in
+units of white noise, as in the scan.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import numba
 import numpy as np
 
 from shutterless.pipeline.amplifier import Amplifier
+from shutterless.pipeline.compiled.covariance import inverse_roots
 from shutterless.pipeline.compiled.residual_lines import compiled_lines, mark_live, sum_bins, unpack_line, weighted_sum
 from shutterless.pipeline.detection.box_search import MIN_LIVE_OF_BOX
 from shutterless.pipeline.detection.fit_quality import judge_fit
@@ -26,6 +32,7 @@ PHASES = np.arange(3, 28, 4)  # of `PLACES_PX`, -0.75 to 0.75; an error of half 
 # an error of 1/8 px leaves 2.6 % of the light of a PSF this narrow in the residual, per axis: too much for a veto
 SHARP_PX = 0.7
 _FINE_STEPS = (2, 1)  # in `PLACES_PX`, around the best phase of a sharp PSF; each step is half the one before
+_NO_ROOT = np.empty((0, 0))
 _LEAST_LIVE = MIN_LIVE_OF_BOX - 1e-6  # half, with room for rounding of sums
 _NEGLIGIBLE = 1e-6  # fraction of a template's peak below which its tails are left out
 _SIGNIFICANT, _MARGIN = 0.02, 3  # fraction of a template's peak above which its fit is judged, and further bins
@@ -62,13 +69,19 @@ class Templates(NamedTuple):
 
 
 class Stack(NamedTuple):
-    """Residual lines (y x, t) of a stack, their noise (y x, b) in blocks of rows, and its size."""
+    """Residual lines (y x, t) of a stack, their noise (y x, b) in blocks of rows, and its size.
+
+    ``roots`` (x, k, k) are inverse roots of the covariance of each column with its neighbours; ``is_white`` (x,) tells
+    where that is the identity.
+    """
 
     lines: np.ndarray
     sigma_e: np.ndarray
     block_rows: int
     n_y: int
     n_x: int
+    roots: np.ndarray
+    is_white: np.ndarray
 
 
 class Fits(NamedTuple):
@@ -76,7 +89,7 @@ class Fits(NamedTuple):
 
     ``is_measured``: enough pixels are live; otherwise the rest is undefined. ``place_y``, ``place_x``: indices into
     `PLACES_PX`. ``shape``: index of the template. ``shift``: bin of the patch in which the template begins. ``peak``:
-    brightest live bin of the template. ``norm``: norm of the source's light in units of the noise. ``quality`` (h, 4):
+    brightest live bin of the template. ``norm``: S/N of a source of 1 electron. ``quality`` (h, 4):
     chi2_excess, chi2_significance, sharpness and flatness.
     """
 
@@ -110,7 +123,13 @@ def reach_of(sigma_px: float, is_high: bool) -> Reach:
 def stack_of(amplifier: Amplifier) -> Stack:
     """Residuals and noise of an amplifier in the form that the compiled loops take, without a copy."""
     sigma = np.ascontiguousarray(amplifier.sigma_e.reshape(-1, amplifier.sigma_e.shape[2]), dtype=np.float32)
-    return Stack(compiled_lines(amplifier.residual), sigma, amplifier.block_rows, amplifier.n_y, amplifier.n_columns)
+    covariance = amplifier.column_covariance
+    roots, is_white = np.empty((0, 0, 0)), np.ones(amplifier.n_columns, dtype=bool)
+    if covariance is not None:
+        roots = inverse_roots(covariance)
+        is_white = np.all(covariance == np.eye(covariance.shape[1]), axis=(1, 2))
+    size = amplifier.block_rows, amplifier.n_y, amplifier.n_columns
+    return Stack(compiled_lines(amplifier.residual), sigma, *size, roots, is_white)
 
 
 def templates_of(bank: ShapeBank) -> Templates:
@@ -158,16 +177,19 @@ def fit_hits(stack, y, x, first_row, templates, reach, fits):  # pragma: no cove
     sigma, light = np.empty(n_pixels), np.empty(n_pixels)
     for hit in range(len(y)):
         is_whole = _cut_patch(stack, y[hit], x[hit], first_row[hit], templates.bin_rows, reach, patch, live, sigma)
-        phase_y, phase_x, shift, shape, snr = _best_template(patch, live, is_whole, sigma, templates, reach)
+        root = _NO_ROOT if stack.is_white[x[hit]] else stack.roots[x[hit]]
+        _whiten(root, patch)
+        phase_y, phase_x, shift, shape, snr = _best_template(patch, live, is_whole, sigma, root, templates, reach)
         fits.is_measured[hit] = shape >= 0
         if shape < 0:
             continue
         across, covered = _collapse(patch, live, shift, templates, shape)
         if reach.is_sharp:
-            phase_y, phase_x, snr = _best_place(across, covered, is_whole, sigma, phase_y, phase_x, reach)
-        fits.norm[hit] = _weigh_light(reach, phase_y, phase_x, sigma, light)
+            phase_y, phase_x, snr = _best_place(across, covered, is_whole, sigma, root, phase_y, phase_x, reach)
+        norm, gain = _weigh_light(reach, phase_y, phase_x, sigma, root, light)
+        fits.norm[hit] = norm * gain
         fits.place_y[hit], fits.place_x[hit], fits.shape[hit], fits.shift[hit] = phase_y, phase_x, shape, shift
-        fits.snr[hit] = snr
+        fits.snr[hit] = snr * gain
         fits.peak[hit] = _live_peak(live, shift, light, templates, shape)
         kernel, judged = templates.kernels[shape], templates.judged[shape]
         judge_fit(patch, live, shift, across, light, np.float64(snr), kernel, judged, half, fits.quality[hit])
@@ -207,21 +229,62 @@ def _cut_patch(stack, y, x, first_row, bin_rows, reach, patch, live, sigma):  # 
 
 
 @numba.njit(cache=True, nogil=True)
-def _weigh_light(reach, place_y, place_x, sigma, light):  # pragma: no cover - compiled
-    """Write a source's light over the noise on the pixels of a patch, scaled to unit norm; return its norm before."""
+def _whiten(root, patch):  # pragma: no cover - compiled
+    """Multiply a patch (pixels, bins) by an inverse root of the covariance of its pixels, in place; empty for none."""
+    if len(root) == 0:
+        return
+    column = np.empty(len(patch))
+    for b in range(patch.shape[1]):
+        for pixel in range(len(patch)):
+            column[pixel] = patch[pixel, b]
+        for pixel in range(len(patch)):
+            total = 0.0
+            for other in range(len(patch)):
+                total += root[pixel, other] * column[other]
+            patch[pixel, b] = total
+
+
+@numba.njit(cache=True, nogil=True)
+def _weigh_light(reach, place_y, place_x, sigma, root, light):  # pragma: no cover - compiled
+    """Write a source's light over the noise on the pixels of a patch, whitened and scaled to unit norm.
+
+    Returns
+    -------
+    norm : float
+        Norm of the whitened light.
+    gain : float
+        S/N of the filter in white noise over its S/N in whitened units, 1 without a root.
+    """
     n_x = reach.light_x.shape[1]
     total = 0.0
     for pixel in range(len(light)):
         light[pixel] = reach.light_y[place_y, pixel // n_x] * reach.light_x[place_x, pixel % n_x] / sigma[pixel]
         total += light[pixel] ** 2
     norm = np.sqrt(total)
+    if len(root) == 0:
+        for pixel in range(len(light)):
+            light[pixel] /= norm
+        return norm, 1.0
+    plain = light.copy()
+    whitened = filtered = 0.0
+    for pixel in range(len(light)):
+        light[pixel] = 0.0
+        for other in range(len(light)):
+            light[pixel] += root[pixel, other] * plain[other]
+        whitened += light[pixel] ** 2
+    for pixel in range(len(light)):
+        value = 0.0
+        for other in range(len(light)):
+            value += root[pixel, other] * light[other]
+        filtered += value**2
+    norm = np.sqrt(whitened)
     for pixel in range(len(light)):
         light[pixel] /= norm
-    return norm
+    return norm, norm / np.sqrt(filtered)
 
 
 @numba.njit(cache=True, nogil=True)
-def _best_template(patch, live, is_whole, sigma, templates, reach):  # pragma: no cover - compiled
+def _best_template(patch, live, is_whole, sigma, root, templates, reach):  # pragma: no cover - compiled
     """Phase (y, x), shift, shape and value of the highest S/N; shape -1 if too little is unmasked."""
     n_pixels, n_bins = patch.shape
     pixels, light = np.arange(n_pixels), np.empty(n_pixels)
@@ -230,7 +293,7 @@ def _best_template(patch, live, is_whole, sigma, templates, reach):  # pragma: n
     best_y, best_x, best_shift, best_shape, best = 0, 0, 0, -1, np.float32(0)
     for place_y in PHASES if reach.y else PHASES[3:4]:
         for place_x in PHASES:
-            _weigh_light(reach, place_y, place_x, sigma, light)
+            _weigh_light(reach, place_y, place_x, sigma, root, light)
             for pixel in range(n_pixels):
                 weight[pixel], square[pixel] = light[pixel], light[pixel] ** 2
             weighted_sum(patch, pixels, weight, filtered)
@@ -283,7 +346,7 @@ def _collapse(patch, live, shift, templates, shape):  # pragma: no cover - compi
 
 
 @numba.njit(cache=True, nogil=True)
-def _best_place(across, covered, is_whole, sigma, place_y, place_x, reach):  # pragma: no cover - compiled
+def _best_place(across, covered, is_whole, sigma, root, place_y, place_x, reach):  # pragma: no cover - compiled
     """Place and value of the highest S/N at the best time and shape, searched around the best phase of a sharp PSF."""
     light = np.empty(len(sigma))
     best_y, best_x, best = place_y, place_x, np.float32(0)
@@ -293,7 +356,7 @@ def _best_place(across, covered, is_whole, sigma, place_y, place_x, reach):  # p
             for dx in (0, -step, step):
                 if dy and not reach.y:
                     continue
-                _weigh_light(reach, centre_y + dy, centre_x + dx, sigma, light)
+                _weigh_light(reach, centre_y + dy, centre_x + dx, sigma, root, light)
                 total, coverage = 0.0, 0.0
                 for pixel in range(len(light)):
                     total += light[pixel] * across[pixel]

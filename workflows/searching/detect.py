@@ -13,8 +13,11 @@ import numpy as np
 import pandas as pd
 
 from shutterless.models.evaluation.metrics import RateCurve, detection_score
+from shutterless.models.forest.forest import Forest, is_forest, load_forest
 from shutterless.pipeline.amplifier import Amplifier
-from shutterless.pipeline.detection.triggers import find_triggers
+from shutterless.pipeline.context.features import measure_context
+from shutterless.pipeline.detection.threshold import TRIGGER_THRESHOLD
+from shutterless.pipeline.detection.triggers import LEAST_SHARE, find_triggers
 from shutterless.pipeline.detection.vetoes import need_a_model
 from shutterless.pipeline.examples.strips import cut_strips
 from shutterless.pipeline.examples.training import hide_events
@@ -74,8 +77,17 @@ def detect(task: DetectTask) -> pd.DataFrame:
         for the template bank).
     """
     amplifier = task.view.open(task.store, task.entry)
-    triggers = find_triggers(amplifier, task.threshold).assign(entry=task.entry)
+    triggers = find_triggers_for(amplifier, task.detectors, task.threshold).assign(entry=task.entry)
     return score_triggers(amplifier, triggers, task.detectors, task.batch_size)
+
+
+def find_triggers_for(amplifier: Amplifier, detectors: Sequence[Detector], threshold: float) -> pd.DataFrame:
+    """Find the triggers that the detectors judge; a forest also judges those that the scatter of their star weakens."""
+    return find_triggers(amplifier, threshold, least_share=LEAST_SHARE if _any_forest(detectors) else 1.0)
+
+
+def _any_forest(detectors: Sequence[Detector]) -> bool:
+    return any(detector.folder is not None and is_forest(detector.folder) for detector in detectors)
 
 
 def score_triggers(
@@ -97,12 +109,17 @@ def score_triggers(
         The triggers with the columns of each detector, as `detect` returns them.
     """
     strips: dict[TokenGrid, StripBatch] = {}
+    context: pd.DataFrame | None = None
     asked = need_a_model(triggers)
+    if _any_forest(detectors):  # models of pixels were not trained on what the scatter of a star weakens
+        asked &= (triggers["snr"].abs().ge(TRIGGER_THRESHOLD) | triggers["star_scatter"].eq(1)).to_numpy()
     for detector in detectors:
         if detector.folder is None:
             scores = _score_classically(triggers)
+        elif isinstance(model := load_once(detector.folder), Forest):
+            context = measure_context(amplifier, triggers) if context is None else context
+            scores = model.score(context).rename(columns={"event_logit": "score"})
         else:
-            model = load_once(detector.folder)
             if model.grid not in strips:
                 strips[model.grid] = cut_strips(amplifier, triggers[asked], model.grid)
             scores = _score_by_model(model, strips[model.grid], triggers, asked, batch_size)
@@ -170,8 +187,10 @@ def _score_by_model(
 
 
 @lru_cache(maxsize=8)
-def load_once(folder: str) -> DetectorModel:
+def load_once(folder: str) -> DetectorModel | Forest:
     """Load a model, once in each process."""
+    if is_forest(folder):
+        return load_forest(folder)
     from shutterless.models.families import load_model
 
     return load_model(Path(folder))

@@ -22,7 +22,6 @@ import pandas as pd
 
 from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.exposure import calibrate_exposure, exposure_shape
-from shutterless.pipeline.detection.triggers import find_triggers
 from shutterless.pipeline.files import hash_file, partial_path, replace_folder
 from shutterless.pipeline.reading.exposures import read_exposure
 from shutterless.pipeline.reading.fits_files import frame_stem
@@ -30,7 +29,7 @@ from shutterless.pipeline.reading.instruments import describe_instrument
 from shutterless.pipeline.reading.readout import Readout, RowTimes
 from shutterless.pipeline.reading.segments import FileSpan, Segment, Workspace, read_exposures
 from shutterless.pipeline.store.store import entry_name
-from shutterless.workflows.searching.detect import Detector, load_once, score_triggers
+from shutterless.workflows.searching.detect import Detector, find_triggers_for, load_once, score_triggers
 
 PARTS = "parts"
 _ABOUT = "segment.json"
@@ -117,7 +116,7 @@ def search_segment(task: SegmentTask) -> bool:
     parts: list[ExposureRecord] = []
     tables: list[pd.DataFrame] = []
     for amplifier, numbers, spans in _amplifiers(task, failures):
-        triggers = find_triggers(amplifier, task.threshold)
+        triggers = find_triggers_for(amplifier, (task.detector,), task.threshold)
         triggers = score_triggers(amplifier, triggers, (task.detector,), task.batch_size)
         rows = ["row_start", "row_stop", "row_peak"]
         triggers[rows] += spans[0].first

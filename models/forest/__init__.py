@@ -1,0 +1,1 @@
+"""Boosted trees on the numbers of a trigger and its context; no pixels, no torch."""

@@ -1,0 +1,135 @@
+"""The forest: boosted trees that judge a trigger by its own numbers and its context, without its pixels.
+
+It needs no torch, so a search with it starts as fast as one with the template bank. It is stored as arrays
+(safetensors) and JSON; no pickle is written or read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from scipy.special import expit, softmax
+
+from shutterless.models.forest.trees import Trees
+from shutterless.pipeline.context.features import CONTEXT_FEATURES
+
+FOREST_TYPE = "shutterless-forest"
+_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+_EVENTS, _CLASSES = "events.", "classes."
+
+
+class ForestError(ValueError):
+    """A forest that cannot be read, or numbers that it does not know."""
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Trees that tell events from everything else, and trees that name the kind.
+
+    Parameters
+    ----------
+    events : Trees
+        One output, the log-odds of an event in the training mix.
+    classes : Trees
+        One output for each of ``kinds``.
+    kinds : tuple of str
+        Kinds of event that it names.
+    features : tuple of str
+        Numbers it was trained on, of `shutterless.pipeline.context.features.CONTEXT_FEATURES`.
+    calibration : (float, float)
+        Slope and intercept that turn log-odds into those of the training mix's held-back fields (Platt).
+    """
+
+    events: Trees
+    classes: Trees
+    kinds: tuple[str, ...]
+    features: tuple[str, ...] = CONTEXT_FEATURES
+    calibration: tuple[float, float] = (1.0, 0.0)
+
+    def score(self, context: pd.DataFrame) -> pd.DataFrame:
+        """Score triggers.
+
+        Parameters
+        ----------
+        context : DataFrame
+            From `shutterless.pipeline.context.features.measure_context`.
+
+        Returns
+        -------
+        DataFrame
+            ``event_logit``, ``probability`` (calibrated), ``kind`` and ``kind_probability``, in the order of the
+            triggers.
+
+        Raises
+        ------
+        ForestError
+            If a number that it was trained on is missing.
+        """
+        missing = [name for name in self.features if name not in context]
+        if missing:
+            raise ForestError(f"the forest needs the numbers {missing}, which this version does not measure; train one")
+        numbers = context[list(self.features)].to_numpy(dtype=np.float64)
+        logit = self.events.sums(numbers)[:, 0]
+        kind = softmax(self.classes.sums(numbers), axis=1)
+        slope, intercept = self.calibration
+        return pd.DataFrame(
+            {
+                "event_logit": logit,
+                "probability": expit(slope * logit + intercept),
+                "kind": pd.Series(np.array(self.kinds, dtype=object)[kind.argmax(axis=1)], dtype="str"),
+                "kind_probability": kind.max(axis=1),
+            }
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors``; other files of the folder stay."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = {**self.events.to_arrays(_EVENTS), **self.classes.to_arrays(_CLASSES)}
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / _WEIGHTS)
+        config = {
+            "model_type": FOREST_TYPE,
+            "kinds": list(self.kinds),
+            "features": list(self.features),
+            "calibration": list(self.calibration),
+        }
+        (folder / _CONFIG).write_text(json.dumps(config, indent=1))
+
+
+def is_forest(folder: str | Path) -> bool:
+    """Whether a folder holds a forest."""
+    return _read_config(Path(folder)).get("model_type") == FOREST_TYPE
+
+
+def load_forest(folder: str | Path) -> Forest:
+    """Read a forest that `Forest.save` wrote.
+
+    Raises
+    ------
+    ForestError
+        If there is none, or its weights are damaged.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    if config.get("model_type") != FOREST_TYPE:
+        raise ForestError(f"{folder} holds no forest: model_type is {config.get('model_type')!r}")
+    try:
+        arrays: Mapping[str, Any] = load_file(folder / _WEIGHTS)
+        trees = [Trees.from_arrays(arrays, prefix) for prefix in (_EVENTS, _CLASSES)]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise ForestError(f"{folder / _WEIGHTS} is damaged ({error}); copy the whole folder again") from error
+    slope, intercept = config["calibration"]
+    return Forest(*trees, tuple(config["kinds"]), tuple(config["features"]), (float(slope), float(intercept)))
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / _CONFIG
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
