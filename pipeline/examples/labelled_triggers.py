@@ -13,6 +13,7 @@ from shutterless.pipeline.detection.triggers import LEAST_SHARE, find_triggers
 from shutterless.pipeline.events.kinds import NOISE
 from shutterless.pipeline.injection.amplifiers import InjectionSettings, inject_events
 
+PLACE_COLUMNS = ("x", "y", "row_start", "row_stop", "width_rows", "snr")  # for counting; no model sees them
 # events injected at once: so few that the triggers of one seldom stand in the context of another
 INJECTED_PER_1000_ROWS = 2.0
 
@@ -31,7 +32,7 @@ def label_triggers(amplifier: Amplifier, truth: pd.DataFrame, threshold: float =
     -------
     DataFrame
         `shutterless.pipeline.context.features.CONTEXT_FEATURES`, ``kind`` (of the event, else of the artefact, else
-        noise) and ``rho`` (NaN without an event).
+        noise), ``rho`` (NaN without an event), and `PLACE_COLUMNS`.
     """
     triggers = find_triggers(amplifier, threshold, least_share=LEAST_SHARE)
     is_event = truth["is_event"].to_numpy(dtype=bool)
@@ -43,7 +44,8 @@ def label_triggers(amplifier: Amplifier, truth: pd.DataFrame, threshold: float =
         kind[matched >= 0] = part["kind"].to_numpy(dtype=object)[matched[matched >= 0]]
         if part["is_event"].iloc[0]:
             rho[matched >= 0] = part["rho"].to_numpy(np.float64)[matched[matched >= 0]]
-    return measure_context(amplifier, triggers).assign(kind=kind, rho=rho)
+    table = measure_context(amplifier, triggers).assign(kind=kind, rho=rho)
+    return pd.concat([table, triggers[list(PLACE_COLUMNS)]], axis=1)
 
 
 def inject_and_label(

@@ -94,12 +94,21 @@ def train(
     """Train one model on the strips of a store."""
     from shutterless.workflows.settings.settings import load_settings
 
-    settings = load_settings(config, set_ or ()).train_for(model)
+    settings = load_settings(config, set_ or ())
+    out = out or Path("runs") / model
+    if model == FamilyOption.FOREST:
+        if init:
+            raise typer.BadParameter("a forest cannot start from another model; train it without --init")
+        from shutterless.workflows.training.forest import train_forest
+
+        train_forest(store, settings=settings.forest, out=out, progress=make_progress(quiet))
+        typer.echo(f"model: {out}")
+        return DONE
+    settings = settings.train_for(model)
     uri = choose_tracking(tracking)
     from shutterless.workflows.tracking.tracking import open_tracking, resolve_model
     from shutterless.workflows.training.train import train_model
 
-    out = out or Path("runs") / model
     start = resolve_model(init) if init else None
     train_model(
         store, family=str(model), settings=settings, out=out, init=start, tracking=open_tracking(uri),

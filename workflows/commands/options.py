@@ -17,6 +17,7 @@ class FamilyOption(StrEnum):
     TRANSFORMER = "transformer"
     CNN = "cnn"
     MLP = "mlp"
+    FOREST = "forest"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 import tomli_w
 from pydantic import Field, model_validator
 
+from shutterless.models.forest.settings import ForestSettings
 from shutterless.models.pretraining.settings import Masking, PretrainingSettings
 from shutterless.models.training.settings import TrainingSettings
 from shutterless.pipeline.detection.threshold import TRIGGER_THRESHOLD
@@ -230,6 +231,7 @@ class Settings:
     transformer: dict[str, Any] = field(default_factory=dict)
     cnn: dict[str, Any] = field(default_factory=dict)
     mlp: dict[str, Any] = field(default_factory=dict)
+    forest: ForestSettings = ForestSettings()
     tune: TuneSettings = TuneSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     search: SearchSettings = SearchSettings()
