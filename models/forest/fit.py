@@ -64,7 +64,9 @@ def fit_forest(
                 "give more fields, or more events in each"
             )
     numbers = context[list(CONTEXT_FEATURES)].to_numpy(dtype=np.float64)
-    numbers[:, [not np.isfinite(column).any() for column in numbers[~is_held].T]] = 0.0  # known nowhere: nothing to split
+    numbers[:, [not np.isfinite(column).any() for column in numbers[~is_held].T]] = (
+        0.0  # known nowhere: nothing to split
+    )
     common = {
         "learning_rate": settings.learning_rate,
         "max_leaf_nodes": settings.max_leaves,

@@ -29,6 +29,7 @@ OWN_FEATURES = (
     "template_flatness",
     "light_inside",
     "n_same_row",
+    "n_trail",
 )
 AMPLIFIER_FEATURES = ("psf_sigma_px", "ramp_share")
 CONTEXT_FEATURES = (*OWN_FEATURES, *SURROUNDINGS, *STAR_FEATURES, *NEIGHBOUR_FEATURES, *AMPLIFIER_FEATURES)
