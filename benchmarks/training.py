@@ -458,7 +458,7 @@ def measure(sizes: Sizes | None = None, seed: int = 1, threads: int = 1) -> pd.D
     print(f"{len(drawn)} strips of {drawn.grid} drawn in {time.perf_counter() - started:.0f} s", flush=True)
     training_set = repeated(drawn, sizes.n_strips)
     ours, images = scoring_batches(training_set, sizes)
-    bundled = load_model(bundled_folder())
+    bundled = load_model(bundled_folder() / "transformer")
     rows: list[dict[str, Any]] = []
     for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
         trained: dict[str, nn.Module] = {}

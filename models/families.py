@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from shutterless.models.cnn import CnnDetector
+from shutterless.models.forest.forest import is_forest
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.mlp import MlpDetector
 from shutterless.models.transformer import TransformerDetector
@@ -100,6 +101,11 @@ def load_model(folder: str | Path, **kwargs: Any) -> DetectorModel:
         If there is no model, its weights are damaged, or the folder holds a pickle anywhere (`refuse_pickles`).
     """
     folder = Path(folder)
+    if is_forest(folder):
+        raise ModelError(
+            f"{folder} holds a forest, which scores the triggers of frames and no strips; it searches and is evaluated, "
+            "but is not served, registered or explained: name a transformer, CNN or MLP"
+        )
     cls = _saved_family(folder)
     refuse_pickles(folder)
     if not (folder / SAFE_WEIGHTS_NAME).is_file():

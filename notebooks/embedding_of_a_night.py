@@ -50,7 +50,7 @@ notebook = open_notebook("embedding_of_a_night")
 scene = {"seed": 31, "rows": notebook.choose(12000, 2000), "events": notebook.choose(25, 10), "rho": (7.0, 25.0)}
 nuisances = {"atmosphere": True, "detector": True, "sky_lights": True}
 night = simulate_night(notebook.folder / "night", {"night": {**scene, **nuisances}})
-model = load_model(bundled_folder())
+model = load_model(bundled_folder() / "transformer")
 found = embed_night(night.store, model)
 print(f"{len(found)} triggers of {len(read_manifest(night.store))} amplifiers, {found.summaries.shape[1]} numbers each")
 

@@ -67,7 +67,7 @@ scene = {"seed": 12, "rows": notebook.choose(9000, 3000), "events": notebook.cho
 night = simulate_night(notebook.folder / "night", {"lamp": scene})
 entry = read_manifest(night.store)["entry"].iloc[0]
 amplifier = open_amplifier(night.store, entry)
-transformer = load_model(bundled_folder())
+transformer = load_model(bundled_folder() / "transformer")
 triggers = find_triggers(amplifier).assign(entry=entry)
 triggers["truth"] = true_kinds(triggers, pd.read_parquet(night.truth), read_manifest(night.store))
 scores = score_strips(transformer, cut_strips(amplifier, triggers, transformer.grid))

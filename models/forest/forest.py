@@ -89,6 +89,19 @@ class Forest:
             }
         )
 
+    def describe(self) -> str:
+        """Sizes, kinds, calibration, and how often each number is compared, in lines of text."""
+        compared = np.bincount(self.events.feature[self.events.feature >= 0], minlength=len(self.features))
+        shares = compared / max(compared.sum(), 1)
+        lines = [
+            f"{len(self.events.root)} trees tell events ({len(self.events.value):,} nodes), {len(self.classes.root)} "
+            f"name their kind: {', '.join(self.kinds)}",
+            "probability = sigmoid({:.3f} x log-odds {:+.3f})".format(*self.calibration),
+            "share of the comparisons of each number:",
+        ]
+        lines += [f"  {self.features[k]:<24} {100 * shares[k]:5.1f} %" for k in np.argsort(-shares, kind="stable")]
+        return "\n".join(lines)
+
     def save(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors``; other files of the folder stay."""
         folder = Path(folder)

@@ -243,6 +243,11 @@ def describe(
     if folder is None:
         typer.echo("template-bank: no weights; PSF filter in x, box, Gaussian and flare shapes in time, with vetoes")
         return DONE
+    from shutterless.models.forest.forest import is_forest, load_forest
+
+    if is_forest(folder):
+        typer.echo(f"forest in {folder}\n\n{load_forest(folder).describe()}")
+        return DONE
     from shutterless.models.describe import count_parameters, describe_detector
     from shutterless.models.families import family_of, load_model
 

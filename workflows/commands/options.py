@@ -96,4 +96,4 @@ Catalogue = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-MODEL_HELP = "Folder, models:/NAME@ALIAS, run id, bundled or template-bank."
+MODEL_HELP = "Folder, models:/NAME@ALIAS, run id, bundled, bundled-transformer or template-bank."

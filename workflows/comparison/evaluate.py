@@ -28,6 +28,7 @@ from shutterless.models.evaluation.metrics import (
 )
 from shutterless.models.evaluation.platt import reliability_table
 from shutterless.models.families import load_model
+from shutterless.models.forest.forest import is_forest
 from shutterless.models.scoring import score_strips
 from shutterless.pipeline.detection.threshold import TRIGGER_THRESHOLD
 from shutterless.pipeline.events.kinds import UNCOUNTED_KINDS
@@ -188,7 +189,7 @@ def _track(
                 run, row, evaluation.completeness, events=evaluation.events, reliability=evaluation.reliability,
                 eta=evaluation.eta, data_hash=evaluation.data_hash,
             )  # fmt: skip
-            if detector.folder is not None:
+            if detector.folder is not None and not is_forest(detector.folder):
                 speed = measure_throughput(detector.folder, store, manifest["entry"].iloc[0])
                 run.log_metrics({"strips_per_second": speed})
 

@@ -46,7 +46,7 @@ def register_version(
     ----------
     tracking : Tracking
     reference : str or path
-        A model folder, run id, ``models:/…`` address or ``"bundled"``.
+        A model folder, run id, ``models:/…`` address or ``"bundled-transformer"``.
     name, alias : str
         Name in the registry, and alias of the new version, which the history records. The first champion of a name
         may be set here; later ones pass the gates of `promote`.
@@ -80,7 +80,7 @@ def register_version(
     if alias == CHAMPION and not ungated:
         _check_no_champion(registry)
     judged = None if evaluation is None else read_evaluation(evaluation, str(reference), folder)
-    whole = str(reference) != BUNDLED and has_signature(folder)
+    whole = str(reference) not in BUNDLED and has_signature(folder)
     version = register_model(tracking, reference if whole or folder == Path(reference) else folder, name)
     facts = gather_facts(registry, version, folder, str(reference), judged, trained_on)
     with tempfile.TemporaryDirectory(prefix="shutterless-") as scratch:

@@ -44,7 +44,7 @@ TRACKING_DATABASE = "mlflow.db"
 TRACKING_ARTIFACTS = "mlartifacts"
 MODEL_NAME = "model"
 TEMPLATE_BANK = "template-bank"
-BUNDLED = "bundled"
+BUNDLED = {"bundled": "forest", "bundled-transformer": "transformer"}  # folders of the models that ship
 
 _artifact_roots: dict[str, str] = {}  # by run id; a run's root never changes
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -344,7 +344,8 @@ def resolve_model(reference: str | Path, tracking: Tracking | None = None) -> Pa
     Parameters
     ----------
     reference : str or path
-        A folder, ``models:/name@alias`` (or ``/version``), a run id, ``"bundled"`` or ``"template-bank"``.
+        A folder, ``models:/name@alias`` (or ``/version``), a run id, ``"bundled"`` (the default
+        forest), ``"bundled-transformer"`` or ``"template-bank"``.
     tracking : Tracking, optional
         The store with the aliases and runs; the one at ``MLFLOW_TRACKING_URI`` when left out.
 
@@ -361,20 +362,22 @@ def resolve_model(reference: str | Path, tracking: Tracking | None = None) -> Pa
     text = str(reference)
     if text == TEMPLATE_BANK:
         return None
-    if text == BUNDLED:
-        return _check_model_folder(bundled_folder(), "this installation bundles no model; train one, or name a folder")
+    if text in BUNDLED:
+        what = "this installation bundles no model; train one, or name a folder"
+        return _check_model_folder(bundled_folder() / BUNDLED[text], what)
     folder = Path(reference)
     if not text.startswith("models:/") and folder.is_dir():
         return _check_model_folder(folder, f"{folder} is not a model folder")
     if text.startswith("models:/") or _RUN_ID.fullmatch(text):
         return _download(text, tracking or open_tracking(default_tracking_uri(Path.cwd())))
     raise TrackingError(
-        f"no model {text!r}: it is neither a folder, nor models:/NAME@ALIAS, a run id, {BUNDLED!r} or {TEMPLATE_BANK!r}"
+        f"no model {text!r}: it is neither a folder, nor models:/NAME@ALIAS, a run id, {', '.join(BUNDLED)} or "
+        f"{TEMPLATE_BANK}"
     )
 
 
 def bundled_folder() -> Path:
-    """Folder of the files that ship with the package: the default model, and the template bank's false-alarm curve."""
+    """Folder of the files that ship with the package: a folder for each model, and the template bank's curve."""
     return Path(str(resources.files("shutterless.models.weights")))
 
 

@@ -138,13 +138,13 @@ def test_false_alarm_curve_lies_beside_a_users_own_weights_and_that_of_the_bank_
 
 
 def test_nothing_is_written_into_the_installed_weights(held_out, make_model, monkeypatch, tmp_path):
-    installed = make_model("weights")
+    installed = make_model("weights/transformer").parent
     monkeypatch.setattr(tracking_module, "bundled_folder", lambda: installed)
     before = {path: path.stat().st_mtime_ns for path in installed.rglob("*")}
     store, truth = held_out
-    evaluate_detectors(store, references=["bundled"], truth=truth, out=tmp_path, settings=SETTINGS)
+    evaluate_detectors(store, references=["bundled-transformer"], truth=truth, out=tmp_path, settings=SETTINGS)
     assert {path: path.stat().st_mtime_ns for path in installed.rglob("*")} == before
-    assert (tmp_path / "bundled" / "rates.json").is_file()
+    assert (tmp_path / "bundled-transformer" / "rates.json").is_file()
 
 
 def test_evaluation_is_the_same_again(evaluated, held_out, tmp_path):

@@ -226,7 +226,7 @@ def rivals(make_model, held_out):
     """The bundled model, and a random one with a false-alarm curve of its own, counted with the frames' camera."""
     weak, hour = make_model("weak"), pixel_rows_per_hour(read_manifest(held_out[0]))
     write_rates(weak, RateCurve(np.linspace(2, -4, 50), 0.01, hour), "elsewhere")
-    return bundled_folder(), weak
+    return bundled_folder() / "transformer", weak
 
 
 @pytest.fixture(scope="module")

@@ -174,9 +174,9 @@ def test_other_aliases_move_freely_and_are_written_down(tracking, trained):
 
 
 def test_the_bundled_model_says_that_it_saw_simulated_frames(tracking):
-    made = register_version(tracking, "bundled", "bundled-card")
+    made = register_version(tracking, "bundled-transformer", "bundled-card")
     card = (files_of(tracking, made) / "model_card.md").read_text()
-    assert "Registered from bundled" in card
+    assert "Registered from bundled-transformer" in card
     assert "trained on no real frame" in card
 
 

@@ -1,0 +1,118 @@
+"""Train the bundled forest: simulate fields with everything on, label their triggers, grow the trees.
+
+    python benchmarks/champion.py --out runs/champion
+
+A field is a CCD of four amplifiers with stars, air, sky and faults of its own; every fourth begins with the ramp. Its
+frames and store are deleted once its triggers are labelled, so the disk holds one field for each worker. A run that was
+stopped goes on where it was: fields that are labelled stay. ``--install`` copies the forest into ``models/weights``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+
+from shutterless.models.forest.settings import ForestSettings
+from shutterless.pipeline.files import write_parquet
+from shutterless.pipeline.simulation.fields import HELD_OUT_SEEDS, draw_fields
+from shutterless.pipeline.simulation.settings import SceneSettings
+from shutterless.workflows.execution.cluster import SerialExecutor
+from shutterless.workflows.frames.ingest import ingest_files
+from shutterless.workflows.frames.simulate import simulate_scene
+from shutterless.workflows.tracking.tracking import bundled_folder
+
+SEED, N_FIELDS, ROWS, EVENTS, RHO = 3, 80, 12_000, 24, (4.0, 20.0)
+RAMP_EVERY = 4
+
+
+def scenes(seed: int, n_fields: int) -> list[SceneSettings]:
+    """Fields to train on, in steady rows except every fourth, which begins with the ramp."""
+    base = SceneSettings(sequence="f", rows=ROWS, events=EVENTS, rho=RHO, first_row=None)
+    fields = draw_fields(seed, n_fields, base)
+    return [
+        replace(field, first_row=0) if number % RAMP_EVERY == RAMP_EVERY - 1 else field
+        for number, field in enumerate(fields)
+    ]
+
+
+def label_field(number: int, *, fields: list[SceneSettings], out: Path) -> str:
+    """Simulate, ingest and label one field; its table is whole or absent."""
+    from shutterless.pipeline.store.store import read_manifest
+    from shutterless.workflows.training.forest import label_store
+
+    started = time.perf_counter()
+    work, table = out / f"work-{number:03d}", labelled_path(out, number)
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        frames = simulate_scene(fields[number], work / "frames", executor=SerialExecutor())
+        if frames.failures:
+            raise RuntimeError(f"field {number}: {frames.failures[0]}")
+        ingest_files(list(frames.files), work / "store", executor=SerialExecutor())
+        labelled = label_store(work / "store", seed=number, truth=pd.read_parquet(frames.truth))
+        hours = read_manifest(work / "store").set_index("entry").eval("live_pixel_rows / pixel_rows_per_hour")
+        labelled = labelled.assign(field=fields[number].sequence, live_hours=labelled["entry"].map(hours))
+        write_parquet(labelled, table)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return f"{table.name}: {len(labelled)} triggers, {time.perf_counter() - started:.0f} s"
+
+
+def labelled_path(out: Path, number: int) -> Path:
+    """Table of the labelled triggers of a field."""
+    return out / "labelled" / f"{number:03d}.parquet"
+
+
+def main() -> None:
+    """Read the arguments, label the fields, grow and write the forest."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/champion"))
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--fields", type=int, default=N_FIELDS)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--install", action="store_true", help="make it the bundled model")
+    arguments = parser.parse_args()
+    if arguments.seed in HELD_OUT_SEEDS:
+        parser.error(f"seed {arguments.seed} is one of those that detectors are judged on; take another")
+    from shutterless.workflows.training.forest import grow_forest
+
+    out = arguments.out
+    (out / "labelled").mkdir(parents=True, exist_ok=True)
+    fields = scenes(arguments.seed, arguments.fields)
+    missing = [number for number in range(len(fields)) if not labelled_path(out, number).is_file()]
+    work = partial(label_field, fields=fields, out=out)
+    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(work, number) for number in missing]):
+            print(done.result(), flush=True)
+    labelled = pd.concat([pd.read_parquet(labelled_path(out, number)) for number in range(len(fields))])
+    labelled = labelled.reset_index(drop=True)
+    hours = labelled.drop_duplicates("entry").set_index("entry")["live_hours"]
+    folder, started = out / "forest", time.perf_counter()
+    summary = grow_forest(
+        labelled, hours, ForestSettings(), folder, data_hash=f"fields {arguments.seed} x {arguments.fields}"
+    )
+    summary |= {
+        "train_seconds": time.perf_counter() - started,
+        "seeds": [arguments.seed],
+        "n_amplifier_hours": float(hours.sum()),
+    }
+    (folder / "training.json").write_text(json.dumps(summary, indent=1))
+    print(json.dumps(summary, indent=1))
+    if arguments.install:
+        target = bundled_folder() / "forest"
+        target.mkdir(exist_ok=True)
+        for path in folder.iterdir():
+            shutil.copy(path, target / path.name)
+        print(f"installed in {target}")
+
+
+if __name__ == "__main__":
+    main()
