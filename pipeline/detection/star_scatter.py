@@ -6,7 +6,8 @@ A change that the star shows all the time is no event, however significant it is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache, cached_property, partial
 
 import numba
 import numpy as np
@@ -20,7 +21,14 @@ from shutterless.pipeline.detection.scan import footprint
 MIN_BOXES = 16  # of one width in a file; fewer cannot separate scatter from one event
 TAIL = 3  # lengths of an event after its end in which a flare still decays
 ERROR_MARGIN = 2.2  # errors by which the scatter must exceed 1, so that constant stars keep their S/N
+# slow variation grows with the width, and shorter boxes are more: so the scatter in boxes of a half to an eighth of the
+# width is a lower limit, too, with a larger margin since these are three more chances
+SHORTER, SHORTER_MARGIN = (2, 4, 8), 3.0
 MIN_HEIGHT_SIGMA, REACH_PX = 0.5, 4.0  # light of a star's central pixel in a row over its noise (r = 15)
+# stars whose relative scatter is pooled: cloud and scintillation are alike for all, and many stars have many boxes
+MOST_POOLED, MIN_POOLED, MIN_POOLED_SIGMA = 32, 6, 2.0
+MIN_POOLED_BOXES = 4  # of a width, of each star
+MIN_POOLED_EXCESS = 0.05  # of the variance of boxes over that of noise; less changes no S/N by more than 2.5 %
 _ROWS_UNPACKED = 1024  # at once, so that a filter works in the L1 cache
 _MAD_EFFICIENCY = 1.17  # error of a scatter from the median deviation over that from the standard deviation, per 1/√2n
 
@@ -37,6 +45,7 @@ class StarScatter:
         self._amplifier = amplifier
         self._bright_stars = _find_bright_stars(amplifier)
         self._lines = compiled_lines(amplifier.residual)
+        self._fractions: dict[int, float] = {}
 
     def scatter(self, y: int, column: int, width_rows: int, row_start: int, row_stop: int) -> float:
         """Scatter of the filtered light of a pixel in boxes away from an event, in units of its noise, 1 at least.
@@ -54,7 +63,10 @@ class StarScatter:
         -------
         float
             1 without a bright star; else 1.4826 times the median absolute deviation, less `ERROR_MARGIN` of its own
-            errors. If the event leaves too few boxes, the differences of successive boxes over √2 are used.
+            errors, and at least that in boxes `SHORTER` times as short. If the event leaves too few boxes, the
+            differences of successive boxes over √2 are used. It is at least √(1 + f² s²), too, with f the relative
+            scatter of the bright stars in boxes of this width (`pooled_fraction`) and s the S/N of the place's own
+            steady light in such a box.
         """
         one = (np.array([value]) for value in (y, column, width_rows, row_start, row_stop))
         return float(self.scatters(*one)[0])
@@ -68,23 +80,95 @@ class StarScatter:
         width = np.clip(width_rows, 1, max(self._amplifier.n_rows // MIN_BOXES, 1)).astype(np.int64)
         width = 1 << np.floor(np.log2(width)).astype(np.int64)
         length = np.maximum(row_stop - row_start + 1, width)
-        for i, boxes in self._boxes(y, column, width, has_star):
-            found[i] = _spread(*boxes, width[i], row_start[i] - length[i], row_stop[i] + TAIL * length[i])
+        steady = self._steady_snr(y, column, has_star)
+        for each in np.unique(width_rows[has_star]):
+            same = has_star & (width_rows == each)
+            found[same] = np.sqrt(1 + (self.pooled_fraction(int(each)) * steady[same]) ** 2 * each)
+        for i, boxes_of in self._boxes(y, column, has_star):
+            away = row_start[i] - length[i], row_stop[i] + TAIL * length[i]
+            found[i] = max(found[i], _spread(*boxes_of(width[i]), width[i], *away, ERROR_MARGIN))
+            for times in SHORTER:
+                shorter = width[i] // times
+                if shorter:
+                    found[i] = max(found[i], _spread(*boxes_of(shorter), shorter, *away, SHORTER_MARGIN))
+        return found
+
+    def pooled_fraction(self, width_rows: int) -> float:
+        """Relative scatter of the light of the amplifier's bright stars in boxes, beyond their photon noise.
+
+        Parameters
+        ----------
+        width_rows : int
+            The power of two next below it is taken, or the longest width of which the file has `MIN_POOLED_BOXES`.
+
+        Returns
+        -------
+        float
+            Median over at most `MOST_POOLED` stars whose light has `MIN_POOLED_SIGMA` in a row; 0 for fewer than
+            `MIN_POOLED`. Of each star it is the scatter of its boxes (from the median absolute deviation) over that of
+            its steady light, with the noise taken off in quadrature. Half of the stars may hold events.
+        """
+        longest = max(self._amplifier.n_rows // MIN_POOLED_BOXES, 1)
+        width = 1 << int(np.log2(np.clip(width_rows, 1, longest)))
+        if width not in self._fractions:
+            self._fractions[width] = self._pool(width)
+        return self._fractions[width]
+
+    def _pool(self, width: int) -> float:
+        squares, fractions, n_boxes = [], [], 0
+        for light, valid, steady in self._pooled_light:
+            _, boxes = _sum_boxes(light, valid, width)
+            if len(boxes) >= MIN_POOLED_BOXES:
+                square = (MAD_TO_SIGMA * _median(np.abs(boxes - _median(boxes)))) ** 2
+                squares.append(square)
+                fractions.append(np.sqrt(max(square - 1, 0.0) / width) / steady)
+                n_boxes += len(boxes)
+        if len(squares) < MIN_POOLED:
+            return 0.0
+        error = 2 * _MAD_EFFICIENCY / np.sqrt(2 * n_boxes)  # of the variance, over 1
+        is_more = np.median(squares) > 1 + max(ERROR_MARGIN * error, MIN_POOLED_EXCESS)
+        return float(np.median(fractions)) if is_more else 0.0
+
+    @cached_property
+    def _pooled_light(self) -> list[tuple[np.ndarray, np.ndarray, float]]:
+        """Filtered light, valid rows and S/N of the steady light in a row, of each star that is pooled."""
+        if self._amplifier.n_y > 1 or not len(self._bright_stars):
+            return []
+        column = np.clip(np.round(self._bright_stars[:, 1]).astype(np.int64), 0, self._amplifier.n_columns - 1)
+        column = np.unique(column)
+        steady = self._steady_snr(np.zeros_like(column), column, np.ones(len(column), dtype=bool))
+        brightest = np.flatnonzero(steady > MIN_POOLED_SIGMA)
+        brightest = brightest[np.argsort(-steady[brightest], kind="stable")][:MOST_POOLED]
+        if len(brightest) < MIN_POOLED:
+            return []
+        chosen = dict(zip(column[brightest].tolist(), steady[brightest].tolist(), strict=True))
+        return [
+            (*_filter_pixel(self._lines, numbers, kernel), chosen[int(at_x)])
+            for at_x, numbers, kernel in self._filters(0, np.sort(column[brightest]))
+        ]
+
+    def _steady_snr(self, y: np.ndarray, column: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """S/N in a row of the steady light above the sky at each pixel, (n,); 0 for pixels that are not wanted."""
+        found = np.zeros(len(column))
+        if self._amplifier.n_y > 1 or not wanted.any():  # images are not taken through the same cloud
+            return found
+        excess = self._amplifier.baseline_e[0].mean(axis=1) - self._amplifier.sky_e
+        relative = (excess / self._amplifier.sigma_e[0].mean(axis=1)).astype(np.float64)
+        columns = np.unique(column[wanted])
+        snr = {int(x): float(kernel @ relative[numbers]) for x, numbers, kernel in self._filters(0, columns)}
+        found[wanted] = [max(snr[int(x)], 0.0) for x in column[wanted]]
         return found
 
     def _boxes(
-        self, y: np.ndarray, column: np.ndarray, width: np.ndarray, wanted: np.ndarray
-    ) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
-        """Index of each wanted event and the boxes of its pixel and width, ordered by pixel, then width."""
+        self, y: np.ndarray, column: np.ndarray, wanted: np.ndarray
+    ) -> Iterator[tuple[int, Callable[[int], tuple[np.ndarray, np.ndarray]]]]:
+        """Index of each wanted event and a function that gives the boxes of its pixel of a width, ordered by pixel."""
         for at_y in np.unique(y[wanted]):
             here = wanted & (y == at_y)
             for at_x, numbers, kernel in self._filters(int(at_y), np.unique(column[here])):
-                light, valid = _filter_pixel(self._lines, numbers, kernel)
-                same = np.flatnonzero(here & (column == at_x))
-                for each in np.unique(width[same]):
-                    boxes = _sum_boxes(light, valid, each)
-                    for i in same[width[same] == each]:
-                        yield i, boxes
+                boxes_of = cache(partial(_sum_boxes, *_filter_pixel(self._lines, numbers, kernel)))
+                for i in np.flatnonzero(here & (column == at_x)):
+                    yield i, boxes_of
 
     def _filters(self, y: int, x: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Each pixel, the lines of residuals in its matched filter, and their weights."""
@@ -95,7 +179,7 @@ class StarScatter:
             yield at_x, lines[kernel != 0], kernel[kernel != 0]
 
 
-def _spread(first: np.ndarray, boxes: np.ndarray, width: int, before: int, after: int) -> float:
+def _spread(first: np.ndarray, boxes: np.ndarray, width: int, before: int, after: int, margin: float) -> float:
     """Scatter of boxes that end before one row or begin after another, as defined in `StarScatter.scatter`."""
     away = (first + width <= before) | (first > after)
     # a flare that fills the file is smooth from box to box, a variable star is not
@@ -104,7 +188,7 @@ def _spread(first: np.ndarray, boxes: np.ndarray, width: int, before: int, after
     if len(boxes) < MIN_BOXES // 2:
         return 1.0
     spread = MAD_TO_SIGMA * _median(np.abs(boxes))
-    return max(spread * (1 - ERROR_MARGIN * _MAD_EFFICIENCY / np.sqrt(2 * len(boxes))), 1.0)
+    return max(spread * (1 - margin * _MAD_EFFICIENCY / np.sqrt(2 * len(boxes))), 1.0)
 
 
 def _median(values: np.ndarray) -> float:

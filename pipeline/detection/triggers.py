@@ -33,7 +33,7 @@ from shutterless.pipeline.detection.vetoes import LONG_WIDTH, count_same_row, ve
 
 # the scatter of few boxes has an error of a third. Of 271 events found under drawn skies it put 6 % below the threshold
 # of a trigger, but not below this share of it
-LEAST_SHARE = 0.6
+LEAST_SHARE = 0.5
 TRIGGER_COLUMNS = (
     "x",
     "y",

@@ -122,7 +122,9 @@ def history(
 
 @command
 def serve(
-    model: Annotated[str, typer.Option(help=f"{MODEL_HELP} An alias is followed when it moves.")] = "bundled-transformer",
+    model: Annotated[
+        str, typer.Option(help=f"{MODEL_HELP} An alias is followed when it moves.")
+    ] = "bundled-transformer",
     host: Annotated[
         str, typer.Option(help="Address to listen at; anything but loopback is open to others.")
     ] = "127.0.0.1",

@@ -1,10 +1,20 @@
 """Scatter of a star's own light: 1 for noise, true for a variable star, unchanged by a single event."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from flat_amplifier import flat_amplifier
 
 from shutterless.pipeline.compiled.residual_lines import compiled_lines
-from shutterless.pipeline.detection.star_scatter import MIN_BOXES, StarScatter, _filter_pixel, _median, _sum_boxes
+from shutterless.pipeline.detection.star_scatter import (
+    MIN_BOXES,
+    MIN_POOLED,
+    StarScatter,
+    _filter_pixel,
+    _median,
+    _sum_boxes,
+)
 from shutterless.pipeline.detection.triggers import find_triggers
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.simulation.sky.atmosphere import draw_waves
@@ -119,3 +129,50 @@ def test_triggers_are_measured_by_the_scatter_and_an_event_on_a_still_star_is_no
     profile = pixel_profile(np.arange(-5, 6), 0.84)
     sigma = make_amplifier(n_rows=64, stars=((float(X), 1000.0),)).sigma_e[0, X - 5 : X + 6, 0]
     assert found["snr"].max() == pytest.approx(200 * np.sqrt(30 * np.sum((profile / sigma) ** 2)), rel=0.1)
+
+
+def under_cloud(relative: float, n_stars: int, rows: int = N_ROWS, event: bool = False) -> StarScatter:
+    """Stars of 2,000 e-/row, noise of 20 e-, all through one cloud that changes in 1,000 rows."""
+    rng = np.random.default_rng(4)
+    columns = np.arange(20 * (n_stars + 1))
+    x = 20.0 * (1 + np.arange(n_stars))
+    light = 2000.0 * pixel_profile(columns[:, None] - x, 0.85).sum(axis=1)
+    cloud = draw_waves(rng, relative, 1000.0).value(np.arange(rows))
+    residual = rng.standard_normal((len(columns), rows)) + np.outer(light / 20.0, cloud)
+    if event:
+        residual[18:23, 4000:5000] += 5.0
+    amplifier = flat_amplifier(residual, sky_e=300.0, sigma_e=20.0, sigma_px=0.85, streak_x=x)
+    amplifier.streaks["flux_e_row"] = 2000.0
+    return StarScatter(replace(amplifier, baseline_e=amplifier.baseline_e + light[None, :, None].astype(np.float32)))
+
+
+@pytest.mark.parametrize("event", [False, True])
+def test_cloud_is_measured_by_all_stars_together(event):
+    scatter = under_cloud(0.02, 12, event=event)
+    assert scatter.pooled_fraction(64) == pytest.approx(0.02, rel=0.4)
+    # a file of 8 boxes tells nothing of one star; S/N 60 a row, so 2 % of 1,024 rows are 38 sigma
+    assert scatter.scatter(0, 20, 1024, *NOWHERE) > 15
+
+
+def test_still_air_has_no_pooled_scatter():
+    scatter = under_cloud(0.0, 12)
+    assert [scatter.pooled_fraction(width) for width in (1, 16, 256, 2048)] == [0, 0, 0, 0]
+
+
+def test_few_stars_are_not_pooled():
+    assert under_cloud(0.02, MIN_POOLED - 1).pooled_fraction(64) == 0
+
+
+def test_scatter_in_short_boxes_holds_for_long_ones():
+    """One star of its own waves: 16 boxes of 512 rows would leave it constant."""
+    light = variation(40.0)
+    one = StarScatter(with_cloudless_star(light))
+    assert one.scatter(0, X, 512, *NOWHERE) >= 0.9 * one.scatter(0, X, 64, *NOWHERE) > 1.5
+
+
+def with_cloudless_star(light: np.ndarray):
+    residual = np.random.default_rng(5).standard_normal((60, N_ROWS))
+    residual += np.outer(pixel_profile(np.arange(60) - X, 0.85), light) / 20.0
+    amplifier = flat_amplifier(residual, sky_e=300.0, sigma_e=20.0, sigma_px=0.85, streak_x=[float(X)])
+    amplifier.streaks["flux_e_row"] = 1000.0
+    return amplifier
