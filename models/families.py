@@ -103,8 +103,8 @@ def load_model(folder: str | Path, **kwargs: Any) -> DetectorModel:
     folder = Path(folder)
     if is_forest(folder):
         raise ModelError(
-            f"{folder} holds a forest, which scores the triggers of frames and no strips; it searches and is evaluated, "
-            "but is not served, registered or explained: name a transformer, CNN or MLP"
+            f"{folder} holds a forest, which scores the triggers of frames and no strips; it searches and is "
+            "evaluated, but is not served, registered or explained: name a transformer, CNN or MLP"
         )
     cls = _saved_family(folder)
     refuse_pickles(folder)

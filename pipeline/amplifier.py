@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.compiled.blocks import BLOCK_ROWS, interpolate_blocks
-from shutterless.pipeline.compiled.covariance import neighbour_covariance
+from shutterless.pipeline.compiled.covariance import covariance_of_columns
 from shutterless.pipeline.compiled.residual_lines import compiled_lines
 from shutterless.pipeline.psf import psf_half_width, stack_profile
 from shutterless.pipeline.reading.readout import Readout, RowTimes
@@ -116,12 +116,12 @@ class Amplifier:
     def column_covariance(self) -> np.ndarray | None:
         """Covariance of each column of continuous readout with its neighbours, (x, k, k); None for images.
 
-        It holds what is left of image motion, changes of focus and blends, `neighbour_covariance` over one column more
+        It holds what is left of image motion, changes of focus and blends, `covariance_of_columns` over one column more
         than the point-spread function reaches. It is the identity where columns are white, as all are in still air.
         """
         if self.n_y > 1:
             return None
-        return neighbour_covariance(compiled_lines(self.residual), psf_half_width(self.psf_sigma_px) + 1)
+        return covariance_of_columns(compiled_lines(self.residual), psf_half_width(self.psf_sigma_px) + 1)
 
     def sigma_rows(self, y: slice, columns: slice, start: int, stop: int) -> np.ndarray:
         """Noise of some pixels in rows ``start..stop`` (electrons), shape (y, x, t)."""

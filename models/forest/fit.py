@@ -63,7 +63,7 @@ def fit_forest(
                 f"the fields {name} hold {n_events} triggers of events among {part.sum()}; both kinds are needed: "
                 "give more fields, or more events in each"
             )
-    numbers = context[list(CONTEXT_FEATURES)].to_numpy(dtype=np.float64)
+    numbers = context[list(CONTEXT_FEATURES)].to_numpy(dtype=np.float64, copy=True)
     numbers[:, [not np.isfinite(column).any() for column in numbers[~is_held].T]] = (
         0.0  # known nowhere: nothing to split
     )

@@ -35,9 +35,9 @@ class ForestSettings:
     seed : int
     """
 
-    n_trees: Count = 400
-    n_seeds: Count = 4
-    learning_rate: Positive = 0.05
+    n_trees: Count = 250
+    n_seeds: Count = 3
+    learning_rate: Positive = 0.07
     max_leaves: Count = 31
     min_leaf: Count = 20
     l2: NotNegative = 1.0

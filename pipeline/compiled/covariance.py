@@ -8,16 +8,16 @@ import numpy as np
 from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
 from shutterless.pipeline.compiled.residual_lines import mark_live, sum_bins, unpack_line
 
-BIN_ROWS = 16  # image motion and focus change more slowly, so that bins show them above the noise of a row
+BINNED_ROWS = 16  # image motion and focus change more slowly, so that bins show them above the noise of a row
 # fewer bins tell neither what varies nor how, and one event has too large a share of them: at 94 bins an event of 15
 # sigma lost 13 % of its S/N
 FEWEST_BINS = 256
 MOST_BINS = 2048  # spread evenly; more take time and teach nothing
-OUTLIER_SIGMA = 6.0  # bins beyond it, in units of their line's own scatter, are left out: an event is no noise
+BIN_OUTLIER_SIGMA = 6.0  # bins beyond it, in units of their line's own scatter, are left out: an event is no noise
 _EDGE_MARGIN = 1.1  # of the largest eigenvalue that white noise has in 3,072 lines over its limit for many
 
 
-def neighbour_covariance(lines: np.ndarray, n_neighbours: int, bin_rows: int = BIN_ROWS) -> np.ndarray:
+def covariance_of_columns(lines: np.ndarray, n_neighbours: int, bin_rows: int = BINNED_ROWS) -> np.ndarray:
     """Covariance of each line with its neighbours, as far as it differs from that of white noise.
 
     Parameters
@@ -82,7 +82,7 @@ def _recombine(eigenvalues: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _bin_lines(lines, starts, bin_rows, bins):  # pragma: no cover - compiled
-    """Sums of rows over √(live rows); NaN where fewer than half are live, or beyond `OUTLIER_SIGMA` scatters."""
+    """Sums of rows over √(live rows); NaN where fewer than half are live, or beyond `BIN_OUTLIER_SIGMA` scatters."""
     values, live = np.empty(bin_rows, np.float32), np.ones(bin_rows, np.float32)
     total, count = np.empty(1, np.float32), np.empty(1, np.float32)
     for line in range(len(lines)):
@@ -99,7 +99,7 @@ def _bin_lines(lines, starts, bin_rows, bins):  # pragma: no cover - compiled
         known = np.abs(own[np.isfinite(own)])
         if len(known) == 0:
             continue
-        limit = OUTLIER_SIGMA * max(np.float32(MAD_TO_SIGMA) * np.median(known), np.float32(1))
+        limit = BIN_OUTLIER_SIGMA * max(np.float32(MAD_TO_SIGMA) * np.median(known), np.float32(1))
         for b in range(len(starts)):
             if abs(own[b]) > limit:
                 own[b] = np.float32(np.nan)

@@ -20,7 +20,7 @@ STAR_FEATURES = (
     "edge_lengths",
 )
 OWN_STAR_PX = 2.0  # a trigger farther from a star is not on it
-BLEND_PX = 6.0  # light of stars this far away reaches the columns of a trigger
+NEIGHBOUR_PX = 6.0  # light of stars this far away reaches the columns of a trigger
 FARTHEST_EDGE = 20.0  # columns, and lengths of a trigger: what is farther from the border does not feel it
 FARTHEST_ONSET_ROWS = 3000.0
 
@@ -43,9 +43,9 @@ def describe_stars(amplifier: Amplifier, triggers: pd.DataFrame) -> pd.DataFrame
     -----
     ``star_height``: log10 of the light of the nearest star's central pixel in a row over the pixel's noise, a star
     within `OWN_STAR_PX`. ``relative_amplitude``: log10 of the change over that star's own flux. ``neighbour_height``:
-    log10 of the light of all other stars within `BLEND_PX` at the place of the trigger over the noise;
+    log10 of the light of all other stars within `NEIGHBOUR_PX` at the place of the trigger over the noise;
     ``neighbour_distance_px``: to the nearest of them. ``level_sigma``: log10 of the baseline above the sky in units of
-    the sky's noise, 0 where it is below. ``onset_rows``: rows since the last onset of a streak within `BLEND_PX`
+    the sky's noise, 0 where it is below. ``onset_rows``: rows since the last onset of a streak within `NEIGHBOUR_PX`
     (negative before it), where onsets are known. ``edge_px``, ``edge_lengths``: columns to the border, and
     lengths of the trigger to the first or last row, at most `FARTHEST_EDGE`.
     """
@@ -77,14 +77,14 @@ def describe_stars(amplifier: Amplifier, triggers: pd.DataFrame) -> pd.DataFrame
 
 
 class _NearStars:
-    """Stars within `BLEND_PX` of each place, as index pairs."""
+    """Stars within `NEIGHBOUR_PX` of each place, as index pairs."""
 
     def __init__(self, amplifier: Amplifier, x: np.ndarray) -> None:
         order = np.argsort(amplifier.streaks["x"].to_numpy(np.float64), kind="stable")
         self.x, self.flux, self.y0 = (
             amplifier.streaks[name].to_numpy(dtype=np.float64)[order] for name in ("x", "flux_e_row", "y0")
         )
-        first, last = np.searchsorted(self.x, x - BLEND_PX), np.searchsorted(self.x, x + BLEND_PX)
+        first, last = np.searchsorted(self.x, x - NEIGHBOUR_PX), np.searchsorted(self.x, x + NEIGHBOUR_PX)
         self._n = len(x)
         self._place = np.repeat(np.arange(len(x)), last - first)
         offsets = np.arange(len(self._place)) - np.repeat(np.cumsum(last - first) - (last - first), last - first)

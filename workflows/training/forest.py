@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,10 +21,11 @@ from shutterless.pipeline.events.kinds import EVENT_KINDS
 from shutterless.pipeline.examples.labelled_triggers import inject_and_label, label_triggers
 from shutterless.pipeline.injection.amplifiers import InjectionSettings
 from shutterless.pipeline.store.store import manifest_hash, open_amplifier, read_manifest
+from shutterless.workflows.comparison.unseen import describe_frames
 from shutterless.workflows.execution.cluster import Executor, SerialExecutor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.searching.detect import write_rates
-from shutterless.workflows.tracking.record import TRAINING
+from shutterless.workflows.tracking.record import TRAINED_ON, TRAINING
 from shutterless.workflows.training.train import TrainError, sky_groups
 
 
@@ -117,14 +119,23 @@ def train_forest(
     labelled = label_store(store, seed=settings.seed, executor=executor, progress=progress)
     manifest = read_manifest(store)
     hours = manifest.set_index("entry")["live_pixel_rows"] / manifest.set_index("entry")["pixel_rows_per_hour"]
-    summary = grow_forest(labelled, hours, settings, Path(out), data_hash=manifest_hash(manifest))
+    summary = grow_forest(
+        labelled, hours, settings, Path(out),
+        data_hash=manifest_hash(manifest), trained_on=describe_frames((store, manifest)),
+    )  # fmt: skip
     summary["train_seconds"] = time.perf_counter() - started
     (Path(out) / TRAINING).write_text(json.dumps(summary, indent=1))
     return summary
 
 
 def grow_forest(
-    labelled: pd.DataFrame, live_hours: pd.Series, settings: ForestSettings, out: Path, *, data_hash: str
+    labelled: pd.DataFrame,
+    live_hours: pd.Series,
+    settings: ForestSettings,
+    out: Path,
+    *,
+    data_hash: str,
+    trained_on: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Grow a forest from labelled triggers, and write it with the false-alarm curve of the fields held back.
 
@@ -138,6 +149,8 @@ def grow_forest(
     out : Path
     data_hash : str
         Of the frames.
+    trained_on : mapping
+        What identifies the frames (`shutterless.workflows.comparison.unseen.describe_frames`).
 
     Returns
     -------
@@ -161,6 +174,7 @@ def grow_forest(
         "validation_groups": [str(name) for name in np.unique(held_back["field"])],
         "manifest_hash": data_hash,
         "seed": settings.seed,
+        TRAINED_ON: dict(trained_on),
     }
 
 

