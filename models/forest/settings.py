@@ -35,11 +35,11 @@ class ForestSettings:
     seed : int
     """
 
-    n_trees: Count = 250
+    n_trees: Count = 500
     n_seeds: Count = 3
-    learning_rate: Positive = 0.07
-    max_leaves: Count = 31
+    learning_rate: Positive = 0.05
+    max_leaves: Count = 47
     min_leaf: Count = 20
-    l2: NotNegative = 1.0
+    l2: NotNegative = 5.0
     feature_share: Annotated[float, Field(gt=0, le=1)] = 0.4
     seed: CountFrom0 = 1
