@@ -2,9 +2,10 @@
 
     python benchmarks/champion.py --out runs/champion
 
-A field is a CCD of four amplifiers with stars, air, sky and faults of its own; every fourth begins with the ramp. Its
-frames and store are deleted once its triggers are labelled, so the disk holds one field for each worker. A run that was
-stopped goes on where it was: fields that are labelled stay. ``--install`` copies the forest into ``models/weights``.
+A field is a CCD of four amplifiers with stars, air, sky and faults of its own; every fourth begins with the ramp. Some
+fields of the next seed have still air and nothing else, so that the forest knows good nights, too. A field's frames and
+store are deleted once its triggers are labelled, so the disk holds one field for each worker. A run that was stopped
+goes on where it was: fields that are labelled stay. ``--install`` copies the forest into ``models/weights``.
 """
 
 from __future__ import annotations
@@ -32,15 +33,17 @@ from shutterless.workflows.tracking.tracking import bundled_folder
 
 SEED, N_FIELDS, ROWS, EVENTS, RHO = 3, 59, 12_000, 24, (4.0, 20.0)
 DRAWN = 80  # at once, so that a field does not depend on how many are used
+N_STILL = 16
 RAMP_EVERY = 4
 
 
-def scenes(seed: int, n_fields: int) -> list[SceneSettings]:
-    """Fields to train on, in steady rows except every fourth, which begins with the ramp."""
+def scenes(seed: int, n_fields: int, n_still: int) -> list[SceneSettings]:
+    """Fields to train on, in steady rows except every fourth, which begins with the ramp; those in still air last."""
     base = SceneSettings(sequence="f", rows=ROWS, events=EVENTS, rho=RHO, first_row=None)
-    fields = draw_fields(seed, DRAWN, base)[:n_fields]
+    drawn = draw_fields(seed, DRAWN, base)[:n_fields], draw_fields(seed + 1, DRAWN, base, quiet=True)[:n_still]
     return [
         replace(field, first_row=0) if number % RAMP_EVERY == RAMP_EVERY - 1 else field
+        for fields in drawn
         for number, field in enumerate(fields)
     ]
 
@@ -78,18 +81,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/champion"))
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--fields", type=int, default=N_FIELDS)
+    parser.add_argument("--still", type=int, default=N_STILL, help="fields in still air")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--install", action="store_true", help="make it the bundled model")
     arguments = parser.parse_args()
-    if not 0 < arguments.fields <= DRAWN:
-        parser.error(f"--fields {arguments.fields}: from 1 to {DRAWN}")
+    if not 0 < arguments.fields <= DRAWN or not 0 <= arguments.still <= DRAWN:
+        parser.error(f"--fields {arguments.fields}, --still {arguments.still}: at most {DRAWN} each")
     if arguments.seed in HELD_OUT_SEEDS:
         parser.error(f"seed {arguments.seed} is one of those that detectors are judged on; take another")
     from shutterless.workflows.training.forest import grow_forest
 
     out = arguments.out
     (out / "labelled").mkdir(parents=True, exist_ok=True)
-    fields = scenes(arguments.seed, arguments.fields)
+    fields = scenes(arguments.seed, arguments.fields, arguments.still)
     missing = [number for number in range(len(fields)) if not labelled_path(out, number).is_file()]
     work = partial(label_field, fields=fields, out=out)
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
@@ -99,14 +103,14 @@ def main() -> None:
     labelled = labelled.reset_index(drop=True)
     hours = labelled.drop_duplicates("entry").set_index("entry")["live_hours"]
     folder, started = out / "forest", time.perf_counter()
-    name = f"fields drawn from seed {arguments.seed}"
+    name = f"fields drawn from seeds {arguments.seed} and {arguments.seed + 1}"
     summary = grow_forest(
         labelled, hours, ForestSettings(), folder, data_hash=name,
         trained_on={"stores": [name], "sequences": sorted(labelled["field"].unique().tolist())},
     )  # fmt: skip
     summary |= {
         "train_seconds": time.perf_counter() - started,
-        "seeds": [arguments.seed],
+        "seeds": [arguments.seed, arguments.seed + 1],
         "n_amplifier_hours": float(hours.sum()),
     }
     (folder / "training.json").write_text(json.dumps(summary, indent=1))
