@@ -112,8 +112,10 @@ class OwnRate:
         return self.start_rate * np.exp(-(above + np.minimum(folds, 0.0)))
 
     def rate_error(self, score: Any) -> np.ndarray:
-        """Relative error of `rate`: of 0.5, the logarithm of the rate is known to 0.5."""
-        folds = (np.asarray(score, dtype=np.float64) - self.start) / (self.scale or np.nan)
+        """Relative error of `rate`: of 0.5, the logarithm of the rate is known to 0.5; NaN where no scale is known."""
+        if self.scale == 0:
+            return np.full(np.shape(score), np.nan)
+        folds = (np.asarray(score, dtype=np.float64) - self.start) / self.scale
         return np.sqrt(1 / self.n_start + folds**2 / self.n_scale)
 
     def threshold_error(self, rate_per_hour: float) -> float:

@@ -13,7 +13,10 @@ BINNED_ROWS = 16  # image motion and focus change more slowly, so that bins show
 # sigma lost 13 % of its S/N
 FEWEST_BINS = 256
 MOST_BINS = 2048  # spread evenly; more take time and teach nothing
-BIN_OUTLIER_SIGMA = 6.0  # bins beyond it, in units of their line's own scatter, are left out: an event is no noise
+# bins whose sum over so many of them lies beyond so many scatters of such sums of their line are left out: an event is
+# no noise, however long
+EVENT_BINS, BIN_OUTLIER_SIGMA = (1, 4, 16), 6.0
+_FEWEST_SUMS = 32
 _EDGE_MARGIN = 1.1  # of the largest eigenvalue that white noise has in 3,072 lines over its limit for many
 
 
@@ -82,7 +85,7 @@ def _recombine(eigenvalues: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _bin_lines(lines, starts, bin_rows, bins):  # pragma: no cover - compiled
-    """Sums of rows over √(live rows); NaN where fewer than half are live, or beyond `BIN_OUTLIER_SIGMA` scatters."""
+    """Sums of rows over √(live rows); NaN where fewer than half are live, or where an event is."""
     values, live = np.empty(bin_rows, np.float32), np.ones(bin_rows, np.float32)
     total, count = np.empty(1, np.float32), np.empty(1, np.float32)
     for line in range(len(lines)):
@@ -96,13 +99,29 @@ def _bin_lines(lines, starts, bin_rows, bins):  # pragma: no cover - compiled
                 n_live = count[0]
             sum_bins(values, bin_rows, total)
             own[b] = total[0] / np.sqrt(n_live) if 2 * n_live >= bin_rows else np.float32(np.nan)
-        known = np.abs(own[np.isfinite(own)])
-        if len(known) == 0:
-            continue
-        limit = BIN_OUTLIER_SIGMA * max(np.float32(MAD_TO_SIGMA) * np.median(known), np.float32(1))
-        for b in range(len(starts)):
-            if abs(own[b]) > limit:
-                own[b] = np.float32(np.nan)
+        for n_joined in EVENT_BINS:
+            _drop_outliers(own, n_joined)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _drop_outliers(bins, n_joined):  # pragma: no cover - compiled
+    """Set bins to NaN whose sum with their neighbours is beyond `BIN_OUTLIER_SIGMA` of the scatter of such sums."""
+    step = max(n_joined // 2, 1)
+    n_sums = (len(bins) - n_joined) // step + 1
+    if n_sums < _FEWEST_SUMS:
+        return
+    sums = np.empty(n_sums, np.float32)
+    for i in range(n_sums):
+        total, count = np.float32(0), np.float32(0)
+        for b in range(i * step, i * step + n_joined):
+            known = bins[b] == bins[b]
+            total += bins[b] if known else np.float32(0)
+            count += np.float32(1) if known else np.float32(0)
+        sums[i] = total / np.sqrt(max(count, np.float32(1)))
+    limit = BIN_OUTLIER_SIGMA * max(np.float32(MAD_TO_SIGMA) * np.median(np.abs(sums)), np.float32(1))
+    for i in range(n_sums):
+        if abs(sums[i]) > limit:
+            bins[i * step : i * step + n_joined] = np.float32(np.nan)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -112,11 +112,11 @@ def n_searched(monkeypatch) -> list[int]:
     from shutterless.workflows.searching import segment_search as segment_search
 
     calls: list[int] = []
-    find = segment_search.find_triggers
+    find = segment_search.find_triggers_for
 
     def counted(*arguments):
         calls.append(1)
         return find(*arguments)
 
-    monkeypatch.setattr(segment_search, "find_triggers", counted)
+    monkeypatch.setattr(segment_search, "find_triggers_for", counted)
     return calls

@@ -50,6 +50,15 @@ def test_an_event_is_no_motion():
     assert np.array_equal(covariance_of_columns(lines(residual), 2)[20], np.eye(5))
 
 
+@pytest.mark.parametrize(("n_rows", "height"), [(100, 5.0), (300, 1.0)])
+def test_several_events_of_one_place_are_hardly_any(n_rows, height):
+    """With them the variance would be 10 and 2; their first and last bins may stay."""
+    residual = np.random.default_rng(3).standard_normal((40, N_ROWS))
+    for start in (2000, 5000, 9000, 12000):
+        residual[18:23, start : start + n_rows] += height
+    assert np.abs(covariance_of_columns(lines(residual), 2)[20] - np.eye(5)).max() < 0.15
+
+
 def test_masked_rows_are_left_out_and_a_masked_line_is_white():
     residual = moving(4, 3.0)
     residual[19, 4000:9000] = np.nan

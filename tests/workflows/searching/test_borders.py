@@ -196,7 +196,7 @@ def test_an_event_between_two_amplifiers_is_vetoed_by_the_template_bank_on_both(
 
 
 def test_an_event_between_two_amplifiers_is_one_group_for_a_model(files, tiny_camera, tmp_path):
-    candidates = with_places(search(files[1:2], tmp_path, tiny_camera, "bundled").candidates)
+    candidates = with_places(search(files[1:2], tmp_path, tiny_camera, "bundled-transformer").candidates)
     touching = at(candidates, TOUCHING_ROW, TOUCHING_X)
     assert sorted(touching["quadrant"]) == [1, 2]
     assert touching["group_id"].nunique() == 1

@@ -337,7 +337,7 @@ def test_a_killed_search_is_taken_up_where_it_was(make_watcher, clock, bring, fr
         with pytest.raises(KeyboardInterrupt):
             watcher.look()
     assert not (tmp_path / "out" / "watch.json").exists()
-    monkeypatch.setattr(segment_search, "find_triggers", lambda *_: pytest.fail("searched again"))
+    monkeypatch.setattr(segment_search, "find_triggers_for", lambda *_: pytest.fail("searched again"))
     assert make_watcher().look().n_candidates == 1
 
 
