@@ -140,11 +140,19 @@ def test_resume_gives_the_same_table(searched, target, tmp_path):
 
 def test_bundled_model_is_refused_with_both_grids(target, tmp_path):
     """It was trained on stacks one row high; the message names a way out."""
-    result, candidates = search([target], tmp_path)
+    result, candidates = search([target], tmp_path, "--model", "bundled-transformer")
     assert result.exit_code == 1
     assert candidates.empty
     assert "k_c00_q0 is a stack of 7 × 7 pixels (y, x), for which a grid is like TokenGrid(n_y=5," in result.stderr
     assert "but the model expects TokenGrid(n_y=1," in result.stderr
+    assert "search with --model template-bank" in result.stderr
+
+
+def test_bundled_forest_knows_no_context_of_images(target, tmp_path):
+    result, candidates = search([target], tmp_path)
+    assert result.exit_code == 1
+    assert candidates.empty
+    assert "k_c00_q0 is a stack of 7 rows (y)" in result.stderr
     assert "search with --model template-bank" in result.stderr
 
 
