@@ -18,6 +18,7 @@ from shutterless.pipeline.reading.readout import PIXEL_ROWS_PER_HOUR, Readout
 from shutterless.pipeline.reading.segments import FileSpan, Segment
 from shutterless.workflows.searching.detect import Detector
 from shutterless.workflows.searching.frame_rates import (
+    SURE_EVENT,
     FrameRates,
     _number_trails_apart,
     distinct_scores,
@@ -232,3 +233,15 @@ def test_trails_of_two_segments_and_exposures_are_numbered_apart():
     numbered = _number_trails_apart([SimpleNamespace(triggers=table) for table in (first, lone, empty, first)])
     assert [table["trail_id"].dropna().tolist() for table in numbered if len(table)] == [[0, 1], [], [2, 3]]
     assert numbered[0]["trail_id"].isna().tolist() == [False, True, False]
+
+
+def test_causes_that_are_events_for_sure_are_no_noise():
+    """Five triggers far apart; the detector is sure of two of them."""
+    rows = np.arange(5) * 1000
+    triggers = pd.DataFrame(
+        {"exposure": 0, "x": 10.0, "y": 0.0, "row_start": rows, "row_stop": rows + 5, "width_rows": 6.0}
+    ).assign(**{"m/score": [1.0, 2.0, 3.0, 4.0, 5.0], "m/probability": [0.1, 0.95, SURE_EVENT, 0.2, 0.99]})
+    assert distinct_scores(triggers, "m").tolist() == [4.0, 3.0, 1.0]
+    unknown = triggers.assign(**{"m/probability": np.nan})  # as of the template bank
+    assert distinct_scores(unknown, "m").tolist() == [5.0, 4.0, 3.0, 2.0, 1.0]
+    assert distinct_scores(triggers.assign(**{"m/probability": 1.0}), "m").tolist() == []
