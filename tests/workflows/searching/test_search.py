@@ -76,10 +76,11 @@ def sequence(tmp_path_factory):
 
 @pytest.mark.parametrize("model", DETECTORS)
 def test_events_of_another_program_are_found_in_every_quadrant_and_file(sequence, model, tmp_path):
-    # 0.019 amplifier-hours: at 10 false alarms an hour 0.2 are expected, at the default of 50 there would be one
+    # 0.019 amplifier-hours: at 10 false alarms an hour 0.2 are expected, at the default of 50 there would be one. The
+    # curve of the forest was counted under moving skies, and half of the pulses are in the ramp, where those leave most
     # 950 events an hour are no sky: in the frames' own scores they would pass for noise
-    stored = ("--set", "search.own_rates=false")
-    result, candidates = search(sequence, tmp_path, model, "--false-alarms-per-hour", "10", *stored)
+    rate, stored = {"template-bank": "10", "bundled": "50"}[model], ("--set", "search.own_rates=false")
+    result, candidates = search(sequence, tmp_path, model, "--false-alarms-per-hour", rate, *stored)
     assert result.exit_code == 0
     assert_found(candidates, sequence[0], 0)
     assert_found(candidates, sequence[1], 4000)
