@@ -136,11 +136,12 @@ def load_forest(folder: str | Path) -> Forest:
         raise ForestError(f"{folder} holds no forest: model_type is {config.get('model_type')!r}")
     try:
         arrays: Mapping[str, Any] = load_file(folder / _WEIGHTS)
-        trees = [Trees.from_arrays(arrays, prefix) for prefix in (_EVENTS, _CLASSES)]
+        events, classes = (Trees.from_arrays(arrays, prefix) for prefix in (_EVENTS, _CLASSES))
     except (SafetensorError, OSError, KeyError) as error:
         raise ForestError(f"{folder / _WEIGHTS} is damaged ({error}); copy the whole folder again") from error
     slope, intercept = config["calibration"]
-    return Forest(*trees, tuple(config["kinds"]), tuple(config["features"]), (float(slope), float(intercept)))
+    kinds, features = tuple(config["kinds"]), tuple(config["features"])
+    return Forest(events, classes, kinds, features, (float(slope), float(intercept)))
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

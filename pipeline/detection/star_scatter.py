@@ -33,6 +33,8 @@ _ROWS_UNPACKED = 1024  # at once, so that a filter works in the L1 cache
 _POOLED_EFFICIENCY = 2.05  # the same of the median over stars of many boxes each: 1.64 for the deviation, times 1.25
 _MAD_EFFICIENCY = 1.17  # error of a scatter from the median deviation over that from the standard deviation, per 1/√2n
 
+_Boxes = Callable[[int], tuple[np.ndarray, np.ndarray]]  # first rows and S/N of the boxes of a width
+
 
 class StarScatter:
     """Scatter of box sums in the pixels of one amplifier.
@@ -160,15 +162,13 @@ class StarScatter:
         found[wanted] = [max(snr[int(x)], 0.0) for x in column[wanted]]
         return found
 
-    def _boxes(
-        self, y: np.ndarray, column: np.ndarray, wanted: np.ndarray
-    ) -> Iterator[tuple[int, Callable[[int], tuple[np.ndarray, np.ndarray]]]]:
+    def _boxes(self, y: np.ndarray, column: np.ndarray, wanted: np.ndarray) -> Iterator[tuple[int, _Boxes]]:
         """Index of each wanted event and a function that gives the boxes of its pixel of a width, ordered by pixel."""
         for at_y in np.unique(y[wanted]):
             here = wanted & (y == at_y)
             for at_x, numbers, kernel in self._filters(int(at_y), np.unique(column[here])):
-                boxes_of = cache(partial(_sum_boxes, *_filter_pixel(self._lines, numbers, kernel)))
-                for i in np.flatnonzero(here & (column == at_x)):
+                boxes_of: _Boxes = cache(partial(_sum_boxes, *_filter_pixel(self._lines, numbers, kernel)))
+                for i in np.flatnonzero(here & (column == at_x)).tolist():
                     yield i, boxes_of
 
     def _filters(self, y: int, x: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

@@ -104,14 +104,14 @@ def train(
         train_forest(store, settings=settings.forest, out=out, progress=make_progress(quiet))
         typer.echo(f"model: {out}")
         return DONE
-    settings = settings.train_for(model)
+    own = settings.train_for(model)
     uri = choose_tracking(tracking)
     from shutterless.workflows.tracking.tracking import open_tracking, resolve_model
     from shutterless.workflows.training.train import train_model
 
     start = resolve_model(init) if init else None
     train_model(
-        store, family=str(model), settings=settings, out=out, init=start, tracking=open_tracking(uri),
+        store, family=str(model), settings=own, out=out, init=start, tracking=open_tracking(uri),
         progress=make_progress(quiet),
     )  # fmt: skip
     typer.echo(f"model: {out}")
