@@ -38,6 +38,7 @@ from shutterless.pipeline.simulation.fields import draw_fields
 from shutterless.pipeline.simulation.settings import SceneSettings
 from shutterless.workflows.comparison.field_tables import (
     Tables,
+    count_asked,
     judge_fields,
     mark_slow_satellites,
     ramp_alarms,
@@ -47,7 +48,8 @@ from shutterless.workflows.comparison.unseen import check_sequences_unseen
 from shutterless.workflows.execution.cluster import SerialExecutor
 from shutterless.workflows.frames.ingest import ingest_files
 from shutterless.workflows.frames.simulate import simulate_scene
-from shutterless.workflows.searching.detect import Detector, DetectTask, detect
+from shutterless.workflows.searching.detect import Detector, DetectTask, detect, read_rates
+from shutterless.workflows.tracking.tracking import BUNDLED, bundled_folder
 
 SETS = {"sky": 1, "ramp": 3, "still": 1}  # and what is added to the seed; 1 more for the fields with events
 KINDS = ("flare", "burst", "occultation")  # a glint counts nowhere
@@ -188,6 +190,7 @@ def report(out: Path, names: Sequence[str], rates: Sequence[float], bootstrap: i
             judged[name].write(out / name)
             if name == "sky":
                 parts += report_satellites(out, tables, names, rates, bootstrap)
+                parts += report_asked(out, [field for field in own if "-free-" in field], names, rates)
     if {"sky", "ramp"} <= judged.keys():
         table = ramp_alarms(judged["sky"], judged["ramp"])
         write_parquet(table, out / "ramp_alarms.parquet")
@@ -208,6 +211,16 @@ def report_satellites(
     without = judge_fields(triggers, truth, stars, kept, names, rates=rates, n_samples=bootstrap)
     without.write(out / "sky-without-satellites")
     return ["## sky, without the amplifiers that a slow satellite crosses", said, without.text(short=True)]
+
+
+def report_asked(out: Path, fields: Sequence[str], names: Sequence[str], rates: Sequence[float]) -> list[str]:
+    """Count the false alarms of event-free fields at the thresholds that a search would set."""
+    shipped = {"template-bank": "template-bank", **BUNDLED}
+    stored = {name: read_rates(bundled_folder() / shipped[name]) if name in shipped else None for name in names}
+    triggers, _, _, manifest = read_fields(out, fields)
+    table = count_asked(triggers, manifest, stored, rates)
+    write_parquet(table, out / "asked.parquet")
+    return ["## Asked and counted: thresholds from the scores of each field", to_markdown(table)]
 
 
 def parse() -> argparse.Namespace:

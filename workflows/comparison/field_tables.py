@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,10 @@ from shutterless.models.evaluation.matched_rates import (
     judge_at_rate,
     optimum_completeness,
 )
-from shutterless.models.evaluation.metrics import bootstrap_events, fit_rho50, optimum_threshold
+from shutterless.models.evaluation.metrics import RateCurve, bootstrap_events, fit_rho50, optimum_threshold
+from shutterless.models.evaluation.own_rates import AmplifierScores, fit_own_rates
 from shutterless.pipeline.files import write_parquet
+from shutterless.workflows.searching.frame_rates import distinct_scores
 
 OPTIMUM = "optimum"
 JUDGED_RHO = (5.0, 15.0)
@@ -165,6 +167,51 @@ def ramp_alarms(steady: Tables, ramp: Tables) -> pd.DataFrame:
         ratio = counted / expected if expected else np.nan
         rows.append((own.detector, own.rate, own.threshold, ramp.live_hours, counted, expected, ratio))
     names = ["detector", "rate", "threshold", "ramp_hours", "ramp_alarms", "steady_alarms", "times"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def count_asked(
+    triggers: pd.DataFrame, manifest: pd.DataFrame, stored: Mapping[str, RateCurve | None], rates: Sequence[float]
+) -> pd.DataFrame:
+    """Count false alarms at thresholds that a search sets itself, on event-free fields.
+
+    Parameters
+    ----------
+    triggers : DataFrame
+        From `shutterless.workflows.searching.detect.detect`, of fields without events.
+    manifest : DataFrame
+        Of these fields; a sequence is searched by itself, as a user would.
+    stored : mapping of str to RateCurve
+        By detector; its threshold counts beside.
+    rates : sequence of float
+        False alarms per amplifier-hour that are asked for.
+
+    Returns
+    -------
+    DataFrame
+        ``detector``, ``rate``, ``asked`` (alarms in all fields), ``counted``, ``stored_counted`` (at the threshold of
+        the stored curve), ``most_in_a_field`` and ``asked_of_a_field``, the mean.
+    """
+    hours = (manifest["live_pixel_rows"] / manifest["pixel_rows_per_hour"]).set_axis(manifest["entry"])
+    rows = []
+    for name, curve in stored.items():
+        by_entry = {entry: part.assign(exposure=0) for entry, part in triggers.groupby("entry")}
+        noise = {entry: distinct_scores(part, name) for entry, part in by_entry.items()}
+        alarms = {
+            entry: distinct_scores(part.drop(columns=f"{name}/probability"), name) for entry, part in by_entry.items()
+        }
+        for rate in rates:
+            counted, by_curve = [], 0
+            for _, field in manifest.groupby("sequence"):
+                entries = [entry for entry in field["entry"] if entry in noise]
+                searched = [AmplifierScores(entry, "one sky", noise[entry], float(hours[entry])) for entry in entries]
+                own = fit_own_rates(searched, rate, curve)
+                counted.append(sum(int((alarms[e] >= own[e].threshold(rate)).sum()) for e in entries if e in own))
+                if curve is not None:
+                    by_curve += sum(int((alarms[e] >= curve.threshold(rate)[0]).sum()) for e in entries)
+            asked = float(rate * hours.sum())
+            rows.append((name, rate, asked, sum(counted), by_curve, max(counted), asked / len(counted)))
+    names = ["detector", "rate", "asked", "counted", "stored_counted", "most_in_a_field", "asked_of_a_field"]
     return pd.DataFrame(rows, columns=names)
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shutterless.models.evaluation.metrics import optimum_threshold
+from shutterless.models.evaluation.metrics import RateCurve, optimum_threshold
 from shutterless.workflows.comparison.field_tables import (
+    count_asked,
     judge_fields,
     mark_slow_satellites,
     open_fields,
@@ -114,3 +115,23 @@ def test_tables_are_written(tmp_path):
     for name in ("rates", "groups", "losses", "alarms"):
         written = pd.read_parquet(tmp_path / f"{name}.parquet")
         pd.testing.assert_frame_equal(written, getattr(tables, name), check_dtype=False)
+
+
+def test_the_rate_that_is_asked_is_counted():
+    """Two fields of four amplifiers, 0.1 hours each, whose noise falls by e in 0.5; 40 alarms are asked for."""
+    rng = np.random.default_rng(3)
+    entries = [f"a{k}" for k in range(8)]
+    manifest = pd.DataFrame(
+        {"entry": entries, "sequence": ["one"] * 4 + ["two"] * 4, "live_pixel_rows": 1e8, "pixel_rows_per_hour": 1e9}
+    )
+    n = 300
+    rows = 1000 * np.arange(n)
+    place = {"x": 10.0, "y": 0.0, "row_start": rows, "row_stop": rows + 5, "width_rows": 6.0, "m/probability": np.nan}
+    noise = [pd.DataFrame({"entry": entry, **place, "m/score": rng.exponential(0.5, n)}) for entry in entries]
+    curve = RateCurve(np.linspace(9, 5, 100), live_hours=1.0)
+    (row,) = count_asked(pd.concat(noise), manifest, {"m": curve}, [50.0]).itertuples()
+    assert row.asked == pytest.approx(40)
+    assert row.counted == pytest.approx(40, abs=15)
+    assert row.stored_counted == 0  # that curve is of other frames
+    assert row.asked_of_a_field == pytest.approx(20)
+    assert row.most_in_a_field <= row.counted
