@@ -232,6 +232,11 @@ def false_alarm_curve(
     return RateCurve(alarms["score"].to_numpy(dtype=np.float64), live_hours, pixel_rows_per_hour)
 
 
+def empty_truth() -> pd.DataFrame:
+    """Truth table of frames that are taken to be event-free."""
+    return pd.DataFrame({name: [] for name in ("entry", "x", "row_start", "row_stop", "rho")}).assign(is_event=False)
+
+
 def list_alarms(detections: pd.DataFrame, score: np.ndarray, truth: pd.DataFrame) -> pd.DataFrame:
     """Clusters that match no event: ``entry`` and highest ``score`` of each, the highest first."""
     events = truth[truth["is_event"].astype(bool)]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.amplifier import Amplifier
+from shutterless.pipeline.calibration.streaks.find import nearest_place
 from shutterless.pipeline.psf import pixel_profile
 
 STAR_FEATURES = (
@@ -55,9 +56,10 @@ def describe_stars(amplifier: Amplifier, triggers: pd.DataFrame) -> pd.DataFrame
     block = amplifier.block_of(peak.astype(np.int64))
     sigma = amplifier.sigma_e[0, column, block].astype(np.float64)
     near = _NearStars(amplifier, x)
-    own_distance, own = near.nearest(OWN_STAR_PX)
-    flux = np.where(np.isfinite(own_distance), near.flux[own] if near.flux.size else np.nan, np.nan)
-    light, distance = near.others(own, own_distance, amplifier.psf_sigma_px)
+    own = near.nearest(OWN_STAR_PX)
+    known = np.append(near.x, np.nan), np.append(near.flux, np.nan)  # -1, no star, reads the last
+    own_distance, flux = np.abs(known[0][own] - x), known[1][own]
+    light, distance = near.others(own, amplifier.psf_sigma_px)
     level = (amplifier.baseline_e[0, column, block] - amplifier.sky_e) / amplifier.sky_sigma_e
     edge_rows = np.minimum(start, amplifier.n_rows - 1 - stop) / (stop - start + 1)
     return pd.DataFrame(
@@ -85,26 +87,20 @@ class _NearStars:
             amplifier.streaks[name].to_numpy(dtype=np.float64)[order] for name in ("x", "flux_e_row", "y0")
         )
         first, last = np.searchsorted(self.x, x - NEIGHBOUR_PX), np.searchsorted(self.x, x + NEIGHBOUR_PX)
-        self._n = len(x)
+        self._x, self._n = x, len(x)
         self._place = np.repeat(np.arange(len(x)), last - first)
         offsets = np.arange(len(self._place)) - np.repeat(np.cumsum(last - first) - (last - first), last - first)
         self._star = np.repeat(first, last - first) + offsets
         self._distance = np.abs(self.x[self._star] - x[self._place])
 
-    def nearest(self, within_px: float) -> tuple[np.ndarray, np.ndarray]:
-        """Distance (NaN without one) and index (0 without one) of the nearest star within some pixels."""
-        distance, star = np.full(self._n, np.nan), np.zeros(self._n, np.int64)
-        order = np.lexsort(
-            (-self._distance, self._place)
-        )  # the nearest of a place comes last and overwrites the others
-        order = order[self._distance[order] <= within_px]
-        distance[self._place[order]] = self._distance[order]
-        star[self._place[order]] = self._star[order]
-        return distance, star
+    def nearest(self, within_px: float) -> np.ndarray:
+        """Index of the nearest star within some pixels, -1 without one."""
+        known, places = (np.stack([np.zeros_like(x), x], axis=1) for x in (self.x, self._x))
+        return nearest_place(known, places, within_px)
 
-    def others(self, own: np.ndarray, own_distance: np.ndarray, sigma_px: float) -> tuple[np.ndarray, np.ndarray]:
+    def others(self, own: np.ndarray, sigma_px: float) -> tuple[np.ndarray, np.ndarray]:
         """Light at each place of all stars but its own (electrons per row), and distance of the nearest of them."""
-        is_other = ~np.isfinite(own_distance[self._place]) | (self._star != own[self._place])
+        is_other = self._star != own[self._place]
         place, star, away = self._place[is_other], self._star[is_other], self._distance[is_other]
         light = np.bincount(place, weights=self.flux[star] * pixel_profile(away, sigma_px), minlength=self._n)
         distance = np.full(self._n, np.inf)

@@ -19,6 +19,7 @@ from shutterless.models.evaluation.metrics import (
     apart_table,
     bootstrap_events,
     completeness_table,
+    empty_truth,
     event_scores,
     false_alarm_curve,
     match_entries,
@@ -296,11 +297,12 @@ def count_false_alarms(
 ) -> RateCurve:
     """False-alarm curve of a detector on amplifiers, or views of them, that are taken to be event-free."""
     detections = _collect_detections(store, manifest, [detector], executor, progress, views)
-    nothing = pd.DataFrame({name: [] for name in ("entry", "x", "row_start", "row_stop", "rho")}).assign(is_event=False)
     score = detections[f"{detector.name}/score"].to_numpy()
     hours = dict(zip(manifest["entry"], _live_hours(manifest), strict=True))
     hours |= {entry: view.open(str(store), entry).live_hours for entry, view in (views or {}).items() if entry in hours}
-    return false_alarm_curve(detections, score, nothing, float(sum(hours.values())), pixel_rows_per_hour(manifest))
+    return false_alarm_curve(
+        detections, score, empty_truth(), float(sum(hours.values())), pixel_rows_per_hour(manifest)
+    )
 
 
 def write_verdict(summary: pd.DataFrame, found: dict[str, np.ndarray], samples: list[np.ndarray]) -> str:

@@ -87,7 +87,7 @@ def find_triggers_for(amplifier: Amplifier, detectors: Sequence[Detector], thres
 
 
 def _any_forest(detectors: Sequence[Detector]) -> bool:
-    return any(detector.folder is not None and is_forest(detector.folder) for detector in detectors)
+    return any(isinstance(load_once(detector.folder), Forest) for detector in detectors if detector.folder is not None)
 
 
 def score_triggers(

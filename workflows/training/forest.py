@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shutterless.models.evaluation.metrics import RateCurve, cluster_detections
+from shutterless.models.evaluation.metrics import RateCurve, empty_truth, false_alarm_curve
 from shutterless.models.forest.fit import fit_forest
 from shutterless.models.forest.forest import Forest
 from shutterless.models.forest.settings import ForestSettings
@@ -21,6 +21,7 @@ from shutterless.pipeline.events.kinds import EVENT_KINDS
 from shutterless.pipeline.examples.labelled_triggers import inject_and_label, label_triggers
 from shutterless.pipeline.injection.amplifiers import InjectionSettings
 from shutterless.pipeline.store.store import manifest_hash, open_amplifier, read_manifest
+from shutterless.workflows.comparison.field_tables import place_by_entry
 from shutterless.workflows.comparison.unseen import describe_frames
 from shutterless.workflows.execution.cluster import Executor, SerialExecutor
 from shutterless.workflows.execution.progress import Progress
@@ -72,7 +73,7 @@ def label_store(
         raise TrainError(f"store {store} holds no amplifier; see its failures.parquet")
     fields = dict(zip(manifest["entry"], sky_groups(manifest), strict=True))
     items = [_Amplifier(str(store), entry, number) for number, entry in enumerate(manifest["entry"])]
-    work = partial(_label, seed=seed, truth=truth)
+    work = partial(_label, seed=seed, truth=None if truth is None else place_by_entry(truth, manifest))
     tables = []
     for outcome in (executor or SerialExecutor()).map(work, items, describe="labelling triggers", progress=progress):
         if outcome.value is None:
@@ -86,9 +87,7 @@ def _label(item: _Amplifier, *, seed: int, truth: pd.DataFrame | None) -> pd.Dat
     if truth is None:
         rng = np.random.default_rng([seed, item.number])
         return inject_and_label(amplifier, rng, InjectionSettings())
-    readout = amplifier.readout
-    own = (truth["file"] == amplifier.file) & (truth["ccd"] == readout.ccd) & (truth["quadrant"] == readout.quadrant)
-    return label_triggers(amplifier, truth[own])
+    return label_triggers(amplifier, truth[truth["entry"] == item.entry])
 
 
 def train_forest(
@@ -182,5 +181,5 @@ def _count_false_alarms(forest: Forest, triggers: pd.DataFrame, live_hours: pd.S
     """Highest score of each cluster of triggers that match no event."""
     noise = triggers[~np.isin(triggers["kind"].to_numpy(dtype=object), EVENT_KINDS)].reset_index(drop=True)
     score = forest.score(noise)["event_logit"]
-    highest = score.groupby(cluster_detections(noise)).max().sort_values(ascending=False).to_numpy()
-    return RateCurve(highest, float(live_hours.loc[triggers["entry"].unique()].sum()))
+    hours = float(live_hours.loc[triggers["entry"].unique()].sum())
+    return false_alarm_curve(noise, score.to_numpy(), empty_truth(), hours)
