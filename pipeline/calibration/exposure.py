@@ -84,7 +84,7 @@ def _(frame: Frame, residual: np.ndarray) -> Calibrated:
     profile, error = collapse_profile(baseline.level_e, frame.readout.read_noise_e, n_rows)
     streaks, sigma_px = find_streaks(profile, error, frame.readout.psf_sigma_px, frame.readout, baseline.ramps)
     arrays = _write_residuals(frame, baseline, residual[0])
-    n_moving = clean_streaks(
+    n_moving, lag_rows = clean_streaks(
         residual[0], arrays["sigma_e"][0], steady, sky_level(steady), streaks, sigma_px, frame.readout
     )
     statistics = column_statistics(residual[0])
@@ -102,7 +102,7 @@ def _(frame: Frame, residual: np.ndarray) -> Calibrated:
         "serial_trap_capacity_e": baseline.serial_trap.capacity_e if baseline.serial_trap else 0.0,
         **summarise_quality(statistics, bad, n_rows),
     }
-    return Calibrated(residual, arrays, streaks, description)
+    return Calibrated(residual, arrays, streaks.assign(lag_rows=lag_rows), description)
 
 
 @calibrate_exposure.register

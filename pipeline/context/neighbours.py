@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.amplifier import Amplifier
+from shutterless.pipeline.context.stars import star_lags
 from shutterless.pipeline.detection.matching import TRUTH_MATCH_PX
 
 NEIGHBOUR_FEATURES = (
@@ -50,7 +51,7 @@ def count_neighbours(amplifier: Amplifier, triggers: pd.DataFrame) -> pd.DataFra
     ``same_row_excess``: triggers of like length elsewhere whose peaks agree, more than the number that is expected
     there, over the square root of that number plus one: (n - e) / √(e + 1), with e from the density of such triggers in
     all rows. ``loudest_same_row``: the largest S/N of them over the trigger's own. ``same_time_excess``: the same for
-    the own time of the stars, row - y0; NaN where y0 is not known.
+    the own time of the stars, row - lag; NaN where the lag is not known (`star_lags`).
 
     ``n_beside``, ``loudest_beside``: triggers in the columns beside it, up to `BESIDE_PX`, with overlapping rows.
     ``crowd_near``: triggers of the amplifier within `SAME_STAR_NEAR_S` over the number expected;
@@ -80,8 +81,8 @@ def count_neighbours(amplifier: Amplifier, triggers: pd.DataFrame) -> pd.DataFra
 
 
 def _onsets(amplifier: Amplifier, triggers: pd.DataFrame) -> np.ndarray:
-    """Row at which the own time of each trigger's star begins, NaN without a star of known y0."""
-    onset = amplifier.streaks.set_index("streak_id")["y0"]
+    """Row at which the own time of each trigger's star begins, NaN without a star of known lag."""
+    onset = pd.Series(star_lags(amplifier), index=amplifier.streaks["streak_id"])
     return onset.reindex(triggers["streak_id"].fillna(-1).astype("int64")).to_numpy(dtype=np.float64)
 
 

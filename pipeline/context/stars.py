@@ -78,6 +78,18 @@ def describe_stars(amplifier: Amplifier, triggers: pd.DataFrame) -> pd.DataFrame
     )[list(STAR_FEATURES)]
 
 
+def star_lags(amplifier: Amplifier) -> np.ndarray:
+    """File row at which the own time of each streak is 0, but for a number that all share; NaN where unknown, (s,)."""
+    y0 = amplifier.streaks["y0"].to_numpy(dtype=np.float64)
+    if "lag_rows" not in amplifier.streaks:
+        return y0
+    found = amplifier.streaks["lag_rows"].to_numpy(dtype=np.float64)
+    both = np.isfinite(y0) & np.isfinite(found)
+    if not both.any():
+        return found if np.isfinite(found).any() else y0
+    return np.where(np.isfinite(found), found + np.median(y0[both] - found[both]), y0)
+
+
 class _NearStars:
     """Stars within `NEIGHBOUR_PX` of each place, as index pairs."""
 

@@ -110,7 +110,7 @@ def clean_streaks(
     streaks: pd.DataFrame,
     sigma_px: float,
     readout: Readout,
-) -> int:
+) -> tuple[int, np.ndarray]:
     """Subtract image motion, focus and transparency changes from the bright streaks of an amplifier, in place.
 
     Parameters
@@ -131,8 +131,10 @@ def clean_streaks(
 
     Returns
     -------
-    int
+    n_moving : int
         Streaks from which something was subtracted; 0 in still air.
+    lag_rows : ndarray of float64, shape (s,)
+        File row at which each streak's own time is 0, but for one number that all share; NaN where it is not known.
 
     Notes
     -----
@@ -145,7 +147,9 @@ def clean_streaks(
     motion = learn_motion(residual, bright, crowding, sigma_px, readout)
     shared = [False] * len(bright) if motion is None else subtract_shared(residual, bright, motion)
     own = subtract_own_motions(residual, bright, sigma_px, streaks["x"].to_numpy(), readout)
-    return int((np.array(shared, dtype=bool) | own).sum())
+    lags = {} if motion is None else motion.lags
+    lag_rows = np.array([lags.get(streak_id, np.nan) for streak_id in streaks["streak_id"]], dtype=np.float64)
+    return int((np.array(shared, dtype=bool) | own).sum()), lag_rows
 
 
 def subtract_own_motions(

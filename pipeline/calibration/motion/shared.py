@@ -52,6 +52,9 @@ class SharedMotion:
         Those of `LIGHT`, `SHIFT` and `WIDTH` in which the stars predict each other.
     predicted : dict of int to dict of int to ndarray
         Prediction for each anchor from the other anchors, by ``streak_id`` and channel, shape (t,).
+    lags : dict of int to float
+        File row at which the own time of each aligned star is 0, but for one number that all of an amplifier share, by
+        ``streak_id``. `subtract_shared` adds the stars that it aligns.
     finder : LagFinder
     sigma_px : float
         Width of the point-spread function in one row, without the motion that widens its mean.
@@ -60,6 +63,7 @@ class SharedMotion:
 
     channels: dict[int, SharedSeries]
     predicted: dict[int, dict[int, np.ndarray]]
+    lags: dict[int, float]
     finder: LagFinder
     sigma_px: float
     pace: MotionPace
@@ -272,6 +276,7 @@ def _share(
             streak.streak_id: {channel: shared.predicted[k] for channel, shared in channels.items()}
             for k, streak in enumerate(streaks)
         },
+        lags={streak.streak_id: float(lag) for streak, lag in zip(streaks, lags, strict=True)},
         finder=finder,
         sigma_px=sigma_px,
         pace=pace,
@@ -328,11 +333,13 @@ def _subtract_predicted(
     own, mean = (found[0] for found in limit_states(state[None], valid[None], error[None]))
     assumed = np.repeat(mean[:, None], own.shape[1], axis=1)
     helped = False
-    for channel, series in _predict(streak, own, valid, motion).items():
+    predicted, lag = _predict(streak, own, valid, motion)
+    for channel, series in predicted.items():
         if _follows(own[channel], series, valid):
             assumed[channel] += series
             helped = True
     if helped:
+        motion.lags[streak.streak_id] = lag
         streak.subtract(residual, assumed, motion.sigma_px, motion.pace.baseline_blocks)
     return helped
 
@@ -347,16 +354,18 @@ def _follows(own, series, valid):  # pragma: no cover - compiled
     return gain > 0
 
 
-def _predict(streak: Streak, own: np.ndarray, valid: np.ndarray, motion: SharedMotion) -> dict[int, np.ndarray]:
-    """Prediction for a streak from the other stars, by channel; empty if its lag is unknown and cannot be found."""
+def _predict(
+    streak: Streak, own: np.ndarray, valid: np.ndarray, motion: SharedMotion
+) -> tuple[dict[int, np.ndarray], float]:
+    """Prediction for a streak from the other stars, by channel, and its lag; empty if that is not known nor found."""
     if streak.streak_id in motion.predicted:
-        return motion.predicted[streak.streak_id]
+        return motion.predicted[streak.streak_id], motion.lags[streak.streak_id]
     lag = streak.lag
     if np.isnan(lag):
         lag = motion.finder.find(own[[SHIFT]], valid)
     if np.isnan(lag):
-        return {}
+        return {}, lag
     usable = [channel for channel in (SHIFT, WIDTH) if channel in motion.channels]
     predicted = np.stack([motion.channels[channel].at(round(lag)) for channel in usable])
     refined = round(lag) + refine_lag(own[usable], valid, predicted, motion.pace.refine_rows)
-    return {channel: shared.at(refined) for channel, shared in motion.channels.items()}
+    return {channel: shared.at(refined) for channel, shared in motion.channels.items()}, float(refined)

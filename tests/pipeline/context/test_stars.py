@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from flat_amplifier import flat_amplifier
 
-from shutterless.pipeline.context.stars import describe_stars
+from shutterless.pipeline.context.stars import describe_stars, star_lags
 from shutterless.pipeline.psf import pixel_profile
 
 SIGMA_PX = 0.85
@@ -50,3 +50,25 @@ def test_borders_are_felt_only_near_them():
     near, far = describe(3.0, row=20), describe(30.0, row=500)
     assert (near["edge_px"], near["edge_lengths"]) == (3.0, 2.0)
     assert (far["edge_px"], far["edge_lengths"]) == (20.0, 20.0)
+
+
+def lags(y0, lag_rows) -> list[float]:
+    amplifier = flat_amplifier(np.zeros((64, 100)), sky_e=300.0, sigma_e=20.0, sigma_px=SIGMA_PX, streak_x=(10, 30, 50))
+    amplifier.streaks["y0"] = np.asarray(y0, dtype=float)
+    if lag_rows is not None:
+        amplifier.streaks["lag_rows"] = np.asarray(lag_rows, dtype=float)
+    return star_lags(amplifier).tolist()
+
+
+def test_lags_are_those_of_the_motion_or_of_the_onsets():
+    nan = np.nan
+    np.testing.assert_equal(lags([5, nan, 9], None), [5, nan, 9])  # of images and older tables
+    np.testing.assert_equal(lags([5, nan, 9], [nan, nan, nan]), [5, nan, 9])
+    np.testing.assert_equal(lags([nan, nan, nan], [-20, nan, 300]), [-20, nan, 300])
+
+
+def test_lags_of_the_motion_share_a_number_with_the_onsets():
+    nan = np.nan
+    np.testing.assert_equal(lags([400, nan, 120], [100, 250, nan]), [400, 550, 120])
+    # nothing ties the two scales together, so those that were found count
+    np.testing.assert_equal(lags([400, nan, nan], [nan, 250, 70]), [nan, 250, 70])

@@ -16,7 +16,7 @@ READOUT = Readout(300.0, 6.2, 10.0, 48_000.0, 3080)
 
 
 def clean(residual):
-    return clean_streaks(residual, noise_of(residual.shape[1]), LEVEL_E, SKY_E, STREAKS, SIGMA_PX, READOUT)
+    return clean_streaks(residual, noise_of(residual.shape[1]), LEVEL_E, SKY_E, STREAKS, SIGMA_PX, READOUT)[0]
 
 
 def moving_star(rng, n_rows, motion_px):

@@ -53,14 +53,18 @@ def test_shared_motion_is_taken_out_of_every_streak(y0_known):
     residual, sigma, level, streaks = sky(1, moving=True, y0_known=y0_known)
     readout = READOUT
     assert (spread(residual) > [6, 5, 4, 3, 2.5, 1.3]).all()
-    assert clean_streaks(residual, sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, readout) == 6
+    n_moving, lag_rows = clean_streaks(residual, sigma, level, SKY_E, streaks, MEAN_SIGMA_PX, readout)
+    assert n_moving == 6
+    np.testing.assert_allclose(lag_rows - lag_rows[0], Y0 - Y0[0], atol=1.5)  # but for a number that all share
     np.testing.assert_allclose(spread(residual), 1, atol=0.15)
 
 
 def test_still_air_leaves_every_bit():
     residual, sigma, level, streaks = sky(2, moving=False)
     before = residual.copy()
-    assert clean_streaks(residual, sigma, level, SKY_E, streaks, SIGMA_PX, READOUT) == 0
+    n_moving, lag_rows = clean_streaks(residual, sigma, level, SKY_E, streaks, SIGMA_PX, READOUT)
+    assert n_moving == 0
+    assert np.isnan(lag_rows).all()
     np.testing.assert_array_equal(residual, before)
 
 
