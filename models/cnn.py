@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from shutterless.models.configuration import CnnConfig
-from shutterless.models.inputs import DetectorModel, ModelInputs
+from shutterless.models.inputs import DetectorModel, ModelInputs, number_encoding_size
 from shutterless.models.outputs import AttentionPool
 
 
@@ -25,6 +25,7 @@ class CnnDetector(DetectorModel):
         super().__init__(config, summary_size=config.hidden_size + 1)
         grid, channels = config.token_grid, list(config.channels or ())
         n_static = grid.profile_size + len(config.feature_names or ())
+        n_static += number_encoding_size(len(config.context_names or ()))
         sizes = [grid.profile_size + 2, *channels]
         self.convolutions = nn.ModuleList(
             nn.Conv1d(n_in, n_out, config.kernel_rows, stride=stride, padding=config.kernel_rows // 2)
@@ -41,7 +42,10 @@ class CnnDetector(DetectorModel):
         for convolution in self.convolutions:
             maps = functional.gelu(convolution(maps))
         pooled = self.pool(maps.transpose(1, 2))  # (b, c + 1)
-        joined = torch.cat([maps.amax(-1), pooled[:, :-1], inputs.profile, inputs.features], -1)
+        static = [inputs.profile, inputs.features]
+        if inputs.surroundings is not None:
+            static.append(inputs.surroundings)
+        joined = torch.cat([maps.amax(-1), pooled[:, :-1], *static], -1)
         # the mean position goes straight to the head, which reads the onset from it
         return torch.cat([self.dropout(functional.gelu(self.join(joined))), pooled[:, -1:]], -1)
 

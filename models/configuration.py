@@ -25,6 +25,9 @@ class DetectorConfig(PreTrainedConfig):
         Names of the classes, in the order of ``kind_logits``.
     feature_names : list of str
         Names of the stage-1 features, in the order of ``features``.
+    context_names : list of str
+        Names of the numbers that describe a trigger's surroundings, in the order of ``numbers``; empty for a model that
+        sees strips alone.
     loss_weights : dict
         Weight of each term of the loss.
     calibration_slope, calibration_intercept : float
@@ -38,6 +41,7 @@ class DetectorConfig(PreTrainedConfig):
     grid: dict | None = None
     kinds: list | None = None
     feature_names: list | None = None
+    context_names: list | None = None
     loss_weights: dict | None = None
     calibration_slope: float = 1.0
     calibration_intercept: float = 0.0
@@ -47,6 +51,7 @@ class DetectorConfig(PreTrainedConfig):
         self.grid = asdict(self.token_grid)
         self.kinds = list(self.kinds or KINDS)
         self.feature_names = list(self.feature_names or STAGE1_FEATURES)
+        self.context_names = list(self.context_names or [])
         self.loss_weights = {**LOSS_WEIGHTS, **(self.loss_weights or {})}
         self.training = dict(self.training or {})
         super().__post_init__(**kwargs)

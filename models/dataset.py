@@ -29,6 +29,8 @@ class StripDataset(Dataset):
     labels : Labels
         With the arrays ``is_event``, ``kind``, ``onset``, ``log2_duration``, all of shape (b,).
     grid : TokenGrid
+    numbers : ndarray of float32, shape (b, c), optional
+        Context of the triggers, for models that see it.
     flip_columns : bool
         Mirror each strip left-right with probability 1/2, every time it is drawn. Time is never reversed, because a
         flare rises fast and decays slowly. Nothing is rotated, because only rows are time.
@@ -37,9 +39,16 @@ class StripDataset(Dataset):
     """
 
     def __init__(
-        self, strips: StripBatch, labels: Labels, grid: TokenGrid, *, flip_columns: bool = False, seed: int = 0
+        self,
+        strips: StripBatch,
+        labels: Labels,
+        grid: TokenGrid,
+        *,
+        numbers: np.ndarray | None = None,
+        flip_columns: bool = False,
+        seed: int = 0,
     ) -> None:
-        self.inputs = strips_to_tensors(strips)
+        self.inputs = strips_to_tensors(strips, numbers)
         self.labels = labels_to_tensors(labels)
         self.grid = grid
         self.flip_columns = flip_columns
@@ -77,9 +86,11 @@ def pass_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return batch
 
 
-def strips_to_tensors(strips: StripBatch) -> dict[str, torch.Tensor]:
-    """Convert a `StripBatch` to tensors under the names of the models' inputs."""
+def strips_to_tensors(strips: StripBatch, numbers: np.ndarray | None = None) -> dict[str, torch.Tensor]:
+    """Convert a `StripBatch`, and the context of its triggers, to tensors under the names of the models' inputs."""
     arrays = {f.name: np.ascontiguousarray(getattr(strips, f.name)) for f in fields(StripBatch)}
+    if numbers is not None:
+        arrays["numbers"] = np.ascontiguousarray(numbers)
     types = {"mask": bool}
     return {name: torch.from_numpy(array.astype(types.get(name, np.float32))) for name, array in arrays.items()}
 

@@ -14,10 +14,11 @@ from safetensors import SafetensorError
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from shutterless.models.cnn import CnnDetector
-from shutterless.models.forest.forest import is_forest
+from shutterless.models.forest.forest import is_combined, is_forest
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.mlp import MlpDetector
 from shutterless.models.transformer import TransformerDetector
+from shutterless.pipeline.context.features import CONTEXT_FEATURES
 from shutterless.pipeline.events.kinds import KINDS
 from shutterless.pipeline.tokens import TokenGrid
 
@@ -45,6 +46,7 @@ def build_model(
     *,
     kinds: Sequence[str] = KINDS,
     loss_weights: Mapping[str, float] | None = None,
+    context: bool = False,
     seed: int = 0,
 ) -> DetectorModel:
     """Build a model with random weights.
@@ -61,6 +63,8 @@ def build_model(
         Names of the classes.
     loss_weights : mapping, optional
         Weights of the loss terms that differ from the defaults.
+    context : bool
+        Whether it sees the context of a trigger beside its strip.
     seed : int
         Fixes the weights. The caller's own random state is left as it was.
     """
@@ -70,8 +74,9 @@ def build_model(
     _check_arch(family, arch)
     cls: Any = FAMILIES[family]
     config = cls.config_class(
-        grid=asdict(grid or TokenGrid()), kinds=list(kinds), loss_weights=dict(loss_weights or {}), **arch
-    )
+        grid=asdict(grid or TokenGrid()), kinds=list(kinds), loss_weights=dict(loss_weights or {}),
+        context_names=list(CONTEXT_FEATURES) if context else [], **arch,
+    )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return cls(config).eval()
@@ -101,7 +106,7 @@ def load_model(folder: str | Path, **kwargs: Any) -> DetectorModel:
         If there is no model, its weights are damaged, or the folder holds a pickle anywhere (`refuse_pickles`).
     """
     folder = Path(folder)
-    if is_forest(folder):
+    if is_forest(folder) or is_combined(folder):
         raise ModelError(
             f"{folder} holds a forest, which scores the triggers of frames and no strips; it searches and is "
             "evaluated, but is not served, registered or explained: name a transformer, CNN or MLP"

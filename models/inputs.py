@@ -16,11 +16,13 @@ from transformers.utils import logging as transformers_logging
 
 from shutterless.models.configuration import DetectorConfig
 from shutterless.models.outputs import DetectorHead, DetectorOutput, detector_loss
+from shutterless.pipeline.context.features import CONTEXT_FEATURES
 from shutterless.pipeline.tokens import STAGE1_FEATURES, GridError, StripBatch, TokenGrid
 
 # Residuals up to 5σ pass nearly unchanged, so that noise stays Gaussian; a cosmic ray of 1000σ becomes 30.
 RESIDUAL_SOFTNESS = 5.0
 LARGEST_INPUT = 1e6
+N_BINS = 16  # of the piecewise linear encoding of a number
 
 
 class FeatureError(ValueError):
@@ -36,6 +38,7 @@ class ModelInputs:
     profile: torch.Tensor  # (b, y x)
     features: torch.Tensor  # (b, f)
     mask: torch.Tensor  # (b, n)
+    surroundings: torch.Tensor | None = None  # (b, e), encoded numbers of the trigger's context
 
 
 def compress(values: torch.Tensor, softness: float) -> torch.Tensor:
@@ -95,6 +98,45 @@ class InputScaling(nn.Module):
         )
 
 
+def number_encoding_size(n_numbers: int) -> int:
+    """Numbers that `NumberEncoding` makes of some numbers."""
+    return n_numbers * (N_BINS + 1)
+
+
+class NumberEncoding(nn.Module):
+    """Piecewise linear encoding of numbers (Gorishniy et al. 2022, arXiv:2203.05556, section 3.2).
+
+    Each number becomes `N_BINS` numbers between 0 and 1, which say how much of each bin lies below it; the edges of the
+    bins are quantiles of the training examples. So a network bends its answer at any value, as a tree does. A number
+    that is not known is 0 in all bins, and one more number says that it is known.
+    """
+
+    edges: torch.Tensor  # (c, N_BINS + 1)
+
+    def __init__(self, n_numbers: int) -> None:
+        super().__init__()
+        self.register_buffer("edges", torch.linspace(0, 1, N_BINS + 1).repeat(n_numbers, 1))
+
+    @torch.no_grad()
+    def fit(self, numbers: torch.Tensor) -> None:
+        """Set the edges to quantiles of training numbers (n, c)."""
+        at = np.linspace(0, 1, N_BINS + 1)
+        for k, column in enumerate(numbers.double().numpy().T):
+            known = column[np.isfinite(column)]
+            edges = np.quantile(known, at) if len(known) else at
+            self.edges[k] = torch.from_numpy(edges)
+
+    def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Encode numbers (b, c) as (b, e), `number_encoding_size`."""
+        known = torch.isfinite(numbers)
+        value = torch.where(known, numbers, 0.0).unsqueeze(-1)
+        low, high = self.edges[:, :-1], self.edges[:, 1:]
+        # a bin without a width, where many examples agree, is a step
+        share = torch.where(high > low, (value - low) / (high - low).clamp(min=1e-12), (value > low).to(value.dtype))
+        encoded = share.clamp(0, 1) * known.unsqueeze(-1)
+        return torch.cat([encoded.flatten(1), known.to(encoded.dtype)], -1)
+
+
 class DetectorModel(PreTrainedModel):
     """Base of all families; a family only defines how a strip becomes one vector (`summarise`)."""
 
@@ -107,6 +149,8 @@ class DetectorModel(PreTrainedModel):
         super().__init__(config)
         n_features, n_kinds = len(config.feature_names or ()), len(config.kinds or ())
         self.scaling = InputScaling(n_features)
+        if config.context_names:
+            self.encoding = NumberEncoding(len(config.context_names))
         self.head = DetectorHead(summary_size, n_features, n_kinds)
 
     @property
@@ -120,6 +164,24 @@ class DetectorModel(PreTrainedModel):
             raise FeatureError(
                 f"the model was trained with features {list(self.config.feature_names)}, but stage 1 computes "
                 f"{list(STAGE1_FEATURES)}: retrain, or use the version of the package that made the model"
+            )
+
+    def check_numbers(self, numbers: np.ndarray | None) -> None:
+        """Refuse strips without the context that the model was trained with, and any for a model of strips alone."""
+        names = tuple(self.config.context_names)
+        if not names and numbers is not None:
+            raise FeatureError("the model sees strips alone; score them without the context of their triggers")
+        if not names:
+            return
+        if numbers is None:
+            raise FeatureError(
+                "the model sees the context of a trigger beside its strip, and none is given; it scores triggers of "
+                "frames (shutterless search, evaluate) and no strips alone"
+            )
+        if names != CONTEXT_FEATURES or numbers.shape[1] != len(names):
+            raise FeatureError(
+                f"the model was trained with the context {list(names)}, but {numbers.shape[1]} numbers of "
+                f"{list(CONTEXT_FEATURES)} are given: retrain, or use the version of the package that made the model"
             )
 
     @classmethod
@@ -150,6 +212,7 @@ class DetectorModel(PreTrainedModel):
         profile: torch.Tensor,
         features: torch.Tensor,
         mask: torch.Tensor,
+        numbers: torch.Tensor | None = None,
         is_event: torch.Tensor | None = None,
         kind: torch.Tensor | None = None,
         onset: torch.Tensor | None = None,
@@ -158,6 +221,9 @@ class DetectorModel(PreTrainedModel):
         """Score strips: inputs as in `StripBatch`, labels as in `detector_loss` (no loss without ``is_event``)."""
         self._check_shapes(patches, context, profile, features, mask)
         inputs = self.scaling(patches, context, profile, features, mask)
+        if self.config.context_names:
+            assert numbers is not None
+            inputs.surroundings = self.encoding(numbers)
         output = self.head(self.summarise(inputs), inputs.features)
         if is_event is not None:
             weights = self.config.loss_weights

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from shutterless.models.configuration import MlpConfig
-from shutterless.models.inputs import DetectorModel, ModelInputs
+from shutterless.models.inputs import DetectorModel, ModelInputs, number_encoding_size
 from shutterless.models.tasks import TaskError, choose_reading
 
 
@@ -76,6 +76,7 @@ class MlpDetector(DetectorModel):
         grid = config.token_grid
         # patches, row context and mask; then the static profile. The features join in the head.
         input_size = grid.n_tokens * (grid.patch_size + grid.patch_rows + 1) + grid.profile_size
+        input_size += number_encoding_size(len(config.context_names or ()))
         sizes = [input_size, *(config.hidden_sizes or ())]
         super().__init__(config, summary_size=sizes[-1])
         self.layers = _hidden_layers(sizes, config.dropout)
@@ -84,4 +85,5 @@ class MlpDetector(DetectorModel):
     def summarise(self, inputs: ModelInputs) -> torch.Tensor:
         """Flatten and pass through the hidden layers."""
         tokens = torch.cat([inputs.patches, inputs.context, inputs.mask.unsqueeze(-1)], -1)  # (b, n, d + r + 1)
-        return self.layers(torch.cat([tokens.flatten(1), inputs.profile], -1))
+        static = [inputs.profile] if inputs.surroundings is None else [inputs.profile, inputs.surroundings]
+        return self.layers(torch.cat([tokens.flatten(1), *static], -1))

@@ -23,6 +23,7 @@ def score_strips(
     strips: StripBatch,
     batch_size: int = STRIPS_AT_ONCE,
     *,
+    numbers: np.ndarray | None = None,
     device: str = "auto",
     grid: TokenGrid | None = None,
     threads: int | None = 1,
@@ -36,6 +37,8 @@ def score_strips(
     batch_size : int
         Strips in one forward pass. Batches are always cut from the start, so the same strips give the same scores to
         the bit; another batch size may change the last digits.
+    numbers : ndarray, shape (b, c), optional
+        Context of the triggers, for a model that sees it (`shutterless.pipeline.context.features.CONTEXT_FEATURES`).
     device : str
         "auto" (a GPU if there is one) or a torch device such as "cpu". The model is moved there and back.
     grid : TokenGrid, optional
@@ -51,11 +54,13 @@ def score_strips(
         ``kind_probability``, ``onset`` (fraction of the strip), ``log2_duration`` (rows); empty for no strips.
     """
     model.check_features()
+    model.check_numbers(numbers)
     if grid is not None:
         check_same_grid(grid, model.grid, "the batch of strips")
     home, target = model.device, torch.device(choose_device(device))
     with _ready_to_score(model, target, threads):
-        batches = [_forward(model, strips[i : i + batch_size], target) for i in range(0, len(strips), batch_size)]
+        parts = [slice(i, i + batch_size) for i in range(0, len(strips), batch_size)]
+        batches = [_forward(model, strips[at], None if numbers is None else numbers[at], target) for at in parts]
     model.to(home)  # type: ignore[arg-type]
     return _score_table(model, batches)
 
@@ -104,8 +109,10 @@ def _ready_to_score(model: DetectorModel, device: torch.device, threads: int | N
         yield
 
 
-def _forward(model: DetectorModel, strips: StripBatch, device: torch.device) -> DetectorOutput:
-    return model(**{name: values.to(device) for name, values in strips_to_tensors(strips).items()})
+def _forward(
+    model: DetectorModel, strips: StripBatch, numbers: np.ndarray | None, device: torch.device
+) -> DetectorOutput:
+    return model(**{name: values.to(device) for name, values in strips_to_tensors(strips, numbers).items()})
 
 
 def _score_table(model: DetectorModel, batches: list[DetectorOutput]) -> pd.DataFrame:

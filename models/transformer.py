@@ -9,7 +9,7 @@ from torch import nn
 from transformers import ModernBertConfig, ModernBertModel
 
 from shutterless.models.configuration import TransformerConfig
-from shutterless.models.inputs import DetectorModel, ModelInputs
+from shutterless.models.inputs import DetectorModel, ModelInputs, number_encoding_size
 from shutterless.models.outputs import AttentionPool
 
 
@@ -59,6 +59,8 @@ class StripEncoder(nn.Module):
         grid, hidden = config.token_grid, config.hidden_size
         self.embed_patch = _embedding(grid.patch_size + grid.patch_rows, hidden)
         self.embed_static = _embedding(grid.profile_size + len(config.feature_names or ()), hidden)
+        if config.context_names:
+            self.embed_numbers = _embedding(number_encoding_size(len(config.context_names)), hidden)
         self.encoder = ModernBertModel(_encoder_config(config))
 
     def encode(self, inputs: ModelInputs, hidden: torch.Tensor | None = None, hide: Any = None) -> torch.Tensor:
@@ -76,6 +78,8 @@ class StripEncoder(nn.Module):
         if hidden is not None:
             patches = torch.where(hidden.unsqueeze(-1), hide, patches)
         static = self.embed_static(torch.cat([inputs.profile, inputs.features], -1))  # (b, h)
+        if inputs.surroundings is not None:
+            static = static + self.embed_numbers(inputs.surroundings)
         tokens = torch.cat([static.unsqueeze(1), patches], 1)  # (b, 1 + n, h)
         mask = torch.cat([torch.ones_like(inputs.mask[:, :1]), inputs.mask], 1)  # (b, 1 + n)
         return self.encoder(inputs_embeds=tokens, attention_mask=mask).last_hidden_state
@@ -87,15 +91,26 @@ class TransformerDetector(StripEncoder, DetectorModel):
     config_class = TransformerConfig
 
     def __init__(self, config: TransformerConfig) -> None:
-        DetectorModel.__init__(self, config, summary_size=2 * config.hidden_size + 1)
+        hidden = config.hidden_size
+        size = 2 * hidden + 1
+        DetectorModel.__init__(self, config, summary_size=size + (hidden if config.context_names else 0))
         self.add_encoder(config)
-        self.pool = AttentionPool(config.hidden_size)
+        self.pool = AttentionPool(hidden)
+        if config.context_names:
+            n_numbers = number_encoding_size(len(config.context_names))
+            self.join = nn.Sequential(
+                nn.Linear(size + n_numbers, 2 * hidden), nn.GELU(), nn.Dropout(config.dropout),
+                nn.Linear(2 * hidden, hidden), nn.GELU(),
+            )  # fmt: skip
         self.post_init()
 
     def summarise(self, inputs: ModelInputs) -> torch.Tensor:
         """Encode token 0 and the patches, and pool them."""
         encoded = self.encode(inputs)
-        return torch.cat([encoded[:, 0], self.pool(encoded[:, 1:], inputs.mask)], -1)  # (b, 2 h + 1)
+        summary = torch.cat([encoded[:, 0], self.pool(encoded[:, 1:], inputs.mask)], -1)  # (b, 2 h + 1)
+        if inputs.surroundings is None:
+            return summary
+        return torch.cat([summary, self.join(torch.cat([summary, inputs.surroundings], -1))], -1)
 
 
 def _embedding(input_size: int, hidden_size: int) -> nn.Sequential:

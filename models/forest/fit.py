@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -63,11 +65,54 @@ def fit_forest(
                 f"the fields {name} hold {n_events} triggers of events among {part.sum()}; both kinds are needed: "
                 "give more fields, or more events in each"
             )
-    numbers = context[list(CONTEXT_FEATURES)].to_numpy(dtype=np.float64, copy=True)
-    numbers[:, [not np.isfinite(column).any() for column in numbers[~is_held].T]] = (
-        0.0  # known nowhere: nothing to split
+    numbers = context[list(CONTEXT_FEATURES)].to_numpy(dtype=np.float64)
+    learned = _splittable(numbers[~is_held])
+    events = grow_trees(learned, is_event[~is_held], settings)
+    found = is_event[~is_held]
+    names = kind[~is_held][found]
+    kinds = tuple(str(name) for name in EVENT_KINDS if name in set(names))
+    n_class_trees = max(int(settings.n_trees * _CLASS_SHARE), 1)
+    classes = HistGradientBoostingClassifier(
+        random_state=settings.seed, max_iter=n_class_trees, **_hyperparameters(settings)
     )
-    common = {
+    forest = Forest(events, _class_trees(classes, learned[found], names, kinds), kinds)
+    logit = forest.events.sums(numbers[is_held])[:, 0]
+    return Forest(forest.events, forest.classes, kinds, calibration=fit_platt(logit, is_event[is_held])), is_held
+
+
+def grow_trees(numbers: np.ndarray, is_event: np.ndarray, settings: ForestSettings) -> Trees:
+    """Grow the trees that tell events.
+
+    Parameters
+    ----------
+    numbers : ndarray of float64, shape (n, c)
+        NaN where unknown.
+    is_event : ndarray of bool, shape (n,)
+    settings : ForestSettings
+    """
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    common = _hyperparameters(settings)
+    seeds = range(settings.seed, settings.seed + settings.n_seeds)
+    return trees_of(
+        [
+            HistGradientBoostingClassifier(random_state=seed, max_iter=settings.n_trees, **common).fit(
+                _splittable(numbers), is_event
+            )
+            for seed in seeds
+        ]
+    )
+
+
+def _splittable(numbers: np.ndarray) -> np.ndarray:
+    """Copy of the numbers with 0 for those known nowhere, which have nothing to split."""
+    copy = numbers.copy()
+    copy[:, ~np.isfinite(copy).any(axis=0)] = 0.0
+    return copy
+
+
+def _hyperparameters(settings: ForestSettings) -> dict[str, Any]:
+    return {
         "learning_rate": settings.learning_rate,
         "max_leaf_nodes": settings.max_leaves,
         "min_samples_leaf": settings.min_leaf,
@@ -75,19 +120,6 @@ def fit_forest(
         "max_features": settings.feature_share,
         "early_stopping": False,
     }
-    events = [
-        HistGradientBoostingClassifier(random_state=settings.seed + k, max_iter=settings.n_trees, **common).fit(
-            numbers[~is_held], is_event[~is_held]
-        )
-        for k in range(settings.n_seeds)
-    ]
-    found = ~is_held & is_event
-    kinds = tuple(str(name) for name in EVENT_KINDS if name in set(kind[found]))
-    n_class_trees = max(int(settings.n_trees * _CLASS_SHARE), 1)
-    classes = HistGradientBoostingClassifier(random_state=settings.seed, max_iter=n_class_trees, **common)
-    forest = Forest(trees_of(events), _class_trees(classes, numbers[found], kind[found], kinds), kinds)
-    logit = forest.events.sums(numbers[is_held])[:, 0]
-    return Forest(forest.events, forest.classes, kinds, calibration=fit_platt(logit, is_event[is_held])), is_held
 
 
 def _class_trees(model: object, numbers: np.ndarray, kind: np.ndarray, kinds: tuple[str, ...]) -> Trees:

@@ -22,6 +22,7 @@ from shutterless.models.forest.trees import Trees
 from shutterless.pipeline.context.features import CONTEXT_FEATURES
 
 FOREST_TYPE = "shutterless-forest"
+COMBINED_TYPE = "shutterless-combined"  # `shutterless.models.combined.combined`, which needs torch
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 _EVENTS, _CLASSES = "events.", "classes."
 
@@ -120,6 +121,11 @@ class Forest:
 def is_forest(folder: str | Path) -> bool:
     """Whether a folder holds a forest."""
     return _read_config(Path(folder)).get("model_type") == FOREST_TYPE
+
+
+def is_combined(folder: str | Path) -> bool:
+    """Whether a folder holds a forest and networks that judge together."""
+    return _read_config(Path(folder)).get("model_type") == COMBINED_TYPE
 
 
 def load_forest(folder: str | Path) -> Forest:

@@ -12,14 +12,16 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch.optim.swa_utils import AveragedModel
 from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from shutterless.models.dataset import (
@@ -71,6 +73,7 @@ def fit_model(
     settings: TrainingSettings | None = None,
     *,
     validation_groups: Sequence[int] | None = None,
+    validation_alarms: int | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainingResult:
     """Train a model; on one machine, the same seeds give identical weights.
@@ -83,12 +86,16 @@ def fit_model(
     settings : TrainingSettings, optional
     validation_groups : sequence of int, optional
         Groups to validate on; drawn with the settings' fraction and seed if left out.
+    validation_alarms : int, optional
+        Keep the epoch in which the most validation events are above this many validation strips without an event,
+        instead of that of the smallest validation loss: false alarms per hour, times the hours that were validated on.
     callbacks : sequence of TrainerCallback
         Called by the Trainer, e.g. to log live. A callback with a method ``on_history_row(row)`` also receives each row
         of the history as a dict.
     """
     settings = settings or TrainingSettings()
     model.check_features()
+    model.check_numbers(training_set.numbers)
     check_same_grid(training_set.grid, model.grid, "the training set")
     train, validation = split_by_group(
         training_set.groups,
@@ -98,10 +105,15 @@ def fit_model(
     )
     datasets = _datasets(training_set, train, validation, settings)
     model.scaling.fit(training_set.strips[train])
-    recorder = HistoryRecorder(model, listeners=callbacks)
+    if training_set.numbers is not None:
+        model.encoding.fit(torch.from_numpy(training_set.numbers[train]))
+    recorder = HistoryRecorder(model, listeners=callbacks, by_recall=validation_alarms is not None)
+    # swaps the weights back after the recorder has kept them
+    averaging = [] if settings.average_decay is None else [AveragedWeights(model, settings.average_decay)]
     with tempfile.TemporaryDirectory() as folder, _own_random_state():
         arguments = _trainer_arguments(settings, folder)
-        trainer = _DetectorTrainer(model, arguments, datasets, [recorder, *callbacks])
+        metrics = partial(_event_metrics, n_alarms=validation_alarms)
+        trainer = _DetectorTrainer(model, arguments, datasets, metrics, [recorder, *averaging, *callbacks])
         trainer.train()
     recorder.restore_best()
     model.config.training = {
@@ -117,15 +129,23 @@ def _datasets(
     training_set: TrainingSet, train: np.ndarray, validation: np.ndarray, settings: TrainingSettings
 ) -> tuple[StripDataset, StripDataset]:
     """Build training and validation datasets; a control permutes the labels within each."""
-    strips, labels, grid = training_set.strips, training_set.labels, training_set.grid
+    strips, labels, grid, numbers = training_set.strips, training_set.labels, training_set.grid, training_set.numbers
+    own = [None if numbers is None else numbers[index] for index in (train, validation)]
     rng = np.random.default_rng(settings.seed)
     train_labels, validation_labels = (
         select_labels(labels, rng.permutation(index) if settings.shuffled_labels else index)
         for index in (train, validation)
     )
     return (
-        StripDataset(strips[train], train_labels, grid, flip_columns=settings.flip_columns, seed=settings.seed),
-        StripDataset(strips[validation], validation_labels, grid),
+        StripDataset(
+            strips[train],
+            train_labels,
+            grid,
+            numbers=own[0],
+            flip_columns=settings.flip_columns,
+            seed=settings.seed,
+        ),
+        StripDataset(strips[validation], validation_labels, grid, numbers=own[1]),
     )
 
 
@@ -178,6 +198,7 @@ class _DetectorTrainer(Trainer):
         model: DetectorModel,
         arguments: TrainingArguments,
         datasets: tuple[StripDataset, StripDataset],
+        metrics: Callable[[EvalPrediction], dict[str, float]],
         callbacks: list[TrainerCallback],
     ) -> None:
         super().__init__(
@@ -186,7 +207,7 @@ class _DetectorTrainer(Trainer):
             train_dataset=datasets[0],
             eval_dataset=datasets[1],
             data_collator=pass_batch,  # type: ignore[arg-type]
-            compute_metrics=_event_metrics,
+            compute_metrics=metrics,
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)
@@ -210,9 +231,18 @@ class _DetectorTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
 
-def _event_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Accuracy and AUC of the event decision, for the Trainer."""
-    return accuracy_and_auc(prediction.predictions[0], prediction.label_ids[0])
+def _event_metrics(prediction: EvalPrediction, n_alarms: int | None) -> dict[str, float]:
+    """Accuracy and AUC of the event decision, and events above a number of false alarms, for the Trainer."""
+    logit, is_event = prediction.predictions[0], prediction.label_ids[0]
+    found = accuracy_and_auc(logit, is_event)
+    return found if n_alarms is None else {**found, "recall": recall_at(logit, is_event, n_alarms)}
+
+
+def recall_at(event_logit: np.ndarray, is_event: np.ndarray, n_alarms: int) -> float:
+    """Fraction of the events above all but ``n_alarms`` of the strips without an event."""
+    noise = np.sort(event_logit[is_event < 0.5])[::-1]
+    limit = noise[n_alarms] if n_alarms < len(noise) else -np.inf
+    return float(np.mean(event_logit[is_event > 0.5] > limit))
 
 
 def accuracy_and_auc(event_logit: np.ndarray, is_event: np.ndarray) -> dict[str, float]:
@@ -221,14 +251,42 @@ def accuracy_and_auc(event_logit: np.ndarray, is_event: np.ndarray) -> dict[str,
     return {"accuracy": float(right.mean()), "auc": roc_area(event_logit, is_event)}
 
 
+class AveragedWeights(TrainerCallback):
+    """Exponential mean of the weights over the steps. A model is validated with it, and it is what is kept.
+
+    Step n keeps (1 + n) / (10 + n) of the mean before it, at most ``decay``, so that the first weights are forgotten.
+    """
+
+    def __init__(self, model: DetectorModel, decay: float) -> None:
+        self.model = model
+        self.averaged = AveragedModel(
+            model, avg_fn=lambda mean, own, n: torch.lerp(own, mean, min(decay, (1 + int(n)) / (10 + int(n))))
+        )
+        self.own: dict[str, torch.Tensor] = {}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Add the weights of this step to the mean."""
+        self.averaged.update_parameters(self.model)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Validate the mean."""
+        self.own = {name: weights.detach().clone() for name, weights in self.model.state_dict().items()}
+        self.model.load_state_dict(self.averaged.module.state_dict())
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Go on with the weights of the last step."""
+        self.model.load_state_dict(self.own)
+
+
 class HistoryRecorder(TrainerCallback):
     """Collect the history and a copy of the weights of the best epoch."""
 
-    def __init__(self, model: DetectorModel, listeners: Sequence[Any] = ()) -> None:
+    def __init__(self, model: DetectorModel, listeners: Sequence[Any] = (), *, by_recall: bool = False) -> None:
         self.model = model
+        self.by_recall = by_recall
         self.listeners = [listener for listener in listeners if hasattr(listener, "on_history_row")]
         self.rows: list[dict[str, Any]] = []
-        self.best_epoch, self.best_loss = float("nan"), float("inf")
+        self.best_epoch, self.best = float("nan"), (float("-inf"), float("-inf"))
         self.best_weights: dict[str, torch.Tensor] = {}
         self.start = time.perf_counter()
 
@@ -245,8 +303,10 @@ class HistoryRecorder(TrainerCallback):
         """Add a validation row and keep the weights if they are the best so far."""
         loss = metrics["eval_loss"]
         self._add(state, "validation", loss, metrics["eval_accuracy"], metrics["eval_auc"])
-        if loss < self.best_loss:
-            self.best_loss, self.best_epoch = loss, float(state.epoch)
+        # of equal recalls the smaller loss; a loss that is not finite is never the best
+        quality = (metrics["eval_recall"] if self.by_recall else 0.0, -loss)
+        if np.isfinite(loss) and quality > self.best:
+            self.best, self.best_epoch = quality, float(state.epoch)
             self.best_weights = {name: w.detach().clone() for name, w in self.model.state_dict().items()}
 
     def restore_best(self) -> None:

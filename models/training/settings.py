@@ -41,6 +41,8 @@ class TrainingSettings:
         Control experiment: labels are permuted among the training strips and among the validation strips, so that
         neither the weights nor the choice of the best epoch can learn anything
         (`shutterless.models.evaluation.forced_choice`).
+    average_decay : float or None
+        Share of the mean of the weights that each step keeps; the mean is validated and kept. None for no mean.
     log_steps : int
         Batches between two training rows of the history.
     device : str
@@ -58,5 +60,6 @@ class TrainingSettings:
     validation_fraction: InnerShare = 0.2
     flip_columns: bool = True
     shuffled_labels: bool = False
+    average_decay: InnerShare | None = None
     log_steps: Count = 20
     device: Literal["auto", "cpu"] = "auto"

@@ -82,16 +82,25 @@ class Labels:
 class TrainingSet:
     """Strips with their labels.
 
-    ``groups`` (b,) int64 numbers the file and detector of each strip. A split never divides a group.
+    ``groups`` (b,) int64 numbers the file and detector of each strip. A split never divides a group. ``numbers`` (b, c)
+    float32, of examples for models that see the context of a trigger, are its
+    `shutterless.pipeline.context.features.CONTEXT_FEATURES`, NaN where unknown.
     """
 
     strips: StripBatch
     labels: Labels
     groups: np.ndarray
     grid: TokenGrid
+    numbers: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.strips)
+
+    def take(self, index: np.ndarray) -> TrainingSet:
+        """Return the examples at an index array."""
+        labels = Labels(**{f.name: getattr(self.labels, f.name)[index] for f in fields(Labels)})
+        numbers = None if self.numbers is None else self.numbers[index]
+        return TrainingSet(self.strips[index], labels, self.groups[index], self.grid, numbers)
 
     def save(self, path: str | Path) -> None:
         """Write as one ``.npz`` file, patches as float16."""
