@@ -1,11 +1,12 @@
-"""Train the bundled forest: simulate fields with everything on, label their triggers, grow the trees.
+"""Train the bundled detector: simulate fields with everything on, label triggers, grow a forest, train networks.
 
     python benchmarks/champion.py --out runs/champion
 
 A field is a CCD of four amplifiers with stars, air, sky and faults of its own; every fourth begins with the ramp. Some
-fields of the next seed have still air and nothing else, so that the forest knows good nights, too. A field's frames and
-store are deleted once its triggers are labelled, so the disk holds one field for each worker. A run that was stopped
-goes on where it was: fields that are labelled stay. ``--install`` copies the forest into ``models/weights``.
+fields of the next seed have still air and nothing else, so that the detector knows good nights, too. A field's frames
+and store are deleted once its triggers are labelled, so the disk holds one field for each worker, and 2 GB of strips.
+A run that was stopped goes on where it was: fields that are labelled stay. ``--install`` copies the detector into
+``models/weights``.
 """
 
 from __future__ import annotations
@@ -14,18 +15,25 @@ import argparse
 import json
 import shutil
 import time
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from transformers import TrainerCallback
 
+from shutterless.models.combined.settings import CombinedSettings
 from shutterless.models.forest.settings import ForestSettings
-from shutterless.pipeline.files import write_parquet
+from shutterless.pipeline.examples.labelled_triggers import LabelledTriggers
+from shutterless.pipeline.files import partial_path, replace_folder, write_parquet
 from shutterless.pipeline.simulation.fields import HELD_OUT_SEEDS, draw_fields
 from shutterless.pipeline.simulation.settings import SceneSettings
+from shutterless.pipeline.tokens import STRIP_ARRAYS, StripBatch, TokenGrid, concatenate_strips
 from shutterless.workflows.execution.cluster import SerialExecutor
 from shutterless.workflows.frames.ingest import ingest_files
 from shutterless.workflows.frames.simulate import simulate_scene
@@ -49,30 +57,52 @@ def scenes(seed: int, n_fields: int, n_still: int) -> list[SceneSettings]:
 
 
 def label_field(number: int, *, fields: list[SceneSettings], out: Path) -> str:
-    """Simulate, ingest and label one field; its table is whole or absent."""
+    """Simulate, ingest and label one field; its files are whole or absent."""
     from shutterless.pipeline.store.store import read_manifest
-    from shutterless.workflows.training.forest import label_store
+    from shutterless.workflows.training.forest import hours_by_entry, label_store
 
     started = time.perf_counter()
-    work, table = out / f"work-{number:03d}", labelled_path(out, number)
+    work = out / f"work-{number:03d}"
     shutil.rmtree(work, ignore_errors=True)
     try:
         frames = simulate_scene(fields[number], work / "frames", executor=SerialExecutor())
         if frames.failures:
             raise RuntimeError(f"field {number}: {frames.failures[0]}")
         ingest_files(list(frames.files), work / "store", executor=SerialExecutor())
-        labelled = label_store(work / "store", seed=number, truth=pd.read_parquet(frames.truth))
-        hours = read_manifest(work / "store").set_index("entry").eval("live_pixel_rows / pixel_rows_per_hour")
-        labelled = labelled.assign(field=fields[number].sequence, live_hours=labelled["entry"].map(hours))
-        write_parquet(labelled, table)
+        labelled = label_store(work / "store", seed=number, truth=pd.read_parquet(frames.truth), grid=TokenGrid())
+        hours = hours_by_entry(read_manifest(work / "store"))
+        table = labelled.table.assign(field=fields[number].sequence).merge(hours, left_on="entry", right_index=True)
+        partial_folder = partial_path(labelled_path(out, number))
+        write_parquet(table, partial_folder / "triggers.parquet")
+        with (partial_folder / "strips.npz").open("wb") as file:
+            np.savez(file, allow_pickle=False, **{name: getattr(labelled.strips, name) for name in STRIP_ARRAYS})
+        replace_folder(partial_folder, labelled_path(out, number))
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return f"{table.name}: {len(labelled)} triggers, {time.perf_counter() - started:.0f} s"
+    return f"field {number}: {len(table)} triggers, {time.perf_counter() - started:.0f} s"
 
 
 def labelled_path(out: Path, number: int) -> Path:
-    """Table of the labelled triggers of a field."""
-    return out / "labelled" / f"{number:03d}.parquet"
+    """Folder of the labelled triggers of a field."""
+    return out / "labelled" / f"{number:03d}"
+
+
+def read_labelled(out: Path, numbers: Iterable[int]) -> LabelledTriggers:
+    """Labelled triggers of fields."""
+    folders = [labelled_path(out, number) for number in numbers]
+    tables = [pd.read_parquet(folder / "triggers.parquet") for folder in folders]
+    strips = []
+    for folder in folders:
+        with np.load(folder / "strips.npz") as stored:
+            strips.append(StripBatch(**{name: stored[name] for name in STRIP_ARRAYS}))
+    return LabelledTriggers(pd.concat(tables, ignore_index=True), concatenate_strips(strips))
+
+
+class _Shown(TrainerCallback):
+    """Print how a network learns."""
+
+    def on_history_row(self, row: Mapping[str, Any]) -> None:
+        print("{split} step {step}: {seconds:.0f} s, loss {loss:.4f}, AUC {auc:.4f}".format(**row), flush=True)
 
 
 def main() -> None:
@@ -89,38 +119,27 @@ def main() -> None:
         parser.error(f"--fields {arguments.fields}, --still {arguments.still}: at most {DRAWN} each")
     if arguments.seed in HELD_OUT_SEEDS:
         parser.error(f"seed {arguments.seed} is one of those that detectors are judged on; take another")
-    from shutterless.workflows.training.forest import grow_forest
+    from shutterless.workflows.training.combined import grow_combined
 
     out = arguments.out
-    (out / "labelled").mkdir(parents=True, exist_ok=True)
     fields = scenes(arguments.seed, arguments.fields, arguments.still)
-    missing = [number for number in range(len(fields)) if not labelled_path(out, number).is_file()]
+    missing = [number for number in range(len(fields)) if not labelled_path(out, number).is_dir()]
     work = partial(label_field, fields=fields, out=out)
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
         for done in as_completed([pool.submit(work, number) for number in missing]):
             print(done.result(), flush=True)
-    labelled = pd.concat([pd.read_parquet(labelled_path(out, number)) for number in range(len(fields))])
-    labelled = labelled.reset_index(drop=True)
-    hours = labelled.drop_duplicates("entry").set_index("entry")["live_hours"]
-    folder, started = out / "forest", time.perf_counter()
+    labelled = read_labelled(out, range(len(fields)))
+    hours = labelled.table.drop_duplicates("entry").set_index("entry")[["live_hours", "pixel_rows_per_hour"]]
     name = f"fields drawn from seeds {arguments.seed} and {arguments.seed + 1}"
-    summary = grow_forest(
-        labelled, hours, ForestSettings(), folder, data_hash=name,
-        trained_on={"stores": [name], "sequences": sorted(labelled["field"].unique().tolist())},
+    summary = grow_combined(
+        labelled, hours, TokenGrid(), ForestSettings(n_seeds=2), CombinedSettings(), out / "combined", data_hash=name,
+        trained_on={"stores": [name], "sequences": sorted(labelled.table["field"].unique().tolist())},
+        callbacks=[_Shown()],
     )  # fmt: skip
-    summary |= {
-        "train_seconds": time.perf_counter() - started,
-        "seeds": [arguments.seed, arguments.seed + 1],
-        "n_amplifier_hours": float(hours.sum()),
-    }
-    (folder / "training.json").write_text(json.dumps(summary, indent=1))
     print(json.dumps(summary, indent=1))
     if arguments.install:
-        target = bundled_folder() / "forest"
-        target.mkdir(exist_ok=True)
-        for path in folder.iterdir():
-            shutil.copy(path, target / path.name)
-        print(f"installed in {target}")
+        shutil.copytree(out / "combined", bundled_folder() / "combined", dirs_exist_ok=True)
+        print(f"installed in {bundled_folder()}")
 
 
 if __name__ == "__main__":

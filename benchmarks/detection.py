@@ -8,8 +8,9 @@ ingested and searched by one process; then its frames and its store are deleted,
 detector's score, the truth and the live time are kept in ``--out/fields``. ``--resume`` goes on with the fields that
 are missing, ``--report`` prints the tables again without any simulation. The sets are event-free fields and fields with
 events of steady rows (``sky``), of rows from the opening of the shutter (``ramp``), and of the stars of ``sky`` in
-still air without faults and lights (``still``). Seeds 9000 to 9999 are held out: nothing is trained or tuned on them.
-``--quick`` takes 3 minutes on two free cores, counts alarms at 500 and 250 an hour alone, and says little.
+still air without faults and lights (``still``), and ten fields with about 100 events an hour, on which rates are asked
+for and counted (``sparse``). Seeds 9000 to 9999 are held out: nothing is trained or tuned on them. ``--quick`` takes 3
+minutes on two free cores, counts alarms at 500 and 250 an hour alone, and says little.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ from shutterless.workflows.searching.detect import Detector, DetectTask, detect,
 from shutterless.workflows.tracking.tracking import BUNDLED, bundled_folder
 
 SETS = {"sky": 1, "ramp": 3, "still": 1}  # and what is added to the seed; 1 more for the fields with events
+SPARSE = "sparse"  # fields with about 100 events an hour, on which rates are asked for and counted
+SPARSE_SEED, SPARSE_FIELDS, SPARSE_EVENTS = 5, 10, 1  # added to the seed; fields; events of an amplifier
 KINDS = ("flare", "burst", "occultation")  # a glint counts nowhere
 RHO = (4.0, 15.0)
 EVENTS_PER_AMPLIFIER = 20
@@ -93,7 +96,15 @@ def plan_fields(plan: Plan, sets: Sequence[str], hours: float, events: int) -> I
     """Name of the set and settings of every field."""
     n_free = int(np.ceil(SPARE_HOURS * hours * PIXEL_ROWS_PER_HOUR / (AMPLIFIERS * COLUMNS * plan.rows)))
     n_busy = int(np.ceil(events / (AMPLIFIERS * EVENTS_PER_AMPLIFIER)))
+    if SPARSE in sets:
+        base = SceneSettings(
+            sequence=f"{SPARSE}-events", rows=plan.rows, first_row=None, events=SPARSE_EVENTS, kinds=KINDS, rho=RHO
+        )
+        drawn = draw_fields(plan.seed + SPARSE_SEED, FIELDS_OF_A_SEED, base)
+        yield from ((SPARSE, field) for field in drawn[:SPARSE_FIELDS])
     for name in sets:
+        if name == SPARSE:
+            continue
         ramp = name == "ramp"
         for busy, n_fields in enumerate((n_free, n_busy)):
             n_fields = int(np.ceil(RAMP_SHARE * n_fields)) if ramp else n_fields
@@ -155,9 +166,9 @@ def weights_hash(folder: str | None) -> str:
     if folder is None:
         return ""
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(Path(folder).glob("*")):
+    for path in sorted(Path(folder).rglob("*")):
         if path.is_file() and path.name not in ("rates.json", "README.md"):
-            digest.update(path.name.encode() + path.read_bytes())
+            digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -191,6 +202,8 @@ def report(out: Path, names: Sequence[str], rates: Sequence[float], bootstrap: i
             if name == "sky":
                 parts += report_satellites(out, tables, names, rates, bootstrap)
                 parts += report_asked(out, [field for field in own if "-free-" in field], names, rates)
+    if sparse := [field for field in done if field.startswith(f"{SPARSE}-")]:
+        parts += report_asked(out, sparse, names, rates)
     if {"sky", "ramp"} <= judged.keys():
         table = ramp_alarms(judged["sky"], judged["ramp"])
         write_parquet(table, out / "ramp_alarms.parquet")
@@ -217,10 +230,16 @@ def report_asked(out: Path, fields: Sequence[str], names: Sequence[str], rates: 
     """Count the false alarms of event-free fields at the thresholds that a search would set."""
     shipped = {"template-bank": "template-bank", **BUNDLED}
     stored = {name: read_rates(bundled_folder() / shipped[name]) if name in shipped else None for name in names}
-    triggers, _, _, manifest = read_fields(out, fields)
-    table = count_asked(triggers, manifest, stored, rates)
-    write_parquet(table, out / "asked.parquet")
-    return ["## Asked and counted: thresholds from the scores of each field", to_markdown(table)]
+    triggers, truth, _, manifest = read_fields(out, fields)
+    table = count_asked(triggers, manifest, stored, rates, truth)
+    n_events = int(truth["is_event"].sum())
+    name = f"asked-with-{n_events}-events" if n_events else "asked"
+    write_parquet(table, out / f"{name}.parquet")
+    held = f"; the fields hold {n_events} events" if n_events else ""
+    return [
+        f"## Asked and counted: thresholds from the scores of each of {len(fields)} fields{held}",
+        to_markdown(table),
+    ]
 
 
 def parse() -> argparse.Namespace:
@@ -235,7 +254,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=9000)
     parser.add_argument("--rows", type=int, default=12_000, help="of a file of steady rows")
     parser.add_argument("--ramp-rows", type=int, default=3080)
-    parser.add_argument("--sets", default=",".join(SETS))
+    parser.add_argument("--sets", default=",".join([*SETS, SPARSE]))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--bootstrap", type=int, default=1000)
     parser.add_argument("--resume", action="store_true", help="go on with the fields that are missing")

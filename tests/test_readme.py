@@ -25,8 +25,10 @@ def tracked_files() -> set[str]:
 
 
 def folders_of(files: set[str]) -> set[str]:
-    """Folders within the rooms that hold at least one file."""
-    return {str(p) for name in files if (p := PurePosixPath(name).parent).parts[:1] and p.parts[0] in ROOMS} - {*ROOMS}
+    """Folders within the rooms that hold at least one file; a model that ships is one folder, with all its parts."""
+    parents = [PurePosixPath(name).parent.parts for name in files]
+    parents = [parts[:3] if parts[:2] == ("models", "weights") else parts for parts in parents]
+    return {"/".join(parts) for parts in parents if parts and parts[0] in ROOMS} - {*ROOMS}
 
 
 def tree_rows(text: str) -> list[tuple[str, list[str]]]:

@@ -38,7 +38,7 @@ ORDER = {
     "models": (
         *("evaluation", "forest", "tasks.py", "configuration.py", "dataset.py", "outputs.py", "inputs.py"),
         *("mlp.py", "cnn.py", "transformer.py", "families.py", "scoring.py", "describe.py"),
-        *("training", "pretraining", "explain", "weights"),
+        *("training", "combined", "pretraining", "explain", "weights"),
     ),
     "workflows": (
         *("settings", "pages", "execution", "tracking", "frames", "searching", "report"),

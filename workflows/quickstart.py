@@ -45,6 +45,7 @@ from shutterless.workflows.training.train import TrainTask, draw_training_set, f
 QUICKSTART_EXPERIMENT = "quickstart"
 REGISTERED_NAME = "shutterless"
 ALIAS = "champion"
+BUNDLED_DETECTOR = "bundled"  # stands beside the models that are trained here; it learned from other frames
 HELD_OUT = "held_out"
 HELD_OUT_SCENES = ("event_free", "with_events")
 N_CONTROLS = 3  # trainings of a family with shuffled labels; they share its epochs, and so take as long as it does
@@ -231,7 +232,7 @@ def _evaluate(settings: Settings, out: Path, executor: Executor, progress: Progr
     path = out / "evaluation" / "truth.parquet"
     write_parquet(truth.reset_index(drop=True), path)
     folders = [plan.folder for plan in _plan_models(settings, out)]
-    references = [TEMPLATE_BANK, *map(str, folders)]
+    references = [TEMPLATE_BANK, BUNDLED_DETECTOR, *map(str, folders)]
     store = out / "store" / HELD_OUT
     evaluation = evaluate_detectors(
         store,
@@ -253,13 +254,14 @@ def _track(settings: Settings, out: Path, evaluation: Evaluation, data_hash: str
     """Log one run per detector and register the best learned one; return the store and the best model's folder."""
     tracking = open_tracking(out)
     runs = {}
-    for row in evaluation.summary.to_dict("records"):
-        folder = out / "models" / row["detector"] if row["n_parameters"] else None
+    trained = ~evaluation.summary["detector"].isin([TEMPLATE_BANK, BUNDLED_DETECTOR])
+    for row, is_trained in zip(evaluation.summary.to_dict("records"), trained, strict=True):
+        folder = out / "models" / row["detector"] if is_trained else None
         with track_run(tracking, QUICKSTART_EXPERIMENT, row["detector"], {"shuffled": "false"}) as run:
             if folder is not None:
                 record_training(run, folder, settings.train_for(row["family"]))
             else:
-                run.log_params({"family": row["family"], "n_parameters": 0}, prefix="arch.")
+                run.log_params({"family": row["family"], "n_parameters": row["n_parameters"]}, prefix="arch.")
                 run.log_data(manifest_hash=data_hash, seed=settings.train.seed)
             record_evaluation(
                 run, row, evaluation.completeness, events=evaluation.events, reliability=evaluation.reliability,
@@ -268,7 +270,7 @@ def _track(settings: Settings, out: Path, evaluation: Evaluation, data_hash: str
             if folder is not None:
                 run.log_model(folder)
         runs[row["detector"]] = run.run_id
-    learned = evaluation.summary[evaluation.summary["n_parameters"].gt(0)]
+    learned = evaluation.summary[trained]
     best = learned.sort_values("completeness", ascending=False, kind="stable")["detector"].iloc[0]
     register_version(
         tracking, runs[best], REGISTERED_NAME, ALIAS, evaluation=out / "evaluation",

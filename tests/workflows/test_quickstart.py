@@ -184,13 +184,13 @@ def test_labels_are_judged_by_the_choices_of_models_and_controls(finished):
 
 def test_every_detector_was_judged_at_the_same_rate_on_the_same_events(out):
     summary = pd.read_parquet(out / "evaluation" / "summary.parquet")
-    assert list(summary["detector"]) == ["template-bank", *FAMILY_NAMES]
+    assert list(summary["detector"]) == ["template-bank", "bundled", *FAMILY_NAMES]
     truth = pd.read_parquet(out / "evaluation" / "truth.parquet")
     counted = int((truth["is_event"] & (truth["kind"] != "glint")).sum())
     assert set(summary["n_events"]) == {counted}
     assert summary["live_hours"].nunique() == 1
     assert (summary["false_alarms"] <= 10).all()
-    assert (summary.loc[summary["n_parameters"] > 0, "strips_per_second"] > 0).all()
+    assert (summary.loc[summary["detector"].isin(FAMILY_NAMES), "strips_per_second"] > 0).all()
 
 
 def test_champion_leads_to_the_weights_of_the_best_model_with_true_labels(out):
@@ -210,9 +210,9 @@ def test_champion_leads_to_the_weights_of_the_best_model_with_true_labels(out):
 
 def test_runs_of_all_detectors_are_tracked_and_compared_best_first(out):
     runs = pd.read_parquet(out / "comparison" / "comparison.parquet")
-    assert set(runs["name"]) == {"template-bank", *FAMILY_NAMES, *CONTROLS}
+    assert set(runs["name"]) == {"template-bank", "bundled", *FAMILY_NAMES, *CONTROLS}
     judged = runs[runs["judged"]]
-    assert set(judged["name"]) == {"template-bank", *FAMILY_NAMES}
+    assert set(judged["name"]) == {"template-bank", "bundled", *FAMILY_NAMES}
     assert judged["metrics.completeness"].is_monotonic_decreasing
     hashes = [manifest_hash(read_manifest(out / "store" / name)) for name in ("training", "validation")]
     assert set(runs["params.data.manifest_hash"]) == {"+".join(hashes)}

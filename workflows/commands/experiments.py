@@ -96,12 +96,20 @@ def train(
 
     settings = load_settings(config, set_ or ())
     out = out or Path("runs") / model
-    if model == FamilyOption.FOREST:
+    if model in (FamilyOption.FOREST, FamilyOption.COMBINED):
         if init:
-            raise typer.BadParameter("a forest cannot start from another model; train it without --init")
-        from shutterless.workflows.training.forest import train_forest
+            raise typer.BadParameter(f"a {model} detector starts from no other model; train it without --init")
+        if model == FamilyOption.FOREST:
+            from shutterless.workflows.training.forest import train_forest
 
-        train_forest(store, settings=settings.forest, out=out, progress=make_progress(quiet))
+            train_forest(store, settings=settings.forest, out=out, progress=make_progress(quiet))
+        else:
+            from shutterless.workflows.training.combined import train_combined
+
+            train_combined(
+                store, forest_settings=settings.forest, settings=settings.combined, grid=settings.train.grid, out=out,
+                progress=make_progress(quiet),
+            )  # fmt: skip
         typer.echo(f"model: {out}")
         return DONE
     own = settings.train_for(model)
@@ -243,10 +251,15 @@ def describe(
     if folder is None:
         typer.echo("template-bank: no weights; PSF filter in x, box, Gaussian and flare shapes in time, with vetoes")
         return DONE
-    from shutterless.models.forest.forest import is_forest, load_forest
+    from shutterless.models.forest.forest import is_combined, is_forest, load_forest
 
     if is_forest(folder):
         typer.echo(f"forest in {folder}\n\n{load_forest(folder).describe()}")
+        return DONE
+    if is_combined(folder):
+        from shutterless.models.combined.combined import load_combined
+
+        typer.echo(f"forest and networks in {folder}\n\n{load_combined(folder).describe()}")
         return DONE
     from shutterless.models.describe import count_parameters, describe_detector
     from shutterless.models.families import family_of, load_model

@@ -18,6 +18,7 @@ class FamilyOption(StrEnum):
     CNN = "cnn"
     MLP = "mlp"
     FOREST = "forest"
+    COMBINED = "combined"
 
 
 @dataclass(frozen=True)
@@ -96,4 +97,4 @@ Catalogue = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-MODEL_HELP = "Folder, models:/NAME@ALIAS, run id, bundled, bundled-transformer or template-bank."
+MODEL_HELP = "Folder, models:/NAME@ALIAS, run id, bundled, bundled-forest, bundled-transformer or template-bank."

@@ -22,6 +22,7 @@ from shutterless.models.evaluation.matched_rates import (
 )
 from shutterless.models.evaluation.metrics import RateCurve, bootstrap_events, fit_rho50, optimum_threshold
 from shutterless.models.evaluation.own_rates import AmplifierScores, fit_own_rates
+from shutterless.pipeline.detection.matching import match_truth
 from shutterless.pipeline.files import write_parquet
 from shutterless.workflows.searching.frame_rates import distinct_scores
 
@@ -171,20 +172,26 @@ def ramp_alarms(steady: Tables, ramp: Tables) -> pd.DataFrame:
 
 
 def count_asked(
-    triggers: pd.DataFrame, manifest: pd.DataFrame, stored: Mapping[str, RateCurve | None], rates: Sequence[float]
+    triggers: pd.DataFrame,
+    manifest: pd.DataFrame,
+    stored: Mapping[str, RateCurve | None],
+    rates: Sequence[float],
+    truth: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """Count false alarms at thresholds that a search sets itself, on event-free fields.
+    """Count false alarms at thresholds that a search sets itself.
 
     Parameters
     ----------
     triggers : DataFrame
-        From `shutterless.workflows.searching.detect.detect`, of fields without events.
+        From `shutterless.workflows.searching.detect.detect`.
     manifest : DataFrame
         Of these fields; a sequence is searched by itself, as a user would.
     stored : mapping of str to RateCurve
         By detector; its threshold counts beside.
     rates : sequence of float
         False alarms per amplifier-hour that are asked for.
+    truth : DataFrame, optional
+        Of the simulation. A search sees the triggers of events, too, but they are no false alarms.
 
     Returns
     -------
@@ -193,12 +200,19 @@ def count_asked(
         the stored curve), ``most_in_a_field`` and ``asked_of_a_field``, the mean.
     """
     hours = (manifest["live_pixel_rows"] / manifest["pixel_rows_per_hour"]).set_axis(manifest["entry"])
+    triggers = triggers.reset_index(drop=True)
+    is_event = pd.Series(False, index=triggers.index)
+    if truth is not None:
+        placed = place_by_entry(truth[truth["is_event"].astype(bool)], manifest)
+        for entry, part in triggers.groupby("entry"):
+            is_event[part.index] = match_truth(part, placed[placed["entry"] == entry]) >= 0
     rows = []
     for name, curve in stored.items():
         by_entry = {entry: part.assign(exposure=0) for entry, part in triggers.groupby("entry")}
         noise = {entry: distinct_scores(part, name) for entry, part in by_entry.items()}
         alarms = {
-            entry: distinct_scores(part.drop(columns=f"{name}/probability"), name) for entry, part in by_entry.items()
+            entry: distinct_scores(part[~is_event[part.index]].drop(columns=f"{name}/probability"), name)
+            for entry, part in by_entry.items()
         }
         for rate in rates:
             counted, by_curve = [], 0

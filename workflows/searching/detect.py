@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
 
 from shutterless.models.evaluation.metrics import RateCurve, detection_score
-from shutterless.models.forest.forest import Forest, is_forest, load_forest
+from shutterless.models.forest.forest import Forest, is_combined, is_forest, load_forest
 from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.context.features import measure_context
 from shutterless.pipeline.detection.threshold import TRIGGER_THRESHOLD
@@ -25,6 +25,7 @@ from shutterless.pipeline.store.store import open_amplifier
 from shutterless.pipeline.tokens import STRIPS_AT_ONCE, StripBatch, TokenGrid
 
 if TYPE_CHECKING:
+    from shutterless.models.combined.combined import Combined
     from shutterless.models.inputs import DetectorModel  # torch takes seconds, and the template bank needs none
 
 RATES = "rates.json"
@@ -82,12 +83,12 @@ def detect(task: DetectTask) -> pd.DataFrame:
 
 
 def find_triggers_for(amplifier: Amplifier, detectors: Sequence[Detector], threshold: float) -> pd.DataFrame:
-    """Find the triggers that the detectors judge; a forest also judges those that the scatter of their star weakens."""
-    return find_triggers(amplifier, threshold, least_share=LEAST_SHARE if _any_forest(detectors) else 1.0)
+    """Find the triggers that the detectors judge: with context also those that the scatter of their star weakens."""
+    return find_triggers(amplifier, threshold, least_share=LEAST_SHARE if _any_context(detectors) else 1.0)
 
 
-def _any_forest(detectors: Sequence[Detector]) -> bool:
-    return any(isinstance(load_once(detector.folder), Forest) for detector in detectors if detector.folder is not None)
+def _any_context(detectors: Sequence[Detector]) -> bool:
+    return any(sees_context(detector.folder) for detector in detectors if detector.folder is not None)
 
 
 def score_triggers(
@@ -111,15 +112,16 @@ def score_triggers(
     strips: dict[TokenGrid, StripBatch] = {}
     context: pd.DataFrame | None = None
     asked = need_a_model(triggers)
-    if _any_forest(detectors):  # models of pixels were not trained on what the scatter of a star weakens
+    if _any_context(detectors):  # models of pixels were not trained on what the scatter of a star weakens
         asked &= (triggers["snr"].abs().ge(TRIGGER_THRESHOLD) | triggers["star_scatter"].eq(1)).to_numpy()
     for detector in detectors:
         if detector.folder is None:
             scores = _score_classically(triggers)
-        elif isinstance(model := load_once(detector.folder), Forest):
+        elif sees_context(detector.folder):
             context = measure_context(amplifier, triggers) if context is None else context
-            scores = model.score(context).rename(columns={"event_logit": "score"})
+            scores = _score_with_context(detector.folder, amplifier, triggers, context, batch_size)
         else:
+            model = cast("DetectorModel", load_once(detector.folder))
             if model.grid not in strips:
                 strips[model.grid] = cut_strips(amplifier, triggers[asked], model.grid)
             scores = _score_by_model(model, strips[model.grid], triggers, asked, batch_size)
@@ -127,6 +129,21 @@ def score_triggers(
         own = {f"{detector.name}/{name}": column.to_numpy() for name, column in scores.items()}
         triggers = triggers.assign(**own)
     return triggers
+
+
+def _score_with_context(
+    folder: str, amplifier: Amplifier, triggers: pd.DataFrame, context: pd.DataFrame, batch_size: int
+) -> pd.DataFrame:
+    """Scores of a forest, or of a combined detector, which has the strips cut that its networks ask for."""
+    model = load_once(folder)
+    if isinstance(model, Forest):
+        scores = model.score(context)
+    else:
+        combined = cast("Combined", model)
+        scores = combined.score(
+            context, lambda asked: cut_strips(amplifier, triggers[asked], combined.grid), batch_size
+        )
+    return scores.rename(columns={"event_logit": "score"})
 
 
 def keep_best_of_trails(score: np.ndarray, trail: pd.Series) -> np.ndarray:
@@ -186,11 +203,20 @@ def _score_by_model(
     return whole.assign(score=whole["score"].fillna(-np.inf), probability=whole["probability"].fillna(0.0))
 
 
+def sees_context(folder: str) -> bool:
+    """Whether a model judges triggers by their context, too."""
+    return is_forest(folder) or is_combined(folder)
+
+
 @lru_cache(maxsize=8)
-def load_once(folder: str) -> DetectorModel | Forest:
+def load_once(folder: str) -> DetectorModel | Forest | Combined:
     """Load a model, once in each process."""
     if is_forest(folder):
         return load_forest(folder)
+    if is_combined(folder):
+        from shutterless.models.combined.combined import load_combined
+
+        return load_combined(folder)
     from shutterless.models.families import load_model
 
     return load_model(Path(folder))

@@ -308,9 +308,10 @@ def settings_fingerprint(
 ) -> str:
     """Fingerprint of what the segments of a search share: the detector's bytes, settings, instrument and version."""
     digest = hashlib.blake2b(digest_size=16)
-    for file in sorted(Path(detector.folder).glob("*")) if detector.folder is not None else []:
-        if file.suffix in (".json", ".safetensors"):
-            digest.update(file.name.encode() + file.read_bytes())
+    if detector.folder is not None:
+        for file in sorted(Path(detector.folder).rglob("*")):
+            if file.suffix in (".json", ".safetensors"):
+                digest.update(file.relative_to(detector.folder).as_posix().encode() + file.read_bytes())
     profile = describe_instrument(instrument)
     settings = [threshold, batch_size, profile, dict(supplied), version("shutterless")]
     digest.update(json.dumps(settings, sort_keys=True).encode())

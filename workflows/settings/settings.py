@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 import tomli_w
 from pydantic import Field, model_validator
 
+from shutterless.models.combined.settings import CombinedSettings
 from shutterless.models.forest.settings import ForestSettings
 from shutterless.models.pretraining.settings import Masking, PretrainingSettings
 from shutterless.models.training.settings import TrainingSettings
@@ -232,6 +233,7 @@ class Settings:
     cnn: dict[str, Any] = field(default_factory=dict)
     mlp: dict[str, Any] = field(default_factory=dict)
     forest: ForestSettings = ForestSettings()
+    combined: CombinedSettings = CombinedSettings()
     tune: TuneSettings = TuneSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     search: SearchSettings = SearchSettings()

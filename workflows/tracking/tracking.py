@@ -44,7 +44,8 @@ TRACKING_DATABASE = "mlflow.db"
 TRACKING_ARTIFACTS = "mlartifacts"
 MODEL_NAME = "model"
 TEMPLATE_BANK = "template-bank"
-BUNDLED = {"bundled": "forest", "bundled-transformer": "transformer"}  # folders of the models that ship
+# folders of the models that ship
+BUNDLED = {"bundled": "combined", "bundled-forest": "combined/forest", "bundled-transformer": "transformer"}
 
 _artifact_roots: dict[str, str] = {}  # by run id; a run's root never changes
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -344,8 +345,8 @@ def resolve_model(reference: str | Path, tracking: Tracking | None = None) -> Pa
     Parameters
     ----------
     reference : str or path
-        A folder, ``models:/name@alias`` (or ``/version``), a run id, ``"bundled"`` (the default
-        forest), ``"bundled-transformer"`` or ``"template-bank"``.
+        A folder, ``models:/name@alias`` (or ``/version``), a run id, ``"bundled"`` (the default:
+        forest and networks), ``"bundled-forest"``, ``"bundled-transformer"`` or ``"template-bank"``.
     tracking : Tracking, optional
         The store with the aliases and runs; the one at ``MLFLOW_TRACKING_URI`` when left out.
 

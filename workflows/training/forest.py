@@ -15,17 +15,17 @@ import pandas as pd
 
 from shutterless.models.evaluation.metrics import RateCurve, empty_truth, false_alarm_curve
 from shutterless.models.forest.fit import fit_forest
-from shutterless.models.forest.forest import Forest
 from shutterless.models.forest.settings import ForestSettings
 from shutterless.pipeline.events.kinds import EVENT_KINDS
-from shutterless.pipeline.examples.labelled_triggers import inject_and_label, label_triggers
+from shutterless.pipeline.examples.labelled_triggers import LabelledTriggers, inject_and_label, label_triggers
 from shutterless.pipeline.injection.amplifiers import InjectionSettings
 from shutterless.pipeline.store.store import manifest_hash, open_amplifier, read_manifest
+from shutterless.pipeline.tokens import StripBatch, TokenGrid, concatenate_strips
 from shutterless.workflows.comparison.field_tables import place_by_entry
 from shutterless.workflows.comparison.unseen import describe_frames
 from shutterless.workflows.execution.cluster import Executor, SerialExecutor
 from shutterless.workflows.execution.progress import Progress
-from shutterless.workflows.searching.detect import write_rates
+from shutterless.workflows.searching.detect import keep_best_of_trails, write_rates
 from shutterless.workflows.tracking.record import TRAINED_ON, TRAINING
 from shutterless.workflows.training.train import TrainError, sky_groups
 
@@ -42,9 +42,10 @@ def label_store(
     *,
     seed: int,
     truth: pd.DataFrame | None = None,
+    grid: TokenGrid | None = None,
     executor: Executor | None = None,
     progress: Progress | None = None,
-) -> pd.DataFrame:
+) -> LabelledTriggers:
     """Label the triggers of every amplifier of a store.
 
     Parameters
@@ -54,14 +55,15 @@ def label_store(
         Of the events that are injected.
     truth : DataFrame, optional
         Truth table of the store's frames. Without one the store is taken to be event-free, and events are injected.
+    grid : TokenGrid, optional
+        Of the strips, if they are wanted.
     executor : Executor, optional
     progress : Progress, optional
 
     Returns
     -------
-    DataFrame
-        As `shutterless.pipeline.examples.labelled_triggers.label_triggers`, with ``entry`` and ``field``, the number
-        of the field of stars.
+    LabelledTriggers
+        Their table with ``entry`` and ``field``, the number of the field of stars.
 
     Raises
     ------
@@ -73,21 +75,25 @@ def label_store(
         raise TrainError(f"store {store} holds no amplifier; see its failures.parquet")
     fields = dict(zip(manifest["entry"], sky_groups(manifest), strict=True))
     items = [_Amplifier(str(store), entry, number) for number, entry in enumerate(manifest["entry"])]
-    work = partial(_label, seed=seed, truth=None if truth is None else place_by_entry(truth, manifest))
-    tables = []
+    work = partial(_label, seed=seed, truth=None if truth is None else place_by_entry(truth, manifest), grid=grid)
+    tables: list[pd.DataFrame] = []
+    strips: list[StripBatch] = []
     for outcome in (executor or SerialExecutor()).map(work, items, describe="labelling triggers", progress=progress):
         if outcome.value is None:
             raise TrainError(f"no triggers from {store}/{outcome.item.entry}: {outcome.error}")
-        tables.append(outcome.value.assign(entry=outcome.item.entry, field=fields[outcome.item.entry]))
-    return pd.concat(tables, ignore_index=True)
+        tables.append(outcome.value.table.assign(entry=outcome.item.entry, field=fields[outcome.item.entry]))
+        if outcome.value.strips is not None:
+            strips.append(outcome.value.strips)
+    table = pd.concat(tables, ignore_index=True)
+    return LabelledTriggers(table, None if grid is None else concatenate_strips(strips))
 
 
-def _label(item: _Amplifier, *, seed: int, truth: pd.DataFrame | None) -> pd.DataFrame:
+def _label(item: _Amplifier, *, seed: int, truth: pd.DataFrame | None, grid: TokenGrid | None) -> LabelledTriggers:
     amplifier = open_amplifier(item.store, item.entry)
     if truth is None:
         rng = np.random.default_rng([seed, item.number])
-        return inject_and_label(amplifier, rng, InjectionSettings())
-    return label_triggers(amplifier, truth[truth["entry"] == item.entry])
+        return inject_and_label(amplifier, rng, InjectionSettings(), grid=grid)
+    return label_triggers(amplifier, truth[truth["entry"] == item.entry], grid=grid)
 
 
 def train_forest(
@@ -115,11 +121,10 @@ def train_forest(
         The content of `TRAINING`.
     """
     started = time.perf_counter()
-    labelled = label_store(store, seed=settings.seed, executor=executor, progress=progress)
+    labelled = label_store(store, seed=settings.seed, executor=executor, progress=progress).table
     manifest = read_manifest(store)
-    hours = manifest.set_index("entry")["live_pixel_rows"] / manifest.set_index("entry")["pixel_rows_per_hour"]
     summary = grow_forest(
-        labelled, hours, settings, Path(out),
+        labelled, hours_by_entry(manifest), settings, Path(out),
         data_hash=manifest_hash(manifest), trained_on=describe_frames((store, manifest)),
     )  # fmt: skip
     summary["train_seconds"] = time.perf_counter() - started
@@ -129,7 +134,7 @@ def train_forest(
 
 def grow_forest(
     labelled: pd.DataFrame,
-    live_hours: pd.Series,
+    hours: pd.DataFrame,
     settings: ForestSettings,
     out: Path,
     *,
@@ -141,9 +146,9 @@ def grow_forest(
     Parameters
     ----------
     labelled : DataFrame
-        From `label_store`.
-    live_hours : Series
-        Amplifier-hours of each entry.
+        Table of `label_store`.
+    hours : DataFrame
+        From `hours_by_entry`.
     settings : ForestSettings
     out : Path
     data_hash : str
@@ -160,7 +165,8 @@ def grow_forest(
     forest, is_held = fit_forest(labelled, kind, labelled["field"].to_numpy(), settings)
     forest.save(out)
     held_back = labelled[is_held]
-    write_rates(out, _count_false_alarms(forest, held_back, live_hours), data_hash)
+    score = forest.score(held_back)["event_logit"].to_numpy()
+    write_rates(out, count_noise(score, held_back, hours), data_hash)
     is_event = np.isin(kind, EVENT_KINDS)
     return {
         "name": out.name,
@@ -177,9 +183,33 @@ def grow_forest(
     }
 
 
-def _count_false_alarms(forest: Forest, triggers: pd.DataFrame, live_hours: pd.Series) -> RateCurve:
-    """Highest score of each cluster of triggers that match no event."""
-    noise = triggers[~np.isin(triggers["kind"].to_numpy(dtype=object), EVENT_KINDS)].reset_index(drop=True)
-    score = forest.score(noise)["event_logit"]
-    hours = float(live_hours.loc[triggers["entry"].unique()].sum())
-    return false_alarm_curve(noise, score.to_numpy(), empty_truth(), hours)
+def count_noise(score: np.ndarray, triggers: pd.DataFrame, hours: pd.DataFrame) -> RateCurve:
+    """Highest score of each cluster of triggers that match no event; a trail counts once.
+
+    Parameters
+    ----------
+    score : ndarray, shape (n,)
+    triggers : DataFrame
+        Of `label_store`.
+    hours : DataFrame
+        From `hours_by_entry`.
+    """
+    trail = pd.Series(pd.factorize(triggers["entry"].astype(str) + "/" + triggers["trail_id"].astype(str))[0])
+    best = keep_best_of_trails(score, trail.where(triggers["trail_id"].notna().to_numpy()))
+    noise = ~np.isin(triggers["kind"].to_numpy(dtype=object), EVENT_KINDS) & np.isfinite(best)
+    own = hours.loc[triggers["entry"].unique()]
+    return false_alarm_curve(
+        triggers[noise].reset_index(drop=True), best[noise], empty_truth(), float(own["live_hours"].sum()),
+        pixel_rows_per_hour=float(own["pixel_rows_per_hour"].iloc[0]),
+    )  # fmt: skip
+
+
+def hours_by_entry(manifest: pd.DataFrame) -> pd.DataFrame:
+    """``live_hours`` and ``pixel_rows_per_hour`` of every entry of a store."""
+    by_entry = manifest.set_index("entry")
+    return pd.DataFrame(
+        {
+            "live_hours": by_entry["live_pixel_rows"] / by_entry["pixel_rows_per_hour"],
+            "pixel_rows_per_hour": by_entry["pixel_rows_per_hour"],
+        }
+    )

@@ -135,3 +135,26 @@ def test_the_rate_that_is_asked_is_counted():
     assert row.stored_counted == 0  # that curve is of other frames
     assert row.asked_of_a_field == pytest.approx(20)
     assert row.most_in_a_field <= row.counted
+
+
+def test_events_among_the_triggers_are_no_false_alarms():
+    """One amplifier with ten noise triggers above the threshold, four of which belong to two events."""
+    manifest = pd.DataFrame(
+        {"entry": ["a"], "sequence": ["s"], "file": ["f"], "ccd": [1], "quadrant": [2], "live_pixel_rows": [2e8],
+         "pixel_rows_per_hour": [1e9]}
+    )  # fmt: skip
+    n = 400
+    rows = 1000 * np.arange(n)
+    score = np.where(np.arange(n) < 10, 50.0, np.random.default_rng(4).exponential(0.5, n))
+    triggers = pd.DataFrame(
+        {"entry": "a", "x": 10.0, "y": 0.0, "row_start": rows, "row_stop": rows + 5, "width_rows": 6.0}
+    ).assign(**{"m/probability": np.nan, "m/score": score})
+    truth = pd.DataFrame(
+        {"file": "f", "ccd": 1, "quadrant": 2, "is_event": [True, True, False], "x": 10.0, "row_start": [0, 2000, 5000],
+         "row_stop": [1003, 3003, 5003], "rho": 9.0}
+    )  # fmt: skip
+    curve = RateCurve(np.linspace(50, 30, 100), live_hours=1.0)
+    (everything,) = count_asked(triggers, manifest, {"m": curve}, [50.0]).itertuples()
+    (noise,) = count_asked(triggers, manifest, {"m": curve}, [50.0], truth).itertuples()
+    assert everything.stored_counted - noise.stored_counted == 4
+    assert everything.counted - noise.counted == 4

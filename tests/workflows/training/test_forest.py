@@ -44,7 +44,7 @@ def test_forest_is_written_with_its_curve_and_what_it_was_grown_from(training_st
 def test_triggers_are_labelled_by_the_truth_table(held_out):
     store, truth = held_out
     table = pd.read_parquet(truth)
-    labelled = label_store(store, seed=1, truth=table)
+    labelled = label_store(store, seed=1, truth=table).table
     events = table[table["is_event"].astype(bool)]
     assert set(labelled.loc[labelled["rho"].notna(), "kind"]) <= set(events["kind"])
     assert labelled.loc[labelled["rho"].isna(), "kind"].isin(["noise", *set(table["kind"])]).all()
@@ -95,4 +95,4 @@ def test_a_forest_starts_from_no_other_model(training_store, trained):
     arguments = ["train", str(training_store), "--model", "forest", "--init", str(trained[0])]
     done = CliRunner().invoke(cli.app, arguments)
     assert done.exit_code == 2
-    assert "a forest cannot start from another model" in done.output
+    assert "a forest detector starts from no other model" in done.output

@@ -1,0 +1,1 @@
+"""A forest and networks that judge the same triggers together."""

@@ -1,0 +1,151 @@
+"""The combined detector: a forest ranks all triggers, networks judge those it ranks highest, and log-odds are added."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from shutterless.models.describe import count_parameters, describe_detector
+from shutterless.models.families import family_of, load_model
+from shutterless.models.forest.forest import COMBINED_TYPE, Forest, load_forest
+from shutterless.models.inputs import DetectorModel
+from shutterless.models.scoring import score_strips
+from shutterless.pipeline.tokens import STRIPS_AT_ONCE, StripBatch, TokenGrid
+
+FOREST = "forest"  # folder of the forest in that of the detector
+_CONFIG, _NETWORK = "config.json", "network-{}"
+
+
+class CombinedError(ValueError):
+    """A combined detector that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Combined:
+    """A forest and networks.
+
+    Parameters
+    ----------
+    forest : Forest
+    networks : tuple of DetectorModel
+        Of one grid; their log-odds are averaged.
+    weights : (float, float, float)
+        Intercept, weight of the forest's log-odds, and weight of the networks'. The sum is calibrated to the mix of the
+        fields held back.
+    ask_above : float
+        Log-odds of the forest above which a trigger is shown to the networks. Where they are not asked, their log-odds
+        are taken to be the forest's.
+    """
+
+    forest: Forest
+    networks: tuple[DetectorModel, ...]
+    weights: tuple[float, float, float]
+    ask_above: float
+
+    @property
+    def grid(self) -> TokenGrid:
+        """Grid that strips must be cut with."""
+        return self.networks[0].grid
+
+    def score(
+        self,
+        context: pd.DataFrame,
+        cut: Callable[[np.ndarray], StripBatch],
+        batch_size: int = STRIPS_AT_ONCE,
+    ) -> pd.DataFrame:
+        """Score triggers.
+
+        Parameters
+        ----------
+        context : DataFrame
+            From `shutterless.pipeline.context.features.measure_context`.
+        cut : function
+            Cuts the strips of the triggers at which a bool ndarray is true.
+        batch_size : int
+
+        Returns
+        -------
+        DataFrame
+            As `shutterless.models.forest.forest.Forest.score`; the kind is the forest's.
+        """
+        table = self.forest.score(context)
+        forest = table["event_logit"].to_numpy()
+        asked = forest > self.ask_above
+        networks = forest.copy()
+        if asked.any():
+            numbers = context[list(self.forest.features)].to_numpy(np.float32)[asked]
+            networks[asked] = self.ask(cut(asked), numbers, batch_size)
+        logit = combine_logits(self.weights, forest, networks)
+        return table.assign(event_logit=logit, probability=expit(logit))
+
+    def ask(self, strips: StripBatch, numbers: np.ndarray, batch_size: int = STRIPS_AT_ONCE) -> np.ndarray:
+        """Mean log-odds of the networks, float64 (b,)."""
+        found = [score_strips(network, strips, batch_size, numbers=numbers) for network in self.networks]
+        return np.mean([table["event_logit"].to_numpy() for table in found], axis=0)
+
+    def describe(self) -> str:
+        """Weights, the forest and the networks, in lines of text."""
+        said = "log-odds = {:.3f} + {:.3f} x those of the forest + {:.3f} x those of the networks".format(*self.weights)
+        lines = [
+            said,
+            f"the networks see triggers above {self.ask_above:.2f} of the forest",
+            "",
+            self.forest.describe(),
+        ]
+        for number, network in enumerate(self.networks):
+            parameters = count_parameters(network)
+            lines += [
+                "",
+                f"network {number}: {family_of(network)}, {parameters:,} parameters",
+                describe_detector(network),
+            ]
+        return "\n".join(lines)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``config.json``, and the forest and each network in folders of their own."""
+        folder = Path(folder)
+        self.forest.save(folder / FOREST)
+        for number, network in enumerate(self.networks):
+            network.save_pretrained(folder / _NETWORK.format(number))
+        config = {
+            "model_type": COMBINED_TYPE,
+            "n_networks": len(self.networks),
+            "weights": list(self.weights),
+            "ask_above": self.ask_above,
+        }
+        (folder / _CONFIG).write_text(json.dumps(config, indent=1))
+
+
+def combine_logits(weights: tuple[float, float, float], forest: np.ndarray, networks: np.ndarray) -> np.ndarray:
+    """Log-odds of a forest and of networks, added with weights after an intercept."""
+    return weights[0] + weights[1] * forest + weights[2] * networks
+
+
+def load_combined(folder: str | Path) -> Combined:
+    """Read a detector that `Combined.save` wrote.
+
+    Raises
+    ------
+    CombinedError
+        If its config is not that of a combined detector.
+    """
+    folder = Path(folder)
+    config: dict[str, Any] = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    try:
+        weights = tuple(float(weight) for weight in config["weights"])
+        ask_above, n_networks = float(config["ask_above"]), int(config["n_networks"])
+        if config["model_type"] != COMBINED_TYPE or len(weights) != 3 or n_networks < 1:
+            raise ValueError(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CombinedError(
+            f"{folder / _CONFIG} is not that of a combined detector ({error}); copy the whole folder again"
+        ) from error
+    networks = tuple(load_model(folder / _NETWORK.format(number)) for number in range(n_networks))
+    return Combined(load_forest(folder / FOREST), networks, weights, ask_above)  # type: ignore[arg-type]

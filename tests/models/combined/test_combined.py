@@ -1,0 +1,128 @@
+"""A toy in which a pulse in the strip tells half of the events and a number of the context the other half."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from shutterless.models.combined.combined import Combined, CombinedError, combine_logits, load_combined
+from shutterless.models.combined.fit import fit_combined, fit_weights
+from shutterless.models.combined.settings import CombinedSettings, CombinedSettingsError
+from shutterless.models.forest.forest import is_combined, is_forest
+from shutterless.models.forest.settings import ForestSettings
+from shutterless.pipeline.context.features import CONTEXT_FEATURES
+
+from ..conftest import SMALL_ARCH, make_toy
+
+FEW = ForestSettings(n_trees=30, n_seeds=1, min_leaf=5, learning_rate=0.2)
+SHORT = CombinedSettings(n_networks=2, epochs=10, folds=2, asked_per_hour=400, batch_size=32, learning_rate=4e-3)
+
+
+def labelled(seed: int) -> tuple:
+    """Every second trigger is an event; half of these have no pulse, but a high number in their context."""
+    toy = make_toy(seed=seed)
+    rng = np.random.default_rng(seed)
+    is_event = toy.labels.is_event > 0.5
+    shown = is_event & (np.arange(len(toy)) % 4 == 1)
+    patches = np.where(
+        (is_event & ~shown)[:, None, None], rng.standard_normal(toy.strips.patches.shape), toy.strips.patches
+    )
+    context = pd.DataFrame(rng.standard_normal((len(toy), len(CONTEXT_FEATURES))), columns=list(CONTEXT_FEATURES))
+    context.loc[is_event & ~shown, "flux_snr"] += 5.0
+    context.loc[::7, "onset_rows"] = np.nan
+    strips = replace(toy.strips, patches=patches.astype(np.float16))
+    examples = replace(toy, strips=strips, numbers=context.to_numpy(np.float32))
+    return examples, context, np.where(is_event, "flare", "noise").astype(object), shown
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[Combined, np.ndarray]:
+    examples, context, kind, _ = labelled(1)
+    return fit_combined(examples, context, kind, 1.0, FEW, SHORT, architecture=SMALL_ARCH["transformer"])
+
+
+def score(combined: Combined, examples, context) -> pd.DataFrame:
+    return combined.score(context, lambda asked: examples.strips[asked])
+
+
+def test_networks_find_what_the_context_does_not_show(trained):
+    combined, _ = trained
+    examples, context, kind, shown = labelled(2)
+    joined = score(combined, examples, context)["event_logit"].to_numpy()
+    alone = combined.forest.score(context)["event_logit"].to_numpy()
+    noise = kind == "noise"
+    limits = [np.quantile(logit[noise], 0.98) for logit in (joined, alone)]
+    assert (alone[shown] > limits[1]).mean() < 0.3
+    assert (joined[shown] > limits[0]).mean() > 0.6
+    assert (joined[~noise & ~shown] > limits[0]).mean() > 0.6
+
+
+def test_only_what_the_forest_ranks_highest_is_cut_and_shown_to_the_networks(trained):
+    examples, context, _, _ = labelled(3)
+    seen: list[np.ndarray] = []
+    combined = replace(trained[0], ask_above=float(trained[0].forest.score(context)["event_logit"].median()))
+    table = combined.score(context, lambda asked: seen.append(asked) or examples.strips[asked])
+    forest = combined.forest.score(context)["event_logit"].to_numpy()
+    np.testing.assert_array_equal(seen[0], forest > combined.ask_above)
+    assert 0.4 < seen[0].mean() < 0.6
+    np.testing.assert_allclose(
+        table["event_logit"][~seen[0]], combine_logits(combined.weights, forest, forest)[~seen[0]]
+    )
+    nobody = replace(combined, ask_above=np.inf).score(context, lambda asked: pytest.fail("strips were cut"))
+    np.testing.assert_allclose(nobody["event_logit"], combine_logits(combined.weights, forest, forest))
+
+
+def test_so_many_triggers_without_an_event_are_asked_about(trained):
+    """400 of 600 in an hour; counted on fields that the forest has not seen."""
+    _, context, kind, _ = labelled(1)
+    logit = trained[0].forest.score(context)["event_logit"].to_numpy()
+    held = trained[1] & (kind == "noise")
+    assert (logit[held] > trained[0].ask_above).mean() == pytest.approx(400 / 600, abs=0.01)
+
+
+def test_fields_held_back_were_not_trained_on(trained):
+    examples = labelled(1)[0]
+    held = trained[1]
+    assert 0 < held.sum() < len(held)
+    assert set(examples.groups[held]).isdisjoint(examples.groups[~held])
+
+
+def test_what_is_saved_comes_back_to_the_bit(trained, tmp_path):
+    combined, _ = trained
+    combined.save(tmp_path)
+    assert is_combined(tmp_path)
+    assert not is_forest(tmp_path)
+    examples, context, _, _ = labelled(4)
+    expected = score(combined, examples, context)
+    pd.testing.assert_frame_equal(score(load_combined(tmp_path), examples, context), expected, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    "change", [{"weights": [1.0, 2.0]}, {"n_networks": 0}, {"ask_above": None}, {"model_type": "shutterless-forest"}]
+)
+def test_a_config_of_something_else_is_refused(trained, tmp_path, change):
+    trained[0].save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(CombinedError, match=r"config.json is not that of a combined detector"):
+        load_combined(tmp_path)
+
+
+def test_more_folds_than_fields_are_refused():
+    examples, context, kind, _ = labelled(1)
+    with pytest.raises(
+        CombinedSettingsError, match="5 fields to train on, besides those held back, do not fill 9 folds"
+    ):
+        fit_combined(examples, context, kind, 1.0, FEW, replace(SHORT, folds=9))
+
+
+def test_weights_are_those_of_a_logistic_regression():
+    rng = np.random.default_rng(1)
+    forest, networks = rng.normal(0, 2, (2, 40_000))
+    is_event = rng.random(40_000) < 1 / (1 + np.exp(-(0.5 * forest + 1.5 * networks - 1)))
+    assert fit_weights(forest, networks, is_event) == pytest.approx((-1.0, 0.5, 1.5), abs=0.06)
+    assert fit_weights(forest, -forest, forest > 0)[2] == 0.0  # the worse of two is left out
