@@ -6,12 +6,15 @@ import errno
 import hashlib
 import shutil
 import uuid
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 _PARTIAL = ".partial"
 _ATTEMPTS = 10
@@ -21,11 +24,34 @@ class BusyFolderError(OSError):
     """A folder that another process keeps writing at the same time."""
 
 
-def write_parquet(table: pd.DataFrame, path: Path) -> None:
-    """Write a Parquet file under another name and move it into place, so that none is ever half-written."""
+def write_parquet(
+    table: pd.DataFrame,
+    path: Path,
+    *,
+    about: Mapping[str, str] | None = None,
+    columns: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """Write a Parquet file under another name and move it into place, so that none is ever half-written.
+
+    Parameters
+    ----------
+    table : DataFrame
+    path : Path
+    about : mapping of str to str, optional
+        Metadata of the file, such as what made it.
+    columns : mapping of str to mapping, optional
+        Metadata of columns, such as ``unit`` and ``description``.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Series.values returning an ndarray that drops timezone")  # Arrow keeps it
+        stored = pa.Table.from_pandas(table, preserve_index=False)
+    for index, name in enumerate(stored.schema.names):
+        if about_column := (columns or {}).get(name):
+            stored = stored.set_column(index, stored.schema.field(index).with_metadata(about_column), stored[name])
+    stored = stored.replace_schema_metadata({**(stored.schema.metadata or {}), **(about or {})})
     with written_whole(path) as partial:
-        table.to_parquet(partial, index=False)
+        pq.write_table(stored, partial)
 
 
 def partial_path(path: Path) -> Path:
@@ -80,3 +106,9 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file under another name and move it into place."""
     with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def give_umask_rights(path: Path) -> None:
+    """Give a file the rights of a file that this process would make: safetensors writes for its owner alone."""
+    with written_whole(path) as partial:
+        shutil.copyfile(path, partial)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import astropy.units as u
 import numpy as np
 import pandas as pd
-from astropy.table import Table
+from astropy.table import Column, Table
+from astropy.table.meta import get_yaml_from_table
+from astropy.time import Time
 
-from shutterless.pipeline.detection.matching import number_groups
 from shutterless.pipeline.files import write_parquet, written_whole
 from shutterless.pipeline.reading.frames import frame_stem
 from shutterless.pipeline.reading.readout import Readout
+from shutterless.pipeline.results.file_places import FilePlace
 
+TIMESTAMP = "datetime64[us, UTC]"
 CANDIDATE_TYPES = {
     "candidate_id": "string",
     "group_id": "string",
@@ -44,10 +48,65 @@ CANDIDATE_TYPES = {
     "model": "string",
     "trail_id": "string",
     "false_alarm_rate": "float64",
+    "path": "string",
+    "hdu": "Int64",
+    "fits_x": "float64",
+    "fits_y": "Int64",
+    "fits_z": "Int64",
+    "object": "string",
+    "cadence_number": "Int64",
+    "campaign": "string",
+    "time_read": TIMESTAMP,
+    "time_event_min": TIMESTAMP,
+    "time_event_max": TIMESTAMP,
 }
 CANDIDATE_UNITS = {"x": u.pix, "y": u.pix, "duration_s": u.s, "amplitude_e": u.electron, "star_mag": u.mag}
-CANDIDATE_UNITS |= {"false_alarm_rate": 1 / u.hour}
-SAME_GROUP_ROWS = 3  # at any row rate: what is read with a row is in all of its columns
+CANDIDATE_UNITS |= {"false_alarm_rate": 1 / u.hour, "fits_x": u.pix, "fits_y": u.pix}
+
+
+# what is behind a column, for people who open the file; docs/reference/formats.md says more
+CANDIDATE_DESCRIPTIONS = {
+    "candidate_id": "file, amplifier, column and row in one name",
+    "group_id": "candidate_id of the strongest of those that have one cause",
+    "file": "name of the file in which it peaks",
+    "ccd": "detector, from 1",
+    "quadrant": "amplifier of the detector, from 1",
+    "y": "row of the image, in read order from 0 (cubes)",
+    "x": "column in read order, from 0",
+    "row_start": "first row of the central 90 % of the fluence, in read order from 0",
+    "row_stop": "last row of the central 90 % of the fluence",
+    "row_peak": "row of the peak",
+    "duration_s": "length of the central 90 % of the fluence",
+    "snr": "signal to noise of the best template, negative for dips",
+    "probability": "probability of an event",
+    "kind": "most probable kind",
+    "kind_probability": "probability of that kind",
+    "streak_id": "star in that column",
+    "star_mag": "its magnitude",
+    "amplitude_e": "electrons per row at the peak, summed over columns",
+    "time_archive": "time of the archive at the peak, in its own unit and scale (cubes)",
+    "time_read_utc": "UTC at which the peak was read, as text",
+    "time_event_min_utc": "UTC before which its light did not arrive, as text",
+    "time_event_max_utc": "UTC after which its light did not arrive, as text",
+    "veto": "why the classical detector takes it for no event; empty if it does not",
+    "model": "detector",
+    "trail_id": "trail for whose triggers it stands",
+    "false_alarm_rate": "false alarms per amplifier-hour with this score or a higher one",
+    "path": "the file in which it peaks",
+    "hdu": "number of the HDU with its pixels, the primary one is 0",
+    "fits_x": "column of the HDU's pixels as FITS counts them, from 1, raw orientation",
+    "fits_y": "row of the HDU's pixels at the peak, from 1, raw orientation; row of the image of a cube",
+    "fits_z": "image of a cube at the peak: row of the table or plane of the HDU, from 1",
+    "object": "OBJECT of the header (cubes)",
+    "cadence_number": "CADENCENO of the archive at the peak (cubes)",
+    "campaign": "campaign, quarter or sector of the archive (cubes)",
+    "time_read": "time_read_utc as a time",
+    "time_event_min": "time_event_min_utc as a time",
+    "time_event_max": "time_event_max_utc as a time",
+}
+_PLACE_COLUMNS = ("path", "hdu", "fits_x", "fits_y", "fits_z", "object", "cadence_number", "campaign")
+_MOMENTS = ("time_read", "time_event_min", "time_event_max")
+_ANY_MOMENT = "2000-01-01T00:00:00.000000"  # under a mask
 
 
 def empty_candidates() -> pd.DataFrame:
@@ -56,8 +115,9 @@ def empty_candidates() -> pd.DataFrame:
 
 
 def build_candidates(
-    detections: pd.DataFrame, streaks: pd.DataFrame, readout: Readout, *, file: str, model: str, n_y: int = 1
-) -> pd.DataFrame:
+    detections: pd.DataFrame, streaks: pd.DataFrame, readout: Readout, *, file: str, model: str, n_y: int = 1,
+    place: FilePlace | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Candidates of one amplifier of one file.
 
     Parameters
@@ -73,6 +133,8 @@ def build_candidates(
         Names of the FITS file and of the detector.
     n_y : int
         Height of the stack. In a stack one row high no candidate has a ``y``.
+    place : FilePlace, optional
+        Says where the pixels are in the file; without it the columns for that are missing.
 
     Returns
     -------
@@ -107,35 +169,20 @@ def build_candidates(
         time_event_min_utc=earliest,
         time_event_max_utc=latest,
         model=model,
-        trail_id=_trail_ids(file, readout, detections),
+        trail_id=trail_names(file, readout, detections),
         false_alarm_rate=detections.get("false_alarm_rate", missing),
+        **dict.fromkeys(_PLACE_COLUMNS, missing),
     )
+    if place is not None:
+        table = table.assign(**place.columns(detections, place_y))
+    for name in _MOMENTS:
+        table[name] = pd.to_datetime(table[f"{name}_utc"], errors="coerce", format="ISO8601", utc=True)
     table["group_id"] = table["candidate_id"]
     return table[list(CANDIDATE_TYPES)].astype(CANDIDATE_TYPES).reset_index(drop=True)
 
 
-def group_candidates(candidates: pd.DataFrame) -> pd.DataFrame:
-    """Group candidates of one cause: the same rows in several columns or quadrants of a CCD, or one flash on two stars.
-
-    Two candidates of one file are joined if their peaks agree within `SAME_GROUP_ROWS` or a quarter of the shorter one
-    and their rows overlap by more than half, as for events at read time (pickup, the crossing of a satellite). They are
-    also joined if their event times are known and agree, which only a cause in the sky can produce.
-
-    Returns
-    -------
-    DataFrame
-        With ``group_id``: the ``candidate_id`` of the group's strongest member.
-    """
-    numbered = candidates.reset_index(drop=True)
-    pairs: list[tuple[int, int]] = []
-    for _, part in numbered.groupby("file", sort=False):
-        pairs += [(part.index[a], part.index[b]) for a, b in _same_cause(part)]
-    leader = numbered["snr"].abs().groupby(number_groups(pairs, len(numbered))).transform("idxmax")
-    return candidates.assign(group_id=numbered["candidate_id"].iloc[leader].astype("string").array)
-
-
 def write_candidates(candidates: pd.DataFrame, folder: str | Path, settings: Mapping[str, Any]) -> tuple[Path, Path]:
-    """Write ``candidates.parquet`` and, with units and settings in its header, ``candidates.ecsv``.
+    """Write ``candidates.parquet`` and ``candidates.ecsv``, with units, descriptions and what made them in both.
 
     Returns
     -------
@@ -144,16 +191,39 @@ def write_candidates(candidates: pd.DataFrame, folder: str | Path, settings: Map
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     parquet, ecsv = folder / "candidates.parquet", folder / "candidates.ecsv"
-    write_parquet(candidates, parquet)
-    table = Table(names=list(CANDIDATE_TYPES), dtype=[_plain_dtype(dtype) for dtype in CANDIDATE_TYPES.values()])
-    if len(candidates):
-        table = Table({name: _plain_column(candidates[name]) for name in CANDIDATE_TYPES})
-    for name, unit in CANDIDATE_UNITS.items():
-        table[name].unit = unit
+    table = _described_table(candidates)
+    table.meta["shutterless"] = version("shutterless")
     table.meta["settings"] = json.dumps(dict(settings), sort_keys=True, default=str)
+    columns = {name: {"description": text} for name, text in CANDIDATE_DESCRIPTIONS.items()}
+    for name, unit in CANDIDATE_UNITS.items():
+        columns[name]["unit"] = unit.to_string()
+    write_parquet(candidates, parquet, about=_parquet_metadata(table), columns=columns)
     with written_whole(ecsv) as partial:
         table.write(partial, format="ascii.ecsv")
     return parquet, ecsv
+
+
+def _described_table(candidates: pd.DataFrame) -> Table:
+    """Table of astropy: missing values masked, moments as times."""
+    table = Table({name: _plain_column(candidates[name]) for name in CANDIDATE_TYPES})
+    for name, unit in CANDIDATE_UNITS.items():
+        table[name].unit = unit
+    for name, text in CANDIDATE_DESCRIPTIONS.items():
+        table[name].info.description = text
+    return table
+
+
+def _parquet_metadata(table: Table) -> dict[str, str]:
+    """Metadata by which astropy finds units and descriptions in a Parquet file, and what made the table."""
+    plain = Table(table, copy=True)
+    for name in _MOMENTS:
+        plain[name] = Column(np.zeros(len(table), dtype="datetime64[us]"), description=CANDIDATE_DESCRIPTIONS[name])
+    texts = [name for name, kind in CANDIDATE_TYPES.items() if kind == "string"]
+    return {
+        **{key: str(value) for key, value in table.meta.items()},
+        "table_meta_yaml": "\n".join(get_yaml_from_table(plain)),
+        **{f"table::len::{name}": str(max(plain[name].dtype.itemsize // 4, len("None"))) for name in texts},
+    }
 
 
 def _candidate_id(file: str, readout: Readout, x: float, y: Any, row: int) -> str:
@@ -165,40 +235,23 @@ def _amplifier_id(file: str, readout: Readout) -> str:
     return f"{frame_stem(file)}_c{readout.ccd or 0:02d}_q{readout.quadrant or 0}"
 
 
-def _trail_ids(file: str, readout: Readout, detections: pd.DataFrame) -> pd.Series:
-    """Name of the trail of each detection, missing without one."""
+def trail_names(file: str, readout: Readout, detections: pd.DataFrame) -> pd.Series:
+    """Name of the trail of each detection in the table of candidates, missing without one."""
     number = detections.get("trail_id", pd.Series(pd.NA, index=detections.index)).astype("Int64")
     names = [pd.NA if pd.isna(n) else f"{_amplifier_id(file, readout)}_t{n:04d}" for n in number]
     return pd.Series(names, index=detections.index, dtype="string")
 
 
-def _same_cause(part: pd.DataFrame) -> list[tuple[int, int]]:
-    """Pairs of positions within one file's candidates that have one cause."""
-    start, stop, peak = (part[name].to_numpy(dtype=np.float64) for name in ("row_start", "row_stop", "row_peak"))
-    event = pd.to_datetime(part["time_event_min_utc"], errors="coerce", format="ISO8601")
-    exact = (part["time_event_min_utc"] == part["time_event_max_utc"]).to_numpy() & event.notna().to_numpy()
-    event_s = event.to_numpy(dtype="datetime64[ns]").astype(np.int64) / 1e9
-    row_s = part["duration_s"].to_numpy() / (stop - start + 1)
-    pairs = []
-    for a in range(len(part)):
-        length = np.minimum(stop[a] - start[a], stop - start) + 1
-        tolerance = np.maximum(SAME_GROUP_ROWS, length / 4)
-        overlap = np.minimum(stop[a], stop) - np.maximum(start[a], start) + 1
-        union = np.maximum(stop[a], stop) - np.minimum(start[a], start) + 1
-        same_rows = (np.abs(peak[a] - peak) <= tolerance) & (overlap > union / 2)
-        same_time = exact[a] & exact & (np.abs(event_s[a] - event_s) <= tolerance * row_s)
-        pairs += [(a, int(b)) for b in np.flatnonzero(same_rows | same_time) if b > a]
-    return pairs
-
-
-def _plain_dtype(dtype: str) -> str:
-    return {"string": "U1", "Int64": "i8"}.get(dtype, dtype)
-
-
 def _plain_column(series: pd.Series) -> Any:
-    """Column that astropy writes: missing integers masked, missing strings empty."""
+    """Column that astropy writes: missing integers, texts and moments are masked."""
+    missing = series.isna().to_numpy()
+    if series.dtype == TIMESTAMP:
+        text = series.dt.strftime("%Y-%m-%dT%H:%M:%S.%f").fillna(_ANY_MOMENT).to_numpy(dtype="U26")
+        moments = Time(text, format="isot", scale="utc", precision=6)
+        moments[missing] = np.ma.masked
+        return moments
     if series.dtype == "Int64":
-        return np.ma.MaskedArray(series.fillna(0).to_numpy(dtype=np.int64), mask=series.isna().to_numpy())
+        return np.ma.MaskedArray(series.fillna(0).to_numpy(dtype=np.int64), mask=missing)
     if series.dtype == "string":
-        return series.fillna("").to_numpy(dtype=str)
+        return np.ma.MaskedArray(series.fillna("").to_numpy(dtype=str), mask=missing)
     return series.to_numpy()

@@ -14,7 +14,7 @@ from shutterless.pipeline.reading.frames import FRAME_SUFFIXES
 from shutterless.pipeline.store.store import MANIFEST, StoreError, open_amplifier, read_manifest
 
 CONTROLS = "controls"  # folder of the models trained with shuffled labels
-N_LISTED = 50  # groups of candidates that a report lists
+N_LISTED = 1000  # groups of candidates that a report lists
 _SAME_AMPLIFIER = ("file", "ccd", "quadrant")
 
 
@@ -56,6 +56,28 @@ def best_of_groups(candidates: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:
     sizes = groups.map(groups.value_counts())
     first = ~groups.duplicated()
     return candidates[first].reset_index(drop=True), sizes[first].astype(int).tolist()
+
+
+def in_groups(candidates: pd.DataFrame) -> pd.DataFrame:
+    """All candidates, each group at the place of its first member.
+
+    Returns
+    -------
+    DataFrame
+        With ``n_in_group``, the number of members, and ``leads``, whether it is the first of them.
+    """
+    groups = candidates["group_id"].astype(object).where(candidates["group_id"].notna(), candidates["candidate_id"])
+    place, _ = pd.factorize(groups)
+    counted = candidates.assign(_place=place, n_in_group=groups.map(groups.value_counts()), leads=~groups.duplicated())
+    return counted.sort_values("_place", kind="stable").drop(columns="_place").reset_index(drop=True)
+
+
+def describe_group(candidate: pd.Series, candidates: pd.DataFrame) -> str:
+    """How many candidates have the cause of this one, and the names of the others."""
+    same = candidates["group_id"].eq(candidate["group_id"]).fillna(False).astype(bool)
+    others = candidates[same & candidates["candidate_id"].ne(candidate["candidate_id"])]["candidate_id"]
+    n = len(others) + 1
+    return f"{n} candidate{'s: this, ' if n > 1 else ''}{', '.join(others)}"
 
 
 class RunFolder:

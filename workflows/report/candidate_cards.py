@@ -17,7 +17,7 @@ from shutterless.pipeline.psf import pixel_profile
 from shutterless.workflows.pages.drawings import new_figure, picture, window
 from shutterless.workflows.pages.formats import Columns, number, tabulate
 from shutterless.workflows.pages.parts import Card, Definitions, Paragraph, Part, Picture, Table
-from shutterless.workflows.pages.run_folder import N_LISTED, RunFolder, best_of_groups, required
+from shutterless.workflows.pages.run_folder import N_LISTED, RunFolder, describe_group, in_groups, required
 
 N_CARDS = 12
 _N_COLUMNS = 16
@@ -30,20 +30,24 @@ def write_frame_candidates(run: RunFolder) -> list[Part]:
     if found.empty:
         return [Paragraph("The search found no candidates.")]
     matches = run.table("search/matches.parquet", "matches.parquet")
-    best, n_in_group = best_of_groups(found)
+    listed = in_groups(found)
+    n_groups = int(listed["leads"].sum())
+    listed = listed[listed["leads"].cumsum() <= N_LISTED]
     n_vetoed = int((found["veto"] != "").sum())
     words = (
-        f"{len(found)} candidates in {len(best)} groups of one cause each, {n_vetoed} of them vetoed (listed last). "
-        f"The table lists the first {min(N_LISTED, len(best))} groups by their best candidate, most probable first; "
-        f"pictures follow of the first {min(N_CARDS, len(best))}. Rows and columns are in read order, counted from 0."
+        f"{len(found)} candidates in {n_groups} groups of one cause each, {n_vetoed} of them vetoed (listed last). "
+        f"The table lists the first {min(N_LISTED, n_groups)} groups, most probable first, and under the best of each "
+        f"group its other members; pictures follow of the best of the first {min(N_CARDS, n_groups)}. Rows and columns "
+        "are in read order, counted from 0."
     )
     note = (
         "In each picture, above: residual in σ, columns upward and time rightward, the event's rows between the dotted "
         "lines, masked pixels grey. Below: PSF-weighted light curve in σ on the same axis, the event's rows shaded."
     )
-    leading = zip(best.head(N_CARDS).iterrows(), n_in_group, strict=False)
-    cards = [_card(run, candidate, n, matches) for (_, candidate), n in leading]
-    return [Paragraph(words), _list(best.head(N_LISTED), matches), Paragraph(note, "note"), *cards]
+    cards = [
+        _card(run, candidate, listed, matches) for _, candidate in listed[listed["leads"]].head(N_CARDS).iterrows()
+    ]
+    return [Paragraph(words), _list(listed, matches), Paragraph(note, "note"), *cards]
 
 
 def describe_match(candidate: pd.Series, matches: pd.DataFrame | None) -> str:
@@ -62,9 +66,9 @@ def _place(candidate: pd.Series) -> str:
     return ", ".join(parts) if pd.notna(candidate["ccd"]) or pd.notna(candidate["quadrant"]) else "image cube"
 
 
-def _list(best: pd.DataFrame, matches: pd.DataFrame | None) -> Table:
+def _list(listed: pd.DataFrame, matches: pd.DataFrame | None) -> Table:
     columns: Columns = {
-        "id": "candidate_id",
+        "id": lambda row: f"{'' if row['leads'] else '↳ '}{row['candidate_id']}",
         "kind": lambda row: str(row["kind"]) + (f" (vetoed: {row['veto']})" if row["veto"] else ""),
         "probability": ("probability", "{:.3f}"),
         "S/N": ("snr", "{:.1f}"),
@@ -76,10 +80,10 @@ def _list(best: pd.DataFrame, matches: pd.DataFrame | None) -> Table:
         "read (UTC)": lambda row: or_unknown(row["time_read_utc"]),
         "injected event": lambda row: describe_match(row, matches),
     }
-    return tabulate(best, columns)
+    return tabulate(listed, columns)
 
 
-def _card(run: RunFolder, candidate: pd.Series, n_in_group: int, matches: pd.DataFrame | None) -> Card:
+def _card(run: RunFolder, candidate: pd.Series, candidates: pd.DataFrame, matches: pd.DataFrame | None) -> Card:
     folder = run.entry_of(candidate)
     shown: Part
     if folder is None or not folder.is_dir():
@@ -88,10 +92,10 @@ def _card(run: RunFolder, candidate: pd.Series, n_in_group: int, matches: pd.Dat
     else:
         shown = strip_picture(run.open_entry(folder), candidate)
     heading = f"Candidate {candidate['candidate_id']}: {candidate['kind']}"
-    return Card(heading, [shown, Definitions(_numbers(candidate, n_in_group, matches))])
+    return Card(heading, [shown, Definitions(_numbers(candidate, candidates, matches))])
 
 
-def _numbers(candidate: pd.Series, n_in_group: int, matches: pd.DataFrame | None) -> list[tuple[str, str]]:
+def _numbers(candidate: pd.Series, candidates: pd.DataFrame, matches: pd.DataFrame | None) -> list[tuple[str, str]]:
     rows = [number(candidate[name], "{:.0f}") for name in ("row_start", "row_stop", "row_peak")]
     earliest, latest = or_unknown(candidate["time_event_min_utc"]), or_unknown(candidate["time_event_max_utc"])
     probability = number(candidate["probability"], "{:.4f}")
@@ -115,16 +119,11 @@ def _numbers(candidate: pd.Series, n_in_group: int, matches: pd.DataFrame | None
         ("Injected event", describe_match(candidate, matches)),
         ("False alarms as high, per hour", number(candidate.get("false_alarm_rate"), "{:.2g}")),
         ("Model", str(candidate["model"])),
-        ("Group", count_candidates(n_in_group)),
+        ("Group", describe_group(candidate, candidates)),
     ]
     if or_unknown(candidate["time_archive"]) != "unknown":
         pairs.append(("Archive time", or_unknown(candidate["time_archive"])))
     return pairs
-
-
-def count_candidates(n: int) -> str:
-    """``1 candidate``, ``2 candidates``."""
-    return f"{n} candidate{'s' if n > 1 else ''}"
 
 
 def or_unknown(value: Any) -> str:

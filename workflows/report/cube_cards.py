@@ -24,7 +24,6 @@ from shutterless.workflows.pages.run_folder import RunFolder, best_of_groups, re
 from shutterless.workflows.report.candidate_cards import (
     N_CARDS,
     bin_time,
-    count_candidates,
     describe_match,
     or_unknown,
     strip_picture,
@@ -116,6 +115,7 @@ def _cube_list(listed: pd.DataFrame, cubes: dict[int, CubeEntry | None], matches
         "kind": lambda row: str(row["kind"]).replace("unclassified", "–"),
         "veto": lambda row: row["veto"] or "–",
         "injected event": lambda row: "–" if matches is None else describe_match(row, matches),
+        "same cause": lambda row: row["group"].partition(": this, ")[2] or "–",
         "file": "file",
     }
     if listed["file"].nunique() == 1:
@@ -170,7 +170,7 @@ def _cube_numbers(candidate: pd.Series, cube: CubeEntry | None, matches: pd.Data
         ("Injected event", "–" if matches is None else describe_match(candidate, matches)),
         ("File", str(candidate["file"])),
         ("Model", str(candidate["model"])),
-        ("Group", count_candidates(int(candidate["n_in_group"]))),
+        ("Group", candidate["group"]),
     ]
     return [(name, words) for name, words in pairs if words not in ("–", "unclassified")]
 

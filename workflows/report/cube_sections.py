@@ -22,7 +22,15 @@ from shutterless.pipeline.reading.cubes import NOT_IN_FILE
 from shutterless.workflows.pages.drawings import new_figure, picture, window
 from shutterless.workflows.pages.formats import Columns, number, tabulate, unbroken
 from shutterless.workflows.pages.parts import Definitions, Heading, Paragraph, Part, Section, Table
-from shutterless.workflows.pages.run_folder import N_LISTED, RunFolder, best_of_groups, is_cube, manifest_with, required
+from shutterless.workflows.pages.run_folder import (
+    N_LISTED,
+    RunFolder,
+    best_of_groups,
+    describe_group,
+    is_cube,
+    manifest_with,
+    required,
+)
 from shutterless.workflows.report.cube_entry import (
     CubeEntry,
     archive_text,
@@ -79,8 +87,9 @@ def numbered_candidates(run: RunFolder, folder: Path | None = None) -> pd.DataFr
     """Listed candidates by their numbers in the list, from 1; those of one entry if it is given."""
     if run.candidates is None or run.candidates.empty:
         return _NO_CANDIDATES
-    best, sizes = best_of_groups(run.candidates)
-    listed = best.assign(n_in_group=sizes).head(N_LISTED)
+    best, _ = best_of_groups(run.candidates)
+    listed = best.head(N_LISTED)
+    listed = listed.assign(group=[describe_group(candidate, run.candidates) for _, candidate in listed.iterrows()])
     listed.index += 1
     if folder is None:
         return listed

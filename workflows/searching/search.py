@@ -5,25 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from shutterless.models.evaluation.metrics import RateCurve
 from shutterless.pipeline.files import remove_partials, write_parquet, write_text
+from shutterless.pipeline.reading.frames import FrameInfo
 from shutterless.pipeline.reading.segments import FileSpan, Segment, SegmentRows, plan_segments
 from shutterless.pipeline.results.candidates import (
     build_candidates,
     empty_candidates,
-    group_candidates,
+    trail_names,
     write_candidates,
 )
 from shutterless.pipeline.results.catalogue import identify_streaks, read_catalogue
+from shutterless.pipeline.results.file_places import FilePlace
+from shutterless.pipeline.results.groups import MOST_CHANCE_GROUPS, FileGeometry, find_groups
+from shutterless.pipeline.results.trail_joints import Trail
 from shutterless.pipeline.settings import plain_values
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
@@ -39,8 +42,10 @@ from shutterless.workflows.searching.detect import Detector, detector_columns, r
 from shutterless.workflows.searching.frame_rates import FrameRates, exposure_hours, fit_frame_rates, join_parts
 from shutterless.workflows.searching.segment_search import (
     PARTS,
+    ExposureRecord,
     SearchedSegment,
     SegmentTask,
+    find_name,
     read_part,
     search_segment,
     settings_fingerprint,
@@ -119,6 +124,8 @@ def search_files(
     """
     job = SearchJob.prepare(reference, out, settings, catalogue=catalogue, instrument=instrument, supplied=supplied)
     _clear_folder(job.out, resume=resume)
+    if resume:
+        job = job.under_its_first_name()
     survey = survey_files(files, instrument=instrument, supplied=supplied, executor=executor, progress=progress)
     return search_survey(job, survey, executor, resume=resume, progress=progress)
 
@@ -138,8 +145,7 @@ def search_survey(
     lost = run_tasks(tasks, executor, progress)
     parts = [part for task in tasks if task.segment.name not in lost and (part := read_part(job.out, task.segment))]
     failures = pd.concat([survey.failures, lost_rows([task.segment for task in tasks], parts, lost)], ignore_index=True)
-    files_by_name = {info.path.name: str(info.path.resolve()) for info in survey.infos}
-    candidates, rates, unmatched = job.write(parts, failures, files_by_name)
+    candidates, rates, unmatched = job.write(parts, failures, survey.infos)
     notes = (*job.describe_rates(parts, rates), *survey.warnings, *unmatched)
     return SearchResult(candidates, failures, job.lowest_threshold(rates), rates, notes, tuple(survey.instruments))
 
@@ -185,12 +191,23 @@ class SearchJob:
             None if catalogue is None else str(catalogue), instrument, dict(supplied or {}),
         )  # fmt: skip
 
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the weights, settings and instrument, not of the names under which they were given."""
+        settings = self.settings
+        return settings_fingerprint(
+            self.detector, settings.trigger_threshold, settings.batch_size, self.instrument, self.supplied
+        )
+
+    def under_its_first_name(self) -> SearchJob:
+        """The same job, its detector named as in the parts that the same weights have made already."""
+        name = find_name(self.out, self.fingerprint)
+        return self if name is None else replace(self, detector=replace(self.detector, name=name))
+
     def tasks(self, segments: Sequence[Segment], *, resume: bool) -> list[SegmentTask]:
         """One task for each segment."""
         settings = self.settings
-        shared = settings_fingerprint(
-            self.detector, settings.trigger_threshold, settings.batch_size, self.instrument, self.supplied
-        )
+        shared = self.fingerprint
         return [
             SegmentTask(
                 segment, self.out, self.detector, settings.trigger_threshold, settings.batch_size, self.instrument,
@@ -200,9 +217,16 @@ class SearchJob:
         ]  # fmt: skip
 
     def write(
-        self, parts: Sequence[SearchedSegment], failures: pd.DataFrame, files: Mapping[str, str]
+        self, parts: Sequence[SearchedSegment], failures: pd.DataFrame, infos: Iterable[FrameInfo]
     ) -> tuple[pd.DataFrame, FrameRates, list[str]]:
         """Write every table of the search, its record last.
+
+        Parameters
+        ----------
+        parts : sequence of SearchedSegment
+        failures : DataFrame
+        infos : iterable of FrameInfo
+            Of all files.
 
         Returns
         -------
@@ -219,9 +243,11 @@ class SearchJob:
         searched = [part for part in parts if part.exposures]
         joined = join_parts(searched)
         rates = self.fit_rates(searched, joined)
-        candidates, unmatched = assemble(searched, joined, self.detector.name, rates, self.stars)
+        known = {info.path.name: info for info in infos}
+        candidates, unmatched, chance = assemble(searched, joined, self.detector.name, rates, self.stars, known)
         record = {
             "model": self.reference,
+            "detector": self.detector.name,
             "threshold": self.lowest_threshold(rates),
             "settings": plain_values(self.settings),
             "instrument": self.instrument,
@@ -233,7 +259,15 @@ class SearchJob:
         write_failures(self.out, failures)
         write_parquet(_amplifier_table(searched, rates), self.out / AMPLIFIERS)
         write_candidates(candidates, self.out, record)
-        counted = {"rates": {**rates.to_dict(), "candidates": len(candidates)}, "files": dict(files)}
+        counted = {
+            "rates": {**rates.to_dict(), "candidates": len(candidates)},
+            "groups": {
+                "n_groups": candidates["group_id"].nunique(),
+                "expected_by_chance": chance,
+                "most_expected_in_a_file": MOST_CHANCE_GROUPS,
+            },
+            "files": {name: str(info.path.resolve()) for name, info in known.items()},
+        }
         write_text(self.out / RECORD, json.dumps({**record, **counted}, indent=1))
         return candidates, rates, unmatched
 
@@ -288,7 +322,8 @@ def assemble(
     name: str,
     rates: FrameRates,
     stars: pd.DataFrame | None = None,
-) -> tuple[pd.DataFrame, list[str]]:
+    infos: Mapping[str, FrameInfo] | None = None,
+) -> tuple[pd.DataFrame, list[str], float]:
     """Join the parts of a search to one table of candidates, and warn of a catalogue that does not fit.
 
     Parameters
@@ -303,14 +338,25 @@ def assemble(
         Which say how high a score must be in each amplifier, and what a score is worth there.
     stars : DataFrame, optional
         From `shutterless.pipeline.results.catalogue.read_catalogue`.
+    infos : mapping of str to FrameInfo, optional
+        Headers of the files by their names. Without them no candidate has a place in its file, and no two quadrants
+        touch.
+
+    Returns
+    -------
+    candidates : DataFrame
+    unmatched : list of str
+    chance_groups : float
+        Groups of several candidates that are expected by chance.
     """
+    infos = infos or {}
     exposures = {f"{part.segment.name}/{k}": exposure for part in parts for k, exposure in enumerate(part.exposures)}
     streaks, unmatched = identify_streaks(
         {key: exposure.streaks for key, exposure in exposures.items()},
         {key: exposure.readout for key, exposure in exposures.items()},
         stars,
     )
-    tables = []
+    tables, trails = [], dict[str, Trail]()
     for part, triggers in zip(parts, joined, strict=True):
         scored = detector_columns(triggers, name)
         # score -inf means vetoed, even where a detector without a false alarm has the threshold -inf
@@ -321,29 +367,63 @@ def assemble(
                 here = found[(found["exposure"] == k) & found["row_peak"].between(span.first, span.last - 1)]
                 if len(here):
                     stars_here = streaks[f"{part.segment.name}/{k}"]
-                    tables.append(
-                        _span_candidates(
-                            here, span, exposure.readout, exposure.spans[0], stars_here, name, exposure.n_y
-                        )
-                    )
+                    tables.append(_span_candidates(here, span, exposure, stars_here, name, infos))
+                    trails |= _trails(here, triggers, k, span, exposure, infos)
     if not tables:
-        return empty_candidates(), unmatched
-    candidates = group_candidates(pd.concat(tables, ignore_index=True))
+        return empty_candidates(), unmatched, 0.0
+    geometry = {name: FileGeometry.of(info) for name, info in infos.items()}
+    grouped = find_groups(pd.concat(tables, ignore_index=True), geometry, trails)
+    candidates = grouped.table
     order = candidates.assign(strength=candidates["snr"].abs()).sort_values(
         ["probability", "strength", "candidate_id"], ascending=[False, False, True], kind="stable"
     )
-    return order.drop(columns="strength").reset_index(drop=True), unmatched
+    return order.drop(columns="strength").reset_index(drop=True), unmatched, grouped.chance_groups
 
 
 def _span_candidates(
-    found: pd.DataFrame, span: FileSpan, readout: Any, first: FileSpan, streaks: pd.DataFrame, name: str, n_y: int
+    found: pd.DataFrame,
+    span: FileSpan,
+    exposure: ExposureRecord,
+    streaks: pd.DataFrame,
+    name: str,
+    infos: Mapping[str, FrameInfo],
 ) -> pd.DataFrame:
     """Candidates that peak in one file, in rows of that file; they may begin before it or end after it."""
+    readout, first, info = exposure.readout, exposure.spans[0], infos.get(span.path.name)
+    place = None if info is None else FilePlace.of(info, readout.quadrant, exposure.archive)
     rows = ["row_start", "row_stop", "row_peak"]
     file_rows = found.assign(**{column: found[column] - span.first + span.start for column in rows})
     offset = span.first - span.start - first.first  # of the file's row 0 from the exposure's
     own = readout if offset == 0 else readout.from_row(offset, offset)
-    return build_candidates(file_rows, streaks, own, file=span.path.name, model=name, n_y=n_y)
+    return build_candidates(
+        file_rows, streaks, own, file=span.path.name, model=name, n_y=exposure.n_y, place=place
+    )  # fmt: skip
+
+
+def _trails(
+    found: pd.DataFrame,
+    triggers: pd.DataFrame,
+    position: int,
+    span: FileSpan,
+    exposure: ExposureRecord,
+    infos: Mapping[str, FrameInfo],
+) -> dict[str, Trail]:
+    """Trails of the candidates of one file, with all triggers of each, by the ``trail_id`` in the table."""
+    info, readout = infos.get(span.path.name), exposure.readout
+    if info is None or "trail_id" not in found or exposure.n_y > 1:
+        return {}
+    plan, trails = FileGeometry.of(info), {}
+    on_trails = found[found["trail_id"].notna()]
+    names = trail_names(span.path.name, readout, on_trails)
+    for number, name in zip(on_trails["trail_id"], names, strict=True):
+        own = triggers[(triggers["exposure"] == position) & (triggers["trail_id"] == number)]
+        ccd_x = plan.ccd_x(readout.quadrant, own["x"].to_numpy(dtype=np.float64))
+        row, half = (own["row_start"] + own["row_stop"]) / 2, own["width_rows"] / 2
+        trails[str(name)] = Trail(
+            f"{readout.sequence}_{readout.ccd}", plan.half(readout.quadrant), np.asarray(ccd_x), row.to_numpy(float),
+            half.to_numpy(float),
+        )  # fmt: skip
+    return trails
 
 
 def _amplifier_table(parts: Sequence[SearchedSegment], rates: FrameRates) -> pd.DataFrame:

@@ -23,11 +23,13 @@ import pandas as pd
 from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.exposure import calibrate_exposure, exposure_shape
 from shutterless.pipeline.files import hash_file, partial_path, replace_folder
+from shutterless.pipeline.reading.cubes import Cube
 from shutterless.pipeline.reading.exposures import read_exposure
 from shutterless.pipeline.reading.fits_files import frame_stem
 from shutterless.pipeline.reading.instruments import describe_instrument
 from shutterless.pipeline.reading.readout import Readout, RowTimes
 from shutterless.pipeline.reading.segments import FileSpan, Segment, Workspace, read_exposures
+from shutterless.pipeline.results.file_places import ArchiveImages
 from shutterless.pipeline.store.store import entry_name
 from shutterless.workflows.searching.detect import Detector, find_triggers_for, load_once, score_triggers
 
@@ -68,13 +70,14 @@ class SegmentTask:
 
 @dataclass(frozen=True)
 class ExposureRecord:
-    """A search's record of rows without a gap: clocks, files, quality numbers, and stars."""
+    """A search's record of rows without a gap: clocks, files, quality numbers, stars, and the images of a cube."""
 
     readout: Readout
     spans: tuple[FileSpan, ...]
     n_y: int
     numbers: Mapping[str, Any]
     streaks: pd.DataFrame
+    archive: ArchiveImages | None = None
 
 
 @dataclass(frozen=True)
@@ -115,14 +118,14 @@ def search_segment(task: SegmentTask) -> bool:
     failures: list[tuple[Path, str]] = []
     parts: list[ExposureRecord] = []
     tables: list[pd.DataFrame] = []
-    for amplifier, numbers, spans in _amplifiers(task, failures):
+    for amplifier, numbers, spans, archive in _amplifiers(task, failures):
         triggers = find_triggers_for(amplifier, (task.detector,), task.threshold)
         triggers = score_triggers(amplifier, triggers, (task.detector,), task.batch_size)
         rows = ["row_start", "row_stop", "row_peak"]
         triggers[rows] += spans[0].first
         tables.append(triggers.assign(exposure=len(parts)))
-        parts.append(ExposureRecord(amplifier.readout, spans, amplifier.n_y, numbers, amplifier.streaks))
-    _write_part(folder, made_from, parts, tables, failures)
+        parts.append(ExposureRecord(amplifier.readout, spans, amplifier.n_y, numbers, amplifier.streaks, archive))
+    _write_part(folder, task.detector.name, made_from, parts, tables, failures)
     return True
 
 
@@ -161,24 +164,43 @@ def read_part(out: Path, segment: Segment) -> SearchedSegment | None:
         readout = replace(Readout.from_dict(exposure["readout"]), row_times=row_times)
         stars = streaks[streaks["exposure"] == position].drop(columns="exposure").reset_index(drop=True)
         spans = tuple(FileSpan(Path(path), *rows) for path, *rows in exposure["spans"])
-        exposures.append(ExposureRecord(readout, spans, exposure["n_y"], exposure["numbers"], stars))
+        archive = _read_archive(folder, position, exposure["archive"])
+        exposures.append(ExposureRecord(readout, spans, exposure["n_y"], exposure["numbers"], stars, archive))
     triggers = pd.read_parquet(folder / "triggers.parquet")
     return SearchedSegment(
         segment, tuple(exposures), triggers, tuple(map(tuple, about["failures"])), _content(about["made_from"])
     )
 
 
+def find_name(out: Path, settings: str) -> str | None:
+    """Name of the detector under which parts of a search were made with the same settings and weights, if any was."""
+    for about in sorted((Path(out) / PARTS).glob(f"*/{_ABOUT}")):
+        description = _read_about(about.parent)
+        if description is not None and description["made_from"]["settings"] == settings:
+            return str(description["detector"])
+    return None
+
+
+def _read_archive(folder: Path, position: int, about: Mapping[str, Any] | None) -> ArchiveImages | None:
+    """What a part keeps of the images of a cube."""
+    if about is None:
+        return None
+    image, cadence = np.load(folder / f"images_{position}.npy")
+    return ArchiveImages(**about, image=image, cadence=cadence)
+
+
 def _amplifiers(
     task: SegmentTask, failures: list[tuple[Path, str]]
-) -> Iterator[tuple[Amplifier, dict[str, Any], tuple[FileSpan, ...]]]:
-    """Yield the calibrated amplifiers of a segment, each without a gap, with quality numbers and spans."""
+) -> Iterator[tuple[Amplifier, dict[str, Any], tuple[FileSpan, ...], ArchiveImages | None]]:
+    """Yield the calibrated amplifiers of a segment, each without a gap, with quality numbers, spans and images."""
     workspace = _workspace()
     for exposure, spans in _exposures(task, workspace, failures):
         residual = workspace.array("residual", exposure_shape(exposure), np.float16)
         calibrated = calibrate_exposure(exposure, residual)
         numbers = {name: calibrated.description[name] for name in _NUMBERS if name in calibrated.description}
         name = entry_name(frame_stem(spans[0].path), exposure.readout.ccd, task.segment.quadrant)
-        yield calibrated.amplifier(name), numbers, spans
+        archive = ArchiveImages.of(exposure) if isinstance(exposure, Cube) else None
+        yield calibrated.amplifier(name), numbers, spans, archive
 
 
 def _exposures(task: SegmentTask, workspace: Workspace, failures: list[tuple[Path, str]]) -> Iterator[tuple[Any, Any]]:
@@ -202,6 +224,7 @@ _of_thread = threading.local()
 
 def _write_part(
     folder: Path,
+    detector: str,
     made_from: Mapping[str, Any],
     parts: list[ExposureRecord],
     tables: list[pd.DataFrame],
@@ -215,11 +238,14 @@ def _write_part(
             if part.readout.row_times is not None:
                 times = part.readout.row_times
                 np.save(partial / f"row_times_{position}.npy", np.stack([times.seconds, times.archive]))
+            if part.archive is not None:
+                np.save(partial / f"images_{position}.npy", np.stack([part.archive.image, part.archive.cadence]))
         streaks = [part.streaks.assign(exposure=position) for position, part in enumerate(parts)]
         _concat(streaks).to_parquet(partial / "streaks.parquet")
         _concat(tables).to_parquet(partial / "triggers.parquet")
         about = {
             "made_from": made_from,
+            "detector": detector,
             "files": _hash_files(partial),
             "failures": [[str(path), reason] for path, reason in failures],
             "exposures": [
@@ -228,6 +254,7 @@ def _write_part(
                     "spans": [[str(p.path), p.start, p.stop, p.first] for p in part.spans],
                     "n_y": part.n_y,
                     "numbers": part.numbers,
+                    "archive": part.archive and part.archive.names(),
                 }
                 for part in parts
             ],
@@ -274,7 +301,7 @@ def _read_about(folder: Path) -> dict[str, Any] | None:
         about: dict[str, Any] = json.loads((folder / _ABOUT).read_text())
     except (FileNotFoundError, ValueError):
         return None
-    return about if about["files"] == _hash_files(folder) else None
+    return about if "detector" in about and about["files"] == _hash_files(folder) else None
 
 
 def _hash_files(folder: Path) -> dict[str, str]:
@@ -310,7 +337,7 @@ def settings_fingerprint(
     digest = hashlib.blake2b(digest_size=16)
     if detector.folder is not None:
         for file in sorted(Path(detector.folder).rglob("*")):
-            if file.suffix in (".json", ".safetensors"):
+            if file.name == "config.json" or file.suffix == ".safetensors":  # all that decides a score
                 digest.update(file.relative_to(detector.folder).as_posix().encode() + file.read_bytes())
     profile = describe_instrument(instrument)
     settings = [threshold, batch_size, profile, dict(supplied), version("shutterless")]

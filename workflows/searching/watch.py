@@ -113,6 +113,7 @@ class Watcher:
             raise WatchError("the first file is too short to tell a threshold; evaluate the model, or use `search`")
         if self.job.instrument is not None:
             load_profile(self.job.instrument)  # wrong for one file is wrong for all
+        self.job = self.job.under_its_first_name()
         self._known = dict(_read_state(self.job))
         self.executor.prepare(partial(warm_up, self.job.detector))
 
@@ -127,8 +128,7 @@ class Watcher:
         self._search(segments, {path.absolute() for path in arrived})
         parts = [part for s in segments if (part := self._searched.get(s.name, (s, None))[1]) is not None]
         failures = pd.concat([self._unreadable(), lost_rows(segments, parts, self._lost)], ignore_index=True)
-        files = {path.name: str(path) for path in self._known}
-        candidates, _, _ = self.job.write(parts, failures, files)
+        candidates, _, _ = self.job.write(parts, failures, [info for _, info in self._known.values()])
         _write_state(self.job, self._known)
         ids = set(candidates["candidate_id"])
         n_new, self._ids = len(ids - self._ids), ids

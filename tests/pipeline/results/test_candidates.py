@@ -1,20 +1,24 @@
 """Candidates: names, times and groups computed in the head; tables on disk with units, even if empty."""
 
 import json
+from importlib.metadata import version
 
 import astropy.units as u
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from astropy.table import Table
+from astropy.time import Time
 
 from shutterless.pipeline.calibration.streaks.shared_onsets import share_onsets
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.results.candidates import (
+    CANDIDATE_DESCRIPTIONS,
     CANDIDATE_TYPES,
     build_candidates,
     empty_candidates,
-    group_candidates,
     write_candidates,
 )
 
@@ -101,73 +105,6 @@ def test_without_a_clock_there_is_no_utc():
 def test_no_detections_give_an_empty_table_with_all_columns():
     assert list(build().columns) == list(CANDIDATE_TYPES)
     assert build().dtypes.astype(str).to_dict() == empty_candidates().dtypes.astype(str).to_dict() == CANDIDATE_TYPES
-    assert group_candidates(empty_candidates()).empty
-
-
-def groups(table):
-    """Group of each candidate as a small number, in order of appearance."""
-    return pd.factorize(group_candidates(table)["group_id"])[0].tolist()
-
-
-def test_same_rows_in_two_quadrants_are_one():
-    """Pickup reaches all quadrants at read time; the group is named after its strongest member, of either sign."""
-    other = Readout(300.0, 6.2, 10.0, 48_000.0, 3080, 0, "2026-03-04T05:06:07", "night", ccd=3, quadrant=4)
-    table = pd.concat(
-        [build((900.0, 1000, 1003, 1001, 6.0, None)), build((20.0, 1000, 1003, 1002, -9.0, None), readout=other)]
-    )
-    grouped = group_candidates(table)
-    assert grouped["group_id"].tolist() == ["frame_0001_c03_q4_x0020.00_r0001002"] * 2
-    assert grouped["candidate_id"].tolist() == table["candidate_id"].tolist()
-
-
-def test_same_rows_of_another_file_are_another_cause():
-    table = pd.concat(
-        [build((9.0, 1000, 1003, 1001, 6.0, None)), build((9.0, 1000, 1003, 1001, 6.0, None), file="next.fits")]
-    )
-    assert groups(table) == [0, 1]
-
-
-@pytest.mark.parametrize(
-    ("second", "together"),
-    [
-        ((900.0, 1003, 1010, 1007, 6.0, None), False),  # peaks three rows apart, but only five of eleven rows shared
-        ((900.0, 1002, 1009, 1006, 6.0, None), True),
-        ((900.0, 1000, 1007, 1007, 6.0, None), True),
-        ((900.0, 1000, 1007, 1008, 6.0, None), False),
-        ((900.0, 1000, 1100, 1004, 6.0, None), False),
-        ((900.0, 3000, 3007, 3004, 6.0, None), False),
-    ],
-)
-def test_which_rows_are_the_same(second, together):
-    """Beside rows 1000 to 1007 with their peak in 1004: within three rows, and more than half of both shared."""
-    assert groups(build((9.0, 1000, 1007, 1004, 6.0, None), second)) == ([0, 0] if together else [0, 1])
-
-
-def test_long_ones_may_differ_by_a_quarter():
-    """100 rows each: 25 rows between the peaks are one cause, 26 two."""
-    first = (9.0, 1000, 1099, 1010, 6.0, None)
-    assert groups(build(first, (900.0, 1010, 1109, 1035, 6.0, None))) == [0, 0]
-    assert groups(build(first, (900.0, 1010, 1109, 1036, 6.0, None))) == [0, 1]
-
-
-def test_chain_of_causes_is_one_group():
-    rows = [(x, 1000 + shift, 1007 + shift, 1003 + shift, 6.0, None) for x, shift in ((9, 0), (500, 4), (900, 2))]
-    assert groups(build(*rows)) == [0, 0, 0]
-    assert groups(build(*rows[:2])) == [0, 1]
-
-
-def test_one_flash_on_two_stars():
-    """Stars 1,000 rows apart on the detector show one flash in rows 1,000 apart; known y0 identify it."""
-    streaks = streak_table(((12.5, 1000.0), (300.0, 400.0))).assign(y0=[300.0, 1300.0])
-    first, second = (12.5, 3300, 3303, 3301, 9.0, 0), (300.0, 4300, 4303, 4302, 6.0, 1)
-    table = build(first, second, (800.0, 5000, 5003, 5001, 6.0, None), streaks=streaks)
-    assert groups(table) == [0, 0, 1]
-    assert group_candidates(table)["group_id"].iloc[1] == "frame_0001_c03_q2_x0012.50_r0003301"
-    # not identified if one y0 is unknown, or at another time
-    assert groups(build(first, second, streaks=streaks.assign(y0=[300.0, np.nan]))) == [0, 1]
-    assert groups(build(first, (300.0, 4310, 4313, 4312, 6.0, 1), streaks=streaks)) == [0, 1]
-    # light of row 6081 may be as old as that of row 3301 of the first star, or up to a transit younger
-    assert groups(build((800.0, 6080, 6083, 6081, 6.0, None), first, streaks=streaks)) == [0, 1]
 
 
 def test_onsets_reach_the_later_files_of_a_sequence():
@@ -195,9 +132,7 @@ def test_known_onsets_are_kept():
 
 
 def test_tables_come_back(tmp_path):
-    table = group_candidates(
-        build((12.5, 3299, 3304, 3300, 7.5, 0), (77.0, 599, 604, 600, -8.0, None), probability=[0.9, 0.6])
-    )
+    table = build((12.5, 3299, 3304, 3300, 7.5, 0), (77.0, 599, 604, 600, -8.0, None), probability=[0.9, 0.6])
     parquet, ecsv = write_candidates(table, tmp_path / "new" / "folder", {"threshold": 0.5, "out": tmp_path})
     pd.testing.assert_frame_equal(pd.read_parquet(parquet), table)
     assert sorted(path.name for path in parquet.parent.iterdir()) == ["candidates.ecsv", "candidates.parquet"]
@@ -222,6 +157,35 @@ def test_empty_tables_have_all_columns_and_units(tmp_path):
     assert back["duration_s"].unit == u.s
     assert back["candidate_id"].dtype.kind == "U"
     assert back["streak_id"].dtype.kind == "i"
+
+
+def test_both_files_say_what_their_columns_are_and_what_made_them(tmp_path):
+    """Units and descriptions, times as times, missing ones masked; in Parquet all of it in the metadata."""
+    timed = build((12.5, 3299, 3304, 3300, 7.5, 0))
+    untimed = build((12.5, 1, 2, 1, 7.5, None), readout=Readout(300.0, 6.2, 10.0, 48_000.0, 3080))
+    parquet, ecsv = write_candidates(pd.concat([timed, untimed], ignore_index=True), tmp_path, {"threshold": 0.5})
+    back = Table.read(ecsv)
+    assert isinstance(back["time_read"], Time)
+    assert back["time_read"].mask.tolist() == [False, True]
+    assert back["time_read"][0].isot == back["time_read_utc"][0] == "2026-03-04T05:06:18.000000"
+    assert [back[name].info.description for name in back.colnames] == list(CANDIDATE_DESCRIPTIONS.values())
+    assert back["kind"].mask.all()
+    schema = pq.read_schema(parquet)
+    assert schema.field("time_event_min").type == pa.timestamp("us", tz="UTC")
+    assert schema.field("time_read_utc").type in (pa.string(), pa.large_string())
+    assert schema.field("duration_s").metadata[b"unit"] == b"s"
+    assert all(schema.field(name).metadata[b"description"] for name in CANDIDATE_TYPES)
+    assert json.loads(schema.metadata[b"settings"]) == {"threshold": 0.5}
+    assert schema.metadata[b"shutterless"].decode() == version("shutterless")
+    again = Table.read(parquet)
+    assert again.colnames == list(CANDIDATE_TYPES)
+    assert (again["duration_s"].unit, again["fits_x"].unit) == (u.s, u.pix)
+    assert again["x"].description == CANDIDATE_DESCRIPTIONS["x"]
+    assert again["candidate_id"].tolist() == back["candidate_id"].tolist()
+
+
+def test_every_column_has_a_description_in_its_order():
+    assert list(CANDIDATE_DESCRIPTIONS) == list(CANDIDATE_TYPES)
 
 
 def test_writing_twice_replaces_the_tables(tmp_path):

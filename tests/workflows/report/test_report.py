@@ -14,10 +14,9 @@ from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.store.store import EntryWriter, read_manifest, write_manifest
 from shutterless.workflows.execution.cluster import SerialExecutor
-from shutterless.workflows.pages.run_folder import RunFolder
+from shutterless.workflows.pages.run_folder import RunFolder, best_of_groups, describe_group, in_groups
 from shutterless.workflows.report import pictures
 from shutterless.workflows.report.candidate_cards import (
-    best_of_groups,
     bin_time,
     cut_window,
     describe_match,
@@ -305,7 +304,8 @@ def test_candidates_tell_numbers_and_truth(full_run):
     assert "cosmic_ray (vetoed: sharp)" in section
     # rows 4000 + 150 at 304 Hz after 05:06:07 UTC
     assert "2026-03-04T05:06:20.651316" in section
-    assert "<dt>Group</dt><dd>2 candidates</dd>" in section
+    assert "<dt>Group</dt><dd>2 candidates: this, c3</dd>" in section
+    assert "<td>↳ c3</td>" in section
 
 
 def test_report_is_the_same_each_time(full_run):
@@ -408,6 +408,16 @@ def test_best_of_each_group_counts_its_members():
     best, sizes = best_of_groups(table)
     assert best["candidate_id"].tolist() == ["a", "b", "d"]
     assert sizes == [2, 1, 1]
+
+
+def test_every_member_stands_under_the_first_of_its_group():
+    table = pd.DataFrame({"candidate_id": ["a", "b", "c", "d"], "group_id": ["g", None, "g", None]})
+    listed = in_groups(table)
+    assert listed["candidate_id"].tolist() == ["a", "c", "b", "d"]
+    assert listed["leads"].tolist() == [True, False, True, True]
+    assert listed["n_in_group"].tolist() == [2, 2, 1, 1]
+    assert describe_group(table.iloc[0], table) == "2 candidates: this, c"
+    assert describe_group(table.iloc[1], table) == "1 candidate"
 
 
 def test_match_in_words():

@@ -1,5 +1,7 @@
 """Search of frames made by another program, by the template bank and by the bundled model."""
 
+import json
+import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -7,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from another_program import N_TRANSIT, RATE_HZ, SHUTTER_OPEN, Pulse, Star, write_frame
+from astropy.io import fits
 from typer.testing import CliRunner
 
 from shutterless.pipeline.results.candidates import CANDIDATE_TYPES
 from shutterless.workflows.cli import app
+from shutterless.workflows.tracking.tracking import bundled_folder
 
 DETECTORS = ("template-bank", "bundled")
 SAMPLE = Path(__file__).parents[4] / "shared" / "data" / "sample_frame.fits.fz"
@@ -63,6 +67,24 @@ def assert_nothing_else(candidates, n_files, pulses=PULSES):
         for pulse in pulses
     ]
     assert len(candidates) - sum(real) <= 1, candidates.to_string()
+
+
+def assert_raw_pixels(candidates, pulses=PULSES):
+    """At its HDU, fits_x and fits_y a viewer shows each pulse; at the mirrored places there is nothing."""
+    for pulse in pulses:
+        near = candidates[(candidates["quadrant"] == pulse.quadrant) & ((candidates["x"] - pulse.x).abs() <= 2)]
+        candidate = near.iloc[(near["row_peak"] - pulse.row).abs().argmin()]
+        with fits.open(candidate["path"]) as hdus:
+            image = hdus[int(candidate["hdu"])].data.astype(float)
+        column, row = round(candidate["fits_x"]) - 1, int(candidate["fits_y"]) - 1
+        light = image - np.median(image, axis=0)
+
+        def flash(rows, columns, light=light):
+            return light[max(rows - 2, 0) : rows + 3, max(columns - 1, 0) : columns + 2].mean()
+
+        noise = light[:, column].std() / np.sqrt(15)
+        mirrored = [flash(-1 - row + len(image), column), flash(row, 3071 - column)]
+        assert flash(row, column) > max(5 * noise, *(2 * other for other in mirrored)), candidate
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +155,31 @@ def test_a_frame_without_sequence_rows_is_searched_and_has_no_utc(tmp_path):
     _, candidates = search([path], tmp_path / "out", "template-bank")
     assert len(candidates) >= len(PULSES)
     assert set(candidates["time_read_utc"]) == {""}
+    assert candidates["time_read"].isna().all()
+    assert_raw_pixels(candidates)
+
+
+def test_the_same_weights_under_another_name_resume(tmp_path, monkeypatch):
+    """By a relative path, an absolute one, another folder: no part is searched again, and the table is the same."""
+    monkeypatch.chdir(tmp_path)
+    path = write_frame(tmp_path / "c.fits", first_row=9000, n_rows=600, stars=STARS[8:20], pulses=PULSES[:1], seed=6)
+    shutil.copytree(bundled_folder() / "forest", tmp_path / "mymodel")
+    shutil.copytree(tmp_path / "mymodel", tmp_path / "copy")
+    (tmp_path / "copy" / "notes.json").write_text("{}")
+    out = tmp_path / "out"
+    _, first = search([path], out, "mymodel")
+    parts = {part: part.stat().st_mtime_ns for part in (out / "parts").rglob("*.parquet")}
+    assert set(first["model"]) == {"shutterless-forest (mymodel)"}
+    for name in ("./mymodel", str(tmp_path / "mymodel"), "copy"):
+        (out / "search.json").unlink()
+        result, again = search([path], out, name, "--resume")
+        assert result.exit_code == 0, result.output
+        pd.testing.assert_frame_equal(again, first, check_exact=True)
+        assert {part: part.stat().st_mtime_ns for part in (out / "parts").rglob("*.parquet")} == parts
+    config = json.loads((tmp_path / "copy" / "config.json").read_text())
+    (tmp_path / "copy" / "config.json").write_text(json.dumps({**config, "calibration": [2.0, 0.0]}))
+    _, other = search([path], out, "copy", "--resume")
+    assert set(other["model"]) == {"shutterless-forest (copy)"}
 
 
 def test_a_frame_without_events_gives_an_empty_table_with_every_column(tmp_path):
