@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from shutterless.models.configuration import DetectorConfig
 from shutterless.models.outputs import DetectorHead, DetectorOutput, detector_loss
 from shutterless.pipeline.context.features import CONTEXT_FEATURES
+from shutterless.pipeline.files import give_umask_rights
 from shutterless.pipeline.tokens import STAGE1_FEATURES, GridError, StripBatch, TokenGrid
 
 # Residuals up to 5σ pass nearly unchanged, so that noise stays Gaussian; a cosmic ray of 1000σ becomes 30.
@@ -199,7 +201,10 @@ class DetectorModel(PreTrainedModel):
     def save_pretrained(self, folder: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Write ``config.json`` and ``model.safetensors``."""
         with _no_progress_bars():
-            return super().save_pretrained(folder, *args, **kwargs)
+            saved = super().save_pretrained(folder, *args, **kwargs)
+        for weights in Path(folder).glob("*.safetensors"):
+            give_umask_rights(weights)
+        return saved
 
     def summarise(self, inputs: ModelInputs) -> torch.Tensor:
         """Map scaled inputs to one vector per strip, shape (b, h)."""

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from shutterless.workflows.commands import deployment, experiments, frames, searches  # registers their commands
-from shutterless.workflows.commands.application import app
+import sys
+from typing import Any
 
-__all__ = ["app", "deployment", "experiments", "frames", "main", "searches"]
+from shutterless.workflows.commands.interrupts import Interruption
+
+
+def load_app() -> Any:
+    """Load the application with all commands."""
+    from shutterless.workflows.commands import (  # noqa: F401 - registers their commands
+        deployment,
+        experiments,
+        frames,
+        searches,
+    )
+    from shutterless.workflows.commands.application import app
+
+    return app
+
+
+def __getattr__(name: str) -> Any:
+    """``app`` is loaded when it is asked for, since Ctrl-C must be caught before that."""
+    if name == "app":
+        return load_app()
+    raise AttributeError(f"module {__name__} has no attribute {name}")
 
 
 def main() -> None:
     """Entry point of the console script."""
-    app(prog_name="shutterless")
+    interruption = Interruption.listen(sys.argv[1:])
+    try:
+        load_app()(prog_name="shutterless")
+    finally:
+        interruption.end_if_seen()
 
 
 if __name__ == "__main__":

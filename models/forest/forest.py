@@ -20,6 +20,7 @@ from scipy.special import expit, softmax
 
 from shutterless.models.forest.trees import Trees
 from shutterless.pipeline.context.features import CONTEXT_FEATURES
+from shutterless.pipeline.files import give_umask_rights
 
 FOREST_TYPE = "shutterless-forest"
 COMBINED_TYPE = "shutterless-combined"  # `shutterless.models.combined.combined`, which needs torch
@@ -109,6 +110,7 @@ class Forest:
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {**self.events.to_arrays(_EVENTS), **self.classes.to_arrays(_CLASSES)}
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / _WEIGHTS)
+        give_umask_rights(folder / _WEIGHTS)
         config = {
             "model_type": FOREST_TYPE,
             "kinds": list(self.kinds),

@@ -22,6 +22,7 @@ from shutterless.models.families import ModelError, build_model
 from shutterless.models.inputs import InputScaling, ModelInputs
 from shutterless.models.pretraining.settings import Masking
 from shutterless.models.transformer import StripEncoder, TransformerDetector
+from shutterless.pipeline.files import give_umask_rights
 from shutterless.pipeline.tokens import STAGE1_FEATURES, TokenGrid, check_same_grid
 
 ENCODER_PARTS = ("scaling", "embed_patch", "embed_static", "encoder")
@@ -142,6 +143,7 @@ class MaskedPatchModel(StripEncoder):
         self.config.save_pretrained(folder)
         weights = {name: values.detach().cpu().contiguous() for name, values in self.state_dict().items()}
         save_file(weights, folder / SAFE_WEIGHTS_NAME)
+        give_umask_rights(folder / SAFE_WEIGHTS_NAME)
 
 
 def live_pixels(patches: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

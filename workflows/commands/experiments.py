@@ -14,6 +14,7 @@ from shutterless.workflows.commands.options import (
     Config,
     Debug,
     FamilyOption,
+    Force,
     NoDask,
     Quiet,
     Resume,
@@ -87,6 +88,7 @@ def train(
         Path | None, typer.Option(help="Folder of the model; default: runs/MODEL.", show_default=False)
     ] = None,
     set_: Set = None,
+    force: Force = False,
     tracking: TrackingOption = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -96,6 +98,7 @@ def train(
 
     settings = load_settings(config, set_ or ())
     out = out or Path("runs") / model
+    _make_room_for_model(out, force=force)
     if model in (FamilyOption.FOREST, FamilyOption.COMBINED):
         if init:
             raise typer.BadParameter(f"a {model} detector starts from no other model; train it without --init")
@@ -124,6 +127,22 @@ def train(
     )  # fmt: skip
     typer.echo(f"model: {out}")
     return DONE
+
+
+def _make_room_for_model(out: Path, *, force: bool) -> None:
+    """Refuse a folder with a finished model, or remove that; other files stay.
+
+    Raises
+    ------
+    ValueError
+        If it holds one, and ``force`` is not set.
+    """
+    if not (out / "training.json").is_file():
+        return
+    if not force:
+        raise ValueError(f"{out} already holds a trained model; choose another --out, or replace it with --force")
+    for name in ("training.json", "rates.json", "history.parquet", "model.safetensors", "config.json"):
+        (out / name).unlink(missing_ok=True)
 
 
 @command

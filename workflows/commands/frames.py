@@ -22,6 +22,7 @@ from shutterless.workflows.commands.options import (
     Debug,
     DryRun,
     Files,
+    Force,
     Instrument,
     NoDask,
     Quiet,
@@ -63,6 +64,7 @@ def simulate(
             "--set", metavar="KEY=VALUE", help="Change another value of the scene (row_rate_hz=100); repeatable."
         ),
     ] = None,
+    force: Force = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
     no_dask: NoDask = False,
@@ -70,14 +72,22 @@ def simulate(
     debug: Debug = False,
 ) -> int:
     """Simulate continuous-readout frames with events of known truth."""
+    from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
+    from shutterless.pipeline.reading.instruments import load_frame_profile
     from shutterless.workflows.execution.cluster import open_executor
-    from shutterless.workflows.frames.simulate import simulate_scene
+    from shutterless.workflows.frames.simulate import make_room_for_frames, simulate_scene
     from shutterless.workflows.settings.settings import load_scene
 
     given = {"instrument": instrument, "ccds": parse_numbers(ccds), "rows": rows, "files": files, "events": events}
     given |= {"artefacts": artefacts, "seed": seed, "sequence": sequence}
     given |= {"atmosphere": atmosphere, "detector": detector, "sky_lights": sky_lights}
     scene = load_scene(given, set_ or ())
+    if scene.rows < BLOCK_ROWS:
+        raise ValueError(
+            f"--rows {scene.rows}: frames are calibrated in blocks of {BLOCK_ROWS} rows; give at least one"
+        )
+    load_frame_profile(scene.instrument)  # wrong for one file is wrong for all
+    make_room_for_frames(out, force=force)
     with open_executor(workers, scheduler, no_dask) as executor:
         result = simulate_scene(scene, out, executor=executor, progress=make_progress(quiet))
     typer.echo(f"{len(result.files)} files and {result.truth.name} in {out}")

@@ -74,6 +74,7 @@ Slurm = Annotated[
     ),
 ]
 NoDask = Annotated[bool, typer.Option("--no-dask", help="Do everything in this process.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is finished in that folder.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Keep what is already finished.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print what would be read and written and how long it takes; do nothing.")

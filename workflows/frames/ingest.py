@@ -110,7 +110,26 @@ def survey_files(
         else:
             infos.append(outcome.value)
             failures += [failure_row(outcome.item, q, f"FrameError: {why}") for q, why in outcome.value.skipped.items()]
+    untimed = describe_untimed(infos)
+    if untimed and progress is not None:
+        progress.write_line(f"warning: {untimed}")  # at once: an hour later it is too late to stop
     return Survey(tuple(infos), failure_table(failures), tuple(find_overlaps(infos)))
+
+
+def describe_untimed(infos: Sequence[FrameInfo]) -> str:
+    """Line on the files whose rows have no UTC, with what is missing and how to give it; empty if all have one."""
+    missing: dict[Path, str] = {}
+    for info in infos:
+        for readout in info.readouts.values():
+            names = {"shutter_open_utc": readout.shutter_open_utc, "first_row": readout.first_row}
+            absent = [info.profile.keywords.get(name, "a UTC") for name, value in names.items() if value is None]
+            if absent:
+                missing.setdefault(info.path, absent[0])
+    if not missing:
+        return ""
+    path, keyword = next(iter(missing.items()))
+    way_out = "" if keyword == "a UTC" else f"; give it with --set {keyword}=VALUE"
+    return f"{len(missing)} of {len(infos)} files lack {keyword} ({path.name} first): times in seconds only{way_out}"
 
 
 def ingest_files(

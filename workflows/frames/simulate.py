@@ -8,12 +8,17 @@ from pathlib import Path
 
 import pandas as pd
 
+from shutterless.pipeline.reading.fits_files import FRAME_SUFFIXES
 from shutterless.pipeline.simulation.settings import SceneSettings
 from shutterless.pipeline.simulation.simulate import simulate_file
 from shutterless.pipeline.simulation.truth import write_tables
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import prepare_folder
+
+
+class SimulateError(ValueError):
+    """A folder into which nothing is simulated."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,32 @@ def simulate_scene(
         stars.append(star)
     truth_path, stars_path = write_tables(out, truths, stars)
     return SimulateResult(tuple(files), truth_path, stars_path, tuple(failures))
+
+
+def make_room_for_frames(out: str | Path, *, force: bool) -> None:
+    """Refuse a folder with finished frames, or remove these with their tables; other files stay.
+
+    Raises
+    ------
+    SimulateError
+        If there are any, and ``force`` is not set.
+    """
+    out = Path(out)
+    truth, stars = out / "truth.parquet", out / "stars.parquet"
+    if not truth.is_file():
+        return
+    tables = [pd.read_parquet(path, columns=["file"]) for path in (truth, stars) if path.is_file()]
+    files = sorted(set(pd.concat(tables)["file"]))
+    frames = [path for path in out.iterdir() if path.name.endswith(FRAME_SUFFIXES)]
+    if not force and (files or frames):
+        raise SimulateError(
+            f"{out} already holds simulated frames ({max(len(files), len(frames))}) and their truth; choose another "
+            "--out, or replace them with --force"
+        )
+    for name in files:
+        (out / name).unlink(missing_ok=True)
+    stars.unlink(missing_ok=True)
+    truth.unlink()
 
 
 def _simulate_task(task: _FileTask, *, settings: SceneSettings, out: Path) -> tuple[Path, pd.DataFrame, pd.DataFrame]:

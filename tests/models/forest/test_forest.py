@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -49,6 +50,15 @@ def test_probabilities_are_those_of_the_fields_that_were_held_back():
     assert set(groups[held]).isdisjoint(groups[~held])
     share = np.isin(kind[held], ["flare", "occultation"]).mean()
     assert forest.score(context[held])["probability"].mean() == pytest.approx(share, abs=0.01)
+
+
+def test_weights_have_the_rights_of_the_umask(forest, tmp_path):
+    before = os.umask(0o022)
+    try:
+        forest.save(tmp_path)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 def test_what_is_saved_comes_back_to_the_bit(forest, tmp_path):

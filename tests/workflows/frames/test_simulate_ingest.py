@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from astropy.io import fits
 
 from shutterless.pipeline.reading.frames import read_frame_info
 from shutterless.pipeline.store.store import read_manifest
 from shutterless.workflows.execution.cluster import SerialExecutor, open_executor
+from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import (
     FAILURES,
     IngestError,
@@ -22,7 +24,7 @@ from shutterless.workflows.frames.ingest import (
     prepare_folder,
     survey_files,
 )
-from shutterless.workflows.frames.simulate import simulate_scene
+from shutterless.workflows.frames.simulate import SimulateError, make_room_for_frames, simulate_scene
 from shutterless.workflows.settings.settings import load_scene
 
 PROFILE = """
@@ -126,6 +128,33 @@ def test_simulation_of_one_file_that_fails_is_recorded(scene, tmp_path):
     assert [path.name for path in result.files] == ["night_c01_001.fits.fz"]
     assert result.failures[0].startswith("CCD 1, file 0: ")
     assert set(pd.read_parquet(result.truth)["file"]) == {"night_c01_001.fits.fz"}
+
+
+def test_finished_frames_are_not_overwritten_unasked(scene, simulated, tmp_path):
+    copies = copy_frames(simulated, tmp_path)
+    for table in (simulated.truth, simulated.stars):
+        shutil.copy(table, tmp_path)
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(SimulateError, match=r"already holds simulated frames \(2\) and their truth; .* --force"):
+        make_room_for_frames(tmp_path, force=False)
+    assert all(path.is_file() for path in copies)
+    make_room_for_frames(tmp_path, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    make_room_for_frames(tmp_path, force=False)
+
+
+def test_files_without_a_shutter_time_are_named_at_once(simulated, profile, tmp_path, capsys):
+    with fits.open(simulated.files[0], disable_image_compression=True) as hdus:
+        del hdus[0].header["SHUTOPEN"]
+        hdus.writeto(tmp_path / "untimed.fits.fz")
+    files = [tmp_path / "untimed.fits.fz", simulated.files[1]]
+    survey_files(files, instrument=profile, executor=SerialExecutor(), progress=Progress())
+    said = capsys.readouterr().err
+    assert (
+        "warning: 1 of 2 files lack SHUTOPEN (untimed.fits.fz first): times in seconds only; give it with --set" in said
+    )
+    survey_files(simulated.files, instrument=profile, executor=SerialExecutor(), progress=Progress())
+    assert "times in seconds" not in capsys.readouterr().err
 
 
 def test_every_amplifier_of_every_file_is_in_the_manifest(ingested, simulated):
