@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from shutterless.models.cnn import CnnDetector
@@ -116,12 +116,36 @@ def load_model(folder: str | Path, **kwargs: Any) -> DetectorModel:
     if not (folder / SAFE_WEIGHTS_NAME).is_file():
         raise ModelError(f"{folder} has no {SAFE_WEIGHTS_NAME}; copy the whole folder written by save_pretrained")
     try:
+        _check_weights_fit(cls, folder)
         return cls.from_pretrained(folder, local_files_only=True, use_safetensors=True, **kwargs).eval()
     except SafetensorError as error:
         raise ModelError(
             f"{folder / SAFE_WEIGHTS_NAME} is not a safetensors file ({error}); save the model again with "
             "save_pretrained"
         ) from error
+
+
+def _check_weights_fit(cls: Any, folder: Path) -> None:
+    """Refuse weights of another architecture than that of ``config.json``, of which transformers prints pages.
+
+    Raises
+    ------
+    ModelError
+        If a layer is missing, unknown, or has another shape.
+    """
+    config = cls.config_class.from_pretrained(folder)
+    with torch.device("meta"):  # shapes alone
+        wanted = {name: tuple(values.shape) for name, values in cls(config).state_dict().items()}
+    with safe_open(folder / SAFE_WEIGHTS_NAME, framework="pt") as stored:
+        found = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+    wrong = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
+    if wrong:
+        first = wrong[0]
+        raise ModelError(
+            f"the weights in {folder / SAFE_WEIGHTS_NAME} do not fit its config.json: {first} has shape "
+            f"{found.get(first, 'none')}, the config makes it {wanted.get(first, 'none')} ({len(wrong)} of "
+            f"{len(wanted)} differ); copy both files of one model"
+        )
 
 
 def refuse_pickles(folder: str | Path) -> None:

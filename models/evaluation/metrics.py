@@ -347,13 +347,20 @@ def fit_rho50(rho: np.ndarray, found: np.ndarray) -> float:
     Returns
     -------
     float
-        NaN where one half is not reached: all or none were found, or too few at any ``rho``.
+        NaN where one half is not reached: all or none were found, too few at any ``rho``, or more at every ``rho``
+        above 0.
 
     Notes
     -----
     Maximum likelihood of ``ceiling Φ((rho - middle) / width)``. The ceiling is the fraction found of bright events:
     some are lost whatever their S/N (masked rows, beginnings of streaks). Without it, these would widen the threshold.
     """
+    half = _half_point(rho, found)
+    return half if half > 0 else float("nan")
+
+
+def _half_point(rho: np.ndarray, found: np.ndarray) -> float:
+    """`fit_rho50`, which few events may carry below 0."""
     if found.all() or not found.any():
         return float("nan")
 
@@ -399,7 +406,9 @@ def summarise(events: pd.DataFrame, point: OperatingPoint, samples: list[np.ndar
     found = (events["score"] >= point.threshold).to_numpy()
     rho = events["rho"].to_numpy()
     fractions = np.array([found[rows].mean() for rows in samples])
-    halves = np.array([fit_rho50(rho[rows], found[rows]) for rows in samples[: min(len(samples), 200)]])
+    halves = np.array([_half_point(rho[rows], found[rows]) for rows in samples[: min(len(samples), 200)]])
+    if len(rho):
+        halves = np.clip(halves, rho.min(), rho.max())  # of a fit beyond all events only the side is known
     rho50 = fit_rho50(rho, found)
     return {
         "n_events": len(events),

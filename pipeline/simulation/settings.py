@@ -170,8 +170,12 @@ class SceneSettings:
     @field_validator("ccds")
     @classmethod
     def _check_ccds(cls, ccds: tuple[int, ...]) -> tuple[int, ...]:
+        from shutterless.pipeline.simulation.camera.focal_plane import ZTF_CCDS
+
         if len(set(ccds)) < len(ccds):
             raise ValueError("a CCD is named twice")
+        if max(ccds) > ZTF_CCDS:
+            raise ValueError(f"the mosaic has CCDs 1 to {ZTF_CCDS}")
         return ccds
 
     @field_validator("suffix")

@@ -1,6 +1,7 @@
 """Every family has the same input and output, and is saved and loaded to the bit."""
 
 import json
+import os
 import pickle
 import re
 from dataclasses import asdict, replace
@@ -307,3 +308,25 @@ def test_a_pickle_under_the_name_of_safetensors_is_refused_unread(model, tmp_pat
     with pytest.raises(ModelError, match=r"model\.safetensors is not a safetensors file"):
         load_model(folder)
     assert not (tmp_path / "ran").exists()
+
+
+def test_weights_of_another_architecture_are_refused_in_one_line(tmp_path):
+    """The second MLP has 16 outputs in its first layer, the first 8."""
+    for width in (8, 16):
+        build_model("mlp", arch={"hidden_sizes": [width]}).save_pretrained(tmp_path / str(width))
+    (tmp_path / "8" / "config.json").write_bytes((tmp_path / "16" / "config.json").read_bytes())
+    with pytest.raises(
+        ModelError, match=r"the weights in .*model\.safetensors do not fit its config\.json: .* has shape"
+    ):
+        load_model(tmp_path / "8")
+
+
+@pytest.mark.parametrize(("umask", "rights"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_weights_have_the_rights_of_the_umask(tmp_path, umask, rights):
+    before = os.umask(umask)
+    try:
+        build_model("mlp", arch={"hidden_sizes": [8]}).save_pretrained(tmp_path)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == rights
+    load_model(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,33 @@ class _FlowOrder(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of the commands as ``--help`` shows them."""
         return sorted(self.commands, key=ORDER.index)
+
+    def main(  # type: ignore[override]
+        self, args: Any = None, prog_name: str | None = None, *, standalone_mode: bool = True, **extra: Any
+    ) -> Any:
+        """Run a command; what is wrong with its arguments is said in one line, with where to read more."""
+        if not standalone_mode:
+            return super().main(args, prog_name, standalone_mode=False, **extra)
+        try:
+            code = super().main(args, prog_name, standalone_mode=False, **extra)
+        except typer.Abort:
+            code = 1
+        except Exception as error:  # typer brings its own classes or those of click, by its version
+            if not hasattr(error, "format_message"):
+                raise
+            code = _explain_usage(error)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain_usage(error: Any) -> int:
+    """Say in one line what is wrong with the arguments; without any the help is shown."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return int(error.exit_code)
+    context = getattr(error, "ctx", None)
+    where = f" (see {context.command_path} --help)" if context is not None else ""
+    typer.echo(f"error: {' '.join(error.format_message().split())}{where}", err=True)
+    return int(error.exit_code)
 
 
 class LateDefaults(TyperCommand):

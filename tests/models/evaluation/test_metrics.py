@@ -268,6 +268,17 @@ def test_half_of_simulated_events(rho50, width):
     assert fit_rho50(rho, found) == pytest.approx(rho50, rel=0.02)
 
 
+def test_bounds_of_the_half_point_stay_within_the_events():
+    """Two in three of few events are found at any S/N, so that a fit reaches 50 % far outside, at some S/N below 0."""
+    rng = np.random.default_rng(8)
+    rho, found = rng.uniform(5, 20, 30), rng.random(30) < 0.67
+    events = pd.DataFrame({"rho": rho, "score": np.where(found, 9.0, 1.0), "entry": "a"})
+    point = OperatingPoint(5.0, 1, 1.0, 1.0, 0.1, 3.0, False)
+    summary = summarise(events, point, bootstrap_events(events, 100, seed=1), eta=5.0)
+    assert rho.min() <= summary["rho50_low"] <= summary["rho50_high"] <= rho.max()
+    assert not summary["rho50"] <= 0
+
+
 def test_half_is_unknown_where_all_or_none_were_found():
     rho = np.array([5.0, 6, 7])
     assert np.isnan(fit_rho50(rho, np.ones(3, bool)))

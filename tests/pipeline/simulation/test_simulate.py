@@ -396,6 +396,7 @@ def test_no_events_no_stars_are_empty_tables_with_all_columns(tiny, tmp_path):
     [
         ({"rows": 0}, r"\[rows\] = 0: input should be greater than or equal to 1"),
         ({"ccds": (1, 1)}, r"\[ccds\] = \(1, 1\): a CCD is named twice"),
+        ({"ccds": (16, 17)}, r"\[ccds\] = \(16, 17\): the mosaic has CCDs 1 to 16"),
         ({"ccds": (0, 1)}, r"\[ccds\] entry 0 = 0: input should be greater than or equal to 1"),
         ({"events": -1}, r"\[events\] = -1: input should be greater than or equal to 0"),
         ({"rho": (8.0, 4.0)}, r"\[rho\] = \(8\.0, 4\.0\): the smallest comes first"),
