@@ -163,7 +163,7 @@ def test_the_same_weights_under_another_name_resume(tmp_path, monkeypatch):
     """By a relative path, an absolute one, another folder: no part is searched again, and the table is the same."""
     monkeypatch.chdir(tmp_path)
     path = write_frame(tmp_path / "c.fits", first_row=9000, n_rows=600, stars=STARS[8:20], pulses=PULSES[:1], seed=6)
-    shutil.copytree(bundled_folder() / "forest", tmp_path / "mymodel")
+    shutil.copytree(bundled_folder() / "combined" / "forest", tmp_path / "mymodel")
     shutil.copytree(tmp_path / "mymodel", tmp_path / "copy")
     (tmp_path / "copy" / "notes.json").write_text("{}")
     out = tmp_path / "out"
