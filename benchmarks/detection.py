@@ -187,7 +187,7 @@ def check_plan(out: Path, plan: Plan, resume: bool) -> None:
     write_text(path, json.dumps(asdict(plan), indent=1))
 
 
-def report(out: Path, names: Sequence[str], rates: Sequence[float], bootstrap: int) -> str:
+def report(out: Path, names: Sequence[str], rates: Sequence[float], bootstrap: int, against: str | None) -> str:
     """Write all tables of the finished fields and return them as Markdown."""
     done = sorted(path.name for path in (out / "fields").iterdir() if not path.name.startswith("."))
     parts = [f"Fields: {len(done)}. Errors are 95 % intervals of a bootstrap over fields ({bootstrap} samples)."]
@@ -196,7 +196,7 @@ def report(out: Path, names: Sequence[str], rates: Sequence[float], bootstrap: i
         own = [field for field in done if field.startswith(f"{name}-")]
         if {field.split("-")[1] for field in own} == {"free", "events"}:
             tables = read_fields(out, own)
-            judged[name] = judge_fields(*tables, names, rates=rates, n_samples=bootstrap)
+            judged[name] = judge_fields(*tables, names, rates=rates, n_samples=bootstrap, against=against)
             parts += [f"## {name}", judged[name].text()]
             judged[name].write(out / name)
             if name == "sky":
@@ -249,6 +249,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--model", action="append", default=[], help="folder or name; the template bank is always there"
     )
+    parser.add_argument("--against", help="compare the others with this detector in groups")
     parser.add_argument("--hours", type=float, default=1.0, help="event-free amplifier-hours of steady rows")
     parser.add_argument("--events", type=int, default=2000, help="events in steady rows")
     parser.add_argument("--seed", type=int, default=9000)
@@ -285,7 +286,9 @@ def main() -> None:
         run_fields([FieldTask(name, field, detectors, arguments.out) for name, field in fields], arguments.workers)
         names = list(hashes)
     rates = QUICK_RATES if arguments.quick else RATES
-    text = report(arguments.out, names, rates, arguments.bootstrap)
+    if arguments.against not in (None, *names):
+        raise SystemExit(f"--against {arguments.against}: none of the detectors {names}")
+    text = report(arguments.out, names, rates, arguments.bootstrap, arguments.against)
     write_text(arguments.out / "report.md", text + "\n")
     print(text)
 

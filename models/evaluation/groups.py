@@ -112,6 +112,35 @@ def group_table(events: pd.DataFrame, threshold: float, samples: list[np.ndarray
     return pd.DataFrame(rows, columns=["group", "n", "found", "completeness", "low", "high"])
 
 
+def group_differences(
+    events: pd.DataFrame, found: np.ndarray, other: np.ndarray, samples: list[np.ndarray]
+) -> pd.DataFrame:
+    """By how much the completeness of every group differs between two detectors.
+
+    Parameters
+    ----------
+    events : DataFrame
+        As `group_events` needs them.
+    found, other : ndarray of bool, shape (number of events,)
+        Whether each detector finds an event.
+    samples : list of ndarray
+        As `group_table`.
+
+    Returns
+    -------
+    DataFrame
+        ``group``, ``n``, ``more`` (completeness of the first detector less that of the other), ``error``: the standard
+        deviation over the bootstrap samples, which both detectors share.
+    """
+    more = found.astype(np.float64) - other
+    rows = []
+    for name, member in group_events(events).items():
+        if n := int(member.sum()):
+            drawn = [more[rows_][member[rows_]].mean() for rows_ in samples if member[rows_].any()]
+            rows.append((name, n, float(more[member].mean()), float(np.std(drawn)) if drawn else np.nan))
+    return pd.DataFrame(rows, columns=["group", "n", "more", "error"])
+
+
 def is_found(events: pd.DataFrame, threshold: float) -> np.ndarray:
     """Whether each event has a finite score at or above a threshold; an event without a match has none."""
     score = events["score"].to_numpy(dtype=np.float64)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from shutterless.models.evaluation.groups import class_accuracy, group_table, loss_table, mark_blends
+from shutterless.models.evaluation.groups import (
+    class_accuracy,
+    group_differences,
+    group_table,
+    is_found,
+    loss_table,
+    mark_blends,
+)
 from shutterless.models.evaluation.matched_rates import (
     DetectorCounts,
     Fields,
@@ -47,6 +54,9 @@ class Tables:
         ``detector``, ``entry`` and ``score`` of every false alarm on event-free fields.
     live_hours : float
         Amplifier-hours of the event-free fields.
+    differences : DataFrame
+        A row for each detector, rate and group (`group_differences`) against the one named in ``against``; empty
+        without one.
     """
 
     rates: pd.DataFrame
@@ -54,10 +64,12 @@ class Tables:
     losses: pd.DataFrame
     alarms: pd.DataFrame
     live_hours: float
+    differences: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def write(self, folder: Path) -> None:
         """Write every table as Parquet."""
-        for name in ("rates", "groups", "losses", "alarms"):
+        names = ["rates", "groups", "losses", "alarms", *([] if self.differences.empty else ["differences"])]
+        for name in names:
             write_parquet(getattr(self, name), folder / f"{name}.parquet")
 
     def text(self, *, short: bool = False) -> str:
@@ -69,6 +81,10 @@ class Tables:
                 parts += [f"Completeness in groups at {rate:g} false alarms per amplifier-hour:", _group_text(part)]
                 losses = self.losses[self.losses["rate"] == rate].drop(columns="rate")
                 parts += [f"Where events went at {rate:g}:", to_markdown(losses)]
+                if not self.differences.empty:
+                    own = self.differences[self.differences["rate"] == rate]
+                    said = f"More than {own['against'].iloc[0]} finds at {rate:g}, in points, with one standard error:"
+                    parts += [said, _difference_text(own)]
         return "\n\n".join(parts)
 
 
@@ -81,6 +97,7 @@ def judge_fields(
     *,
     rates: Sequence[float],
     rho: tuple[float, float] = JUDGED_RHO,
+    against: str | None = None,
     n_samples: int = 1000,
     seed: int = 1,
 ) -> Tables:
@@ -100,6 +117,8 @@ def judge_fields(
         False alarms per amplifier-hour.
     rho : (float, float)
         Of the events that count.
+    against : str, optional
+        One of the detectors, with which the others are compared in groups.
     n_samples, seed : int
         Of the bootstrap.
     """
@@ -107,7 +126,7 @@ def judge_fields(
     free, busy = fields.event_free(), fields.with_events()
     draws = draw_samples(free, busy, n_samples, seed)
     counts = {name: count_detector(free, busy, name, rho) for name in detectors}
-    rows, groups, losses = [], [], []
+    rows, groups, losses, differences = [], [], [], []
     for rate in rates:
         results = {name: judge_at_rate(counts[name], free, busy, rate, draws) for name in detectors}
         for name, result in results.items():
@@ -117,6 +136,10 @@ def judge_fields(
             samples = bootstrap_events(by_field, min(n_samples, 400), seed)
             groups.append(group_table(events, result.threshold, samples).assign(**key))
             losses.append(loss_table(busy.detections, events, result.threshold).assign(**key))
+            if against is not None and name != against:
+                found = is_found(events, result.threshold)
+                other = is_found(counts[against].events, results[against].threshold)
+                differences.append(group_differences(events, found, other, samples).assign(**key, against=against))
         rows.append(_optimum_row(rate, counts[detectors[0]]))
     return Tables(
         rates=pd.DataFrame(rows),
@@ -124,6 +147,7 @@ def judge_fields(
         losses=_first(pd.concat(losses, ignore_index=True), "detector", "rate"),
         alarms=pd.concat([counts[name].alarms.assign(detector=name) for name in detectors], ignore_index=True),
         live_hours=free.live_hours,
+        differences=pd.concat(differences, ignore_index=True) if differences else pd.DataFrame(),
     )
 
 
@@ -216,8 +240,8 @@ def count_asked(
         }
         for rate in rates:
             counted, by_curve = [], 0
-            for _, field in manifest.groupby("sequence"):
-                entries = [entry for entry in field["entry"] if entry in noise]
+            for _, own_entries in manifest.groupby("sequence")["entry"]:
+                entries = [entry for entry in own_entries if entry in noise]
                 searched = [AmplifierScores(entry, "one sky", noise[entry], float(hours[entry])) for entry in entries]
                 own = fit_own_rates(searched, rate, curve)
                 counted.append(sum(int((alarms[e] >= own[e].threshold(rate)).sum()) for e in entries if e in own))
@@ -317,6 +341,15 @@ def _group_text(groups: pd.DataFrame) -> str:
     """Rows are groups, columns detectors."""
     cells = [_share(row.completeness, row.low, row.high) for row in groups.itertuples()]
     wide = groups.assign(cell=cells).pivot_table(
+        index=["group", "n"], columns="detector", values="cell", aggfunc="first", sort=False
+    )
+    return to_markdown(wide.reset_index())
+
+
+def _difference_text(differences: pd.DataFrame) -> str:
+    """Rows are groups, columns detectors."""
+    cells = [f"{100 * row.more:+.1f} ± {100 * row.error:.1f}" for row in differences.itertuples()]
+    wide = differences.assign(cell=cells).pivot_table(
         index=["group", "n"], columns="detector", values="cell", aggfunc="first", sort=False
     )
     return to_markdown(wide.reset_index())

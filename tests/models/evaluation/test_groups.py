@@ -7,6 +7,7 @@ import pytest
 from shutterless.models.evaluation.groups import (
     class_accuracy,
     event_fates,
+    group_differences,
     group_events,
     group_table,
     is_found,
@@ -131,3 +132,14 @@ def test_kinds_are_judged_on_found_events_between_seven_and_nine():
 def test_a_detector_without_kinds_is_not_judged_by_them():
     score, kind = TRIGGERS["score"].to_numpy(), np.full(len(TRIGGERS), None)
     assert class_accuracy(TRIGGERS, score, kind, events(), 4.0) == (0, 0)
+
+
+def test_differences_are_those_of_the_same_events_in_the_same_samples():
+    """Two of six events more in all; in samples of the first and of the last three events, 2/3 and 0."""
+    found, other = (np.array(list(bits), dtype=int).astype(bool) for bits in ("111001", "100001"))
+    samples = [np.array([0, 1, 2]), np.array([3, 4, 5])]
+    table = group_differences(events(), found, other, samples).set_index("group")
+    assert table.loc["all", ["n", "more", "error"]].tolist() == pytest.approx([6, 1 / 3, 1 / 3])
+    assert table.loc["kind burst", ["n", "more", "error"]].tolist() == pytest.approx([3, 1 / 3, 0.5])
+    assert table.loc["kind flare", ["n", "more"]].tolist() == [2, 0]
+    assert np.isnan(group_differences(events(), found, other, []).loc[0, "error"])

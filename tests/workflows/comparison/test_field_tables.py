@@ -109,6 +109,19 @@ def test_text_has_every_detector_and_a_dash_for_what_is_not_there():
     assert to_markdown(pd.DataFrame({"a": [0.5], "b": [None]})) == "| a | b |\n| --- | --- |\n| 0.5 | – |"
 
 
+def test_detectors_are_compared_in_groups_with_the_one_that_was_named(tmp_path):
+    tables = judge_fields(*made_fields(), DETECTORS, rates=(10.0,), n_samples=20, against="template-bank")
+    own = tables.differences.set_index("group")
+    assert own["detector"].eq("net").all()
+    assert own.loc["all", ["n", "more"]].tolist() == pytest.approx([6, 1 / 3])
+    assert own.loc["all", "error"] == pytest.approx(np.sqrt(2 / 9 / 6), abs=0.06)  # of one field its events are drawn
+    assert "More than template-bank finds at 10, in points, with one standard error:" in tables.text()
+    assert "| all | 6 | +33.3 ± " in tables.text()
+    tables.write(tmp_path)
+    assert len(pd.read_parquet(tmp_path / "differences.parquet")) == len(own)
+    assert judged().differences.empty
+
+
 def test_tables_are_written(tmp_path):
     tables = judged()
     tables.write(tmp_path)
