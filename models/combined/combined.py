@@ -40,8 +40,8 @@ class Combined:
         Intercept, weight of the forest's log-odds, and weight of the networks'. The sum is calibrated to the mix of the
         fields held back.
     ask_above : float
-        Log-odds of the forest above which a trigger is shown to the networks. Where they are not asked, their log-odds
-        are taken to be the forest's.
+        Log-odds of the forest above which a trigger is shown to the networks. They are not asked in the ramp, since
+        most of what they learned from is in steady rows. Where they are not asked, the forest's log-odds count twice.
     """
 
     forest: Forest
@@ -77,7 +77,7 @@ class Combined:
         """
         table = self.forest.score(context)
         forest = table["event_logit"].to_numpy()
-        asked = forest > self.ask_above
+        asked = (forest > self.ask_above) & (context["ramp_share"].to_numpy() >= 1)
         networks = forest.copy()
         if asked.any():
             numbers = context[list(self.forest.features)].to_numpy(np.float32)[asked]

@@ -34,6 +34,7 @@ def labelled(seed: int) -> tuple:
     context = pd.DataFrame(rng.standard_normal((len(toy), len(CONTEXT_FEATURES))), columns=list(CONTEXT_FEATURES))
     context.loc[is_event & ~shown, "flux_snr"] += 5.0
     context.loc[::7, "onset_rows"] = np.nan
+    context["ramp_share"] = 1.0
     strips = replace(toy.strips, patches=patches.astype(np.float16))
     examples = replace(toy, strips=strips, numbers=context.to_numpy(np.float32))
     return examples, context, np.where(is_event, "flare", "noise").astype(object), shown
@@ -74,6 +75,16 @@ def test_only_what_the_forest_ranks_highest_is_cut_and_shown_to_the_networks(tra
     )
     nobody = replace(combined, ask_above=np.inf).score(context, lambda asked: pytest.fail("strips were cut"))
     np.testing.assert_allclose(nobody["event_logit"], combine_logits(combined.weights, forest, forest))
+
+
+def test_networks_are_not_asked_about_the_ramp(trained):
+    examples, context, _, _ = labelled(3)
+    combined = replace(trained[0], ask_above=-np.inf)
+    context["ramp_share"] = np.where(np.arange(len(context)) < 100, 0.99, 1.0)
+    seen: list[np.ndarray] = []
+    combined.score(context, lambda asked: seen.append(asked) or examples.strips[asked])
+    assert not seen[0][:100].any()
+    assert seen[0][100:].all()
 
 
 def test_so_many_triggers_without_an_event_are_asked_about(trained):
