@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,12 +14,14 @@ import pandas as pd
 
 from shutterless.pipeline.files import remove_partials, write_parquet
 from shutterless.pipeline.reading.exposures import read_info
+from shutterless.pipeline.reading.fits_files import has_fits_name
 from shutterless.pipeline.reading.frames import FrameInfo, frame_stem
 from shutterless.pipeline.reading.instruments import load_profile
 from shutterless.pipeline.store.ingest import ingest_amplifier
 from shutterless.pipeline.store.store import MANIFEST, read_manifest, write_manifest
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
+from shutterless.workflows.execution.retries import alone
 
 FAILURES = "failures.parquet"
 TRUTH = "truth.parquet"
@@ -49,12 +51,22 @@ class AmplifierTask:
 class Survey:
     """Headers of the input files, before any pixel is read.
 
-    ``failures`` has one row per file or quadrant that cannot be read; ``warnings`` are lines for the user.
+    ``failures`` has one row per file or quadrant that cannot be read; ``overlaps`` are lines for the user.
     """
 
     infos: tuple[FrameInfo, ...]
     failures: pd.DataFrame
-    warnings: tuple[str, ...]
+    overlaps: tuple[str, ...]
+
+    @property
+    def notes(self) -> list[tuple[Path, str]]:
+        """What was taken, guessed or left out in each file."""
+        return [(info.path, note) for info in self.infos for note in info.notes]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Lines for the user."""
+        return (*self.overlaps, *describe_notes(self.notes))
 
     @property
     def tasks(self) -> list[AmplifierTask]:
@@ -89,21 +101,24 @@ def survey_files(
     supplied: Mapping[str, str] | None = None,
     executor: Executor,
     progress: Progress | None = None,
+    same_names: bool = False,
 ) -> Survey:
     """Read the headers of every file, recording those that cannot be read.
+
+    A folder stands for the FITS files in it. With ``same_names`` files of one name in two folders are two files.
 
     Raises
     ------
     IngestError
-        If no file is given, or two files would have the same name in a store.
+        If no file is given, a folder has none, or two files would have the same name in a store.
     ProfileError
         If there is no such instrument.
     """
-    paths = _check_names(files)
+    paths = _list_files(files) if same_names else _check_names(_list_files(files))
     if instrument is not None:
         load_profile(instrument)  # wrong for one file is wrong for all
     infos, failures = [], []
-    read = partial(read_info, instrument=instrument, supplied=dict(supplied or {}))
+    read = partial(_read_alone, instrument=instrument, supplied=dict(supplied or {}))
     for outcome in executor.map(read, paths, describe="reading headers", progress=progress):
         if outcome.value is None:
             failures.append(failure_row(outcome.item, None, outcome.error or ""))
@@ -260,20 +275,68 @@ def estimate_store_bytes(n_pixels: int) -> float:
 def _ingest_task(
     task: AmplifierTask, *, store: Path, instrument: str | None, supplied: Mapping[str, str], resume: bool
 ) -> dict[str, Any]:
-    return ingest_amplifier(task.path, task.quadrant, store, instrument=instrument, supplied=supplied, resume=resume)
+    ingest = alone(ingest_amplifier, task.path)
+    return ingest(task.path, task.quadrant, store, instrument=instrument, supplied=supplied, resume=resume)
 
 
-def _check_names(files: Sequence[str | Path]) -> list[Path]:
-    """Paths without repetition; files that would become the same entries are refused."""
+def describe_notes(notes: Iterable[tuple[Path, str]]) -> list[str]:
+    """One line for each note, with the file that it is on, or the first of several and their number."""
+    files: dict[str, list[Path]] = {}
+    for path, note in notes:
+        if path not in files.setdefault(note, []):
+            files[note].append(path)
+    return [
+        f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: {note}" for note, paths in files.items()
+    ]
+
+
+def label_files(paths: Iterable[Path]) -> dict[Path, str]:
+    """Name of every file in tables: its own, with as many folders before it as tell files of one name apart."""
+    paths = list(dict.fromkeys(paths))
+    labels, depth = {path: path.name for path in paths}, 1
+    while depth < max((len(path.parts) for path in paths), default=0):
+        counts = Counter(labels.values())
+        shared = [path for path in paths if counts[labels[path]] > 1]
+        if not shared:
+            break
+        depth += 1
+        labels |= {path: "/".join(path.parts[-depth:]) for path in shared}
+    return labels
+
+
+def _read_alone(path: Path, *, instrument: str | None, supplied: Mapping[str, str]) -> FrameInfo:
+    """Headers of a file; whatever goes wrong is its own failure and does not end the work on others."""
+    return alone(read_info, path)(path, instrument, supplied)
+
+
+def _list_files(files: Sequence[str | Path]) -> list[Path]:
+    """Paths without repetition, the FITS files of a folder in its place."""
     if not files:
         raise IngestError("no input files were given")
-    paths = list(dict.fromkeys(Path(file) for file in files))
+    paths: dict[Path, None] = {}
+    for path in map(Path, files):
+        if not path.is_dir():
+            if any(sign in str(path) for sign in "*?[") and not path.exists():
+                raise IngestError(f"no file matches {path}")
+            paths[path] = None
+            continue
+        found = sorted(
+            file for file in path.iterdir() if file.is_file() and has_fits_name(file) and file.name[0] != "."
+        )
+        if not found:
+            raise IngestError(f"folder {path} holds no FITS file")
+        paths |= dict.fromkeys(found)
+    return list(paths)
+
+
+def _check_names(paths: Sequence[Path]) -> list[Path]:
+    """Paths as they are; files that would become the same entries are refused."""
     by_stem: dict[str, Path] = {}
     for path in paths:
         other = by_stem.setdefault(frame_stem(path), path)
         if other != path:
             raise IngestError(f"{other} and {path} have the same name and would overwrite each other; rename one")
-    return paths
+    return list(paths)
 
 
 def _finished_entries(store: Path, *, resume: bool) -> list[dict[Any, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from shutterless.pipeline.amplifier import Amplifier
-from shutterless.pipeline.reading.frames import FRAME_SUFFIXES
+from shutterless.pipeline.reading.fits_files import has_fits_name
 from shutterless.pipeline.store.store import MANIFEST, StoreError, open_amplifier, read_manifest
 
 CONTROLS = "controls"  # folder of the models trained with shuffled labels
@@ -88,7 +88,7 @@ class RunFolder:
         found = list((self.path / "frames").rglob("*.fits*"))
         if not found and self.manifest is not None:
             found = [Path(source) for source in self.manifest["source"].dropna().unique() if Path(source).is_file()]
-        return sorted(file for file in found if file.name.endswith(FRAME_SUFFIXES))
+        return sorted(file for file in found if has_fits_name(file))
 
     @property
     def is_search(self) -> bool:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from shutterless.models.evaluation.metrics import RateCurve
 from shutterless.pipeline.files import remove_partials, write_parquet, write_text
+from shutterless.pipeline.reading.frames import FrameInfo
 from shutterless.pipeline.reading.segments import FileSpan, Segment, SegmentRows, plan_segments
 from shutterless.pipeline.results.candidates import (
     build_candidates,
@@ -29,8 +30,10 @@ from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import (
     Survey,
+    describe_notes,
     failure_row,
     failure_table,
+    label_files,
     prepare_folder,
     survey_files,
     write_failures,
@@ -46,11 +49,13 @@ from shutterless.workflows.searching.segment_search import (
     settings_fingerprint,
     warm_up,
 )
+from shutterless.workflows.searching.set_aside import describe_vetoed, part_notes
 from shutterless.workflows.settings.settings import SearchSettings
 from shutterless.workflows.tracking.tracking import TEMPLATE_BANK, bundled_folder, model_type, resolve_model
 
 RECORD = "search.json"
 AMPLIFIERS = "amplifiers.parquet"
+BUNDLED_MODEL = "bundled"  # reference of the model for frames where none is named
 
 
 class SearchError(ValueError):
@@ -72,7 +77,7 @@ class SearchResult:
 def search_files(
     files: Sequence[str | Path],
     *,
-    reference: str,
+    reference: str | None,
     out: Path,
     settings: SearchSettings,
     catalogue: str | Path | None = None,
@@ -87,8 +92,9 @@ def search_files(
     Parameters
     ----------
     files : sequence of path
-    reference : str
-        A model as the commands take it, or ``"template-bank"``.
+    reference : str or None
+        A model as the commands take it, or ``"template-bank"``. None takes what fits: the bundled model for frames, the
+        template bank for image cubes.
     out : Path
         For ``candidates.parquet``, ``candidates.ecsv``, ``amplifiers.parquet`` (what was searched, and its quality),
         ``failures.parquet``, ``search.json`` (the arguments), and ``parts/``, from which a search is resumed.
@@ -112,14 +118,16 @@ def search_files(
     CatalogueError
         If the catalogue cannot be used.
     IngestError
-        If no file is given, two files have the same name, or ``out`` is not writable.
+        If no file is given, or ``out`` is not writable.
     SearchError
         If the detector has no stored curve and an amplifier too few scores for a threshold of its own, or ``out`` holds
         a finished search and ``resume`` is not set.
     """
     job = SearchJob.prepare(reference, out, settings, catalogue=catalogue, instrument=instrument, supplied=supplied)
     _clear_folder(job.out, resume=resume)
-    survey = survey_files(files, instrument=instrument, supplied=supplied, executor=executor, progress=progress)
+    survey = survey_files(
+        files, instrument=instrument, supplied=supplied, executor=executor, progress=progress, same_names=True
+    )
     return search_survey(job, survey, executor, resume=resume, progress=progress)
 
 
@@ -134,13 +142,17 @@ def search_survey(
         for info in frames
         for readout in info.readouts.values()
     ]
-    executor.prepare(partial(warm_up, job.detector, max(sizes, default=0)))
+    executor.prepare(partial(warm_up, job.detector if frames else job.detector_of(None), max(sizes, default=0)))
     lost = run_tasks(tasks, executor, progress)
     parts = [part for task in tasks if task.segment.name not in lost and (part := read_part(job.out, task.segment))]
     failures = pd.concat([survey.failures, lost_rows([task.segment for task in tasks], parts, lost)], ignore_index=True)
-    files_by_name = {info.path.name: str(info.path.resolve()) for info in survey.infos}
-    candidates, rates, unmatched = job.write(parts, failures, files_by_name)
-    notes = (*job.describe_rates(parts, rates), *survey.warnings, *unmatched)
+    labels = label_files(info.path.absolute() for info in survey.infos)
+    candidates, rates, unmatched = job.write(parts, failures, labels)
+    found = [(info.path, note) for info in survey.infos for note in info.notes] + part_notes(parts, survey.infos)
+    notes = (
+        *job.describe_rates(parts, rates), *job.describe_choice(survey.infos), *survey.overlaps, *describe_notes(found),
+        *describe_vetoed(parts), *unmatched,
+    )  # fmt: skip
     return SearchResult(candidates, failures, job.lowest_threshold(rates), rates, notes, tuple(survey.instruments))
 
 
@@ -149,6 +161,7 @@ class SearchJob:
     """Detector, settings and output folder of a search; `prepare` checks all of them before any work is done.
 
     ``curve`` was counted on other frames; None if the detector has none, so that only the frames can tell a threshold.
+    Image cubes are searched with ``cube_detector`` and its curve, or, if it is None, with the detector of the frames.
     """
 
     reference: str
@@ -160,11 +173,13 @@ class SearchJob:
     catalogue: str | None
     instrument: str | None
     supplied: dict[str, str]
+    cube_detector: Detector | None = None
+    cube_curve: RateCurve | None = None
 
     @classmethod
     def prepare(
         cls,
-        reference: str,
+        reference: str | None,
         out: Path,
         settings: SearchSettings,
         *,
@@ -174,6 +189,8 @@ class SearchJob:
     ) -> SearchJob:
         """Parameters and errors are those of `search_files`."""
         stars = None if catalogue is None else read_catalogue(catalogue)
+        bank = None if reference is not None else Detector(TEMPLATE_BANK, None)
+        reference = reference or BUNDLED_MODEL
         detector = find_detector(reference)
         curve = read_rates(_rates_folder(detector))
         if curve is None and not settings.own_rates:
@@ -183,26 +200,50 @@ class SearchJob:
         return cls(
             reference, prepare_folder(out).absolute(), settings, detector, curve, stars,
             None if catalogue is None else str(catalogue), instrument, dict(supplied or {}),
+            bank, None if bank is None else read_rates(_rates_folder(bank)),
         )  # fmt: skip
+
+    def detector_of(self, quadrant: int | None) -> Detector:
+        """Detector of a segment: image cubes, which have no quadrant, may have their own."""
+        return self.cube_detector if quadrant is None and self.cube_detector is not None else self.detector
+
+    def describe_choice(self, infos: Sequence[FrameInfo]) -> list[str]:
+        """Line for the user if cubes are searched with another detector than the default."""
+        if self.cube_detector is None or all(None not in info.readouts for info in infos):
+            return []
+        return [
+            f"no model was named: image cubes are searched with the {self.cube_detector.name}, not {self.reference}"
+        ]
 
     def tasks(self, segments: Sequence[Segment], *, resume: bool) -> list[SegmentTask]:
         """One task for each segment."""
         settings = self.settings
-        shared = settings_fingerprint(
-            self.detector, settings.trigger_threshold, settings.batch_size, self.instrument, self.supplied
-        )
+        shared = {
+            detector: settings_fingerprint(
+                detector, settings.trigger_threshold, settings.batch_size, self.instrument, self.supplied
+            )
+            for detector in {self.detector_of(segment.quadrant) for segment in segments}
+        }
         return [
             SegmentTask(
-                segment, self.out, self.detector, settings.trigger_threshold, settings.batch_size, self.instrument,
-                self.supplied, shared, resume,
+                segment, self.out, detector, settings.trigger_threshold, settings.batch_size, self.instrument,
+                self.supplied, shared[detector], resume,
             )
             for segment in segments
+            for detector in (self.detector_of(segment.quadrant),)
         ]  # fmt: skip
 
     def write(
-        self, parts: Sequence[SearchedSegment], failures: pd.DataFrame, files: Mapping[str, str]
+        self, parts: Sequence[SearchedSegment], failures: pd.DataFrame, labels: Mapping[Path, str]
     ) -> tuple[pd.DataFrame, FrameRates, list[str]]:
         """Write every table of the search, its record last.
+
+        Parameters
+        ----------
+        parts : sequence of SearchedSegment
+        failures : DataFrame
+        labels : mapping of Path to str
+            Name of every file in the tables, by its absolute path.
 
         Returns
         -------
@@ -219,7 +260,13 @@ class SearchJob:
         searched = [part for part in parts if part.exposures]
         joined = join_parts(searched)
         rates = self.fit_rates(searched, joined)
-        candidates, unmatched = assemble(searched, joined, self.detector.name, rates, self.stars)
+        tables, unmatched = [], list[str]()
+        for detector, _, chosen in self._groups(searched):
+            here = [searched[k] for k in chosen], [joined[k] for k in chosen]
+            table, lines = assemble(*here, detector.name, rates, self.stars, labels)
+            tables.append(table)
+            unmatched += lines
+        candidates = tables[0] if len(tables) == 1 else rank_candidates([table for table in tables if len(table)])
         record = {
             "model": self.reference,
             "threshold": self.lowest_threshold(rates),
@@ -228,12 +275,13 @@ class SearchJob:
             "catalogue": self.catalogue,
             "supplied": self.supplied,
             "data_hash": _data_hash(parts),
-            "time_archive": _time_scales(parts),
+            "time_archive": _time_scales(parts, labels),
         }
         write_failures(self.out, failures)
-        write_parquet(_amplifier_table(searched, rates), self.out / AMPLIFIERS)
+        write_parquet(_amplifier_table(searched, rates, labels), self.out / AMPLIFIERS)
         write_candidates(candidates, self.out, record)
-        counted = {"rates": {**rates.to_dict(), "candidates": len(candidates)}, "files": dict(files)}
+        files = {label: str(path.resolve()) for path, label in labels.items()}
+        counted = {"rates": {**rates.to_dict(), "candidates": len(candidates)}, "files": files}
         write_text(self.out / RECORD, json.dumps({**record, **counted}, indent=1))
         return candidates, rates, unmatched
 
@@ -246,10 +294,23 @@ class SearchJob:
             If there is no stored curve, and an amplifier has too few scores.
         """
         asked = self.settings.false_alarms_per_hour
-        rates = fit_frame_rates(parts, joined, self.detector.name, asked, self.curve, own=self.settings.own_rates)
-        if self.curve is None and (not parts or not set(rates.names.values()) <= set(rates.rates)):
-            raise no_curve(self.detector, asked, "the searched frames are too few to tell it: ")
-        return rates
+        all_rates = FrameRates(asked, {}, {}, {})
+        for detector, curve, chosen in self._groups(parts):
+            mine = [parts[k] for k in chosen]
+            rates = fit_frame_rates(
+                mine, [joined[k] for k in chosen], detector.name, asked, curve, own=self.settings.own_rates
+            )
+            if curve is None and (not mine or not set(rates.names.values()) <= set(rates.rates)):
+                raise no_curve(detector, asked, "the searched frames are too few to tell it: ")
+            all_rates = all_rates.joined(rates)
+        return all_rates
+
+    def _groups(self, parts: Sequence[SearchedSegment]) -> list[tuple[Detector, RateCurve | None, list[int]]]:
+        """Detectors with their curves, and the positions of the parts that they searched; the one of frames if none."""
+        cubes = [k for k, part in enumerate(parts) if part.segment.quadrant is None and self.cube_detector is not None]
+        frames = sorted(set(range(len(parts))) - set(cubes))
+        groups = [(self.detector, self.curve, frames)] if frames or not cubes else []
+        return groups + ([(self.cube_detector, self.cube_curve, cubes)] if self.cube_detector and cubes else [])
 
     def lowest_threshold(self, rates: FrameRates) -> float:
         """Lowest threshold of the amplifiers that were searched, that of the stored curve if there is none."""
@@ -259,16 +320,18 @@ class SearchJob:
 
     def describe_rates(self, parts: Sequence[SearchedSegment], rates: FrameRates) -> list[str]:
         """Lines for the user where a threshold rests on a stored curve with too few alarms for it, of each camera."""
-        if self.curve is None:
-            return []
-        hours = {
-            exposure.numbers["pixel_rows_per_hour"]
-            for part in parts
-            for exposure in part.exposures
-            if not rates.of(part).is_fitted
-        }
+        lines: list[str] = []
         asked = self.settings.false_alarms_per_hour
-        return [line for hour in sorted(hours) if (line := describe_rate(self.curve, asked, hour))]
+        for _, curve, chosen in self._groups(parts):
+            hours = {
+                exposure.numbers["pixel_rows_per_hour"]
+                for part in (parts[k] for k in chosen)
+                for exposure in part.exposures
+                if not rates.of(part).is_fitted
+            }
+            if curve is not None:
+                lines += [line for hour in sorted(hours) if (line := describe_rate(curve, asked, hour))]
+        return lines
 
 
 def run_tasks(tasks: Sequence[SegmentTask], executor: Executor, progress: Progress | None = None) -> dict[str, str]:
@@ -288,6 +351,7 @@ def assemble(
     name: str,
     rates: FrameRates,
     stars: pd.DataFrame | None = None,
+    labels: Mapping[Path, str] | None = None,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Join the parts of a search to one table of candidates, and warn of a catalogue that does not fit.
 
@@ -303,6 +367,8 @@ def assemble(
         Which say how high a score must be in each amplifier, and what a score is worth there.
     stars : DataFrame, optional
         From `shutterless.pipeline.results.catalogue.read_catalogue`.
+    labels : mapping of Path to str, optional
+        Names of files in the table, by path; their own names if left out.
     """
     exposures = {f"{part.segment.name}/{k}": exposure for part in parts for k, exposure in enumerate(part.exposures)}
     streaks, unmatched = identify_streaks(
@@ -323,35 +389,48 @@ def assemble(
                     stars_here = streaks[f"{part.segment.name}/{k}"]
                     tables.append(
                         _span_candidates(
-                            here, span, exposure.readout, exposure.spans[0], stars_here, name, exposure.n_y
+                            here,
+                            span,
+                            exposure.readout,
+                            exposure.spans[0],
+                            stars_here,
+                            name,
+                            exposure.n_y,
+                            (labels or {}).get(span.path, span.path.name),
                         )
                     )
+    return rank_candidates(tables), unmatched
+
+
+def rank_candidates(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Candidates of some files in one table, grouped by cause, the surest first."""
     if not tables:
-        return empty_candidates(), unmatched
+        return empty_candidates()
     candidates = group_candidates(pd.concat(tables, ignore_index=True))
     order = candidates.assign(strength=candidates["snr"].abs()).sort_values(
         ["probability", "strength", "candidate_id"], ascending=[False, False, True], kind="stable"
     )
-    return order.drop(columns="strength").reset_index(drop=True), unmatched
+    return order.drop(columns="strength").reset_index(drop=True)
 
 
 def _span_candidates(
-    found: pd.DataFrame, span: FileSpan, readout: Any, first: FileSpan, streaks: pd.DataFrame, name: str, n_y: int
-) -> pd.DataFrame:
+    found: pd.DataFrame, span: FileSpan, readout: Any, first: FileSpan, streaks: pd.DataFrame, name: str, n_y: int,
+    label: str,
+) -> pd.DataFrame:  # fmt: skip
     """Candidates that peak in one file, in rows of that file; they may begin before it or end after it."""
     rows = ["row_start", "row_stop", "row_peak"]
     file_rows = found.assign(**{column: found[column] - span.first + span.start for column in rows})
     offset = span.first - span.start - first.first  # of the file's row 0 from the exposure's
     own = readout if offset == 0 else readout.from_row(offset, offset)
-    return build_candidates(file_rows, streaks, own, file=span.path.name, model=name, n_y=n_y)
+    return build_candidates(file_rows, streaks, own, file=label, model=name, n_y=n_y)
 
 
-def _amplifier_table(parts: Sequence[SearchedSegment], rates: FrameRates) -> pd.DataFrame:
+def _amplifier_table(parts: Sequence[SearchedSegment], rates: FrameRates, labels: Mapping[Path, str]) -> pd.DataFrame:
     """Table of the searched rows: one line per segment part without a gap, with its threshold and quality numbers."""
     rows = [
         {
             "segment": part.segment.name,
-            "files": ", ".join(span.path.name for span in exposure.spans),
+            "files": ", ".join(labels.get(span.path, span.path.name) for span in exposure.spans),
             "ccd": exposure.readout.ccd,
             "quadrant": exposure.readout.quadrant,
             "first_row": exposure.spans[0].first,
@@ -361,6 +440,7 @@ def _amplifier_table(parts: Sequence[SearchedSegment], rates: FrameRates) -> pd.
             "threshold": rates.threshold(part),
             "threshold_error": rates.of(part).threshold_error(rates.asked),
             **exposure.numbers,
+            "notes": "; ".join(exposure.numbers.get("notes", ())),
         }
         for part in parts
         for k, exposure in enumerate(part.exposures)
@@ -398,10 +478,10 @@ def _data_hash(parts: Sequence[SearchedSegment]) -> str:
     return hashlib.blake2b("\n".join(sorted(part.content for part in parts)).encode(), digest_size=16).hexdigest()
 
 
-def _time_scales(parts: Sequence[SearchedSegment]) -> dict[str, str]:
+def _time_scales(parts: Sequence[SearchedSegment], labels: Mapping[Path, str]) -> dict[str, str]:
     """Kind of the archive's own times, for each file that has any."""
     return {
-        span.path.name: exposure.readout.time_scale
+        labels.get(span.path, span.path.name): exposure.readout.time_scale
         for part in parts
         for exposure in part.exposures
         for span in exposure.spans

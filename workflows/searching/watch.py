@@ -21,14 +21,14 @@ import pandas as pd
 
 from shutterless.pipeline.files import write_text
 from shutterless.pipeline.reading.exposures import read_info
-from shutterless.pipeline.reading.fits_files import FRAME_SUFFIXES
+from shutterless.pipeline.reading.fits_files import has_fits_name
 from shutterless.pipeline.reading.frames import FrameInfo
 from shutterless.pipeline.reading.instruments import load_profile
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.reading.segments import Segment, plan_segments
 from shutterless.workflows.execution.cluster import EXPECTED_ERRORS, Executor, describe_error
 from shutterless.workflows.execution.progress import Progress
-from shutterless.workflows.frames.ingest import failure_row, failure_table
+from shutterless.workflows.frames.ingest import failure_row, failure_table, label_files
 from shutterless.workflows.searching.search import SearchJob, lost_rows, run_tasks
 from shutterless.workflows.searching.segment_search import SearchedSegment, read_part, warm_up
 
@@ -127,8 +127,7 @@ class Watcher:
         self._search(segments, {path.absolute() for path in arrived})
         parts = [part for s in segments if (part := self._searched.get(s.name, (s, None))[1]) is not None]
         failures = pd.concat([self._unreadable(), lost_rows(segments, parts, self._lost)], ignore_index=True)
-        files = {path.name: str(path) for path in self._known}
-        candidates, _, _ = self.job.write(parts, failures, files)
+        candidates, _, _ = self.job.write(parts, failures, label_files(path.absolute() for path in self._known))
         _write_state(self.job, self._known)
         ids = set(candidates["candidate_id"])
         n_new, self._ids = len(ids - self._ids), ids
@@ -267,7 +266,7 @@ def _join_names(names: list[str]) -> str:
 def _list_frames(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:
     """Frames of a folder, by name, with size and time of change (ns); hidden files are still being written."""
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.name.endswith(FRAME_SUFFIXES) and entry.name[0] != ".")
+        names = sorted(entry.name for entry in entries if has_fits_name(entry.name) and entry.name[0] != ".")
     for name in names:
         path = folder / name
         try:
