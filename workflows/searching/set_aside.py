@@ -10,7 +10,7 @@ import pandas as pd
 from shutterless.pipeline.reading.frames import FrameInfo
 from shutterless.workflows.searching.segment_search import SearchedSegment
 
-N_LISTED = 5
+N_STRONGEST = 5
 LOUD_SIGMA = 10.0  # vetoed triggers are listed from here on; weaker ones are many
 
 
@@ -42,7 +42,7 @@ def describe_vetoed(parts: Sequence[SearchedSegment]) -> list[str]:
     if loud.empty:
         return []
     reasons = ", ".join(f"{reason} {count}" for reason, count in loud["veto"].astype(str).value_counts().items())
-    strongest = loud.reindex(loud["snr"].abs().sort_values(ascending=False, kind="stable").index).head(N_LISTED)
+    strongest = loud.reindex(loud["snr"].abs().sort_values(ascending=False, kind="stable").index).head(N_STRONGEST)
     places = "; ".join(
         f"{row.snr:.0f} σ at row {row.row_peak:.0f}, x {row.x:.0f} of {row.file} ({row.veto})"
         for row in strongest.itertuples()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from astropy.time import Time
 
+from shutterless.pipeline.reading.cube_times import DAY_S
 from shutterless.pipeline.reading.fits_files import FrameError, HeaderValues
 from shutterless.pipeline.reading.headers.dates import (
     Stated,
@@ -18,7 +19,6 @@ from shutterless.pipeline.reading.headers.dates import (
     state_start,
 )
 
-DAY_S = 86_400.0
 _CLOCKS = ("TIME-OBS", "UT", "UTC", "UTSTART", "UT-OBS", "UTC-OBS", "UTC-STRT", "UTIME", "TIME-BEG", "UT-START")
 # seconds from image to image where no keyword of the profile has them: keyword, and seconds in its unit
 _CADENCES = {

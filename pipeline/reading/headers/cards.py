@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-CARD = 80  # bytes
+CARD_BYTES = 80  # bytes
 # columns of a table (FITS standard 4.0, section 7.3.1), and axes, over which readers loop
 _LIMITS = {b"TFIELDS": 999, b"NAXIS": 99, b"ZNAXIS": 99}
 _NUMBER = rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[EDed][+-]?\d+)?"
@@ -44,11 +44,11 @@ def mend_header(header: bytes) -> bytes:
     HeaderError
         If a value without which the data cannot be found is not a number.
     """
-    cards = [header[at : at + CARD] for at in range(0, len(header), CARD)]
+    cards = [header[at : at + CARD_BYTES] for at in range(0, len(header), CARD_BYTES)]
     mended = []
     for position, card in enumerate(cards):
         if is_end(card):
-            mended.append(b"END".ljust(len(header) - position * CARD))
+            mended.append(b"END".ljust(len(header) - position * CARD_BYTES))
             break
         mended.append(_mend_card(card))
     if any(card.startswith(b"BLANK   =") for card in mended):
@@ -77,9 +77,9 @@ def _field(header: bytes, keyword: str) -> bytes:
     """Bytes behind the equals sign of the first card of a keyword."""
     wanted = keyword.encode().ljust(8) + b"="
     at = header.find(wanted)
-    while at % CARD and at >= 0:
+    while at % CARD_BYTES and at >= 0:
         at = header.find(wanted, at + 1)
-    return header[at + 9 : at + CARD] if at >= 0 else b""
+    return header[at + 9 : at + CARD_BYTES] if at >= 0 else b""
 
 
 def _mend_card(card: bytes) -> bytes:
@@ -88,7 +88,7 @@ def _mend_card(card: bytes) -> bytes:
         start = card.find(b"=") + 1
     else:
         if card[8:9] == b"=" and card[9:10] != b" ":  # KEYWORD =1 is meant as KEYWORD = 1
-            card = card[:9] + b" " + card[9 : CARD - 1]
+            card = card[:9] + b" " + card[9 : CARD_BYTES - 1]
         start = 9 if card[8:10] == b"= " else 0
     if not start:
         return card
@@ -100,7 +100,7 @@ def _mend_card(card: bytes) -> bytes:
         return card if _NUMERIC.fullmatch(field) else _number_card(keyword, field)
     must_be_text = _TEXT_KEYS.fullmatch(keyword) and not _TEXT.fullmatch(field)
     if must_be_text or not _VALUE.fullmatch(field):
-        return card[:start] + _quoted(field, CARD - start)
+        return card[:start] + _quoted(field, CARD_BYTES - start)
     return card
 
 
@@ -123,7 +123,7 @@ def _bare(field: bytes) -> bytes:
 def _whole_card(keyword: bytes, field: bytes) -> bytes:
     text = _bare(field)
     if keyword == b"BLANK" and not text:
-        return b"COMMENT BLANK".ljust(CARD)
+        return b"COMMENT BLANK".ljust(CARD_BYTES)
     try:
         number = float(text)
         if number != int(number) or abs(number) > 2**62:
@@ -135,14 +135,14 @@ def _whole_card(keyword: bytes, field: bytes) -> bytes:
         raise HeaderError(f"{_show(keyword, text)} is negative")
     if exact > _LIMITS.get(keyword, exact):
         raise HeaderError(f"{_show(keyword, text)} is more than {_LIMITS[keyword]}")
-    return (keyword.ljust(8) + b"= " + str(exact).rjust(20).encode()).ljust(CARD)
+    return (keyword.ljust(8) + b"= " + str(exact).rjust(20).encode()).ljust(CARD_BYTES)
 
 
 def _number_card(keyword: bytes, field: bytes) -> bytes:
     text = _bare(field)
     if not re.fullmatch(_NUMBER, text):
         raise HeaderError(f"{_show(keyword, text)} is not a number")
-    return (keyword.ljust(8) + b"= " + text.rjust(20)).ljust(CARD)
+    return (keyword.ljust(8) + b"= " + text.rjust(20)).ljust(CARD_BYTES)
 
 
 def _show(keyword: bytes, text: bytes) -> str:
@@ -154,4 +154,4 @@ def _without_idle_blank(cards: list[bytes]) -> list[bytes]:
     bits = next((whole_number(card, "BITPIX") for card in cards if card.startswith(b"BITPIX  =")), None)
     if bits is None or bits > 0:
         return cards
-    return [b"COMMENT BLANK".ljust(CARD) if card.startswith(b"BLANK   =") else card for card in cards]
+    return [b"COMMENT BLANK".ljust(CARD_BYTES) if card.startswith(b"BLANK   =") else card for card in cards]

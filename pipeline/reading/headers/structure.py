@@ -12,7 +12,14 @@ from typing import IO
 
 import numpy as np
 
-from shutterless.pipeline.reading.headers.cards import CARD, HeaderError, is_end, mend_header, text_value, whole_number
+from shutterless.pipeline.reading.headers.cards import (
+    CARD_BYTES,
+    HeaderError,
+    is_end,
+    mend_header,
+    text_value,
+    whole_number,
+)
 
 BLOCK = 2880  # bytes
 MOST_PIXELS_PER_BYTE = 5000  # of a compressed image; gzip reaches 1,030, Rice 256
@@ -188,7 +195,7 @@ def _read_header(stream: IO[bytes], *, is_first: bool) -> bytes | None:
             raise HeaderError(f"it begins with {header[:8]!r} instead of SIMPLE")
         return None
     block = header
-    while not any(is_end(block[at : at + CARD]) for at in range(0, len(block), CARD)):
+    while not any(is_end(block[at : at + CARD_BYTES]) for at in range(0, len(block), CARD_BYTES)):
         block = stream.read(BLOCK)
         header += block
         if not block or len(header) > _MOST_HEADER:
