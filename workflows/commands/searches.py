@@ -82,6 +82,8 @@ def search(
             supplied=supplied, executor=executor, resume=resume, progress=progress,
         )  # fmt: skip
     progress.write_line(result.rates.describe(len(result.candidates)))
+    for line in result.set_aside:
+        typer.echo(line)
     return conclude(progress, result, f"{len(result.candidates)} candidates in {out}")
 
 

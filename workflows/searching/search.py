@@ -64,7 +64,10 @@ class SearchError(ValueError):
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Candidates, failures, the lowest threshold of all amplifiers, their rates, and lines for the user."""
+    """Candidates, failures, the lowest threshold of all amplifiers, their rates, and lines for the user.
+
+    ``set_aside`` says which loud triggers were vetoed.
+    """
 
     candidates: pd.DataFrame
     failures: pd.DataFrame
@@ -72,6 +75,7 @@ class SearchResult:
     rates: FrameRates
     warnings: tuple[str, ...]
     instruments: tuple[str, ...]
+    set_aside: tuple[str, ...] = ()
 
 
 def search_files(
@@ -151,9 +155,12 @@ def search_survey(
     found = [(info.path, note) for info in survey.infos for note in info.notes] + part_notes(parts, survey.infos)
     notes = (
         *job.describe_rates(parts, rates), *job.describe_choice(survey.infos), *survey.overlaps, *describe_notes(found),
-        *describe_vetoed(parts), *unmatched,
+        *unmatched,
     )  # fmt: skip
-    return SearchResult(candidates, failures, job.lowest_threshold(rates), rates, notes, tuple(survey.instruments))
+    return SearchResult(
+        candidates, failures, job.lowest_threshold(rates), rates, notes, tuple(survey.instruments),
+        tuple(describe_vetoed(parts)),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def test_cube_is_searched_with_the_bank_where_no_model_is_named(tmp_path, bank):
     assert sorted(found.candidates["file"]) == ["1/a.fits", "2/a.fits"]
     assert found.candidates["candidate_id"].str.startswith(("1-a_", "2-a_")).all()
     assert (found.candidates["row_peak"] - 151).abs().max() <= 1
-    assert "no model was named: cubes are searched with template-bank, not template-bank" in found.warnings
+    assert "no model was named: image cubes are searched with the template-bank, not template-bank" in found.warnings
     notes = pd.read_parquet(tmp_path / "out" / "amplifiers.parquet")["notes"]
     assert notes.str.contains("no UTC: DATE-OBS is missing").all()
     record = json.loads((tmp_path / "out" / "search.json").read_text())
