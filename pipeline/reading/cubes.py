@@ -451,10 +451,9 @@ def _image_times(cube: _OpenCube, cadence_s: float, keyword: str) -> tuple[Frame
     """Times of a plain cube since ``DATE-OBS``, the start of the first exposure, and a description of their scale."""
     values = cube.values
     start = find_start(values, is_barycentric=_is_barycentric(values))
-    if start.source:
-        cube.notes.append(start.source)
     archive = cube.column("time")
     if archive is None:
+        cube.notes.extend([start.source] if start.source else [])
         zero = None if start.moment is None else start.moment.tai  # seconds are added on a uniform clock
         since = " since the start of the first exposure"
         if start.moment is not None:
@@ -464,6 +463,8 @@ def _image_times(cube: _OpenCube, cadence_s: float, keyword: str) -> tuple[Frame
     name = cube.profile.columns["time"]
     unit = cube.table.columns[name].unit
     unit_s, zero, since, notes = read_image_times(archive, unit, start.moment, values, name)
+    if start.source and (zero is None or start.moment is not None):  # else the column itself tells UTC
+        cube.notes.append(start.source)
     cube.notes.extend(notes)
     times = FrameTimes(archive, cadence_s, keyword, cube.column("cadence_number", np.int64), None, unit_s, zero)
     return times, ("seconds" if unit_s == 1 else "days") + since

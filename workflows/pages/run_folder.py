@@ -30,8 +30,11 @@ def required(part: Any, what: str) -> Any:
 
 
 def is_cube(manifest: pd.DataFrame) -> pd.Series:
-    """Which entries of a manifest are image cubes: those with more than the single image row of continuous readout."""
-    return manifest["n_y"].fillna(1) > 1 if "n_y" in manifest else pd.Series(False, index=manifest.index)
+    """Which entries of a manifest are image cubes: those of several rows of pixels, or of no quadrant."""
+    if "n_y" not in manifest:
+        return pd.Series(False, index=manifest.index)
+    has_no_quadrant = manifest["quadrant"].isna() if "quadrant" in manifest else False
+    return (manifest["n_y"].fillna(1) > 1) | has_no_quadrant
 
 
 def manifest_with(store: Path, entries: Sequence[str]) -> pd.DataFrame:

@@ -234,8 +234,8 @@ def _believe_noise(by_row: np.ndarray, expected: np.ndarray, cube: Cube) -> tupl
         pixels = np.where(usable, measured, np.median(measured[usable]))
         return np.broadcast_to(pixels[:, :, None], expected.shape).copy(), []
     lines = compare_noise(ratio, "FLUX_ERR says" if cube.error_e is not None else "GAIN and READNOI say")
-    if ratio >= SMALLEST_RATIO:
-        return expected, []
+    if ratio >= SMALLEST_RATIO:  # archives' errors hold no motion, which raises the scatter
+        return expected, [] if cube.error_e is not None else lines
     return expected * ratio, [f"{line}; that of the data is taken" for line in lines]
 
 

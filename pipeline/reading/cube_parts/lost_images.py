@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-FEWEST_PIXELS = 25  # of an image that noise makes unlike any other
+FEWEST_PIXELS, FEWEST_ALIKE = 25, 9  # of an image that noise makes unlike any other, and whose pixels it makes unlike
 _MOST_SHARE = 0.5  # of the images; more are no accident
 
 
@@ -25,20 +25,20 @@ def find_lost_images(images: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
 
     Notes
     -----
-    Neither is looked for in images of fewer than `FEWEST_PIXELS` pixels, which may be alike by chance, and an image of
-    one pixel always is.
+    Neither is looked for in images of fewer pixels than `FEWEST_ALIKE` and `FEWEST_PIXELS`, which may be alike by
+    chance, and an image of one pixel always is.
     """
     n_images = len(images)
     lost = np.zeros(n_images, dtype=bool)
     notes: list[str] = []
-    if images[0].size < FEWEST_PIXELS or n_images < 2:
+    if images[0].size < FEWEST_ALIKE or n_images < 2:
         return lost, ()
     flat = images.reshape(n_images, -1)
     finite = np.isfinite(flat)
     low = np.min(np.where(finite, flat, np.inf), axis=1)
     high = np.max(np.where(finite, flat, -np.inf), axis=1)
-    enough = finite.sum(axis=1) >= FEWEST_PIXELS
-    alike = enough & (low == high)
+    n_finite = finite.sum(axis=1)
+    alike, enough = (n_finite >= FEWEST_ALIKE) & (low == high), n_finite >= FEWEST_PIXELS
     repeated = np.zeros(n_images, dtype=bool)
     repeated[1:] = enough[1:] & ~alike[1:] & (flat[1:] == flat[:-1]).all(axis=1)
     for found, what in ((alike, "all pixels of an image are alike"), (repeated, "an image repeats the one before")):

@@ -31,6 +31,7 @@ _TIME_UNITS_S = {
     **dict.fromkeys(("d", "day", "days"), DAY_S),
 }
 _MOST_CLOCK_ERROR = 0.02  # of the cadence that times may correct; beyond, one of the two is wrong
+_FIRST_GUESSED_JD = 2447892.5  # 1990: what would be older is not taken for a date without another one beside it
 _ABSOLUTE_S = 10 * DAY_S  # times later than this after DATE-OBS are no seconds since then
 # zeros of absolute times: Julian date, modified Julian date (days), Unix time (seconds)
 _ZEROS = {"JD": (0.0, DAY_S), "MJD": (2400000.5, DAY_S), "Unix seconds": (2440587.5, 1.0)}
@@ -112,7 +113,7 @@ def find_start(values: HeaderValues, *, is_barycentric: bool) -> Stated:
     attempts: list[tuple[str, Any, Callable[[Any], Time]]] = [
         (key, values.read(key), by_date) for key in (keyword, "DATE-BEG", "DATE_OBS", "DATEOBS", "UTC-DATE")
     ]
-    attempts += [(key, values.read(key), by_day) for key in ("MJD-OBS", "MJD-BEG", "MJD_OBS", "MJD")]
+    attempts += [(key, values.read(key), by_day) for key in ("MJD-OBS", "MJD-BEG", "MJD_OBS", "EXPSTART", "MJD")]
     attempts += [(key, values.read(key), by_julian_day) for key in ("JD-OBS", "JD-BEG", "JD")]
     found = state_start(attempts, keyword, way_out)
     text = str(values.read(keyword) or "")
@@ -168,15 +169,24 @@ def read_image_times(
         return unit_s, midnight.tai, " of the day", (f"column {what} holds seconds of the day, not since DATE-OBS",)
     if abs(float(first[0])) * unit_s < _ABSOLUTE_S:
         return unit_s, zero, since, ()
-    for kind, (zero_jd, zero_unit_s) in _ZEROS.items():
+    for kind, (zero_jd, zero_unit_s) in (_reference_zero(values, unit_s) | _ZEROS).items():
         julian_day = zero_jd + float(first[0]) * zero_unit_s / DAY_S
-        near = start is None or abs(julian_day - float(start.jd)) < 1
+        near = julian_day > _FIRST_GUESSED_JD if start is None else abs(julian_day - float(start.jd)) < 1
         if (zero_unit_s == unit_s or unit is None) and is_plausible(julian_day) and near:
             scale = "utc" if start is None else start.scale
             absolute = Time(zero_jd, 0.0, format="jd", scale=scale)
             return zero_unit_s, absolute, f" ({kind}, {scale.upper()})", (f"column {what} is taken for {kind}",)
     why = f"no UTC: column {what} begins at {first[0]:g} {name}, which is neither a time since DATE-OBS nor a date"
     return unit_s, None, "", (why,)
+
+
+def _reference_zero(values: HeaderValues, unit_s: float) -> dict[str, tuple[float, float]]:
+    """Zero of the times by ``MJDREF`` (FITS standard 4.0, section 9.2.2), as in `_ZEROS`; empty without it."""
+    whole, fraction = values.read("MJDREF") or values.read("MJDREFI"), values.read("MJDREFF") or 0.0
+    if whole is None:
+        return {}
+    days = values.parse("MJDREF", whole, positive=False) + values.parse("MJDREFF", fraction, positive=False)
+    return {"times since MJDREF": (2400000.5 + days, unit_s)}
 
 
 def _is_time_of_day(first_s: float, start: Time) -> bool:

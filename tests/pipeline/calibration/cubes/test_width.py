@@ -79,3 +79,14 @@ def test_noise_of_the_data_is_taken_where_the_header_cannot_be_believed(tmp_path
     assert np.std(calibrated.residual[:4]) == pytest.approx(1 / (1 + 1.17 / np.sqrt(300)) ** 2, abs=0.05)
     said = [note for note in calibrated.notes if note.startswith("the noise of the data is")]
     assert len(said) == ("GAIN" in cards)
+
+
+def test_noise_far_above_the_header_is_said(tmp_path):
+    images = sky(5000 * star(0.85)).astype(np.float32)
+    cards = {"BUNIT": "adu", "GAIN": 100.0}
+    calibrated = calibrate_cube(read_cube(write_plain(tmp_path / "c.fits", images, header=cards)))
+    (note,) = [
+        note for note in calibrated.notes if "the noise of the data is 10 times what GAIN and READNOI say" in note
+    ]
+    assert np.isfinite(calibrated.residual).all()
+    assert "taken" not in note

@@ -54,7 +54,7 @@ def test_day_numbers_are_exact_to_a_few_microseconds(tmp_path):
         ({}, "no UTC: DATE-OBS is missing; give it with --set DATE-OBS="),
         ({"DATE-OBS": "2026-03-04"}, "DATE-OBS = 2026-03-04 is a date without a time of the day"),
         ({"DATE-OBS": "0001-01-01T00:00:00"}, "DATE-OBS = 0001-01-01T00:00:00 is not between the years 1960 and 2099"),
-        ({**START, "TIMESYS": "LOCAL"}, "the scale LOCAL has no conversion to UTC"),
+        ({**START, "TIMESYS": "LOCAL"}, "in the scale LOCAL, which has no conversion to UTC"),
         ({**START, "TIMEREF": "SOLARSYSTEM"}, "no UTC: TIMEREF = SOLARSYSTEM"),
     ],
 )
@@ -79,6 +79,14 @@ def test_column_of_times_counted_from_anything(tmp_path, times, unit):
     info = info_of(tmp_path, header=START, times=times, unit=unit)
     assert abs(np.datetime64(utc(info)) - np.datetime64(UTC_10)) < np.timedelta64(100, "us")
     assert (len(info.notes) == 0) == (times[0] == 1)
+
+
+def test_times_since_a_reference_day(tmp_path):
+    cards = {"MJDREFI": 61000, "MJDREFF": 0.5}
+    times = (103 - 0.5) * 86400 + 18367 + MIDDLES
+    info = info_of(tmp_path, header=cards, times=times, unit="s")
+    assert abs(np.datetime64(utc(info)) - np.datetime64(UTC_10)) < np.timedelta64(100, "us")
+    assert info.notes == ("column TIME is taken for times since MJDREF",)
 
 
 def test_times_that_cannot_be_told_give_no_utc(tmp_path):

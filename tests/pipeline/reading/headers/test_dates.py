@@ -48,7 +48,7 @@ def test_old_style_is_day_month_year_of_the_last_century():
         ("yesterday", "UTC", r"no date of the form"),
         ("2026-03-04T05h06m07s", "UTC", r"no date of the form"),
         ("2026-13-04T05:06:07", "UTC", r"no date of the calendar"),
-        ("2026-03-04T05:06:07", "LOCAL", r"the scale LOCAL has no conversion to UTC"),
+        ("2026-03-04T05:06:07", "LOCAL", r"in the scale LOCAL, which has no conversion to UTC"),
         ("2026-03-04T05:06:07+01:00", "TAI", r"an offset from UTC, but TIMESYS = TAI"),
     ],
 )
