@@ -233,9 +233,11 @@ def _believe_noise(by_row: np.ndarray, expected: np.ndarray, cube: Cube) -> tupl
     if not cube.noise_is_known:
         pixels = np.where(usable, measured, np.median(measured[usable]))
         return np.broadcast_to(pixels[:, :, None], expected.shape).copy(), []
-    lines = compare_noise(ratio, "FLUX_ERR says" if cube.error_e is not None else "GAIN and READNOI say")
-    if ratio >= SMALLEST_RATIO:  # archives' errors hold no motion, which raises the scatter
-        return expected, [] if cube.error_e is not None else lines
+    if cube.error_e is not None:  # an archive knows its errors, but not the motion that raises the scatter
+        return expected, compare_noise(min(ratio, 1.0), "the errors in the file say")
+    lines = compare_noise(ratio, "GAIN and READNOI say")
+    if ratio >= SMALLEST_RATIO:
+        return expected, lines
     return expected * ratio, [f"{line}; that of the data is taken" for line in lines]
 
 
