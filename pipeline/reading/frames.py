@@ -64,6 +64,8 @@ class FrameInfo:
         Width and height (pixels) of one row of the time axis; continuous readout is one pixel high.
     notes : tuple of str
         What was taken, guessed or left out, in words.
+    layouts : tuple of QuadrantLayout
+        HDUs of every quadrant of the profile in this file; none of an image cube.
     """
 
     path: Path
@@ -74,6 +76,7 @@ class FrameInfo:
     n_columns: int
     n_y: int = 1
     notes: tuple[str, ...] = ()
+    layouts: tuple[QuadrantLayout, ...] = ()
 
     @property
     def n_pixels(self) -> int:
@@ -151,7 +154,7 @@ def read_frame_info(
         n_rows = next(iter(rows.values()))
     return FrameInfo(
         path=path, profile=profile, n_rows=n_rows, readouts=readouts, skipped=skipped, n_columns=profile.n_columns,
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(dict.fromkeys(notes)), layouts=layouts,
     )  # fmt: skip
 
 

@@ -34,7 +34,9 @@ def test_other_hdus_change_nothing(write_frame, place):
     path = write_frame()
     changed = rewritten(path, lambda hdus: [*hdus[:place], telemetry(), *hdus[place:]])
     np.testing.assert_array_equal(pixels_of(changed), pixels_of(path))
-    notes = read_frame_info(changed).notes
+    info = read_frame_info(changed)
+    assert [layout.data_hdu for layout in info.layouts] == [k + (k >= place) for k in QUADRANTS]
+    notes = info.notes
     assert notes == (("the quadrants stand in HDUs 2, 3, 4, 5, found by their shapes",) if place == 1 else notes)
 
 
