@@ -12,6 +12,7 @@ import pandas as pd
 
 from shutterless.pipeline.amplifier import ROW_TIMES, Amplifier, build_amplifier
 from shutterless.pipeline.calibration.cubes.calibrate import calibrate_cube, cube_star_table
+from shutterless.pipeline.calibration.cubes.noise_ratio import compare_noise
 from shutterless.pipeline.calibration.electrons import masked_rows
 from shutterless.pipeline.calibration.motion.clean import clean_streaks
 from shutterless.pipeline.calibration.quality import column_statistics, summarise_quality, variable_columns
@@ -102,6 +103,7 @@ def _(frame: Frame, residual: np.ndarray) -> Calibrated:
         "serial_trap_capacity_e": baseline.serial_trap.capacity_e if baseline.serial_trap else 0.0,
         **summarise_quality(statistics, bad, n_rows),
     }
+    description["notes"] += compare_noise(description["noise"], "GAIN and READNOI say")
     return Calibrated(residual, arrays, streaks.assign(lag_rows=lag_rows), description)
 
 
@@ -134,6 +136,7 @@ def _(cube: Cube, residual: np.ndarray) -> Calibrated:
         "n_cosmic_rays": len(calibrated.cosmic_rays),
         "n_moving_streaks": len(stars) if calibrated.motion_px is not None else 0,
         "live_pixel_rows": int(np.isfinite(calibrated.residual).sum()),
+        "notes": [*cube.notes, *calibrated.notes],
     }
     return Calibrated(residual, arrays, stars, description)
 
@@ -153,6 +156,7 @@ def _describe(exposure: Frame | Cube) -> dict[str, Any]:
         "file": exposure.path.name,
         "source": str(exposure.path.resolve()),
         "instrument": exposure.profile.name,
+        "notes": list(exposure.notes),
         "readout": exposure.readout.to_dict(),
         **dict(zip(("n_y", "n_columns", "n_rows"), exposure_shape(exposure), strict=True)),
     }

@@ -59,7 +59,7 @@ def inject_frames(
     skipped: dict[int | None, str] = dict(info.skipped.items())
     with tempfile.TemporaryDirectory(dir=out, prefix=f".{path.name}.") as work:
         changed = {}
-        for quadrant, layout in enumerate(info.profile.quadrants, start=1):
+        for quadrant, layout in enumerate(info.layouts, start=1):
             if quadrant not in info.readouts:
                 continue
             try:

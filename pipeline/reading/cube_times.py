@@ -100,21 +100,37 @@ def lay_out_cadences(times: FrameTimes, path: Path) -> CadenceGrid:
     clock*. Barycentric time runs up to 1e-4 fast or slow, which is two cadences of 2 min in a month. Frames without a
     time then follow the one before. Missing times and corrections are interpolated linearly in the row number.
     """
+    if not times.known.any() and times.numbers is not None and (np.diff(times.numbers) > 0).all():
+        return _lay_out_numbers(times, path)
     _check_rising(times, path)
     clock_s = _observer_seconds(times)
     if times.numbers is not None and (np.diff(times.numbers) > 0).all():
         rows = _rows_by_number(times, times.numbers, clock_s, path)
     else:
         rows = _rows_by_time(times, clock_s, path)
+    n_rows = _count_rows(times, rows, path)
+    observed, archive = _fill_rows(times, rows, n_rows)
+    seconds, first_row_utc = _read_clock(times, observed)
+    return CadenceGrid(rows, n_rows, RowTimes(seconds, archive), first_row_utc)
+
+
+def _count_rows(times: FrameTimes, rows: np.ndarray, path: Path) -> int:
     n_rows = int(rows[-1]) + 1
     if n_rows > max(LARGEST_SEGMENT * len(rows), LARGEST_UNASKED):
         raise FrameError(
             f"{path}: {len(rows)} frames span {n_rows} cadences of {times.cadence_s:g} s, more than "
             f"{LARGEST_SEGMENT} times as many; split the file at its gaps"
         )
-    observed, archive = _fill_rows(times, rows, n_rows)
-    seconds, first_row_utc = _read_clock(times, observed)
-    return CadenceGrid(rows, n_rows, RowTimes(seconds, archive), first_row_utc)
+    return n_rows
+
+
+def _lay_out_numbers(times: FrameTimes, path: Path) -> CadenceGrid:
+    """Rows by the numbers of cadences that have no time at all."""
+    assert times.numbers is not None
+    rows = times.numbers - times.numbers[0]
+    n_rows = _count_rows(times, rows, path)
+    row_times = RowTimes(np.arange(n_rows) * times.cadence_s, np.full(n_rows, np.nan))
+    return CadenceGrid(rows, n_rows, row_times, None)
 
 
 def _check_rising(times: FrameTimes, path: Path) -> None:

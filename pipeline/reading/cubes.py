@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,19 @@ import numpy as np
 from astropy.io import fits
 from astropy.time import Time, TimeDelta
 
+from shutterless.pipeline.reading.cube_parts.images import ChosenImages, choose_images, find_flags
+from shutterless.pipeline.reading.cube_parts.lost_images import find_lost_images
+from shutterless.pipeline.reading.cube_parts.order import order_frames
+from shutterless.pipeline.reading.cube_parts.quality import describe_flags
+from shutterless.pipeline.reading.cube_parts.times import find_cadence, find_start, read_image_times
+from shutterless.pipeline.reading.cube_parts.units import pixel_unit
 from shutterless.pipeline.reading.cube_times import DAY_S, CadenceGrid, FrameTimes, lay_out_cadences
 from shutterless.pipeline.reading.fits_files import (
     FrameError,
     HeaderValues,
     check_supplied,
     choose_profile,
+    find_damage,
     frame_stem,
     open_fits,
 )
@@ -25,21 +32,11 @@ from shutterless.pipeline.reading.frames import FrameInfo
 from shutterless.pipeline.reading.instruments import TIME_SCALES, CubeProfile
 from shutterless.pipeline.reading.readout import Readout
 
-MIN_FRAMES = 2
+MIN_FRAMES, FEW_FRAMES = 2, 20  # that can be read, and from which noise is known
+SMALL_IMAGE = 5  # pixels of the shorter side, below which there is no pixel with two neighbours on every side
 NOT_IN_FILE = -1  # quality of a cadence that the file leaves out
 _OPTIMAL_APERTURE = 2  # value of bit 2
-# spellings of the unit of pixels: (is a rate per second, is in ADU)
-_UNITS = {
-    **dict.fromkeys(("electron", "electrons", "e-", "e"), (False, False)),
-    **dict.fromkeys(
-        ("electron/s", "electrons/s", "e-/s", "e/s", "electron s-1", "electron.s-1", "e- s-1"), (True, False)
-    ),
-    **dict.fromkeys(("adu", "dn", "count", "counts"), (False, True)),
-}
-_TIME_UNITS_S = {
-    **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
-    **dict.fromkeys(("d", "day", "days"), DAY_S),
-}
+_QUALITY_COLUMNS = ("SAP_QUALITY", "DQUALITY", "FLAGS")  # where archives and their users keep flags, too
 
 
 @dataclass(frozen=True)
@@ -65,6 +62,18 @@ class Cube:
         Row 0 at ``shutter_open_utc``, no transit; with the times of all rows.
     profile : CubeProfile
     path : Path
+    hdu : int
+        Of the pixels; the primary one is 0.
+    image : ndarray of int64, shape (t,)
+        Number of the image in the file, from 1, of each row; `NOT_IN_FILE` where there is none.
+    number : ndarray of int64, shape (t,), or None
+        Number that the file gives the cadence; `NOT_IN_FILE` where it leaves one out. None if it has none.
+    noise_is_known : bool
+        Whether the noise follows from the file's errors, or from its electrons and read noise.
+    seeing_is_stated : bool
+        Whether the file or the user gives the width of stars.
+    notes : tuple of str
+        What was taken, guessed or left out, in words.
     """
 
     flux_e: np.ndarray
@@ -76,11 +85,21 @@ class Cube:
     readout: Readout
     profile: CubeProfile
     path: Path
+    hdu: int
+    image: np.ndarray
+    number: np.ndarray | None = None
+    noise_is_known: bool = True
+    seeing_is_stated: bool = True
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class _OpenCube:
-    """An open cube file: its pixels, its table and the values of its headers."""
+    """An open cube file: its pixels, its table and the values of its headers.
+
+    ``order`` lists the frames in the order of their times, each once; ``images`` is None for a table of images. What is
+    found on the way is added to ``notes``.
+    """
 
     hdus: fits.HDUList
     pixels: Any
@@ -88,20 +107,41 @@ class _OpenCube:
     values: HeaderValues
     profile: CubeProfile
     path: Path
+    images: ChosenImages | None = None
+    order: np.ndarray | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """Frames, height, width."""
-        if self.profile.table_hdu is None:
-            return tuple(self.pixels.shape)
-        return self.table.data[self.profile.columns["flux"]].shape
+        flux = self.profile.columns.get("flux")
+        stored = self.images.shape if self.images is not None else self.table.data[flux].shape
+        return (stored[0] if self.order is None else len(self.order), *stored[1:])
+
+    def column_name(self, name: str) -> str | None:
+        """Column of one of the profile's names, None if the file does not have it."""
+        column = self.profile.columns.get(name)
+        if self.table is None or column is None:
+            return None
+        others = _QUALITY_COLUMNS if name == "quality" else ()
+        return next((one for one in (column, *others) if one in self.table.columns.names), None)
 
     def column(self, name: str, kind: type = np.float64) -> np.ndarray | None:
-        """One of the profile's columns in native byte order, None if the file does not have it."""
-        column = self.profile.columns.get(name)
-        if self.table is None or column is None or column not in self.table.columns.names:
+        """One of the profile's columns in native byte order and the order of times, None if there is none."""
+        column = self.column_name(name)
+        if column is None:
             return None
-        return np.asarray(self.table.data[column]).astype(kind)
+        values: np.ndarray = np.asarray(self.table.data[column]).astype(kind)
+        return values if self.order is None else values[self.order]
+
+    def stored_order(self, values: np.ndarray) -> np.ndarray:
+        """Values of all frames of the file by those of the frames in order; 0 for frames that are left out."""
+        if self.order is None:
+            return values
+        n_stored = self.images.shape[0] if self.images is not None else len(self.table.data)
+        stored = np.zeros((n_stored, *values.shape[1:]), values.dtype)
+        stored[self.order] = values
+        return stored
 
 
 def read_cube_info(
@@ -145,6 +185,7 @@ def read_cube_info(
         skipped={},
         n_columns=n_columns,
         n_y=n_y,
+        notes=tuple(cube.notes),
     )
 
 
@@ -162,6 +203,7 @@ def read_cube(path: str | Path, instrument: str | None = None, supplied: Mapping
     with open_fits(path) as hdus:
         cube = _open_cube(hdus, path, instrument, supplied)
         readout, grid = _build_readout(cube)
+        cube.notes.extend(find_damage(path))
         return _read_pixels(cube, readout, grid)
 
 
@@ -190,15 +232,33 @@ def write_changed_cube(
         cube = _open_cube(hdus, path, instrument, supplied)
         readout, grid = _build_readout(cube)
         factor = _electrons_per_value(cube, 1 / readout.row_rate_hz)
-        change, variance = (np.moveaxis(part, 2, 0)[grid.rows] for part in (change_e / factor, variance_e2 / factor**2))
-        if cube.profile.table_hdu is None:
-            cube.pixels.data[:] = _add_within(cube.pixels.data, change)
-        else:
-            columns, data = cube.profile.columns, cube.table.data
-            data[columns["flux"]][:] += change
-            if columns.get("flux_error") in cube.table.columns.names:
-                data[columns["flux_error"]][:] = np.sqrt(data[columns["flux_error"]] ** 2 + variance)
+        change, variance = (
+            cube.stored_order(np.moveaxis(part, 2, 0)[grid.rows])
+            for part in (change_e / factor, variance_e2 / factor**2)
+        )
+        if cube.images is not None:
+            _write_changed_images(path, target, cube, change)
+            return
+        columns, data = cube.profile.columns, cube.table.data
+        data[columns["flux"]][:] += change
+        if columns.get("flux_error") in cube.table.columns.names:
+            data[columns["flux_error"]][:] = np.sqrt(data[columns["flux_error"]] ** 2 + variance)
         hdus.writeto(target, output_verify="silentfix+ignore")
+
+
+def _write_changed_images(path: Path, target: Path, cube: _OpenCube, change: np.ndarray) -> None:
+    """Add a change to the numbers as they are stored, so that scaled integers stay what they are."""
+    assert cube.images is not None
+    number = next(k for k, hdu in enumerate(cube.hdus) if hdu is cube.pixels)
+    with open_fits(path, scaled=False) as stored:
+        header, data = stored[number].header, stored[number].data
+        scale = float(header.get("BSCALE", 1.0))
+        undefined = data == header["BLANK"] if "BLANK" in header and data.dtype.kind in "iu" else None
+        view = cube.images.arrange(data)
+        view[:] = _add_within(view, change / scale)
+        if undefined is not None:
+            data[undefined] = header["BLANK"]
+        stored.writeto(target, output_verify="silentfix+ignore")
 
 
 def _add_within(images: np.ndarray, change: np.ndarray) -> np.ndarray:
@@ -216,38 +276,54 @@ def _open_cube(hdus: fits.HDUList, path: Path, instrument: str | None, supplied:
     if not isinstance(profile, CubeProfile):
         raise FrameError(f"{path} is no image cube (profile {profile.name}); name another with --instrument")
     check_supplied(supplied, profile)
-    pixels, table = _find_image(hdus, profile, path) if profile.table_hdu is None else _find_table(hdus, profile, path)
-    values = HeaderValues(path, profile, supplied, (pixels.header, hdus[0].header))
-    cube = _OpenCube(hdus, pixels, table, values, profile, path)
+    cube = _find_image(hdus, profile, path, supplied) if profile.table_hdu is None else _find_table(hdus, profile, path)
+    cube = replace(cube, values=HeaderValues(path, profile, supplied, (cube.pixels.header, hdus[0].header)))
     _check_shape(cube)
+    order, notes = order_frames(cube.column("time"), cube.column("cadence_number", np.int64))
+    cube.notes.extend(notes)
+    cube = replace(cube, order=order)
+    if min(cube.shape[1:]) < SMALL_IMAGE:
+        size = " × ".join(map(str, cube.shape[1:]))
+        cube.notes.append(
+            f"images of {size} pixels are small: every pixel is at the border, so no event is told from a cosmic ray "
+            "by its shape"
+        )
+    if cube.shape[0] < FEW_FRAMES:
+        cube.notes.append(
+            f"{cube.shape[0]} images are few: at least {FEW_FRAMES} are needed to measure noise and find events"
+        )
     return cube
 
 
-def _find_table(hdus: fits.HDUList, profile: CubeProfile, path: Path) -> tuple[Any, Any]:
-    """HDU of the table that holds both pixels and times, returned twice."""
+def _find_table(hdus: fits.HDUList, profile: CubeProfile, path: Path) -> _OpenCube:
+    """Table that holds both pixels and times: the one that the profile names, or else the first with their columns."""
     index = profile.table_hdu
     assert index is not None
-    if index >= len(hdus) or not isinstance(hdus[index], fits.BinTableHDU):
+    wanted = [profile.columns[name] for name in ("time", "flux")]
+    tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU) and not hdu.is_image]
+    fitting = [hdu for hdu in tables if set(wanted) <= set(hdu.columns.names)]
+    named = index < len(hdus) and isinstance(hdus[index], fits.BinTableHDU)
+    if not fitting and not named:
         kinds = [type(hdu).__name__ for hdu in hdus]
         raise FrameError(f"{path}: profile {profile.name} expects a table in HDU {index}, the file holds {kinds}")
-    names = hdus[index].columns.names
-    for wanted in ("time", "flux"):
-        if profile.columns[wanted] not in names:
+    table = hdus[index] if not fitting or (named and any(hdu is hdus[index] for hdu in fitting)) else fitting[0]
+    for column in wanted:
+        if column not in table.columns.names:
             raise FrameError(
-                f"{path}: the table has no column {profile.columns[wanted]}, it has {names}; is it a target pixel file?"
+                f"{path}: the table has no column {column}, it has {table.columns.names}; is it a target pixel file?"
             )
-    return hdus[index], hdus[index]
+    values = HeaderValues(path, profile, {}, (table.header, hdus[0].header))
+    return _OpenCube(hdus, table, table, values, profile, path)
 
 
-def _find_image(hdus: fits.HDUList, profile: CubeProfile, path: Path) -> tuple[Any, Any]:
-    """HDU of the first 3-D image, and of the first table with a column of times or None."""
-    images = [hdu for hdu in hdus if hdu.is_image and len(hdu.shape) == 3]
-    if not images:
-        shapes = [tuple(hdu.shape) for hdu in hdus if hdu.is_image and hdu.shape]
-        raise FrameError(f"{path}: no HDU is an image (t, y, x); images have shapes {shapes}")
+def _find_image(hdus: fits.HDUList, profile: CubeProfile, path: Path, supplied: Mapping[str, str]) -> _OpenCube:
+    """Images of a plain cube, and the first table with a column of times or none."""
+    images = choose_images(hdus, path, supplied.get(profile.keywords.get("image_hdu", "")))
     tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU) and not hdu.is_image]
     timed = [hdu for hdu in tables if profile.columns["time"] in hdu.columns.names]
-    return images[0], timed[0] if timed else None
+    values = HeaderValues(path, profile, supplied, (images.hdu.header, hdus[0].header))
+    table = timed[0] if timed else None
+    return _OpenCube(hdus, images.hdu, table, values, profile, path, images, notes=list(images.notes))
 
 
 def _check_shape(cube: _OpenCube) -> None:
@@ -266,7 +342,7 @@ def _check_shape(cube: _OpenCube) -> None:
 
 def _build_readout(cube: _OpenCube) -> tuple[Readout, CadenceGrid]:
     values, path = cube.values, cube.path
-    cadence_s, keyword = _cadence(values)
+    cadence_s, keyword = _cadence(cube)
     times, time_scale = (_image_times if cube.profile.table_hdu is None else _table_times)(cube, cadence_s, keyword)
     grid = lay_out_cadences(times, path)
     read_noise_e = _by_output(cube, "read_noise_e", positive=False) or 0.0
@@ -290,15 +366,28 @@ def _build_readout(cube: _OpenCube) -> tuple[Readout, CadenceGrid]:
     return readout, grid
 
 
-def _cadence(values: HeaderValues) -> tuple[float, str]:
-    """Seconds from frame to frame, and the keyword that gives them."""
-    units_s = {"cadence_s": 1.0, "cadence_d": DAY_S}
+def _cadence(cube: _OpenCube) -> tuple[float, str]:
+    """Seconds from frame to frame, and where they were read."""
+    values, units_s = cube.values, {"cadence_s": 1.0, "cadence_d": DAY_S}
     names = [name for name in units_s if name in values.profile.keywords]
+    stated = None
     for name in names:
         cadence = values.number(name)
         if cadence is not None:
-            return cadence * units_s[name], values.keyword(name)
-    raise values.missing(names[0])
+            stated = cadence * units_s[name], values.keyword(name)
+            break
+    if cube.images is None:
+        if stated is None:
+            raise values.missing(names[0])
+        return stated
+    times = cube.column("time")
+    if times is not None:
+        unit = cube.table.columns[cube.profile.columns["time"]].unit
+        times = times * read_image_times(times, unit, None, values, cube.profile.columns["time"])[0]
+    axis = str(len(cube.pixels.shape) - cube.images.order[0])
+    cadence_s, keyword, notes = find_cadence(values, stated, times, axis, cube.shape[0])
+    cube.notes.extend(notes)
+    return cadence_s, keyword
 
 
 def _by_output(cube: _OpenCube, name: str, *, positive: bool = True) -> float | None:
@@ -332,7 +421,9 @@ def _table_times(cube: _OpenCube, cadence_s: float, keyword: str) -> tuple[Frame
     barycentric = _is_barycentric(values)
     correction = cube.column("time_correction") if barycentric else None
     clock = (cube.profile.corrected_scale if barycentric else "") or system.lower()
-    if correction is not None and not np.isfinite(correction).any():
+    if correction is not None and not (np.isfinite(correction) & (correction != 0)).any():
+        name = cube.profile.columns["time_correction"]
+        cube.notes.append(f"no UTC: {name} is zero or NaN throughout, so the light time to the observer is not known")
         correction = None
     zero, early_s = None, _early_s(cube)
     if barycentric == (correction is not None) and early_s is not None and clock in TIME_SCALES:
@@ -340,6 +431,8 @@ def _table_times(cube: _OpenCube, cadence_s: float, keyword: str) -> tuple[Frame
     time_scale = f"{'BJD' if barycentric else 'JD'} - {reference_d + fraction_d:.10g} ({system})"
     archive = cube.column("time")
     assert archive is not None
+    if not np.isfinite(archive).any() and cube.column("cadence_number") is not None:
+        cube.notes.append(f"no UTC: {cube.profile.columns['time']} is NaN throughout; cadences stand by their numbers")
     return (
         FrameTimes(archive, cadence_s, keyword, cube.column("cadence_number", np.int64), correction, DAY_S, zero),
         time_scale,
@@ -366,41 +459,24 @@ def _early_s(cube: _OpenCube) -> float | None:
 def _image_times(cube: _OpenCube, cadence_s: float, keyword: str) -> tuple[FrameTimes, str]:
     """Times of a plain cube since ``DATE-OBS``, the start of the first exposure, and a description of their scale."""
     values = cube.values
-    start = _start_of_exposure(values)
-    zero = None if start is None else start.tai  # seconds are added on a uniform clock
-    since = "" if start is None else f" since {start.isot} ({start.scale.upper()})"
-    seconds = _live_seconds(values, cadence_s) / 2 + np.arange(cube.shape[0]) * cadence_s
+    start = find_start(values, is_barycentric=_is_barycentric(values))
     archive = cube.column("time")
     if archive is None:
-        since = since or " since the start of the first exposure"
+        cube.notes.extend([start.source] if start.source else [])
+        zero = None if start.moment is None else start.moment.tai  # seconds are added on a uniform clock
+        since = " since the start of the first exposure"
+        if start.moment is not None:
+            since = f" since {start.moment.isot} ({start.moment.scale.upper()})"
+        seconds = _live_seconds(values, cadence_s) / 2 + np.arange(cube.shape[0]) * cadence_s
         return FrameTimes(seconds, cadence_s, keyword, unit_s=1.0, zero=zero), f"seconds{since}"
-    unit_s = _time_unit_s(cube)
+    name = cube.profile.columns["time"]
+    unit = cube.table.columns[name].unit
+    unit_s, zero, since, notes = read_image_times(archive, unit, start.moment, values, name)
+    if start.source and (zero is None or start.moment is not None):  # else the column itself tells UTC
+        cube.notes.append(start.source)
+    cube.notes.extend(notes)
     times = FrameTimes(archive, cadence_s, keyword, cube.column("cadence_number", np.int64), None, unit_s, zero)
     return times, ("seconds" if unit_s == 1 else "days") + since
-
-
-def _start_of_exposure(values: HeaderValues) -> Time | None:
-    """Start of the first exposure, None if it is not known on the observer's clock."""
-    stated = str(values.find("first_exposure_utc") or "").strip().removesuffix("Z")
-    scale = str(values.find("time_system")).strip().lower()
-    if len(stated) <= len("2026-03-04") or scale not in TIME_SCALES or _is_barycentric(values):
-        return None
-    try:
-        return Time(stated, scale=scale, format="isot", precision=6)
-    except ValueError:
-        keyword = values.keyword("first_exposure_utc")
-        raise FrameError(
-            f"{values.path}: {keyword} = {stated!r} is not ISO 8601 (2026-03-04T05:06:07.123); "
-            f"correct it with --set {keyword}=VALUE"
-        ) from None
-
-
-def _time_unit_s(cube: _OpenCube) -> float:
-    name = cube.profile.columns["time"]
-    unit = str(cube.table.columns[name].unit or "s").strip().lower()
-    if unit not in _TIME_UNITS_S:
-        raise FrameError(f"{cube.path}: column {name} is in {unit!r}, known are {', '.join(map(repr, _TIME_UNITS_S))}")
-    return _TIME_UNITS_S[unit]
 
 
 def _read_pixels(cube: _OpenCube, readout: Readout, grid: CadenceGrid) -> Cube:
@@ -410,27 +486,53 @@ def _read_pixels(cube: _OpenCube, readout: Readout, grid: CadenceGrid) -> Cube:
     if not np.isfinite(flux).any():
         raise FrameError(f"{cube.path}: all pixels of all {n_frames} cadences are NaN or infinite")
     quality = cube.column("quality", np.int64)
+    lost, notes = find_lost_images(flux)
+    flux, flagged = _without_flagged(cube, flux)
+    notes += flagged + describe_flags(quality, cube.profile.ignored_quality_bits, _quality_column(cube))
     quality = np.zeros(n_frames, dtype=np.int64) if quality is None else quality
-    good = _find_good(cube, quality)
+    good = _find_good(cube, quality, lost)
     flux_e = _spread(flux, factor, good, grid)
     _check_pixels(flux_e, cube.path)
     error = cube.column("flux_error", np.float32)
     error_e = None if error is None else _spread(error, factor, good, grid)
     if error_e is not None:
         error_e[np.isnan(flux_e)] = np.nan
-    flags = np.full(grid.n_rows, NOT_IN_FILE, dtype=np.int64)
-    flags[grid.rows] = quality
+    images = np.arange(n_frames) if cube.order is None else cube.order
+    numbers = cube.column("cadence_number", np.int64)
     return Cube(
         flux_e=flux_e,
         error_e=error_e,
         position_px=_positions(cube, grid),
         aperture=_aperture(cube),
-        quality=flags,
+        quality=_by_row(quality, grid),
         exposure_s=_live_seconds(cube.values, 1 / readout.row_rate_hz),
         readout=readout,
         profile=cube.profile,
         path=cube.path,
+        hdu=next(k for k, hdu in enumerate(cube.hdus) if hdu is cube.pixels),
+        image=_by_row(images + 1, grid),
+        number=None if numbers is None else _by_row(numbers, grid),
+        noise_is_known=error_e is not None or pixel_unit(_flux_unit(cube)).is_light,
+        seeing_is_stated=cube.values.read(cube.values.keyword("seeing_arcsec")) is not None,
+        notes=tuple(dict.fromkeys((*cube.notes, *notes))),
     )
+
+
+def _quality_column(cube: _OpenCube) -> str:
+    """Name of the column of flags for the user; empty for images without a table, which have none."""
+    if cube.images is not None and cube.column_name("quality") is None:
+        return ""
+    return cube.column_name("quality") or cube.profile.columns.get("quality", "")
+
+
+def _without_flagged(cube: _OpenCube, flux: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Pixels, NaN where an HDU of flags marks them."""
+    if cube.images is None:
+        return flux, ()
+    bad, notes = find_flags(cube.hdus, cube.images)
+    if bad is None:
+        return flux, notes
+    return np.where(bad if cube.order is None else bad[cube.order], np.float32(np.nan), flux), notes
 
 
 def _flux_unit(cube: _OpenCube) -> str:
@@ -442,15 +544,17 @@ def _flux_unit(cube: _OpenCube) -> str:
 
 def _electrons_per_value(cube: _OpenCube, cadence_s: float) -> float:
     """Electrons per cadence of a pixel value of 1 (in electrons, electrons per second of live time, or ADU)."""
-    unit = _flux_unit(cube)
-    if unit.strip().lower() not in _UNITS:
+    unit = pixel_unit(_flux_unit(cube))
+    if not unit.is_light:
         keyword = cube.profile.keywords.get("unit", "the unit of the flux column")
-        raise FrameError(f"{cube.path}: {keyword} = {unit!r} is none of {', '.join(map(repr, _UNITS))}")
-    is_rate, is_adu = _UNITS[unit.strip().lower()]
-    gain = _by_output(cube, "gain_e_per_adu") if is_adu else 1.0
+        note = f"{keyword} = {_flux_unit(cube)!r} counts no electrons: the noise is taken from the data alone"
+        if note not in cube.notes:
+            cube.notes.append(note)
+        return 1.0
+    gain = _by_output(cube, "gain_e_per_adu") if unit.is_adu else 1.0
     if gain is None:
         raise cube.values.missing("gain_e_per_adu")
-    return gain * (_live_seconds(cube.values, cadence_s) if is_rate else 1.0)
+    return gain * (_live_seconds(cube.values, cadence_s) if unit.is_rate else 1.0)
 
 
 def _live_seconds(values: HeaderValues, cadence_s: float) -> float:
@@ -483,20 +587,24 @@ def _flux(cube: _OpenCube) -> np.ndarray:
         flux = cube.column("flux", np.float32)
         assert flux is not None
         return flux
+    assert cube.images is not None
     try:
-        return np.asarray(cube.pixels.data).astype(np.float32)
+        flux = cube.images.arrange(np.asarray(cube.pixels.data)).astype(np.float32)
+        return flux if cube.order is None else flux[cube.order]
     except (OSError, ValueError, TypeError, KeyError, IndexError):
         raise
     except Exception as error:  # astropy's decompressor raises a class that it does not export
         raise FrameError(f"{cube.path}: the image cannot be unpacked: {' '.join(str(error).split())}") from error
 
 
-def _find_good(cube: _OpenCube, quality: np.ndarray) -> np.ndarray:
-    """Frames that have a time and no flag except ignored ones, bool, shape (f,)."""
+def _find_good(cube: _OpenCube, quality: np.ndarray, lost: np.ndarray) -> np.ndarray:
+    """Frames that have a time, no flag except ignored ones, and light, bool, shape (f,)."""
     ignored = sum(1 << (bit - 1) for bit in cube.profile.ignored_quality_bits)
     times = cube.column("time")
-    timed = np.ones(len(quality), dtype=bool) if times is None else np.isfinite(times)
-    good = timed & (quality & ~ignored == 0)
+    timed = np.ones(len(quality), dtype=bool)
+    if times is not None and np.isfinite(times).any():  # else the numbers of the cadences place them
+        timed = np.isfinite(times)
+    good = timed & (quality & ~ignored == 0) & ~lost
     if not good.any():
         raise FrameError(
             f"{cube.path}: all {len(good)} cadences are masked: {np.count_nonzero(~timed)} have no time and "
@@ -511,6 +619,13 @@ def _spread(frames: np.ndarray, factor: float, good: np.ndarray, grid: CadenceGr
     spread = np.full((*frames.shape[1:], grid.n_rows), np.nan, dtype=np.float32)
     spread[..., grid.rows[good]] = np.moveaxis(frames[good] * np.float32(factor), 0, -1)
     spread[np.isinf(spread)] = np.nan
+    return spread
+
+
+def _by_row(values: np.ndarray, grid: CadenceGrid) -> np.ndarray:
+    """Integers of the frames in the rows of the grid, `NOT_IN_FILE` elsewhere."""
+    spread = np.full(grid.n_rows, NOT_IN_FILE, dtype=np.int64)
+    spread[grid.rows] = values
     return spread
 
 

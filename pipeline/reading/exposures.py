@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from shutterless.pipeline.reading import cubes, frames
-from shutterless.pipeline.reading.fits_files import FrameError, choose_profile, read_primary_header
-from shutterless.pipeline.reading.instruments import CubeProfile, load_profile
+from shutterless.pipeline.reading.fits_files import FrameError, choose_profile, image_shapes, read_primary_header
+from shutterless.pipeline.reading.instruments import CubeProfile, ProfileError, load_profile
 
 
 def read_info(
@@ -68,5 +68,16 @@ def _find_profile(path: Path, instrument: str | None, supplied: Mapping[str, str
     """Name of the profile, and whether it is one of image cubes; opens the file only if no profile is named."""
     if instrument:
         return instrument, isinstance(load_profile(instrument), CubeProfile)
-    profile = choose_profile(path, read_primary_header(path), None, dict(supplied or {}))
+    try:
+        profile = choose_profile(path, read_primary_header(path), None, dict(supplied or {}))
+    except ProfileError as error:
+        shapes = image_shapes(path)
+        if any(len(shape) >= 3 for shape in shapes):
+            return "cube", True
+        if any(len(shape) == 2 for shape in shapes):
+            raise ProfileError(
+                f"{error}; it holds single images: a series of images is searched as one cube, stack them into one "
+                "file (t, y, x)"
+            ) from error
+        raise
     return profile.name, isinstance(profile, CubeProfile)

@@ -14,12 +14,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
+from erfa import ErfaWarning
 
+from shutterless.pipeline.reading.headers.structure import (
+    FileStructure,
+    read_first_header,
+    read_structure,
+    show_mended,
+)
 from shutterless.pipeline.reading.instruments import (
     CubeProfile,
     InstrumentProfile,
@@ -30,7 +37,19 @@ from shutterless.pipeline.reading.instruments import (
 )
 
 FRAME_SUFFIXES = (".fits", ".fits.gz", ".fits.fz")
+_ENDINGS = (".fits", ".fit", ".fts")
+ALL_SUFFIXES = (*FRAME_SUFFIXES, ".fit", ".fts", ".fz", ".gz")  # in any case; the first bytes decide what a file is
 _BYTES_AT_ONCE = 1 << 20
+_GZIP = b"\x1f\x8b"
+_OTHER_PACKERS = {
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"PK\x03\x04": "zip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x1f\x9d": "compress",
+}
+# a gzip file that unpacks to more than this many times its size is no sky, and fills the disk
+MOST_UNPACKED, ALWAYS_UNPACKED = 200, 1 << 28
 
 
 class FrameError(ValueError):
@@ -122,12 +141,18 @@ def _is_blank(value: Any) -> bool:
 
 
 def frame_stem(path: str | Path) -> str:
-    """File name without the FITS ending."""
+    """File name without the FITS ending, in whichever case it is written."""
     name = Path(path).name
-    for suffix in sorted(FRAME_SUFFIXES, key=len, reverse=True):
-        if name.endswith(suffix):
-            return name.removesuffix(suffix)
+    for packed in ("", ".gz", ".fz", ".fz.gz"):
+        for ending in _ENDINGS:
+            if name.lower().endswith(ending + packed):
+                return name[: -len(ending + packed)]
     return name
+
+
+def has_fits_name(path: str | Path) -> bool:
+    """Whether a file has one of the endings of FITS files, in whichever case."""
+    return Path(path).name.lower().endswith(ALL_SUFFIXES)
 
 
 def choose_profile(
@@ -171,19 +196,40 @@ def read_primary_header(path: str | Path) -> fits.Header:
         If the file does not begin like a FITS file.
     """
     path = Path(path)
-    with _clear_errors(path), gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream:
-        return fits.Header.fromfile(stream)
+    with _clear_errors(path), _open_packed(path) as stream:
+        return fits.Header.fromstring(read_first_header(stream).decode("ascii"))
+
+
+def image_shapes(path: str | Path) -> list[tuple[int, ...]]:
+    """Shapes of the images of a file by its headers, compressed ones too; HDUs without an image have none.
+
+    Raises
+    ------
+    FrameError
+        If the file is damaged.
+    """
+    path = Path(path)
+    with _clear_errors(path), _open_stream(path) as (_, structure):
+        return [hdu.image_shape for hdu in structure.hdus if hdu.image_shape]
+
+
+def find_damage(path: Path) -> tuple[str, ...]:
+    """HDUs whose data do not agree with their checksum, and what stands behind the last HDU, in words."""
+    with _clear_errors(path), _open_whole(path) as stream:
+        structure = read_structure(stream)
+        damages = [(k, hdu.damage(stream)) for k, hdu in enumerate(structure.hdus)]
+    return (*structure.notes, *(f"HDU {k}: {damage}" for k, damage in damages if damage))
 
 
 @contextmanager
-def open_fits(path: Path) -> Iterator[fits.HDUList]:
-    """Open a FITS file; any damage raises a `FrameError`."""
-    # scaled (BZERO) images cannot be memory-mapped; lazy loading would postpone the check for truncation
+def open_fits(path: Path, *, scaled: bool = True) -> Iterator[fits.HDUList]:
+    """Open a FITS file, images scaled or as they are stored; any damage raises a `FrameError`."""
+    # scaled (BZERO) images cannot be memory-mapped
     # we open the handle, since astropy leaves its own open when it fails half-way
     with (
         _clear_errors(path),
-        _open_stream(path) as stream,
-        fits.open(stream, memmap=False, lazy_load_hdus=False) as hdus,
+        _open_stream(path) as (stream, _),
+        fits.open(stream, memmap=False, lazy_load_hdus=False, do_not_scale_image_data=not scaled) as hdus,
     ):
         yield hdus
 
@@ -200,11 +246,14 @@ class StoredFile:
         HDUs as stored: compressed images are tables, whose headers astropy reads four times as fast.
     open_images : callable
         Returns the HDUs with compressed images as images.
+    structure : FileStructure
+        Places of the HDUs in ``stream``.
     """
 
     stream: IO[bytes]
     hdus: fits.HDUList
     open_images: Callable[[], fits.HDUList]
+    structure: FileStructure
 
     def shape(self, index: int) -> tuple[int, ...]:
         """Shape of the image in an HDU; () if it holds none."""
@@ -220,46 +269,77 @@ def open_stored(path: Path) -> Iterator[StoredFile]:
     """Open a FITS file as `open_fits` does, with its HDUs as stored."""
     with ExitStack() as stack:
         stack.enter_context(_clear_errors(path))
-        stream = stack.enter_context(_open_stream(path))
+        stream, structure = stack.enter_context(_open_stream(path))
         stored = stack.enter_context(
             fits.open(stream, memmap=False, lazy_load_hdus=False, disable_image_compression=True)
         )
 
         def open_images() -> fits.HDUList:
             # the end of the file has been checked
-            own_stream = stack.enter_context(_open_stream(path))
+            own_stream, _ = stack.enter_context(_open_stream(path))
             return stack.enter_context(fits.open(own_stream, memmap=False, lazy_load_hdus=True))
 
-        yield StoredFile(stream, stored, cache(open_images))
+        yield StoredFile(stream, stored, cache(open_images), structure)
 
 
 @contextmanager
 def _clear_errors(path: Path) -> Iterator[None]:
-    """Check a file before it is opened, and turn errors while it is read into a `FrameError`."""
+    """Check a file before it is opened, and turn whatever goes wrong while it is read into a `FrameError`."""
     if not path.exists():
         raise FrameError(f"{path} does not exist")
     if not path.is_file():
         raise FrameError(f"{path} is not a file")
-    if not path.name.endswith(FRAME_SUFFIXES):
-        raise FrameError(f"{path} does not end in one of {', '.join(FRAME_SUFFIXES)}")
+    if not has_fits_name(path):
+        raise FrameError(f"{path} does not end in one of {', '.join(ALL_SUFFIXES)}")
     if path.stat().st_size == 0:
         raise FrameError(f"{path} is empty (0 bytes)")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", AstropyWarning)  # astropy only warns of a truncated file
+            for odd in (AstropyWarning, ErfaWarning):  # what matters is checked here
+                warnings.simplefilter("ignore", odd)
             yield
-    except (FrameError, ProfileError):
+    except (FrameError, ProfileError, MemoryError):
         raise
-    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, IndexError, AstropyWarning) as error:
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, IndexError) as error:
         reason = " ".join(str(error).split())
         raise FrameError(f"{path} is not a complete FITS file: {reason}") from error
+    except Exception as error:  # a header can lead astropy to any of them, and no file may end the work on others
+        raise FrameError(f"{path} is not a complete FITS file: {type(error).__name__}: {error}") from error
 
 
 @contextmanager
-def _open_stream(path: Path) -> Iterator[IO[bytes]]:
+def _open_stream(path: Path) -> Iterator[tuple[IO[bytes], FileStructure]]:
+    """Bytes of the file with its headers mended, and where its HDUs are."""
+    with _open_whole(path) as stream:
+        structure = read_structure(stream)
+        stream.seek(0)
+        yield show_mended(stream, structure), structure
+
+
+def _open_whole(path: Path) -> IO[bytes]:
     """Bytes of the file; a gzip stream is unpacked whole, since only its end shows whether it is complete."""
-    with _open_unpacked(path) if path.name.endswith(".gz") else path.open("rb") as stream:
-        yield stream
+    return _open_unpacked(path) if _is_packed(path) else path.open("rb")
+
+
+def _open_packed(path: Path) -> IO[bytes]:
+    """Bytes of the file, unpacked as they are read."""
+    return cast(IO[bytes], gzip.open(path)) if _is_packed(path) else path.open("rb")
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether a file is a gzip file by its first bytes, whatever its name.
+
+    Raises
+    ------
+    FrameError
+        If another program packed it.
+    """
+    with path.open("rb") as file:
+        begin = file.read(8)
+    for magic, packer in _OTHER_PACKERS.items():
+        if begin.startswith(magic):
+            raise FrameError(f"{path} is packed by {packer}; unpack it first, only gzip is read as it is")
+    return begin.startswith(_GZIP)
 
 
 def _open_unpacked(path: Path) -> IO[bytes]:
@@ -279,10 +359,13 @@ def _open_unpacked(path: Path) -> IO[bytes]:
 
 def _unpack(path: Path) -> IO[bytes]:
     unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - it stays open
+    most = max(MOST_UNPACKED * path.stat().st_size, ALWAYS_UNPACKED)
     try:
         with gzip.open(path) as packed:
             while block := packed.read(_BYTES_AT_ONCE):
                 _write_temporary(unpacked, block)
+                if unpacked.tell() > most:
+                    raise FrameError(f"{path} unpacks to more than {most:,} bytes, {MOST_UNPACKED} times its size")
     except BaseException:
         unpacked.close()
         raise

@@ -24,7 +24,9 @@ from shutterless.pipeline.reading.fits_files import (
     frame_stem,
     open_stored,
 )
+from shutterless.pipeline.reading.headers.dates import DateError, is_plain_utc, read_date, state_start
 from shutterless.pipeline.reading.instruments import CubeProfile, InstrumentProfile, QuadrantLayout
+from shutterless.pipeline.reading.quadrants import find_quadrants
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.reading.rows import ImageRows, open_image_rows
 
@@ -60,6 +62,10 @@ class FrameInfo:
         Quadrants that cannot be read, with the reason.
     n_columns, n_y : int
         Width and height (pixels) of one row of the time axis; continuous readout is one pixel high.
+    notes : tuple of str
+        What was taken, guessed or left out, in words.
+    layouts : tuple of QuadrantLayout
+        HDUs of every quadrant of the profile in this file; none of an image cube.
     """
 
     path: Path
@@ -69,6 +75,8 @@ class FrameInfo:
     skipped: Mapping[int, str]
     n_columns: int
     n_y: int = 1
+    notes: tuple[str, ...] = ()
+    layouts: tuple[QuadrantLayout, ...] = ()
 
     @property
     def n_pixels(self) -> int:
@@ -89,6 +97,8 @@ class Frame:
     readout : Readout
     profile : InstrumentProfile
     path : Path
+    notes : tuple of str
+        What was taken, guessed or left out, in words.
     """
 
     pixels_adu: np.ndarray
@@ -96,6 +106,7 @@ class Frame:
     readout: Readout
     profile: InstrumentProfile
     path: Path
+    notes: tuple[str, ...] = ()
 
 
 def read_frame_info(
@@ -128,10 +139,12 @@ def read_frame_info(
         readouts: dict[int | None, Readout] = {}
         skipped: dict[int, str] = {}
         rows = {}
-        for quadrant, layout in enumerate(profile.quadrants, start=1):
+        layouts, places = find_quadrants(file, profile)
+        notes = [*file.structure.notes, *places]
+        for quadrant, layout in enumerate(layouts, start=1):
             try:
                 rows[quadrant] = _check_layout(file, layout, profile, quadrant, path)
-                readouts[quadrant] = _build_readout(file.hdus, layout, profile, quadrant, supplied, path)
+                readouts[quadrant] = _build_readout(file.hdus, layout, profile, quadrant, supplied, path, notes)
             except FrameError as error:
                 skipped[quadrant] = str(error)
         if not readouts:
@@ -140,8 +153,9 @@ def read_frame_info(
             raise FrameError(f"{path}: quadrants differ in length (rows by quadrant: {rows}); the file is damaged")
         n_rows = next(iter(rows.values()))
     return FrameInfo(
-        path=path, profile=profile, n_rows=n_rows, readouts=readouts, skipped=skipped, n_columns=profile.n_columns
-    )
+        path=path, profile=profile, n_rows=n_rows, readouts=readouts, skipped=skipped, n_columns=profile.n_columns,
+        notes=tuple(dict.fromkeys(notes)), layouts=layouts,
+    )  # fmt: skip
 
 
 def read_amplifier(
@@ -160,7 +174,10 @@ def read_amplifier(
         pixels = np.empty((rows.n_rows, rows.pixels.n_columns), dtype=rows.pixels.dtype)
         overscan = rows.read(0, pixels)
     check_varies(pixels, f"{path}: quadrant {quadrant}")
-    return Frame(pixels_adu=pixels, overscan_adu=overscan, readout=rows.readout, profile=rows.profile, path=Path(path))
+    return Frame(
+        pixels_adu=pixels, overscan_adu=overscan, readout=rows.readout, profile=rows.profile, path=Path(path),
+        notes=rows.notes,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -173,6 +190,8 @@ class AmplifierRows:
     readout : Readout
     profile : InstrumentProfile
     pixels, overscan : ImageRows
+    notes : tuple of str
+        What was taken, guessed or left out, in words.
     """
 
     path: Path
@@ -180,6 +199,7 @@ class AmplifierRows:
     profile: InstrumentProfile
     pixels: ImageRows
     overscan: ImageRows
+    notes: tuple[str, ...] = ()
 
     @property
     def n_rows(self) -> int:
@@ -223,11 +243,15 @@ def open_amplifier_rows(
         profile = _choose_profile(path, file.hdus[0].header, instrument, supplied)
         if not 1 <= quadrant <= len(profile.quadrants):
             raise FrameError(f"{path}: quadrant {quadrant} is not one of 1..{len(profile.quadrants)} of {profile.name}")
-        layout = profile.quadrants[quadrant - 1]
+        layouts, places = find_quadrants(file, profile)
+        layout, notes = layouts[quadrant - 1], [*file.structure.notes, *places]
         _check_layout(file, layout, profile, quadrant, path)
         pixels, overscan = (open_image_rows(file, index, layout) for index in (layout.data_hdu, layout.overscan_hdu))
-        readout = _build_readout(file.hdus, layout, profile, quadrant, supplied, path)
-        yield AmplifierRows(path, readout, profile, pixels, overscan)
+        readout = _build_readout(file.hdus, layout, profile, quadrant, supplied, path, notes)
+        for index in (layout.data_hdu, layout.overscan_hdu):
+            if damage := file.structure.hdus[index].damage(file.stream):
+                notes.append(f"quadrant {quadrant}: HDU {index}: {damage}")
+        yield AmplifierRows(path, readout, profile, pixels, overscan, tuple(dict.fromkeys(notes)))
 
 
 def to_read_order(raw: np.ndarray, layout: QuadrantLayout) -> np.ndarray:
@@ -259,8 +283,9 @@ def _check_layout(
     }
     for what, (index, n_columns) in wanted.items():
         if index >= len(file.hdus):
+            cut = " is not a complete FITS file, its last block is cut" if file.structure.is_cut else ""
             raise FrameError(
-                f"{path}: quadrant {quadrant} has no {what} HDU {index} (the file has {len(file.hdus)} HDUs, "
+                f"{path}{cut}: quadrant {quadrant} has no {what} HDU {index} (the file has {len(file.hdus)} HDUs, "
                 f"profile {profile.name} expects it there)"
             )
         shape = file.shape(index)
@@ -286,7 +311,9 @@ def _build_readout(
     quadrant: int,
     supplied: Mapping[str, str],
     path: Path,
+    notes: list[str],
 ) -> Readout:
+    """Readout of a quadrant; what is not understood and not needed is added to the notes."""
     values = HeaderValues(path, profile, supplied, (hdus[layout.data_hdu].header, hdus[0].header))
     _check_amplifier_number(values.find("amplifier"), profile, quadrant, path)
     required = {name: values.number(name) for name in _REQUIRED}
@@ -297,10 +324,10 @@ def _build_readout(
     first_row = values.number("first_row", int, positive=False)
     if first_row is not None and first_row < 0:
         raise FrameError(f"{path}: {profile.keywords['first_row']} = {first_row} is negative")
-    opened = _check_utc(values.find("shutter_open_utc"), "shutter_open_utc", profile, path)
+    opened = _opening(values, notes)
     # headers of single exposures have a closing time, too; without a first row it has no row
     timed = opened is not None and first_row is not None
-    closed = _check_utc(values.find("shutter_close_utc"), "shutter_close_utc", profile, path) if timed else None
+    closed = _closing(values) if timed else None
     return Readout(
         **required,
         first_row=first_row,
@@ -332,18 +359,33 @@ def _check_amplifier_number(amplifier: Any, profile: InstrumentProfile, quadrant
         )
 
 
-def _check_utc(value: Any, name: str, profile: InstrumentProfile, path: Path) -> str | None:
+def _opening(values: HeaderValues, notes: list[str]) -> str | None:
+    """UTC at which the shutter opened; None, with the reason among the notes, if it is not known."""
+    keyword = values.keyword("shutter_open_utc")
+    value, system = values.find("shutter_open_utc"), values.read("TIMESYS") or "UTC"
+    way_out = f"give it with --set {keyword}=2026-03-04T05:06:07"
+    stated = state_start([(keyword, value, lambda text: read_date(text, system))], keyword, way_out)
+    if stated.moment is None:
+        if keyword in values.supplied:
+            raise FrameError(f"{values.path}: --set {keyword}: {stated.source}")
+        notes.append(stated.source)
+        return None
+    return str(value) if is_plain_utc(value, system) else str(Time(stated.moment.utc, format="isot", precision=6).value)
+
+
+def _closing(values: HeaderValues) -> str | None:
+    """UTC at which the shutter closed, None if it is not stated; what is lit depends on it."""
+    keyword, value = values.keyword("shutter_close_utc"), values.find("shutter_close_utc")
     if value is None:
         return None
+    system = values.read("TIMESYS") or "UTC"
     try:
-        Time(str(value), scale="utc", format="isot")
-    except ValueError:
-        keyword = profile.keywords[name]
+        closed = Time(read_date(value, system).utc, format="isot", precision=6)
+        return str(value) if is_plain_utc(value, system) else str(closed.value)
+    except DateError as error:
         raise FrameError(
-            f"{path}: {keyword} = {value!r} is not ISO 8601 UTC (2026-03-04T05:06:07.123); "
-            f"correct it with --set {keyword}=VALUE"
+            f"{values.path}: {keyword} = {value!r} is not ISO 8601 UTC ({error}); correct it with --set {keyword}=VALUE"
         ) from None
-    return str(value)
 
 
 def _close_row(opened: Any, closed: str, row_rate_hz: float, profile: InstrumentProfile, path: Path) -> int:

@@ -33,7 +33,16 @@ READOUT_KEYWORDS = (
 )
 CUBE_KEYWORDS = (
     *("cadence_d", "cadence_s", "exposure_s", "frame_exposure_s", "n_frames"),
-    *("cosmic_rays_mitigated", "cosmic_ray_block", "unit", "gain_e_per_adu", "read_noise_e", "n_reads", "output"),
+    *(
+        "image_hdu",
+        "cosmic_rays_mitigated",
+        "cosmic_ray_block",
+        "unit",
+        "gain_e_per_adu",
+        "read_noise_e",
+        "n_reads",
+        "output",
+    ),
     *("time_reference_d", "time_reference_fraction_d", "time_system", "time_place", "time_slice"),
     *("first_exposure_utc", "sequence", "saturation_adu", "band", "zero_point_mag", "pixel_scale_arcsec"),
     "seeing_arcsec",

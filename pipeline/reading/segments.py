@@ -334,7 +334,9 @@ class _Filling:
             first, start = self._opened[0], self._spans[0].start
             readout = first.readout.from_row(start, start + self._filled)
             pixels, overscan = self._pixels[: self._filled], np.concatenate(self._overscans)
-            yield SegmentExposure(Frame(pixels, overscan, readout, first.profile, first.path), tuple(self._spans))
+            notes = tuple(dict.fromkeys(note for rows in self._opened for note in rows.notes))
+            frame = Frame(pixels, overscan, readout, first.profile, first.path, notes)
+            yield SegmentExposure(frame, tuple(self._spans))
         self._begin()
 
 

@@ -232,7 +232,8 @@ def _candidate_id(file: str, readout: Readout, x: float, y: Any, row: int) -> st
 
 
 def _amplifier_id(file: str, readout: Readout) -> str:
-    return f"{frame_stem(file)}_c{readout.ccd or 0:02d}_q{readout.quadrant or 0}"
+    folders = "".join(f"{part}-" for part in Path(file).parent.parts)  # where files of one name are told apart
+    return f"{folders}{frame_stem(file)}_c{readout.ccd or 0:02d}_q{readout.quadrant or 0}"
 
 
 def trail_names(file: str, readout: Readout, detections: pd.DataFrame) -> pd.Series:

@@ -15,7 +15,6 @@ from shutterless.pipeline.reading.fits_files import open_fits
 from shutterless.pipeline.reading.frames import FrameInfo
 from shutterless.pipeline.reading.instruments import InstrumentProfile
 
-_MISSING = -1
 # keywords of the archives for the stretch of time in which a target was observed, and how it is written in the table
 _STRETCHES = {"CAMPAIGN": "campaign", "QUARTER": "quarter", "SECTOR": "sector"}
 
@@ -43,22 +42,15 @@ class ArchiveImages:
     @classmethod
     def of(cls, cube: Cube) -> ArchiveImages:
         """Read them from the file of a cube."""
-        is_there = cube.quality != NOT_IN_FILE
-        image, cadence = (np.full(len(is_there), _MISSING, dtype=np.int64) for _ in range(2))
-        image[is_there] = np.arange(1, np.count_nonzero(is_there) + 1)
-        column = cube.profile.columns.get("cadence_number")
         with open_fits(cube.path) as hdus:
             headers = [hdu.header for hdu in hdus]
-            hdu = cube.profile.table_hdu
-            if hdu is None:
-                hdu = next(k for k, image_hdu in enumerate(hdus) if image_hdu.is_image and len(image_hdu.shape) == 3)
-            tables = [one for one in hdus if isinstance(one, fits.BinTableHDU) and column in one.columns.names]
-            numbers = np.asarray(tables[0].data[column]).astype(np.int64) if tables else np.zeros(0, dtype=np.int64)
-        if len(numbers) == np.count_nonzero(is_there) and (np.diff(numbers) > 0).all():  # TESScut writes zeros
-            cadence[is_there] = numbers
+        is_there = cube.image != NOT_IN_FILE
+        cadence = np.full(len(is_there), NOT_IN_FILE, dtype=np.int64)
+        if cube.number is not None and (np.diff(cube.number[is_there]) > 0).all():  # TESScut writes zeros
+            cadence = cube.number
         target = _first_value(headers, "OBJECT")
         stretches = [f"{word} {number}" for key, word in _STRETCHES.items() if (number := _first_value(headers, key))]
-        return cls(hdu, target, stretches[0] if stretches else "", image, cadence)
+        return cls(cube.hdu, target, stretches[0] if stretches else "", cube.image, cadence)
 
     def names(self) -> dict[str, Any]:
         """All but the arrays, as plain values."""
@@ -95,7 +87,7 @@ class FilePlace:
         """Place of a quadrant, or of a cube, in a file whose headers were read."""
         path, profile = str(info.path.absolute()), info.profile
         if isinstance(profile, InstrumentProfile) and quadrant is not None:
-            layout = profile.quadrants[quadrant - 1]
+            layout = (info.layouts or profile.quadrants)[quadrant - 1]
             return cls(
                 path, layout.data_hdu, info.n_rows, info.n_columns, layout.flip_columns, layout.flip_rows
             )  # fmt: skip
@@ -131,7 +123,7 @@ class FilePlace:
             return pd.array([pd.NA] * len(row), dtype="Int64")
         known = getattr(self.archive, name)
         values = known[np.clip(row, 0, len(known) - 1)]
-        return pd.arrays.IntegerArray(values, values == _MISSING)
+        return pd.arrays.IntegerArray(values, values == NOT_IN_FILE)
 
 
 def _first_value(headers: list[Any], keyword: str) -> str:

@@ -20,7 +20,19 @@ from shutterless.workflows.commands import console
 from shutterless.workflows.commands.options import DefaultOf
 from shutterless.workflows.searching.frame_rates import FrameRates
 
-COMMANDS = ("run", "simulate", "inject", "ingest", "pretrain", "train", "tune", "evaluate", "compare", "describe")
+COMMANDS = (
+    "run",
+    "simulate",
+    "inject",
+    "check",
+    "ingest",
+    "pretrain",
+    "train",
+    "tune",
+    "evaluate",
+    "compare",
+    "describe",
+)
 COMMANDS += ("search", "watch", "lightcurve", "report", "register", "promote", "rollback", "history", "serve")
 HEAVY = (
     "numpy",
@@ -243,11 +255,11 @@ def test_search_prints_candidates_and_lists_failures(stand_in, tmp_path):
         {"path": ["a.fits", "b.fits"], "quadrant": pd.array([None, 2], "Int64"), "reason": ["x", "y"]}
     )
     found = SimpleNamespace(candidates=[1, 2, 3], failures=failures, instruments=("ztf",), warnings=("note",))
-    found.rates = FrameRates(3.0, {}, {}, {"a": 2.0})
+    found.rates, found.set_aside = FrameRates(3.0, {}, {}, {"a": 2.0}), ("80 triggers were vetoed",)
     calls = stand_in("searching.search", "search_files", found)
     arguments = ("--out", tmp_path, "--false-alarms-per-hour", 3, "--no-dask", "--set", "ROWRATE=300")
     result = call("search", "a.fits", "b.fits", *arguments)
-    assert (result.exit_code, result.stdout) == (1, f"3 candidates in {tmp_path}\n")
+    assert (result.exit_code, result.stdout) == (1, f"80 triggers were vetoed\n3 candidates in {tmp_path}\n")
     asked, rest = result.stderr.split("\n", 1)
     assert asked.startswith("3 false alarms per amplifier-hour asked, 6 expected in 2 amplifier-hours, 3 candidates;")
     assert rest == "instrument: ztf\nwarning: note\n2 failed:\n  a.fits: x\n  b.fits, quadrant 2: y\n"

@@ -14,7 +14,7 @@ from shutterless.workflows.commands.console import exit_with_code
 from shutterless.workflows.commands.options import DefaultOf
 
 ORDER = (
-    "run", "simulate", "inject", "ingest", "pretrain", "train", "tune", "evaluate", "compare", "describe",
+    "run", "simulate", "inject", "check", "ingest", "pretrain", "train", "tune", "evaluate", "compare", "describe",
     "search", "watch", "lightcurve", "report", "register", "promote", "rollback", "history", "serve",
 )  # fmt: skip
 

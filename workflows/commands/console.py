@@ -108,7 +108,7 @@ def describe_plan(
 ) -> int:
     """Print what a command would do; the exit code is 0 if every file can be read."""
     from shutterless.workflows.execution.cluster import SerialExecutor
-    from shutterless.workflows.frames.ingest import describe_untimed, estimate_seconds, survey_files
+    from shutterless.workflows.frames.ingest import estimate_seconds, survey_files
 
     survey = survey_files(files, instrument=instrument, supplied=supplied, executor=SerialExecutor())
     n_workers = workers or len(os.sched_getaffinity(0))
@@ -120,7 +120,7 @@ def describe_plan(
     typer.echo(
         f"would take about {seconds:,.0f} s with {n_workers} workers ({pixels_per_second / 1e6:.0f} Mpix/s each)"
     )
-    for line in filter(None, (describe_untimed(survey.infos), *survey.warnings)):
+    for line in survey.warnings:
         typer.echo(f"warning: {line}", err=True)
     return list_failures(_failure_lines(survey.failures), what="cannot be read")
 

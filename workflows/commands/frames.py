@@ -1,4 +1,4 @@
-"""Commands that make and read frames: simulate, inject, ingest, lightcurve."""
+"""Commands that make and read frames: simulate, inject, ingest, check, lightcurve."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import typer
 
 from shutterless.workflows.commands.application import command, show_jobs
 from shutterless.workflows.commands.console import (
+    DONE,
+    SOME_FAILED,
     conclude,
     describe_plan,
     list_failures,
@@ -174,6 +176,27 @@ def ingest(
             files, out, instrument=instrument, supplied=supplied, resume=resume, executor=executor, progress=progress
         )
     return conclude(progress, result, f"{len(result.manifest)} amplifiers in {out}")
+
+
+@command
+def check(
+    files: Files,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    instrument: Instrument = None,
+    set_: Set = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Say what each file is taken for by its headers, and what is odd."""
+    from shutterless.workflows.execution.cluster import SerialExecutor
+    from shutterless.workflows.frames.check import check_files, describe_check
+
+    instrument, supplied = _reading_options(set_, instrument)
+    rows = check_files(
+        files, instrument=instrument, supplied=supplied, executor=SerialExecutor(), progress=make_progress(quiet)
+    )
+    typer.echo(describe_check(rows, as_json=as_json))
+    return SOME_FAILED if any(row["problems"] for row in rows) else DONE
 
 
 @command

@@ -43,7 +43,10 @@ if TYPE_CHECKING:
 @command
 def search(
     files: Files,
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "bundled",
+    model: Annotated[
+        str | None,
+        typer.Option(help=f"{MODEL_HELP} Default: bundled for frames, template-bank for cubes.", show_default=False),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the candidates.")] = Path("runs/search"),
     instrument: Instrument = None,
     false_alarms_per_hour: FalseAlarms = None,
@@ -79,6 +82,8 @@ def search(
             supplied=supplied, executor=executor, resume=resume, progress=progress,
         )  # fmt: skip
     progress.write_line(result.rates.describe(len(result.candidates)))
+    for line in result.set_aside:
+        typer.echo(line)
     return conclude(progress, result, f"{len(result.candidates)} candidates in {out}")
 
 

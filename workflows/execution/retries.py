@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -13,6 +14,11 @@ Value = TypeVar("Value")
 # what a damaged file, a full disk or a file too large for a worker raise (FrameError, ProfileError and all errors of
 # this package are ValueErrors); anything else is a mistake in the program and stops the run
 EXPECTED_ERRORS = (OSError, ValueError, MemoryError)
+
+
+class UnreadableError(ValueError):
+    """A file or amplifier that led to an exception that no one expected."""
+
 
 RETRIES = 2  # of an item with an error that may pass; with the pauses below they take 2.5 s
 
@@ -50,6 +56,24 @@ def try_item(
         return ItemOutcome(item, value=function(item)), 0
     except EXPECTED_ERRORS as error:
         return ItemOutcome(item, error=describe_error(error)), worth_retrying(error)
+
+
+def alone(function: Callable[..., Value], what: object) -> Callable[..., Value]:
+    """Function whose unexpected exceptions become an `UnreadableError` of ``what``, so that they end nothing else.
+
+    A header, a tile or a pixel that no one thought of can lead to any exception. The message names its type.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **options: Any) -> Value:
+        try:
+            return function(*args, **options)
+        except EXPECTED_ERRORS:
+            raise
+        except Exception as error:
+            raise UnreadableError(f"{what} cannot be used: {describe_error(error)}; please report this file") from error
+
+    return run
 
 
 def describe_error(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,14 +14,17 @@ import pandas as pd
 
 from shutterless.pipeline.files import remove_partials, write_parquet
 from shutterless.pipeline.reading.exposures import read_info
+from shutterless.pipeline.reading.fits_files import has_fits_name
 from shutterless.pipeline.reading.frames import FrameInfo, frame_stem
 from shutterless.pipeline.reading.instruments import load_profile
 from shutterless.pipeline.store.ingest import ingest_amplifier
 from shutterless.pipeline.store.store import MANIFEST, read_manifest, write_manifest
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
+from shutterless.workflows.execution.retries import alone
 
 FAILURES = "failures.parquet"
+NO_UTC = "no UTC: "  # how a note begins that says why
 TRUTH = "truth.parquet"
 _FAILURE_COLUMNS = ("file", "path", "quadrant", "reason")
 
@@ -49,12 +52,24 @@ class AmplifierTask:
 class Survey:
     """Headers of the input files, before any pixel is read.
 
-    ``failures`` has one row per file or quadrant that cannot be read; ``warnings`` are lines for the user.
+    ``failures`` has one row per file or quadrant that cannot be read; ``overlaps`` are lines for the user, and so are
+    ``untimed``, on files whose rows have no UTC, unless the user has read them already.
     """
 
     infos: tuple[FrameInfo, ...]
     failures: pd.DataFrame
-    warnings: tuple[str, ...]
+    overlaps: tuple[str, ...]
+    untimed: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> list[tuple[Path, str]]:
+        """What was taken, guessed or left out in each file, but for what ``untimed`` says."""
+        return [(info.path, note) for info in self.infos for note in info.notes if not note.startswith(NO_UTC)]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Lines for the user."""
+        return (*self.overlaps, *self.untimed, *describe_notes(self.notes))
 
     @property
     def tasks(self) -> list[AmplifierTask]:
@@ -89,21 +104,27 @@ def survey_files(
     supplied: Mapping[str, str] | None = None,
     executor: Executor,
     progress: Progress | None = None,
+    same_names: bool = False,
+    at_once: bool = True,
 ) -> Survey:
     """Read the headers of every file, recording those that cannot be read.
+
+    A folder stands for the FITS files in it. With ``same_names`` files of one name in two folders are two files. With
+    ``at_once`` files without a UTC are named where the progress is shown, before any work: an hour later it is too late
+    to stop.
 
     Raises
     ------
     IngestError
-        If no file is given, or two files would have the same name in a store.
+        If no file is given, a folder has none, or two files would have the same name in a store.
     ProfileError
         If there is no such instrument.
     """
-    paths = _check_names(files)
+    paths = _list_files(files) if same_names else _check_names(_list_files(files))
     if instrument is not None:
         load_profile(instrument)  # wrong for one file is wrong for all
     infos, failures = [], []
-    read = partial(read_info, instrument=instrument, supplied=dict(supplied or {}))
+    read = partial(_read_alone, instrument=instrument, supplied=dict(supplied or {}))
     for outcome in executor.map(read, paths, describe="reading headers", progress=progress):
         if outcome.value is None:
             failures.append(failure_row(outcome.item, None, outcome.error or ""))
@@ -111,25 +132,41 @@ def survey_files(
             infos.append(outcome.value)
             failures += [failure_row(outcome.item, q, f"FrameError: {why}") for q, why in outcome.value.skipped.items()]
     untimed = describe_untimed(infos)
-    if untimed and progress is not None:
-        progress.write_line(f"warning: {untimed}")  # at once: an hour later it is too late to stop
-    return Survey(tuple(infos), failure_table(failures), tuple(find_overlaps(infos)))
+    if at_once and progress is not None and not progress.quiet:
+        for line in untimed:
+            progress.write_line(f"warning: {line}")
+        untimed = []
+    return Survey(tuple(infos), failure_table(failures), tuple(find_overlaps(infos)), tuple(untimed))
 
 
-def describe_untimed(infos: Sequence[FrameInfo]) -> str:
-    """Line on the files whose rows have no UTC, with what is missing and how to give it; empty if all have one."""
+def describe_untimed(infos: Sequence[FrameInfo]) -> list[str]:
+    """Lines on the files whose rows have no UTC, with what is missing or not understood, and how to give it."""
     missing: dict[Path, str] = {}
+    reasons = []
     for info in infos:
-        for readout in info.readouts.values():
-            names = {"shutter_open_utc": readout.shutter_open_utc, "first_row": readout.first_row}
-            absent = [info.profile.keywords.get(name, "a UTC") for name, value in names.items() if value is None]
-            if absent:
-                missing.setdefault(info.path, absent[0])
-    if not missing:
-        return ""
-    path, keyword = next(iter(missing.items()))
-    way_out = "" if keyword == "a UTC" else f"; give it with --set {keyword}=VALUE"
-    return f"{len(missing)} of {len(infos)} files lack {keyword} ({path.name} first): times in seconds only{way_out}"
+        notes = [note for note in info.notes if note.startswith(NO_UTC)]
+        keyword = _missing_keyword(info)
+        if notes and not any(f"{keyword} is missing" in note for note in notes):
+            reasons += [(info.path, note) for note in notes]
+        elif keyword:
+            missing[info.path] = keyword
+    lines = []
+    if missing:
+        path, keyword = next(iter(missing.items()))
+        way_out = "" if keyword == "a UTC" else f"; give it with --set {keyword}=VALUE"
+        lines = [
+            f"{len(missing)} of {len(infos)} files lack {keyword} ({path.name} first): times in seconds only{way_out}"
+        ]
+    return lines + describe_notes(reasons)
+
+
+def _missing_keyword(info: FrameInfo) -> str:
+    """Keyword without which rows of a file have no UTC, ``a UTC`` if its profile has none; empty if they have one."""
+    for readout in info.readouts.values():
+        for name, value in {"shutter_open_utc": readout.shutter_open_utc, "first_row": readout.first_row}.items():
+            if value is None:
+                return info.profile.keywords.get(name, "a UTC")
+    return ""
 
 
 def ingest_files(
@@ -279,20 +316,68 @@ def estimate_store_bytes(n_pixels: int) -> float:
 def _ingest_task(
     task: AmplifierTask, *, store: Path, instrument: str | None, supplied: Mapping[str, str], resume: bool
 ) -> dict[str, Any]:
-    return ingest_amplifier(task.path, task.quadrant, store, instrument=instrument, supplied=supplied, resume=resume)
+    ingest = alone(ingest_amplifier, task.path)
+    return ingest(task.path, task.quadrant, store, instrument=instrument, supplied=supplied, resume=resume)
 
 
-def _check_names(files: Sequence[str | Path]) -> list[Path]:
-    """Paths without repetition; files that would become the same entries are refused."""
+def describe_notes(notes: Iterable[tuple[Path, str]]) -> list[str]:
+    """One line for each note, with the file that it is on, or the first of several and their number."""
+    files: dict[str, list[Path]] = {}
+    for path, note in notes:
+        if path not in files.setdefault(note, []):
+            files[note].append(path)
+    return [
+        f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: {note}" for note, paths in files.items()
+    ]
+
+
+def label_files(paths: Iterable[Path]) -> dict[Path, str]:
+    """Name of every file in tables: its own, with as many folders before it as tell files of one name apart."""
+    paths = list(dict.fromkeys(paths))
+    labels, depth = {path: path.name for path in paths}, 1
+    while depth < max((len(path.parts) for path in paths), default=0):
+        counts = Counter(labels.values())
+        shared = [path for path in paths if counts[labels[path]] > 1]
+        if not shared:
+            break
+        depth += 1
+        labels |= {path: "/".join(path.parts[-depth:]) for path in shared}
+    return labels
+
+
+def _read_alone(path: Path, *, instrument: str | None, supplied: Mapping[str, str]) -> FrameInfo:
+    """Headers of a file; whatever goes wrong is its own failure and does not end the work on others."""
+    return alone(read_info, path)(path, instrument, supplied)
+
+
+def _list_files(files: Sequence[str | Path]) -> list[Path]:
+    """Paths without repetition, the FITS files of a folder in its place."""
     if not files:
         raise IngestError("no input files were given")
-    paths = list(dict.fromkeys(Path(file) for file in files))
+    paths: dict[Path, None] = {}
+    for path in map(Path, files):
+        if not path.is_dir():
+            if any(sign in str(path) for sign in "*?[") and not path.exists():
+                raise IngestError(f"no file matches {path}")
+            paths[path] = None
+            continue
+        found = sorted(
+            file for file in path.iterdir() if file.is_file() and has_fits_name(file) and file.name[0] != "."
+        )
+        if not found:
+            raise IngestError(f"folder {path} holds no FITS file")
+        paths |= dict.fromkeys(found)
+    return list(paths)
+
+
+def _check_names(paths: Sequence[Path]) -> list[Path]:
+    """Paths as they are; files that would become the same entries are refused."""
     by_stem: dict[str, Path] = {}
     for path in paths:
         other = by_stem.setdefault(frame_stem(path), path)
         if other != path:
             raise IngestError(f"{other} and {path} have the same name and would overwrite each other; rename one")
-    return paths
+    return list(paths)
 
 
 def _finished_entries(store: Path, *, resume: bool) -> list[dict[Any, Any]]:

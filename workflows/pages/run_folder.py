@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from shutterless.pipeline.amplifier import Amplifier
-from shutterless.pipeline.reading.frames import FRAME_SUFFIXES
+from shutterless.pipeline.reading.fits_files import has_fits_name
 from shutterless.pipeline.store.store import MANIFEST, StoreError, open_amplifier, read_manifest
 
 CONTROLS = "controls"  # folder of the models trained with shuffled labels
@@ -30,8 +30,11 @@ def required(part: Any, what: str) -> Any:
 
 
 def is_cube(manifest: pd.DataFrame) -> pd.Series:
-    """Which entries of a manifest are image cubes: those with more than the single image row of continuous readout."""
-    return manifest["n_y"].fillna(1) > 1 if "n_y" in manifest else pd.Series(False, index=manifest.index)
+    """Which entries of a manifest are image cubes: those of several rows of pixels, or of no quadrant."""
+    if "n_y" not in manifest:
+        return pd.Series(False, index=manifest.index)
+    has_no_quadrant = manifest["n_y"].notna() & (manifest["quadrant"].isna() if "quadrant" in manifest else False)
+    return (manifest["n_y"].fillna(1) > 1) | has_no_quadrant
 
 
 def manifest_with(store: Path, entries: Sequence[str]) -> pd.DataFrame:
@@ -110,7 +113,7 @@ class RunFolder:
         found = list((self.path / "frames").rglob("*.fits*"))
         if not found and self.manifest is not None:
             found = [Path(source) for source in self.manifest["source"].dropna().unique() if Path(source).is_file()]
-        return sorted(file for file in found if file.name.endswith(FRAME_SUFFIXES))
+        return sorted(file for file in found if has_fits_name(file))
 
     @property
     def is_search(self) -> bool:

@@ -42,6 +42,15 @@ class FrameRates:
     rates: Mapping[str, OwnRate]
     live_hours: Mapping[str, float]
 
+    def joined(self, other: FrameRates) -> FrameRates:
+        """Rates of the amplifiers of both, which were asked for the same."""
+        return FrameRates(
+            self.asked,
+            {**self.names, **other.names},
+            {**self.rates, **other.rates},
+            {**self.live_hours, **other.live_hours},
+        )
+
     def of(self, part: SearchedSegment) -> OwnRate:
         """Rate of the amplifier of a segment."""
         return self.rates[self.names[part.segment.name]]

@@ -32,8 +32,10 @@ from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import (
     Survey,
+    describe_notes,
     failure_row,
     failure_table,
+    label_files,
     prepare_folder,
     survey_files,
     write_failures,
@@ -51,11 +53,13 @@ from shutterless.workflows.searching.segment_search import (
     settings_fingerprint,
     warm_up,
 )
+from shutterless.workflows.searching.set_aside import describe_vetoed, part_notes
 from shutterless.workflows.settings.settings import SearchSettings
 from shutterless.workflows.tracking.tracking import TEMPLATE_BANK, bundled_folder, model_type, resolve_model
 
 RECORD = "search.json"
 AMPLIFIERS = "amplifiers.parquet"
+BUNDLED_MODEL = "bundled"  # reference of the model for frames where none is named
 
 
 class SearchError(ValueError):
@@ -64,7 +68,10 @@ class SearchError(ValueError):
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Candidates, failures, the lowest threshold of all amplifiers, their rates, and lines for the user."""
+    """Candidates, failures, the lowest threshold of all amplifiers, their rates, and lines for the user.
+
+    ``set_aside`` says which loud triggers were vetoed.
+    """
 
     candidates: pd.DataFrame
     failures: pd.DataFrame
@@ -72,12 +79,13 @@ class SearchResult:
     rates: FrameRates
     warnings: tuple[str, ...]
     instruments: tuple[str, ...]
+    set_aside: tuple[str, ...] = ()
 
 
 def search_files(
     files: Sequence[str | Path],
     *,
-    reference: str,
+    reference: str | None,
     out: Path,
     settings: SearchSettings,
     catalogue: str | Path | None = None,
@@ -92,8 +100,9 @@ def search_files(
     Parameters
     ----------
     files : sequence of path
-    reference : str
-        A model as the commands take it, or ``"template-bank"``.
+    reference : str or None
+        A model as the commands take it, or ``"template-bank"``. None takes what fits: the bundled model for frames, the
+        template bank for image cubes.
     out : Path
         For ``candidates.parquet``, ``candidates.ecsv``, ``amplifiers.parquet`` (what was searched, and its quality),
         ``failures.parquet``, ``search.json`` (the arguments), and ``parts/``, from which a search is resumed.
@@ -117,7 +126,7 @@ def search_files(
     CatalogueError
         If the catalogue cannot be used.
     IngestError
-        If no file is given, two files have the same name, or ``out`` is not writable.
+        If no file is given, or ``out`` is not writable.
     SearchError
         If the detector has no stored curve and an amplifier too few scores for a threshold of its own, or ``out`` holds
         a finished search and ``resume`` is not set.
@@ -126,7 +135,9 @@ def search_files(
     _clear_folder(job.out, resume=resume)
     if resume:
         job = job.under_its_first_name()
-    survey = survey_files(files, instrument=instrument, supplied=supplied, executor=executor, progress=progress)
+    survey = survey_files(
+        files, instrument=instrument, supplied=supplied, executor=executor, progress=progress, same_names=True
+    )
     return search_survey(job, survey, executor, resume=resume, progress=progress)
 
 
@@ -141,13 +152,19 @@ def search_survey(
         for info in frames
         for readout in info.readouts.values()
     ]
-    executor.prepare(partial(warm_up, job.detector, max(sizes, default=0)))
+    executor.prepare(partial(warm_up, job.detector if frames else job.detector_of(None), max(sizes, default=0)))
     lost = run_tasks(tasks, executor, progress)
     parts = [part for task in tasks if task.segment.name not in lost and (part := read_part(job.out, task.segment))]
     failures = pd.concat([survey.failures, lost_rows([task.segment for task in tasks], parts, lost)], ignore_index=True)
     candidates, rates, unmatched = job.write(parts, failures, survey.infos)
-    notes = (*job.describe_rates(parts, rates), *survey.warnings, *unmatched)
-    return SearchResult(candidates, failures, job.lowest_threshold(rates), rates, notes, tuple(survey.instruments))
+    notes = (
+        *job.describe_rates(parts, rates), *job.describe_choice(survey.infos), *survey.overlaps, *survey.untimed,
+        *describe_notes(survey.notes + part_notes(parts, survey.infos)), *unmatched,
+    )  # fmt: skip
+    return SearchResult(
+        candidates, failures, job.lowest_threshold(rates), rates, notes, tuple(survey.instruments),
+        tuple(describe_vetoed(parts)),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -155,6 +172,7 @@ class SearchJob:
     """Detector, settings and output folder of a search; `prepare` checks all of them before any work is done.
 
     ``curve`` was counted on other frames; None if the detector has none, so that only the frames can tell a threshold.
+    Image cubes are searched with ``cube_detector`` and its curve, or, if it is None, with the detector of the frames.
     """
 
     reference: str
@@ -166,11 +184,13 @@ class SearchJob:
     catalogue: str | None
     instrument: str | None
     supplied: dict[str, str]
+    cube_detector: Detector | None = None
+    cube_curve: RateCurve | None = None
 
     @classmethod
     def prepare(
         cls,
-        reference: str,
+        reference: str | None,
         out: Path,
         settings: SearchSettings,
         *,
@@ -180,6 +200,8 @@ class SearchJob:
     ) -> SearchJob:
         """Parameters and errors are those of `search_files`."""
         stars = None if catalogue is None else read_catalogue(catalogue)
+        bank = None if reference is not None else Detector(TEMPLATE_BANK, None)
+        reference = reference or BUNDLED_MODEL
         detector = find_detector(reference)
         curve = read_rates(_rates_folder(detector))
         if curve is None and not settings.own_rates:
@@ -189,31 +211,50 @@ class SearchJob:
         return cls(
             reference, prepare_folder(out).absolute(), settings, detector, curve, stars,
             None if catalogue is None else str(catalogue), instrument, dict(supplied or {}),
+            bank, None if bank is None else read_rates(_rates_folder(bank)),
         )  # fmt: skip
 
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of the weights, settings and instrument, not of the names under which they were given."""
+    def detector_of(self, quadrant: int | None) -> Detector:
+        """Detector of a segment: image cubes, which have no quadrant, may have their own."""
+        return self.cube_detector if quadrant is None and self.cube_detector is not None else self.detector
+
+    def describe_choice(self, infos: Sequence[FrameInfo]) -> list[str]:
+        """Line for the user if cubes are searched with another detector than the default."""
+        if self.cube_detector is None or all(None not in info.readouts for info in infos):
+            return []
+        return [
+            f"no model was named: image cubes are searched with the {self.cube_detector.name}, not {self.reference}"
+        ]
+
+    def fingerprint_of(self, detector: Detector) -> str:
+        """Fingerprint of a detector's weights, the settings and the instrument, whatever names they were given by."""
         settings = self.settings
         return settings_fingerprint(
-            self.detector, settings.trigger_threshold, settings.batch_size, self.instrument, self.supplied
+            detector, settings.trigger_threshold, settings.batch_size, self.instrument, self.supplied
         )
 
     def under_its_first_name(self) -> SearchJob:
-        """The same job, its detector named as in the parts that the same weights have made already."""
-        name = find_name(self.out, self.fingerprint)
-        return self if name is None else replace(self, detector=replace(self.detector, name=name))
+        """The same job, its detectors named as in the parts that the same weights have made already."""
+
+        def rename(detector: Detector) -> Detector:
+            name = find_name(self.out, self.fingerprint_of(detector))
+            return detector if name is None else replace(detector, name=name)
+
+        cubes = None if self.cube_detector is None else rename(self.cube_detector)
+        return replace(self, detector=rename(self.detector), cube_detector=cubes)
 
     def tasks(self, segments: Sequence[Segment], *, resume: bool) -> list[SegmentTask]:
         """One task for each segment."""
         settings = self.settings
-        shared = self.fingerprint
+        used = {self.detector_of(segment.quadrant) for segment in segments}
+        shared = {detector: self.fingerprint_of(detector) for detector in used}
         return [
             SegmentTask(
-                segment, self.out, self.detector, settings.trigger_threshold, settings.batch_size, self.instrument,
-                self.supplied, shared, resume,
+                segment, self.out, detector, settings.trigger_threshold, settings.batch_size, self.instrument,
+                self.supplied, shared[detector], resume,
             )
             for segment in segments
+            for detector in (self.detector_of(segment.quadrant),)
         ]  # fmt: skip
 
     def write(
@@ -243,8 +284,17 @@ class SearchJob:
         searched = [part for part in parts if part.exposures]
         joined = join_parts(searched)
         rates = self.fit_rates(searched, joined)
-        known = {info.path.name: info for info in infos}
-        candidates, unmatched, chance = assemble(searched, joined, self.detector.name, rates, self.stars, known)
+        infos = list(infos)
+        labels = label_files(info.path.absolute() for info in infos)
+        known = {labels[info.path.absolute()]: info for info in infos}
+        tables, unmatched, chance = [], list[str](), 0.0
+        for detector, _, chosen in self._groups(searched):
+            here = [searched[k] for k in chosen], [joined[k] for k in chosen]
+            table, lines, n_by_chance = assemble(*here, detector.name, rates, self.stars, known)
+            tables.append(table)
+            unmatched += lines
+            chance += n_by_chance
+        candidates = tables[0] if len(tables) == 1 else rank_candidates([table for table in tables if len(table)])
         record = {
             "model": self.reference,
             "detector": self.detector.name,
@@ -254,10 +304,10 @@ class SearchJob:
             "catalogue": self.catalogue,
             "supplied": self.supplied,
             "data_hash": _data_hash(parts),
-            "time_archive": _time_scales(parts),
+            "time_archive": _time_scales(parts, labels),
         }
         write_failures(self.out, failures)
-        write_parquet(_amplifier_table(searched, rates), self.out / AMPLIFIERS)
+        write_parquet(_amplifier_table(searched, rates, labels), self.out / AMPLIFIERS)
         write_candidates(candidates, self.out, record)
         counted = {
             "rates": {**rates.to_dict(), "candidates": len(candidates)},
@@ -266,7 +316,7 @@ class SearchJob:
                 "expected_by_chance": chance,
                 "most_expected_in_a_file": MOST_CHANCE_GROUPS,
             },
-            "files": {name: str(info.path.resolve()) for name, info in known.items()},
+            "files": {label: str(info.path.resolve()) for label, info in known.items()},
         }
         write_text(self.out / RECORD, json.dumps({**record, **counted}, indent=1))
         return candidates, rates, unmatched
@@ -280,10 +330,23 @@ class SearchJob:
             If there is no stored curve, and an amplifier has too few scores.
         """
         asked = self.settings.false_alarms_per_hour
-        rates = fit_frame_rates(parts, joined, self.detector.name, asked, self.curve, own=self.settings.own_rates)
-        if self.curve is None and (not parts or not set(rates.names.values()) <= set(rates.rates)):
-            raise no_curve(self.detector, asked, "the searched frames are too few to tell it: ")
-        return rates
+        all_rates = FrameRates(asked, {}, {}, {})
+        for detector, curve, chosen in self._groups(parts):
+            mine = [parts[k] for k in chosen]
+            rates = fit_frame_rates(
+                mine, [joined[k] for k in chosen], detector.name, asked, curve, own=self.settings.own_rates
+            )
+            if curve is None and (not mine or not set(rates.names.values()) <= set(rates.rates)):
+                raise no_curve(detector, asked, "the searched frames are too few to tell it: ")
+            all_rates = all_rates.joined(rates)
+        return all_rates
+
+    def _groups(self, parts: Sequence[SearchedSegment]) -> list[tuple[Detector, RateCurve | None, list[int]]]:
+        """Detectors with their curves, and the positions of the parts that they searched; the one of frames if none."""
+        cubes = [k for k, part in enumerate(parts) if part.segment.quadrant is None and self.cube_detector is not None]
+        frames = sorted(set(range(len(parts))) - set(cubes))
+        groups = [(self.detector, self.curve, frames)] if frames or not cubes else []
+        return groups + ([(self.cube_detector, self.cube_curve, cubes)] if self.cube_detector and cubes else [])
 
     def lowest_threshold(self, rates: FrameRates) -> float:
         """Lowest threshold of the amplifiers that were searched, that of the stored curve if there is none."""
@@ -293,16 +356,18 @@ class SearchJob:
 
     def describe_rates(self, parts: Sequence[SearchedSegment], rates: FrameRates) -> list[str]:
         """Lines for the user where a threshold rests on a stored curve with too few alarms for it, of each camera."""
-        if self.curve is None:
-            return []
-        hours = {
-            exposure.numbers["pixel_rows_per_hour"]
-            for part in parts
-            for exposure in part.exposures
-            if not rates.of(part).is_fitted
-        }
+        lines: list[str] = []
         asked = self.settings.false_alarms_per_hour
-        return [line for hour in sorted(hours) if (line := describe_rate(self.curve, asked, hour))]
+        for _, curve, chosen in self._groups(parts):
+            hours = {
+                exposure.numbers["pixel_rows_per_hour"]
+                for part in (parts[k] for k in chosen)
+                for exposure in part.exposures
+                if not rates.of(part).is_fitted
+            }
+            if curve is not None:
+                lines += [line for hour in sorted(hours) if (line := describe_rate(curve, asked, hour))]
+        return lines
 
 
 def run_tasks(tasks: Sequence[SegmentTask], executor: Executor, progress: Progress | None = None) -> dict[str, str]:
@@ -339,8 +404,8 @@ def assemble(
     stars : DataFrame, optional
         From `shutterless.pipeline.results.catalogue.read_catalogue`.
     infos : mapping of str to FrameInfo, optional
-        Headers of the files by their names. Without them no candidate has a place in its file, and no two quadrants
-        touch.
+        Headers of the files by the names that they have in the table. Without them files have their own names, no
+        candidate has a place in its file, and no two quadrants touch.
 
     Returns
     -------
@@ -350,6 +415,7 @@ def assemble(
         Groups of several candidates that are expected by chance.
     """
     infos = infos or {}
+    labels = {info.path.absolute(): label for label, info in infos.items()}
     exposures = {f"{part.segment.name}/{k}": exposure for part in parts for k, exposure in enumerate(part.exposures)}
     streaks, unmatched = identify_streaks(
         {key: exposure.streaks for key, exposure in exposures.items()},
@@ -367,17 +433,26 @@ def assemble(
                 here = found[(found["exposure"] == k) & found["row_peak"].between(span.first, span.last - 1)]
                 if len(here):
                     stars_here = streaks[f"{part.segment.name}/{k}"]
-                    tables.append(_span_candidates(here, span, exposure, stars_here, name, infos))
-                    trails |= _trails(here, triggers, k, span, exposure, infos)
+                    label = labels.get(span.path, span.path.name)
+                    info = infos.get(label)
+                    tables.append(_span_candidates(here, span, exposure, stars_here, name, label, info))
+                    trails |= _trails(here, triggers, k, exposure, label, info)
     if not tables:
         return empty_candidates(), unmatched, 0.0
-    geometry = {name: FileGeometry.of(info) for name, info in infos.items()}
+    geometry = {label: FileGeometry.of(info) for label, info in infos.items()}
     grouped = find_groups(pd.concat(tables, ignore_index=True), geometry, trails)
-    candidates = grouped.table
+    return rank_candidates([grouped.table]), unmatched, grouped.chance_groups
+
+
+def rank_candidates(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Candidates of some tables in one, the surest first."""
+    if not tables:
+        return empty_candidates()
+    candidates = pd.concat(tables, ignore_index=True)
     order = candidates.assign(strength=candidates["snr"].abs()).sort_values(
         ["probability", "strength", "candidate_id"], ascending=[False, False, True], kind="stable"
     )
-    return order.drop(columns="strength").reset_index(drop=True), unmatched, grouped.chance_groups
+    return order.drop(columns="strength").reset_index(drop=True)
 
 
 def _span_candidates(
@@ -386,17 +461,18 @@ def _span_candidates(
     exposure: ExposureRecord,
     streaks: pd.DataFrame,
     name: str,
-    infos: Mapping[str, FrameInfo],
+    label: str,
+    info: FrameInfo | None,
 ) -> pd.DataFrame:
     """Candidates that peak in one file, in rows of that file; they may begin before it or end after it."""
-    readout, first, info = exposure.readout, exposure.spans[0], infos.get(span.path.name)
+    readout, first = exposure.readout, exposure.spans[0]
     place = None if info is None else FilePlace.of(info, readout.quadrant, exposure.archive)
     rows = ["row_start", "row_stop", "row_peak"]
     file_rows = found.assign(**{column: found[column] - span.first + span.start for column in rows})
     offset = span.first - span.start - first.first  # of the file's row 0 from the exposure's
     own = readout if offset == 0 else readout.from_row(offset, offset)
     return build_candidates(
-        file_rows, streaks, own, file=span.path.name, model=name, n_y=exposure.n_y, place=place
+        file_rows, streaks, own, file=label, model=name, n_y=exposure.n_y, place=place
     )  # fmt: skip
 
 
@@ -404,17 +480,17 @@ def _trails(
     found: pd.DataFrame,
     triggers: pd.DataFrame,
     position: int,
-    span: FileSpan,
     exposure: ExposureRecord,
-    infos: Mapping[str, FrameInfo],
+    label: str,
+    info: FrameInfo | None,
 ) -> dict[str, Trail]:
     """Trails of the candidates of one file, with all triggers of each, by the ``trail_id`` in the table."""
-    info, readout = infos.get(span.path.name), exposure.readout
+    readout = exposure.readout
     if info is None or "trail_id" not in found or exposure.n_y > 1:
         return {}
     plan, trails = FileGeometry.of(info), {}
     on_trails = found[found["trail_id"].notna()]
-    names = trail_names(span.path.name, readout, on_trails)
+    names = trail_names(label, readout, on_trails)
     for number, name in zip(on_trails["trail_id"], names, strict=True):
         own = triggers[(triggers["exposure"] == position) & (triggers["trail_id"] == number)]
         ccd_x = plan.ccd_x(readout.quadrant, own["x"].to_numpy(dtype=np.float64))
@@ -426,12 +502,12 @@ def _trails(
     return trails
 
 
-def _amplifier_table(parts: Sequence[SearchedSegment], rates: FrameRates) -> pd.DataFrame:
+def _amplifier_table(parts: Sequence[SearchedSegment], rates: FrameRates, labels: Mapping[Path, str]) -> pd.DataFrame:
     """Table of the searched rows: one line per segment part without a gap, with its threshold and quality numbers."""
     rows = [
         {
             "segment": part.segment.name,
-            "files": ", ".join(span.path.name for span in exposure.spans),
+            "files": ", ".join(labels.get(span.path, span.path.name) for span in exposure.spans),
             "ccd": exposure.readout.ccd,
             "quadrant": exposure.readout.quadrant,
             "first_row": exposure.spans[0].first,
@@ -441,6 +517,7 @@ def _amplifier_table(parts: Sequence[SearchedSegment], rates: FrameRates) -> pd.
             "threshold": rates.threshold(part),
             "threshold_error": rates.of(part).threshold_error(rates.asked),
             **exposure.numbers,
+            "notes": "; ".join(exposure.numbers.get("notes", ())),
         }
         for part in parts
         for k, exposure in enumerate(part.exposures)
@@ -478,10 +555,10 @@ def _data_hash(parts: Sequence[SearchedSegment]) -> str:
     return hashlib.blake2b("\n".join(sorted(part.content for part in parts)).encode(), digest_size=16).hexdigest()
 
 
-def _time_scales(parts: Sequence[SearchedSegment]) -> dict[str, str]:
+def _time_scales(parts: Sequence[SearchedSegment], labels: Mapping[Path, str]) -> dict[str, str]:
     """Kind of the archive's own times, for each file that has any."""
     return {
-        span.path.name: exposure.readout.time_scale
+        labels.get(span.path, span.path.name): exposure.readout.time_scale
         for part in parts
         for exposure in part.exposures
         for span in exposure.spans

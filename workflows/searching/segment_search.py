@@ -31,6 +31,7 @@ from shutterless.pipeline.reading.readout import Readout, RowTimes
 from shutterless.pipeline.reading.segments import FileSpan, Segment, Workspace, read_exposures
 from shutterless.pipeline.results.file_places import ArchiveImages
 from shutterless.pipeline.store.store import entry_name
+from shutterless.workflows.execution.retries import alone
 from shutterless.workflows.searching.detect import Detector, find_triggers_for, load_once, score_triggers
 
 PARTS = "parts"
@@ -47,6 +48,7 @@ _NUMBERS = (
     "masked_fraction",
     "bad_columns",
     "n_cosmic_rays",
+    "notes",
 )
 
 
@@ -107,11 +109,17 @@ class SearchedSegment:
 def search_segment(task: SegmentTask) -> bool:
     """Search one segment and write its part to disk.
 
+    Whatever goes wrong is an error of this segment alone.
+
     Returns
     -------
     bool
         Whether the segment was searched; false if its part exists with the same inputs and settings.
     """
+    return alone(_search_segment, task.segment.spans[0].path)(task)
+
+
+def _search_segment(task: SegmentTask) -> bool:
     folder, made_from = part_folder(task.out, task.segment), _made_from(task)
     if task.resume and _is_current(folder, made_from):
         return False

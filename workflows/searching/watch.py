@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,9 @@ import pandas as pd
 
 from shutterless.pipeline.files import write_text
 from shutterless.pipeline.reading.exposures import read_info
-from shutterless.pipeline.reading.fits_files import FRAME_SUFFIXES
+from shutterless.pipeline.reading.fits_files import has_fits_name
 from shutterless.pipeline.reading.frames import FrameInfo
-from shutterless.pipeline.reading.instruments import load_profile
+from shutterless.pipeline.reading.instruments import QuadrantLayout, load_profile
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.reading.segments import Segment, plan_segments
 from shutterless.workflows.execution.cluster import EXPECTED_ERRORS, Executor, describe_error
@@ -267,7 +267,7 @@ def _join_names(names: list[str]) -> str:
 def _list_frames(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:
     """Frames of a folder, by name, with size and time of change (ns); hidden files are still being written."""
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.name.endswith(FRAME_SUFFIXES) and entry.name[0] != ".")
+        names = sorted(entry.name for entry in entries if has_fits_name(entry.name) and entry.name[0] != ".")
     for name in names:
         path = folder / name
         try:
@@ -294,6 +294,7 @@ def _write_state(job: SearchJob, known: Mapping[Path, tuple[tuple[int, int], Fra
             "n_y": info.n_y,
             "readouts": [[quadrant, readout.to_dict()] for quadrant, readout in info.readouts.items()],
             "skipped": [[quadrant, reason] for quadrant, reason in info.skipped.items()],
+            "layouts": [asdict(layout) for layout in info.layouts],
         }
         for path, (look, info) in known.items()
     }
@@ -313,6 +314,7 @@ def _read_state(job: SearchJob) -> Iterable[tuple[Path, tuple[tuple[int, int], F
             skipped=dict(file["skipped"]),
             n_columns=file["n_columns"],
             n_y=file["n_y"],
+            layouts=tuple(QuadrantLayout(**layout) for layout in file.get("layouts", ())),
         )
         size, changed_ns = file["look"]
         yield Path(name), ((size, changed_ns), info)

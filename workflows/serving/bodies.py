@@ -123,7 +123,7 @@ def _plain_column(name: str, column: pd.Series) -> pd.Series:
     if column.dtype.kind == "f":
         known &= np.isfinite(column)
     elif column.dtype.kind == "M":
-        values = values.map(pd.Timestamp.isoformat, na_action="ignore")
+        values = values.map(pd.Timestamp.isoformat, na_action="ignore").astype(object)  # NaT throughout stays NaT
     elif name.startswith("time_"):
         known &= column != ""
     return values.where(known, None)

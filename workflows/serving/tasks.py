@@ -108,8 +108,10 @@ def search_request(
     Raises
     ------
     RequestError
-        If nothing can be read, a file has no such quadrant, or there are too many rows.
+        If nothing can be read, a path is a folder, a file has no such quadrant, or there are too many rows.
     """
+    if folders := [path for path in request.targets if path.is_dir()]:  # a search would take the files in it
+        raise RequestError(f"{folders[0]} is not a file")
     job = _prepare(request, address, detector, options, out)
     executor = SerialExecutor()
     survey = survey_files(

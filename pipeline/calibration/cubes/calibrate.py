@@ -9,10 +9,12 @@ import pandas as pd
 from scipy.ndimage import convolve, uniform_filter
 
 from shutterless.pipeline.calibration.cubes.cosmic_rays import mask_cosmic_rays
+from shutterless.pipeline.calibration.cubes.noise_ratio import SMALLEST_RATIO, compare_noise
 from shutterless.pipeline.calibration.cubes.stars import StarFit, find_stars
 from shutterless.pipeline.calibration.cubes.trend import local_trend, robust_spread
+from shutterless.pipeline.calibration.cubes.width import choose_width
 from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
-from shutterless.pipeline.psf import psf_half_width, stack_profile
+from shutterless.pipeline.psf import pixel_profile, psf_half_width, stack_profile
 from shutterless.pipeline.reading.cubes import Cube
 
 TREND_ROWS = 512  # window of the slow trend where the profile gives none
@@ -27,6 +29,9 @@ STAR_ROWS = 100  # error of the median image is that of this many rows at most: 
 MIN_NOISE_ROWS = 20  # live rows from which the scatter of a pixel is known
 _CLIP_SIGMA, _N_PASSES = 3.5, 6
 _PIXELS_AT_ONCE = 2048
+MOST_TREND_S = 86_400.0  # of a window that no profile gives
+MIN_TRUSTED_ROWS = 100  # from which the scatter of the data is believed against the header
+MOST_SINGLE_STARS = 8  # whose brightness is fitted beside the motion
 _MAD_ERROR = 1.17
 
 
@@ -49,6 +54,8 @@ class CalibratedCube:
         From `shutterless.pipeline.calibration.cubes.cosmic_rays.mask_cosmic_rays`.
     motion_px : ndarray of float64, shape (t, 2), or None
         Pointing that was used in the fit; None if unknown.
+    notes : tuple of str
+        What was measured against the header, in words.
     """
 
     residual: np.ndarray
@@ -59,6 +66,7 @@ class CalibratedCube:
     stars: StarFit
     cosmic_rays: pd.DataFrame
     motion_px: np.ndarray | None
+    notes: tuple[str, ...] = ()
 
 
 def calibrate_cube(cube: Cube) -> CalibratedCube:
@@ -83,18 +91,21 @@ def calibrate_cube(cube: Cube) -> CalibratedCube:
     """
     by_row = np.moveaxis(cube.flux_e, 2, 0).astype(np.float64)
     live = np.asarray(np.isfinite(by_row).any(axis=(1, 2)))
-    expected = expected_noise(cube)
+    expected, notes = _believe_noise(by_row, expected_noise(cube), cube)
     measured = np.isfinite(by_row).any(axis=0)
     image = np.nanmedian(np.where(measured, by_row, 0.0), axis=0)
     row_error = np.nanmedian(expected, axis=2)
-    stars = find_stars(
-        np.where(measured, image, np.nan),
-        row_error / np.sqrt(min(max(live.sum(), 1), STAR_ROWS)),
-        cube.readout.psf_sigma_px,
+    n_star_rows = int(np.clip(live.sum(), 1, STAR_ROWS))
+    sigma_px, lines = choose_width(
+        by_row, image, row_error, n_star_rows, cube.readout.psf_sigma_px, is_stated=cube.seeing_is_stated
     )
+    notes += lines
+    stars = find_stars(np.where(measured, image, np.nan), row_error / np.sqrt(n_star_rows), sigma_px)
     trend_rows = _trend_rows(cube, int(live.sum()))
     common = _common_light(by_row, row_error, trend_rows, stars.half)
-    motion = cube.position_px if cube.position_px is not None else _measure_motion(by_row, image, row_error, common)
+    motion = (
+        cube.position_px if cube.position_px is not None else _measure_motion(by_row, image, row_error, common, stars)
+    )
     if motion is not None:
         motion = np.where(live[:, None], motion, np.nan)  # archives write hundreds of pixels where they lost the star
     lit = np.nan_to_num(image) - stars.background > STARLIT_SIGMA * row_error
@@ -119,6 +130,7 @@ def calibrate_cube(cube: Cube) -> CalibratedCube:
         stars=stars,
         cosmic_rays=cosmic_rays,
         motion_px=motion,
+        notes=tuple(notes),
     )
 
 
@@ -165,32 +177,68 @@ def _common_light(by_row: np.ndarray, row_error: np.ndarray, trend_rows: int, ha
 
 
 def _measure_motion(
-    by_row: np.ndarray, image: np.ndarray, row_error: np.ndarray, common: np.ndarray
+    by_row: np.ndarray, image: np.ndarray, row_error: np.ndarray, common: np.ndarray, stars: StarFit
 ) -> np.ndarray | None:
     """Measure the shift of each image against the median image, (t, 2) along y and x; None if below the noise.
 
     Notes
     -----
-    Each image is fitted with the median image and its two gradients, so that a change of brightness is no motion.
+    Each image is fitted with the median image and its two gradients, so that a change of brightness is no motion. Of
+    several stars each has a brightness of its own, so that a flare beside a brighter star is no motion of that star.
     Differences of pixels are less steep than a sharp point-spread function; shifts come out up to a quarter too large.
     """
     weight = np.where(np.isfinite(by_row).any(axis=0), 1 / row_error, 0.0)
-    modes = np.stack([image, *(-slope for slope in np.gradient(image))]) if min(image.shape) > 1 else None
-    if modes is None or np.count_nonzero(weight) < 9:
+    if min(image.shape) < 2 or np.count_nonzero(weight) < 9:
         return None
-    design = (modes * weight).reshape(3, -1).T
+    modes = np.stack([image, *(-slope for slope in np.gradient(image)), *_single_stars(stars)])
+    design = (modes * weight).reshape(len(modes), -1).T
     whole = (np.isfinite(by_row) | (weight == 0)).all(axis=(1, 2))
     normal = design.T @ design
-    if np.linalg.matrix_rank(normal) < 3 or whole.sum() < MIN_NOISE_ROWS:
+    if np.linalg.matrix_rank(normal) < len(modes) or whole.sum() < MIN_NOISE_ROWS:
         return None
     departure = ((by_row / common - image) * weight).reshape(len(by_row), -1)
     shift = np.full((len(by_row), 2), np.nan)
-    shift[whole] = np.linalg.solve(normal, design.T @ np.nan_to_num(departure[whole]).T)[1:].T
+    shift[whole] = np.linalg.solve(normal, design.T @ np.nan_to_num(departure[whole]).T)[1:3].T
     # scatter from row to row, in case the noise is larger than expected
     jitter = np.nanmedian(MAD_TO_SIGMA * np.nanmedian(np.abs(np.diff(departure, axis=0)), axis=0)) / np.sqrt(2)
-    error = np.sqrt(np.diag(np.linalg.inv(normal)))[1:] * max(float(np.nan_to_num(jitter)), 1.0)
+    error = np.sqrt(np.diag(np.linalg.inv(normal)))[1:3] * max(float(np.nan_to_num(jitter)), 1.0)
     scatter = MAD_TO_SIGMA * np.nanmedian(np.abs(shift - np.nanmedian(shift, axis=0)), axis=0)
     return shift if np.any(scatter > MIN_MOTION_ERRORS * error) else None
+
+
+def _single_stars(stars: StarFit) -> list[np.ndarray]:
+    """Light of each star but the brightest, if there are several and not more than pixels can tell apart."""
+    if not 2 <= stars.flux.size <= MOST_SINGLE_STARS:
+        return []
+    y, x = (np.arange(length) for length in stars.image.shape)
+    return [
+        np.outer(pixel_profile(y - stars.y[k], stars.sigma_px), pixel_profile(x - stars.x[k], stars.sigma_px))
+        for k in np.argsort(-stars.flux)[1:]
+    ]
+
+
+def _believe_noise(by_row: np.ndarray, expected: np.ndarray, cube: Cube) -> tuple[np.ndarray, list[str]]:
+    """Noise of every pixel and row (y, x, t), that of the data where the header's is much larger or not known.
+
+    The scatter from row to row is compared, which motions and trends raise but never lower.
+    """
+    known = np.isfinite(by_row).sum(axis=0)
+    steps = np.abs(np.diff(np.nan_to_num(by_row), axis=0))
+    measured = MAD_TO_SIGMA * np.median(steps, axis=0) / np.sqrt(2)
+    typical = np.median(expected, axis=2)
+    usable = (known >= MIN_TRUSTED_ROWS) & (measured > 0)
+    if not usable.any():
+        return expected, []
+    ratio = float(np.median(measured[usable] / typical[usable]))
+    if not cube.noise_is_known:
+        pixels = np.where(usable, measured, np.median(measured[usable]))
+        return np.broadcast_to(pixels[:, :, None], expected.shape).copy(), []
+    if cube.error_e is not None:  # an archive knows its errors, but not the motion that raises the scatter
+        return expected, compare_noise(min(ratio, 1.0), "the errors in the file say")
+    lines = compare_noise(ratio, "GAIN and READNOI say")
+    if ratio >= SMALLEST_RATIO:
+        return expected, lines
+    return expected * ratio, [f"{line}; that of the data is taken" for line in lines]
 
 
 def _model_light(by_row: np.ndarray, common: np.ndarray, motion: np.ndarray | None, windows: np.ndarray) -> np.ndarray:
@@ -281,6 +329,8 @@ def cube_star_table(cube: Cube, stars: StarFit) -> pd.DataFrame:
 def _trend_rows(cube: Cube, n_live: int) -> int:
     """Window of the slow trend in rows: that of the profile, or `TREND_ROWS`, but no more than the live rows."""
     wanted = cube.profile.trend_s * cube.readout.row_rate_hz if cube.profile.trend_s else TREND_ROWS
+    if not cube.profile.trend_s:  # a star that turns changes in days, whatever the cadence
+        wanted = min(wanted, MOST_TREND_S * cube.readout.row_rate_hz)
     return int(np.clip(round(wanted), 8, max(n_live, 8)))
 
 

@@ -14,7 +14,7 @@ _LEAST_KNOTS = 4  # of the cubic; fewer are joined by straight lines
 def sky_level(profile_e: np.ndarray) -> float:
     """Level of columns without a star: median of the shortest tenth of the sorted values, in their lower half."""
     values = np.sort(profile_e)
-    n = max(values.size // 10, 2)
+    n = min(max(values.size // 10, 2), values.size)
     widths = values[n - 1 :] - values[: values.size - n + 1]
     start = int(np.argmin(widths[: max(widths.size // 2, 1)]))
     return float(np.median(values[start : start + n]))

@@ -354,9 +354,13 @@ def test_files_are_read_as_their_profile_says(tmp_path, write_frame):
     assert read_info(write_tess(tmp_path / "t.fits", numbered(4))).profile.name == "tess"
     assert read_info(write_plain(tmp_path / "c.fits", numbered(4))).profile.name == "cube"
     extension = write_plain(tmp_path / "e.fits", numbered(4), in_extension=True)
-    assert read_info(extension, instrument="cube").n_rows == 4
-    with pytest.raises(ProfileError, match=r"e\.fits: no built-in instrument profile recognises"):
-        read_info(extension)
+    assert read_info(extension, instrument="cube").n_rows == read_info(extension).n_rows == 4
+    single = write_plain(tmp_path / "s.fits", numbered(4)[0], header={"CADENCE": None})
+    with pytest.raises(ProfileError, match=r"s\.fits: no built-in .* a series of images is searched as one cube"):
+        read_info(single)
+    fits.PrimaryHDU().writeto(tmp_path / "empty.fits")
+    with pytest.raises(ProfileError, match=r"empty\.fits: no built-in instrument profile recognises"):
+        read_info(tmp_path / "empty.fits")
 
 
 def test_quadrants_belong_to_frames_alone(tmp_path, write_frame):
@@ -376,7 +380,7 @@ def test_quadrants_belong_to_frames_alone(tmp_path, write_frame):
     [
         ({"columns": {"TIME": None}}, r"the table has no column TIME, it has \['TIMECORR', 'CADENCENO', 'FLUX'"),
         ({"columns": {"FLUX": None}}, r"no column FLUX, it has \['TIME', .*is it a target pixel file\?"),
-        ({"untimed": range(6)}, r"none of its 6 frames has a time"),
+        ({"untimed": range(6), "columns": {"CADENCENO": None}}, r"none of its 6 frames has a time"),
         ({"columns": {"QUALITY": np.ones(6)}}, r"all 6 cadences are masked: 0 have no time and 6 are flagged in QUAL"),
         ({"columns": {"TIME": np.array([1.0, 2, 4, 3, 5, 6])}}, r"frame 2 has 4\.0, frame 3 has 3\.0"),
         ({"table": {"TIMEDEL": None}}, r"TIMEDEL is missing and has no default; give it with --set TIMEDEL"),
@@ -458,10 +462,8 @@ def test_rows_far_beyond_the_frames_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("header", "times", "unit", "message"),
     [
-        ({"BUNIT": "MJy/sr"}, None, "s", r"BUNIT = 'MJy/sr' is none of 'electron', "),
         ({"BUNIT": "adu"}, None, "s", r"GAIN is missing and has no default; give it with --set GAIN=VALUE"),
         ({"EXPTIME": 3.0}, None, "s", r"exposures of 3 s do not fit into a cadence of 2 s; correct EXPTIME"),
-        ({"DATE-OBS": "2026-03-04 05:06:07"}, None, "s", r"DATE-OBS = '2026-03-04 05:06:07' is not ISO 8601"),
         ({}, [0.0, 2.0, 4.0], "s", r"the table of times has 3 rows, the image \(t, y, x\) is \(4, 2, 3\)"),
         ({}, [0.0, 2.0, 4.0, 6.0], "min", r"column TIME is in 'min', known are 's'"),
     ],
@@ -477,7 +479,7 @@ def test_supplied_keyword_that_the_profile_does_not_read_is_refused(tmp_path):
         read_info(write_tess(tmp_path / "t.fits", numbered(4)), supplied={"CADENCE": "2"})
 
 
-@pytest.mark.parametrize("kept", [0.3, 0.7, 0.95])
+@pytest.mark.parametrize("kept", [0.3, 0.7, 0.9])
 @pytest.mark.parametrize("suffix", [".fits", ".fits.gz"])
 def test_truncated_cubes_are_never_read_as_whole(tmp_path, suffix, kept):
     content = write_kepler(tmp_path / "k.fits", star_images()).read_bytes()

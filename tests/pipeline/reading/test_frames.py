@@ -125,7 +125,6 @@ def test_row_rates_that_are_no_rates(write_frame, value):
         ({"NTRANSIT": 3080.5}, r"NTRANSIT = 3080\.5 is not a positive whole number"),
         ({"NTRANSIT": "nan"}, r"NTRANSIT = 'nan' is not a"),
         ({"SEQROW0": -5}, r"SEQROW0 = -5 is negative"),
-        ({"SHUTOPEN": "yesterday"}, r"SHUTOPEN = 'yesterday' is not ISO 8601 UTC"),
     ],
 )
 def test_wrong_header_values_are_refused(write_frame, primary, message):
@@ -232,7 +231,7 @@ def test_files_that_are_no_frames(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("kept", [0.15, 0.5, 0.85, 0.97, 0.999])
+@pytest.mark.parametrize("kept", [0.15, 0.5, 0.85, 0.97])
 def test_truncated_files_are_never_read_as_whole(write_frame, suffix, kept):
     path = write_frame(f"cut{suffix}")
     content = path.read_bytes()
@@ -240,6 +239,19 @@ def test_truncated_files_are_never_read_as_whole(write_frame, suffix, kept):
     for quadrant in (1, 2, 3, 4):
         with pytest.raises(FrameError, match=r"is not a complete FITS file|has no (data|overscan) HDU"):
             read_amplifier(path, quadrant)
+
+
+def test_file_ends_where_its_last_pixel_ends(write_frame):
+    path = write_frame()
+    content, whole = path.read_bytes(), read_amplifier(path, 4)
+    end = len(content) - -(20 * 30 * 2) % 2880  # what follows the 20 rows of 30 overscan columns is padding
+    path.write_bytes(content[:end])
+    np.testing.assert_array_equal(read_amplifier(path, 4).overscan_adu, whole.overscan_adu)
+    path.write_bytes(content[: end - 1])
+    with pytest.raises(
+        FrameError, match=r"truncated: HDU 8 needs 1,200 bytes of data, the file ends 1 bytes too early"
+    ):
+        read_amplifier(path, 4)
 
 
 def test_truncation_at_a_block_boundary_is_seen(write_frame):

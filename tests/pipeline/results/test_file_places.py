@@ -53,6 +53,19 @@ def test_the_raw_pixel_of_each_quadrant(frame, quadrant):
     assert pd.isna(place["object"])
 
 
+def test_the_hdu_is_the_one_in_the_file_also_where_others_stand_before_it(frame, tmp_path):
+    """A table before the images shifts every HDU by one."""
+    table = fits.BinTableHDU.from_columns([fits.Column("TEMP", "E", array=np.ones(2))])
+    path = tmp_path / "shifted.fits"
+    with fits.open(frame, memmap=False) as hdus:
+        fits.HDUList([hdus[0].copy(), table, *(hdu.copy() for hdu in hdus[1:])]).writeto(path)
+    place = FilePlace.of(read_frame_info(path), 3).columns(detections(3071 - 600, 30), no_y())
+    with fits.open(path) as hdus:
+        image = hdus[int(place["hdu"][0])].data
+    assert place["hdu"].tolist() == [4]
+    assert image[30, 600] == 9000
+
+
 def test_a_place_between_columns_is_mirrored_exactly(frame):
     """x = 0.25 in read order lies a quarter of a pixel beyond the middle of the first column; flipped, before it."""
     info = read_frame_info(frame)
@@ -89,6 +102,28 @@ def test_a_row_that_the_file_lacks_has_no_image(tmp_path):
     found = place.columns(detections(3.0, 4), pd.Series([2], dtype="Int64"))
     assert found["fits_z"].isna().all()
     assert found["cadence_number"].isna().all()
+
+
+def test_images_that_stand_out_of_order_keep_their_numbers_in_the_file(tmp_path):
+    """The second half first, and one image twice: rows follow the times, places the file."""
+    path = write_kepler(tmp_path / "target.fits", star_images(10))
+    with fits.open(path, memmap=False) as hdus:
+        hdus[1].data = hdus[1].data[[5, 6, 7, 8, 9, 0, 1, 1, 2, 3, 4]]
+        hdus.writeto(path, overwrite=True)
+    found = FilePlace.of(read_cube_info(path), None, ArchiveImages.of(read_cube(path))).columns(
+        pd.DataFrame({"x": [3.0, 3.0, 3.0], "row_peak": [0, 2, 7]}), pd.Series([2, 2, 2], dtype="Int64")
+    )
+    assert found["fits_z"].tolist() == [6, 9, 3]
+    assert found["cadence_number"].tolist() == [161969, 161971, 161976]
+
+
+def test_images_along_another_axis_have_the_pixel_of_the_image(tmp_path):
+    light = np.moveaxis(star_images(30), 0, -1)
+    path = write_plain(tmp_path / "turned.fits", light[np.newaxis], header={"CTYPE1": "TIME"}, in_extension=True)
+    place = FilePlace.of(read_cube_info(path, "cube"), None, ArchiveImages.of(read_cube(path, "cube")))
+    found = place.columns(detections(3.0, 4), pd.Series([2], dtype="Int64"))
+    assert (found["hdu"].tolist(), found["fits_z"].tolist()) == ([1], [5])
+    assert (found["fits_x"].tolist(), found["fits_y"].tolist()) == ([4], [3])
 
 
 def test_a_cut_out_whose_cadences_are_all_numbered_zero_has_no_numbers(tmp_path):

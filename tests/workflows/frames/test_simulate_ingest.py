@@ -148,13 +148,26 @@ def test_files_without_a_shutter_time_are_named_at_once(simulated, profile, tmp_
         del hdus[0].header["SHUTOPEN"]
         hdus.writeto(tmp_path / "untimed.fits.fz")
     files = [tmp_path / "untimed.fits.fz", simulated.files[1]]
-    survey_files(files, instrument=profile, executor=SerialExecutor(), progress=Progress())
+    survey = survey_files(files, instrument=profile, executor=SerialExecutor(), progress=Progress())
     said = capsys.readouterr().err
+    assert survey.warnings == ()
+    quiet = survey_files(files, instrument=profile, executor=SerialExecutor(), progress=Progress(quiet=True))
+    assert [f"warning: {line}" for line in quiet.warnings] == [line for line in said.splitlines() if "lack" in line]
     assert (
         "warning: 1 of 2 files lack SHUTOPEN (untimed.fits.fz first): times in seconds only; give it with --set" in said
     )
     survey_files(simulated.files, instrument=profile, executor=SerialExecutor(), progress=Progress())
     assert "times in seconds" not in capsys.readouterr().err
+
+
+def test_a_shutter_time_that_is_not_understood_is_said_once_with_the_reason(simulated, profile, tmp_path, capsys):
+    with fits.open(simulated.files[0], disable_image_compression=True) as hdus:
+        hdus[0].header["SHUTOPEN"] = "yesterday"
+        hdus.writeto(tmp_path / "odd.fits.fz")
+    survey_files([tmp_path / "odd.fits.fz"], instrument=profile, executor=SerialExecutor(), progress=Progress())
+    said = capsys.readouterr().err
+    assert said.count("warning: ") == said.count("SHUTOPEN = yesterday is no date") == 1
+    assert "lack" not in said
 
 
 def test_every_amplifier_of_every_file_is_in_the_manifest(ingested, simulated):

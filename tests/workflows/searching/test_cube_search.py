@@ -149,11 +149,26 @@ def test_bundled_model_is_refused_with_both_grids(target, tmp_path):
 
 
 def test_bundled_forest_knows_no_context_of_images(target, tmp_path):
-    result, candidates = search([target], tmp_path)
+    result, candidates = search([target], tmp_path, "--model", "bundled")
     assert result.exit_code == 1
     assert candidates.empty
     assert "k_c00_q0 is a stack of 7 rows (y)" in result.stderr
     assert "search with --model template-bank" in result.stderr
+
+
+def test_without_a_model_each_kind_of_file_gets_what_fits(target, tmp_path):
+    """The bundled detector takes the frame, the bank the cube, whose candidates are those of the bank alone."""
+    pulse = Pulse(2, 1400.3, 300.0, 6.0, 300.0)
+    frame = write_pulses(tmp_path / "frame.fits", first_row=9000, n_rows=600, stars=[], pulses=[pulse], seed=5)
+    result, candidates = search([frame, target], tmp_path / "out")
+    assert result.exit_code == 0
+    assert "no model was named: image cubes are searched with the template-bank, not bundled" in result.stderr
+    names = candidates.groupby("file")["model"].first()
+    assert names["frame.fits"].endswith("(bundled)")
+    assert names["k.fits"] == "template-bank"
+    _, alone = search([target], tmp_path / "alone", *TEMPLATE_BANK)
+    cubes = candidates[candidates["file"] == "k.fits"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(cubes, alone)
 
 
 def test_frames_and_cubes_in_one_search(target, tmp_path):

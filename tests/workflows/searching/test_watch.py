@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from astropy.io import fits
 from tiny_frames import N_COLUMNS, OPENED, RATE_HZ, SKY_E, add_pulse, expose, write_sequence, write_tiny
 from typer.testing import CliRunner
 
@@ -281,6 +282,20 @@ def test_a_restart_searches_nothing_again_and_goes_on(make_watcher, clock, bring
     pd.testing.assert_frame_equal(candidates_in(tmp_path / "out"), before, check_exact=True)
     bring(frames[2])
     assert look_later(restarted, clock).n_candidates == len(PULSE_ROWS)
+
+
+def test_a_restart_knows_the_hdus_of_a_file(make_watcher, clock, bring, frames, tmp_path):
+    """A table stands before the images, so that they are not where the profile has them."""
+    shifted = tmp_path / frames[0].name
+    with fits.open(frames[0], memmap=False) as hdus:
+        table = fits.BinTableHDU.from_columns([fits.Column("TEMP", "E", array=np.ones(2))])
+        fits.HDUList([hdus[0].copy(), table, *(hdu.copy() for hdu in hdus[1:])]).writeto(shifted)
+    bring(shifted)
+    assert look_later(make_watcher(), clock).n_candidates == 1
+    before = candidates_in(tmp_path / "out")
+    assert make_watcher().look().n_candidates == 1
+    assert before["hdu"].tolist() == [int(before["quadrant"].iloc[0]) + 1]
+    pd.testing.assert_frame_equal(candidates_in(tmp_path / "out"), before, check_exact=True)
 
 
 def test_a_restart_reads_no_header_twice(make_watcher, clock, bring, frames, monkeypatch):

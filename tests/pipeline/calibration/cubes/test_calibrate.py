@@ -68,6 +68,8 @@ def make_cube(light: np.ndarray, motion: np.ndarray | None = None, *, error_scal
         readout=READOUT,
         profile=load_profile("kepler"),
         path=Path("memory.fits"),
+        hdu=1,
+        image=np.arange(1, light.shape[2] + 1),
     )
 
 
@@ -167,6 +169,8 @@ def test_errors_that_are_too_small_are_scaled_up(error_scale, factor):
 def test_errors_that_are_too_large_are_kept():
     calibrated = calibrate_cube(make_cube(starlight(STILL), error_scale=3.0))
     np.testing.assert_array_equal(calibrated.noise, 1)
+    (note,) = calibrated.notes
+    assert note.endswith("times what the errors in the file say")
 
 
 def test_light_that_all_sky_pixels_share_is_taken_off_and_reported():

@@ -1,0 +1,1 @@
+"""What a file of images is made of: which HDU, which axes, which times, which images are lost."""

@@ -1,0 +1,44 @@
+"""What `shutterless check` says of good, odd and bad files."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from fake_cubes import write_plain
+from typer.testing import CliRunner
+
+from shutterless.workflows import cli
+
+SKY = np.random.default_rng(8).poisson(100, (30, 6, 7)).astype(np.float32)
+
+
+def check(*arguments):
+    return CliRunner().invoke(cli.app, ["check", *map(str, arguments), "--quiet"], catch_exceptions=False)
+
+
+def test_every_file_is_described(tmp_path, write_frame):
+    cube = write_plain(tmp_path / "c.fits", SKY, header={"DATE-OBS": "2026-03-04 05:06:07"})
+    frame = write_frame("f.fits")
+    undated = write_plain(tmp_path / "u.fits", SKY)
+    result = check(cube, frame, undated)
+    assert result.exit_code == 0
+    first, second, third, note = result.stdout.splitlines()
+    assert first == (
+        f"{cube}: cube (cube), 30 images of 6 × 7 pixels, one in 2 s, begins at 2026-03-04T05:06:08.000000 UTC"
+    )
+    assert second.startswith(f"{frame}: frame (ztf), quadrants 1, 2, 3, 4, 20 rows of 3072 pixels, 300 rows/s, begins")
+    assert third.endswith("one in 2 s, no UTC")
+    assert note.startswith("    no UTC: DATE-OBS is missing")
+
+
+def test_bad_file_is_a_problem_in_json(tmp_path):
+    good, bad = write_plain(tmp_path / "a.fits", SKY), tmp_path / "b.fits"
+    bad.write_bytes(good.read_bytes()[:4000])
+    result = check(tmp_path, "--json")
+    assert result.exit_code == 1
+    one, other = json.loads(result.stdout)
+    assert (one["taken_for"], one["rows"], one["problems"]) == ("cube", 30, [])
+    assert other["taken_for"] == "nothing"
+    assert "truncated: HDU 0 needs 5,040 bytes" in other["problems"][0]
+    assert f"{bad}: not understood" in check(bad).stdout
