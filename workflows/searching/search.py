@@ -70,7 +70,7 @@ class SearchError(ValueError):
 class SearchResult:
     """Candidates, failures, the lowest threshold of all amplifiers, their rates, and lines for the user.
 
-    ``set_aside`` says which loud triggers were vetoed.
+    ``set_aside`` says which loud triggers with a veto are no candidates.
     """
 
     candidates: pd.DataFrame
@@ -163,7 +163,7 @@ def search_survey(
     )  # fmt: skip
     return SearchResult(
         candidates, failures, job.lowest_threshold(rates), rates, notes, tuple(survey.instruments),
-        tuple(describe_vetoed(parts)),
+        tuple(describe_vetoed(parts, candidates)),
     )  # fmt: skip
 
 

@@ -27,8 +27,11 @@ def part_notes(parts: Sequence[SearchedSegment], infos: Iterable[FrameInfo]) -> 
     return [note for note in notes if note not in known]
 
 
-def describe_vetoed(parts: Sequence[SearchedSegment]) -> list[str]:
-    """Lines for the user: how many loud triggers were vetoed and why, and the strongest of them."""
+def describe_vetoed(parts: Sequence[SearchedSegment], candidates: pd.DataFrame) -> list[str]:
+    """Lines for the user: how many loud triggers with a veto are no candidates, and the strongest of them.
+
+    A detector that judges by context may take a trigger for an event in spite of a veto; that one is not counted.
+    """
     tables = [
         part.triggers.assign(file=part.segment.spans[0].path.name)
         for part in parts
@@ -38,7 +41,9 @@ def describe_vetoed(parts: Sequence[SearchedSegment]) -> list[str]:
         return []
     triggers = pd.concat(tables, ignore_index=True)
     veto = triggers["veto"].fillna("").astype(str)
-    loud = triggers[(veto != "") & (triggers["snr"].abs() >= LOUD_SIGMA)]
+    place = ["x", "row_peak", "snr"]
+    taken = pd.MultiIndex.from_frame(triggers[place]).isin(pd.MultiIndex.from_frame(candidates[place]))
+    loud = triggers[(veto != "") & (triggers["snr"].abs() >= LOUD_SIGMA) & ~taken]
     if loud.empty:
         return []
     reasons = ", ".join(f"{reason} {count}" for reason, count in loud["veto"].astype(str).value_counts().items())
@@ -47,4 +52,5 @@ def describe_vetoed(parts: Sequence[SearchedSegment]) -> list[str]:
         f"{row.snr:.0f} σ at row {row.row_peak:.0f}, x {row.x:.0f} of {row.file} ({row.veto})"
         for row in strongest.itertuples()
     )
-    return [f"{len(loud)} triggers above {LOUD_SIGMA:g} σ were vetoed ({reasons}); the strongest: {places}"]
+    said = f"{len(loud)} triggers above {LOUD_SIGMA:g} σ are no candidates and have a veto ({reasons})"
+    return [f"{said}; the strongest: {places}"]

@@ -45,6 +45,14 @@ COUNTS = "    number = 0\n    while True:\n        number += 1"
 LINE = "interrupted; go on with: shutterless search a.fits --out found --resume\n"
 
 
+@pytest.fixture(autouse=True)
+def _interrupts_are_heard():
+    """What a shell starts in the background ignores Ctrl-C, as do its children, unless somebody catches it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def wait_for(condition, seconds=30.0):
     """Wait until something is true."""
     end = time.monotonic() + seconds

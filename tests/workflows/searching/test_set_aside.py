@@ -32,17 +32,20 @@ class Part:
 
 def test_loud_vetoed_triggers_are_counted_and_the_strongest_listed():
     triggers = {
-        "snr": [90.0, -30.0, 9.0, 50.0],
-        "row_peak": [301, 5, 6, 7],
-        "x": [4.2, 1.0, 1.0, 1.0],
-        "veto": ["sharp", "edge", "sharp", ""],
+        "snr": [90.0, -30.0, 9.0, 50.0, 70.0],
+        "row_peak": [301, 5, 6, 7, 8],
+        "x": [4.2, 1.0, 1.0, 1.0, 2.0],
+        "veto": ["sharp", "edge", "sharp", "", "same row"],
     }
-    (line,) = describe_vetoed([Part(triggers)])
+    # a detector that judges by context made the last a candidate, in spite of its veto
+    candidates = pd.DataFrame({"snr": [70.0], "row_peak": [8], "x": [2.0]})
+    (line,) = describe_vetoed([Part(triggers)], candidates)
     assert line == (
-        "2 triggers above 10 σ were vetoed (sharp 1, edge 1); the strongest: 90 σ at row 301, x 4 of c.fits (sharp); "
-        "-30 σ at row 5, x 1 of c.fits (edge)"
+        "2 triggers above 10 σ are no candidates and have a veto (sharp 1, edge 1); the strongest: 90 σ at row 301, "
+        "x 4 of c.fits (sharp); -30 σ at row 5, x 1 of c.fits (edge)"
     )
-    assert describe_vetoed([]) == describe_vetoed([Part({"snr": [9.0], "veto": ["sharp"]})]) == []
+    weak = Part({"snr": [9.0], "veto": ["sharp"], "row_peak": [1], "x": [1.0]})
+    assert describe_vetoed([], candidates) == describe_vetoed([weak], candidates) == []
 
 
 @pytest.fixture
