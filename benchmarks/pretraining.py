@@ -30,7 +30,6 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from shutterless.models.dataset import select_labels
 from shutterless.models.evaluation.platt import roc_area
 from shutterless.models.families import build_model
 from shutterless.models.pretraining.fit import fit_masked_model
@@ -119,14 +118,7 @@ def draw_labelled(store: Path, test_store: Path, sizes: Sizes, train: TrainSetti
     judged = draw_training_set(test_store, replace(train, n_examples=sizes.n_judged, seed=6))
     even = np.flatnonzero(judged.groups % 2 == 0)
     chosen = np.sort(np.random.default_rng(7).permutation(even)[: sizes.n_validation])
-    return Judged(training, pick(judged, chosen), pick(judged, np.flatnonzero(judged.groups % 2)))
-
-
-def pick(examples: TrainingSet, index: np.ndarray) -> TrainingSet:
-    """Select examples."""
-    return TrainingSet(
-        examples.strips[index], select_labels(examples.labels, index), examples.groups[index], examples.grid
-    )
+    return Judged(training, judged[chosen], judged[judged.groups % 2 == 1])
 
 
 def pretrain_on(
@@ -148,7 +140,7 @@ def fine_tune(
     """Train on some examples; AUC and loss of the event decision on the test strips."""
     index = np.random.default_rng(seed).permutation(len(judged.training))[:n_examples]
     validation = replace(judged.validation, groups=np.full(len(judged.validation), -1))
-    examples = concatenate_training_sets([pick(judged.training, np.sort(index)), validation])
+    examples = concatenate_training_sets([judged.training[np.sort(index)], validation])
     model: Any = build_model("transformer", examples.grid, ARCH, seed=seed)
     if pretrained is not None:
         start_from_encoder(model, pretrained, "pretrained")

@@ -52,7 +52,7 @@ from transformers import (
 )
 
 from shutterless.models.configuration import TransformerConfig
-from shutterless.models.dataset import LABEL_NAMES, labels_to_tensors, select_labels, strips_to_tensors
+from shutterless.models.dataset import LABEL_NAMES, labels_to_tensors, strips_to_tensors
 from shutterless.models.describe import count_parameters
 from shutterless.models.families import FAMILIES, build_model, family_of, load_model
 from shutterless.models.training.fit import fit_model
@@ -185,8 +185,7 @@ def draw_strips(n_examples: int, seed: int) -> TrainingSet:
 def repeated(training_set: TrainingSet, n_strips: int) -> TrainingSet:
     """``n_strips`` strips: the drawn ones, repeated in an order that mixes amplifiers."""
     index = np.random.default_rng(0).permutation(n_strips) % len(training_set)
-    strips, labels = training_set.strips[index], select_labels(training_set.labels, index)
-    return TrainingSet(strips, labels, training_set.groups[index], training_set.grid)
+    return training_set[index]
 
 
 class TakingTurns(TrainerCallback):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
 
 import numpy as np
 import torch
@@ -102,11 +101,6 @@ def labels_to_tensors(labels: Labels) -> dict[str, torch.Tensor]:
         name: torch.from_numpy(np.ascontiguousarray(getattr(labels, name)).astype(types.get(name, np.float32)))
         for name in LABEL_NAMES
     }
-
-
-def select_labels(labels: Labels, index: np.ndarray) -> Any:
-    """Select labels by an index array; the class of the labels is kept."""
-    return type(labels)(**{f.name: getattr(labels, f.name)[index] for f in fields(labels)})
 
 
 def split_by_group(

@@ -86,7 +86,7 @@ def fit_combined(
     ask_above = _limit(logit[is_held & ~is_event], wanted * share)
     limit = np.where(is_held, ask_above, _limit(logit[~is_held & ~is_event], wanted * (1 - share)))
     asked = np.flatnonzero(logit > limit)
-    chosen = examples.take(asked)
+    chosen = examples[asked]
     networks = []
     for number in range(settings.n_networks):
         model = build_model(family, examples.grid, {**(architecture or {})}, context=True, seed=settings.seed + number)
@@ -99,7 +99,7 @@ def fit_combined(
         networks.append(result.model)
     combined = Combined(forest, tuple(networks), (0.0, 0.0, 1.0), ask_above)
     judged = asked[is_held[asked]]
-    held = examples.take(judged)
+    held = examples[judged]
     assert held.numbers is not None
     weights = fit_weights(logit[judged], combined.ask(held.strips, held.numbers), is_event[judged])
     return replace(combined, weights=weights), is_held

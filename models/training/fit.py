@@ -28,7 +28,6 @@ from shutterless.models.dataset import (
     LABEL_NAMES,
     StripDataset,
     pass_batch,
-    select_labels,
     split_by_group,
 )
 from shutterless.models.evaluation.platt import roc_area
@@ -129,24 +128,19 @@ def _datasets(
     training_set: TrainingSet, train: np.ndarray, validation: np.ndarray, settings: TrainingSettings
 ) -> tuple[StripDataset, StripDataset]:
     """Build training and validation datasets; a control permutes the labels within each."""
-    strips, labels, grid, numbers = training_set.strips, training_set.labels, training_set.grid, training_set.numbers
-    own = [None if numbers is None else numbers[index] for index in (train, validation)]
     rng = np.random.default_rng(settings.seed)
+    learned, judged = (training_set[index] for index in (train, validation))
     train_labels, validation_labels = (
-        select_labels(labels, rng.permutation(index) if settings.shuffled_labels else index)
+        training_set.labels[rng.permutation(index) if settings.shuffled_labels else index]
         for index in (train, validation)
     )
     return (
         StripDataset(
-            strips[train],
-            train_labels,
-            grid,
-            numbers=own[0],
-            flip_columns=settings.flip_columns,
-            seed=settings.seed,
+            learned.strips, train_labels, learned.grid,
+            numbers=learned.numbers, flip_columns=settings.flip_columns, seed=settings.seed,
         ),
-        StripDataset(strips[validation], validation_labels, grid, numbers=own[1]),
-    )
+        StripDataset(judged.strips, validation_labels, judged.grid, numbers=judged.numbers),
+    )  # fmt: skip
 
 
 def _trainer_arguments(settings: TrainingSettings, folder: str) -> TrainingArguments:

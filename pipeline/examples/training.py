@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -77,6 +78,10 @@ class Labels:
     log2_duration: np.ndarray
     rho: np.ndarray
 
+    def __getitem__(self, index: Any) -> Labels:
+        """Select labels by a slice, an index array or a boolean mask; the class of the labels is kept."""
+        return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
 
 @dataclass(frozen=True)
 class TrainingSet:
@@ -96,11 +101,10 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.strips)
 
-    def take(self, index: np.ndarray) -> TrainingSet:
-        """Return the examples at an index array."""
-        labels = Labels(**{f.name: getattr(self.labels, f.name)[index] for f in fields(Labels)})
+    def __getitem__(self, index: Any) -> TrainingSet:
+        """Select examples by a slice, an index array or a boolean mask."""
         numbers = None if self.numbers is None else self.numbers[index]
-        return TrainingSet(self.strips[index], labels, self.groups[index], self.grid, numbers)
+        return TrainingSet(self.strips[index], self.labels[index], self.groups[index], self.grid, numbers)
 
     def save(self, path: str | Path) -> None:
         """Write as one ``.npz`` file, patches as float16."""

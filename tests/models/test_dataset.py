@@ -11,7 +11,6 @@ from shutterless.models.dataset import (
     labels_to_tensors,
     mirror_columns,
     pass_batch,
-    select_labels,
     split_by_group,
 )
 from shutterless.pipeline.tokens import unpatchify
@@ -53,8 +52,8 @@ def test_half_of_the_strips_are_mirrored_and_the_stored_ones_stay(toy, grid):
     np.testing.assert_array_equal(dataset.inputs["profile"].numpy(), toy.strips.profile)
 
 
-def test_select_labels_keeps_fields_together(toy):
-    picked = select_labels(toy.labels, np.array([5, 0]))
+def test_labels_are_selected_with_their_fields_together(toy):
+    picked = toy.labels[np.array([5, 0])]
     assert type(picked) is type(toy.labels)
     assert picked.is_event.tolist() == [1, 0]
     assert picked.onset[0] == toy.labels.onset[5]

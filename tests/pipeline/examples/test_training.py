@@ -11,7 +11,6 @@ from shutterless.pipeline.events.events import Event
 from shutterless.pipeline.events.kinds import KINDS
 from shutterless.pipeline.examples.training import (
     ExampleSettings,
-    Labels,
     TrainingSet,
     concatenate_training_sets,
     draw_examples,
@@ -219,13 +218,8 @@ def test_saved_examples_come_back(examples, tmp_path):
     assert (len(back), back.groups.dtype) == (len(examples), np.int64)
 
 
-def select(examples, rows):
-    labels = Labels(**{f.name: getattr(examples.labels, f.name)[rows] for f in fields(Labels)})
-    return TrainingSet(examples.strips[rows], labels, examples.groups[rows], examples.grid)
-
-
 def test_parts_are_joined_in_order(examples):
-    parts = [select(examples, slice(0, 5)), select(examples, slice(5, 5)), select(examples, slice(5, None))]
+    parts = [examples[:5], examples[5:5], examples[5:]]
     assert_same(concatenate_training_sets(parts), examples)
 
 
@@ -234,7 +228,7 @@ def test_nothing_to_join(examples):
     with pytest.raises(ValueError, match=message):
         concatenate_training_sets([])
     with pytest.raises(ValueError, match=message):
-        concatenate_training_sets([select(examples, slice(0, 0))])
+        concatenate_training_sets([examples[:0]])
 
 
 def test_different_grids_are_not_joined(examples):
