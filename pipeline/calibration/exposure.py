@@ -20,6 +20,7 @@ from shutterless.pipeline.calibration.residuals import Baseline, fit_baseline, i
 from shutterless.pipeline.calibration.streaks.background import sky_level
 from shutterless.pipeline.calibration.streaks.find import collapse_profile, find_streaks
 from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
+from shutterless.pipeline.compiled.half_floats import clip_to_half
 from shutterless.pipeline.events.kinds import EVENT_TABLE
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.cubes import Cube
@@ -27,7 +28,6 @@ from shutterless.pipeline.reading.frames import Frame
 from shutterless.pipeline.reading.readout import PIXEL_ROWS_PER_HOUR
 
 NO_SMEAR_ROWS = 0.01  # all pixels of an image are exposed at once: nothing smears time
-_LARGEST_HALF = 6e4  # near the largest float16
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _(cube: Cube, residual: np.ndarray) -> Calibrated:
     times, calibrated = cube.readout.row_times, calibrate_cube(cube)
     assert times is not None, "every cube has the times of its rows"
     stars = cube_star_table(cube, calibrated.stars)
-    residual[:] = np.clip(calibrated.residual, -_LARGEST_HALF, _LARGEST_HALF)
+    residual[:] = clip_to_half(calibrated.residual)
     arrays = {
         "baseline_e": calibrated.level_e,
         "sigma_e": calibrated.sigma_e,

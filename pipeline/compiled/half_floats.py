@@ -22,6 +22,12 @@ _ALMOST_HALF = np.uint32(0xFFF)  # of the 13 bits that are dropped
 _ALIGN = np.float32(0.5)  # its last bit is 2^-24, as of a subnormal half, so adding it rounds to one
 _ALIGN_BITS = np.uint32(126 << 23)
 _OVERFLOW = np.uint32(0x477F_F000)  # 65,520, halfway between the largest half and the next value
+LARGEST_HALF = 6e4  # near the largest value
+
+
+def clip_to_half(values: np.ndarray) -> np.ndarray:
+    """Half-precision values, limited to `LARGEST_HALF` so that none becomes infinite; NaN stays."""
+    return np.clip(values, -LARGEST_HALF, LARGEST_HALF).astype(np.float16)
 
 
 @numba.njit(inline="always", cache=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.amplifier import Amplifier
+from shutterless.pipeline.compiled.half_floats import clip_to_half
 from shutterless.pipeline.context.features import CONTEXT_FEATURES, measure_context
 from shutterless.pipeline.detection.matching import match_truth
 from shutterless.pipeline.detection.threshold import TRIGGER_THRESHOLD
@@ -98,8 +99,7 @@ def label_triggers(
     strips = None
     if grid is not None:
         strips = cut_strips(amplifier, triggers, grid)
-        largest = float(np.finfo(np.float16).max)
-        strips = replace(strips, patches=np.clip(strips.patches, -largest, largest).astype(np.float16))
+        strips = replace(strips, patches=clip_to_half(strips.patches))
     return LabelledTriggers(pd.concat([table, triggers[list(PLACE_COLUMNS)]], axis=1), strips)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.amplifier import Amplifier
+from shutterless.pipeline.compiled.half_floats import clip_to_half
 from shutterless.pipeline.detection.matching import TRUTH_MATCH_PX, match_truth
 from shutterless.pipeline.detection.scan import scan
 from shutterless.pipeline.detection.threshold import TRIGGER_THRESHOLD
@@ -109,8 +110,10 @@ class TrainingSet:
     def save(self, path: str | Path) -> None:
         """Write as one ``.npz`` file, patches as float16."""
         arrays = {f"strips_{f.name}": getattr(self.strips, f.name) for f in fields(StripBatch)}
-        arrays["strips_patches"] = np.clip(arrays["strips_patches"], -6e4, 6e4).astype(np.float16)
+        arrays["strips_patches"] = clip_to_half(arrays["strips_patches"])
         arrays |= {f"labels_{f.name}": getattr(self.labels, f.name) for f in fields(Labels)}
+        if self.numbers is not None:
+            arrays["numbers"] = self.numbers
         grid = {f"grid_{name}": np.asarray(value) for name, value in asdict(self.grid).items()}
         with Path(path).open("wb") as file:
             np.savez(file, allow_pickle=False, groups=self.groups, **arrays, **grid)
@@ -123,7 +126,8 @@ class TrainingSet:
             strips["patches"] = strips["patches"].astype(np.float32)
             labels = Labels(**{f.name: stored[f"labels_{f.name}"] for f in fields(Labels)})
             grid = {f.name: stored[f"grid_{f.name}"].tolist() for f in fields(TokenGrid)}
-            return cls(StripBatch(**strips), labels, stored["groups"], TokenGrid(**grid))
+            numbers = stored["numbers"] if "numbers" in stored else None
+            return cls(StripBatch(**strips), labels, stored["groups"], TokenGrid(**grid), numbers)
 
 
 def concatenate_training_sets(parts: Sequence[TrainingSet]) -> TrainingSet:

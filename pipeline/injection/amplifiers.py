@@ -11,6 +11,7 @@ from pydantic import Field
 
 from shutterless.pipeline.amplifier import Y_AXIS, Amplifier
 from shutterless.pipeline.calibration.residuals import noise_floor_e2
+from shutterless.pipeline.compiled.half_floats import LARGEST_HALF
 from shutterless.pipeline.events.events import (
     EDGES,
     Event,
@@ -435,7 +436,7 @@ def _draw_ray_pixels(
 def _add(amplifier: Amplifier, window: tuple[slice, slice, slice], sigmas: np.ndarray) -> None:
     """Add to the residual in float32, limited to the range of float16."""
     total = amplifier.residual[window].astype(np.float32) + sigmas
-    amplifier.residual[window] = np.clip(total, -6e4, 6e4)
+    amplifier.residual[window] = np.clip(total, -LARGEST_HALF, LARGEST_HALF)
 
 
 def scramble_rows(amplifier: Amplifier, rng: np.random.Generator, spike_sigma: float = 6.0) -> Amplifier:

@@ -4,7 +4,7 @@ import numba
 import numpy as np
 import pytest
 
-from shutterless.pipeline.compiled.half_floats import float_to_half, half_to_float
+from shutterless.pipeline.compiled.half_floats import clip_to_half, float_to_half, half_to_float
 
 EVERY_HALF = np.arange(1 << 16, dtype=np.uint16)
 
@@ -72,3 +72,9 @@ def test_any_single_rounds_as_numpy_rounds_it():
 @pytest.mark.parametrize("value", [0.0, 65_504.0, 65_519.9, 65_520.0, 1e9, np.inf, np.nan, 1e-8, 2.0**-25, 1e-40])
 def test_extremes_of_either_sign(value):
     check_as_numpy(np.array([value, -value], dtype=np.float32))
+
+
+def test_no_value_becomes_infinite_when_it_is_halved():
+    halved = clip_to_half(np.array([1.5, -1e9, np.inf, np.nan], np.float32))
+    assert halved.dtype == np.float16
+    np.testing.assert_array_equal(halved, np.array([1.5, -60_000, 60_000, np.nan], np.float16))

@@ -216,6 +216,14 @@ def test_saved_examples_come_back(examples, tmp_path):
         for f in fields(getattr(back, part)):
             assert getattr(getattr(back, part), f.name).dtype == getattr(getattr(examples, part), f.name).dtype
     assert (len(back), back.groups.dtype) == (len(examples), np.int64)
+    assert back.numbers is None
+
+
+def test_context_of_the_triggers_is_stored_with_them(examples, tmp_path):
+    numbers = np.arange(2.0 * len(examples), dtype=np.float32).reshape(-1, 2)
+    numbers[0, 1] = np.nan
+    replace(examples, numbers=numbers).save(tmp_path / "set.npz")
+    np.testing.assert_array_equal(TrainingSet.load(tmp_path / "set.npz").numbers, numbers)
 
 
 def test_parts_are_joined_in_order(examples):
