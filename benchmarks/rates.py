@@ -27,6 +27,7 @@ from shutterless.pipeline.detection.threshold import TRIGGER_THRESHOLD
 from shutterless.pipeline.files import write_parquet
 from shutterless.pipeline.simulation.fields import draw_fields
 from shutterless.pipeline.simulation.settings import SceneSettings
+from shutterless.pipeline.store.store import live_hours
 from shutterless.workflows.execution.cluster import SerialExecutor
 from shutterless.workflows.frames.ingest import ingest_files
 from shutterless.workflows.frames.simulate import simulate_scene
@@ -51,9 +52,7 @@ def score_field(settings: SceneSettings, detectors: list[Detector]) -> pd.DataFr
         )
         tables = [
             _score_entry(str(store), entry, detectors, truth[truth["is_event"]]).assign(hours=hours)
-            for entry, hours in zip(
-                manifest["entry"], manifest["live_pixel_rows"] / manifest["pixel_rows_per_hour"], strict=True
-            )
+            for entry, hours in zip(manifest["entry"], live_hours(manifest), strict=True)
         ]
     return pd.concat(tables, ignore_index=True).assign(field=settings.sequence)
 

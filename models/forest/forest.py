@@ -91,6 +91,11 @@ class Forest:
             }
         )
 
+    @property
+    def n_values(self) -> int:
+        """Values of all nodes, the counterpart of the parameters of a network."""
+        return len(self.events.value) + len(self.classes.value)
+
     def describe(self) -> str:
         """Sizes, kinds, calibration, and how often each number is compared, in lines of text."""
         compared = np.bincount(self.events.feature[self.events.feature >= 0], minlength=len(self.features))

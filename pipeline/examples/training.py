@@ -126,8 +126,7 @@ class TrainingSet:
             strips["patches"] = strips["patches"].astype(np.float32)
             labels = Labels(**{f.name: stored[f"labels_{f.name}"] for f in fields(Labels)})
             grid = {f.name: stored[f"grid_{f.name}"].tolist() for f in fields(TokenGrid)}
-            numbers = stored["numbers"] if "numbers" in stored else None
-            return cls(StripBatch(**strips), labels, stored["groups"], TokenGrid(**grid), numbers)
+            return cls(StripBatch(**strips), labels, stored["groups"], TokenGrid(**grid), stored.get("numbers"))
 
 
 def concatenate_training_sets(parts: Sequence[TrainingSet]) -> TrainingSet:

@@ -180,6 +180,11 @@ def read_manifest(store: str | Path) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
+def live_hours(manifest: pd.DataFrame) -> pd.Series:
+    """Amplifier-hours of the unmasked pixels of every row of a manifest, or of a table with its columns."""
+    return manifest["live_pixel_rows"] / manifest["pixel_rows_per_hour"]
+
+
 def manifest_hash(manifest: pd.DataFrame) -> str:
     """Hash of the names and contents of all entries of a store."""
     lines = sorted(f"{row.entry} {row.content_hash}" for row in manifest.itertuples())

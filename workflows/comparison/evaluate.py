@@ -35,7 +35,7 @@ from shutterless.pipeline.events.kinds import UNCOUNTED_KINDS
 from shutterless.pipeline.examples.strips import cut_strips
 from shutterless.pipeline.files import write_parquet
 from shutterless.pipeline.reading.readout import PIXEL_ROWS_PER_HOUR
-from shutterless.pipeline.store.store import manifest_hash, open_amplifier, read_manifest
+from shutterless.pipeline.store.store import live_hours, manifest_hash, open_amplifier, read_manifest
 from shutterless.workflows.comparison.counted_events import hash_events, list_events
 from shutterless.workflows.comparison.field_tables import place_by_entry
 from shutterless.workflows.comparison.unseen import check_not_trained_on
@@ -297,7 +297,7 @@ def count_false_alarms(
     """False-alarm curve of a detector on amplifiers, or views of them, that are taken to be event-free."""
     detections = _collect_detections(store, manifest, [detector], executor, progress, views)
     score = detections[f"{detector.name}/score"].to_numpy()
-    hours = dict(zip(manifest["entry"], _live_hours(manifest), strict=True))
+    hours = dict(zip(manifest["entry"], live_hours(manifest), strict=True))
     hours |= {entry: view.open(str(store), entry).live_hours for entry, view in (views or {}).items() if entry in hours}
     return false_alarm_curve(
         detections, score, empty_truth(), float(sum(hours.values())), pixel_rows_per_hour(manifest)
@@ -408,7 +408,7 @@ def _open_truth(truth: pd.DataFrame, manifest: pd.DataFrame, stars: pd.DataFrame
         )
     quiet = frozenset(manifest["entry"]) - frozenset(placed.loc[is_event, "entry"]) or frozenset(manifest["entry"])
     counted = manifest[manifest["entry"].isin(quiet)]
-    return _HeldOut(placed, quiet, float(_live_hours(counted).sum()), pixel_rows_per_hour(counted))
+    return _HeldOut(placed, quiet, float(live_hours(counted).sum()), pixel_rows_per_hour(counted))
 
 
 def pixel_rows_per_hour(manifest: pd.DataFrame) -> float:
@@ -416,11 +416,7 @@ def pixel_rows_per_hour(manifest: pd.DataFrame) -> float:
     values = manifest["pixel_rows_per_hour"]
     if values.nunique() == 1:
         return float(values.iloc[0])
-    return float(manifest["live_pixel_rows"].sum() / _live_hours(manifest).sum())
-
-
-def _live_hours(manifest: pd.DataFrame) -> pd.Series:
-    return manifest["live_pixel_rows"] / manifest["pixel_rows_per_hour"]
+    return float(manifest["live_pixel_rows"].sum() / live_hours(manifest).sum())
 
 
 def _describe(detector: Detector) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from shutterless.models.evaluation.metrics import RateCurve, bootstrap_events, f
 from shutterless.models.evaluation.own_rates import AmplifierScores, fit_own_rates
 from shutterless.pipeline.detection.matching import match_truth
 from shutterless.pipeline.files import write_parquet
+from shutterless.pipeline.store.store import live_hours
 from shutterless.workflows.searching.frame_rates import distinct_scores
 
 OPTIMUM = "optimum"
@@ -158,8 +159,7 @@ def open_fields(
     placed = place_by_entry(truth, manifest).merge(manifest[["entry", "n_rows"]], on="entry")
     if stars is not None and "star_id" in placed:
         placed["blended"] = mark_blends(placed, place_by_entry(stars, manifest))
-    live_hours = manifest["live_pixel_rows"] / manifest["pixel_rows_per_hour"]
-    entries = manifest[["entry"]].assign(field=manifest["sequence"].astype(object), live_hours=live_hours)
+    entries = manifest[["entry"]].assign(field=manifest["sequence"].astype(object), live_hours=live_hours(manifest))
     return Fields(triggers[triggers["entry"].isin(manifest["entry"])], placed, entries.reset_index(drop=True))
 
 
@@ -223,7 +223,7 @@ def count_asked(
         ``detector``, ``rate``, ``asked`` (alarms in all fields), ``counted``, ``stored_counted`` (at the threshold of
         the stored curve), ``most_in_a_field`` and ``asked_of_a_field``, the mean.
     """
-    hours = (manifest["live_pixel_rows"] / manifest["pixel_rows_per_hour"]).set_axis(manifest["entry"])
+    hours = live_hours(manifest).set_axis(manifest["entry"])
     triggers = triggers.reset_index(drop=True)
     is_event = pd.Series(False, index=triggers.index)
     if truth is not None:

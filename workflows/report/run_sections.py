@@ -14,7 +14,7 @@ from shutterless.pipeline.plots.frames import plot_frame, plot_streaks
 from shutterless.pipeline.reading.frames import FrameError, read_amplifier
 from shutterless.pipeline.reading.instruments import ProfileError
 from shutterless.pipeline.store.quality_record import read_quality
-from shutterless.pipeline.store.store import StoreError
+from shutterless.pipeline.store.store import StoreError, live_hours
 from shutterless.workflows.pages.drawings import new_figure, picture, window
 from shutterless.workflows.pages.formats import Columns, number, tabulate
 from shutterless.workflows.pages.parts import Heading, Paragraph, Part, Preformatted, Table
@@ -55,8 +55,7 @@ def _list_searched(run: RunFolder, searched: pd.DataFrame) -> list[Part]:
     if searched.empty:
         return [Paragraph("Nothing could be searched.", "left-out")]
     files = {file for files in searched["files"] for file in files.split(", ")}
-    live = searched["live_pixel_rows"] / searched["pixel_rows_per_hour"]
-    hours = searched.get("live_hours", live).sum()
+    hours = searched.get("live_hours", live_hours(searched)).sum()
     masked = 100 * searched["masked_fraction"].mean() if "masked_fraction" in searched else np.nan
     row = {
         "files": str(len(files)),

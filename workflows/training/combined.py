@@ -17,7 +17,6 @@ from shutterless.models.combined.settings import CombinedSettings
 from shutterless.models.describe import count_parameters
 from shutterless.models.forest.settings import ForestSettings
 from shutterless.pipeline.context.features import CONTEXT_FEATURES
-from shutterless.pipeline.events.kinds import EVENT_KINDS
 from shutterless.pipeline.examples.labelled_triggers import LabelledTriggers
 from shutterless.pipeline.store.store import manifest_hash, read_manifest
 from shutterless.pipeline.tokens import TokenGrid
@@ -25,8 +24,8 @@ from shutterless.workflows.comparison.unseen import describe_frames
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.searching.detect import write_rates
-from shutterless.workflows.tracking.record import TRAINED_ON, TRAINING
-from shutterless.workflows.training.forest import count_noise, hours_by_entry, label_store
+from shutterless.workflows.tracking.record import TRAINING
+from shutterless.workflows.training.forest import count_noise, describe_growth, hours_by_entry, label_store
 
 
 def train_combined(
@@ -104,43 +103,26 @@ def grow_combined(
     """
     started = time.perf_counter()
     table = labelled.table
-    kind = table["kind"].to_numpy(dtype=object)
-    names, groups = np.unique(table["field"].astype(str), return_inverse=True)
-    examples = labelled.training_set(groups, grid)
+    groups = np.unique(table["field"].astype(str), return_inverse=True)[1]
     searched = float(hours.loc[table["entry"].unique(), "live_hours"].sum())
     combined, is_held = fit_combined(
-        examples, table[list(CONTEXT_FEATURES)], kind, searched, forest_settings, settings, callbacks=callbacks
-    )
+        labelled.training_set(groups, grid), table[list(CONTEXT_FEATURES)], table["kind"].to_numpy(dtype=object),
+        searched, forest_settings, settings, callbacks=callbacks,
+    )  # fmt: skip
     combined.save(out)
-    write_rates(out, count_noise(score_held_back(combined, labelled, is_held), table[is_held], hours), data_hash)
-    summary = {
-        "name": out.name,
-        "family": "combined",
-        "shuffled": False,
-        "n_parameters": sum(count_parameters(network) for network in combined.networks),
-        "n_triggers": len(table),
-        "n_event_triggers": int(np.isin(kind, EVENT_KINDS).sum()),
-        "n_fields": len(names),
-        "validation_groups": names[np.unique(groups[is_held])].tolist(),
-        "manifest_hash": data_hash,
-        "seed": settings.seed,
-        "train_seconds": time.perf_counter() - started,
-        TRAINED_ON: dict(trained_on),
-    }
-    (out / TRAINING).write_text(json.dumps(summary, indent=1))
-    _complete_forest(combined, table[is_held], hours, out / FOREST, summary)
+    held_back = table[is_held]
+    forest_score = combined.forest.score(held_back)["event_logit"].to_numpy()
+    scores = {out: score_held_back(combined, labelled, is_held), out / FOREST: forest_score}
+    for folder, score in scores.items():
+        write_rates(folder, count_noise(score, held_back, hours), data_hash)
+    grown = describe_growth(table, is_held, seed=settings.seed, data_hash=data_hash, trained_on=trained_on)
+    grown["train_seconds"] = time.perf_counter() - started
+    n_parameters = sum(count_parameters(network) for network in combined.networks)
+    summary = {"name": out.name, "family": "combined", "n_parameters": n_parameters, **grown}
+    forest = {"name": FOREST, "family": "forest", "n_parameters": combined.forest.n_values, **grown}
+    for folder, content in {out: summary, out / FOREST: forest}.items():
+        (folder / TRAINING).write_text(json.dumps(content, indent=1))
     return summary
-
-
-def _complete_forest(
-    combined: Combined, held_back: pd.DataFrame, hours: pd.DataFrame, folder: Path, summary: Mapping[str, Any]
-) -> None:
-    """Write the curve of the forest and what it was grown from, so that it is a detector of its own."""
-    score = combined.forest.score(held_back[list(CONTEXT_FEATURES)])["event_logit"].to_numpy()
-    write_rates(folder, count_noise(score, held_back, hours), summary["manifest_hash"])
-    n_values = len(combined.forest.events.value) + len(combined.forest.classes.value)
-    own = {**summary, "name": folder.name, "family": "forest", "n_parameters": int(n_values)}
-    (folder / TRAINING).write_text(json.dumps(own, indent=1))
 
 
 def score_held_back(combined: Combined, labelled: LabelledTriggers, is_held: np.ndarray) -> np.ndarray:

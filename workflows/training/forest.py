@@ -19,7 +19,7 @@ from shutterless.models.forest.settings import ForestSettings
 from shutterless.pipeline.events.kinds import EVENT_KINDS
 from shutterless.pipeline.examples.labelled_triggers import LabelledTriggers, inject_and_label, label_triggers
 from shutterless.pipeline.injection.amplifiers import InjectionSettings
-from shutterless.pipeline.store.store import manifest_hash, open_amplifier, read_manifest
+from shutterless.pipeline.store.store import live_hours, manifest_hash, open_amplifier, read_manifest
 from shutterless.pipeline.tokens import StripBatch, TokenGrid, concatenate_strips
 from shutterless.workflows.comparison.field_tables import place_by_entry
 from shutterless.workflows.comparison.unseen import describe_frames
@@ -161,24 +161,40 @@ def grow_forest(
     dict
         What the forest was grown from, for `TRAINING`.
     """
-    kind = labelled["kind"].to_numpy(dtype=object)
-    forest, is_held = fit_forest(labelled, kind, labelled["field"].to_numpy(), settings)
+    forest, is_held = fit_forest(
+        labelled, labelled["kind"].to_numpy(dtype=object), labelled["field"].to_numpy(), settings
+    )
     forest.save(out)
     held_back = labelled[is_held]
     score = forest.score(held_back)["event_logit"].to_numpy()
     write_rates(out, count_noise(score, held_back, hours), data_hash)
-    is_event = np.isin(kind, EVENT_KINDS)
+    grown = describe_growth(labelled, is_held, seed=settings.seed, data_hash=data_hash, trained_on=trained_on)
+    return {"name": out.name, "family": "forest", "n_parameters": forest.n_values, **grown}
+
+
+def describe_growth(
+    labelled: pd.DataFrame, is_held: np.ndarray, *, seed: int, data_hash: str, trained_on: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a detector that sees context learned from, for `TRAINING`; its name, family and size are added.
+
+    Parameters
+    ----------
+    labelled : DataFrame
+        Table of `label_store`.
+    is_held : ndarray of bool, shape (n,)
+        Triggers of the fields that were held back.
+    seed : int
+    data_hash, trained_on
+        As `grow_forest`.
+    """
     return {
-        "name": out.name,
-        "family": "forest",
         "shuffled": False,
-        "n_parameters": int(len(forest.events.value) + len(forest.classes.value)),
         "n_triggers": len(labelled),
-        "n_event_triggers": int(is_event.sum()),
+        "n_event_triggers": int(labelled["kind"].isin(EVENT_KINDS).sum()),
         "n_fields": int(labelled["field"].nunique()),
-        "validation_groups": [str(name) for name in np.unique(held_back["field"])],
+        "validation_groups": [str(name) for name in np.unique(labelled.loc[is_held, "field"])],
         "manifest_hash": data_hash,
-        "seed": settings.seed,
+        "seed": seed,
         TRAINED_ON: dict(trained_on),
     }
 
@@ -206,10 +222,4 @@ def count_noise(score: np.ndarray, triggers: pd.DataFrame, hours: pd.DataFrame) 
 
 def hours_by_entry(manifest: pd.DataFrame) -> pd.DataFrame:
     """``live_hours`` and ``pixel_rows_per_hour`` of every entry of a store."""
-    by_entry = manifest.set_index("entry")
-    return pd.DataFrame(
-        {
-            "live_hours": by_entry["live_pixel_rows"] / by_entry["pixel_rows_per_hour"],
-            "pixel_rows_per_hour": by_entry["pixel_rows_per_hour"],
-        }
-    )
+    return manifest.assign(live_hours=live_hours(manifest)).set_index("entry")[["live_hours", "pixel_rows_per_hour"]]
