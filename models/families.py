@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from shutterless.models.cnn import CnnDetector
-from shutterless.models.forest.forest import is_combined, is_forest
+from shutterless.models.forest.forest import COMBINED_TYPE, FOREST_TYPE
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.mlp import MlpDetector
 from shutterless.models.transformer import TransformerDetector
@@ -106,11 +106,6 @@ def load_model(folder: str | Path, **kwargs: Any) -> DetectorModel:
         If there is no model, its weights are damaged, or the folder holds a pickle anywhere (`refuse_pickles`).
     """
     folder = Path(folder)
-    if is_forest(folder) or is_combined(folder):
-        raise ModelError(
-            f"{folder} holds a forest, which scores the triggers of frames and no strips; it searches and is "
-            "evaluated, but is not served, registered or explained: name a transformer, CNN or MLP"
-        )
     cls = _saved_family(folder)
     refuse_pickles(folder)
     if not (folder / SAFE_WEIGHTS_NAME).is_file():
@@ -172,6 +167,11 @@ def _saved_family(folder: Path) -> type[DetectorModel]:
     if not path.is_file():
         raise ModelError(f"no model in {folder}: config.json is missing; give a folder written by save_pretrained")
     found = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    if found in (FOREST_TYPE, COMBINED_TYPE):
+        raise ModelError(
+            f"{folder} holds a forest, which scores the triggers of frames and no strips; it searches and is "
+            "evaluated, but is not served, registered or explained: name a transformer, CNN or MLP"
+        )
     for cls in FAMILIES.values():
         if cls.config_class.model_type == found:
             return cls

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -144,6 +144,7 @@ class DetectorModel(PreTrainedModel):
 
     config_class = DetectorConfig
     main_input_name = "patches"
+    sees_context: ClassVar[bool] = False  # of its own; a combined detector gives it the context of the triggers
     _supports_sdpa = True
     _supports_attention_backend = True
 

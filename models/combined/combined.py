@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from shutterless.models.families import family_of, load_model
 from shutterless.models.forest.forest import COMBINED_TYPE, Forest, load_forest
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.scoring import score_strips
+from shutterless.pipeline.context.features import CONTEXT_FEATURES
 from shutterless.pipeline.tokens import STRIPS_AT_ONCE, StripBatch, TokenGrid
 
 FOREST = "forest"  # folder of the forest in that of the detector
@@ -41,9 +42,10 @@ class Combined:
         fields held back.
     ask_above : float
         Log-odds of the forest above which a trigger is shown to the networks. They are not asked in the ramp, since
-        most of what they learned from is in steady rows. Where they are not asked, the forest's log-odds count twice.
+        most of what they learned from is in steady rows. Where they are not asked, the forest's stand in for theirs.
     """
 
+    sees_context: ClassVar[bool] = True
     forest: Forest
     networks: tuple[DetectorModel, ...]
     weights: tuple[float, float, float]
@@ -80,7 +82,7 @@ class Combined:
         asked = (forest > self.ask_above) & (context["ramp_share"].to_numpy() >= 1)
         networks = forest.copy()
         if asked.any():
-            numbers = context[list(self.forest.features)].to_numpy(np.float32)[asked]
+            numbers = context[list(CONTEXT_FEATURES)].to_numpy(np.float32)[asked]
             networks[asked] = self.ask(cut(asked), numbers, batch_size)
         logit = combine_logits(self.weights, forest, networks)
         return table.assign(event_logit=logit, probability=expit(logit))

@@ -66,20 +66,9 @@ def fit_combined(
         If there are fewer fields than folds besides those held back.
     """
     forest, is_held = fit_forest(context, kind, examples.groups, forest_settings)
-    fields = np.unique(examples.groups[~is_held])
-    if len(fields) < settings.folds:
-        raise CombinedSettingsError(
-            f"{len(fields)} fields to train on, besides those held back, do not fill {settings.folds} folds: "
-            "give more fields, or fewer folds"
-        )
-    numbers, is_event = context.to_numpy(dtype=np.float64), examples.labels.is_event > 0.5
-    logit = np.empty(len(context))
+    is_event = examples.labels.is_event > 0.5
+    logit = _rank_apart(context, is_event, examples.groups, is_held, forest_settings, settings)
     logit[is_held] = forest.score(context[is_held])["event_logit"]
-    for fold in np.array_split(np.random.default_rng(settings.seed).permutation(fields), settings.folds):
-        apart = ~is_held & np.isin(examples.groups, fold)
-        learned = ~is_held & ~apart
-        ranking = grow_trees(numbers[learned], is_event[learned], replace(forest_settings, n_seeds=1))
-        logit[apart] = ranking.sums(numbers[apart])[:, 0]
     share = len(np.unique(examples.groups[is_held])) / len(np.unique(examples.groups))
     # the forests of the folds learned from less, so their log-odds have a scale of their own
     wanted = settings.asked_per_hour * hours
@@ -87,22 +76,47 @@ def fit_combined(
     limit = np.where(is_held, ask_above, _limit(logit[~is_held & ~is_event], wanted * (1 - share)))
     asked = np.flatnonzero(logit > limit)
     chosen = examples[asked]
-    networks = []
-    for number in range(settings.n_networks):
-        model = build_model(family, examples.grid, {**(architecture or {})}, context=True, seed=settings.seed + number)
-        result = fit_model(
-            model, chosen, settings.training(number),
+    networks = [
+        fit_model(
+            build_model(family, examples.grid, architecture, context=True, seed=settings.seed + number),
+            chosen,
+            settings.training(number),
             validation_groups=np.unique(examples.groups[is_held]).tolist(),
             validation_alarms=max(round(settings.alarms_per_hour * hours * share), 1),
             callbacks=callbacks,
-        )  # fmt: skip
-        networks.append(result.model)
+        ).model
+        for number in range(settings.n_networks)
+    ]
     combined = Combined(forest, tuple(networks), (0.0, 0.0, 1.0), ask_above)
     judged = asked[is_held[asked]]
     held = examples[judged]
     assert held.numbers is not None
     weights = fit_weights(logit[judged], combined.ask(held.strips, held.numbers), is_event[judged])
     return replace(combined, weights=weights), is_held
+
+
+def _rank_apart(
+    context: pd.DataFrame,
+    is_event: np.ndarray,
+    groups: np.ndarray,
+    is_held: np.ndarray,
+    forest_settings: ForestSettings,
+    settings: CombinedSettings,
+) -> np.ndarray:
+    """Log-odds of the triggers that are not held back, each by trees that never saw its field; NaN for the others."""
+    fields = np.unique(groups[~is_held])
+    if len(fields) < settings.folds:
+        raise CombinedSettingsError(
+            f"{len(fields)} fields to train on, besides those held back, do not fill {settings.folds} folds: "
+            "give more fields, or fewer folds"
+        )
+    numbers, logit = context.to_numpy(dtype=np.float64), np.full(len(context), np.nan)
+    for fold in np.array_split(np.random.default_rng(settings.seed).permutation(fields), settings.folds):
+        apart = ~is_held & np.isin(groups, fold)
+        learned = ~is_held & ~apart
+        trees = grow_trees(numbers[learned], is_event[learned], replace(forest_settings, n_seeds=1))
+        logit[apart] = trees.sums(numbers[apart])[:, 0]
+    return logit
 
 
 def _limit(logit: np.ndarray, n_above: float) -> float:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -50,6 +50,7 @@ class Forest:
         Slope and intercept that turn log-odds into those of the training mix's held-back fields (Platt).
     """
 
+    sees_context: ClassVar[bool] = True
     events: Trees
     classes: Trees
     kinds: tuple[str, ...]

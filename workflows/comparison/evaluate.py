@@ -41,7 +41,7 @@ from shutterless.workflows.comparison.field_tables import place_by_entry
 from shutterless.workflows.comparison.unseen import check_not_trained_on
 from shutterless.workflows.execution.cluster import Executor, SerialExecutor
 from shutterless.workflows.execution.progress import Progress
-from shutterless.workflows.searching.detect import Detector, DetectTask, StackView, detect, sees_context, write_rates
+from shutterless.workflows.searching.detect import Detector, DetectTask, StackView, detect, load_once, write_rates
 from shutterless.workflows.settings.settings import EvaluateSettings
 from shutterless.workflows.tracking.record import TRAINING, record_evaluation, record_model
 from shutterless.workflows.tracking.tracking import TEMPLATE_BANK, Tracking, resolve_model, track_run
@@ -189,7 +189,7 @@ def _track(
                 run, row, evaluation.completeness, events=evaluation.events, reliability=evaluation.reliability,
                 eta=evaluation.eta, data_hash=evaluation.data_hash,
             )  # fmt: skip
-            if detector.folder is not None and not sees_context(detector.folder):
+            if detector.folder is not None and not load_once(detector.folder).sees_context:
                 speed = measure_throughput(detector.folder, store, manifest["entry"].iloc[0])
                 run.log_metrics({"strips_per_second": speed})
 

@@ -88,7 +88,7 @@ def find_triggers_for(amplifier: Amplifier, detectors: Sequence[Detector], thres
 
 
 def _any_context(detectors: Sequence[Detector]) -> bool:
-    return any(sees_context(detector.folder) for detector in detectors if detector.folder is not None)
+    return any(load_once(detector.folder).sees_context for detector in detectors if detector.folder is not None)
 
 
 def score_triggers(
@@ -115,13 +115,15 @@ def score_triggers(
     if _any_context(detectors):  # models of pixels were not trained on what the scatter of a star weakens
         asked &= (triggers["snr"].abs().ge(TRIGGER_THRESHOLD) | triggers["star_scatter"].eq(1)).to_numpy()
     for detector in detectors:
-        if detector.folder is None:
+        model = None if detector.folder is None else load_once(detector.folder)
+        if model is None:
             scores = _score_classically(triggers)
-        elif sees_context(detector.folder):
+        elif model.sees_context:
             context = measure_context(amplifier, triggers) if context is None else context
-            scores = _score_with_context(detector.folder, amplifier, triggers, context, batch_size)
+            judge = cast("Forest | Combined", model)
+            scores = _score_with_context(judge, amplifier, triggers, context, batch_size)
         else:
-            model = cast("DetectorModel", load_once(detector.folder))
+            model = cast("DetectorModel", model)
             if model.grid not in strips:
                 strips[model.grid] = cut_strips(amplifier, triggers[asked], model.grid)
             scores = _score_by_model(model, strips[model.grid], triggers, asked, batch_size)
@@ -132,17 +134,14 @@ def score_triggers(
 
 
 def _score_with_context(
-    folder: str, amplifier: Amplifier, triggers: pd.DataFrame, context: pd.DataFrame, batch_size: int
+    model: Forest | Combined, amplifier: Amplifier, triggers: pd.DataFrame, context: pd.DataFrame, batch_size: int
 ) -> pd.DataFrame:
     """Scores of a forest, or of a combined detector, which has the strips cut that its networks ask for."""
-    model = load_once(folder)
     if isinstance(model, Forest):
         scores = model.score(context)
     else:
-        combined = cast("Combined", model)
-        scores = combined.score(
-            context, lambda asked: cut_strips(amplifier, triggers[asked], combined.grid), batch_size
-        )
+        grid = model.grid
+        scores = model.score(context, lambda asked: cut_strips(amplifier, triggers[asked], grid), batch_size)
     return scores.rename(columns={"event_logit": "score"})
 
 
@@ -201,11 +200,6 @@ def _score_by_model(
     whole = scored[["score", "probability", "kind", "kind_probability"]].set_index(np.flatnonzero(asked))
     whole = whole.reindex(np.arange(len(triggers)))
     return whole.assign(score=whole["score"].fillna(-np.inf), probability=whole["probability"].fillna(0.0))
-
-
-def sees_context(folder: str) -> bool:
-    """Whether a model judges triggers by their context, too."""
-    return is_forest(folder) or is_combined(folder)
 
 
 @lru_cache(maxsize=8)
