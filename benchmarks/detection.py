@@ -52,9 +52,9 @@ from shutterless.workflows.frames.simulate import simulate_scene
 from shutterless.workflows.searching.detect import Detector, DetectTask, detect, read_rates
 from shutterless.workflows.tracking.tracking import BUNDLED, bundled_folder
 
-SETS = {"sky": 1, "ramp": 3, "still": 1}  # and what is added to the seed; 1 more for the fields with events
-SPARSE = "sparse"  # fields with about 100 events an hour, on which rates are asked for and counted
-SPARSE_SEED, SPARSE_FIELDS, SPARSE_EVENTS = 5, 10, 1  # added to the seed; fields; events of an amplifier
+# and what is added to the seed of the event-free fields; 1 more for the fields with events
+SETS = {"sky": 1, "ramp": 3, "still": 1, "sparse": 4}
+SPARSE_FIELDS, SPARSE_EVENTS = 10, 1  # fields with events alone; events of an amplifier, some 100 an hour
 KINDS = ("flare", "burst", "occultation")  # a glint counts nowhere
 RHO = (4.0, 15.0)
 EVENTS_PER_AMPLIFIER = 20
@@ -96,23 +96,16 @@ def plan_fields(plan: Plan, sets: Sequence[str], hours: float, events: int) -> I
     """Name of the set and settings of every field."""
     n_free = int(np.ceil(SPARE_HOURS * hours * PIXEL_ROWS_PER_HOUR / (AMPLIFIERS * COLUMNS * plan.rows)))
     n_busy = int(np.ceil(events / (AMPLIFIERS * EVENTS_PER_AMPLIFIER)))
-    if SPARSE in sets:
-        base = SceneSettings(
-            sequence=f"{SPARSE}-events", rows=plan.rows, first_row=None, events=SPARSE_EVENTS, kinds=KINDS, rho=RHO
-        )
-        drawn = draw_fields(plan.seed + SPARSE_SEED, FIELDS_OF_A_SEED, base)
-        yield from ((SPARSE, field) for field in drawn[:SPARSE_FIELDS])
     for name in sets:
-        if name == SPARSE:
-            continue
-        ramp = name == "ramp"
-        for busy, n_fields in enumerate((n_free, n_busy)):
+        ramp, sparse = name == "ramp", name == "sparse"
+        n_events = SPARSE_EVENTS if sparse else EVENTS_PER_AMPLIFIER
+        for busy, n_fields in enumerate((0, SPARSE_FIELDS) if sparse else (n_free, n_busy)):
             n_fields = int(np.ceil(RAMP_SHARE * n_fields)) if ramp else n_fields
             if n_fields > FIELDS_OF_A_SEED:
                 raise SystemExit(f"{n_fields} fields of {name}: one seed gives {FIELDS_OF_A_SEED}; add --seed 9100")
             base = SceneSettings(
                 sequence=f"{name}-{'events' if busy else 'free'}", rows=plan.ramp_rows if ramp else plan.rows,
-                first_row=0 if ramp else None, events=busy * EVENTS_PER_AMPLIFIER, kinds=KINDS, rho=RHO,
+                first_row=0 if ramp else None, events=busy * n_events, kinds=KINDS, rho=RHO,
             )  # fmt: skip
             drawn = draw_fields(plan.seed + SETS[name] + busy, FIELDS_OF_A_SEED, base, quiet=name == "still")
             yield from ((name, field) for field in drawn[:n_fields])
@@ -202,7 +195,7 @@ def report(out: Path, names: Sequence[str], rates: Sequence[float], bootstrap: i
             if name == "sky":
                 parts += report_satellites(out, tables, names, rates, bootstrap)
                 parts += report_asked(out, [field for field in own if "-free-" in field], names, rates)
-    if sparse := [field for field in done if field.startswith(f"{SPARSE}-")]:
+    if sparse := [field for field in done if field.startswith("sparse-")]:
         parts += report_asked(out, sparse, names, rates)
     if {"sky", "ramp"} <= judged.keys():
         table = ramp_alarms(judged["sky"], judged["ramp"])
@@ -255,7 +248,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=9000)
     parser.add_argument("--rows", type=int, default=12_000, help="of a file of steady rows")
     parser.add_argument("--ramp-rows", type=int, default=3080)
-    parser.add_argument("--sets", default=",".join([*SETS, SPARSE]))
+    parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--bootstrap", type=int, default=1000)
     parser.add_argument("--resume", action="store_true", help="go on with the fields that are missing")
