@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -23,6 +23,7 @@ from erfa import ErfaWarning
 
 from shutterless.pipeline.reading.headers.structure import (
     FileStructure,
+    StoredHdu,
     read_first_header,
     read_structure,
     show_mended,
@@ -248,12 +249,19 @@ class StoredFile:
         Returns the HDUs with compressed images as images.
     structure : FileStructure
         Places of the HDUs in ``stream``.
+    identity : tuple
+        Path, size and time of change; with another one it is another file.
     """
 
     stream: IO[bytes]
     hdus: fits.HDUList
     open_images: Callable[[], fits.HDUList]
     structure: FileStructure
+    identity: tuple[Path, int, int]
+
+    def damage(self, index: int) -> str:
+        """What the checksum of an HDU says against its data, in words; this process sums the data of a file once."""
+        return _damage(self.identity, self.structure.hdus[index])
 
     def shape(self, index: int) -> tuple[int, ...]:
         """Shape of the image in an HDU; () if it holds none."""
@@ -279,7 +287,7 @@ def open_stored(path: Path) -> Iterator[StoredFile]:
             own_stream, _ = stack.enter_context(_open_stream(path))
             return stack.enter_context(fits.open(own_stream, memmap=False, lazy_load_hdus=True))
 
-        yield StoredFile(stream, stored, cache(open_images), structure)
+        yield StoredFile(stream, stored, cache(open_images), structure, _identity(path))
 
 
 @contextmanager
@@ -326,6 +334,17 @@ def _open_packed(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path)) if _is_packed(path) else path.open("rb")
 
 
+def _identity(path: Path) -> tuple[Path, int, int]:
+    status = path.stat()
+    return path.resolve(), status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=1024)  # every segment opens its file anew
+def _damage(identity: tuple[Path, int, int], hdu: StoredHdu) -> str:
+    with _open_whole(identity[0]) as stream:
+        return hdu.damage(stream)
+
+
 def _is_packed(path: Path) -> bool:
     """Whether a file is a gzip file by its first bytes, whatever its name.
 
@@ -347,8 +366,7 @@ def _open_unpacked(path: Path) -> IO[bytes]:
 
     The last one is kept open, since the amplifiers of a file are read one after the other.
     """
-    status = path.stat()
-    key = path.resolve(), status.st_size, status.st_mtime_ns
+    key = _identity(path)
     with _unpacking:
         if key not in _unpacked:
             _forget_unpacked()

@@ -249,7 +249,7 @@ def open_amplifier_rows(
         pixels, overscan = (open_image_rows(file, index, layout) for index in (layout.data_hdu, layout.overscan_hdu))
         readout = _build_readout(file.hdus, layout, profile, quadrant, supplied, path, notes)
         for index in (layout.data_hdu, layout.overscan_hdu):
-            if damage := file.structure.hdus[index].damage(file.stream):
+            if damage := file.damage(index):
                 notes.append(f"quadrant {quadrant}: HDU {index}: {damage}")
         yield AmplifierRows(path, readout, profile, pixels, overscan, tuple(dict.fromkeys(notes)))
 

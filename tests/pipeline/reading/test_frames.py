@@ -18,6 +18,7 @@ from shutterless.pipeline.reading.frames import (
     read_frame_info,
     to_read_order,
 )
+from shutterless.pipeline.reading.headers.structure import StoredHdu
 from shutterless.pipeline.reading.instruments import ProfileError, load_profile
 
 SUFFIXES = [".fits", ".fits.gz", ".fits.fz"]
@@ -412,6 +413,30 @@ def test_gzip_file_that_changed_is_unpacked_again(write_frame):
     for first_row in (0, 3, 9):
         path = write_frame("fake.fits.gz", data=raw_quadrants(first_row, 20))
         np.testing.assert_array_equal(read_amplifier(path, 2).pixels_adu, coded(first_row, 20, 3072))
+
+
+def test_data_are_summed_once_by_a_process_until_the_file_changes(write_frame, monkeypatch):
+    path = write_frame("fake.fits")
+    with fits.open(path, mode="update", checksum=True):
+        pass
+    summed = []
+    damage = StoredHdu.damage
+
+    def count(hdu, stream):
+        summed.append(hdu.start)
+        return damage(hdu, stream)
+
+    monkeypatch.setattr(StoredHdu, "damage", count)
+    for _ in range(3):
+        with open_amplifier_rows(path, 1) as rows:
+            assert rows.notes == ()
+    assert len(summed) == len(set(summed)) == 2  # pixels and overscan
+    content = bytearray(path.read_bytes())
+    content[summed[0]] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(1, 1))
+    with open_amplifier_rows(path, 1) as rows:
+        assert "quadrant 1: HDU 1: DATASUM" in rows.notes[0]
 
 
 def test_two_gzip_files_open_at_a_time(write_frame):
