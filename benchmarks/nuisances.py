@@ -1,11 +1,12 @@
 """Count the lines of the candidates table that one nuisance causes, with and without joining its triggers to a trail.
 
     python benchmarks/nuisances.py
+    python benchmarks/nuisances.py --model bundled
     python benchmarks/nuisances.py --events --seed 13 --amplifiers 12
 
 Each nuisance is alone in an amplifier of 6,000 rows with its stars in moving air: satellites, an aircraft, meteors,
-flickering hot columns, a block of dead rows. The template bank searches it at 50 false alarms per amplifier-hour, by
-the curve that is stored beside it. A line counts for the nuisance if it lies on it, or beside it as far as its wings
+flickering hot columns, a block of dead rows. A detector searches it at 50 false alarms per amplifier-hour, by the curve
+that is stored beside it. A line counts for the nuisance if it lies on it, or beside it as far as its wings
 reach. The first amplifier has no nuisance but lines of its own, from stars; as many of them as stand in "stars" lie by
 chance where the nuisance is in the others.
 
@@ -26,6 +27,7 @@ import pandas as pd
 from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.calibration.exposure import calibrate_exposure, exposure_shape
 from shutterless.pipeline.detection.matching import match_truth
+from shutterless.pipeline.detection.threshold import TRIGGER_THRESHOLD
 from shutterless.pipeline.detection.triggers import find_triggers
 from shutterless.pipeline.reading.frames import Frame
 from shutterless.pipeline.reading.readout import Readout
@@ -40,7 +42,7 @@ from shutterless.pipeline.simulation.sky.moving_lights import Brightness, SkyTra
 from shutterless.pipeline.simulation.sky.trails import AmplifierTrail, trails_in_amplifier
 from shutterless.pipeline.simulation.sky_lights import SkyLights
 from shutterless.pipeline.simulation.truth import truth_rows
-from shutterless.workflows.searching.detect import keep_best_of_trails, score_triggers
+from shutterless.workflows.searching.detect import Detector, find_triggers_for, keep_best_of_trails, score_triggers
 from shutterless.workflows.searching.search import find_curve, find_detector
 
 RATE_PER_HOUR = 50.0
@@ -143,13 +145,12 @@ def calibrate(settings: SceneSettings, content: AmplifierContent) -> Amplifier:
     return calibrate_exposure(frame, np.empty(exposure_shape(frame), np.float16)).amplifier("memory")
 
 
-def search(amplifier: Amplifier, triggers: pd.DataFrame) -> pd.DataFrame:
-    """Candidates of the template bank."""
-    bank = find_detector("template-bank")
-    threshold = find_curve(bank, RATE_PER_HOUR).threshold(RATE_PER_HOUR)[0]
-    scored = score_triggers(amplifier, triggers, (bank,))
-    found = scored[scored[f"{bank.name}/score"] >= threshold]
-    return build_candidates(found, amplifier.streaks, amplifier.readout, file="memory.fits", model=bank.name)
+def search(amplifier: Amplifier, triggers: pd.DataFrame, detector: Detector) -> pd.DataFrame:
+    """Candidates of a detector."""
+    threshold = find_curve(detector, RATE_PER_HOUR).threshold(RATE_PER_HOUR)[0]
+    scored = score_triggers(amplifier, triggers, (detector,))
+    found = scored[scored[f"{detector.name}/score"] >= threshold]
+    return build_candidates(found, amplifier.streaks, amplifier.readout, file="memory.fits", model=detector.name)
 
 
 def join_events(seed: int) -> np.ndarray:
@@ -170,6 +171,7 @@ def join_events(seed: int) -> np.ndarray:
 def main() -> None:
     """Simulate, search and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="template-bank", help="without --events")
     parser.add_argument("--rows", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--events", action="store_true")
@@ -185,13 +187,14 @@ def main() -> None:
     settings = SceneSettings(
         events=0, artefacts=False, atmosphere=True, first_row=4000, rows=arguments.rows, seed=arguments.seed
     )
+    detector = find_detector(arguments.model)
     print(f"{'nuisance':24} triggers  joined  lines before  after  stars  all lines", flush=True)
     stars = None
     for nuisance in nuisances(settings):
         amplifier = calibrate(settings, nuisance.content)
-        triggers = find_triggers(amplifier)
-        before = search(amplifier, triggers.assign(trail_id=pd.array([None] * len(triggers), dtype="Int64")))
-        after = search(amplifier, triggers)
+        triggers = find_triggers_for(amplifier, (detector,), TRIGGER_THRESHOLD)
+        before = search(amplifier, triggers.assign(trail_id=pd.array([None] * len(triggers), dtype="Int64")), detector)
+        after = search(amplifier, triggers, detector)
         stars = after if stars is None else stars
         near = triggers[nuisance.near(triggers)]
         lines = [nuisance.near(table).sum() for table in (before, after, stars)]
