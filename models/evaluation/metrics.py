@@ -9,7 +9,7 @@ than any file, so they have no finite ``rho``; `apart_table` reports them separa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -74,11 +74,14 @@ class RateCurve:
         Amplifier-hours.
     pixel_rows_per_hour : float
         Pixels times rows of each of these hours.
+    event_scores : ndarray, shape (n,)
+        Highest score of each event in frames that the detector was not trained on; empty if none were counted.
     """
 
     scores: np.ndarray
     live_hours: float
     pixel_rows_per_hour: float = PIXEL_ROWS_PER_HOUR
+    event_scores: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     def hours_of(self, pixel_rows_per_hour: float) -> float:
         """Time that was searched, in amplifier-hours of so many pixel-rows."""
@@ -114,15 +117,19 @@ class RateCurve:
         return float(floor + scale * np.log(n_tail / max(wanted, 1e-12))), True
 
     def to_dict(self, n_kept: int = 500) -> dict[str, object]:
-        """Return plain values for JSON: only the highest scores, among which thresholds lie."""
-        scores = [float(score) for score in self.scores[:n_kept]]
-        return {"live_hours": self.live_hours, "pixel_rows_per_hour": self.pixel_rows_per_hour, "scores": scores}
+        """Return plain values for JSON: only the highest scores of false alarms, among which thresholds lie."""
+        values = {"live_hours": self.live_hours, "pixel_rows_per_hour": self.pixel_rows_per_hour}
+        scores = {"scores": self.scores[:n_kept].tolist(), "event_scores": self.event_scores.tolist()}
+        return {**values, **scores}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> RateCurve:
         """Rebuild a curve from `to_dict`; one that does not say what its hours are was counted on ZTF's."""
-        scores, hours = np.asarray(values["scores"], dtype=np.float64), float(values["live_hours"])  # type: ignore[arg-type]
-        return cls(scores, hours, float(values.get("pixel_rows_per_hour", PIXEL_ROWS_PER_HOUR)))  # type: ignore[arg-type]
+        scores, events = (
+            np.asarray(found, dtype=np.float64) for found in (values["scores"], values.get("event_scores", ()))
+        )
+        pixel_rows = float(values.get("pixel_rows_per_hour", PIXEL_ROWS_PER_HOUR))  # type: ignore[arg-type]
+        return cls(scores, float(values["live_hours"]), pixel_rows, events)  # type: ignore[arg-type]
 
 
 def optimum_threshold(rate_per_hour: float, pixel_rows_per_hour: float = PIXEL_ROWS_PER_HOUR) -> float:

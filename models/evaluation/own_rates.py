@@ -111,6 +111,13 @@ class OwnRate:
         above = self.n_scale * np.log1p(np.maximum(folds, 0.0) / self.n_scale)
         return self.start_rate * np.exp(-(above + np.minimum(folds, 0.0)))
 
+    def density(self, score: Any) -> np.ndarray:
+        """False alarms expected per amplifier-hour and unit of score: the slope of `rate`; NaN where it is."""
+        if self.scale == 0:
+            return np.full(np.shape(score), np.nan)
+        folds = (np.asarray(score, dtype=np.float64) - self.start) / self.scale
+        return self.rate(score) / (self.scale * (1 + np.maximum(folds, 0.0) / self.n_scale))
+
     def rate_error(self, score: Any) -> np.ndarray:
         """Relative error of `rate`: of 0.5, the logarithm of the rate is known to 0.5; NaN where no scale is known."""
         if self.scale == 0:

@@ -48,6 +48,7 @@ CANDIDATE_TYPES = {
     "model": "string",
     "trail_id": "string",
     "false_alarm_rate": "float64",
+    "posterior": "float64",
     "path": "string",
     "hdu": "Int64",
     "fits_x": "float64",
@@ -92,6 +93,7 @@ CANDIDATE_DESCRIPTIONS = {
     "model": "detector",
     "trail_id": "trail for whose triggers it stands",
     "false_alarm_rate": "false alarms per amplifier-hour with this score or a higher one",
+    "posterior": "probability of an event at the prior rate of events that the search was given",
     "path": "the file in which it peaks",
     "hdu": "number of the HDU with its pixels, the primary one is 0",
     "fits_x": "column of the HDU's pixels as FITS counts them, from 1, raw orientation",
@@ -124,8 +126,8 @@ def build_candidates(
     ----------
     detections : DataFrame
         Rows of `shutterless.pipeline.detection.triggers.find_triggers` that are to become candidates, with
-        ``probability``, ``kind`` and ``kind_probability`` where a model gave them, and ``false_alarm_rate``.
-        ``trail_id`` numbers the trails of the whole amplifier, not of a segment.
+        ``probability``, ``kind`` and ``kind_probability`` where a model gave them, ``false_alarm_rate`` and
+        ``posterior``. ``trail_id`` numbers the trails of the whole amplifier, not of a segment.
     streaks : DataFrame
         Streaks of the amplifier, with ``y0`` where it is known.
     readout : Readout
@@ -171,6 +173,7 @@ def build_candidates(
         model=model,
         trail_id=trail_names(file, readout, detections),
         false_alarm_rate=detections.get("false_alarm_rate", missing),
+        posterior=detections.get("posterior", missing),
         **dict.fromkeys(_PLACE_COLUMNS, missing),
     )
     if place is not None:

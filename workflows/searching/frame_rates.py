@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 
 from shutterless.models.evaluation.metrics import RateCurve, cluster_detections
 from shutterless.models.evaluation.own_rates import AmplifierScores, OwnRate, fit_own_rates
+from shutterless.models.evaluation.posterior import MIN_EVENTS, event_posterior
 from shutterless.pipeline.detection.overlaps import join_overlaps
 from shutterless.pipeline.reading.fits_files import frame_stem
 from shutterless.workflows.searching.detect import detector_columns
@@ -35,12 +36,15 @@ class FrameRates:
         By amplifier.
     live_hours : mapping of str to float
         Amplifier-hours that were searched, by amplifier.
+    event_scores : mapping of str to ndarray
+        Scores of events of the detector that searched it, by amplifier; empty where it states none.
     """
 
     asked: float
     names: Mapping[str, str]
     rates: Mapping[str, OwnRate]
     live_hours: Mapping[str, float]
+    event_scores: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False)
 
     def joined(self, other: FrameRates) -> FrameRates:
         """Rates of the amplifiers of both, which were asked for the same."""
@@ -49,6 +53,7 @@ class FrameRates:
             {**self.names, **other.names},
             {**self.rates, **other.rates},
             {**self.live_hours, **other.live_hours},
+            {**self.event_scores, **other.event_scores},
         )
 
     def of(self, part: SearchedSegment) -> OwnRate:
@@ -58,6 +63,13 @@ class FrameRates:
     def threshold(self, part: SearchedSegment) -> float:
         """Lowest score of a candidate of a segment."""
         return self.of(part).threshold(self.asked)
+
+    def posterior(self, part: SearchedSegment, score: np.ndarray, events_per_hour: float | None) -> np.ndarray:
+        """Probability of an event at a prior rate of events; NaN without a prior or scores of events."""
+        events = self.event_scores.get(self.names[part.segment.name], np.empty(0))
+        if events_per_hour is None or len(events) < MIN_EVENTS:
+            return np.full(len(score), np.nan)
+        return event_posterior(score, events, self.of(part), events_per_hour)
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -131,7 +143,7 @@ def fit_frame_rates(
     about: dict[str, tuple[str, float]] = {}
     for part, triggers in zip(parts, joined, strict=True):
         name, first = names[part.segment.name], part.exposures[0]
-        hours[name] += live_hours(part)
+        hours[name] += segment_hours(part)
         about[name] = name.rpartition("_q")[0], first.numbers["pixel_rows_per_hour"]
         if own and first.n_y == 1:
             scores[name].append(distinct_scores(triggers, detector))
@@ -140,7 +152,8 @@ def fit_frame_rates(
         for name in scores
     ]
     rates = fit_own_rates(searched, rate_per_hour, stored)
-    return FrameRates(rate_per_hour, names, rates, {name: hours[name] for name in rates})
+    events = np.empty(0) if stored is None else stored.event_scores
+    return FrameRates(rate_per_hour, names, rates, {name: hours[name] for name in rates}, dict.fromkeys(rates, events))
 
 
 def join_parts(parts: Sequence[SearchedSegment]) -> list[pd.DataFrame]:
@@ -192,7 +205,7 @@ def distinct_scores(triggers: pd.DataFrame, detector: str) -> np.ndarray:
     return np.sort(scored["score"].groupby(causes).max().to_numpy(dtype=np.float64))[::-1]
 
 
-def live_hours(part: SearchedSegment) -> float:
+def segment_hours(part: SearchedSegment) -> float:
     """Amplifier-hours of a segment's own rows, without the margins that its neighbours search as well."""
     return sum(exposure_hours(part, exposure) for exposure in part.exposures)
 

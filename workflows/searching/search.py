@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from shutterless.models.evaluation.metrics import RateCurve
+from shutterless.models.evaluation.posterior import MIN_EVENTS
 from shutterless.pipeline.files import remove_partials, write_parquet, write_text
 from shutterless.pipeline.reading.frames import FrameInfo
 from shutterless.pipeline.reading.segments import FileSpan, Segment, SegmentRows, plan_segments
@@ -206,6 +207,12 @@ class SearchJob:
         curve = read_rates(_rates_folder(detector))
         if curve is None and not settings.own_rates:
             raise no_curve(detector, settings.false_alarms_per_hour)
+        if settings.events_per_hour is not None and (curve is None or len(curve.event_scores) < MIN_EVENTS):
+            raise SearchError(
+                f"{detector.name} does not say what events score, so search.events_per_hour = "
+                f"{settings.events_per_hour:g} gives no posterior: leave it out, or take a detector of the family "
+                "forest or combined, such as --model bundled"
+            )
         if instrument is not None and instrument.endswith(".toml"):
             instrument = str(Path(instrument).absolute())  # a worker on another machine may run in another folder
         return cls(
@@ -290,7 +297,9 @@ class SearchJob:
         tables, unmatched, chance = [], list[str](), 0.0
         for detector, _, chosen in self._groups(searched):
             here = [searched[k] for k in chosen], [joined[k] for k in chosen]
-            table, lines, n_by_chance = assemble(*here, detector.name, rates, self.stars, known)
+            table, lines, n_by_chance = assemble(
+                *here, detector.name, rates, self.stars, known, self.settings.events_per_hour
+            )
             tables.append(table)
             unmatched += lines
             chance += n_by_chance
@@ -388,6 +397,7 @@ def assemble(
     rates: FrameRates,
     stars: pd.DataFrame | None = None,
     infos: Mapping[str, FrameInfo] | None = None,
+    events_per_hour: float | None = None,
 ) -> tuple[pd.DataFrame, list[str], float]:
     """Join the parts of a search to one table of candidates, and warn of a catalogue that does not fit.
 
@@ -406,6 +416,8 @@ def assemble(
     infos : mapping of str to FrameInfo, optional
         Headers of the files by the names that they have in the table. Without them files have their own names, no
         candidate has a place in its file, and no two quadrants touch.
+    events_per_hour : float, optional
+        Events per amplifier-hour that are expected, for the posterior probability.
 
     Returns
     -------
@@ -427,7 +439,10 @@ def assemble(
         scored = detector_columns(triggers, name)
         # score -inf means vetoed, even where a detector without a false alarm has the threshold -inf
         found = scored[(scored["score"] >= rates.threshold(part)) & np.isfinite(scored["score"])]
-        found = found.assign(false_alarm_rate=rates.of(part).rate(found["score"].to_numpy(dtype=np.float64)))
+        score = found["score"].to_numpy(dtype=np.float64)
+        found = found.assign(
+            false_alarm_rate=rates.of(part).rate(score), posterior=rates.posterior(part, score, events_per_hour)
+        )
         for k, exposure in enumerate(part.exposures):
             for span in exposure.spans:
                 here = found[(found["exposure"] == k) & found["row_peak"].between(span.first, span.last - 1)]

@@ -209,6 +209,8 @@ class SearchSettings:
         Whether the threshold of an amplifier comes from the scores of its own frames. If not, it is that of the
         detector's stored curve, which was counted on other frames; for frames with thousands of injected events an
         hour, which would pass for noise.
+    events_per_hour : float, optional
+        Events per amplifier-hour that are expected: the prior of the ``posterior`` of each candidate.
     trigger_threshold : float
         Smallest S/N of a trigger.
     batch_size : int
@@ -217,6 +219,7 @@ class SearchSettings:
 
     false_alarms_per_hour: Positive = 50.0
     own_rates: bool = True
+    events_per_hour: Positive | None = None
     trigger_threshold: Positive = TRIGGER_THRESHOLD
     batch_size: Count = STRIPS_AT_ONCE
 

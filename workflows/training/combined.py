@@ -25,7 +25,7 @@ from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.searching.detect import write_rates
 from shutterless.workflows.tracking.record import TRAINING
-from shutterless.workflows.training.forest import count_noise, describe_growth, hours_by_entry, label_store
+from shutterless.workflows.training.forest import count_scores, describe_growth, hours_by_entry, label_store
 
 
 def train_combined(
@@ -114,7 +114,7 @@ def grow_combined(
     forest_score = combined.forest.score(held_back)["event_logit"].to_numpy()
     scores = {out: score_held_back(combined, labelled, is_held), out / FOREST: forest_score}
     for folder, score in scores.items():
-        write_rates(folder, count_noise(score, held_back, hours), data_hash)
+        write_rates(folder, count_scores(score, held_back, hours), data_hash)
     grown = describe_growth(table, is_held, seed=settings.seed, data_hash=data_hash, trained_on=trained_on)
     grown["train_seconds"] = time.perf_counter() - started
     n_parameters = sum(count_parameters(network) for network in combined.networks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,7 @@ def grow_forest(
     forest.save(out)
     held_back = labelled[is_held]
     score = forest.score(held_back)["event_logit"].to_numpy()
-    write_rates(out, count_noise(score, held_back, hours), data_hash)
+    write_rates(out, count_scores(score, held_back, hours), data_hash)
     grown = describe_growth(labelled, is_held, seed=settings.seed, data_hash=data_hash, trained_on=trained_on)
     return {"name": out.name, "family": "forest", "n_parameters": forest.n_values, **grown}
 
@@ -199,8 +199,8 @@ def describe_growth(
     }
 
 
-def count_noise(score: np.ndarray, triggers: pd.DataFrame, hours: pd.DataFrame) -> RateCurve:
-    """Highest score of each cluster of triggers that match no event; a trail counts once.
+def count_scores(score: np.ndarray, triggers: pd.DataFrame, hours: pd.DataFrame) -> RateCurve:
+    """Highest score of each event, and of each cluster of triggers that match none; a trail counts once.
 
     Parameters
     ----------
@@ -212,12 +212,17 @@ def count_noise(score: np.ndarray, triggers: pd.DataFrame, hours: pd.DataFrame) 
     """
     trail = pd.Series(pd.factorize(triggers["entry"].astype(str) + "/" + triggers["trail_id"].astype(str))[0])
     best = keep_best_of_trails(score, trail.where(triggers["trail_id"].notna().to_numpy()))
-    noise = ~np.isin(triggers["kind"].to_numpy(dtype=object), EVENT_KINDS) & np.isfinite(best)
+    scored = np.isfinite(best)
+    is_event = np.isin(triggers["kind"].to_numpy(dtype=object), EVENT_KINDS)
     own = hours.loc[triggers["entry"].unique()]
-    return false_alarm_curve(
-        triggers[noise].reset_index(drop=True), best[noise], empty_truth(), float(own["live_hours"].sum()),
-        pixel_rows_per_hour=float(own["pixel_rows_per_hour"].iloc[0]),
+    alarms = false_alarm_curve(
+        triggers[scored & ~is_event].reset_index(drop=True), best[scored & ~is_event], empty_truth(),
+        float(own["live_hours"].sum()), pixel_rows_per_hour=float(own["pixel_rows_per_hour"].iloc[0]),
     )  # fmt: skip
+    events = triggers[scored & is_event].assign(best=best[scored & is_event])
+    # two events of an amplifier differ in one of these
+    highest = events.groupby(["entry", "onset_row", "rho"])["best"].max()
+    return replace(alarms, event_scores=np.sort(highest.to_numpy(dtype=np.float64))[::-1])
 
 
 def hours_by_entry(manifest: pd.DataFrame) -> pd.DataFrame:

@@ -162,6 +162,8 @@ def test_rate_curve_survives_json():
     assert RateCurve.from_dict(curve.to_dict(3)).scores.tolist() == [1000, 999, 998]
     narrow = RateCurve(curve.scores, 1.5, pixel_rows_per_hour=1e8)
     assert RateCurve.from_dict(narrow.to_dict()).pixel_rows_per_hour == 1e8
+    events = RateCurve(curve.scores, 1.5, event_scores=np.array([9.0, 2.0]))
+    assert RateCurve.from_dict(events.to_dict()).event_scores.tolist() == [9, 2]
     assert RateCurve.from_dict({"scores": [], "live_hours": 1.0}).pixel_rows_per_hour == PIXEL_ROWS_PER_HOUR
 
 

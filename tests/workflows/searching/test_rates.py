@@ -24,7 +24,7 @@ from shutterless.workflows.searching.frame_rates import (
     distinct_scores,
     fit_frame_rates,
     join_parts,
-    live_hours,
+    segment_hours,
 )
 from shutterless.workflows.searching.search import SearchError, SearchJob, assemble, describe_rate, find_curve
 from shutterless.workflows.searching.segment_search import ExposureRecord, SearchedSegment
@@ -65,11 +65,13 @@ def job(tmp_path) -> SearchJob:
     return SearchJob("template-bank", tmp_path, settings, Detector("bank", None), CURVE, None, None, None, {})
 
 
-def find(parts: list[SearchedSegment], curve: RateCurve | None = CURVE, asked: float = 20.0):
+def find(
+    parts: list[SearchedSegment], curve: RateCurve | None = CURVE, asked: float = 20.0, prior: float | None = None
+):
     """Rates of some parts and the candidates."""
     joined = join_parts(parts)
     rates = fit_frame_rates(parts, joined, "bank", asked, curve)
-    return rates, assemble(parts, joined, "bank", rates)[0]
+    return rates, assemble(parts, joined, "bank", rates, events_per_hour=prior)[0]
 
 
 def test_each_amplifier_is_cut_at_the_rate_of_its_own_hour(job):
@@ -103,6 +105,22 @@ def test_a_threshold_comes_from_the_frames_that_are_searched():
         assert falling.is_monotonic_increasing
 
 
+def test_the_prior_rate_of_events_gives_a_posterior():
+    rng = np.random.default_rng(8)
+    parts = [noisy(rng, quadrant, 0.5) for quadrant in (1, 2)]
+    curve = replace(CURVE, event_scores=rng.normal(9, 1.5, 500))
+    posteriors = [find(parts, curve, 50.0, prior)[1]["posterior"] for prior in (1.0, 100.0)]
+    assert (posteriors[0] < posteriors[1]).all()
+    assert find(parts, curve, 50.0)[1]["posterior"].isna().all()
+    assert find(parts, CURVE, 50.0, 100.0)[1]["posterior"].isna().all()
+
+
+def test_a_detector_that_does_not_know_events_gives_no_posterior(tmp_path):
+    settings = SearchSettings(events_per_hour=100.0)
+    with pytest.raises(SearchError, match=r"template-bank does not say what events score, so search.events_per_hour"):
+        SearchJob.prepare("template-bank", tmp_path, settings)
+
+
 def test_one_flooded_amplifier_does_not_flood_the_table():
     rng = np.random.default_rng(4)
     quiet = [noisy(rng, quadrant, 0.05) for quadrant in (1, 2, 3)]
@@ -130,7 +148,7 @@ def test_two_segments_of_an_amplifier_have_one_threshold_and_their_own_rows_coun
     assert rates.live_hours["s_c01_q1"] == pytest.approx(0.04)
     n_rows = series[0].segment.own[1]
     half = replace(series[0], segment=replace(series[0].segment, own=(0, n_rows // 2)))
-    assert live_hours(half) == pytest.approx(0.01, rel=1e-3)
+    assert segment_hours(half) == pytest.approx(0.01, rel=1e-3)
 
 
 def test_one_cause_counts_once_and_what_is_vetoed_or_on_a_trail_does_not():

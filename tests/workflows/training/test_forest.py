@@ -38,6 +38,7 @@ def test_forest_is_written_with_its_curve_and_what_it_was_grown_from(training_st
     curve = read_rates(folder)
     assert curve is not None
     assert len(curve.scores) > 0
+    assert len(curve.event_scores) > 0
     assert load_forest(folder).features == CONTEXT_FEATURES
 
 
