@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from shutterless.models.evaluation.metrics import RateCurve
 from shutterless.pipeline.detection.threshold import TRIGGER_THRESHOLD
 from shutterless.pipeline.files import partial_path, remove_partials, replace_folder, write_parquet, write_text
 from shutterless.pipeline.reading.readout import PIXEL_ROWS_PER_HOUR
@@ -42,6 +43,7 @@ from shutterless.workflows.comparison.field_tables import (
     count_asked,
     judge_fields,
     mark_slow_satellites,
+    posterior_table,
     ramp_alarms,
     to_markdown,
 )
@@ -197,6 +199,7 @@ def report(out: Path, names: Sequence[str], rates: Sequence[float], bootstrap: i
                 parts += report_asked(out, [field for field in own if "-free-" in field], names, rates)
     if sparse := [field for field in done if field.startswith("sparse-")]:
         parts += report_asked(out, sparse, names, rates)
+        parts += report_posteriors(out, sparse, names, rates[0])
     if {"sky", "ramp"} <= judged.keys():
         table = ramp_alarms(judged["sky"], judged["ramp"])
         write_parquet(table, out / "ramp_alarms.parquet")
@@ -221,10 +224,8 @@ def report_satellites(
 
 def report_asked(out: Path, fields: Sequence[str], names: Sequence[str], rates: Sequence[float]) -> list[str]:
     """Count the false alarms of event-free fields at the thresholds that a search would set."""
-    shipped = {"template-bank": "template-bank", **BUNDLED}
-    stored = {name: read_rates(bundled_folder() / shipped[name]) if name in shipped else None for name in names}
     triggers, truth, _, manifest = read_fields(out, fields)
-    table = count_asked(triggers, manifest, stored, rates, truth)
+    table = count_asked(triggers, manifest, read_stored(names), rates, truth)
     n_events = int(truth["is_event"].sum())
     name = f"asked-with-{n_events}-events" if n_events else "asked"
     write_parquet(table, out / f"{name}.parquet")
@@ -233,6 +234,20 @@ def report_asked(out: Path, fields: Sequence[str], names: Sequence[str], rates: 
         f"## Asked and counted: thresholds from the scores of each of {len(fields)} fields{held}",
         to_markdown(table),
     ]
+
+
+def report_posteriors(out: Path, fields: Sequence[str], names: Sequence[str], rate: float) -> list[str]:
+    """Compare the posterior probabilities of candidates with how many of them are events."""
+    triggers, truth, _, manifest = read_fields(out, fields)
+    table = posterior_table(triggers, truth, manifest, read_stored(names), rate)
+    write_parquet(table, out / "posteriors.parquet")
+    return [f"## What posteriors say at the true rate of events, {rate:g} false alarms an hour", to_markdown(table)]
+
+
+def read_stored(names: Sequence[str]) -> dict[str, RateCurve | None]:
+    """Stored curves of the bundled detectors among those named; None for the others."""
+    shipped = {"template-bank": "template-bank", **BUNDLED}
+    return {name: read_rates(bundled_folder() / shipped[name]) if name in shipped else None for name in names}
 
 
 def parse() -> argparse.Namespace:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,15 @@ from shutterless.models.evaluation.matched_rates import (
     judge_at_rate,
     optimum_completeness,
 )
-from shutterless.models.evaluation.metrics import RateCurve, bootstrap_events, fit_rho50, optimum_threshold
-from shutterless.models.evaluation.own_rates import AmplifierScores, fit_own_rates
+from shutterless.models.evaluation.metrics import (
+    RateCurve,
+    bootstrap_events,
+    cluster_detections,
+    fit_rho50,
+    optimum_threshold,
+)
+from shutterless.models.evaluation.own_rates import AmplifierScores, OwnRate, fit_own_rates
+from shutterless.models.evaluation.posterior import MIN_EVENTS, event_posterior
 from shutterless.pipeline.detection.matching import match_truth
 from shutterless.pipeline.files import write_parquet
 from shutterless.pipeline.store.store import live_hours
@@ -36,6 +44,7 @@ from shutterless.workflows.searching.frame_rates import distinct_scores
 
 OPTIMUM = "optimum"
 JUDGED_RHO = (5.0, 15.0)
+POSTERIOR_BINS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 SLOW_SATELLITE_S = 5.0  # in the rows of one amplifier: geosynchronous, or in low orbit along the columns
 _FILE_KEYS = ["file", "ccd", "quadrant"]
 
@@ -225,11 +234,7 @@ def count_asked(
     """
     hours = live_hours(manifest).set_axis(manifest["entry"])
     triggers = triggers.reset_index(drop=True)
-    is_event = pd.Series(False, index=triggers.index)
-    if truth is not None:
-        placed = place_by_entry(truth[truth["is_event"].astype(bool)], manifest)
-        for entry, part in triggers.groupby("entry"):
-            is_event[part.index] = match_truth(part, placed[placed["entry"] == entry]) >= 0
+    is_event = pd.Series(False, index=triggers.index) if truth is None else _match_events(triggers, truth, manifest)
     rows = []
     for name, curve in stored.items():
         by_entry = {entry: part.assign(exposure=0) for entry, part in triggers.groupby("entry")}
@@ -239,18 +244,84 @@ def count_asked(
             for entry, part in by_entry.items()
         }
         for rate in rates:
-            counted, by_curve = [], 0
-            for _, own_entries in manifest.groupby("sequence")["entry"]:
-                entries = [entry for entry in own_entries if entry in noise]
-                searched = [AmplifierScores(entry, "one sky", noise[entry], float(hours[entry])) for entry in entries]
-                own = fit_own_rates(searched, rate, curve)
-                counted.append(sum(int((alarms[e] >= own[e].threshold(rate)).sum()) for e in entries if e in own))
-                if curve is not None:
-                    by_curve += sum(int((alarms[e] >= curve.threshold(rate)[0]).sum()) for e in entries)
+            counted, by_curve = list[int](), 0
+            for own in _own_rates(manifest, noise, rate, curve):
+                counted.append(sum(int((alarms[entry] >= tail.threshold(rate)).sum()) for entry, tail in own.items()))
+            if curve is not None:
+                by_curve = sum(int((scores >= curve.threshold(rate)[0]).sum()) for scores in alarms.values())
             asked = float(rate * hours.sum())
             rows.append((name, rate, asked, sum(counted), by_curve, max(counted), asked / len(counted)))
     names = ["detector", "rate", "asked", "counted", "stored_counted", "most_in_a_field", "asked_of_a_field"]
     return pd.DataFrame(rows, columns=names)
+
+
+def posterior_table(
+    triggers: pd.DataFrame,
+    truth: pd.DataFrame,
+    manifest: pd.DataFrame,
+    stored: Mapping[str, RateCurve | None],
+    rate: float,
+) -> pd.DataFrame:
+    """Compare what posterior probabilities say of candidates with how many are events, at the true rate of events.
+
+    Parameters
+    ----------
+    triggers, truth, manifest, stored
+        As `count_asked`. Detectors that state no scores of events are left out.
+    rate : float
+        False alarms per amplifier-hour at which candidates are taken.
+
+    Returns
+    -------
+    DataFrame
+        ``detector``, ``from`` and ``to`` of the posterior, ``candidates``, ``said`` (sum of the posteriors) and
+        ``events``; the row from 0 to 1 of all is the last of each detector.
+    """
+    hours = live_hours(manifest).set_axis(manifest["entry"])
+    triggers = triggers.reset_index(drop=True)
+    is_event = _match_events(triggers, truth, manifest)
+    prior = float(truth["is_event"].sum() / hours.sum())
+    rows = []
+    for name, curve in stored.items():
+        if curve is None or len(curve.event_scores) < MIN_EVENTS:
+            continue
+        by_entry = {entry: part.assign(exposure=0) for entry, part in triggers.groupby("entry")}
+        noise = {entry: distinct_scores(part, name) for entry, part in by_entry.items()}
+        said, found = [np.empty(0)], [np.empty(0, dtype=bool)]
+        for own in _own_rates(manifest, noise, rate, curve):
+            for entry, tail in own.items():
+                score = by_entry[entry][f"{name}/score"]
+                above = by_entry[entry][np.isfinite(score) & (score >= tail.threshold(rate))]
+                causes = cluster_detections(above)
+                highest = above[f"{name}/score"].groupby(causes).max().to_numpy(np.float64)
+                said.append(event_posterior(highest, curve.event_scores, tail, prior))
+                found.append(is_event[above.index].groupby(causes).any().to_numpy())
+        probability, event = np.concatenate(said), np.concatenate(found)
+        for low, high in (*pairwise(POSTERIOR_BINS), (0.0, 1.0)):
+            inside = (probability > low) & (probability <= high)
+            rows.append(
+                (name, low, high, int(inside.sum()), float(probability[inside].sum()), int(event[inside].sum()))
+            )
+    return pd.DataFrame(rows, columns=["detector", "from", "to", "candidates", "said", "events"])
+
+
+def _match_events(triggers: pd.DataFrame, truth: pd.DataFrame, manifest: pd.DataFrame) -> pd.Series:
+    """Whether each trigger matches an event."""
+    is_event = pd.Series(False, index=triggers.index)
+    placed = place_by_entry(truth[truth["is_event"].astype(bool)], manifest)
+    for entry, part in triggers.groupby("entry"):
+        is_event[part.index] = match_truth(part, placed[placed["entry"] == entry]) >= 0
+    return is_event
+
+
+def _own_rates(
+    manifest: pd.DataFrame, noise: Mapping[str, np.ndarray], rate: float, curve: RateCurve | None
+) -> Iterator[dict[str, OwnRate]]:
+    """Rates of the amplifiers of each sequence, as a search of it alone would fit them."""
+    hours = live_hours(manifest).set_axis(manifest["entry"])
+    for _, entries in manifest.groupby("sequence")["entry"]:
+        searched = [AmplifierScores(e, "one sky", noise[e], float(hours[e])) for e in entries if e in noise]
+        yield fit_own_rates(searched, rate, curve)
 
 
 def _rate_row(

@@ -10,6 +10,7 @@ from shutterless.workflows.comparison.field_tables import (
     judge_fields,
     mark_slow_satellites,
     open_fields,
+    posterior_table,
     ramp_alarms,
     to_markdown,
 )
@@ -171,3 +172,27 @@ def test_events_among_the_triggers_are_no_false_alarms():
     (noise,) = count_asked(triggers, manifest, {"m": curve}, [50.0], truth).itertuples()
     assert everything.stored_counted - noise.stored_counted == 4
     assert everything.counted - noise.counted == 4
+
+
+def test_posteriors_say_how_many_candidates_are_events():
+    """Ten hours with 40,000 false triggers and 400 events, 1,000 rows apart."""
+    rng, n_noise, n_events = np.random.default_rng(5), 40_000, 400
+    manifest = pd.DataFrame(
+        {"entry": ["a"], "sequence": ["s"], "file": ["f"], "ccd": [1], "quadrant": [2], "live_pixel_rows": [1e10],
+         "pixel_rows_per_hour": [1e9]}
+    )  # fmt: skip
+    rows = 1000 * np.arange(n_noise + n_events)
+    score = np.concatenate([rng.exponential(0.5, n_noise), rng.normal(4.0, 1.0, n_events)])
+    triggers = pd.DataFrame(
+        {"entry": "a", "x": 10.0, "y": 0.0, "row_start": rows, "row_stop": rows + 5, "width_rows": 6.0}
+    ).assign(**{"m/probability": np.nan, "m/score": score})
+    truth = pd.DataFrame(
+        {"file": "f", "ccd": 1, "quadrant": 2, "is_event": True, "x": 10.0, "row_start": rows[n_noise:],
+         "row_stop": rows[n_noise:] + 5, "rho": 9.0}
+    )  # fmt: skip
+    curve = RateCurve(np.linspace(9, 5, 100), 1.0, event_scores=rng.normal(4.0, 1.0, 2000))
+    table = posterior_table(triggers, truth, manifest, {"m": curve, "none": None}, 50.0)
+    assert set(table["detector"]) == {"m"}
+    whole = table.iloc[-1]
+    assert whole["candidates"] == table["candidates"].iloc[:-1].sum() > 500
+    assert whole["said"] == pytest.approx(whole["events"], rel=0.1)
