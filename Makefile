@@ -42,7 +42,7 @@ bench: install  ## Measure speed, scaling and start-up (half an hour, 5 GB); wha
 
 bundle:  ## Make the best strip model of the quickstart the one that ships (before a release)
 	cd $(OUT)/models/$$(cat $(OUT)/best.txt) && \
-	  install -m 644 config.json model.safetensors rates.json training.json $(CURDIR)/models/weights/transformer/
+	  install -m 644 README.md config.json model.safetensors rates.json training.json $(CURDIR)/models/weights/transformer/
 	mkdir -p models/weights/template-bank
 	cp $(OUT)/evaluation/template-bank/rates.json models/weights/template-bank/
 

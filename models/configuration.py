@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, fields
+from importlib import import_module
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from shutterless.pipeline.events.kinds import KINDS
 from shutterless.pipeline.tokens import STAGE1_FEATURES, TokenGrid
@@ -55,6 +56,12 @@ class DetectorConfig(PreTrainedConfig):
         self.loss_weights = {**LOSS_WEIGHTS, **(self.loss_weights or {})}
         self.training = dict(self.training or {})
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
+        """Configuration from the content of ``config.json``; ``AutoModel``, which asks next, then knows its model."""
+        import_module("shutterless.models.families")
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def token_grid(self) -> TokenGrid:
@@ -147,3 +154,7 @@ class MlpConfig(DetectorConfig):
         # None means the default; an empty list is a choice of its own
         self.hidden_sizes = [128, 64] if self.hidden_sizes is None else list(self.hidden_sizes)
         super().__post_init__(**kwargs)
+
+
+for _config in (TransformerConfig, CnnConfig, MlpConfig):
+    AutoConfig.register(_config.model_type, _config)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from transformers import AutoModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from shutterless.models.cnn import CnnDetector
@@ -27,6 +28,8 @@ FAMILIES: dict[str, type[DetectorModel]] = {
     "cnn": CnnDetector,
     "mlp": MlpDetector,
 }
+for _detector in FAMILIES.values():
+    AutoModel.register(_detector.config_class, _detector)
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth"})
 
 

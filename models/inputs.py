@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from huggingface_hub import HfApi
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import logging as transformers_logging
 
 from shutterless.models.configuration import DetectorConfig
+from shutterless.models.folder_readme import NETWORK_USE, SEARCH_USE, write_readme
 from shutterless.models.outputs import DetectorHead, DetectorOutput, detector_loss
 from shutterless.pipeline.context.features import CONTEXT_FEATURES
 from shutterless.pipeline.files import give_umask_rights
@@ -200,12 +203,49 @@ class DetectorModel(PreTrainedModel):
         return model
 
     def save_pretrained(self, folder: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Write ``config.json`` and ``model.safetensors``."""
+        """Write ``config.json``, ``model.safetensors`` and ``README.md``."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self._write_readme(folder)  # first, since the parent may upload the folder
         with _no_progress_bars():
             saved = super().save_pretrained(folder, *args, **kwargs)
         for weights in Path(folder).glob("*.safetensors"):
             give_umask_rights(weights)
         return saved
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        commit_message: str = "Upload a detector",
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> Any:
+        """Upload what `save_pretrained` writes to a repository of the Hugging Face Hub, which is made if it is absent.
+
+        The method of `transformers` would replace ``README.md``. Parameters are as there. For the false-alarm curve,
+        too, upload the whole folder: ``hf upload NAME FOLDER``.
+        """
+        hub = HfApi(token=token)
+        hub.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return hub.upload_folder(
+                repo_id=repo_id, folder_path=folder, commit_message=commit_message, revision=revision,
+                create_pr=create_pr,
+            )  # fmt: skip
+
+    def _write_readme(self, folder: Any) -> None:
+        config, grid = self.config, self.grid
+        facts = {
+            "strip": f"{grid.n_y} × {grid.n_columns} × {grid.n_rows} (y, x, t), rows binned by {list(grid.bins)}",
+            "kinds": ", ".join(config.kinds or ()),
+            **{name: getattr(config, name) for name in config.arch_names()},
+            **{f"training: {name}": value for name, value in (config.training or {}).items()},
+        }
+        family = config.model_type.removeprefix("shutterless-")
+        write_readme(folder, family, f"{self.num_parameters():,} parameters", facts, SEARCH_USE + NETWORK_USE)
 
     def summarise(self, inputs: ModelInputs) -> torch.Tensor:
         """Map scaled inputs to one vector per strip, shape (b, h)."""

@@ -14,6 +14,7 @@ from scipy.special import expit
 
 from shutterless.models.describe import count_parameters, describe_detector
 from shutterless.models.families import family_of, load_model
+from shutterless.models.folder_readme import SEARCH_USE, write_readme
 from shutterless.models.forest.forest import COMBINED_TYPE, Forest, load_forest
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.scoring import score_strips
@@ -111,7 +112,7 @@ class Combined:
         return "\n".join(lines)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``config.json``, and the forest and each network in folders of their own."""
+        """Write ``config.json`` and ``README.md``, and the forest and each network in folders of their own."""
         folder = Path(folder)
         self.forest.save(folder / FOREST)
         for number, network in enumerate(self.networks):
@@ -123,6 +124,9 @@ class Combined:
             "ask_above": self.ask_above,
         }
         (folder / _CONFIG).write_text(json.dumps(config, indent=1))
+        size = f"{sum(count_parameters(network) for network in self.networks):,} parameters and a forest"
+        facts = {"networks": len(self.networks), "weights": self.weights, "networks see log-odds above": self.ask_above}
+        write_readme(folder, "combined", size, facts, SEARCH_USE)
 
 
 def combine_logits(weights: tuple[float, float, float], forest: np.ndarray, networks: np.ndarray) -> np.ndarray:

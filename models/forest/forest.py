@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.special import expit, softmax
 
+from shutterless.models.folder_readme import SEARCH_USE, write_readme
 from shutterless.models.forest.trees import Trees
 from shutterless.pipeline.context.features import CONTEXT_FEATURES
 from shutterless.pipeline.files import give_umask_rights
@@ -111,7 +112,7 @@ class Forest:
         return "\n".join(lines)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``; other files of the folder stay."""
+        """Write ``config.json``, ``model.safetensors`` and ``README.md``; other files of the folder stay."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {**self.events.to_arrays(_EVENTS), **self.classes.to_arrays(_CLASSES)}
@@ -124,6 +125,8 @@ class Forest:
             "calibration": list(self.calibration),
         }
         (folder / _CONFIG).write_text(json.dumps(config, indent=1))
+        facts = {"kinds": ", ".join(self.kinds), "numbers": ", ".join(self.features)}
+        write_readme(folder, "forest", f"{self.n_values:,} nodes", facts, SEARCH_USE)
 
 
 def is_forest(folder: str | Path) -> bool:

@@ -19,6 +19,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from shutterless.models.configuration import TransformerConfig
 from shutterless.models.families import ModelError, build_model
+from shutterless.models.folder_readme import write_readme
 from shutterless.models.inputs import InputScaling, ModelInputs
 from shutterless.models.pretraining.settings import Masking
 from shutterless.models.transformer import StripEncoder, TransformerDetector
@@ -28,6 +29,7 @@ from shutterless.pipeline.tokens import STAGE1_FEATURES, TokenGrid, check_same_g
 ENCODER_PARTS = ("scaling", "embed_patch", "embed_static", "encoder")
 VISIBLE_FEATURE = "log2_bin"  # the others were measured on pixels that may be hidden
 _CONFIG = "config.json"
+_USE = "```sh\nshutterless train STORE --init FOLDER\n```\n"
 
 
 class PretrainedError(ModelError):
@@ -137,13 +139,15 @@ class MaskedPatchModel(StripEncoder):
         return MaskedPatchOutput(self.decoder(encoded[:, 1:]), inputs.patches, live)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``."""
+        """Write ``config.json``, ``model.safetensors`` and ``README.md``."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)
         weights = {name: values.detach().cpu().contiguous() for name, values in self.state_dict().items()}
         save_file(weights, folder / SAFE_WEIGHTS_NAME)
         give_umask_rights(folder / SAFE_WEIGHTS_NAME)
+        size = f"{sum(values.numel() for values in weights.values()):,} numbers"
+        write_readme(folder, "pretrained-encoder", size, self.config.architecture(), _USE)
 
 
 def live_pixels(patches: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -4,12 +4,15 @@ import json
 import os
 import pickle
 import re
+import shutil
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel
 
 from shutterless.models.configuration import DetectorConfig
 from shutterless.models.dataset import strips_to_tensors
@@ -108,7 +111,7 @@ def test_saved_folder_is_json_and_safetensors(model, tmp_path, capsys):
     model.save_pretrained(tmp_path)
     load_model(tmp_path)
     assert capsys.readouterr().err == ""
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     weights = load_file(tmp_path / "model.safetensors")
     assert set(weights) == set(model.state_dict())
 
@@ -330,3 +333,37 @@ def test_weights_have_the_rights_of_the_umask(tmp_path, umask, rights):
         os.umask(before)
     assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == rights
     load_model(tmp_path)
+
+
+def test_a_saved_model_has_a_readme_that_the_hub_reads(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    family = family_of(model)
+    assert card.data.library_name == "shutterless"
+    assert {"astronomy", family} <= set(card.data.tags)
+    assert f"# {family}, {model.num_parameters():,} parameters" in card.text
+    assert "AutoModel.from_pretrained" in card.text
+
+
+def test_every_family_is_loaded_by_the_auto_classes(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    assert type(AutoConfig.from_pretrained(tmp_path)) is type(model.config)
+    assert type(AutoModel.from_pretrained(tmp_path)) is type(model)
+
+
+def test_what_is_pushed_to_the_hub_is_a_whole_model(model, strips, tmp_path, monkeypatch):
+    asked = []
+
+    def create_repo(self, repo_id, **options):
+        asked.append((repo_id, options))
+
+    def upload_folder(self, *, repo_id, folder_path, **options):
+        return shutil.copytree(folder_path, tmp_path / repo_id)
+
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    folder = model.push_to_hub("ada/mine", private=True)
+    assert asked == [("ada/mine", {"private": True, "exist_ok": True})]
+    assert {path.name for path in folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    pushed, own = outputs_of(load_model(folder), strips), outputs_of(model, strips)
+    np.testing.assert_array_equal(pushed["event_logit"], own["event_logit"])

@@ -67,7 +67,7 @@ def test_what_is_saved_comes_back_to_the_bit(forest, tmp_path):
     again = load_forest(tmp_path)
     context = labelled(4)[0]
     pd.testing.assert_frame_equal(again.score(context), forest.score(context), check_exact=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
 def test_the_same_seed_grows_the_same_forest(forest):

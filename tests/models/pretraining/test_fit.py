@@ -288,7 +288,7 @@ def test_loss_that_is_never_finite_is_an_error():
 
 def test_saved_model_is_loaded_to_the_bit_and_nothing_is_pickled(learned, tmp_path):
     learned.model.save(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     loaded = load_masked_model(tmp_path)
     for name, values in learned.model.state_dict().items():
         assert torch.equal(values, loaded.state_dict()[name])

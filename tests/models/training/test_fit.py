@@ -127,7 +127,7 @@ def test_split_is_by_group(learned, toy):
 def test_trained_model_survives_saving(family, learned, toy, tmp_path):
     model = learned[family].model
     model.save_pretrained(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     loaded = load_model(tmp_path)
     expected = score_strips(model, toy.strips[:50], device="cpu")
     assert score_strips(loaded, toy.strips[:50], device="cpu").equals(expected)

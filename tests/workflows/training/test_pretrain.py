@@ -125,7 +125,7 @@ def test_validation_is_on_a_field_of_its_own_or_on_the_last_rows(training_store,
 
 def test_pretraining_leaves_the_encoder_its_history_and_what_it_was_made_from(pretrained, training_store):
     folder, summary = pretrained
-    names = {"config.json", "model.safetensors", "history.parquet", "pretraining.json"}
+    names = {"README.md", "config.json", "model.safetensors", "history.parquet", "pretraining.json"}
     assert {path.name for path in folder.iterdir()} == names
     assert json.loads((folder / "pretraining.json").read_text()) == summary
     assert summary["manifest_hash"] == manifest_hash(read_manifest(training_store))

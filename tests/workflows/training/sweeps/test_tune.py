@@ -267,6 +267,7 @@ def test_trials_differ_in_what_is_searched_and_share_what_is_not(swept):
 def test_best_model_of_each_family_is_kept_as_train_leaves_one(swept, family):
     folder = swept.out / family
     files = {"config.json", "model.safetensors", "history.parquet", "training.json", "rates.json", "trial.json"}
+    files |= {"README.md"}
     assert {path.name for path in folder.iterdir()} == files
     own = swept.trials[(swept.trials["family"] == family) & (swept.trials["state"] == "complete")]
     best = own.loc[own["validation_loss"].astype(float).idxmin()]
