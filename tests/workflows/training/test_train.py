@@ -96,6 +96,7 @@ def test_same_seed_gives_the_same_weights_to_the_bit_and_another_seed_others(tra
 def test_training_leaves_the_model_its_history_and_what_it_was_made_from(train_in, training_store, train_settings):
     folder, summary = train_in("mlp", train_settings)
     assert {path.name for path in folder.iterdir()} == {
+        "README.md",
         "config.json",
         "model.safetensors",
         "history.parquet",
