@@ -12,11 +12,20 @@ import numpy as np
 from astropy.io import fits
 from astropy.time import Time, TimeDelta
 
+from shutterless.pipeline.reading.cube_parts.embedded_data import find_embedded_data
 from shutterless.pipeline.reading.cube_parts.images import ChosenImages, choose_images, find_flags
 from shutterless.pipeline.reading.cube_parts.lost_images import find_lost_images
 from shutterless.pipeline.reading.cube_parts.order import order_frames
 from shutterless.pipeline.reading.cube_parts.quality import describe_flags
-from shutterless.pipeline.reading.cube_parts.times import find_cadence, find_start, read_image_times
+from shutterless.pipeline.reading.cube_parts.time_columns import (
+    choose_time_column,
+    coarse_step,
+    holds_starts,
+    read_times,
+    refine_times,
+    unit_of_times,
+)
+from shutterless.pipeline.reading.cube_parts.times import find_cadence, find_start, place_in_exposure, read_image_times
 from shutterless.pipeline.reading.cube_parts.units import pixel_unit
 from shutterless.pipeline.reading.cube_times import DAY_S, CadenceGrid, FrameTimes, lay_out_cadences
 from shutterless.pipeline.reading.fits_files import (
@@ -34,6 +43,7 @@ from shutterless.pipeline.reading.readout import Readout
 
 MIN_FRAMES, FEW_FRAMES = 2, 20  # that can be read, and from which noise is known
 SMALL_IMAGE = 5  # pixels of the shorter side, below which there is no pixel with two neighbours on every side
+LONGEST_TARGET_S = 121.0  # cadence of targets; full frames have longer ones
 NOT_IN_FILE = -1  # quality of a cadence that the file leaves out
 _OPTIMAL_APERTURE = 2  # value of bit 2
 _QUALITY_COLUMNS = ("SAP_QUALITY", "DQUALITY", "FLAGS")  # where archives and their users keep flags, too
@@ -123,6 +133,8 @@ class _OpenCube:
         column = self.profile.columns.get(name)
         if self.table is None or column is None:
             return None
+        if name == "time" and self.images is not None:
+            return choose_time_column(self.table.columns.names, column)
         others = _QUALITY_COLUMNS if name == "quality" else ()
         return next((one for one in (column, *others) if one in self.table.columns.names), None)
 
@@ -131,8 +143,22 @@ class _OpenCube:
         column = self.column_name(name)
         if column is None:
             return None
-        values: np.ndarray = np.asarray(self.table.data[column]).astype(kind)
+        raw = np.asarray(self.table.data[column])
+        values: np.ndarray = (
+            read_times(raw, self.values.find("time_system")) if name == "time" else raw.astype(kind, copy=True)
+        )
         return values if self.order is None else values[self.order]
+
+    def time_unit(self, cadence_s: float | None) -> str | None:
+        """Unit of the column of times, told by the cadence if it is not stated."""
+        name = self.column_name("time")
+        assert name is not None
+        return unit_of_times(name, np.asarray(self.table.data[name]), self.table.columns[name].unit, cadence_s)
+
+    def coarse_step(self) -> float:
+        """Step of times of 32 bits in their unit, 0 for those of 64 bits and without times."""
+        name = self.column_name("time")
+        return 0.0 if name is None else coarse_step(np.asarray(self.table.data[name]))
 
     def stored_order(self, values: np.ndarray) -> np.ndarray:
         """Values of all frames of the file by those of the frames in order; 0 for frames that are left out."""
@@ -279,7 +305,10 @@ def _open_cube(hdus: fits.HDUList, path: Path, instrument: str | None, supplied:
     cube = _find_image(hdus, profile, path, supplied) if profile.table_hdu is None else _find_table(hdus, profile, path)
     cube = replace(cube, values=HeaderValues(path, profile, supplied, (cube.pixels.header, hdus[0].header)))
     _check_shape(cube)
-    order, notes = order_frames(cube.column("time"), cube.column("cadence_number", np.int64))
+    times = cube.column("time")
+    if times is not None and cube.coarse_step() and (np.diff(times) >= 0).all():
+        times = None  # equal ones are different cadences
+    order, notes = order_frames(times, cube.column("cadence_number", np.int64))
     cube.notes.extend(notes)
     cube = replace(cube, order=order)
     if min(cube.shape[1:]) < SMALL_IMAGE:
@@ -320,7 +349,7 @@ def _find_image(hdus: fits.HDUList, profile: CubeProfile, path: Path, supplied: 
     """Images of a plain cube, and the first table with a column of times or none."""
     images = choose_images(hdus, path, supplied.get(profile.keywords.get("image_hdu", "")))
     tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU) and not hdu.is_image]
-    timed = [hdu for hdu in tables if profile.columns["time"] in hdu.columns.names]
+    timed = [hdu for hdu in tables if choose_time_column(hdu.columns.names, profile.columns["time"])]
     values = HeaderValues(path, profile, supplied, (images.hdu.header, hdus[0].header))
     table = timed[0] if timed else None
     return _OpenCube(hdus, images.hdu, table, values, profile, path, images, notes=list(images.notes))
@@ -381,9 +410,11 @@ def _cadence(cube: _OpenCube) -> tuple[float, str]:
             raise values.missing(names[0])
         return stated
     times = cube.column("time")
+    if times is not None and cube.coarse_step():
+        times = None if (np.diff(times) <= 0).any() else times
     if times is not None:
-        unit = cube.table.columns[cube.profile.columns["time"]].unit
-        times = times * read_image_times(times, unit, None, values, cube.profile.columns["time"])[0]
+        unit = cube.time_unit(None if stated is None else stated[0])
+        times = times * read_image_times(times, unit, None, values, str(cube.column_name("time")))[0]
     axis = str(len(cube.pixels.shape) - cube.images.order[0])
     cadence_s, keyword, notes = find_cadence(values, stated, times, axis, cube.shape[0])
     cube.notes.extend(notes)
@@ -426,15 +457,19 @@ def _table_times(cube: _OpenCube, cadence_s: float, keyword: str) -> tuple[Frame
         cube.notes.append(f"no UTC: {name} is zero or NaN throughout, so the light time to the observer is not known")
         correction = None
     zero, early_s = None, _early_s(cube)
+    if early_s is not None:
+        early_s += _late_s(cube, cadence_s)
     if barycentric == (correction is not None) and early_s is not None and clock in TIME_SCALES:
         zero = Time(reference_d, fraction_d, format="jd", scale=clock) - TimeDelta(early_s, format="sec")
     time_scale = f"{'BJD' if barycentric else 'JD'} - {reference_d + fraction_d:.10g} ({system})"
-    archive = cube.column("time")
+    archive, numbers = cube.column("time"), cube.column("cadence_number", np.int64)
     assert archive is not None
+    archive = _refine(cube, archive, correction, numbers, cadence_s / DAY_S, DAY_S)
+    archive = _to_middle(cube, archive, cadence_s, DAY_S, cube.profile.columns["time"])
     if not np.isfinite(archive).any() and cube.column("cadence_number") is not None:
         cube.notes.append(f"no UTC: {cube.profile.columns['time']} is NaN throughout; cadences stand by their numbers")
     return (
-        FrameTimes(archive, cadence_s, keyword, cube.column("cadence_number", np.int64), correction, DAY_S, zero),
+        FrameTimes(archive, cadence_s, keyword, numbers, correction, DAY_S, zero),
         time_scale,
     )
 
@@ -456,10 +491,26 @@ def _early_s(cube: _OpenCube) -> float | None:
     return None if time_slice is None else slices.early_s(time_slice)
 
 
+def _late_s(cube: _OpenCube, cadence_s: float) -> float:
+    """Seconds by which the times of this release of the archive are late."""
+    late, values = cube.profile.late_times, cube.values
+    release = None if late is None else values.number("data_release", int, positive=False)
+    if late is None or release is None or not late.is_late(release, str(values.find("processing") or "").strip()):
+        return 0.0
+    keyword = values.keyword("data_release")
+    note = f"{keyword} = {release}: times of this release are {late.seconds:g} s late, UTC is mended"
+    if cadence_s > LONGEST_TARGET_S:
+        note += ", but not for the cameras of full frames, which are read up to 1.5 s apart"
+    cube.notes.append(note)
+    return late.seconds
+
+
 def _image_times(cube: _OpenCube, cadence_s: float, keyword: str) -> tuple[FrameTimes, str]:
     """Times of a plain cube since ``DATE-OBS``, the start of the first exposure, and a description of their scale."""
     values = cube.values
-    start = find_start(values, is_barycentric=_is_barycentric(values))
+    live_s, is_barycentric = _live_seconds(values, cadence_s), _is_barycentric(values)
+    span_s = (cube.shape[0] - 1) * cadence_s + live_s
+    start = find_start(values, is_barycentric=is_barycentric, span_s=span_s, live_s=live_s)
     archive = cube.column("time")
     if archive is None:
         cube.notes.extend([start.source] if start.source else [])
@@ -467,16 +518,46 @@ def _image_times(cube: _OpenCube, cadence_s: float, keyword: str) -> tuple[Frame
         since = " since the start of the first exposure"
         if start.moment is not None:
             since = f" since {start.moment.isot} ({start.moment.scale.upper()})"
-        seconds = _live_seconds(values, cadence_s) / 2 + np.arange(cube.shape[0]) * cadence_s
+        seconds = live_s / 2 + np.arange(cube.shape[0]) * cadence_s
         return FrameTimes(seconds, cadence_s, keyword, unit_s=1.0, zero=zero), f"seconds{since}"
-    name = cube.profile.columns["time"]
-    unit = cube.table.columns[name].unit
-    unit_s, zero, since, notes = read_image_times(archive, unit, start.moment, values, name)
+    name, numbers = str(cube.column_name("time")), cube.column("cadence_number", np.int64)
+    unit_s, zero, since, notes = read_image_times(archive, cube.time_unit(cadence_s), start.moment, values, name)
+    zero = None if is_barycentric else zero
     if start.source and (zero is None or start.moment is not None):  # else the column itself tells UTC
         cube.notes.append(start.source)
     cube.notes.extend(notes)
-    times = FrameTimes(archive, cadence_s, keyword, cube.column("cadence_number", np.int64), None, unit_s, zero)
-    return times, ("seconds" if unit_s == 1 else "days") + since
+    archive = _refine(cube, archive, None, numbers, cadence_s / unit_s, unit_s)
+    archive = _to_middle(cube, archive, cadence_s, unit_s, name)
+    times = FrameTimes(archive, cadence_s, keyword, numbers, None, unit_s, zero)
+    return times, ("days" if unit_s == DAY_S else f"{unit_s:g} s" if unit_s != 1 else "seconds") + since
+
+
+def _refine(
+    cube: _OpenCube,
+    archive: np.ndarray,
+    correction: np.ndarray | None,
+    numbers: np.ndarray | None,
+    cadence: float,
+    unit_s: float,
+) -> np.ndarray:
+    """Times of 32 bits from the cadences, if they are too coarse."""
+    what = str(cube.column_name("time"))
+    refined, notes = refine_times(archive, correction, numbers, cube.coarse_step(), cadence, unit_s, what)
+    cube.notes.extend(notes)
+    return refined
+
+
+def _to_middle(cube: _OpenCube, archive: np.ndarray, cadence_s: float, unit_s: float, name: str) -> np.ndarray:
+    """Times of the middle of exposures from those of another moment in them."""
+    place, why = place_in_exposure(cube.values), "TIMEPIXR says"
+    if place == 0.5 and holds_starts(name):
+        place, why = 0.0, "its name says"
+    if place == 0.5:
+        return archive
+    shift_s = (0.5 - place) * _live_seconds(cube.values, cadence_s)
+    which = {0.0: "the start", 1.0: "the end"}.get(place, f"{place:g}")
+    cube.notes.append(f"column {name} is that of {which} of exposures, {why}: {shift_s:+.6g} s are added")
+    return archive + shift_s / unit_s
 
 
 def _read_pixels(cube: _OpenCube, readout: Readout, grid: CadenceGrid) -> Cube:
@@ -487,6 +568,10 @@ def _read_pixels(cube: _OpenCube, readout: Readout, grid: CadenceGrid) -> Cube:
         raise FrameError(f"{cube.path}: all pixels of all {n_frames} cadences are NaN or infinite")
     quality = cube.column("quality", np.int64)
     lost, notes = find_lost_images(flux)
+    if cube.images is not None:
+        embedded, found = find_embedded_data(flux)
+        flux = np.where(embedded, np.float32(np.nan), flux) if embedded.any() else flux
+        notes += found
     flux, flagged = _without_flagged(cube, flux)
     notes += flagged + describe_flags(quality, cube.profile.ignored_quality_bits, _quality_column(cube))
     quality = np.zeros(n_frames, dtype=np.int64) if quality is None else quality

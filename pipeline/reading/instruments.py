@@ -44,6 +44,7 @@ CUBE_KEYWORDS = (
         "output",
     ),
     *("time_reference_d", "time_reference_fraction_d", "time_system", "time_place", "time_slice"),
+    *("data_release", "processing"),
     *("first_exposure_utc", "sequence", "saturation_adu", "band", "zero_point_mag", "pixel_scale_arcsec"),
     "seeing_arcsec",
 )
@@ -75,6 +76,7 @@ _CUBE_SECTIONS = {
     "outputs": ("names",),
     "calibration": ("trend_s",),
     "times": ("corrected_scale", "last_slice_s", "slice_step_s", "n_slices"),
+    "late_times": ("seconds", "last_release", "doubtful_releases", "processings"),
 }
 _LAYOUTS = ("frame", "cube")
 TIME_SCALES = ("utc", "tai", "tt", "tdb")  # those with a conversion to UTC
@@ -148,6 +150,32 @@ class TimeSlices:
     def early_s(self, time_slice: int) -> float:
         """Seconds by which the end, and thus the middle, of a module's exposure precedes that of the cadence."""
         return self.last_slice_s + self.slice_step_s * (self.n_slices - time_slice)
+
+
+@dataclass(frozen=True)
+class LateTimes:
+    """Data releases of an archive whose times are late.
+
+    Parameters
+    ----------
+    seconds : float
+        To be subtracted from the times.
+    last_release : int
+        Releases up to this one are late.
+    doubtful_releases : tuple of int
+        Releases that exist twice; those of ``processings`` are late.
+    processings : tuple of str
+        Versions of the pipeline.
+    """
+
+    seconds: float
+    last_release: int
+    doubtful_releases: tuple[int, ...] = ()
+    processings: tuple[str, ...] = ()
+
+    def is_late(self, release: int, processing: str) -> bool:
+        """Whether the times of a release are late."""
+        return release <= self.last_release or (release in self.doubtful_releases and processing in self.processings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +267,8 @@ class CubeProfile(Profile):
         For a camera whose modules are read in turn.
     trend_s : float or None
         Window (seconds) of the slow trend that is subtracted; None means the default of the calibration.
+    late_times : LateTimes or None
+        For an archive some of whose releases have late times.
     """
 
     table_hdu: int | None
@@ -249,6 +279,7 @@ class CubeProfile(Profile):
     corrected_scale: str = ""
     time_slices: TimeSlices | None = None
     trend_s: float | None = None
+    late_times: LateTimes | None = None
 
     @property
     def header_keywords(self) -> tuple[str, ...]:
@@ -396,9 +427,21 @@ def _parse_cubes(raw: Mapping[str, Any], source: str) -> CubeProfile:
         corrected_scale=times.pop("corrected_scale", ""),
         time_slices=TimeSlices(**times) if times else None,
         trend_s=raw.get("calibration", {}).get("trend_s"),
+        late_times=_parse_late_times(raw.get("late_times")),
     )
     _check_cubes(profile, source)
     return profile
+
+
+def _parse_late_times(raw: Mapping[str, Any] | None) -> LateTimes | None:
+    if raw is None:
+        return None
+    return LateTimes(
+        float(raw["seconds"]),
+        int(raw["last_release"]),
+        tuple(raw.get("doubtful_releases", ())),
+        tuple(raw.get("processings", ())),
+    )
 
 
 def _shared_values(raw: Mapping[str, Any], source: str) -> dict[str, Any]:

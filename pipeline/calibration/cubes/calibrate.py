@@ -200,7 +200,7 @@ def _measure_motion(
     shift = np.full((len(by_row), 2), np.nan)
     shift[whole] = np.linalg.solve(normal, design.T @ np.nan_to_num(departure[whole]).T)[1:3].T
     # scatter from row to row, in case the noise is larger than expected
-    jitter = np.nanmedian(MAD_TO_SIGMA * np.nanmedian(np.abs(np.diff(departure, axis=0)), axis=0)) / np.sqrt(2)
+    jitter = np.nanmedian(_scatter_of_steps(departure))
     error = np.sqrt(np.diag(np.linalg.inv(normal)))[1:3] * max(float(np.nan_to_num(jitter)), 1.0)
     scatter = MAD_TO_SIGMA * np.nanmedian(np.abs(shift - np.nanmedian(shift, axis=0)), axis=0)
     return shift if np.any(scatter > MIN_MOTION_ERRORS * error) else None
@@ -223,8 +223,7 @@ def _believe_noise(by_row: np.ndarray, expected: np.ndarray, cube: Cube) -> tupl
     The scatter from row to row is compared, which motions and trends raise but never lower.
     """
     known = np.isfinite(by_row).sum(axis=0)
-    steps = np.abs(np.diff(np.nan_to_num(by_row), axis=0))
-    measured = MAD_TO_SIGMA * np.median(steps, axis=0) / np.sqrt(2)
+    measured = _scatter_of_steps(by_row)
     typical = np.median(expected, axis=2)
     usable = (known >= MIN_TRUSTED_ROWS) & (measured > 0)
     if not usable.any():
@@ -239,6 +238,16 @@ def _believe_noise(by_row: np.ndarray, expected: np.ndarray, cube: Cube) -> tupl
     if ratio >= SMALLEST_RATIO:
         return expected, lines
     return expected * ratio, [f"{line}; that of the data is taken" for line in lines]
+
+
+def _scatter_of_steps(by_row: np.ndarray) -> np.ndarray:
+    """Noise of one row of every pixel by its steps from live row to live row; NaN for a pixel without a step."""
+    live = by_row[np.isfinite(by_row).any(axis=tuple(range(1, by_row.ndim)))]
+    if len(live) < 2:
+        return np.full(by_row.shape[1:], np.nan)
+    steps = np.abs(np.diff(live, axis=0))
+    known = np.isfinite(steps).any(axis=0)
+    return np.where(known, MAD_TO_SIGMA * np.nanmedian(np.where(known, steps, 0.0), axis=0) / np.sqrt(2), np.nan)
 
 
 def _model_light(by_row: np.ndarray, common: np.ndarray, motion: np.ndarray | None, windows: np.ndarray) -> np.ndarray:

@@ -29,13 +29,14 @@ def describe_flags(quality: np.ndarray | None, ignored_bits: Sequence[int], colu
     kept = (quality & ignored != 0) & ~masked
     notes = []
     if masked.any():
-        bits = [bit for bit in range(1, 64) if (quality & ~ignored & (1 << (bit - 1)) != 0).any()]
-        counts = ", ".join(f"bit {bit}: {_count(quality, bit):,}" for bit in bits)
+        counts = _count_bits(quality & ~ignored)
         notes.append(f"{column} flags {masked.sum():,} of {len(quality):,} cadences, which are masked ({counts})")
     if kept.any():
-        notes.append(f"{column} flags {kept.sum():,} cadences as outliers or cosmic rays, as flares are: they are kept")
+        what = f"{column} flags {kept.sum():,} cadences as outliers or cosmic rays, as flares are"
+        notes.append(f"{what}: they are kept ({_count_bits(quality[kept])})")
     return tuple(notes)
 
 
-def _count(quality: np.ndarray, bit: int) -> int:
-    return int(np.count_nonzero(quality & (1 << (bit - 1))))
+def _count_bits(quality: np.ndarray) -> str:
+    counts = {bit: int(np.count_nonzero(quality & (1 << (bit - 1)))) for bit in range(1, 64)}
+    return ", ".join(f"bit {bit}: {count:,}" for bit, count in counts.items() if count)

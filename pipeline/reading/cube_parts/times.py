@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from astropy.time import Time
+from astropy.time import Time, TimeDelta
 
 from shutterless.pipeline.reading.cube_times import DAY_S
 from shutterless.pipeline.reading.fits_files import FrameError, HeaderValues
 from shutterless.pipeline.reading.headers.dates import (
+    DateError,
     Stated,
+    find_scale,
     is_plausible,
     read_date,
     read_day_number,
@@ -28,8 +30,18 @@ _CADENCES = {
 }
 _TIME_UNITS_S = {
     **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
-    **dict.fromkeys(("d", "day", "days"), DAY_S),
+    **dict.fromkeys(("d", "day", "days", "mjd", "jd", "date"), DAY_S),
+    **dict.fromkeys(("h", "hour", "hours"), 3600.0),
+    **dict.fromkeys(("min", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
+    **dict.fromkeys(("us", "µs", "usec", "microsecond", "microseconds"), 1e-6),
 }
+_GPS_KEYS = ("GPSTIME", "GPS_TIME", "GPS-TIME", "GPS_UTC", "GPS-UTC", "GPSUTC", "GPSSTART", "GPS_ST", "GPS_SUTC")
+_START_KEYS = ("DATE-BEG", "DATE_OBS", "DATEOBS", "UTC-DATE", *_GPS_KEYS, "GPS-START", "GPS_START", "GPS-BEG")
+_MIDDLE, _END = " (the middle of all images)", " (the end of all images)"
+# what the comment of a date says of the moment in the first exposure, in exposures from its start
+_COMMENTS = {0.5: re.compile(r"\bmid|\bcent(?:re|er)\b", re.I), 1.0: re.compile(r"\bend of\b.*\bexp", re.I)}
+_MOST_CLOCKS_APART_S = 0.01
 _MOST_CLOCK_ERROR = 0.02  # of the cadence that times may correct; beyond, one of the two is wrong
 _FIRST_GUESSED_JD = 2447892.5  # 1990: what would be older is not taken for a date without another one beside it
 _ABSOLUTE_S = 10 * DAY_S  # times later than this after DATE-OBS are no seconds since then
@@ -91,8 +103,19 @@ def find_cadence(
     raise values.missing("cadence_s")
 
 
-def find_start(values: HeaderValues, *, is_barycentric: bool) -> Stated:
-    """Start of the first exposure, or why it is not known on the observer's clock."""
+def find_start(values: HeaderValues, *, is_barycentric: bool, span_s: float, live_s: float) -> Stated:
+    """Start of the first exposure, or why it is not known on the observer's clock.
+
+    Parameters
+    ----------
+    values : HeaderValues
+    is_barycentric : bool
+    span_s : float
+        Seconds from the start of the first exposure to the end of the last one. ``DATE-AVG`` is the middle of all data,
+        ``DATE-END`` their end (FITS standard 4.0, section 9.5).
+    live_s : float
+        Seconds of one exposure.
+    """
     keyword = values.keyword("first_exposure_utc")
     way_out = f"give it with --set {keyword}=2026-03-04T05:06:07"
     if is_barycentric:
@@ -110,17 +133,62 @@ def find_start(values: HeaderValues, *, is_barycentric: bool) -> Stated:
     def by_julian_day(value: Any) -> Time:
         return read_day_number(value, system, zero_jd=0.0)
 
+    def before(read: Callable[[Any], Time], seconds: float) -> Callable[[Any], Time]:
+        return lambda value: read(value) - TimeDelta(seconds, format="sec")
+
     attempts: list[tuple[str, Any, Callable[[Any], Time]]] = [
-        (key, values.read(key), by_date) for key in (keyword, "DATE-BEG", "DATE_OBS", "DATEOBS", "UTC-DATE")
+        (key, values.read(key), by_date) for key in (keyword, *_START_KEYS)
     ]
     attempts += [(key, values.read(key), by_day) for key in ("MJD-OBS", "MJD-BEG", "MJD_OBS", "EXPSTART", "MJD")]
     attempts += [(key, values.read(key), by_julian_day) for key in ("JD-OBS", "JD-BEG", "JD")]
+    for what, seconds, ending in ((_MIDDLE, span_s / 2, "AVG"), (_END, span_s, "END")):
+        attempts.append((f"DATE-{ending}{what}", values.read(f"DATE-{ending}"), before(by_date, seconds)))
+        attempts.append((f"MJD-{ending}{what}", values.read(f"MJD-{ending}"), before(by_day, seconds)))
     found = state_start(attempts, keyword, way_out)
     text = str(values.read(keyword) or "")
-    if found.moment is not None and found.source == f"{keyword} = {values.read(keyword)} is taken":
-        needs_clock = re.fullmatch(r"[\d/-]+", text.strip()) is not None
-        return Stated(found.moment, f"{keyword} and {clock_key} are taken together" if needs_clock else "")
-    return found
+    if found.moment is None or found.source != f"{keyword} = {values.read(keyword)} is taken":
+        return found
+    notes = []
+    if re.fullmatch(r"[\d/-]+", text.strip()):
+        notes.append(f"{keyword} and {clock_key} are taken together")
+    moment = _start_by_comment(values, keyword, found.moment, live_s, notes)
+    _compare_clocks(moment, [(key, values.read(key)) for key in _GPS_KEYS], by_date, keyword, notes)
+    return Stated(moment, "; ".join(notes))
+
+
+def _start_by_comment(values: HeaderValues, keyword: str, moment: Time, live_s: float, notes: list[str]) -> Time:
+    """Start of an exposure whose middle or end is stated, as the comment of the card says."""
+    if keyword in values.supplied:
+        return moment
+    comment = next((header.comments[keyword] for header in values.headers if keyword in header), "")
+    for share, pattern in _COMMENTS.items():
+        if pattern.search(comment):
+            notes.append(f"{keyword} is taken for the {'middle' if share < 1 else 'end'} of the exposure: {comment!r}")
+            return moment - TimeDelta(share * live_s, format="sec")
+    return moment
+
+
+def _compare_clocks(
+    moment: Time, others: list[tuple[str, Any]], read: Callable[[Any], Time], keyword: str, notes: list[str]
+) -> None:
+    """Say if the clock of a GPS receiver disagrees with the one that is taken."""
+    for key, value in others:
+        try:
+            apart_s = 0.0 if value is None else float((read(value) - moment).to_value("s"))
+        except DateError:
+            continue
+        if abs(apart_s) > _MOST_CLOCKS_APART_S:
+            notes.append(f"{key} = {value} is {apart_s:+.3f} s from {keyword}, which is taken")
+
+
+def place_in_exposure(values: HeaderValues) -> float:
+    """Place in an exposure that times of a column refer to, from 0, its start, to 1.
+
+    ``TIMEPIXR`` states it (FITS standard 4.0, table 35); without it, and where it is none, the middle is meant.
+    """
+    stated = values.read("TIMEPIXR")
+    place = 0.5 if stated is None else float(values.parse("TIMEPIXR", stated, positive=False))
+    return place if 0 <= place <= 1 else 0.5
 
 
 def read_image_times(
@@ -160,6 +228,8 @@ def read_image_times(
         raise FrameError(f"{values.path}: column {what} is in {name!r}, known are {known}")
     unit_s = _TIME_UNITS_S[name]
     first = archive[np.isfinite(archive)][:1]
+    if unit is None and start is not None and first.size and abs(float(first[0]) - float(start.mjd)) < 1:
+        unit_s, unit = DAY_S, "d"  # the date itself
     zero = None if start is None else start.tai  # seconds are added on a uniform clock
     since = "" if start is None else f" since {start.isot} ({start.scale.upper()})"
     if not first.size:
@@ -173,9 +243,15 @@ def read_image_times(
         julian_day = zero_jd + float(first[0]) * zero_unit_s / DAY_S
         near = julian_day > _FIRST_GUESSED_JD if start is None else abs(julian_day - float(start.jd)) < 1
         if (zero_unit_s == unit_s or unit is None) and is_plausible(julian_day) and near:
-            scale = "utc" if start is None else start.scale
+            system = str(values.find("time_system"))
+            try:
+                scale, add_s = find_scale(system)
+            except DateError as error:
+                return zero_unit_s, None, f" ({kind})", (f"no UTC: column {what} is {error}",)
             absolute = Time(zero_jd, 0.0, format="jd", scale=scale)
-            return zero_unit_s, absolute, f" ({kind}, {scale.upper()})", (f"column {what} is taken for {kind}",)
+            absolute = absolute + TimeDelta(add_s, format="sec") if add_s else absolute
+            said = f"column {what} holds dates" if name == "date" else f"column {what} is taken for {kind}"
+            return zero_unit_s, absolute, f" ({kind}, {system.upper()})", (said,)
     why = f"no UTC: column {what} begins at {first[0]:g} {name}, which is neither a time since DATE-OBS nor a date"
     return unit_s, None, "", (why,)
 

@@ -123,20 +123,20 @@ def test_nan_pixels_flags_and_nan_times_are_masked(tmp_path):
     flux, quality = numbered(6), np.zeros(6, np.int32)
     flux[:, 0, 1] = np.nan  # a pixel that was never there
     flux[2, 1, 1] = np.inf
-    quality[4] = 1 << 7
+    quality[4] = 1 << 6
     cube = read_cube(write_kepler(tmp_path / "k.fits", flux, untimed=(1,), columns={"QUALITY": quality}))
     assert masked_rows(cube) == [1, 4]
     assert np.isnan(cube.flux_e[0, 1]).all()
     assert list(np.flatnonzero(np.isnan(cube.flux_e[1, 1]))) == [1, 2, 4]
-    assert list(cube.quality) == [0, 0, 0, 0, 128, 0]
+    assert list(cube.quality) == [0, 0, 0, 0, 64, 0]
     assert np.isfinite(cube.readout.seconds(np.arange(6))).all()
 
 
 def test_a_profile_may_list_flags_that_do_not_mask(tmp_path):
     profile = tmp_path / "lenient.toml"
     text = (Path(__file__).parents[3] / "pipeline" / "reading" / "profiles" / "kepler.toml").read_text()
-    profile.write_text(text.replace("ignored_quality_bits = []", "ignored_quality_bits = [8]"))
-    quality = np.array([0, 1 << 7, 1 << 8, (1 << 7) + 1, 0])  # bits 8, 9, 8 and 1
+    profile.write_text(text.replace("ignored_quality_bits = [8, 11, 12]", "ignored_quality_bits = [7]"))
+    quality = np.array([0, 1 << 6, 1 << 8, (1 << 6) + 1, 0])  # bits 7, 9, 7 and 1
     path = write_kepler(tmp_path / "k.fits", numbered(5), columns={"QUALITY": quality})
     assert masked_rows(read_cube(path, instrument=str(profile))) == [2, 3]
     assert masked_rows(read_cube(path)) == [1, 2, 3]
@@ -465,7 +465,7 @@ def test_rows_far_beyond_the_frames_are_refused(tmp_path):
         ({"BUNIT": "adu"}, None, "s", r"GAIN is missing and has no default; give it with --set GAIN=VALUE"),
         ({"EXPTIME": 3.0}, None, "s", r"exposures of 3 s do not fit into a cadence of 2 s; correct EXPTIME"),
         ({}, [0.0, 2.0, 4.0], "s", r"the table of times has 3 rows, the image \(t, y, x\) is \(4, 2, 3\)"),
-        ({}, [0.0, 2.0, 4.0, 6.0], "min", r"column TIME is in 'min', known are 's'"),
+        ({}, [0.0, 2.0, 4.0, 6.0], "weeks", r"column TIME is in 'weeks', known are 's'"),
     ],
 )
 def test_damaged_plain_cubes_are_refused(tmp_path, header, times, unit, message):

@@ -140,7 +140,11 @@ def test_keywords_of_single_outputs_are_known_too():
         ('cadence_d = "TIMEDEL"', "", r"must name the header keyword of cadence_s \(seconds\) or cadence_d \(days\)"),
         ('flux = "FLUX"', "", r"\[columns\] must name the column of flux"),
         ("[columns]", "[colums]", r"unknown key 'colums'; did you mean 'columns'\?"),
-        ("ignored_quality_bits = []", "ignored_quality_bits = [0]", r"ignored_quality_bits has 0, bits are 1 to 63"),
+        (
+            "ignored_quality_bits = [8, 11, 12]",
+            "ignored_quality_bits = [0]",
+            r"ignored_quality_bits has 0, bits are 1 to 63",
+        ),
         ("n_slices = 5", "", r"lacks .*n_slices.*see the built-in kepler\.toml"),
         ("patch_rows = 4", "patch_rows = 5", r"\[tokens\]: TokenGrid: n_rows 64 is not a multiple of patch_rows 5"),
         ("patch_rows = 4", "patch_row = 4", r"\[tokens\]: unknown key 'patch_row'; did you mean 'patch_rows'\?"),

@@ -7,7 +7,6 @@ from astropy.io import fits
 from fake_cubes import write_kepler
 
 from shutterless.pipeline.reading.cube_parts.order import order_frames
-from shutterless.pipeline.reading.cube_parts.quality import describe_flags
 from shutterless.pipeline.reading.cubes import read_cube
 
 SKY = np.random.default_rng(4).poisson(100, (30, 6, 7)).astype(np.float32)
@@ -62,19 +61,6 @@ def test_correction_that_is_zero_is_none(tmp_path):
     cube = read_cube(write_kepler(tmp_path / "k.fits", SKY, columns={"TIMECORR": np.zeros(30)}))
     assert list(cube.readout.read_utc(3)) == [""]
     assert any(note.startswith("no UTC: TIMECORR is zero or NaN throughout") for note in cube.notes)
-
-
-def test_flags_are_counted_by_bit():
-    quality = np.array([0, 2048, 2048, 16, 2048 + 16, 0])
-    assert describe_flags(quality, (), "QUALITY") == (
-        "QUALITY flags 4 of 6 cadences, which are masked (bit 5: 2, bit 12: 3)",
-    )
-    assert describe_flags(quality, (12,), "QUALITY") == (
-        "QUALITY flags 2 of 6 cadences, which are masked (bit 5: 2)",
-        "QUALITY flags 2 cadences as outliers or cosmic rays, as flares are: they are kept",
-    )
-    assert describe_flags(np.zeros(3, int), (), "QUALITY") == ()
-    assert describe_flags(None, (), "") == ()
 
 
 def test_flags_under_another_name_are_read(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from fake_cubes import write_plain
 
 from shutterless.pipeline.reading.cubes import read_cube, read_cube_info
@@ -36,6 +37,11 @@ def utc(info, row=10):
         {"DATE-OBS": "2026-03-03T22:06:07-07:00"},
         {"DATE-OBS": "2026-03-04T05:06:44", "TIMESYS": "TAI"},
         {"DATE-BEG": "2026-03-04T05:06:07"},
+        {"DATE-AVG": "2026-03-04T05:06:37"},  # 30 images of 2 s
+        {"DATE-END": "2026-03-04T05:07:07"},
+        {"GPSTIME": "2026-03-04T05:06:07"},
+        {"GPS_UTC": "2026-03-04 05:06:07Z"},
+        {"DATE-OBS": "2026-03-04T05:06:25", "TIMESYS": "GPS"},
     ],
 )
 def test_dates_of_many_forms(tmp_path, cards):
@@ -96,8 +102,38 @@ def test_times_that_cannot_be_told_give_no_utc(tmp_path):
 
 
 def test_unknown_unit_of_times_is_refused(tmp_path):
-    with pytest.raises(FrameError, match=r"column TIME is in 'min', known are 's'"):
-        info_of(tmp_path, times=MIDDLES, unit="min")
+    with pytest.raises(FrameError, match=r"column TIME is in 'fortnight', known are 's'"):
+        info_of(tmp_path, times=MIDDLES, unit="fortnight")
+
+
+@pytest.mark.parametrize(("unit", "seconds"), [("ms", 1e-3), ("us", 1e-6), ("min", 60), ("h", 3600)])
+def test_units_of_times(tmp_path, unit, seconds):
+    assert utc(info_of(tmp_path, header=START, times=MIDDLES / seconds, unit=unit)) == UTC_10
+
+
+@pytest.mark.parametrize(("place", "shift_s"), [(0.0, 1.0), (0.5, 0.0), (1.0, -1.0)])
+def test_times_of_the_start_and_the_end_of_exposures(tmp_path, place, shift_s):
+    info = info_of(tmp_path, header={**START, "TIMEPIXR": place}, times=MIDDLES - shift_s)
+    assert utc(info) == UTC_10
+    assert any("of exposures, TIMEPIXR says" in note for note in info.notes) == (place != 0.5)
+
+
+@pytest.mark.parametrize(
+    ("date", "comment"),
+    [("05:06:08", "[UTC] middle of exposure"), ("05:06:08", "Mid-exposure"), ("05:06:09", "end of first exposure")],
+)
+def test_the_comment_of_a_date_may_say_which_moment_it_is(tmp_path, date, comment):
+    path = write_plain(tmp_path / "c.fits", SKY, header=START)
+    fits.setval(path, "DATE-OBS", value=f"2026-03-04T{date}", comment=comment)
+    info = read_info(path)
+    assert utc(info) == UTC_10
+    assert any(note.startswith("DATE-OBS is taken for the") for note in info.notes)
+
+
+def test_a_clock_of_gps_that_disagrees_is_said(tmp_path):
+    info = info_of(tmp_path, header={**START, "GPSTIME": "2026-03-04T05:06:06.2", "GPS_ST": "none"})
+    assert utc(info) == UTC_10
+    assert "GPSTIME = 2026-03-04T05:06:06.2 is -0.800 s from DATE-OBS, which is taken" in info.notes
 
 
 @pytest.mark.parametrize("true_s", [1.998, 2.002])
