@@ -31,10 +31,11 @@ from shutterless.workflows.registry.register import register_version
 from shutterless.workflows.report.report import write_report
 from shutterless.workflows.searching.search import search_files
 from shutterless.workflows.settings.settings import FAMILY_NAMES, Settings, TrainSettings, resolved_toml
-from shutterless.workflows.tracking.record import read_training, record_evaluation, record_training
+from shutterless.workflows.tracking.record import read_training, record_evaluation, record_training, training_span
 from shutterless.workflows.tracking.server import hide_password
 from shutterless.workflows.tracking.tracking import (
     TEMPLATE_BANK,
+    Run,
     Tracking,
     default_tracking_uri,
     open_tracking,
@@ -94,7 +95,7 @@ def run_quickstart(
     out = _empty_folder(Path(out))
     (out / "settings.toml").write_text(resolved_toml(settings), encoding="utf-8")
     seconds: dict[str, float] = {}
-    with open_executor(workers, scheduler, no_dask) as executor:
+    with open_executor(workers, scheduler, no_dask, announce=progress.write_line) as executor:
         with _timed("simulate", seconds, progress):
             frames = _simulate(settings, out, executor, progress)
         with _timed("ingest", seconds, progress):
@@ -257,7 +258,9 @@ def _track(settings: Settings, out: Path, evaluation: Evaluation, data_hash: str
     trained = ~evaluation.summary["detector"].isin([TEMPLATE_BANK, BUNDLED_DETECTOR])
     for row, is_trained in zip(evaluation.summary.to_dict("records"), trained, strict=True):
         folder = out / "models" / row["detector"] if is_trained else None
-        with track_run(tracking, QUICKSTART_EXPERIMENT, row["detector"], {"shuffled": "false"}) as run:
+        span = None if folder is None else training_span(folder)
+        with track_run(tracking, QUICKSTART_EXPERIMENT, row["detector"], {"shuffled": "false"}, span=span) as run:
+            _log_datasets(run, out, trained=folder is not None)
             if folder is not None:
                 record_training(run, folder, settings.train_for(row["family"]))
             else:
@@ -280,10 +283,20 @@ def _track(settings: Settings, out: Path, evaluation: Evaluation, data_hash: str
     return tracking, out / "models" / best
 
 
+def _log_datasets(run: Run, out: Path, *, trained: bool) -> None:
+    """Log the stores that a detector learned from and was judged on."""
+    contexts = {HELD_OUT: "evaluation", **({"training": "training", "validation": "validation"} if trained else {})}
+    for name, context in contexts.items():
+        store = out / "store" / name
+        manifest = read_manifest(store)
+        run.log_dataset(store, manifest, manifest_hash(manifest), context)
+
+
 def _track_controls(settings: Settings, out: Path, tracking: Tracking) -> None:
     """Log how each control was trained, but no model: nobody is to register one."""
     for plan in _plan_controls(settings, out):
-        with track_run(tracking, QUICKSTART_EXPERIMENT, plan.task.name, {"shuffled": "true"}) as run:
+        span = training_span(plan.folder)
+        with track_run(tracking, QUICKSTART_EXPERIMENT, plan.task.name, {"shuffled": "true"}, span=span) as run:
             record_training(run, plan.folder, plan.settings)
 
 

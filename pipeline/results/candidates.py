@@ -60,6 +60,7 @@ CANDIDATE_TYPES = {
     "time_read": TIMESTAMP,
     "time_event_min": TIMESTAMP,
     "time_event_max": TIMESTAMP,
+    "star_name": "string",
 }
 CANDIDATE_UNITS = {"x": u.pix, "y": u.pix, "duration_s": u.s, "amplitude_e": u.electron, "star_mag": u.mag}
 CANDIDATE_UNITS |= {"false_alarm_rate": 1 / u.hour, "fits_x": u.pix, "fits_y": u.pix}
@@ -105,6 +106,7 @@ CANDIDATE_DESCRIPTIONS = {
     "time_read": "time_read_utc as a time",
     "time_event_min": "time_event_min_utc as a time",
     "time_event_max": "time_event_max_utc as a time",
+    "star_name": "name of that star in the catalogue that the search was given",
 }
 _PLACE_COLUMNS = ("path", "hdu", "fits_x", "fits_y", "fits_z", "object", "cadence_number", "campaign")
 _MOMENTS = ("time_read", "time_event_min", "time_event_max")
@@ -129,7 +131,7 @@ def build_candidates(
         ``probability``, ``kind`` and ``kind_probability`` where a model gave them, ``false_alarm_rate`` and
         ``posterior``. ``trail_id`` numbers the trails of the whole amplifier, not of a segment.
     streaks : DataFrame
-        Streaks of the amplifier, with ``y0`` where it is known.
+        Streaks of the amplifier, with ``y0`` where it is known, and ``name`` where a catalogue was given.
     readout : Readout
     file, model : str
         Names of the FITS file and of the detector.
@@ -174,6 +176,7 @@ def build_candidates(
         trail_id=trail_names(file, readout, detections),
         false_alarm_rate=detections.get("false_alarm_rate", missing),
         posterior=detections.get("posterior", missing),
+        star_name=_star_names(star, begun),
         **dict.fromkeys(_PLACE_COLUMNS, missing),
     )
     if place is not None:
@@ -227,6 +230,14 @@ def _parquet_metadata(table: Table) -> dict[str, str]:
         "table_meta_yaml": "\n".join(get_yaml_from_table(plain)),
         **{f"table::len::{name}": str(max(plain[name].dtype.itemsize // 4, len("None"))) for name in texts},
     }
+
+
+def _star_names(star: pd.DataFrame, begun: np.ndarray) -> Any:
+    """Name of the star of each detection; missing where no catalogue names it."""
+    if "name" not in star:
+        return pd.NA
+    names = star["name"].where(begun & (star["name"] != ""))
+    return pd.array(names.to_numpy(dtype=object), dtype="string")
 
 
 def _candidate_id(file: str, readout: Readout, x: float, y: Any, row: int) -> str:

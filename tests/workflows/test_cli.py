@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from shutterless.pipeline.simulation.settings import SceneSettings
 from shutterless.workflows import cli
 from shutterless.workflows.commands import console
+from shutterless.workflows.commands.experiments import make_room_for_model
 from shutterless.workflows.commands.options import DefaultOf
 from shutterless.workflows.searching.frame_rates import FrameRates
 
@@ -149,7 +150,7 @@ def test_dry_run_of_ingest_says_everything_and_writes_nothing(frames, tmp_path):
     lines = result.stdout.splitlines()
     assert lines[0] == "would read 1 files, 4 amplifiers, 4 Mpix (instrument: ztf)"
     assert lines[1] == f"would write about 7.8 MB to {tmp_path / 'store'}"
-    assert lines[2].startswith("would take about 0 s with 2 workers (")
+    assert lines[2].startswith("would take about 14 s with 2 workers (")
     assert "1 cannot be read:" in result.stderr
     assert "absent.fits does not exist" in result.stderr
     assert not (tmp_path / "store").exists()
@@ -308,3 +309,15 @@ def test_tracking_store_default_and_choice(monkeypatch, tmp_path):
 def test_server_without_a_scheme_is_not_taken_for_a_folder(address):
     with pytest.raises(ValueError, match=rf"--tracking {address}: a server's address begins with http://"):
         console.choose_tracking(address)
+
+
+def test_train_replaces_a_finished_model_only_with_force(tmp_path):
+    """What a user put beside the model stays."""
+    ours = ("training.json", "rates.json", "history.parquet", "model.safetensors", "config.json")
+    for name in (*ours, "notes.txt"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match=r"already holds a trained model; .* or replace it with --force"):
+        make_room_for_model(tmp_path, force=False)
+    make_room_for_model(tmp_path, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    make_room_for_model(tmp_path, force=False)

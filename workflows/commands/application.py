@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from shutterless.workflows.commands.console import exit_with_code
+from shutterless.workflows.commands.guide import describe_examples
 from shutterless.workflows.commands.options import DefaultOf
 
 ORDER = (
@@ -79,7 +80,7 @@ app = typer.Typer(
 def command(function: Callable[..., int]) -> Callable[..., None]:
     """Register a command that returns its exit code; errors for users are printed in one line."""
     guarded = exit_with_code(function)
-    app.command(cls=LateDefaults)(guarded)
+    app.command(cls=LateDefaults, epilog=describe_examples(function.__name__))(guarded)
     return guarded
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from shutterless.workflows.commands.guide import suggest
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -103,30 +105,32 @@ def describe_plan(
     instrument: str | None,
     supplied: Mapping[str, str],
     workers: int | None,
+    no_dask: bool,
     pixels_per_second: float,
     written: Callable[[int], str],
 ) -> int:
     """Print what a command would do; the exit code is 0 if every file can be read."""
     from shutterless.workflows.execution.cluster import SerialExecutor
+    from shutterless.workflows.execution.late_executor import estimate_duration
     from shutterless.workflows.frames.ingest import estimate_seconds, survey_files
 
     survey = survey_files(files, instrument=instrument, supplied=supplied, executor=SerialExecutor())
-    n_workers = workers or len(os.sched_getaffinity(0))
     n_pixels = survey.n_pixels
-    seconds = estimate_seconds(n_pixels, n_workers, pixels_per_second)
+    alone = estimate_seconds(n_pixels, 1, pixels_per_second)
+    seconds, n_workers = estimate_duration(len(survey.tasks), alone, 1 if no_dask else workers)
+    where = f"with {n_workers} workers" if n_workers > 1 else "in one process"
     read = f"{len(survey.infos)} files, {len(survey.tasks)} amplifiers, {n_pixels / 1e6:,.0f} Mpix"
     typer.echo(f"would read {read} (instrument: {', '.join(survey.instruments) or 'none'})")
     typer.echo(f"would write {written(n_pixels)}")
-    typer.echo(
-        f"would take about {seconds:,.0f} s with {n_workers} workers ({pixels_per_second / 1e6:.0f} Mpix/s each)"
-    )
+    each = f"{pixels_per_second / 1e6:.0f} Mpix/s each, and the start"
+    typer.echo(f"would take about {seconds:,.0f} s {where} ({each})")
     for line in survey.warnings:
         typer.echo(f"warning: {line}", err=True)
     return list_failures(_failure_lines(survey.failures), what="cannot be read")
 
 
-def conclude(progress: Progress, result: Any, done: str) -> int:
-    """Print the instruments, warnings, result and failures of a command; return the exit code.
+def conclude(progress: Progress, result: Any, done: str, *steps: str | tuple[object, ...]) -> int:
+    """Print the instruments, warnings, result, failures and next steps of a command; return the exit code.
 
     ``result`` has ``instruments``, ``warnings`` and ``failures``, like every result from many files.
     """
@@ -134,7 +138,9 @@ def conclude(progress: Progress, result: Any, done: str) -> int:
     for line in result.warnings:
         typer.echo(f"warning: {line}", err=True)
     typer.echo(done)
-    return list_failures(_failure_lines(result.failures))
+    code = list_failures(_failure_lines(result.failures))
+    suggest(*steps, quiet=progress.quiet)
+    return code
 
 
 def _failure_lines(failures: pd.DataFrame) -> list[str]:

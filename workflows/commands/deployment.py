@@ -9,6 +9,7 @@ import typer
 
 from shutterless.workflows.commands.application import command
 from shutterless.workflows.commands.console import DONE, SOME_FAILED, choose_tracking, make_progress, split_set
+from shutterless.workflows.commands.guide import suggest
 from shutterless.workflows.commands.options import MODEL_HELP, Config, Debug, Instrument, Quiet, Set, TrackingOption
 
 RegisteredName = Annotated[str, typer.Argument(help="Name in the registry.", show_default=False)]
@@ -20,10 +21,14 @@ def register(
     model: Annotated[str, typer.Argument(help="Folder, run id, models:/NAME@ALIAS or bundled.", show_default=False)],
     name: Annotated[str, typer.Option(help="Name in the registry.")] = "shutterless",
     alias: Annotated[
-        str | None, typer.Option(help="Alias for this version; a second champion needs `promote`.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Alias for this version, default: none; a second champion needs `promote`.", show_default=False
+        ),
     ] = None,
     evaluation: Annotated[
-        Path | None, typer.Option(help="Output of `evaluate` to attach to the version.", show_default=False)
+        Path | None,
+        typer.Option(help="Output of `evaluate` to attach to the version; default: none.", show_default=False),
     ] = None,
     trained_on: Annotated[
         str, typer.Option(help="For the card: the frames of its training, simulated or real.", show_default=False)
@@ -42,6 +47,7 @@ def register(
         open_tracking(uri), model, name, alias, evaluation=evaluation, trained_on=trained_on, reason=reason
     )
     typer.echo(f"{registered.reference} is version {registered.version} of {name}")
+    suggest(("search", "FILES", "--model", registered.reference), ("promote", name, registered.version), quiet=quiet)
     return DONE
 
 
@@ -59,7 +65,10 @@ def promote(
         Path | None, typer.Option(help="Its truth table; default: the policy's, else beside it.", show_default=False)
     ] = None,
     policy: Annotated[
-        Path | None, typer.Option(help="Gates: a TOML file that holds only what it changes.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Gates: a TOML file that holds only what it changes; default: registry.toml.", show_default=False
+        ),
     ] = None,
     reason: Reason = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure the gates and change nothing.")] = False,
@@ -78,6 +87,7 @@ def promote(
         reason=reason, dry_run=dry_run, progress=make_progress(quiet),
     )  # fmt: skip
     typer.echo(promotion.text())
+    suggest(("history", name), ("search", "FILES", "--model", f"models:/{name}@{to}"), quiet=quiet)
     return DONE if promotion.judgement.passed and (dry_run or promotion.promoted) else SOME_FAILED
 
 
@@ -100,6 +110,7 @@ def rollback(
 
     entry = roll_back(open_tracking(uri), name, alias=alias, version=to, reason=reason)
     typer.echo(f"{alias} of {name} is version {entry.new} again, after {entry.old or 'none'}")
+    suggest(("history", name), quiet=quiet)
     return DONE
 
 
@@ -117,6 +128,7 @@ def history(
 
     found = read_registry_history(open_tracking(uri), name)
     typer.echo(found.text())
+    suggest(("promote", name, "VERSION"), ("rollback", name), quiet=quiet)
     return SOME_FAILED if found.notes else DONE
 
 
@@ -136,7 +148,7 @@ def serve(
     instrument: Instrument = None,
     false_alarms_per_hour: Annotated[
         float | None,
-        typer.Option(help="False alarms per amplifier-hour if a request gives none.", show_default=False),
+        typer.Option(help="False alarms per amplifier-hour if a request gives none; default: 50.", show_default=False),
     ] = None,
     searches: Annotated[int, typer.Option(help="Searches at the same time; more are sent away.")] = 1,
     max_megabytes: Annotated[float, typer.Option(help="Largest body of a request.")] = 64,

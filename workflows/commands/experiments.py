@@ -9,6 +9,7 @@ import typer
 
 from shutterless.workflows.commands.application import command
 from shutterless.workflows.commands.console import DONE, choose_tracking, make_progress
+from shutterless.workflows.commands.guide import suggest
 from shutterless.workflows.commands.options import (
     MODEL_HELP,
     Config,
@@ -46,6 +47,9 @@ def run(
     progress = make_progress(quiet)
     report = run_quickstart(settings, out, workers=workers, scheduler=scheduler, no_dask=no_dask, progress=progress)
     typer.echo(f"report: {report}")
+    models = f"sqlite:///{out / 'mlflow.db'}"
+    suggest("open the report in a browser", ("search", "FILES", "--model", "models:/shutterless@champion",
+            "--tracking", models), quiet=quiet)  # fmt: skip
     return DONE
 
 
@@ -74,7 +78,8 @@ def pretrain(
     )  # fmt: skip
     for source, ratio in summary["validation_ratio"].items():
         typer.echo(f"{source}: validation error {ratio:.4f} of that of predicting 0")
-    typer.echo(f"pretrained encoder: {out} (use it with `shutterless train STORE --init {out}`)")
+    typer.echo(f"pretrained encoder: {out}")
+    suggest(("train", store, "--init", out), quiet=quiet)
     return DONE
 
 
@@ -83,7 +88,10 @@ def train(
     store: Store,
     model: Annotated[FamilyOption, typer.Option(help="Family of the model.")] = FamilyOption.TRANSFORMER,
     config: Config = None,
-    init: Annotated[str | None, typer.Option(help=f"Start from this model. {MODEL_HELP}", show_default=False)] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help=f"Start from this model; default: random weights. {MODEL_HELP}", show_default=False),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the model; default: runs/MODEL.", show_default=False)
     ] = None,
@@ -98,7 +106,7 @@ def train(
 
     settings = load_settings(config, set_ or ())
     out = out or Path("runs") / model
-    _make_room_for_model(out, force=force)
+    make_room_for_model(out, force=force)
     if model in (FamilyOption.FOREST, FamilyOption.COMBINED):
         if init:
             raise typer.BadParameter(f"a {model} detector starts from no other model; train it without --init")
@@ -113,8 +121,7 @@ def train(
                 store, forest_settings=settings.forest, settings=settings.combined, grid=settings.train.grid, out=out,
                 progress=make_progress(quiet),
             )  # fmt: skip
-        typer.echo(f"model: {out}")
-        return DONE
+        return _conclude_training(out, quiet)
     own = settings.train_for(model)
     uri = choose_tracking(tracking)
     from shutterless.workflows.tracking.tracking import open_tracking, resolve_model
@@ -125,11 +132,17 @@ def train(
         store, family=str(model), settings=own, out=out, init=start, tracking=open_tracking(uri),
         progress=make_progress(quiet),
     )  # fmt: skip
+    return _conclude_training(out, quiet)
+
+
+def _conclude_training(out: Path, quiet: bool) -> int:
     typer.echo(f"model: {out}")
+    suggest(("evaluate", "STORE", "--model", out, "--model", "template-bank"), ("search", "FILES", "--model", out),
+            quiet=quiet)  # fmt: skip
     return DONE
 
 
-def _make_room_for_model(out: Path, *, force: bool) -> None:
+def make_room_for_model(out: Path, *, force: bool) -> None:
     """Refuse a folder with a finished model, or remove that; other files stay.
 
     Raises
@@ -167,6 +180,7 @@ def tune(
     result = tune_families(store, settings=settings, out=out, tracking=track, progress=make_progress(quiet))
     typer.echo(result.text())
     typer.echo(f"sweep: {out} (tracked runs: sweep = {result.sweep})")
+    suggest(("evaluate", "STORE", "--model", out / str(settings.tune.families[0])), quiet=quiet)
     return DONE
 
 
@@ -201,6 +215,7 @@ def evaluate(
     )  # fmt: skip
     typer.echo(evaluation.text())
     typer.echo(f"evaluation: {out}")
+    suggest(("compare", "--experiment", "evaluate"), ("register", "MODEL", "--evaluation", out), quiet=quiet)
     return DONE
 
 
@@ -237,6 +252,7 @@ def compare(
     )
     typer.echo(comparison.text())
     typer.echo(f"comparison: {out / 'comparison.html'}")
+    suggest("open the page in a browser", ("register", "MODEL"), quiet=quiet)
     return DONE
 
 
@@ -247,7 +263,7 @@ def describe(
         str | None,
         typer.Option(
             metavar="SIZES",
-            help="Instead of a saved model: an MLP of these layer sizes, e.g. 3-4-3-1.",
+            help="Instead of a saved model, the default, an MLP of these layer sizes, e.g. 3-4-3-1.",
             show_default=False,
         ),
     ] = None,
@@ -262,23 +278,28 @@ def describe(
         from shutterless.models.mlp import parse_sizes
 
         typer.echo(describe_mlp(parse_sizes(layers), task))
+        suggest(("train", "STORE", "--model", "mlp", "--set", "mlp.hidden_sizes=[4, 3]"), quiet=quiet)
         return DONE
     choose_tracking(tracking)
+    after = "search", "FILES", "--model", model
     from shutterless.workflows.tracking.tracking import resolve_model
 
     folder = resolve_model(model)
     if folder is None:
         typer.echo("template-bank: no weights; PSF filter in x, box, Gaussian and flare shapes in time, with vetoes")
+        suggest(after, quiet=quiet)
         return DONE
     from shutterless.models.forest.forest import is_combined, is_forest, load_forest
 
     if is_forest(folder):
         typer.echo(f"forest in {folder}\n\n{load_forest(folder).describe()}")
+        suggest(after, quiet=quiet)
         return DONE
     if is_combined(folder):
         from shutterless.models.combined.combined import load_combined
 
         typer.echo(f"forest and networks in {folder}\n\n{load_combined(folder).describe()}")
+        suggest(after, quiet=quiet)
         return DONE
     from shutterless.models.describe import count_parameters, describe_detector
     from shutterless.models.families import family_of, load_model
@@ -286,4 +307,5 @@ def describe(
     loaded = load_model(folder)
     typer.echo(f"{family_of(loaded)} in {folder}: {count_parameters(loaded):,} parameters\n")
     typer.echo(describe_detector(loaded))
+    suggest(after, quiet=quiet)
     return DONE

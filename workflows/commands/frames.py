@@ -19,6 +19,7 @@ from shutterless.workflows.commands.console import (
     parse_range,
     split_set,
 )
+from shutterless.workflows.commands.guide import suggest
 from shutterless.workflows.commands.options import (
     Catalogue,
     Debug,
@@ -90,9 +91,11 @@ def simulate(
         )
     load_frame_profile(scene.instrument)  # wrong for one file is wrong for all
     make_room_for_frames(out, force=force)
-    with open_executor(workers, scheduler, no_dask) as executor:
-        result = simulate_scene(scene, out, executor=executor, progress=make_progress(quiet))
+    progress = make_progress(quiet)
+    with open_executor(workers, scheduler, no_dask, when_worth=True, announce=progress.write_line) as executor:
+        result = simulate_scene(scene, out, executor=executor, progress=progress)
     typer.echo(f"{len(result.files)} files and {result.truth.name} in {out}")
+    suggest(("search", out, "--out", "found"), ("ingest", out, "--out", "store"), quiet=quiet)
     return list_failures(result.failures)
 
 
@@ -128,18 +131,15 @@ def inject(
     instrument, supplied = _reading_options(set_, instrument)
     if dry_run:
         written = f"as many frames to {out}, truth.parquet and stars.parquet to {hide or out}"
-        return describe_plan(files, instrument, supplied, workers, INJECT_PIXELS_PER_SECOND, lambda _: written)
+        return describe_plan(files, instrument, supplied, workers, no_dask, INJECT_PIXELS_PER_SECOND, lambda _: written)
     progress = make_progress(quiet)
-    with open_executor(workers, scheduler, no_dask) as executor:
+    with open_executor(workers, scheduler, no_dask, when_worth=True, announce=progress.write_line) as executor:
         result = inject_files(
             files, out, settings=wanted, events=events, seed=seed, hide=hide, instrument=instrument, supplied=supplied,
             executor=executor, progress=progress,
         )  # fmt: skip
-    return conclude(
-        progress,
-        result,
-        f"{result.n_events} events in {len(result.files)} files in {out}; their truth is {result.truth}",
-    )
+    done = f"{result.n_events} events in {len(result.files)} files in {out}; their truth is {result.truth}"
+    return conclude(progress, result, done, ("search", out, "--out", "found"))
 
 
 @command
@@ -168,14 +168,14 @@ def ingest(
     if dry_run:
         workers = show_jobs(workers, scheduler, no_dask, slurm)
         return describe_plan(
-            files, instrument, supplied, workers, INGEST_PIXELS_PER_SECOND,
+            files, instrument, supplied, workers, no_dask, INGEST_PIXELS_PER_SECOND,
             lambda n_pixels: f"about {decimal(round(estimate_store_bytes(n_pixels)))} to {out}",
         )  # fmt: skip
-    with open_executor(workers, scheduler, no_dask, slurm) as executor:
+    with open_executor(workers, scheduler, no_dask, slurm, when_worth=True, announce=progress.write_line) as executor:
         result = ingest_files(
             files, out, instrument=instrument, supplied=supplied, resume=resume, executor=executor, progress=progress
         )
-    return conclude(progress, result, f"{len(result.manifest)} amplifiers in {out}")
+    return conclude(progress, result, f"{len(result.manifest)} amplifiers in {out}", ("train", out), ("report", out))
 
 
 @command
@@ -196,6 +196,7 @@ def check(
         files, instrument=instrument, supplied=supplied, executor=SerialExecutor(), progress=make_progress(quiet)
     )
     typer.echo(describe_check(rows, as_json=as_json))
+    suggest(("search", *files[:2], "--out", "found"), quiet=quiet or as_json)
     return SOME_FAILED if any(row["problems"] for row in rows) else DONE
 
 
@@ -205,7 +206,9 @@ def lightcurve(
     x: Annotated[
         float | None, typer.Option(help="Column of one star, in read order; default: every star.", show_default=False)
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of one star of the catalogue.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of one star of the catalogue; default: every star.", show_default=False)
+    ] = None,
     catalogue: Catalogue = None,
     out: Annotated[Path, typer.Option(help="Folder for the light curves.")] = Path("runs/lightcurves"),
     format_: Annotated[
@@ -221,7 +224,9 @@ def lightcurve(
             help="Right ascension for --barycentric (degrees or HH:MM:SS); default: header.", show_default=False
         ),
     ] = None,
-    dec: Annotated[str | None, typer.Option(help="Declination (degrees or DD:MM:SS).", show_default=False)] = None,
+    dec: Annotated[
+        str | None, typer.Option(help="Declination (degrees or DD:MM:SS); default: header.", show_default=False)
+    ] = None,
     instrument: Instrument = None,
     resume: Resume = False,
     set_: Set = None,
@@ -242,11 +247,12 @@ def lightcurve(
         raise ValueError("--ra and --dec belong together, and to --barycentric")
     direction = None if ra is None else parse_direction(ra, dec, "--ra and --dec")
     progress = make_progress(quiet)
-    with open_executor(workers, scheduler, no_dask, slurm) as executor:
+    with open_executor(workers, scheduler, no_dask, slurm, when_worth=True, announce=progress.write_line) as executor:
         result = write_light_curves(
             files, out, x=x, name=name, catalogue=catalogue, formats=format_ or ["parquet"], bin_rows=bin_rows,
             barycentric=barycentric, direction=direction,
             instrument=instrument, supplied=supplied, executor=executor,
             resume=resume, progress=progress,
         )  # fmt: skip
-    return conclude(progress, result, f"{result.n_stars} stars in {len(result.paths)} files in {out}")
+    done = f"{result.n_stars} stars in {len(result.paths)} files in {out}"
+    return conclude(progress, result, done, "read a table with pandas.read_parquet or astropy's Table.read")

@@ -64,12 +64,15 @@ Instrument = Annotated[
     typer.Option(help="Profile name or TOML file; recognised from the header if left out.", show_default=False),
 ]
 Workers = Annotated[int | None, typer.Option(help="Local worker processes; default: one per core.", show_default=False)]
-Scheduler = Annotated[str | None, typer.Option(help="Address of an existing Dask scheduler.", show_default=False)]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Address of an existing Dask scheduler; default: none is used.", show_default=False)
+]
 Slurm = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.toml",
-        help="Run in SLURM jobs: jobs, cores, memory, walltime, … of this file; --dry-run shows the script.",
+        help="Run in SLURM jobs: jobs, cores, memory, walltime, … of this file (default: none); --dry-run shows the "
+        "script.",
         show_default=False,
     ),
 ]
@@ -88,12 +91,17 @@ TrackingOption = Annotated[
     ),
 ]
 FalseAlarms = Annotated[
-    float | None, typer.Option(help="False alarms per amplifier-hour at which to cut.", show_default=False)
+    float | None,
+    typer.Option(
+        help="False alarms per amplifier-hour at which to cut; default: 50, or search.false_alarms_per_hour.",
+        show_default=False,
+    ),
 ]
 Catalogue = Annotated[
     Path | None,
     typer.Option(
-        help="CSV, ECSV or Parquet with x, y, mag and perhaps name: names and event times.", show_default=False
+        help="CSV, ECSV or Parquet with x, y, mag and perhaps name: names and event times. Default: none.",
+        show_default=False,
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]

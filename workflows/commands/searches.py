@@ -17,6 +17,7 @@ from shutterless.workflows.commands.console import (
     make_progress,
     split_set,
 )
+from shutterless.workflows.commands.guide import suggest
 from shutterless.workflows.commands.options import (
     MODEL_HELP,
     Catalogue,
@@ -71,12 +72,12 @@ def search(
     if dry_run:
         workers = show_jobs(workers, scheduler, no_dask, slurm)
         wanted = f"candidates.parquet and candidates.ecsv to {out}"
-        return describe_plan(files, instrument, supplied, workers, SEARCH_PIXELS_PER_SECOND, lambda _: wanted)
+        return describe_plan(files, instrument, supplied, workers, no_dask, SEARCH_PIXELS_PER_SECOND, lambda _: wanted)
     choose_tracking(tracking)
     from shutterless.workflows.searching.search import search_files
 
     progress = make_progress(quiet)
-    with open_executor(workers, scheduler, no_dask, slurm) as executor:
+    with open_executor(workers, scheduler, no_dask, slurm, when_worth=True, announce=progress.write_line) as executor:
         result = search_files(
             files, reference=model, out=out, settings=settings, catalogue=catalogue, instrument=instrument,
             supplied=supplied, executor=executor, resume=resume, progress=progress,
@@ -84,7 +85,7 @@ def search(
     progress.write_line(result.rates.describe(len(result.candidates)))
     for line in result.set_aside:
         typer.echo(line)
-    return conclude(progress, result, f"{len(result.candidates)} candidates in {out}")
+    return conclude(progress, result, f"{len(result.candidates)} candidates in {out}", ("report", out))
 
 
 @command
@@ -121,10 +122,11 @@ def watch(
 
     progress = make_progress(quiet)
     job = SearchJob.prepare(model, out, settings, catalogue=catalogue, instrument=instrument, supplied=supplied)
-    with open_executor(workers, scheduler, no_dask, slurm) as executor:
+    with open_executor(workers, scheduler, no_dask, slurm, announce=progress.write_line) as executor:
         watcher = Watcher(directory, job, executor, settle_s=settle)
         n_failed = watch_folder(watcher, progress.write_line, every_s=every, stop_after_s=stop_after)
     typer.echo(f"candidates: {out}")
+    suggest(("report", out), quiet=quiet)
     return SOME_FAILED if n_failed else DONE
 
 
@@ -155,4 +157,5 @@ def report(
     from shutterless.workflows.report.report import write_report
 
     typer.echo(f"report: {write_report(directory, entry or ())}")
+    suggest("open it in a browser", quiet=quiet)
     return DONE

@@ -39,6 +39,7 @@ from shutterless.pipeline.store.store import live_hours, manifest_hash, open_amp
 from shutterless.workflows.comparison.counted_events import hash_events, list_events
 from shutterless.workflows.comparison.field_tables import place_by_entry
 from shutterless.workflows.comparison.unseen import check_not_trained_on
+from shutterless.workflows.comparison.verdict import judge_evaluation
 from shutterless.workflows.execution.cluster import Executor, SerialExecutor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.searching.detect import Detector, DetectTask, StackView, detect, load_once, write_rates
@@ -159,7 +160,7 @@ def evaluate_detectors(
         events=events,
         groups=pd.concat([result.groups for result in results], ignore_index=True),
         losses=pd.concat([result.losses for result in results], ignore_index=True),
-        verdict=write_verdict(summary, found, results[0].samples),
+        verdict=judge_evaluation(summary, events),
         eta=held_out.eta,
         data_hash=hash_events(manifest, events),
     )
@@ -184,6 +185,7 @@ def _track(
         tags = {"store": str(store), "shuffled": str(row["shuffled"]).lower()}
         with track_run(tracking, EVALUATE_EXPERIMENT, detector.name, tags, remedy=remedy) as run:
             run.log_data(manifest_hash=manifest_hash(manifest), seed=settings.seed)
+            run.log_dataset(store, manifest, manifest_hash(manifest), "evaluation")
             record_model(run, row, detector.folder)
             record_evaluation(
                 run, row, evaluation.completeness, events=evaluation.events, reliability=evaluation.reliability,
@@ -302,45 +304,6 @@ def count_false_alarms(
     return false_alarm_curve(
         detections, score, empty_truth(), float(sum(hours.values())), pixel_rows_per_hour(manifest)
     )
-
-
-def write_verdict(summary: pd.DataFrame, found: dict[str, np.ndarray], samples: list[np.ndarray]) -> str:
-    """State which detector finds most, and which detectors do not differ from it significantly.
-
-    Parameters
-    ----------
-    summary : DataFrame
-        One row per detector.
-    found : dict of str to ndarray of bool
-        Which of the counted events each detector found.
-    samples : list of ndarray
-        Bootstrap samples of those events.
-
-    Notes
-    -----
-    Detectors are compared on the same events. The difference in completeness of each pair is bootstrapped; two differ
-    if its 95 % interval excludes 0. A model trained with shuffled labels is not ranked.
-    """
-    honest = summary[~summary["shuffled"]].sort_values("completeness", ascending=False)
-    if honest.empty:
-        return "Trained with shuffled labels: what these detectors find is chance, and none is ranked."
-    best = honest.iloc[0]
-    rate = f"{best['rate_per_hour']:.0f} false alarms per amplifier-hour"
-    counted = f"{best['rate_low']:.0f} to {best['rate_high']:.0f}, {best['live_hours']:.2f} amplifier-hours"
-    low, share, high = (100 * best[f"completeness{end}"] for end in ("_low", "", "_high"))
-    lines = [
-        f"At {rate} (95 % Poisson interval {counted}) {best['detector']} finds most of {best['n_events']:.0f} events: "
-        f"{share:.1f} % ({low:.1f} to {high:.1f})."
-    ]
-    for other in honest.iloc[1:].itertuples():
-        difference = found[best["detector"]].astype(float) - found[other.detector]
-        spread = np.quantile([difference[rows].mean() for rows in samples], [0.025, 0.975])
-        verdict = "is worse by" if spread[0] > 0 else "is not distinguishable from it: the difference is"
-        lines.append(
-            f"{other.detector} ({100 * other.completeness:.1f} %) {verdict} {100 * difference.mean():.1f} points "
-            f"({100 * spread[0]:.1f} to {100 * spread[1]:.1f})."
-        )
-    return "\n".join(lines)
 
 
 def measure_throughput(folder: str, store: Path, entry: str, n_strips: int = 1024) -> float:

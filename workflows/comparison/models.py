@@ -150,8 +150,8 @@ def group_controls(prepared: pd.DataFrame) -> pd.DataFrame:
 
 
 def _label_models(models: pd.DataFrame) -> list[str]:
-    """Names that distinguish models: the family, the run's name, or the hyperparameters that differ."""
-    for name in ("family", "name"):
+    """Names that distinguish models: the run's name, the family, or the hyperparameters that differ."""
+    for name in ("name", "family"):
         if models[name].is_unique:
             return list(models[name])
     labels = pd.Series("", index=models.index)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,13 +64,15 @@ class Pairing:
 
     Parameters
     ----------
-    tracking : Tracking
+    source : Tracking or DataFrame
+        Store with the events of the runs, or the events of all detectors
+        (`shutterless.workflows.comparison.counted_events.list_events`).
     metric : str
     best : Series
         Row of the best model, as `shutterless.workflows.comparison.models.group_models` gives them.
     """
 
-    tracking: Tracking
+    source: Tracking | pd.DataFrame
     metric: str
     best: pd.Series
     _found: dict[str, pd.DataFrame | None] = field(default_factory=dict)
@@ -145,19 +146,23 @@ class Pairing:
 
     def _events_of(self, row: pd.Series) -> pd.DataFrame | None:
         if row["key"] not in self._found:
-            self._found[row["key"]] = _read_found(self.tracking, row["run_ids"])
+            self._found[row["key"]] = _find_events(self.source, row)
         return self._found[row["key"]]
 
 
-def _read_found(tracking: Tracking, run_ids: Sequence[str]) -> pd.DataFrame | None:
-    """Fraction of a model's seeds that found each event; None if no run logged its events.
+def _find_events(source: Tracking | pd.DataFrame, row: pd.Series) -> pd.DataFrame | None:
+    """Fraction of a model's seeds that found each event; None if its events are not known.
 
     Returns
     -------
     DataFrame or None
         ``found`` and the labels of blocks, indexed by entry and event.
     """
-    tables = [table for run_id in run_ids[:MAX_SEEDS] if (table := read_table(tracking, run_id, "events")) is not None]
+    if isinstance(source, pd.DataFrame):
+        tables = [own] if len(own := source[source["detector"] == row["model"]]) else []
+    else:
+        read = (read_table(source, run_id, "events") for run_id in row["run_ids"][:MAX_SEEDS])
+        tables = [table for table in read if table is not None]
     if not tables:
         return None
     events = pd.concat(tables).astype({"event_id": str})

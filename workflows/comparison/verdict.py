@@ -16,7 +16,8 @@ from shutterless.workflows.tracking.tracking import Tracking
 SHOWN = 8  # models that are drawn and paired with the best
 MOST_PAIRED = 40  # models whose events are read in the search for the simplest
 FEW_BLOCKS = 15
-_FRACTIONS = ("completeness", "accuracy")
+_MEASURE = "completeness"  # by which the detectors of an evaluation are judged
+_FRACTIONS = (_MEASURE, "accuracy")
 _UNFINISHED = (STILL_LEARNING, RATE_TOO_HIGH, RATE_TOO_LOW, UNSTABLE)
 _SAME_RATE = 0.1
 
@@ -45,7 +46,35 @@ class Verdict:
         return "\n".join(self.lines)
 
 
-def choose_model(models: pd.DataFrame, controls: pd.DataFrame, metric: str, tracking: Tracking) -> Verdict:
+def judge_evaluation(summary: pd.DataFrame, events: pd.DataFrame) -> str:
+    """Verdict on the detectors of one evaluation, in the words of `choose_model`, after a line with rate and numbers.
+
+    Parameters
+    ----------
+    summary : DataFrame
+        One row per detector. One that was trained with shuffled labels is not ranked.
+    events : DataFrame
+        From `shutterless.workflows.comparison.counted_events.list_events`.
+    """
+    honest = summary[~summary["shuffled"]].sort_values(["completeness", "detector"], ascending=[False, True])
+    if honest.empty:
+        return "Trained with shuffled labels: what these detectors find is chance, and none is ranked."
+    best = honest.iloc[0]
+    bounds = {f"metrics.{_MEASURE}_{end}": honest[f"{_MEASURE}_{end}"] for end in ("low", "high")}
+    models = honest.assign(
+        model=honest["detector"], key=honest["detector"], mean=honest[_MEASURE], spread=np.nan, n_seeds=1,
+        diagnoses=[()] * len(honest), **bounds, **{"metrics.rate_per_hour": honest["rate_per_hour"]},
+    ).reset_index(drop=True)  # fmt: skip
+    shares = format_interval(best[f"{_MEASURE}_low"], best[f"{_MEASURE}_high"], _MEASURE)
+    counted = f"{best['rate_low']:.0f} to {best['rate_high']:.0f}, {best['live_hours']:.2f} amplifier-hours"
+    rate = f"{best['rate_per_hour']:.0f} false alarms per amplifier-hour (95 % Poisson interval {counted})"
+    verdict = choose_model(models, pd.DataFrame({"twin": [], "family": [], "shares": []}), _MEASURE, events)
+    return f"At {rate}, {best['n_events']:.0f} events. {verdict.lines[0]} Its 95 % interval is {shares}.\n" + "\n".join(
+        verdict.lines[1:]
+    )
+
+
+def choose_model(models: pd.DataFrame, controls: pd.DataFrame, metric: str, source: Tracking | pd.DataFrame) -> Verdict:
     """Apply the one-standard-error rule to models that were judged on the same data.
 
     Parameters
@@ -55,8 +84,8 @@ def choose_model(models: pd.DataFrame, controls: pd.DataFrame, metric: str, trac
     controls : DataFrame
         From `shutterless.workflows.comparison.models.group_controls`.
     metric : str
-    tracking : Tracking
-        Store with the events of the runs.
+    source : Tracking or DataFrame
+        As `shutterless.workflows.comparison.pairs.Pairing`.
 
     Notes
     -----
@@ -65,7 +94,7 @@ def choose_model(models: pd.DataFrame, controls: pd.DataFrame, metric: str, trac
     the same events, which is smaller, so fewer simple models pass. Simple means few parameters.
     """
     best = models.iloc[0]
-    pairing = Pairing(tracking, metric, best)
+    pairing = Pairing(source, metric, best)
     gaps = {row["model"]: pairing.compare(row) for _, row in models.iloc[1:SHOWN].iterrows()}
     simplest, left_out = _find_simplest(models, best, pairing, gaps)
     lines = [

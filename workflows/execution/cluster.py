@@ -13,12 +13,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shutterless.workflows.execution.dask_executor import DaskExecutor
 from shutterless.workflows.execution.executors import ClusterError, Executor, SerialExecutor
-from shutterless.workflows.execution.local_workers import dask_options, job_environment, start_local_workers
+from shutterless.workflows.execution.late_executor import LateExecutor
+from shutterless.workflows.execution.local_workers import (
+    count_cores,
+    dask_options,
+    job_environment,
+    start_local_workers,
+)
 from shutterless.workflows.execution.retries import EXPECTED_ERRORS, RETRIES, ItemOutcome, call_recorded, describe_error
 from shutterless.workflows.execution.workers import guard_worker
 
@@ -58,6 +66,8 @@ def open_executor(
     retries: int = RETRIES,
     allowed_failures: int = ALLOWED_FAILURES,
     memory_limit: float | None = None,
+    when_worth: bool = False,
+    announce: Callable[[str], object] | None = None,
 ) -> Iterator[Executor]:
     """Open the executor of the command line's cluster options, and close it again.
 
@@ -81,6 +91,11 @@ def open_executor(
     memory_limit : float, optional
         Bytes of a local worker (without memory-mapped files) above which it is ended. When left out, half of the
         machine's memory, or all for a single worker.
+    when_worth : bool
+        Where no option says where the work runs, start local workers only once there is enough to do
+        (`shutterless.workflows.execution.late_executor.LateExecutor`).
+    announce : callable, optional
+        Gets the number of workers and the address of Dask's dashboard in a line when workers have started.
 
     Raises
     ------
@@ -98,7 +113,19 @@ def open_executor(
             serial.prepare(preload)
         yield serial
         return
+    if when_worth and workers is None and scheduler is None and slurm is None:
+        start = partial(
+            open_executor, retries=retries, allowed_failures=allowed_failures, memory_limit=memory_limit,
+            announce=announce,
+        )  # fmt: skip
+        with LateExecutor(start, count_cores(), retries=retries) as late:
+            if preload is not None:
+                late.prepare(preload)
+            yield late
+        return
     with _open_cluster(workers, scheduler, slurm, allowed_failures, memory_limit) as (client, options):
+        if announce is not None:
+            announce(describe_cluster(client))
         executor = DaskExecutor(client, retries=retries, **options)
         try:
             if preload is not None:
@@ -132,6 +159,13 @@ def describe_jobs(slurm: str | Path) -> tuple[str, int]:
 
     settings = load_slurm(slurm)
     return job_script(settings, job_environment()), settings.jobs * settings.cores
+
+
+def describe_cluster(client: Client) -> str:
+    """Number of workers, and where to watch them: Dask's dashboard, which needs bokeh."""
+    n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
+    where = client.dashboard_link if find_spec("bokeh") else "needs `pip install 'dask[diagnostics]'`"
+    return f"{n_workers} Dask worker{'s' if n_workers != 1 else ''}; dashboard: {where}"
 
 
 @contextmanager

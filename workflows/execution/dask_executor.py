@@ -149,6 +149,7 @@ class DaskExecutor:
         describe: str,
         progress: Progress | None = None,
         ordered: bool = True,
+        seconds: float | None = None,
     ) -> Iterator[ItemOutcome[Item, Value]]:
         """Yield one outcome per item, in the order of the items or with ``ordered=False`` as they are finished.
 

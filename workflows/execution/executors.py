@@ -35,10 +35,12 @@ class Executor(Protocol):
         describe: str,
         progress: Progress | None = None,
         ordered: bool = True,
+        seconds: float | None = None,
     ) -> Iterator[ItemOutcome[Item, Value]]:
         """Yield one outcome per item, in the order of the items; ``describe`` names the work on the progress bar.
 
-        With ``ordered=False`` they come as soon as they are finished.
+        With ``ordered=False`` they come as soon as they are finished. ``seconds`` is about how long all items take in
+        one process; by it `LateExecutor` decides.
         """
 
 
@@ -68,6 +70,7 @@ class SerialExecutor:
         describe: str,
         progress: Progress | None = None,
         ordered: bool = True,
+        seconds: float | None = None,
     ) -> Iterator[ItemOutcome[Item, Value]]:
         """Yield one outcome per item, in the order of the items."""
         items = list(items)

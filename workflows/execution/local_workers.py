@@ -42,11 +42,10 @@ def start_local_workers(workers: int | None, allowed_failures: int, memory_limit
         If they do not start.
     """
     import dask
-    from dask.system import CPU_COUNT
     from distributed import Client
     from distributed.system import MEMORY_LIMIT
 
-    n_workers = workers or CPU_COUNT
+    n_workers = workers or count_cores()
     environment = {"distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREAD_VARIABLES, 1)}
     with _keep_environment(), dask.config.set({**environment, **dask_options(allowed_failures)}):
         cluster = _start_cluster(
@@ -63,6 +62,13 @@ def start_local_workers(workers: int | None, allowed_failures: int, memory_limit
         with cluster, Client(cluster, set_as_default=False) as client:
             client.register_worker_callbacks(guard_worker)
             yield client
+
+
+def count_cores() -> int:
+    """Cores that this process may use."""
+    from dask.system import CPU_COUNT
+
+    return CPU_COUNT
 
 
 def _start_cluster(**options: Any) -> LocalCluster:

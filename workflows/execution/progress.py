@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -13,6 +14,13 @@ from rich.progress import Progress as RichProgress
 T = TypeVar("T")
 
 _LINE_EVERY_S = 10.0
+_COLUMNS = (
+    TextColumn("{task.description}", markup=False),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+    TimeRemainingColumn(),
+)
 
 
 class Progress:
@@ -49,15 +57,37 @@ class Progress:
         else:
             yield from self._lines(items, describe, total)
 
+    @contextmanager
+    def count(self, describe: str) -> Iterator[Callable[[int, int, str], None]]:
+        """Give a function ``show(done, total, text)`` for work that counts by itself; it says how much time is left."""
+        if self.quiet:
+            yield lambda done, total, text: None
+        elif self._console.is_terminal:
+            with RichProgress(*_COLUMNS, TextColumn("{task.fields[text]}", markup=False), console=self._console) as bar:
+                task = bar.add_task(describe, total=None, text="")
+                yield lambda done, total, text: bar.update(task, completed=done, total=total, text=text)
+        else:
+            yield self._counted_lines(describe)
+
+    def _counted_lines(self, describe: str) -> Callable[[int, int, str], None]:
+        """Print the first and the last count, and one every `_LINE_EVERY_S` seconds between."""
+        start = self._clock()
+        printed = start - _LINE_EVERY_S
+
+        def show(done: int, total: int, text: str) -> None:
+            nonlocal printed
+            now = self._clock()
+            if done < total and now - printed < _LINE_EVERY_S:
+                return
+            left = f", {(now - start) / done * (total - done):.0f} s left" if done < total else ""
+            said = f", {text}" if text else ""
+            self.write_line(f"{describe}: step {done}/{total}{said} ({now - start:.0f} s{left})")
+            printed = now
+
+        return show
+
     def _bar(self, items: Iterable[T], describe: str, total: int) -> Iterator[T]:
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with RichProgress(*columns, console=self._console) as bar:
+        with RichProgress(*_COLUMNS, console=self._console) as bar:
             task = bar.add_task(describe, total=total)
             for item in items:
                 bar.advance(task)

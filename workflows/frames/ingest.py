@@ -32,6 +32,7 @@ _FAILURE_COLUMNS = ("file", "path", "quadrant", "reason")
 # Gpix of them searched, from FITS to candidates, in 12 s
 INGEST_PIXELS_PER_SECOND = 11e6
 SEARCH_PIXELS_PER_SECOND = 9e6
+_HEADER_S = 0.05  # of one file
 # residuals as float16, baseline and sigma as float32 every 64 rows
 _STORE_BYTES_PER_PIXEL = 2 + 2 * 4 / 64
 
@@ -125,7 +126,8 @@ def survey_files(
         load_profile(instrument)  # wrong for one file is wrong for all
     infos, failures = [], []
     read = partial(_read_alone, instrument=instrument, supplied=dict(supplied or {}))
-    for outcome in executor.map(read, paths, describe="reading headers", progress=progress):
+    seconds = _HEADER_S * len(paths)
+    for outcome in executor.map(read, paths, describe="reading headers", progress=progress, seconds=seconds):
         if outcome.value is None:
             failures.append(failure_row(outcome.item, None, outcome.error or ""))
         else:
@@ -214,7 +216,10 @@ def ingest_files(
     work = partial(_ingest_task, store=store, instrument=instrument, supplied=dict(supplied or {}), resume=resume)
     rows: list[dict[str, Any]] = []
     failures: list[Mapping[Any, Any]] = [*survey.failures.to_dict("records")]
-    for outcome in executor.map(work, survey.tasks, describe="ingesting amplifiers", progress=progress):
+    seconds = estimate_seconds(survey.n_pixels, 1)
+    for outcome in executor.map(
+        work, survey.tasks, describe="ingesting amplifiers", progress=progress, seconds=seconds
+    ):
         if outcome.value is None:
             failures.append(failure_row(outcome.item.path, outcome.item.quadrant, outcome.error or ""))
         else:

@@ -15,7 +15,14 @@ from shutterless.pipeline.injection.injected_files import InjectedFile
 from shutterless.pipeline.simulation.truth import write_tables
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
-from shutterless.workflows.frames.ingest import INGEST_PIXELS_PER_SECOND, TRUTH, Survey, prepare_folder, survey_files
+from shutterless.workflows.frames.ingest import (
+    INGEST_PIXELS_PER_SECOND,
+    TRUTH,
+    Survey,
+    estimate_seconds,
+    prepare_folder,
+    survey_files,
+)
 
 # a file is calibrated, read once more and packed
 INJECT_PIXELS_PER_SECOND = INGEST_PIXELS_PER_SECOND / 2
@@ -103,7 +110,9 @@ def inject_files(
     )  # fmt: skip
     copies: list[InjectedFile] = []
     failed = []
-    for outcome in executor.map(work, [i.path for i in survey.infos], describe="injecting events", progress=progress):
+    seconds = estimate_seconds(survey.n_pixels, 1, INJECT_PIXELS_PER_SECOND)
+    paths = [info.path for info in survey.infos]
+    for outcome in executor.map(work, paths, describe="injecting events", progress=progress, seconds=seconds):
         path = outcome.item
         reasons = {None: outcome.error} if outcome.value is None else _found_out_late(outcome.value, survey)
         failed += [{"file": path.name, "path": str(path), "quadrant": q, "reason": why} for q, why in reasons.items()]

@@ -23,6 +23,7 @@ from shutterless.workflows.frames.ingest import failed_tasks, ingest_files, prep
 from shutterless.workflows.frames.lightcurve_files import FORMATS, Observer, write_stars
 
 X_MATCH_PX = 1.5  # largest distance of a star from --x
+_STAR_S = 0.02  # of the fit of one star in some ten thousand rows
 _N_NEAREST = 3  # stars named in the error if there is none at --x
 
 
@@ -141,7 +142,10 @@ def write_light_curves(
         raise LightCurveError(_no_star(x, name, streaks, stars))
     paths: list[Path] = []
     failures: dict[str, str] = {}
-    for outcome in executor.map(_write_task, tasks, describe="fitting light curves", progress=progress):
+    seconds = _STAR_S * sum(len(task.wanted) for task in tasks)
+    for outcome in executor.map(
+        _write_task, tasks, describe="fitting light curves", progress=progress, seconds=seconds
+    ):
         if outcome.value is None:
             failures[outcome.item.entry] = outcome.error or ""
         else:

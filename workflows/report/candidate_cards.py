@@ -101,6 +101,8 @@ def _numbers(candidate: pd.Series, candidates: pd.DataFrame, matches: pd.DataFra
     probability = number(candidate["probability"], "{:.4f}")
     kind = f"{candidate['kind']} (probability {number(candidate['kind_probability'], '{:.3f}')})"
     streak = "none" if pd.isna(candidate["streak_id"]) else number(candidate["streak_id"], "{:.0f}")
+    if pd.notna(candidate.get("star_name")):  # absent in tables of older versions
+        streak += f", {candidate['star_name']}"
     pairs = [
         ("Peak row read (UTC)", or_unknown(candidate["time_read_utc"])),
         ("S/N", number(candidate["snr"], "{:.2f}")),

@@ -15,6 +15,8 @@ import pandas as pd
 
 from shutterless.models.evaluation.metrics import RateCurve
 from shutterless.models.evaluation.posterior import MIN_EVENTS
+from shutterless.pipeline.compiled.cache import is_compiled
+from shutterless.pipeline.detection.box_search import filter_rows
 from shutterless.pipeline.files import remove_partials, write_parquet, write_text
 from shutterless.pipeline.reading.frames import FrameInfo
 from shutterless.pipeline.reading.segments import FileSpan, Segment, SegmentRows, plan_segments
@@ -32,8 +34,10 @@ from shutterless.pipeline.settings import plain_values
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import (
+    SEARCH_PIXELS_PER_SECOND,
     Survey,
     describe_notes,
+    estimate_seconds,
     failure_row,
     failure_table,
     label_files,
@@ -153,8 +157,11 @@ def search_survey(
         for info in frames
         for readout in info.readouts.values()
     ]
+    if progress is not None and not is_compiled(filter_rows):
+        progress.write_line("the first search compiles its loops, about a minute; later ones do not")
     executor.prepare(partial(warm_up, job.detector if frames else job.detector_of(None), max(sizes, default=0)))
-    lost = run_tasks(tasks, executor, progress)
+    seconds = estimate_seconds(survey.n_pixels, 1, SEARCH_PIXELS_PER_SECOND)
+    lost = run_tasks(tasks, executor, progress, seconds=seconds)
     parts = [part for task in tasks if task.segment.name not in lost and (part := read_part(job.out, task.segment))]
     failures = pd.concat([survey.failures, lost_rows([task.segment for task in tasks], parts, lost)], ignore_index=True)
     candidates, rates, unmatched = job.write(parts, failures, survey.infos)
@@ -379,11 +386,19 @@ class SearchJob:
         return lines
 
 
-def run_tasks(tasks: Sequence[SegmentTask], executor: Executor, progress: Progress | None = None) -> dict[str, str]:
+def run_tasks(
+    tasks: Sequence[SegmentTask],
+    executor: Executor,
+    progress: Progress | None = None,
+    *,
+    seconds: float | None = None,
+) -> dict[str, str]:
     """Search segments; return the reason of each that failed as a whole, by its name."""
     lost = {}
     long_first = sorted(tasks, key=lambda task: -task.segment.n_rows)  # so that no worker is left with a long one
-    outcomes = executor.map(search_segment, long_first, describe="searching segments", progress=progress, ordered=False)
+    outcomes = executor.map(
+        search_segment, long_first, describe="searching segments", progress=progress, ordered=False, seconds=seconds
+    )
     for outcome in outcomes:
         if outcome.value is None:
             lost[outcome.item.segment.name] = outcome.error or ""

@@ -46,9 +46,12 @@ def example_input(folder: str | Path) -> dict[str, np.ndarray]:
 def pyfunc_signature() -> dict[str, Any]:
     """Signature of every logged detector, as ``mlflow.models.ModelSignature.from_dict`` takes it.
 
-    A request holds the arrays of strips or a path, so each column is optional. The model itself checks shapes and
+    A request holds the arrays of strips or a path, so each column is optional. The arrays are of any type, since both
+    batches and one strip a row are taken, for which MLflow has no common type. The model itself checks shapes and
     shows both where they differ. A tensor signature would demand all five arrays and refuse a path.
     """
+    from shutterless.models.scoring import SCORE_COLUMNS  # imports torch, which some searches do not need
+
     columns = [{"type": "any", "name": name, "required": False} for name in STRIP_ARRAYS]
     columns += [{"type": "string", "name": "path", "required": False}]
     columns += [{"type": "any", "name": "quadrant", "required": False}]
@@ -56,7 +59,8 @@ def pyfunc_signature() -> dict[str, Any]:
     params = [
         {"name": name, "default": default, "shape": None, "type": types[name]} for name, default in PARAMETERS.items()
     ]
-    return {"inputs": json.dumps(columns), "outputs": None, "params": json.dumps(params)}
+    outputs = [{"type": "string" if name == "kind" else "double", "name": name} for name in SCORE_COLUMNS]
+    return {"inputs": json.dumps(columns), "outputs": json.dumps(outputs), "params": json.dumps(params)}
 
 
 def model_signature(mlflow: Any) -> Any:

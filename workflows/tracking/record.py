@@ -18,16 +18,16 @@ from shutterless.pipeline.files import hash_file
 from shutterless.workflows.pages.drawings import new_figure
 from shutterless.workflows.pages.figures import plot_completeness, plot_learning_curves
 from shutterless.workflows.settings.settings import TrainSettings
-from shutterless.workflows.tracking.tracking import Run
+from shutterless.workflows.tracking.tracking import WEIGHTS, WEIGHTS_TAG, Run
 
 HISTORY = "history.parquet"
 TRAINING = "training.json"
 TRAINED_ON = "trained_on"  # its key that names stores, sequences and contents
-WEIGHTS = "model.safetensors"
 DATA_HASH = "evaluation.data_hash"
 LEARNING_CURVE = "learning_curve"
 FORCED_CHOICE = "validation.forced_choice"
-MODEL_HASH = "model.hash"
+MODEL_HASH = WEIGHTS_TAG
+STARTED = "started"  # key of `TRAINING`: when the training began, in seconds since 1970
 _TRAINED_FROM = (("hash", "manifest_hash"), ("seed", "seed"))
 
 
@@ -42,11 +42,12 @@ def diagnose_training(folder: Path) -> Diagnosis:
     return diagnose(pd.read_parquet(folder / HISTORY), dropout=dropout)
 
 
-def record_training(run: Run, folder: Path, settings: TrainSettings) -> None:
+def record_training(run: Run, folder: Path, settings: TrainSettings, *, live: bool = False) -> None:
     """Log a finished training.
 
     ``arch.*`` and ``train.*``, data hash and seed, loss of every logged step, the learning curve and its diagnosis,
-    and the share of right choices between events and false triggers of equal S/N.
+    and the share of right choices between events and false triggers of equal S/N. With ``live`` the steps were logged
+    while it trained (`record_step`).
     """
     summary, history = read_training(folder)
     diagnosis = diagnose_training(folder)
@@ -61,12 +62,25 @@ def record_training(run: Run, folder: Path, settings: TrainSettings) -> None:
     run.log_metrics({"train_seconds": summary["train_seconds"], "best_epoch": summary["best_epoch"]})
     choice = {FORCED_CHOICE: summary["forced_choice"], f"{FORCED_CHOICE}_error": summary["forced_choice_error"]}
     run.log_metrics({name: value for name, value in choice.items() if np.isfinite(value)})
-    for record in history.to_dict("records"):
-        numbers = {name: record[name] for name in ("loss", "accuracy", "auc") if pd.notna(record[name])}
-        run.log_metrics({f"{record['split']}.{key}": value for key, value in numbers.items()}, int(record["step"]))
+    for row in () if live else history.to_dict("records"):
+        began = summary.get(STARTED)
+        record_step(run, row, at=None if began is None else began + row["seconds"])
     figure = new_figure(7, 4)
     plot_learning_curves(history, figure.add_subplot())
     run.log_figure(figure, "learning_curve.png")
+
+
+def record_step(run: Run, row: Mapping[str, Any], at: float | None = None) -> None:
+    """Log a row of a training's history: loss, accuracy and AUC of a step, and when that was."""
+    numbers = {name: row[name] for name in ("loss", "accuracy", "auc") if np.isfinite(row[name])}
+    run.log_metrics({f"{row['split']}.{key}": value for key, value in numbers.items()}, int(row["step"]), at)
+
+
+def training_span(folder: Path) -> tuple[float, float] | None:
+    """When a training began and ended, in seconds since 1970; None where that was not recorded."""
+    summary = json.loads((folder / TRAINING).read_text())
+    began = summary.get(STARTED)
+    return None if began is None else (began, began + summary["train_seconds"])
 
 
 def record_model(run: Run, summary: Mapping[str, Any], folder: str | None) -> None:
@@ -87,6 +101,7 @@ def record_model(run: Run, summary: Mapping[str, Any], folder: str | None) -> No
     run.log_params({"family": family_of(model), "n_parameters": count_parameters(model)}, prefix="arch.")
     run.log_params(hyperparameters(model))
     run.log_tags({MODEL_HASH: hash_weights(Path(folder))})
+    run.link_model(hash_weights(Path(folder)))
     known = json.loads(path.read_text()) if (path := Path(folder) / TRAINING).is_file() else {}
     trained = {f"training_{name}": known[key] for name, key in _TRAINED_FROM if key in known}
     run.log_params(trained, prefix="data.")

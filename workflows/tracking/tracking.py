@@ -27,6 +27,7 @@ from urllib.parse import unquote, urlparse
 
 import pandas as pd
 
+from shutterless.pipeline.files import hash_file
 from shutterless.workflows.tracking.logged_model import (
     LOADER_MODULE,
     example_input,
@@ -49,6 +50,11 @@ BUNDLED = {"bundled": "combined", "bundled-forest": "combined/forest", "bundled-
 
 _artifact_roots: dict[str, str] = {}  # by run id; a run's root never changes
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
+_MODEL_LETTERS = re.compile(r"[^\w -]+")  # what MLflow refuses in the name of a model
+WEIGHTS = "model.safetensors"
+WEIGHTS_TAG = "model.hash"  # hash of the weights, on runs and on logged models
+_DATASET_CONTEXT = "mlflow.data.context"
+_DIGEST_LENGTH = 36  # characters that MLflow keeps of a digest
 _PARAMETER_LENGTH = 6000  # characters that MLflow keeps of one parameter
 _BATCH = 1000  # entries that MLflow takes in one log_batch
 _PINNED = ("shutterless", "torch", "transformers", "numpy", "pandas", "safetensors", "einops", "mlflow")
@@ -78,6 +84,7 @@ class Run:
     run_id: str
     _client: MlflowClient
     _waiting: list[Any] = field(default_factory=list)
+    _model_id: str | None = None
 
     def log_params(self, params: Mapping[str, Any], prefix: str = "") -> None:
         """Log parameters; nested tables become dotted names, ``prefix`` is ``"arch."`` or ``"train."``."""
@@ -87,12 +94,18 @@ class Run:
         for start in range(0, len(entries), 100):  # the most that one batch takes
             self._client.log_batch(self.run_id, params=entries[start : start + 100])
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Collect metrics of one step. They are written in batches, which is 14 times faster than one by one."""
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0, at: float | None = None) -> None:
+        """Collect metrics of one step. They are written in batches, which is 14 times faster than one by one.
+
+        ``at`` is when they were measured, in seconds since 1970; now when left out. After `link_model` they count as
+        metrics of that model, too.
+        """
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        self._waiting += [Metric(name, float(value), now, step) for name, value in metrics.items()]
+        when = round(1000 * (time.time() if at is None else at))
+        self._waiting += [
+            Metric(name, float(value), when, step, model_id=self._model_id) for name, value in metrics.items()
+        ]
         if len(self._waiting) >= _BATCH:
             self.flush()
 
@@ -101,6 +114,17 @@ class Run:
         for start in range(0, len(self._waiting), _BATCH):
             self._client.log_batch(self.run_id, metrics=self._waiting[start : start + _BATCH])
         self._waiting.clear()
+
+    def flush_or_wait(self) -> bool:
+        """Write the collected metrics if the store answers at once; else they wait. Whether they were written."""
+        import requests  # comes with mlflow
+
+        try:
+            with brief_requests():
+                self.flush()
+        except (load_mlflow().MlflowException, requests.RequestException):
+            return False
+        return True
 
     def log_tags(self, tags: Mapping[str, Any]) -> None:
         """Log tags."""
@@ -112,6 +136,48 @@ class Run:
         """Log the hash of the data's manifest and the seed."""
         self.log_params({"manifest_hash": manifest_hash, "seed": seed}, prefix="data.")
 
+    def log_dataset(self, store: str | Path, manifest: pd.DataFrame, digest: str, context: str) -> None:
+        """Log a store as a dataset that the run read.
+
+        Parameters
+        ----------
+        store : path
+        manifest : DataFrame
+            Its manifest, for the numbers of amplifiers and rows.
+        digest : str
+            Hash of the manifest.
+        context : str
+            What it was read for: "training", "validation" or "evaluation".
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        folder, files = Path(store).resolve(), int(manifest["file"].nunique())
+        profile = {"amplifiers": len(manifest), "files": files, "rows": int(manifest["n_rows"].sum())}
+        dataset = Dataset(
+            folder.name, digest[:_DIGEST_LENGTH], "local", json.dumps({"uri": str(folder)}), profile=json.dumps(profile)
+        )
+        entry = DatasetInput(dataset=dataset, tags=[InputTag(_DATASET_CONTEXT, context)])
+        self._client.log_inputs(self.run_id, datasets=[entry])
+
+    def link_model(self, weights_hash: str) -> None:
+        """Name the logged model with these weights as an input, with the run that trained it and its versions.
+
+        Tags are ``training_run`` and ``registered_version``. Nothing happens if the store knows no such model.
+        """
+        from mlflow.entities import LoggedModelInput
+
+        experiments = [entry.experiment_id for entry in self._client.search_experiments()]
+        wanted = f"tags.`{WEIGHTS_TAG}` = '{weights_hash}'"
+        found = self._client.search_logged_models(experiments, filter_string=wanted, max_results=1)
+        if not found:
+            return
+        model = found[0]
+        self._model_id = model.model_id
+        self._client.log_inputs(self.run_id, models=[LoggedModelInput(model.model_id)])
+        versions = self._client.search_model_versions(f"run_id = '{model.source_run_id}'")
+        named = [f"models:/{version.name}/{version.version}" for version in versions]
+        self.log_tags({"training_run": model.source_run_id, **({"registered_version": named[0]} if named else {})})
+
     def log_figure(self, figure: Figure, name: str) -> None:
         """Log a figure under ``figures/``."""
         self._client.log_figure(self.run_id, figure, f"figures/{name}")
@@ -121,15 +187,18 @@ class Run:
         self._client.log_text(self.run_id, table.to_csv(index=False), f"tables/{name}.csv")
 
     def log_model(self, folder: str | Path, *, n_parameters: int | None = None) -> str:
-        """Log a model folder (configuration and safetensors, no pickle) and return its ``models:/…`` address."""
-        mlflow = load_mlflow()
+        """Log a model folder (configuration and safetensors, no pickle) and return its ``models:/…`` address.
+
+        The model is named like the folder, and has the hash of its weights as a tag.
+        """
+        mlflow, weights = load_mlflow(), Path(folder) / WEIGHTS
         if not (Path(folder) / "config.json").is_file():
             raise TrackingError(f"{folder} holds no model: config.json is missing")
         if n_parameters is not None:
             self.log_params({"n_parameters": n_parameters}, prefix="arch.")
         with quiet_mlflow():
             info = mlflow.pyfunc.log_model(
-                name=MODEL_NAME,
+                name=_MODEL_LETTERS.sub("-", Path(folder).resolve().name) or MODEL_NAME,
                 loader_module=LOADER_MODULE,
                 data_path=str(folder),
                 pip_requirements=pinned_requirements(),
@@ -137,6 +206,8 @@ class Run:
                 input_example=example_input(folder),
                 metadata=model_metadata(folder),
             )
+            if weights.is_file():
+                self._client.set_logged_model_tags(info.model_id, {WEIGHTS_TAG: hash_file(weights).hexdigest()})
         return info.model_uri
 
 
@@ -184,11 +255,15 @@ def track_run(
     parent: str | None = None,
     run_id: str | None = None,
     remedy: str = "",
+    system_metrics: bool = False,
+    span: tuple[float, float] | None = None,
 ) -> Iterator[Run]:
     """Open a run; it is marked failed if the block raises.
 
     Package version and git commit are always logged as tags. With ``parent``, the id of an open run, the run is
-    nested in that one. With ``run_id`` an earlier run is opened again.
+    nested in that one. With ``run_id`` an earlier run is opened again. With ``system_metrics`` load, memory, disk and
+    network are logged every ten seconds. ``span`` is when the work began and ended, in seconds since 1970, where it was
+    done before by a worker.
 
     Raises
     ------
@@ -202,8 +277,12 @@ def track_run(
     if parent:
         options |= {"nested": True, "parent_run_id": parent}
     with quiet_mlflow(), _store_errors(what, f"; {remedy}" if remedy else ""):
-        active = mlflow.start_run(experiment_id=_experiment_id(tracking, experiment), **options)
-        run = Run(active.info.run_id, mlflow.MlflowClient())
+        experiment_id, client = _experiment_id(tracking, experiment), mlflow.MlflowClient()
+        if span is not None:
+            created = client.create_run(experiment_id, start_time=round(1000 * span[0]), run_name=name)
+            options["run_id"] = created.info.run_id
+        active = mlflow.start_run(experiment_id=experiment_id, log_system_metrics=system_metrics, **options)
+        run = Run(active.info.run_id, client)
         try:
             run.log_tags({**provenance(), **project, **(tags or {})})
             yield run
@@ -212,6 +291,8 @@ def track_run(
             _close_failed(run)
             raise
         mlflow.end_run()
+        if span is not None:
+            client.set_terminated(run.run_id, "FINISHED", end_time=round(1000 * span[1]))
 
 
 def knows_run(tracking: Tracking, run_id: str | None) -> bool:
@@ -401,6 +482,7 @@ def provenance() -> dict[str, str]:
         return found
     if done.returncode == 0 and "site-packages" not in source.parts:
         found["git_commit"] = done.stdout.strip()
+        found["mlflow.source.git.commit"] = found["git_commit"].removesuffix("-dirty")
     return found
 
 

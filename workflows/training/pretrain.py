@@ -91,7 +91,8 @@ def pretrain_model(
         result = learn(None)
     else:
         remedy = "the same command with --resume goes on from the last checkpoint"
-        with track_run(tracking, PRETRAIN_EXPERIMENT, out.name, remedy=remedy) as run:
+        with track_run(tracking, PRETRAIN_EXPERIMENT, out.name, remedy=remedy, system_metrics=True) as run:
+            run.log_dataset(store, read_manifest(store), recipe["manifest_hash"], "training")
             _record_start(run, model, settings, recipe["manifest_hash"])
             result = learn(run)
             _record_end(run, result)

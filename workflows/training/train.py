@@ -39,8 +39,16 @@ from shutterless.workflows.execution.cluster import Executor, SerialExecutor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.searching.detect import Detector, StackView, write_rates
 from shutterless.workflows.settings.settings import TrainSettings
-from shutterless.workflows.tracking.record import HISTORY, TRAINED_ON, TRAINING, diagnose_training, record_training
-from shutterless.workflows.tracking.tracking import Tracking, track_run
+from shutterless.workflows.tracking.record import (
+    HISTORY,
+    STARTED,
+    TRAINED_ON,
+    TRAINING,
+    diagnose_training,
+    record_training,
+)
+from shutterless.workflows.tracking.tracking import Run, Tracking, track_run
+from shutterless.workflows.training.follow import follow_training
 
 TRAIN_EXPERIMENT = "train"
 VALIDATION_GROUP = (
@@ -140,17 +148,27 @@ def train_model(
     dict
         As `fit_detector`.
     """
-    training_set = draw_training_set(store, settings, executor=executor, progress=progress)
     manifest, out = read_manifest(store), Path(out)
-    summary = fit_detector(
-        TrainTask(family, family), training_set, settings, out, data_hash=manifest_hash(manifest),
-        trained_on=describe_frames((store, manifest)), init=init,
-    )  # fmt: skip
-    rate_model(store, out, settings, summary, executor=executor, progress=progress)
-    if tracking is not None:
-        remedy = f"the model is whole in {out}, and `shutterless register {out}` logs it later"
-        with track_run(tracking, TRAIN_EXPERIMENT, out.name, remedy=remedy) as run:
-            record_training(run, out, settings)
+    data_hash = manifest_hash(manifest)
+
+    def learn(run: Run | None) -> dict[str, Any]:
+        training_set = draw_training_set(store, settings, executor=executor, progress=progress)
+        with follow_training(run, progress, f"training {family}") as callbacks:
+            summary = fit_detector(
+                TrainTask(family, family), training_set, settings, out, data_hash=data_hash,
+                trained_on=describe_frames((store, manifest)), init=init, callbacks=callbacks,
+            )  # fmt: skip
+        rate_model(store, out, settings, summary, executor=executor, progress=progress)
+        return summary
+
+    if tracking is None:
+        summary = learn(None)
+    else:
+        remedy = f"if the model is whole in {out}, `shutterless register {out}` logs it later"
+        with track_run(tracking, TRAIN_EXPERIMENT, out.name, remedy=remedy, system_metrics=True) as run:
+            run.log_dataset(store, manifest, data_hash, "training")
+            summary = learn(run)
+            record_training(run, out, settings, live=True)
             run.log_model(out)
     if progress is not None:
         diagnosis = diagnose_training(out)
@@ -232,7 +250,7 @@ def fit_detector(
     TrainError
         If ``init`` is of another family.
     """
-    started = time.perf_counter()
+    began, started = time.time(), time.perf_counter()
     model = _start_model(task.family, training_set.grid, settings, init)
     held_back = np.unique(training_set.groups[training_set.groups >= VALIDATION_GROUP])
     result = fit_model(
@@ -251,6 +269,7 @@ def fit_detector(
         "family": task.family,
         "shuffled": settings.shuffled_labels,
         "n_parameters": count_parameters(result.model),
+        STARTED: began,
         "train_seconds": time.perf_counter() - started,
         "best_epoch": result.best_epoch,
         "forced_choice": choice.share,

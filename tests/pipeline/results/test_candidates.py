@@ -81,6 +81,13 @@ def test_what_peaks_before_the_streak_begins_is_not_that_stars():
     assert after.time_event_min_utc == after.time_event_max_utc == "2026-03-04T05:06:07.000000"
 
 
+def test_a_candidate_has_the_name_of_its_star_in_the_catalogue():
+    streaks = streak_table(((12.5, 1000.0), (40.5, 1000.0))).assign(name=["KIC 1", ""])
+    rows = (12.5, 100, 104, 102, 7.5, 0), (40.5, 100, 104, 102, 7.5, 1), (60.0, 100, 104, 102, 7.5, pd.NA)
+    assert build(*rows, streaks=streaks)["star_name"].fillna("-").tolist() == ["KIC 1", "-", "-"]
+    assert build(*rows)["star_name"].isna().all()
+
+
 def test_what_the_model_says_is_kept():
     table = build((12.5, 1, 2, 1, 7.5, 0), probability=0.75, kind="flare", kind_probability=0.5)
     assert table[["probability", "kind", "kind_probability"]].iloc[0].tolist() == [0.75, "flare", 0.5]

@@ -15,6 +15,7 @@ from shutterless.pipeline.reading.readout import PIXEL_ROWS_PER_HOUR
 from shutterless.pipeline.store.store import read_manifest, write_manifest
 from shutterless.workflows.comparison.counted_events import EVENT_COLUMNS, hash_events, list_events
 from shutterless.workflows.comparison.evaluate import (
+    EVALUATE_EXPERIMENT,
     EvaluateError,
     _HeldOut,
     _judge,
@@ -22,8 +23,9 @@ from shutterless.workflows.comparison.evaluate import (
     evaluate_detectors,
     measure_throughput,
     pixel_rows_per_hour,
-    write_verdict,
 )
+from shutterless.workflows.comparison.models import group_controls, group_models, prepare_runs
+from shutterless.workflows.comparison.verdict import choose_model, judge_evaluation
 from shutterless.workflows.searching.detect import Detector
 from shutterless.workflows.settings.settings import EvaluateSettings
 from shutterless.workflows.tracking import tracking as tracking_module
@@ -319,40 +321,54 @@ def test_vetoed_detections_raise_no_alarm_and_find_nothing():
 
 
 def verdict(found, shuffled=None):
-    """Verdict over detectors that found these events; four bootstrap samples that are the events themselves."""
+    """Verdict over detectors that found these events, each in a sequence of its own."""
     shuffled = shuffled or {}
-    rows = []
+    rows, tables = [], []
     for name, hits in {**found, **shuffled}.items():
         share = float(np.mean(hits))
         rows.append(
             {
                 "detector": name, "family": name.removesuffix("-shuffled"), "shuffled": name in shuffled,
                 "rate_per_hour": 50.0, "rate_low": 24.0, "rate_high": 92.0, "live_hours": 0.2, "n_events": len(hits),
-                "completeness": share, "completeness_low": share - 0.1, "completeness_high": share + 0.1,
+                "n_parameters": len(name), "completeness": share, "completeness_low": share - 0.1,
+                "completeness_high": share + 0.1,
             }
         )  # fmt: skip
-    hits = {name: np.asarray(flags, dtype=bool) for name, flags in {**found, **shuffled}.items()}
-    return write_verdict(pd.DataFrame(rows), hits, [np.arange(4)] * 4).splitlines()
+        event = [str(i) for i in range(len(hits))]
+        tables.append(pd.DataFrame({"detector": name, "event_id": event, "entry": event, "sequence": event,
+                                    "found": np.asarray(hits, bool)}))  # fmt: skip
+    return judge_evaluation(pd.DataFrame(rows), pd.concat(tables)).splitlines()
 
 
 def test_verdict_names_the_best_with_its_rate_and_interval():
-    first, second = verdict({"worse": [1, 0, 0, 0], "best": [1, 1, 1, 0]})
+    first, second, *_ = verdict({"best": [1] * 9 + [0], "worse": [1] + [0] * 9})
     assert first == (
-        "At 50 false alarms per amplifier-hour (95 % Poisson interval 24 to 92, 0.20 amplifier-hours) best finds most "
-        "of 4 events: 75.0 % (65.0 to 85.0)."
+        "At 50 false alarms per amplifier-hour (95 % Poisson interval 24 to 92, 0.20 amplifier-hours), 10 events. Best "
+        "of 2 by completeness: best, 4 parameters, 90.0 %. Its 95 % interval is 80.0 to 100.0 %."
     )
-    assert second == "worse (25.0 %) is worse by 50.0 points (50.0 to 50.0)."
+    assert second.startswith("Take best: none has fewer parameters. The next, worse, is behind by 80.0 ± 13.")
+    assert second.endswith("(paired bootstrap over 10 sequences, the same 10 events).")
 
 
-def test_verdict_does_not_rank_what_it_cannot_tell_apart():
-    _, second = verdict({"one": [1, 1, 0, 0], "other": [0, 0, 1, 1]})
-    assert second.startswith("other (50.0 %) is not distinguishable from it: the difference is 0.0 points")
+def test_verdict_takes_the_simpler_of_what_it_cannot_tell_apart():
+    """Each found half of the events, and as many of those that the other missed."""
+    lines = verdict({"larger": [1, 0] * 6, "small": [0, 1] * 6})
+    assert lines[1].startswith("Take small (5 parameters): it is behind by 0.0 ±")
+
+
+def test_evaluate_and_compare_say_the_same_of_the_same_detectors(evaluated, tracking):
+    """The report shows the text of the evaluation, so all three agree."""
+    runs = prepare_runs(fetch_runs(tracking, EVALUATE_EXPERIMENT))
+    models = group_models(runs, "completeness", evaluated.tables.data_hash)
+    compared = choose_model(models, group_controls(runs), "completeness", tracking)
+    assert compared.lines[1] in evaluated.tables.verdict.splitlines()
+    assert compared.lines[0] in evaluated.tables.verdict
 
 
 def test_what_was_trained_with_shuffled_labels_is_not_ranked():
     """However many events it finds: that is chance."""
-    (said,) = verdict({"cnn": [1, 1, 0, 0]}, {"cnn-shuffled": [1, 1, 1, 1]})
-    assert "cnn finds most of 4 events: 50.0 %" in said
+    said = verdict({"cnn": [1, 1, 0, 0]}, {"cnn-shuffled": [1, 1, 1, 1]})
+    assert "Best of 1 by completeness: cnn, 3 parameters, 50.0 %" in said[0]
     assert verdict({}, {"cnn-shuffled": [1, 1, 1, 1]}) == [
         "Trained with shuffled labels: what these detectors find is chance, and none is ranked."
     ]

@@ -20,11 +20,13 @@ import pytest
 from rich.console import Console
 
 from shutterless.pipeline.reading.frames import FrameError
+from shutterless.workflows.execution import cluster as cluster_module
 from shutterless.workflows.execution.cluster import (
     ClusterError,
     DaskExecutor,
     SerialExecutor,
     call_recorded,
+    describe_cluster,
     open_executor,
 )
 from shutterless.workflows.execution.dask_executor import ITEMS_IN_FLIGHT_PER_WORKER
@@ -140,6 +142,20 @@ def take_memory(n_bytes):
 def dask():
     with open_executor(workers=2) as executor:
         yield executor
+
+
+def test_number_of_workers_and_the_dashboard_are_told(dask, monkeypatch):
+    monkeypatch.setattr(cluster_module, "find_spec", lambda name: None)
+    assert describe_cluster(dask._client) == "2 Dask workers; dashboard: needs `pip install 'dask[diagnostics]'`"
+    monkeypatch.setattr(cluster_module, "find_spec", lambda name: name == "bokeh")
+    assert describe_cluster(dask._client) == f"2 Dask workers; dashboard: {dask._client.dashboard_link}"
+    assert dask._client.dashboard_link.startswith("http://127.0.0.1:")
+
+
+def test_no_workers_are_started_for_one_item():
+    with open_executor(when_worth=True, announce=lambda line: pytest.fail(line)) as executor:
+        (outcome,) = executor.map(square_or_fail, [6], describe="squares")
+    assert outcome.value == 36
 
 
 def test_serial_map_keeps_order_and_records_failures():

@@ -21,7 +21,7 @@ from shutterless.workflows.tracking.record import (
     record_model,
     record_training,
 )
-from shutterless.workflows.tracking.tracking import fetch_runs, read_losses, read_table, track_run
+from shutterless.workflows.tracking.tracking import fetch_runs, read_losses, read_table, register_model, track_run
 
 TRAINED = {
     "family": "cnn", "shuffled": False, "n_parameters": 321, "train_seconds": 4.0, "best_epoch": 3.0, "seed": 9,
@@ -98,6 +98,24 @@ def test_judged_model_says_what_it_is_and_shares_the_hash_of_its_training(traine
     assert logged["metrics.train_seconds"] == 4.0
     assert logged["tags.model.hash"] == training_run["tags.model.hash"]
     assert "params.arch.kernel_rows" in logged
+
+
+def test_evaluation_is_linked_to_the_training_and_to_the_registered_version(tracking, make_model):
+    import mlflow
+
+    folder = make_model("linked", seed=77)
+    with track_run(tracking, "link training", "linked") as training:
+        training.log_model(folder)
+    version = register_model(tracking, training.run_id, "linked")
+    with track_run(tracking, "link evaluation", "linked") as run:
+        record_model(run, {"family": "?"}, str(folder))
+        run.log_metrics({"completeness": 0.75})
+    (logged,) = fetch_runs(tracking, "link evaluation").to_dict("records")
+    assert logged["tags.training_run"] == training.run_id
+    assert logged["tags.registered_version"] == f"models:/linked/{version}"
+    client = mlflow.MlflowClient(tracking.uri)
+    (model,) = client.get_run(run.run_id).inputs.model_inputs
+    assert {m.key: m.value for m in client.get_logged_model(model.model_id).metrics} == {"completeness": 0.75}
 
 
 def test_template_bank_has_no_parameters(tracking):

@@ -223,7 +223,7 @@ def test_server_that_goes_away_during_a_training_costs_no_model(server, training
         assert result.exit_code == 2
         (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
         assert f"run 'kept' was not logged, or not wholly, to {cable.address}: the server does not answer" in line
-        assert line.endswith(f"; the model is whole in {out}, and `shutterless register {out}` logs it later")
+        assert line.endswith(f"; if the model is whole in {out}, `shutterless register {out}` logs it later")
     load_model(out)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     done(call("register", out, "--name", "later", "--tracking", server))

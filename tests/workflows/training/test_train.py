@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from urllib.parse import urlparse
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 from safetensors.numpy import load_file
 from scipy.special import expit
 
@@ -19,6 +22,7 @@ from shutterless.models.families import load_model
 from shutterless.models.scoring import score_strips
 from shutterless.pipeline.store.store import StoreError, manifest_hash, read_manifest, write_manifest
 from shutterless.pipeline.tokens import GridError
+from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.searching.detect import read_rates
 from shutterless.workflows.tracking.tracking import fetch_runs
 from shutterless.workflows.training.train import (
@@ -172,7 +176,10 @@ def test_amplifier_that_is_gone_from_the_store_is_named(training_store, train_se
         draw_training_set(tmp_path, train_settings)
 
 
-def test_tracked_training_says_what_was_trained_on_what(train_in, training_store, train_settings, tracking):
+def test_tracked_training_says_what_was_trained_on_what(
+    train_in, training_store, train_settings, tracking, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
     settings = replace(train_settings, epochs=2)
     folder, summary = train_in("tracked", settings, tracking=tracking)
     (run,) = fetch_runs(tracking, "train").query("name == 'tracked'").to_dict("records")
@@ -186,6 +193,38 @@ def test_tracked_training_says_what_was_trained_on_what(train_in, training_store
     _check_logged_losses(tracking, run["run_id"], history)
     figures = _artifacts(tracking).rglob("figures/learning_curve.png")
     assert any(run["run_id"] in path.parts for path in figures)
+    _check_conventions_of_mlflow(tracking, run["run_id"], summary)
+
+
+def _check_conventions_of_mlflow(tracking, run_id, summary):
+    """The run spans the training, names its data, its model and its commit, and watches the machine."""
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking.uri)
+    run = client.get_run(run_id)
+    assert run.info.start_time <= 1000 * summary["started"]
+    assert run.info.end_time >= 1000 * (summary["started"] + summary["train_seconds"])
+    (data,) = run.inputs.dataset_inputs
+    named = data.dataset.name, data.dataset.digest, data.tags[0].value
+    assert named == ("store", summary["manifest_hash"], "training")
+    assert json.loads(data.dataset.profile) == {"amplifiers": 4, "files": 2, "rows": 16_000}
+    commit = run.data.tags.get("git_commit", "").removesuffix("-dirty")
+    assert run.data.tags.get("mlflow.source.git.commit", "") == commit
+    assert run.data.metrics["system/cpu_utilization_percentage"] >= 0
+    model = client.get_logged_model(run.outputs.model_outputs[0].model_id)
+    assert (model.name, model.tags["model.hash"]) == ("tracked", run.data.tags["model.hash"])
+    times = [metric.timestamp for metric in client.get_metric_history(run_id, "validation.loss")]
+    assert run.info.start_time < times[0] < times[1] < run.info.end_time
+
+
+def test_training_shows_step_loss_and_time_left(train_in, train_settings):
+    said = StringIO()
+    console = Console(file=said, width=200)
+    train_in("shown", train_settings, progress=Progress(console=console))
+    lines = [line for line in said.getvalue().splitlines() if line.startswith("training mlp: step ")]
+    first, last = re.match(r"training mlp: step 1/(\d+) \(\d+ s, \d+ s left\)$", lines[0]), lines[-1]
+    assert first is not None
+    assert re.match(rf"training mlp: step {first[1]}/{first[1]}, train loss \d\.\d{{3}}", last)
 
 
 def _check_logged_losses(tracking, run_id, history):

@@ -75,25 +75,22 @@ class FamilyTracker:
             return
         tags = {**self._tags, "role": "trial", "trial": str(trial.number), "best": "false"}
         name, parent = f"{self._title} {trial.number}", self._parent.run_id
-        with track_run(self.tracking, TUNE_EXPERIMENT, name, tags, parent=parent) as run:
+        with track_run(self.tracking, TUNE_EXPERIMENT, name, tags, parent=parent, system_metrics=True) as run:
             trial.set_user_attr(_RUN_ID, run.run_id)
             yield run
 
     def record(self, run: Run, outcome: TrialOutcome, chosen: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
-        """Log a completed trial as ``shutterless train`` does, and any other up to its last epoch."""
+        """Log the end of a trial: of a completed one as ``shutterless train`` does. Its steps were logged meanwhile."""
         run.log_tags({"state": outcome.state, **({"reason": outcome.reason} if outcome.reason else {})})
         run.log_metrics({"trial_seconds": outcome.seconds})
         if outcome.state == COMPLETE:
-            record_training(run, folder, outcome.settings)
+            record_training(run, folder, outcome.settings, live=True)
             run.log_metrics({"validation_loss": outcome.loss})
             return
         sizes = {"family": self.family, "n_parameters": outcome.n_parameters or 0}
         run.log_params({**sizes, **chosen["arch"]}, prefix="arch.")
         run.log_params({"epochs": outcome.settings.epochs, **chosen["train"]}, prefix="train.")
         run.log_data(manifest_hash=self.data_hash, seed=outcome.settings.seed)
-        for row in outcome.rows:
-            values = {f"{row['split']}.{name}": row[name] for name in ("loss", "accuracy", "auc")}
-            run.log_metrics({name: value for name, value in values.items() if math.isfinite(value)}, int(row["step"]))
 
     def mark_best(self, best: FrozenTrial, folder: Path) -> None:
         """Log the summary of all trials to the family's run, and the model to the best trial's run."""

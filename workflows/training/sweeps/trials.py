@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +84,7 @@ def fit_trial(
     *,
     data_hash: str,
     trained_on: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> TrialOutcome:
     """Train one model as ``shutterless train`` does, and let the study cut it short.
 
@@ -101,6 +102,8 @@ def fit_trial(
         Of the store's manifest.
     trained_on : mapping, optional
         As `shutterless.workflows.training.train.fit_detector`.
+    callbacks : sequence of TrainerCallback
+        Called beside the study's own.
     """
     outcome = TrialOutcome(COMPLETE, settings)
     reporter = _Reporter(trial, settings.epochs, outcome.rows)
@@ -109,8 +112,9 @@ def fit_trial(
         outcome.n_parameters = _count_parameters(family, training_set.grid, settings.architecture)
         task = TrainTask(family, family)
         fit_detector(
-            task, training_set, settings, folder, data_hash=data_hash, trained_on=trained_on, callbacks=[reporter]
-        )
+            task, training_set, settings, folder, data_hash=data_hash, trained_on=trained_on,
+            callbacks=[*callbacks, reporter],
+        )  # fmt: skip
     except load_optuna().TrialPruned:
         outcome.state = PRUNED
     except (UnusableError, TrainingError) as error:

@@ -40,6 +40,7 @@ from shutterless.workflows.searching.detect import RATES
 from shutterless.workflows.settings.settings import Settings, TrainSettings, TuneSettings, resolved_toml
 from shutterless.workflows.tracking.record import read_training
 from shutterless.workflows.tracking.tracking import Tracking
+from shutterless.workflows.training.follow import follow_training
 from shutterless.workflows.training.sweeps.figures import draw_sweep
 from shutterless.workflows.training.sweeps.result import TuneResult, join_tables
 from shutterless.workflows.training.sweeps.search_space import SearchSpace, all_names, parse_space
@@ -202,9 +203,11 @@ class _Sweep:
         architecture = {**base.architecture, **chosen["arch"]}
         settings = replace(base, **chosen["train"], architecture=architecture)
         with tracker.trial_run(trial) as run:
-            outcome = fit_trial(
-                trial, family, self.training_set, settings, folder, data_hash=self.data_hash, trained_on=self.trained_on
-            )
+            with follow_training(run, self.progress, f"{family}: trial {trial.number}") as callbacks:
+                outcome = fit_trial(
+                    trial, family, self.training_set, settings, folder, data_hash=self.data_hash,
+                    trained_on=self.trained_on, callbacks=callbacks,
+                )  # fmt: skip
             if run is not None:
                 tracker.record(run, outcome, chosen, folder)
         if outcome.state == COMPLETE:
