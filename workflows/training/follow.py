@@ -50,7 +50,8 @@ class _StepDisplay(TrainerCallback):
     """Shows step and loss."""
 
     def __init__(self, show: Callable[[int, int, str], None]) -> None:
-        self.show, self.losses = show, {}
+        self.show = show
+        self.losses: dict[str, float] = {}
 
     def on_history_row(self, row: dict[str, Any]) -> None:
         """Remember the losses."""
