@@ -45,6 +45,7 @@ MIN_FRAMES, FEW_FRAMES = 2, 20  # that can be read, and from which noise is know
 SMALL_IMAGE = 5  # pixels of the shorter side, below which there is no pixel with two neighbours on every side
 LONGEST_TARGET_S = 121.0  # cadence of targets; full frames have longer ones
 NOT_IN_FILE = -1  # quality of a cadence that the file leaves out
+_LONGEST_EXPOSURE = 1.02  # cadences, for a cadence that is measured in times has an error
 _OPTIMAL_APERTURE = 2  # value of bit 2
 _QUALITY_COLUMNS = ("SAP_QUALITY", "DQUALITY", "FLAGS")  # where archives and their users keep flags, too
 
@@ -658,12 +659,12 @@ def _live_seconds(values: HeaderValues, cadence_s: float) -> float:
         live_s = frame_s * n_frames * (1 - 2 / block if mitigated else 1)
     else:
         live_s = values.number("exposure_s") or cadence_s
-    if not 0 < live_s <= cadence_s * (1 + 1e-6):
+    if not 0 < live_s <= cadence_s * _LONGEST_EXPOSURE:
         raise FrameError(
             f"{values.path}: exposures of {live_s:g} s do not fit into a cadence of {cadence_s:g} s; correct "
             f"{values.keyword('exposure_s' if frame_s is None else 'frame_exposure_s')} or the cadence with --set"
         )
-    return float(live_s)
+    return float(min(live_s, cadence_s))
 
 
 def _flux(cube: _OpenCube) -> np.ndarray:

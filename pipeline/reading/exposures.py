@@ -76,8 +76,7 @@ def _find_profile(path: Path, instrument: str | None, supplied: Mapping[str, str
             return "cube", True
         if any(len(shape) == 2 for shape in shapes):
             raise ProfileError(
-                f"{error}; it holds single images: a series of images is searched as one cube, stack them into one "
-                "file (t, y, x)"
+                f"{error}; it holds single images: a series of images is searched as one cube with --stack"
             ) from error
         raise
     return profile.name, isinstance(profile, CubeProfile)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -108,13 +109,18 @@ def describe_plan(
     no_dask: bool,
     pixels_per_second: float,
     written: Callable[[int], str],
+    stack: bool = False,
 ) -> int:
     """Print what a command would do; the exit code is 0 if every file can be read."""
     from shutterless.workflows.execution.cluster import SerialExecutor
     from shutterless.workflows.execution.late_executor import estimate_duration
     from shutterless.workflows.frames.ingest import estimate_seconds, survey_files
 
-    survey = survey_files(files, instrument=instrument, supplied=supplied, executor=SerialExecutor())
+    with tempfile.TemporaryDirectory() as work:
+        survey = survey_files(
+            files, instrument=instrument, supplied=supplied, executor=SerialExecutor(),
+            stack=Path(work) if stack else None, with_pixels=False,
+        )  # fmt: skip
     n_pixels = survey.n_pixels
     alone = estimate_seconds(n_pixels, 1, pixels_per_second)
     seconds, n_workers = estimate_duration(len(survey.tasks), alone, 1 if no_dask else workers)

@@ -21,6 +21,7 @@ from shutterless.workflows.commands.console import (
 )
 from shutterless.workflows.commands.guide import suggest
 from shutterless.workflows.commands.options import (
+    AsStack,
     Catalogue,
     Debug,
     DryRun,
@@ -113,6 +114,7 @@ def inject(
         typer.Option(help="Folder for the truth tables, for a blind test; default: --out.", show_default=False),
     ] = None,
     instrument: Instrument = None,
+    stack: AsStack = False,
     set_: Set = None,
     dry_run: DryRun = False,
     workers: Workers = None,
@@ -131,12 +133,14 @@ def inject(
     instrument, supplied = _reading_options(set_, instrument)
     if dry_run:
         written = f"as many frames to {out}, truth.parquet and stars.parquet to {hide or out}"
-        return describe_plan(files, instrument, supplied, workers, no_dask, INJECT_PIXELS_PER_SECOND, lambda _: written)
+        return describe_plan(
+            files, instrument, supplied, workers, no_dask, INJECT_PIXELS_PER_SECOND, lambda _: written, stack
+        )
     progress = make_progress(quiet)
     with open_executor(workers, scheduler, no_dask, when_worth=True, announce=progress.write_line) as executor:
         result = inject_files(
-            files, out, settings=wanted, events=events, seed=seed, hide=hide, instrument=instrument, supplied=supplied,
-            executor=executor, progress=progress,
+            files, out, settings=wanted, events=events, seed=seed, hide=hide, stack=stack, instrument=instrument,
+            supplied=supplied, executor=executor, progress=progress,
         )  # fmt: skip
     done = f"{result.n_events} events in {len(result.files)} files in {out}; their truth is {result.truth}"
     return conclude(progress, result, done, ("search", out, "--out", "found"))
@@ -147,6 +151,7 @@ def ingest(
     files: Files,
     out: Annotated[Path, typer.Option(help="Folder of the store.", show_default=False)],
     instrument: Instrument = None,
+    stack: AsStack = False,
     resume: Resume = False,
     set_: Set = None,
     dry_run: DryRun = False,
@@ -169,12 +174,13 @@ def ingest(
         workers = show_jobs(workers, scheduler, no_dask, slurm)
         return describe_plan(
             files, instrument, supplied, workers, no_dask, INGEST_PIXELS_PER_SECOND,
-            lambda n_pixels: f"about {decimal(round(estimate_store_bytes(n_pixels)))} to {out}",
+            lambda n_pixels: f"about {decimal(round(estimate_store_bytes(n_pixels)))} to {out}", stack,
         )  # fmt: skip
     with open_executor(workers, scheduler, no_dask, slurm, when_worth=True, announce=progress.write_line) as executor:
         result = ingest_files(
-            files, out, instrument=instrument, supplied=supplied, resume=resume, executor=executor, progress=progress
-        )
+            files, out, instrument=instrument, supplied=supplied, resume=resume, stack=stack, executor=executor,
+            progress=progress,
+        )  # fmt: skip
     return conclude(progress, result, f"{len(result.manifest)} amplifiers in {out}", ("train", out), ("report", out))
 
 
@@ -183,6 +189,7 @@ def check(
     files: Files,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
     instrument: Instrument = None,
+    stack: AsStack = False,
     set_: Set = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -193,8 +200,9 @@ def check(
 
     instrument, supplied = _reading_options(set_, instrument)
     rows = check_files(
-        files, instrument=instrument, supplied=supplied, executor=SerialExecutor(), progress=make_progress(quiet)
-    )
+        files, instrument=instrument, supplied=supplied, stack=stack, executor=SerialExecutor(),
+        progress=make_progress(quiet),
+    )  # fmt: skip
     typer.echo(describe_check(rows, as_json=as_json))
     suggest(("search", *files[:2], "--out", "found"), quiet=quiet or as_json)
     return SOME_FAILED if any(row["problems"] for row in rows) else DONE

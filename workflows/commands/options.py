@@ -78,6 +78,9 @@ Slurm = Annotated[
 ]
 NoDask = Annotated[bool, typer.Option("--no-dask", help="Do everything in this process.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is finished in that folder.")]
+AsStack = Annotated[
+    bool, typer.Option("--stack", help="Take the single images of all files, or of all HDUs of one, for one cube.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Keep what is already finished.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print what would be read and written and how long it takes; do nothing.")

@@ -20,6 +20,7 @@ from shutterless.workflows.commands.console import (
 from shutterless.workflows.commands.guide import suggest
 from shutterless.workflows.commands.options import (
     MODEL_HELP,
+    AsStack,
     Catalogue,
     Config,
     Debug,
@@ -50,6 +51,7 @@ def search(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the candidates.")] = Path("runs/search"),
     instrument: Instrument = None,
+    stack: AsStack = False,
     false_alarms_per_hour: FalseAlarms = None,
     catalogue: Catalogue = None,
     resume: Resume = False,
@@ -72,7 +74,9 @@ def search(
     if dry_run:
         workers = show_jobs(workers, scheduler, no_dask, slurm)
         wanted = f"candidates.parquet and candidates.ecsv to {out}"
-        return describe_plan(files, instrument, supplied, workers, no_dask, SEARCH_PIXELS_PER_SECOND, lambda _: wanted)
+        return describe_plan(
+            files, instrument, supplied, workers, no_dask, SEARCH_PIXELS_PER_SECOND, lambda _: wanted, stack
+        )
     choose_tracking(tracking)
     from shutterless.workflows.searching.search import search_files
 
@@ -80,7 +84,7 @@ def search(
     with open_executor(workers, scheduler, no_dask, slurm, when_worth=True, announce=progress.write_line) as executor:
         result = search_files(
             files, reference=model, out=out, settings=settings, catalogue=catalogue, instrument=instrument,
-            supplied=supplied, executor=executor, resume=resume, progress=progress,
+            supplied=supplied, executor=executor, resume=resume, stack=stack, progress=progress,
         )  # fmt: skip
     progress.write_line(result.rates.describe(len(result.candidates)))
     for line in result.set_aside:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ def check_files(
     *,
     instrument: str | None = None,
     supplied: Mapping[str, str] | None = None,
+    stack: bool = False,
     executor: Executor,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
@@ -29,6 +31,8 @@ def check_files(
         FITS files, and folders of such.
     instrument, supplied
         As `shutterless.pipeline.reading.frames.read_frame_info`.
+    stack : bool
+        Take the images of all files for one cube.
     executor : Executor
     progress : Progress, optional
 
@@ -39,10 +43,11 @@ def check_files(
         ``rows``, ``height``, ``width``, ``amplifiers``, ``rows_per_second``, ``first_row_utc``, ``times`` (unit and
         scale of the archive's own), ``supplied``, ``problems`` (what cannot be read) and ``notes``.
     """
-    survey = survey_files(
-        files, instrument=instrument, supplied=supplied, executor=executor, progress=progress, same_names=True,
-        at_once=False,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as work:
+        survey = survey_files(
+            files, instrument=instrument, supplied=supplied, executor=executor, progress=progress, same_names=True,
+            at_once=False, stack=Path(work) if stack else None, with_pixels=False,
+        )  # fmt: skip
     found = {str(info.path): _describe_info(info) for info in survey.infos}
     for failure in survey.failures.to_dict("records"):
         row = found.setdefault(str(failure["path"]), {"file": str(failure["path"]), "taken_for": "nothing"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from shutterless.pipeline.files import remove_partials, write_parquet
+from shutterless.pipeline.reading.cube_parts.stacks import plan_stack, write_stack
 from shutterless.pipeline.reading.exposures import read_info
 from shutterless.pipeline.reading.fits_files import has_fits_name
 from shutterless.pipeline.reading.frames import FrameInfo, frame_stem
@@ -26,6 +27,7 @@ from shutterless.workflows.execution.retries import alone
 FAILURES = "failures.parquet"
 NO_UTC = "no UTC: "  # how a note begins that says why
 TRUTH = "truth.parquet"
+STACKED = "stacked"  # folder of a cube that was joined from single images
 _FAILURE_COLUMNS = ("file", "path", "quadrant", "reason")
 
 # per worker, start-up included: the quickstart's 1.4 Gpix of .fits.fz were ingested in 62 s by two workers, and 0.22
@@ -107,12 +109,15 @@ def survey_files(
     progress: Progress | None = None,
     same_names: bool = False,
     at_once: bool = True,
+    stack: Path | None = None,
+    with_pixels: bool = True,
 ) -> Survey:
     """Read the headers of every file, recording those that cannot be read.
 
     A folder stands for the FITS files in it. With ``same_names`` files of one name in two folders are two files. With
     ``at_once`` files without a UTC are named where the progress is shown, before any work: an hour later it is too late
-    to stop.
+    to stop. With ``stack`` the images of all files become one cube in that folder, without pixels if asked, and this
+    cube is what is surveyed.
 
     Raises
     ------
@@ -121,17 +126,22 @@ def survey_files(
     ProfileError
         If there is no such instrument.
     """
-    paths = _list_files(files) if same_names else _check_names(_list_files(files))
+    paths = _list_files(files) if same_names or stack is not None else _check_names(_list_files(files))
     if instrument is not None:
         load_profile(instrument)  # wrong for one file is wrong for all
-    infos, failures = [], []
+    infos, failures, stacked = [], list[dict[str, Any]](), tuple[str, ...]()
+    if stack is not None:
+        plan = plan_stack(paths, supplied or {})
+        path, unread = write_stack(plan, stack, with_pixels=with_pixels)
+        paths, stacked = [path], plan.notes
+        failures += [failure_row(lost, None, reason) for lost, reason in (*plan.failures, *unread)]
     read = partial(_read_alone, instrument=instrument, supplied=dict(supplied or {}))
     seconds = _HEADER_S * len(paths)
     for outcome in executor.map(read, paths, describe="reading headers", progress=progress, seconds=seconds):
         if outcome.value is None:
             failures.append(failure_row(outcome.item, None, outcome.error or ""))
         else:
-            infos.append(outcome.value)
+            infos.append(replace(outcome.value, notes=(*stacked, *outcome.value.notes)))
             failures += [failure_row(outcome.item, q, f"FrameError: {why}") for q, why in outcome.value.skipped.items()]
     untimed = describe_untimed(infos)
     if at_once and progress is not None and not progress.quiet:
@@ -178,6 +188,7 @@ def ingest_files(
     instrument: str | None = None,
     supplied: Mapping[str, str] | None = None,
     resume: bool = False,
+    stack: bool = False,
     executor: Executor,
     progress: Progress | None = None,
 ) -> IngestResult:
@@ -193,6 +204,8 @@ def ingest_files(
         As `shutterless.pipeline.reading.frames.read_frame_info`.
     resume : bool
         Keep finished entries and the rest of an existing store.
+    stack : bool
+        Take the images of all files for one cube, which is written beside the store.
     executor : Executor
         Runs the tasks.
     progress : Progress, optional
@@ -212,7 +225,10 @@ def ingest_files(
     prepare_folder(store)
     kept = _finished_entries(store, resume=resume)
     remove_partials(store)
-    survey = survey_files(files, instrument=instrument, supplied=supplied, executor=executor, progress=progress)
+    joined = store.with_name(f"{store.name}_{STACKED}") if stack else None
+    survey = survey_files(
+        files, instrument=instrument, supplied=supplied, executor=executor, progress=progress, stack=joined
+    )
     work = partial(_ingest_task, store=store, instrument=instrument, supplied=dict(supplied or {}), resume=resume)
     rows: list[dict[str, Any]] = []
     failures: list[Mapping[Any, Any]] = [*survey.failures.to_dict("records")]

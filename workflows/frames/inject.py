@@ -17,6 +17,7 @@ from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import (
     INGEST_PIXELS_PER_SECOND,
+    STACKED,
     TRUTH,
     Survey,
     estimate_seconds,
@@ -58,6 +59,7 @@ def inject_files(
     events: int,
     seed: int,
     hide: str | Path | None = None,
+    stack: bool = False,
     instrument: str | None = None,
     supplied: Mapping[str, str] | None = None,
     executor: Executor,
@@ -78,6 +80,8 @@ def inject_files(
         The same seed gives the same files, with any executor and in any order of the files.
     hide : path, optional
         Folder for ``truth.parquet`` and ``stars.parquet``, so that a test stays blind; ``out`` if left out.
+    stack : bool
+        Take the images of all files for one cube, which is written to ``stacked/`` in ``out``.
     instrument, supplied
         As `shutterless.pipeline.reading.frames.read_frame_info`.
     executor : Executor
@@ -103,7 +107,10 @@ def inject_files(
         raise InjectError(f"{tables} already holds a {TRUTH}; choose another folder, or remove it")
     prepare_folder(out)
     prepare_folder(tables)
-    survey = survey_files(files, instrument=instrument, supplied=supplied, executor=executor, progress=progress)
+    survey = survey_files(
+        files, instrument=instrument, supplied=supplied, executor=executor, progress=progress,
+        stack=out / STACKED if stack else None,
+    )  # fmt: skip
     work = partial(
         inject_file, out=out, settings=settings, events=events, seed=seed, instrument=instrument,
         supplied=dict(supplied or {}),

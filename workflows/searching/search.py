@@ -35,6 +35,7 @@ from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import (
     SEARCH_PIXELS_PER_SECOND,
+    STACKED,
     Survey,
     describe_notes,
     estimate_seconds,
@@ -98,6 +99,7 @@ def search_files(
     supplied: Mapping[str, str] | None = None,
     executor: Executor,
     resume: bool = False,
+    stack: bool = False,
     progress: Progress | None = None,
 ) -> SearchResult:
     """Search FITS files, from pixels to candidates.
@@ -119,6 +121,8 @@ def search_files(
     executor : Executor
     resume : bool
         Keep parts that were made from the same files with the same settings.
+    stack : bool
+        Take the images of all files for one cube, which is written to ``stacked/`` in ``out``.
     progress : Progress, optional
 
     Returns
@@ -141,8 +145,9 @@ def search_files(
     if resume:
         job = job.under_its_first_name()
     survey = survey_files(
-        files, instrument=instrument, supplied=supplied, executor=executor, progress=progress, same_names=True
-    )
+        files, instrument=instrument, supplied=supplied, executor=executor, progress=progress, same_names=True,
+        stack=job.out / STACKED if stack else None,
+    )  # fmt: skip
     return search_survey(job, survey, executor, resume=resume, progress=progress)
 
 

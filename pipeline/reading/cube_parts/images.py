@@ -71,9 +71,9 @@ def choose_images(hdus: fits.HDUList, path: Path, wanted: str | None = None) -> 
         named = "" if wanted is None else f" named {wanted}"
         stack = ""
         if any(len(shape) == 2 for shape in shapes):
-            stack = "; a series of images is searched as one cube: stack single images into one file (t, y, x)"
+            stack = "; a series of images is searched as one cube with --stack"
         raise FrameError(f"{path}: no HDU{named} is an image (t, y, x); images have shapes {shapes}{stack}")
-    light = [hdu for hdu in images if hdu.name not in (*_FLAGS, *_OTHERS)] or images
+    light = [hdu for hdu in images if is_light(hdu)] or images
     best = max(light, key=lambda hdu: int(np.prod(hdu.shape)))
     notes = []
     others = [hdu for hdu in images if hdu is not best and hdu.name not in _FLAGS]
@@ -83,6 +83,11 @@ def choose_images(hdus: fits.HDUList, path: Path, wanted: str | None = None) -> 
     order = _axes_by_header(best, notes)
     _refuse_colour(best, order, hdus, path)
     return ChosenImages(best, order, tuple(notes))
+
+
+def is_light(hdu: Any) -> bool:
+    """Whether an image is neither one of flags nor one of errors, by its name."""
+    return hdu.name not in (*_FLAGS, *_OTHERS)
 
 
 def find_flags(hdus: fits.HDUList, images: ChosenImages) -> tuple[np.ndarray | None, tuple[str, ...]]:

@@ -80,6 +80,30 @@ def coarse_step(raw: np.ndarray) -> float:
     return float(np.spacing(np.float32(np.nanmax(np.abs(raw)))))
 
 
+def straighten_times(seconds: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Times of images in order, written to whole seconds or the like, on the straight line that all of them tell.
+
+    Parameters
+    ----------
+    seconds : ndarray of float64, shape (t,)
+        Rising; several images may have one time.
+
+    Returns
+    -------
+    seconds : ndarray of float64, shape (t,)
+        As they are if all differ, or if they are on no line.
+    notes : tuple of str
+    """
+    steps = np.diff(seconds)
+    if not (steps == 0).any() or not (steps > 0).any():
+        return seconds, ()
+    step, frames = float(steps[steps > 0].min()), np.arange(len(seconds))
+    line = np.polyval(np.polyfit(frames, seconds, 1), frames)
+    if np.abs(line - seconds).max() > step:
+        return seconds, ()
+    return line, (f"several images have one time, to {step:g} s: all are taken from a straight line, to that accuracy",)
+
+
 def refine_times(
     archive: np.ndarray,
     correction: np.ndarray | None,

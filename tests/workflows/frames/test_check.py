@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+from astropy.io import fits
 from fake_cubes import write_plain
 from typer.testing import CliRunner
 
@@ -42,3 +43,17 @@ def test_bad_file_is_a_problem_in_json(tmp_path):
     assert other["taken_for"] == "nothing"
     assert "truncated: HDU 0 needs 5,040 bytes" in other["problems"][0]
     assert f"{bad}: not understood" in check(bad).stdout
+
+
+def test_single_images_are_one_cube_if_asked(tmp_path):
+    for k, image in enumerate(SKY):
+        cards = fits.Header([("DATE-OBS", f"2026-03-04T05:06:{k:02d}"), ("EXPTIME", 0.5), ("GAIN", 1.0)])
+        fits.PrimaryHDU(image, header=cards).writeto(tmp_path / f"{k:02d}.fits")
+    apart = check(tmp_path)
+    assert (apart.exit_code, apart.stdout.count("a series of images is searched as one cube with --stack")) == (1, 30)
+    first, *notes = check(tmp_path, "--stack").stdout.splitlines()
+    assert first.endswith(
+        "00_stack.fits: cube (cube), 30 images of 6 × 7 pixels, one in 1 s, begins at 2026-03-04T05:06:00.250000 UTC"
+    )
+    assert notes[0].strip() == "30 images of 30 files are one cube"
+    assert len(list(tmp_path.iterdir())) == 30

@@ -71,3 +71,16 @@ def test_expected_errors_stay_what_they_are():
         alone(Path.open, "a")(Path("/no/such/disk"))
     with pytest.raises(UnreadableError, match=r"a cannot be used: ZeroDivisionError: .*please report this file"):
         alone(lambda: 1 // 0, "a")()
+
+
+def test_stack_is_surveyed_in_place_of_its_images(tmp_path):
+    night = tmp_path / "night"
+    night.mkdir()
+    for k, image in enumerate(SKY):
+        write_plain(night / f"{k:02d}.fits", image, header={"DATE-OBS": f"2026-03-04T05:06:{k:02d}", "CADENCE": 1.0})
+    (night / "zz.fits").write_bytes(b"no FITS")
+    found = survey(night, stack=tmp_path / "stacked")
+    (info,) = found.infos
+    assert (info.path, info.n_rows) == (tmp_path / "stacked" / "00_stack.fits", 30)
+    assert info.notes[0] == "30 images of 30 files are one cube"
+    assert list(found.failures["file"]) == ["zz.fits"]
