@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -74,6 +76,12 @@ def split_set(entries: Iterable[str]) -> tuple[list[str], dict[str, str]]:
         else:
             header[key.strip()] = value.strip()
     return settings, header
+
+
+def command_line() -> str:
+    """The command as it was typed; empty where the program is another one."""
+    program, *arguments = sys.argv
+    return shlex.join(["shutterless", *arguments]) if Path(program).stem == "shutterless" else ""
 
 
 def choose_tracking(tracking: str | None) -> str:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -59,7 +63,14 @@ from shutterless.workflows.searching.segment_search import (
     settings_fingerprint,
     warm_up,
 )
-from shutterless.workflows.searching.set_aside import describe_vetoed, part_notes
+from shutterless.workflows.searching.set_aside import (
+    N_KEPT,
+    VETOED,
+    describe_vetoed,
+    loud_vetoed,
+    part_notes,
+    rank_vetoed,
+)
 from shutterless.workflows.settings.settings import SearchSettings
 from shutterless.workflows.tracking.tracking import TEMPLATE_BANK, bundled_folder, model_type, resolve_model
 
@@ -101,6 +112,7 @@ def search_files(
     resume: bool = False,
     stack: bool = False,
     progress: Progress | None = None,
+    command: str = "",
 ) -> SearchResult:
     """Search FITS files, from pixels to candidates.
 
@@ -112,7 +124,8 @@ def search_files(
         template bank for image cubes.
     out : Path
         For ``candidates.parquet``, ``candidates.ecsv``, ``amplifiers.parquet`` (what was searched, and its quality),
-        ``failures.parquet``, ``search.json`` (the arguments), and ``parts/``, from which a search is resumed.
+        ``vetoed.parquet`` (loud triggers that are no candidates), ``failures.parquet``, ``search.json`` (the
+        arguments), and ``parts/``, from which a search is resumed.
     settings : SearchSettings
     catalogue : path, optional
         Stars that resolve event times, as `shutterless.pipeline.results.catalogue.read_catalogue`.
@@ -124,6 +137,8 @@ def search_files(
     stack : bool
         Take the images of all files for one cube, which is written to ``stacked/`` in ``out``.
     progress : Progress, optional
+    command : str
+        Command line, for the record.
 
     Returns
     -------
@@ -140,7 +155,9 @@ def search_files(
         If the detector has no stored curve and an amplifier too few scores for a threshold of its own, or ``out`` holds
         a finished search and ``resume`` is not set.
     """
-    job = SearchJob.prepare(reference, out, settings, catalogue=catalogue, instrument=instrument, supplied=supplied)
+    job = SearchJob.prepare(
+        reference, out, settings, catalogue=catalogue, instrument=instrument, supplied=supplied, command=command
+    )
     _clear_folder(job.out, resume=resume)
     if resume:
         job = job.under_its_first_name()
@@ -169,14 +186,13 @@ def search_survey(
     lost = run_tasks(tasks, executor, progress, seconds=seconds)
     parts = [part for task in tasks if task.segment.name not in lost and (part := read_part(job.out, task.segment))]
     failures = pd.concat([survey.failures, lost_rows([task.segment for task in tasks], parts, lost)], ignore_index=True)
-    candidates, rates, unmatched = job.write(parts, failures, survey.infos)
+    candidates, rates, unmatched, set_aside = job.write(parts, failures, survey.infos)
     notes = (
         *job.describe_rates(parts, rates), *job.describe_choice(survey.infos), *survey.overlaps, *survey.untimed,
         *describe_notes(survey.notes + part_notes(parts, survey.infos)), *unmatched,
     )  # fmt: skip
     return SearchResult(
-        candidates, failures, job.lowest_threshold(rates), rates, notes, tuple(survey.instruments),
-        tuple(describe_vetoed(parts, candidates)),
+        candidates, failures, job.lowest_threshold(rates), rates, notes, tuple(survey.instruments), tuple(set_aside)
     )  # fmt: skip
 
 
@@ -186,6 +202,7 @@ class SearchJob:
 
     ``curve`` was counted on other frames; None if the detector has none, so that only the frames can tell a threshold.
     Image cubes are searched with ``cube_detector`` and its curve, or, if it is None, with the detector of the frames.
+    ``command`` is the command line, for the record; empty where there is none.
     """
 
     reference: str
@@ -199,6 +216,7 @@ class SearchJob:
     supplied: dict[str, str]
     cube_detector: Detector | None = None
     cube_curve: RateCurve | None = None
+    command: str = ""
 
     @classmethod
     def prepare(
@@ -210,6 +228,7 @@ class SearchJob:
         catalogue: str | Path | None = None,
         instrument: str | None = None,
         supplied: Mapping[str, str] | None = None,
+        command: str = "",
     ) -> SearchJob:
         """Parameters and errors are those of `search_files`."""
         stars = None if catalogue is None else read_catalogue(catalogue)
@@ -230,7 +249,7 @@ class SearchJob:
         return cls(
             reference, prepare_folder(out).absolute(), settings, detector, curve, stars,
             None if catalogue is None else str(catalogue), instrument, dict(supplied or {}),
-            bank, None if bank is None else read_rates(_rates_folder(bank)),
+            bank, None if bank is None else read_rates(_rates_folder(bank)), command,
         )  # fmt: skip
 
     def detector_of(self, quadrant: int | None) -> Detector:
@@ -278,7 +297,7 @@ class SearchJob:
 
     def write(
         self, parts: Sequence[SearchedSegment], failures: pd.DataFrame, infos: Iterable[FrameInfo]
-    ) -> tuple[pd.DataFrame, FrameRates, list[str]]:
+    ) -> tuple[pd.DataFrame, FrameRates, list[str], list[str]]:
         """Write every table of the search, its record last.
 
         Parameters
@@ -294,6 +313,8 @@ class SearchJob:
         rates : FrameRates
         unmatched : list of str
             Warnings about the catalogue.
+        set_aside : list of str
+            Lines about loud triggers with a veto.
 
         Raises
         ------
@@ -306,16 +327,14 @@ class SearchJob:
         infos = list(infos)
         labels = label_files(info.path.absolute() for info in infos)
         known = {labels[info.path.absolute()]: info for info in infos}
-        tables, unmatched, chance = [], list[str](), 0.0
+        found = []
         for detector, _, chosen in self._groups(searched):
             here = [searched[k] for k in chosen], [joined[k] for k in chosen]
-            table, lines, n_by_chance = assemble(
-                *here, detector.name, rates, self.stars, known, self.settings.events_per_hour
-            )
-            tables.append(table)
-            unmatched += lines
-            chance += n_by_chance
+            found.append(assemble(*here, detector.name, rates, self.stars, known, self.settings.events_per_hour))
+        tables = [one.candidates for one in found]
         candidates = tables[0] if len(tables) == 1 else rank_candidates([table for table in tables if len(table)])
+        vetoed = rank_vetoed([one.vetoed for one in found if len(one.vetoed)])
+        n_vetoed = dict(sum((one.n_vetoed for one in found), Counter()).most_common())
         record = {
             "model": self.reference,
             "detector": self.detector.name,
@@ -329,18 +348,26 @@ class SearchJob:
         }
         write_failures(self.out, failures)
         write_parquet(_amplifier_table(searched, rates, labels), self.out / AMPLIFIERS)
+        write_parquet(vetoed, self.out / VETOED)
         write_candidates(candidates, self.out, record)
         counted = {
             "rates": {**rates.to_dict(), "candidates": len(candidates)},
             "groups": {
                 "n_groups": candidates["group_id"].nunique(),
-                "expected_by_chance": chance,
+                "expected_by_chance": sum(one.chance_groups for one in found),
                 "most_expected_in_a_file": MOST_CHANCE_GROUPS,
             },
+            "vetoed": n_vetoed,
             "files": {label: str(info.path.resolve()) for label, info in known.items()},
+            "made": {
+                "command": self.command,
+                "date_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+                "shutterless": version("shutterless"),
+            },
         }
         write_text(self.out / RECORD, json.dumps({**record, **counted}, indent=1))
-        return candidates, rates, unmatched
+        unmatched = [line for one in found for line in one.unmatched]
+        return candidates, rates, unmatched, describe_vetoed(vetoed, n_vetoed)
 
     def fit_rates(self, parts: Sequence[SearchedSegment], joined: Sequence[pd.DataFrame]) -> FrameRates:
         """Thresholds of all amplifiers at the requested rate of false alarms.
@@ -410,6 +437,29 @@ def run_tasks(
     return lost
 
 
+class Assembled(NamedTuple):
+    """Candidates of a search; see `assemble`.
+
+    Parameters
+    ----------
+    candidates : DataFrame
+    unmatched : list of str
+        Warnings of a catalogue that does not fit.
+    chance_groups : float
+        Groups of several candidates that are expected by chance.
+    vetoed : DataFrame
+        The strongest triggers with a veto that are no candidates, with the columns of candidates.
+    n_vetoed : Counter
+        How many of them each veto has.
+    """
+
+    candidates: pd.DataFrame
+    unmatched: list[str]
+    chance_groups: float
+    vetoed: pd.DataFrame
+    n_vetoed: Counter[str]
+
+
 def assemble(
     parts: Sequence[SearchedSegment],
     joined: Sequence[pd.DataFrame],
@@ -418,8 +468,8 @@ def assemble(
     stars: pd.DataFrame | None = None,
     infos: Mapping[str, FrameInfo] | None = None,
     events_per_hour: float | None = None,
-) -> tuple[pd.DataFrame, list[str], float]:
-    """Join the parts of a search to one table of candidates, and warn of a catalogue that does not fit.
+) -> Assembled:
+    """Join the parts of a search to one table of candidates, and one of what is set aside.
 
     Parameters
     ----------
@@ -438,13 +488,6 @@ def assemble(
         candidate has a place in its file, and no two quadrants touch.
     events_per_hour : float, optional
         Events per amplifier-hour that are expected, for the posterior probability.
-
-    Returns
-    -------
-    candidates : DataFrame
-    unmatched : list of str
-    chance_groups : float
-        Groups of several candidates that are expected by chance.
     """
     infos = infos or {}
     labels = {info.path.absolute(): label for label, info in infos.items()}
@@ -455,28 +498,43 @@ def assemble(
         stars,
     )
     tables, trails = [], dict[str, Trail]()
+    vetoed, n_vetoed = [], Counter[str]()
+
+    def build(part: SearchedSegment, k: int, span: FileSpan, here: pd.DataFrame) -> pd.DataFrame:
+        label = labels.get(span.path, span.path.name)
+        stars_here = streaks[f"{part.segment.name}/{k}"]
+        return _span_candidates(here, span, part.exposures[k], stars_here, name, label, infos.get(label))
+
     for part, triggers in zip(parts, joined, strict=True):
         scored = detector_columns(triggers, name)
         # score -inf means vetoed, even where a detector without a false alarm has the threshold -inf
-        found = scored[(scored["score"] >= rates.threshold(part)) & np.isfinite(scored["score"])]
+        is_found = (scored["score"] >= rates.threshold(part)) & np.isfinite(scored["score"])
+        found, loud = scored[is_found], loud_vetoed(scored, is_found)
         score = found["score"].to_numpy(dtype=np.float64)
         found = found.assign(
             false_alarm_rate=rates.of(part).rate(score), posterior=rates.posterior(part, score, events_per_hour)
         )
-        for k, exposure in enumerate(part.exposures):
-            for span in exposure.spans:
-                here = found[(found["exposure"] == k) & found["row_peak"].between(span.first, span.last - 1)]
-                if len(here):
-                    stars_here = streaks[f"{part.segment.name}/{k}"]
-                    label = labels.get(span.path, span.path.name)
-                    info = infos.get(label)
-                    tables.append(_span_candidates(here, span, exposure, stars_here, name, label, info))
-                    trails |= _trails(here, triggers, k, exposure, label, info)
+        for k, span, here in _by_span(part, found):
+            tables.append(build(part, k, span, here))
+            label = labels.get(span.path, span.path.name)
+            trails |= _trails(here, triggers, k, part.exposures[k], label, infos.get(label))
+        n_vetoed.update(loud.get("veto", ()))
+        vetoed += [build(part, k, span, here) for k, span, here in _by_span(part, loud.head(N_KEPT))]
+    ranked = rank_vetoed(vetoed)
     if not tables:
-        return empty_candidates(), unmatched, 0.0
+        return Assembled(empty_candidates(), unmatched, 0.0, ranked, n_vetoed)
     geometry = {label: FileGeometry.of(info) for label, info in infos.items()}
     grouped = find_groups(pd.concat(tables, ignore_index=True), geometry, trails)
-    return rank_candidates([grouped.table]), unmatched, grouped.chance_groups
+    return Assembled(rank_candidates([grouped.table]), unmatched, grouped.chance_groups, ranked, n_vetoed)
+
+
+def _by_span(part: SearchedSegment, chosen: pd.DataFrame) -> Iterator[tuple[int, FileSpan, pd.DataFrame]]:
+    """Number of the exposure, span of a file, and those of the chosen triggers that peak in it."""
+    for k, exposure in enumerate(part.exposures):
+        for span in exposure.spans:
+            here = chosen[(chosen["exposure"] == k) & chosen["row_peak"].between(span.first, span.last - 1)]
+            if len(here):
+                yield k, span, here
 
 
 def rank_candidates(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -548,6 +606,7 @@ def _amplifier_table(parts: Sequence[SearchedSegment], rates: FrameRates, labels
             "first_row": exposure.spans[0].first,
             "n_rows": sum(span.stop - span.start for span in exposure.spans),
             "n_triggers": int((part.triggers["exposure"] == k).sum()),
+            **_span_utc(exposure),
             "live_hours": exposure_hours(part, exposure),
             "threshold": rates.threshold(part),
             "threshold_error": rates.of(part).threshold_error(rates.asked),
@@ -558,9 +617,16 @@ def _amplifier_table(parts: Sequence[SearchedSegment], rates: FrameRates, labels
         for k, exposure in enumerate(part.exposures)
     ]
     columns = ["segment", "files", "ccd", "quadrant", "first_row", "n_rows", "n_triggers"]
-    columns += ["live_hours", "threshold", "threshold_error"]
+    columns += ["first_read_utc", "last_read_utc", "live_hours", "threshold", "threshold_error"]
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
     return table.astype({"ccd": "Int64", "quadrant": "Int64"})
+
+
+def _span_utc(exposure: ExposureRecord) -> dict[str, str]:
+    """When the first and the last row of an exposure were read; empty texts where no UTC is known."""
+    last = exposure.spans[-1].last - 1 - exposure.spans[0].first
+    first_utc, last_utc = exposure.readout.read_utc([0, last])
+    return {"first_read_utc": str(first_utc), "last_read_utc": str(last_utc)}
 
 
 def lost_rows(segments: Sequence[Segment], parts: Sequence[SearchedSegment], lost: Mapping[str, str]) -> pd.DataFrame:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from shutterless.pipeline.reading.frames import FrameInfo
+from shutterless.pipeline.results.candidates import empty_candidates
 from shutterless.workflows.searching.segment_search import SearchedSegment
 
-N_STRONGEST = 5
+VETOED = "vetoed.parquet"
+N_STRONGEST = 5  # that are said
+N_KEPT = 200  # that the table lists
 LOUD_SIGMA = 10.0  # vetoed triggers are listed from here on; weaker ones are many
 
 
@@ -27,30 +30,52 @@ def part_notes(parts: Sequence[SearchedSegment], infos: Iterable[FrameInfo]) -> 
     return [note for note in notes if note not in known]
 
 
-def describe_vetoed(parts: Sequence[SearchedSegment], candidates: pd.DataFrame) -> list[str]:
-    """Lines for the user: how many loud triggers with a veto are no candidates, and the strongest of them.
+def loud_vetoed(scored: pd.DataFrame, is_found: pd.Series) -> pd.DataFrame:
+    """Loud triggers with a veto that are no candidates, the strongest first.
 
-    A detector that judges by context may take a trigger for an event in spite of a veto; that one is not counted.
+    A detector that judges by context may take a trigger for an event in spite of a veto; that one is not among them.
+
+    Parameters
+    ----------
+    scored : DataFrame
+        Triggers of one segment.
+    is_found : Series of bool
+        Which of them are candidates.
     """
-    tables = [
-        part.triggers.assign(file=part.segment.spans[0].path.name)
-        for part in parts
-        if {"veto", "snr"} <= set(part.triggers.columns)
-    ]
+    if not {"veto", "snr"} <= set(scored.columns):
+        return scored.iloc[:0]
+    strength = scored["snr"].abs()
+    loud = scored[scored["veto"].fillna("").ne("") & (strength >= LOUD_SIGMA) & ~is_found]
+    return loud.loc[strength[loud.index].sort_values(ascending=False, kind="stable").index]
+
+
+def rank_vetoed(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The strongest of some tables of triggers that are no candidates, with the columns of candidates."""
     if not tables:
+        return empty_candidates()
+    vetoed = pd.concat(tables, ignore_index=True)
+    order = vetoed.assign(strength=vetoed["snr"].abs()).sort_values(
+        ["strength", "candidate_id"], ascending=[False, True], kind="stable"
+    )
+    return order.drop(columns="strength").head(N_KEPT).reset_index(drop=True)
+
+
+def describe_vetoed(vetoed: pd.DataFrame, counts: Mapping[str, int]) -> list[str]:
+    """Line for the user: how many loud triggers with a veto are no candidates, and the strongest of them.
+
+    Parameters
+    ----------
+    vetoed : DataFrame
+        From `rank_vetoed`.
+    counts : mapping of str to int
+        Number of loud triggers of each veto, also of those that were not kept.
+    """
+    if vetoed.empty:
         return []
-    triggers = pd.concat(tables, ignore_index=True)
-    veto = triggers["veto"].fillna("").astype(str)
-    place = ["x", "row_peak", "snr"]
-    taken = pd.MultiIndex.from_frame(triggers[place]).isin(pd.MultiIndex.from_frame(candidates[place]))
-    loud = triggers[(veto != "") & (triggers["snr"].abs() >= LOUD_SIGMA) & ~taken]
-    if loud.empty:
-        return []
-    reasons = ", ".join(f"{reason} {count}" for reason, count in loud["veto"].astype(str).value_counts().items())
-    strongest = loud.reindex(loud["snr"].abs().sort_values(ascending=False, kind="stable").index).head(N_STRONGEST)
+    reasons = ", ".join(f"{reason} {count}" for reason, count in counts.items())
     places = "; ".join(
         f"{row.snr:.0f} σ at row {row.row_peak:.0f}, x {row.x:.0f} of {row.file} ({row.veto})"
-        for row in strongest.itertuples()
+        for row in vetoed.head(N_STRONGEST).itertuples()
     )
-    said = f"{len(loud)} triggers above {LOUD_SIGMA:g} σ are no candidates and have a veto ({reasons})"
+    said = f"{sum(counts.values())} triggers above {LOUD_SIGMA:g} σ are no candidates and have a veto ({reasons})"
     return [f"{said}; the strongest: {places}"]

@@ -128,7 +128,7 @@ class Watcher:
         self._search(segments, {path.absolute() for path in arrived})
         parts = [part for s in segments if (part := self._searched.get(s.name, (s, None))[1]) is not None]
         failures = pd.concat([self._unreadable(), lost_rows(segments, parts, self._lost)], ignore_index=True)
-        candidates, _, _ = self.job.write(parts, failures, [info for _, info in self._known.values()])
+        candidates, *_ = self.job.write(parts, failures, [info for _, info in self._known.values()])
         _write_state(self.job, self._known)
         ids = set(candidates["candidate_id"])
         n_new, self._ids = len(ids - self._ids), ids

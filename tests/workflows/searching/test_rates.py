@@ -176,7 +176,7 @@ def test_two_cameras_that_share_a_sequence_are_two_amplifiers():
 def test_the_record_keeps_what_was_asked_and_what_is_expected(job):
     rng = np.random.default_rng(7)
     parts = [noisy(rng, quadrant, 0.05) for quadrant in (1, 2)]
-    candidates, rates, _ = job.write(parts, pd.DataFrame(), {})
+    candidates, rates, *_ = job.write(parts, pd.DataFrame(), {})
     kept = json.loads((job.out / "search.json").read_text())
     assert kept["threshold"] == min(rates.thresholds.values())
     counted = kept["rates"]

@@ -15,37 +15,38 @@ from shutterless.workflows.execution.cluster import SerialExecutor
 from shutterless.workflows.searching import search as search_module
 from shutterless.workflows.searching.detect import write_rates
 from shutterless.workflows.searching.search import search_files
-from shutterless.workflows.searching.set_aside import describe_vetoed
+from shutterless.workflows.searching.set_aside import N_KEPT, describe_vetoed, loud_vetoed, rank_vetoed
 from shutterless.workflows.settings.settings import SearchSettings
 from shutterless.workflows.tracking import tracking
 
 
-class Part:
-    """A part of a search with some triggers."""
-
-    def __init__(self, triggers):
-        from types import SimpleNamespace as Named
-
-        self.triggers = pd.DataFrame(triggers)
-        self.segment = Named(spans=[Named(path=Named(name="c.fits"))])
-
-
 def test_loud_vetoed_triggers_are_counted_and_the_strongest_listed():
-    triggers = {
-        "snr": [90.0, -30.0, 9.0, 50.0, 70.0],
-        "row_peak": [301, 5, 6, 7, 8],
-        "x": [4.2, 1.0, 1.0, 1.0, 2.0],
-        "veto": ["sharp", "edge", "sharp", "", "same row"],
-    }
+    triggers = pd.DataFrame(
+        {
+            "snr": [-30.0, 90.0, 9.0, 50.0, 70.0],
+            "row_peak": [5, 301, 6, 7, 8],
+            "x": [1.0, 4.2, 1.0, 1.0, 2.0],
+            "veto": ["edge", "sharp", "sharp", None, "same row"],
+        }
+    )
     # a detector that judges by context made the last a candidate, in spite of its veto
-    candidates = pd.DataFrame({"snr": [70.0], "row_peak": [8], "x": [2.0]})
-    (line,) = describe_vetoed([Part(triggers)], candidates)
+    loud = loud_vetoed(triggers, pd.Series([False, False, False, True, True]))
+    assert loud["row_peak"].tolist() == [301, 5]
+    assert loud_vetoed(triggers.drop(columns="veto"), pd.Series(True, index=triggers.index)).empty
+    (line,) = describe_vetoed(loud.assign(file="c.fits"), {"sharp": 1, "edge": 1})
     assert line == (
         "2 triggers above 10 σ are no candidates and have a veto (sharp 1, edge 1); the strongest: 90 σ at row 301, "
         "x 4 of c.fits (sharp); -30 σ at row 5, x 1 of c.fits (edge)"
     )
-    weak = Part({"snr": [9.0], "veto": ["sharp"], "row_peak": [1], "x": [1.0]})
-    assert describe_vetoed([], candidates) == describe_vetoed([weak], candidates) == []
+    assert describe_vetoed(rank_vetoed([]), {}) == []
+
+
+def test_the_strongest_vetoed_triggers_of_all_segments_are_kept():
+    tables = [pd.DataFrame({"snr": np.linspace(10, top, N_KEPT), "candidate_id": "c"}) for top in (30.0, -60.0)]
+    kept = rank_vetoed(tables)
+    assert len(kept) == N_KEPT
+    assert kept["snr"].iloc[0] == -60
+    assert kept["snr"].abs().is_monotonic_decreasing
 
 
 @pytest.fixture
