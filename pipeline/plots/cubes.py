@@ -23,6 +23,7 @@ _UNITS_S = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e
 _LEAST_UNITS = 1.5  # of a unit; shorter times are given in the next smaller unit
 _TOP = 0.22  # share of a light curve's height that is kept free for numbers
 _N_TIERS, _TIER, _APART = 3, 0.075, 0.024  # heights of numbers, and distances between them as shares of the axes
+_TICK = 0.045  # length of the tick of an event as a share of the axes
 _CELL = (0.88, 0.72)  # share of a pixel's width and height that its light curve fills
 _BELOW = 0.07  # offset of a light curve below the middle of its pixel, for text above it
 _NOISE_TICKS = (1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100, 300, 1000, 3000)
@@ -196,7 +197,7 @@ def plot_summed_light(
         NaN where a cadence is masked or was not written. There the line breaks, with a grey tick at the bottom.
     ax : Axes
     marked : mapping of int to float, optional
-        Times of events by their numbers. Each gets a line, and its number above if there is room.
+        Times of events by their numbers. Each gets a tick on the upper edge, and its number below if there is room.
     shaded : (float, float), optional
         Beginning and end of an event.
     limits : (float, float), optional
@@ -373,20 +374,20 @@ def _mark_beyond(time: np.ndarray, light: np.ndarray, ax: Axes) -> None:
 
 
 def _number_events(marked: Mapping[int, float], ax: Axes) -> None:
-    """Lines at the times of events, with numbers above on the lowest tier that has room, or without a number."""
+    """Ticks on the upper edge at the times of events, with numbers below them where there is room."""
     first, last = ax.get_xlim()
     tiers: list[list[float]] = [[] for _ in range(_N_TIERS)]
     for number, time in sorted(marked.items()):
         if not first <= time <= last:
             continue
-        ax.axvline(time, color=ORANGE, lw=0.8, alpha=0.8, zorder=0)
+        ax.plot([time, time], [1 - _TICK, 1], color=ORANGE, lw=1.4, transform=ax.get_xaxis_transform())
         across = (time - first) / (last - first)
         free = [k for k, taken in enumerate(tiers) if all(abs(across - other) > _APART for other in taken)]
         if free:
             tiers[free[0]].append(across)
             ax.text(
-                time, 0.97 - _TIER * free[0], f"{number}", transform=ax.get_xaxis_transform(), ha="center", va="top",
-                fontsize=8, weight="bold", color=VERMILLION, path_effects=_OUTLINED,
+                time, 0.98 - _TICK - _TIER * free[0], f"{number}", transform=ax.get_xaxis_transform(), ha="center",
+                va="top", fontsize=8, weight="bold", color=VERMILLION, path_effects=_OUTLINED,
             )  # fmt: skip
 
 

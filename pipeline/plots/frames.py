@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from astropy.visualization import ZScaleInterval
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import FuncNorm
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 # Okabe & Ito's palette, distinguishable with every common colour blindness
@@ -18,6 +18,7 @@ PURPLE, ORANGE, SKY_BLUE, GREY = "#CC79A7", "#E69F00", "#56B4E9", "#777777"
 NOISE_RANGE = (0.9, 1.5)  # of the noise of columns as drawn; values outside are drawn on the edge
 _UNSMOOTHED: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest"}
 _LEAST_APART = 0.06  # distance of labelled ticks, as a share of the axis
+_NAMES_APART = 0.035  # distance of labelled streaks, as a share of the columns
 _LABEL_APART = 0.65  # distance of labels of a spectrum, in the logarithm of the frequency
 
 
@@ -30,7 +31,6 @@ def plot_frame(
     row_step: int = 1,
     marked: tuple[float, float] | None = None,
     unit: str = "ADU",
-    contrast: float = 0.25,
     limit_sigma: float | None = None,
 ) -> Axes:
     """Show a piece of one amplifier in read order, time downward, raw or calibrated.
@@ -48,8 +48,6 @@ def plot_frame(
         Column and file row of a place to draw a circle around.
     unit : str
         Unit of the pixel values, for the colour bar.
-    contrast : float
-        Of ZScale; smaller is softer.
     limit_sigma : float, optional
         If given, the pixels are residuals in units of σ, NaN (masked) is grey, and the colours end at plus and minus
         this.
@@ -57,6 +55,11 @@ def plot_frame(
     Returns
     -------
     Axes
+
+    Notes
+    -----
+    Grey of raw pixels is linear in the noise of the sky, which is a third of the scale, and logarithmic above it, since
+    stars on one amplifier span four decades.
     """
     ax.set(xlabel="Column x (pixel, read order)", ylabel="File row (read order; time runs down)")
     if pixels.size == 0:
@@ -65,15 +68,38 @@ def plot_frame(
     last_row = first_row + (n_rows - 1) * row_step
     extent = (first_column - 0.5, first_column + n_columns - 0.5, last_row + row_step / 2, first_row - row_step / 2)
     if limit_sigma is None:
-        low, high = ZScaleInterval(contrast=contrast).get_limits(pixels)
-        colours, label = {"cmap": "gray", "vmin": low, "vmax": high}, f"Pixel value ({unit}), ZScale"
+        colours, label = _sky_colours(pixels), f"Pixel value ({unit})"
     else:
         colours, label = _residual_colours(limit_sigma), "Residual (σ)"
     image = ax.imshow(np.ma.masked_invalid(pixels), **colours, extent=extent, **_UNSMOOTHED, origin="upper")
     if marked is not None:
         ax.plot(*marked, ls="none", marker="o", ms=22, mfc="none", mec=ORANGE, mew=1.6)
-    ax.figure.colorbar(image, ax=ax, label=label, pad=0.02, extend="both")
+    bar = ax.figure.colorbar(image, ax=ax, label=label, pad=0.02, extend="both")
+    if limit_sigma is None:
+        ticks = _sky_ticks(image.norm)
+        bar.set_ticks(ticks, labels=[f"{tick:,.0f}" for tick in ticks])
+        bar.minorticks_off()
     return ax
+
+
+def _sky_colours(pixels: np.ndarray) -> dict[str, Any]:
+    """Grey scale of raw pixels: the sky is dark grey with its noise visible, the brightest star nearly white."""
+    live = pixels[np.isfinite(pixels)].astype(np.float64)
+    low, middle, top = (float(value) for value in np.percentile(live, (0.5, 25, 99.8))) if live.size else (0, 0, 1)
+    softening = max(middle - low, 1e-6 * abs(middle), 1e-30)  # about 2.5 σ of the sky
+    norm = FuncNorm(
+        (lambda value: np.arcsinh((value - low) / softening), lambda value: low + softening * np.sinh(value)),
+        vmin=low,
+        vmax=max(top, low + 3 * softening),
+    )
+    return {"cmap": "gray", "norm": norm}
+
+
+def _sky_ticks(norm: Any, n_ticks: int = 6) -> list[float]:
+    """Values at equal distances along the scale, to two digits."""
+    values = norm.inverse(np.linspace(0, 1, n_ticks))
+    digits = 10.0 ** np.floor(np.log10(np.maximum(np.diff(values).min(), 1e-12)))
+    return sorted({float(value) for value in np.round(values / digits) * digits})
 
 
 def _residual_colours(limit_sigma: float) -> dict[str, Any]:
@@ -112,7 +138,7 @@ def plot_streaks(profile_e: np.ndarray, streaks: pd.DataFrame, ax: Axes, *, n_la
     if len(streaks):
         level = _height_at(profile_e, streaks["x"].to_numpy(dtype=float))
         ax.plot(streaks["x"], level, ls="none", marker="v", ms=5, mfc="none", mec=VERMILLION, label="streaks")
-        _label_brightest(streaks, level, ax, n_labels)
+        _label_brightest(streaks, level, ax, n_labels, profile_e.size)
     ax.set_xlim(-0.5, profile_e.size - 0.5)
     ax.margins(y=0.15)
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, borderaxespad=0.1)
@@ -124,9 +150,16 @@ def _height_at(profile_e: np.ndarray, x: np.ndarray) -> np.ndarray:
     return profile_e[nearest]
 
 
-def _label_brightest(streaks: pd.DataFrame, level: np.ndarray, ax: Axes, n_labels: int) -> None:
-    named = streaks.assign(level=level).dropna(subset=["mag", "level"]).nsmallest(n_labels, "mag")
-    for x, height, mag in named[["x", "level", "mag"]].to_numpy(dtype=float):
+def _label_brightest(streaks: pd.DataFrame, level: np.ndarray, ax: Axes, n_labels: int, n_columns: int) -> None:
+    """Label the brightest where no brighter one is labelled nearby."""
+    known = streaks.assign(level=level).dropna(subset=["mag", "level"]).sort_values("mag")
+    taken: list[float] = []
+    for x, height, mag in known[["x", "level", "mag"]].to_numpy(dtype=float):
+        if len(taken) == n_labels:
+            return
+        if any(abs(x - other) < _NAMES_APART * n_columns for other in taken):
+            continue
+        taken.append(x)
         ax.annotate(f"{mag:.1f}", (x, height), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
 
 

@@ -34,7 +34,7 @@ def test_frame_shows_the_pixels_with_time_downward(ax):
     assert bottom > top  # row 100 above row 103
     assert ax.get_xlabel() == "Column x (pixel, read order)"
     assert ax.get_ylabel() == "File row (read order; time runs down)"
-    assert image.colorbar.ax.get_ylabel() == "Pixel value (ADU), ZScale"
+    assert image.colorbar.ax.get_ylabel() == "Pixel value (ADU)"
 
 
 def test_frame_of_every_fourth_row_stands_at_its_file_rows(ax):
@@ -47,12 +47,21 @@ def test_frame_marks_a_place(ax):
     assert ax.lines[0].get_xydata().tolist() == [[1, 102]]
 
 
-def test_frame_segment_ignores_a_star_that_would_hide_the_sky(ax):
+def test_sky_of_a_frame_stays_visible_beside_a_bright_star(ax):
     rng = np.random.default_rng(3)
     pixels = rng.normal(1000, 10, (200, 300))
     pixels[:, 7] = 50_000
-    low, high = plot_frame(pixels, ax).images[0].get_clim()
-    assert 900 < low < 1000 < high < 1100
+    norm = plot_frame(pixels, ax).images[0].norm
+    dark, sky, bright, star = (float(norm(value)) for value in (980, 1000, 1020, 50_000))
+    assert 0 <= dark < sky - 0.05 < sky + 0.03 < bright  # two σ of the sky are told apart
+    assert 0.1 < sky < 0.3
+    assert star == pytest.approx(1)
+
+
+def test_labels_of_magnitudes_do_not_overlap(ax):
+    streaks = pd.DataFrame({"x": [500.0, 510.0, 900.0], "mag": [9.0, 8.5, 12.0]})
+    plot_streaks(np.ones(1000), streaks, ax)
+    assert texts(ax) == ["8.5", "12.0"]  # the brighter one of two neighbours
 
 
 def test_streaks_stand_on_the_profile_and_the_brightest_are_labelled(ax):
