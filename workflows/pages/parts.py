@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 _LONGEST_WORD = 26  # characters of a time stamp
+_EXPONENT = re.compile(r"(?<=\d)e[−+-]?\d+")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d+)?)?")
 
 
 class Part:
@@ -20,7 +23,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Paragraph(Part):
-    """Text; its style is a class of ``page.css``: ``note``, ``left-out`` or ``verdict``."""
+    """Text; its style is a class of ``page.css``: ``note``, ``left-out`` or ``verdict``.
+
+    Words between backticks are set as code, as in bullets and captions.
+    """
 
     text: str
     style: str = ""
@@ -65,22 +71,28 @@ class Picture(Part):
 
 @dataclass(frozen=True)
 class Cell:
-    """Cell of a table, and its classes of ``page.css``."""
+    """Cell of a table, its classes of ``page.css``, and where its link leads; empty without a link."""
 
     text: str
     style: str
+    target: str = ""
 
 
 @dataclass(frozen=True)
 class Table(Part):
     """Table of formatted text; columns of numbers are set flush right.
 
-    Cells in ``marked`` (row and column, from 0) are highlighted.
+    Cells in ``marked`` (row and column, from 0) are highlighted, those in ``links`` lead somewhere. A ``sortable``
+    table scrolls in a box of its own; a click on a heading sorts it, and a field above it filters its rows, which
+    ``hint`` explains.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     marked: Collection[tuple[int, int]] = ()
+    links: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    sortable: bool = False
+    hint: str = "Filter: some words"
 
     @property
     def head(self) -> list[Cell]:
@@ -93,12 +105,15 @@ class Table(Part):
         return [self._style(row, place) for place, row in enumerate(self.rows)]
 
     def _style(self, texts: Sequence[str], place: int = -1) -> list[Cell]:
-        """Numbers flush right; single words as long as a time stamp or shorter are not broken."""
+        """Numbers flush right; dates and words as long as a time stamp are not broken, longer words anywhere."""
         cells = []
         for i, (text, right) in enumerate(zip(texts, self._numeric, strict=True)):
-            is_word = len(text) <= _LONGEST_WORD and " " not in text
+            is_long = len(text) > _LONGEST_WORD and " " not in text
+            is_word = (not is_long and " " not in text) or bool(_DATE.fullmatch(text))
             styles = {"marked": (place, i) in self.marked, "number": right, "word": is_word and not right}
-            cells.append(Cell(text, " ".join(style for style, wanted in styles.items() if wanted)))
+            styles["long"] = is_long and not right
+            style = " ".join(style for style, wanted in styles.items() if wanted)
+            cells.append(Cell(text, style, self.links.get((place, i), "")))
         return cells
 
     @cached_property
@@ -108,16 +123,34 @@ class Table(Part):
 
 
 def _looks_numeric(text: str) -> bool:
+    text = _EXPONENT.sub("", text)
     first = text.lstrip("−-+ ")[:1]
     return text in ("", "–") or (first.isdigit() and text.count("-") < 2 and not any(c.isalpha() for c in text))
 
 
 @dataclass(frozen=True)
 class Card(Part):
-    """Parts in a frame, with a heading."""
+    """Parts in a frame, with a heading and, for links to it, an anchor; the first two stand beside each other."""
 
     heading: str
     parts: Sequence[Part]
+    anchor: str = ""
+    wide: bool = False  # all parts below each other
+
+
+@dataclass(frozen=True)
+class Folded(Part):
+    """Parts that a reader unfolds by their heading."""
+
+    heading: str
+    parts: Sequence[Part]
+
+
+@dataclass(frozen=True)
+class Links(Part):
+    """Words, and the files beside the page or the places on it to which they lead."""
+
+    pairs: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)

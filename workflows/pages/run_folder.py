@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from shutterless.pipeline.store.store import MANIFEST, StoreError, open_amplifie
 
 CONTROLS = "controls"  # folder of the models trained with shuffled labels
 N_LISTED = 1000  # groups of candidates that a report lists
+N_PICTURED = 12  # groups of candidates whose best has a picture, unless more are asked for
 _SAME_AMPLIFIER = ("file", "ccd", "quadrant")
 
 
@@ -53,14 +56,6 @@ def manifest_with(store: Path, entries: Sequence[str]) -> pd.DataFrame:
     return manifest
 
 
-def best_of_groups(candidates: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:
-    """First candidate of each group, in the given order, and the number of candidates in each group."""
-    groups = candidates["group_id"].astype(object).where(candidates["group_id"].notna(), candidates["candidate_id"])
-    sizes = groups.map(groups.value_counts())
-    first = ~groups.duplicated()
-    return candidates[first].reset_index(drop=True), sizes[first].astype(int).tolist()
-
-
 def in_groups(candidates: pd.DataFrame) -> pd.DataFrame:
     """All candidates, each group at the place of its first member.
 
@@ -83,6 +78,17 @@ def describe_group(candidate: pd.Series, candidates: pd.DataFrame) -> str:
     return f"{n} candidate{'s: this, ' if n > 1 else ''}{', '.join(others)}"
 
 
+@dataclass(frozen=True)
+class Pictured:
+    """Candidates that a report pictures: the best of the first ``top`` groups (of all if None), and those named."""
+
+    top: int | None = N_PICTURED
+    names: tuple[str, ...] = ()
+
+
+FIRST_GROUPS = Pictured()
+
+
 class RunFolder:
     """Read-only view of one output folder.
 
@@ -90,10 +96,13 @@ class RunFolder:
     ----------
     path : Path
         The folder given as ``--out`` to ``shutterless run`` or ``shutterless search``.
+    choice : Pictured
+    span : (str, str), optional
+        UTC of the first and the last row of which candidates are shown; all if it is not given.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path, choice: Pictured = FIRST_GROUPS, span: tuple[str, str] | None = None) -> None:
+        self.path, self.choice, self.span = Path(path), choice, span
 
     def table(self, *names: str) -> pd.DataFrame | None:
         """Return the first existing one of several Parquet files, by path within the folder."""
@@ -102,10 +111,12 @@ class RunFolder:
                 return pd.read_parquet(self.path / name)
         return None
 
-    def text(self, name: str) -> str | None:
-        """Return a text file's content."""
-        file = self.path / name
-        return file.read_text(encoding="utf-8") if file.is_file() else None
+    def text(self, *names: str) -> str | None:
+        """Return the content of the first existing one of several text files."""
+        for name in names:
+            if (self.path / name).is_file():
+                return (self.path / name).read_text(encoding="utf-8")
+        return None
 
     @cached_property
     def frames(self) -> list[Path]:
@@ -120,6 +131,16 @@ class RunFolder:
         """Whether the folder is that of a search, without training and evaluation."""
         return (self.path / "candidates.parquet").is_file()
 
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether the folder is that of ``evaluate``."""
+        return (self.path / "summary.parquet").is_file() and (self.path / "eta.json").is_file()
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether the folder is that of ``tune``."""
+        return (self.path / "tune.parquet").is_file()
+
     @cached_property
     def manifest(self) -> pd.DataFrame | None:
         """Manifests of all stores joined, with the columns ``scene`` and ``folder`` (path of the entry)."""
@@ -132,17 +153,65 @@ class RunFolder:
         return pd.concat(parts, ignore_index=True) if parts else None
 
     @cached_property
+    def record(self) -> dict[str, Any]:
+        """What the search recorded of itself; empty without one."""
+        text = self.text("search/search.json", "search.json")
+        return {} if text is None else dict(json.loads(text))
+
+    @cached_property
+    def matches(self) -> pd.DataFrame | None:
+        """True event of each candidate; None where no truth is known."""
+        return self.table("search/matches.parquet", "matches.parquet")
+
+    @cached_property
     def candidates(self) -> pd.DataFrame | None:
         """Candidates, the most probable first and vetoed ones last."""
         found = self.table("search/candidates.parquet", "candidates.parquet")
         if found is None:
             return None
+        if self.span is not None:
+            found = found[found["time_read_utc"].between(*self.span)]
         found = found.assign(veto=found["veto"].fillna(""), kind=found["kind"].fillna("unclassified"))
         order = found.assign(_vetoed=found["veto"] != "", _size=found["snr"].abs())
         order = order.sort_values(
             ["_vetoed", "probability", "_size"], ascending=[True, False, False], na_position="last", kind="stable"
         )
         return order.drop(columns=["_vetoed", "_size"]).reset_index(drop=True)
+
+    @cached_property
+    def listed(self) -> pd.DataFrame:
+        """Candidates that a page lists, each group together, by their numbers from 1; without a search there are none.
+
+        Returns
+        -------
+        DataFrame
+            As `in_groups`, with ``anchor``, the place of the card on the page.
+        """
+        if self.candidates is None or self.candidates.empty:
+            return pd.DataFrame(columns=["candidate_id", "leads", "veto", "anchor", "time_archive", "x", "y"])
+        listed = in_groups(self.candidates)
+        listed.index += 1
+        listed = listed.assign(anchor=[f"candidate-{number}" for number in listed.index])
+        return listed[(listed["leads"].cumsum() <= N_LISTED) | listed["candidate_id"].isin(self.choice.names)]
+
+    @cached_property
+    def vetoed(self) -> pd.DataFrame | None:
+        """Loud triggers that a veto kept from being candidates, by their numbers from 1; None if none were recorded."""
+        found = self.table("search/vetoed.parquet", "vetoed.parquet")
+        if found is None:
+            return None
+        found.index = pd.RangeIndex(1, len(found) + 1)
+        return found.assign(anchor=[f"vetoed-{number}" for number in found.index], kind=found["kind"].fillna(""))
+
+    @cached_property
+    def pictured(self) -> pd.DataFrame:
+        """Candidates, and then vetoed triggers, that have a card, as `choice` says."""
+        leaders = self.listed[self.listed["leads"].astype(bool)]
+        chosen = leaders.index[: self.choice.top]
+        parts = [self.listed[self.listed.index.isin(chosen) | self.listed["candidate_id"].isin(self.choice.names)]]
+        if self.vetoed is not None and self.choice.names:
+            parts.append(self.vetoed[self.vetoed["candidate_id"].isin(self.choice.names)])
+        return pd.concat([part for part in parts if len(part)]) if any(map(len, parts)) else parts[0]
 
     @cached_property
     def shown_entry(self) -> Path | None:

@@ -166,7 +166,8 @@ def _add_endpoints(app: FastAPI, service: ScoringService) -> None:
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return HTMLResponse(render_page(app.openapi()), headers={"Content-Security-Policy": "default-src 'none'"})
+        policy = "default-src 'none'; style-src 'unsafe-inline'"  # the page holds its style and loads nothing
+        return HTMLResponse(render_page(app.openapi()), headers={"Content-Security-Policy": policy})
 
 
 async def _keep(

@@ -19,7 +19,9 @@ from shutterless.workflows.pages.parts import (
     Bullets,
     Card,
     Definitions,
+    Folded,
     Heading,
+    Links,
     Paragraph,
     Part,
     Picture,
@@ -36,9 +38,10 @@ NASTY_PARTS = [
     Bullets([NASTY]),
     Definitions([(NASTY, NASTY)]),
     Picture(NASTY, NASTY, NASTY),
-    Table([NASTY], [[NASTY]]),
+    Table([NASTY], [[NASTY]], links={(0, 0): NASTY}),
+    Links([(NASTY, NASTY)]),
 ]
-N_TEXTS, N_ATTRIBUTES = 9, 3  # Picture has one text and two attributes, Paragraph one of each
+N_TEXTS, N_ATTRIBUTES = 10, 5  # Picture has one text and two attributes; Paragraph, Links and the cell one of each
 
 
 class Reader(HTMLParser):
@@ -62,18 +65,42 @@ def read(*parts):
 
 
 def test_every_text_of_every_part_is_escaped_and_comes_back_as_it_was():
-    assert {type(part) for part in NASTY_PARTS} | {Card} == set(Part.__subclasses__())
-    found = read(*NASTY_PARTS, Card(NASTY, NASTY_PARTS))
+    assert {type(part) for part in NASTY_PARTS} | {Card, Folded} == set(Part.__subclasses__())
+    found = read(*NASTY_PARTS, Card(NASTY, NASTY_PARTS, NASTY), Folded(NASTY, NASTY_PARTS))
     assert "script" not in found.tags
-    assert found.texts.count(NASTY) == 2 * N_TEXTS + 1
-    assert found.attributes.count(NASTY) == 2 * N_ATTRIBUTES
+    assert found.texts.count(NASTY) == 3 * N_TEXTS + 2
+    assert found.attributes.count(NASTY) == 3 * N_ATTRIBUTES + 1
+
+
+def test_words_between_backticks_are_code_and_stay_escaped():
+    html = page("", "", [Section("a", "A", [Paragraph("run `shutterless report <b>` now, or ` alone")])])
+    assert "run <code>shutterless report &lt;b&gt;</code> now, or ` alone" in html
+
+
+def test_only_a_page_with_a_list_to_sort_has_a_script_and_that_is_its_own():
+    table = Table(["n"], [["1"]], sortable=True, hint=NASTY)
+    found = read(table)
+    assert found.tags.count("script") == 1
+    assert NASTY in found.attributes
+    assert "src" not in page("", "", [Section("a", "A", [table])]).split("<script")[1].split(">")[0]
+    assert "script" not in read(Table(["n"], [["1"]])).tags
+
+
+def test_numbers_with_an_exponent_are_numbers_and_names_are_none():
+    table = Table(["rate", "name", "span"], [["5.5e−06", "7e", "2026-03-04"], ["12", "8", "1"]])
+    assert [cell.style for cell in table.head] == ["number", "word", "word"]
+
+
+def test_dates_are_not_broken():
+    styles = [cell.style for cell in Table(["a", "b"], [["2026-03-04 05:06", "4 May 2026"]]).body[0]]
+    assert styles == ["word", ""]
 
 
 def test_titles_and_headings_are_escaped():
-    found = Reader(page(NASTY, NASTY, [Section(NASTY, NASTY, [])]))
+    found = Reader(page(NASTY, NASTY, 2 * [Section(NASTY, NASTY, [])]))
     assert "script" not in found.tags
-    assert found.texts.count(NASTY) == 5  # title twice, subtitle, heading twice
-    assert (found.attributes.count(NASTY), found.attributes.count(f"#{NASTY}")) == (1, 1)
+    assert found.texts.count(NASTY) == 7  # title twice, subtitle, each heading twice
+    assert (found.attributes.count(NASTY), found.attributes.count(f"#{NASTY}")) == (2, 2)
 
 
 def test_the_style_is_inlined_as_it_stands():
@@ -97,7 +124,7 @@ def test_numbers_are_set_flush_right_words_unbroken_and_marked_cells_set_off():
     assert [cell.style for cell in table.head] == ["number", "word", "word", "number"]
     assert [[cell.style for cell in row] for row in table.body] == [
         ["marked number", "marked word", "marked", "number"],
-        ["number", "word", "", "number"],
+        ["number", "word", "long", "number"],
     ]
     html = page("", "", [Section("a", "A", [table])])
     assert '<tr><td class="marked number">1</td><td class="marked word">word</td>' in html

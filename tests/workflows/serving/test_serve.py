@@ -405,7 +405,7 @@ def test_what_is_not_said_to_be_json_or_not_there_is_refused(server):
 
 def test_the_pages_fetch_nothing_and_the_description_holds_every_endpoint(server):
     page = server.get("/")
-    assert page.headers["content-security-policy"] == "default-src 'none'"
+    assert page.headers["content-security-policy"] == "default-src 'none'; style-src 'unsafe-inline'"
     assert not re.search(r"https?://|src=|<link|<script", page.text)
     described = server.get("/openapi.json").json()
     assert set(described["paths"]) == {"/health", "/version", "/score", "/search"}
