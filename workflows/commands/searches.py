@@ -12,6 +12,7 @@ from shutterless.workflows.commands.console import (
     DONE,
     SOME_FAILED,
     choose_tracking,
+    command_line,
     conclude,
     describe_plan,
     make_progress,
@@ -85,6 +86,7 @@ def search(
         result = search_files(
             files, reference=model, out=out, settings=settings, catalogue=catalogue, instrument=instrument,
             supplied=supplied, executor=executor, resume=resume, stack=stack, progress=progress,
+            command=command_line(),
         )  # fmt: skip
     progress.write_line(result.rates.describe(len(result.candidates)))
     for line in result.set_aside:
@@ -125,7 +127,9 @@ def watch(
     from shutterless.workflows.searching.watch import Watcher, watch_folder
 
     progress = make_progress(quiet)
-    job = SearchJob.prepare(model, out, settings, catalogue=catalogue, instrument=instrument, supplied=supplied)
+    job = SearchJob.prepare(
+        model, out, settings, catalogue=catalogue, instrument=instrument, supplied=supplied, command=command_line()
+    )
     with open_executor(workers, scheduler, no_dask, slurm, announce=progress.write_line) as executor:
         watcher = Watcher(directory, job, executor, settle_s=settle)
         n_failed = watch_folder(watcher, progress.write_line, every_s=every, stop_after_s=stop_after)
@@ -149,17 +153,33 @@ def _search_settings(
 
 @command
 def report(
-    directory: Annotated[Path, typer.Argument(help="Folder of a run, a search or a store.", show_default=False)],
+    directory: Annotated[
+        Path, typer.Argument(help="Folder of a run, search, evaluation, sweep or store.", show_default=False)
+    ],
     entry: Annotated[
         list[str] | None,
         typer.Option(help="Amplifier of a store to show pictures of; repeatable. Default: all, or the 16 worst."),
     ] = None,
+    candidate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="Candidate, or vetoed trigger, to picture beside the first; repeatable."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=0, help="Groups of candidates to picture.")] = 12,
+    nights: Annotated[
+        bool, typer.Option("--nights", help="Also write a page of each night with all pictures.")
+    ] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Write a self-contained HTML report: of a run, of a search, or of the quality of a store's amplifiers."""
+    """Write a self-contained HTML report: of a run, a search, an evaluation, a sweep, or a store's amplifiers."""
+    from shutterless.workflows.pages.run_folder import Pictured
     from shutterless.workflows.report.report import write_report
 
-    typer.echo(f"report: {write_report(directory, entry or ())}")
+    if nights:
+        from shutterless.workflows.report.report import write_night_reports
+
+        for page in write_night_reports(directory):
+            typer.echo(f"night: {page}")
+    typer.echo(f"report: {write_report(directory, entry or (), Pictured(top, tuple(candidate or ())))}")
     suggest("open it in a browser", quiet=quiet)
     return DONE

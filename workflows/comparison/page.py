@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -134,7 +135,7 @@ def _write_models(models: pd.DataFrame, verdict: Verdict, metric: str) -> list[P
         "Strips/s": _logged("strips_per_second", "{:,.0f}"),
         "Verdict": lambda row: unbroken(_judgement(row, verdict)),
     }
-    listed = tabulate(models.head(_LISTED), columns, drop_empty=True)
+    listed = replace(tabulate(models.head(_LISTED), columns, drop_empty=True), sortable=True)
     note = "Means over seeds; the spread is the standard deviation over seeds, the interval the bootstrap of one run."
     more = f" The first {_LISTED} of {len(models)}; all are in comparison.parquet." if len(models) > _LISTED else ""
     return [listed, Paragraph(note + more, "note")]
@@ -265,7 +266,7 @@ def _write_runs(runs: pd.DataFrame, metric: str) -> list[Part]:
     rows = [[_cell(name, value) for name, value in zip(shown, row, strict=True)] for row in shown.to_numpy()]
     more = f"The first {_LISTED} of {len(runs)}. " if len(runs) > _LISTED else ""
     note = f"{more}Everything that was logged is in comparison.parquet."
-    return [Table([names[name] for name in shown], rows), Paragraph(note, "note")]
+    return [Table([names[name] for name in shown], rows, sortable=True), Paragraph(note, "note")]
 
 
 def _cell(name: str, value: object) -> str:

@@ -1,4 +1,4 @@
-"""Report the candidates of continuous readout: a table of the first, and cards with a strip for the leading ones.
+"""Picture a candidate of continuous readout: its strip and its light curve.
 
 Candidates in image cubes have other cards, see `shutterless.workflows.report.cube_cards`.
 """
@@ -11,121 +11,46 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.amplifier import Amplifier
-from shutterless.pipeline.detection.vetoes import describe_veto
 from shutterless.pipeline.plots.frames import plot_light_curve, plot_strip
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.workflows.pages.drawings import new_figure, picture, window
-from shutterless.workflows.pages.formats import Columns, number, tabulate
-from shutterless.workflows.pages.parts import Card, Definitions, Paragraph, Part, Picture, Table
-from shutterless.workflows.pages.run_folder import N_LISTED, RunFolder, describe_group, in_groups, required
+from shutterless.workflows.pages.formats import number
+from shutterless.workflows.pages.parts import Paragraph, Part, Picture
+from shutterless.workflows.pages.run_folder import RunFolder
 
-N_CARDS = 12
 _N_COLUMNS = 16
 _MAX_BINS = 384  # so that one bin is at least two pixels of the picture wide
 
 
-def write_frame_candidates(run: RunFolder) -> list[Part]:
-    """List and draw the candidates of continuous readout."""
-    found = required(run.candidates, "search/candidates.parquet or candidates.parquet")
-    if found.empty:
-        return [Paragraph("The search found no candidates.")]
-    matches = run.table("search/matches.parquet", "matches.parquet")
-    listed = in_groups(found)
-    n_groups = int(listed["leads"].sum())
-    listed = listed[listed["leads"].cumsum() <= N_LISTED]
-    n_vetoed = int((found["veto"] != "").sum())
-    words = (
-        f"{len(found)} candidates in {n_groups} groups of one cause each, {n_vetoed} of them vetoed (listed last). "
-        f"The table lists the first {min(N_LISTED, n_groups)} groups, most probable first, and under the best of each "
-        f"group its other members; pictures follow of the best of the first {min(N_CARDS, n_groups)}. Rows and columns "
-        "are in read order, counted from 0."
-    )
-    note = (
-        "In each picture, above: residual in σ, columns upward and time rightward, the event's rows between the dotted "
-        "lines, masked pixels grey. Below: PSF-weighted light curve in σ on the same axis, the event's rows shaded."
-    )
-    cards = [
-        _card(run, candidate, listed, matches) for _, candidate in listed[listed["leads"]].head(N_CARDS).iterrows()
-    ]
-    return [Paragraph(words), _list(listed, matches), Paragraph(note, "note"), *cards]
-
-
-def describe_match(candidate: pd.Series, matches: pd.DataFrame | None) -> str:
-    """Name the injected event of a candidate in words."""
-    if matches is None:
-        return "no truth known"
+def describe_match(candidate: pd.Series, matches: pd.DataFrame, *, brief: bool = False) -> str:
+    """Name the injected event of a candidate in words; if brief, without the name of the event."""
     hits = matches[matches["candidate_id"] == candidate["candidate_id"]].dropna(subset=["event_id"]).convert_dtypes()
     if hits.empty:
         return "none"
     hit = hits.iloc[0]
-    return f"{hit['kind']}, event {hit['event_id']}, ρ = {number(hit['rho'], '{:.1f}')}"
+    name = "" if brief else f" event {hit['event_id']},"
+    return f"{hit['kind']},{name} ρ = {number(hit['rho'], '{:.1f}')}"
 
 
-def _place(candidate: pd.Series) -> str:
-    parts = [f"ccd {number(candidate['ccd'], '{:.0f}')}", f"quadrant {number(candidate['quadrant'], '{:.0f}')}"]
-    return ", ".join(parts) if pd.notna(candidate["ccd"]) or pd.notna(candidate["quadrant"]) else "image cube"
-
-
-def _list(listed: pd.DataFrame, matches: pd.DataFrame | None) -> Table:
-    columns: Columns = {
-        "id": lambda row: f"{'' if row['leads'] else '↳ '}{row['candidate_id']}",
-        "kind": lambda row: str(row["kind"]) + (f" (vetoed: {row['veto']})" if row["veto"] else ""),
-        "probability": ("probability", "{:.3f}"),
-        "S/N": ("snr", "{:.1f}"),
-        "false alarms/h": lambda row: number(row.get("false_alarm_rate"), "{:.2g}"),
-        "file": "file",
-        "ccd / quadrant": lambda row: f"{number(row['ccd'], '{:.0f}')} / {number(row['quadrant'], '{:.0f}')}",
-        "x": ("x", "{:.1f}"),
-        "peak row": ("row_peak", "{:.0f}"),
-        "read (UTC)": lambda row: or_unknown(row["time_read_utc"]),
-        "injected event": lambda row: describe_match(row, matches),
-    }
-    return tabulate(listed, columns)
-
-
-def _card(run: RunFolder, candidate: pd.Series, candidates: pd.DataFrame, matches: pd.DataFrame | None) -> Card:
+def frame_card(run: RunFolder, candidate: pd.Series) -> tuple[Part, list[tuple[str, str]]]:
+    """Picture, and numbers of its own, of a candidate in continuous readout."""
     folder = run.entry_of(candidate)
-    shown: Part
-    if folder is None or not folder.is_dir():
-        where = "in the store" if folder is None else f"at {folder}"
-        shown = Paragraph(f"No picture: no entry of this amplifier {where}.", "left-out")
-    else:
-        shown = strip_picture(run.open_entry(folder), candidate)
-    heading = f"Candidate {candidate['candidate_id']}: {candidate['kind']}"
-    return Card(heading, [shown, Definitions(_numbers(candidate, candidates, matches))])
-
-
-def _numbers(candidate: pd.Series, candidates: pd.DataFrame, matches: pd.DataFrame | None) -> list[tuple[str, str]]:
     rows = [number(candidate[name], "{:.0f}") for name in ("row_start", "row_stop", "row_peak")]
-    earliest, latest = or_unknown(candidate["time_event_min_utc"]), or_unknown(candidate["time_event_max_utc"])
-    probability = number(candidate["probability"], "{:.4f}")
-    kind = f"{candidate['kind']} (probability {number(candidate['kind_probability'], '{:.3f}')})"
-    streak = "none" if pd.isna(candidate["streak_id"]) else number(candidate["streak_id"], "{:.0f}")
-    if pd.notna(candidate.get("star_name")):  # absent in tables of older versions
-        streak += f", {candidate['star_name']}"
+    amplifier = f"CCD {number(candidate['ccd'], '{:.0f}')}, quadrant {number(candidate['quadrant'], '{:.0f}')}"
     pairs = [
-        ("Peak row read (UTC)", or_unknown(candidate["time_read_utc"])),
-        ("S/N", number(candidate["snr"], "{:.2f}")),
-        ("Event (UTC), earliest", earliest),
-        ("Probability of an event", probability),
-        ("Event (UTC), latest", latest),
-        ("Kind", kind),
-        ("File", str(candidate["file"])),
-        ("Amplifier", _place(candidate)),
-        ("Column x", number(candidate["x"], "{:.2f}")),
-        ("Rows", f"{rows[0]}–{rows[1]}, peak {rows[2]}"),
+        ("Event, earliest", or_unknown(candidate["time_event_min_utc"])),
+        ("Event, latest", or_unknown(candidate["time_event_max_utc"])),
         ("Duration", f"{number(candidate['duration_s'])} s"),
         ("Amplitude", f"{number(candidate['amplitude_e'], '{:.0f}')} e⁻/row"),
-        ("Streak", f"{streak} (mag {number(candidate['star_mag'], '{:.2f}')})"),
-        ("Veto", describe_veto(candidate["veto"])),
-        ("Injected event", describe_match(candidate, matches)),
-        ("False alarms as high, per hour", number(candidate.get("false_alarm_rate"), "{:.2g}")),
-        ("Model", str(candidate["model"])),
-        ("Group", describe_group(candidate, candidates)),
+        ("Amplifier", amplifier),
+        ("Column x", number(candidate["x"], "{:.2f}")),
+        ("Rows", f"{rows[0]}–{rows[1]}, peak {rows[2]}"),
+        ("Streak", number(candidate["streak_id"], "{:.0f}")),
     ]
-    if or_unknown(candidate["time_archive"]) != "unknown":
-        pairs.append(("Archive time", or_unknown(candidate["time_archive"])))
-    return pairs
+    if folder is None or not folder.is_dir():
+        where = "in the store" if folder is None else f"at {folder}"
+        return Paragraph(f"No picture: no entry of this amplifier {where}.", "left-out"), pairs
+    return strip_picture(run.open_entry(folder), candidate), pairs
 
 
 def or_unknown(value: Any) -> str:
@@ -139,8 +64,7 @@ def strip_picture(amplifier: Amplifier, candidate: pd.Series) -> Picture:
     rows_per_bin = max(1, -(-(stop - start) // _MAX_BINS))
     stop = start + max(1, (stop - start) // rows_per_bin) * rows_per_bin
     strip, noise_e, first_column = cut_window(amplifier, candidate, start, stop)
-    weight = pixel_profile(np.arange(len(strip)) + first_column - float(candidate["x"]), amplifier.psf_sigma_px)
-    curve = matched_light_curve(strip, weight / noise_e)
+    curve = matched_light_curve(strip, profile_of(amplifier, candidate, first_column, len(strip)) / noise_e)
     centre_rows = start + (np.arange(len(curve) // rows_per_bin) + 0.5) * rows_per_bin - 0.5
     zero_s = float(amplifier.readout.seconds(candidate["row_peak"]))
     marked_rows = (float(candidate["row_start"]), float(candidate["row_stop"]))
@@ -181,6 +105,11 @@ def cut_window(amplifier: Amplifier, candidate: pd.Series, start: int, stop: int
     return strip, np.asarray(amplifier.sigma_e[y, columns, block], dtype=np.float64), columns.start
 
 
+def profile_of(amplifier: Amplifier, candidate: pd.Series, first_column: int, n_columns: int) -> np.ndarray:
+    """Share of a candidate's light on each of some columns, shape (x,)."""
+    return pixel_profile(np.arange(n_columns) + first_column - float(candidate["x"]), amplifier.psf_sigma_px)
+
+
 def matched_light_curve(residual: np.ndarray, signal: np.ndarray) -> np.ndarray:
     """Matched filter across columns, in units of its own noise.
 
@@ -196,11 +125,25 @@ def matched_light_curve(residual: np.ndarray, signal: np.ndarray) -> np.ndarray:
     ndarray, shape (t,)
         ``Σ r s / √Σ s²`` over the valid columns: unit variance without a source; NaN where no column is valid.
     """
+    light, error = fit_light(residual, signal)
+    return light / error
+
+
+def fit_light(residual: np.ndarray, signal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Light of a source in units of ``signal``, fitted to the columns of each row, and its error.
+
+    Parameters are those of `matched_light_curve`.
+
+    Returns
+    -------
+    light, error : ndarray, shape (t,)
+        ``Σ r s / Σ s²`` and ``1 / √Σ s²`` over the valid columns; NaN where no column is valid.
+    """
     signal = np.nan_to_num(signal)[:, None]
     valid = np.isfinite(residual)
-    weight = np.sqrt((valid * signal**2).sum(axis=0))
-    total = (np.where(valid, residual, 0.0) * signal).sum(axis=0)
-    return np.divide(total, weight, out=np.full(weight.shape, np.nan), where=weight > 0)
+    weight = (valid * signal**2).sum(axis=0)
+    error = np.divide(1.0, np.sqrt(weight), out=np.full(weight.shape, np.nan), where=weight > 0)
+    return (np.where(valid, residual, 0.0) * signal).sum(axis=0) * error**2, error
 
 
 def bin_time(values: np.ndarray, rows_per_bin: int) -> np.ndarray:

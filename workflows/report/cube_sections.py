@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,12 +22,9 @@ from shutterless.pipeline.plots.cubes import (
 from shutterless.pipeline.reading.cubes import NOT_IN_FILE
 from shutterless.workflows.pages.drawings import new_figure, picture, window
 from shutterless.workflows.pages.formats import Columns, number, tabulate, unbroken
-from shutterless.workflows.pages.parts import Definitions, Heading, Paragraph, Part, Section, Table
+from shutterless.workflows.pages.parts import Card, Definitions, Heading, Paragraph, Part, Section, Table
 from shutterless.workflows.pages.run_folder import (
-    N_LISTED,
     RunFolder,
-    best_of_groups,
-    describe_group,
     is_cube,
     manifest_with,
     required,
@@ -68,7 +66,7 @@ def write_cubes(run: RunFolder) -> list[Part]:
 def write_view(view: View, run: RunFolder) -> list[Part]:
     """Draw one cube with the listed candidates."""
     cube = shown_cube(run)
-    return view(cube, numbered_candidates(run, cube.folder))
+    return view(cube, leading_candidates(run, cube.folder))
 
 
 @lru_cache(maxsize=1)  # five sections draw it; its files are read and its light is summed once for all
@@ -83,17 +81,11 @@ def shown_cube(run: RunFolder) -> CubeEntry:
     return CubeEntry(required(run.shown_entry, "store/"))
 
 
-def numbered_candidates(run: RunFolder, folder: Path | None = None) -> pd.DataFrame:
-    """Listed candidates by their numbers in the list, from 1; those of one entry if it is given."""
-    if run.candidates is None or run.candidates.empty:
-        return _NO_CANDIDATES
-    best, _ = best_of_groups(run.candidates)
-    listed = best.head(N_LISTED)
-    listed = listed.assign(group=[describe_group(candidate, run.candidates) for _, candidate in listed.iterrows()])
-    listed.index += 1
-    if folder is None:
-        return listed
-    return listed[[run.entry_of(candidate) == folder for _, candidate in listed.iterrows()]]
+def leading_candidates(run: RunFolder, folder: Path) -> pd.DataFrame:
+    """The best of each group in one entry, without vetoed ones, by their numbers in the list."""
+    listed = run.listed[run.listed["leads"].astype(bool) & run.listed["veto"].eq("")]
+    here = [number for number, candidate in listed.iterrows() if run.entry_of(candidate) == folder]
+    return listed.loc[here]
 
 
 # the report of a store
@@ -120,8 +112,13 @@ def cube_store_sections(store: Path, entries: Sequence[str] = ()) -> list[Sectio
     words = f"{len(names)} image cubes. Pictures follow of {len(shown)} of them" + (
         "." if len(shown) == len(names) else f"; `shutterless report {Path(store).name} --entry ENTRY` shows any other."
     )
-    pictured = [Section(name, name, describe_cube(Path(store) / name)) for name in shown]
-    return [Section("cubes", "Image cubes", [Paragraph(words), _entry_table(cubes)]), *pictured]
+    cards = [Card(name, describe_cube(Path(store) / name), f"entry-{name}", wide=True) for name in shown]
+    links = {(place, 0): f"#entry-{name}" for place, name in enumerate(names) if name in shown}
+    listed = replace(_entry_table(cubes), links=links, sortable=True)
+    return [
+        Section("cubes", "Image cubes", [Paragraph(words), listed]),
+        Section("cube-pictures", "Their pictures", cards),
+    ]
 
 
 def describe_cube(folder: Path) -> list[Part]:
@@ -257,7 +254,7 @@ def draw_light(cube: CubeEntry, candidates: pd.DataFrame) -> list[Part]:
         f"Median: {number(float(median_light(cube.total_e)), '{:,.0f}')} e⁻ per cadence. Grey ticks at the bottom: "
         "cadences that are masked or not in the file; no line crosses them. A pixel that is masked alone has its "
         "baseline there."
-        + (" Orange lines: candidates, by their numbers in the list." if marked else "")
+        + (" Orange ticks: candidates, by their numbers in the list." if marked else "")
         + (" Red triangles: values beyond the panel." if any(limits for _, _, limits in curves) else "")
     )
     return [picture(drawing, caption, alt="Light curve of all pixels together", image=True)]

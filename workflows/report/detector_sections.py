@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -27,8 +28,8 @@ _NAMES_BESIDE = 80  # characters of a line of a legend
 
 def write_comparison(run: RunFolder) -> list[Part]:
     """Tabulate and draw all detectors at the stated false-alarm rate, and write the verdict."""
-    summary = required(run.table("evaluation/summary.parquet"), "evaluation/summary.parquet")
-    verdict = run.text("evaluation/verdict.txt")
+    summary = required(_evaluated(run, "summary"), "summary.parquet")
+    verdict = run.text("evaluation/verdict.txt", "verdict.txt")
     stated = Paragraph(verdict.strip(), "verdict") if verdict else Paragraph("Left out: no verdict.txt.", "left-out")
     optimum = _optimum(run)
     few = int((summary["false_alarms"] < FEWEST_ALARMS).sum())
@@ -46,6 +47,11 @@ def write_comparison(run: RunFolder) -> list[Part]:
     caption = "Completeness of each detector with its bootstrap bounds."
     drawn = picture(drawing, caption, alt="Completeness by detector")
     return [stated, _summary_table(summary), Paragraph(note, "note"), drawn]
+
+
+def _evaluated(run: RunFolder, name: str) -> pd.DataFrame | None:
+    """Table of an evaluation, in its own folder or in that of a run."""
+    return run.table(f"evaluation/{name}.parquet", f"{name}.parquet")
 
 
 def _summary_table(summary: pd.DataFrame) -> Table:
@@ -70,13 +76,13 @@ def _summary_table(summary: pd.DataFrame) -> Table:
 
 
 def _optimum(run: RunFolder) -> dict[str, float] | None:
-    text = run.text("evaluation/eta.json")
+    text = run.text("evaluation/eta.json", "eta.json")
     return None if text is None else json.loads(text)
 
 
 def write_completeness(run: RunFolder) -> list[Part]:
     """Draw completeness against optimal S/N over all counted events."""
-    found = required(run.table("evaluation/completeness.parquet"), "evaluation/completeness.parquet")
+    found = required(_evaluated(run, "completeness"), "completeness.parquet")
     optimum = _optimum(run)
     drawing = new_figure(9.6, 4.6)
     eta = None if optimum is None else optimum["eta"]
@@ -91,10 +97,10 @@ def write_completeness(run: RunFolder) -> list[Part]:
 
 def write_kinds(run: RunFolder) -> list[Part]:
     """Draw completeness for each kind of event, one panel each."""
-    found = required(run.table("evaluation/completeness.parquet"), "evaluation/completeness.parquet")
+    found = required(_evaluated(run, "completeness"), "completeness.parquet")
     kinds = [kind for kind in dict.fromkeys(found["kind"]) if kind != "all"]
     if not kinds:
-        raise LeftOutError("evaluation/completeness.parquet has no kind of event apart from 'all'")
+        raise LeftOutError("completeness.parquet has no kind of event apart from 'all'")
     optimum = _optimum(run)
     eta = None if optimum is None else optimum["eta"]
     drawing, panels = _panels(len(kinds))
@@ -109,7 +115,7 @@ def write_kinds(run: RunFolder) -> list[Part]:
 
 def _list_apart(run: RunFolder) -> list[Part]:
     """Table of the kinds that are reported apart; nothing without such kinds."""
-    apart = run.table("evaluation/apart.parquet")
+    apart = _evaluated(run, "apart")
     if apart is None or apart.empty:
         return []
     note = (
@@ -124,6 +130,29 @@ def _list_apart(run: RunFolder) -> list[Part]:
         "fraction": lambda row: between(row["fraction"], row["low"], row["high"]),
     }
     return [Paragraph(note, "note"), tabulate(apart, columns)]
+
+
+def write_losses(run: RunFolder) -> list[Part]:
+    """Tabulate which groups of events each detector finds, and what became of the others."""
+    groups = required(_evaluated(run, "groups"), "groups.parquet")
+    losses = required(_evaluated(run, "losses"), "losses.parquet")
+    detectors = list(dict.fromkeys(groups["detector"]))
+    cells = groups.set_index(["group", "detector"])
+    columns: Columns = {"events": lambda name: name, "number": lambda name: f"{cells.loc[name, 'n'].iloc[0]:.0f}"}
+    for detector in detectors:
+        columns[detector] = partial(_write_share, cells, detector)
+    listed = tabulate(list(dict.fromkeys(groups["group"])), columns)
+    fates = [name for name in losses if name not in ("rho", "detector")]
+    lost = tabulate(losses, {"ρ": "rho", "detector": "detector", **{name: (name, "{:.0f}") for name in fates}})
+    note = (
+        "Above: the fraction of each group of events that a detector finds. Below: what became of the events; gated "
+        "ones had triggers, but no score."
+    )
+    return [listed, lost, Paragraph(note, "note")]
+
+
+def _write_share(cells: pd.DataFrame, detector: str, group: str) -> str:
+    return between(*cells.loc[(group, detector), ["completeness", "low", "high"]])
 
 
 def write_learning(run: RunFolder) -> list[Part]:
@@ -189,10 +218,10 @@ def _label_outer(panels: list[Axes]) -> None:
 
 def write_reliability(run: RunFolder) -> list[Part]:
     """Draw the observed fraction of events against the predicted probability."""
-    found = required(run.table("evaluation/reliability.parquet"), "evaluation/reliability.parquet")
+    found = required(_evaluated(run, "reliability"), "reliability.parquet")
     names = list(dict.fromkeys(found.loc[found["n"] > 0, "detector"]))
     if not names:
-        raise LeftOutError("evaluation/reliability.parquet has no strips")
+        raise LeftOutError("reliability.parquet has no strips")
     drawing, panels = _panels(len(names))
     for name, ax in zip(names, panels, strict=True):
         ax.set_title(name)

@@ -36,7 +36,7 @@ from shutterless.pipeline.store.quality_record import SKY_SHARE, AmplifierQualit
 from shutterless.pipeline.store.store import open_amplifier
 from shutterless.workflows.pages.drawings import new_figure, picture, window
 from shutterless.workflows.pages.formats import number
-from shutterless.workflows.pages.parts import Paragraph, Part, Picture, Section, Table
+from shutterless.workflows.pages.parts import Card, Folded, Paragraph, Part, Picture, Section, Table
 from shutterless.workflows.pages.run_folder import manifest_with
 
 NOISE_OFF, MAX_CORRELATION, MAX_MASKED = 0.02, 0.03, 0.05
@@ -72,8 +72,14 @@ def quality_sections(store: Path, entries: Sequence[str] = ()) -> list[Section]:
         empty = Paragraph("The store is empty: no amplifier was ingested.", "left-out")
         return [Section("amplifiers", "Amplifiers", [empty])]
     shown, words = _choose(qualities, entries, store)
-    summary = Section("amplifiers", "Amplifiers", [*summarise_amplifiers(qualities), Paragraph(words)])
-    return [summary, *(Section(q.entry, _heading(q), describe_amplifier(store, q)) for q in shown)]
+    summary = [*summarise_amplifiers(qualities, [q.entry for q in shown]), Paragraph(words)]
+    return [Section("amplifiers", "Amplifiers", summary), picture_amplifiers(store, shown)]
+
+
+def picture_amplifiers(store: Path, shown: Iterable[AmplifierQuality]) -> Section:
+    """Section with a card for each of some amplifiers, to which the table links."""
+    cards = [Card(_heading(q), describe_amplifier(store, q), f"entry-{q.entry}", wide=True) for q in shown]
+    return Section("pictures", "Pictures", cards)
 
 
 def _choose(
@@ -175,8 +181,15 @@ _COLUMNS = (
 )
 
 
-def summarise_amplifiers(qualities: Iterable[AmplifierQuality]) -> list[Part]:
-    """Table of amplifiers with unusual numbers marked, and a note that explains the marks."""
+def summarise_amplifiers(qualities: Iterable[AmplifierQuality], pictured: Sequence[str] = ()) -> list[Part]:
+    """Table of amplifiers with unusual numbers marked, and a note that explains the marks.
+
+    Parameters
+    ----------
+    qualities : iterable of AmplifierQuality
+    pictured : sequence of str
+        Entries with a card on the page, to which their rows link.
+    """
     qualities = list(qualities)
     rows = [[column.write(quality) for column in _COLUMNS] for quality in qualities]
     unusual = [find_unusual(quality) for quality in qualities]
@@ -188,9 +201,12 @@ def summarise_amplifiers(qualities: Iterable[AmplifierQuality]) -> list[Part]:
         f"{len(qualities)} amplifiers, {number(n_hours, '{:.4g}')} amplifier-hours live; "
         f"{f'something is out of the ordinary in {n_unusual} of them' if n_unusual else _CALM}."
     )
-    return [Paragraph(words), Table([c.heading for c in _COLUMNS], rows, marked), Paragraph(_NOTE, "note")]
+    links = {(i, 0): f"#entry-{q.entry}" for i, q in enumerate(qualities) if q.entry in pictured}
+    table = Table([c.heading for c in _COLUMNS], rows, marked, links, sortable=True, hint=_HINT)
+    return [Paragraph(words), table, Folded("What the columns mean, and what is marked", [Paragraph(_NOTE, "note")])]
 
 
+_HINT = "Filter: words, sky > 1.02, rows < 5000"
 _NOTE = (
     "Noise is the standard deviation over what photons, read noise and digitisation make, of pixels within "
     f"{TAIL_SIGMA:g} σ; sky columns are those whose level is within {100 * SKY_SHARE:g} % of the sky's. Correlations "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,15 @@ from shutterless.pipeline.store.quality_record import read_quality
 from shutterless.pipeline.store.store import StoreError, live_hours
 from shutterless.workflows.pages.drawings import new_figure, picture, window
 from shutterless.workflows.pages.formats import Columns, number, tabulate
-from shutterless.workflows.pages.parts import Heading, Paragraph, Part, Preformatted, Table
+from shutterless.workflows.pages.parts import Definitions, Folded, Paragraph, Part, Preformatted, Table
 from shutterless.workflows.pages.run_folder import LeftOutError, RunFolder, is_cube, required
 from shutterless.workflows.report.quality_page import summarise_amplifiers
-from shutterless.workflows.searching.search import AMPLIFIERS, RECORD
+from shutterless.workflows.searching.search import AMPLIFIERS
 
 _PIECE_ROWS, _PIECE_COLUMNS = 400, 800
+_NEAR_ROWS, _NEAR_COLUMNS = 120, 32
 _MIDDLE_COLUMN = 1536  # of an amplifier of 3072 columns; moved to lie inside a narrower one
+_PAUSE = pd.Timedelta(hours=6)  # between two nights
 _LIVE_TIME = (
     "Live time is unmasked pixel-rows / (columns × row rate × 3600): one amplifier-hour is all columns of an amplifier "
     "for one hour."
@@ -31,31 +32,30 @@ _LIVE_TIME = (
 
 
 def write_run(run: RunFolder) -> list[Part]:
-    """Settings, seed, files and live time."""
-    searched = run.table(AMPLIFIERS)
-    if searched is not None:
-        return _list_searched(run, searched)
-    settings = run.text("settings.toml")
-    if settings is None and run.manifest is None:
+    """What was searched and how; settings, seed, files and live time of a run."""
+    settings, searched = run.text("settings.toml"), run.table(AMPLIFIERS, f"search/{AMPLIFIERS}")
+    if settings is None and run.manifest is None and searched is None:
         raise LeftOutError("no settings.toml and no store/ in this folder")
     parts: list[Part] = []
     if settings is not None:
         seeds = _find_seeds(tomllib.loads(settings))
         words = ", ".join(f"{name} = {value}" for name, value in seeds) or "none set"
         parts += [Paragraph(f"Random seed: {words}.")]
-    if run.manifest is not None:
+    if searched is not None:
+        parts += _describe_search(run, searched)
+    if run.manifest is not None and not run.is_search:
         parts += [_files_table(run.manifest), Paragraph(_LIVE_TIME, "note")]
     if settings is not None:
-        parts += [Heading("Settings"), Preformatted(settings)]
+        parts += [Folded("Settings", [Preformatted(settings)])]
     return parts
 
 
-def _list_searched(run: RunFolder, searched: pd.DataFrame) -> list[Part]:
-    """Files, segments, live time and quality of the searched amplifiers."""
+def _describe_search(run: RunFolder, searched: pd.DataFrame) -> list[Part]:
+    """When, by which command and with which detector, what is expected; the rows that were searched."""
     if searched.empty:
         return [Paragraph("Nothing could be searched.", "left-out")]
     files = {file for files in searched["files"] for file in files.split(", ")}
-    hours = searched.get("live_hours", live_hours(searched)).sum()
+    hours = (searched["live_hours"] if "live_hours" in searched else live_hours(searched)).sum()
     masked = 100 * searched["masked_fraction"].mean() if "masked_fraction" in searched else np.nan
     row = {
         "files": str(len(files)),
@@ -68,26 +68,60 @@ def _list_searched(run: RunFolder, searched: pd.DataFrame) -> list[Part]:
     }
     note = (
         "A segment is what is calibrated and searched at once: rows of one amplifier, from one or several files of a "
-        f"sequence, overlapping by the margins. {AMPLIFIERS} has the numbers of each. The pictures below are of "
-        "amplifiers that were calibrated again for this report."
+        f"sequence, overlapping by the margins. {AMPLIFIERS} has the numbers of each."
     )
-    return [Table(list(row), [list(row.values())]), *_list_rates(run), Paragraph(note, "note")]
+    if run.is_search:
+        note += " The pictures below are of amplifiers that were calibrated again for this report."
+    return [Definitions(_facts(run, searched)), Table(list(row), [list(row.values())]), Paragraph(note, "note")]
 
 
-def _list_rates(run: RunFolder) -> list[Part]:
-    """What was asked for and what is expected among the candidates; nothing for a search of an older version."""
-    record = run.text(RECORD)
-    rates = None if record is None else json.loads(record).get("rates")
-    if rates is None:
+def _facts(run: RunFolder, searched: pd.DataFrame) -> list[tuple[str, str]]:
+    """Facts of a search that are known; those of an older version recorded fewer."""
+    made, rates = run.record.get("made", {}), run.record.get("rates", {})
+    spans = find_nights(searched)
+    models = [] if run.candidates is None else list(run.candidates["model"].dropna().unique())
+    thresholds = searched["threshold"].dropna() if "threshold" in searched else pd.Series(dtype=float)
+    facts = {
+        "Date (UTC)": made.get("date_utc", "").removesuffix("+00:00"),
+        "Command": made.get("command", ""),
+        "Model": ", ".join(models) or run.record.get("model", ""),
+        "Instrument": run.record.get("instrument") or "",
+        "Given by --set": ", ".join(f"{key} = {value}" for key, value in run.record.get("supplied", {}).items()),
+        "Read (UTC)": f"{spans[0][0][:19]} to {spans[-1][1][:19]}" if spans else "",
+        "Threshold": _span_text(thresholds),
+    }
+    if rates:
+        facts["Asked"] = f"{rates['asked_per_hour']:g} false alarms per amplifier-hour"
+        facts["Expected false alarms"] = (
+            f"{rates['expected_false_alarms']:.3g} among the {rates['candidates']} candidates, in "
+            f"{rates['live_hours']:.3g} amplifier-hours"
+        )
+    return [(name, words) for name, words in facts.items() if words]
+
+
+def _span_text(values: pd.Series) -> str:
+    ends = [number(value) for value in (values.min(), values.max())] if len(values) else []
+    return " to ".join(dict.fromkeys(ends))
+
+
+def find_nights(searched: pd.DataFrame | None) -> list[tuple[str, str]]:
+    """Times (UTC) of the first and the last row of each night: what was read without a pause of `_PAUSE`.
+
+    Parameters
+    ----------
+    searched : DataFrame or None
+        ``amplifiers.parquet`` of a search; rows without UTC belong to no night.
+    """
+    if searched is None or "first_read_utc" not in searched:
         return []
-    thresholds = [one["threshold"] for one in rates["amplifiers"].values()]
-    span = f", thresholds {number(min(thresholds))} to {number(max(thresholds))}" if thresholds else ""
-    words = (
-        f"Asked: {rates['asked_per_hour']:g} false alarms per amplifier-hour. Expected among the "
-        f"{rates['candidates']} candidates: {rates['expected_false_alarms']:.3g} in {rates['live_hours']:.3g} "
-        f"amplifier-hours{span}."
-    )
-    return [Paragraph(words)]
+    dated = searched[searched["first_read_utc"].ne("")].sort_values("first_read_utc")
+    nights: list[tuple[str, str]] = []
+    for first, last in dated[["first_read_utc", "last_read_utc"]].itertuples(index=False):
+        if nights and pd.Timestamp(first) - pd.Timestamp(nights[-1][1]) < _PAUSE:
+            nights[-1] = nights[-1][0], max(nights[-1][1], last)
+        else:
+            nights.append((first, last))
+    return nights
 
 
 def _find_seeds(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -121,22 +155,26 @@ def write_frame(run: RunFolder) -> list[Part]:
         raise LeftOutError("no frames/ in this folder, and no frames where the store was made from")
     path, quadrant, row, column, candidate = _piece(run)
     try:
-        frame = read_amplifier(path, quadrant)
+        frame = read_amplifier(path, quadrant, run.record.get("instrument"), run.record.get("supplied"))
     except (FrameError, ProfileError) as error:
         raise LeftOutError(f"the frame could not be read: {error}") from error
     n_rows, n_columns = frame.pixels_adu.shape
     rows, columns = window(row, _PIECE_ROWS, n_rows), window(column, _PIECE_COLUMNS, n_columns)
     piece = frame.pixels_adu[rows, columns]
-    drawing = new_figure(9.6, 5.2)
+    drawing = new_figure(11, 5.2)
     marked = (column, row) if candidate else None
-    plot_frame(piece, drawing.subplots(), first_row=rows.start, first_column=columns.start, marked=marked)
+    left, right = drawing.subplots(1, 2, width_ratios=(3, 1))
+    plot_frame(piece, left, first_row=rows.start, first_column=columns.start, marked=marked)
+    near, beside = window(row, _NEAR_ROWS, n_rows), window(column, _NEAR_COLUMNS, n_columns)
+    plot_frame(frame.pixels_adu[near, beside], right, first_row=near.start, first_column=beside.start)
+    right.set(title="its surroundings" if candidate else "a part of it", ylabel="")
     caption = (
         f"{path.name}, quadrant {quadrant}: {piece.shape[0]} of {n_rows:,} rows and {piece.shape[1]} of "
         f"{n_columns:,} columns, in read order. Time runs downward, one row every "
         f"{1e3 / frame.readout.row_rate_hz:.3g} ms; every star draws a vertical streak."
     )
     if candidate:
-        caption += f" The circle is around candidate {candidate}."
+        caption += f" The circle is around candidate {candidate}, which the second picture shows from nearby."
     return [picture(drawing, caption, alt="Piece of a continuous-readout frame", image=True)]
 
 
@@ -208,15 +246,22 @@ _PLACES = {
     "controls": "the same, trained with shuffled labels; no detectors",
     "evaluation": "false alarms, completeness, calibration, verdict",
     "search": "candidates.parquet, candidates.ecsv, matches.parquet",
+    "summary.parquet": "a row for each detector",
+    "tune.parquet": "all trials",
     "candidates.parquet": "candidates, all columns",
     "candidates.ecsv": "candidates with units, as text",
+    "vetoed.parquet": "the strongest triggers that a veto kept from being candidates",
     "failures.parquet": "files and amplifiers skipped",
+    "report": "pixels (FITS) and light curves (ECSV) of the pictured candidates",
 }
 
 
 def write_places(run: RunFolder) -> list[Part]:
     """List the files of the run."""
     rows = [[name, what] for name, what in _PLACES.items() if (run.path / name).exists()]
+    nights = [night.name for night in sorted(run.path.glob("night-*.html"))]
+    rows += [[name, "all groups of candidates of that night, pictured"] for name in nights]
     if not rows:
         raise LeftOutError("none of the known files is in this folder")
-    return [Paragraph(f"In {run.path.resolve()}:"), Table(["path", "holds"], rows)]
+    links = {(place, 0): name for place, (name, _) in enumerate(rows) if name in nights}
+    return [Paragraph(f"In {run.path.resolve()}:"), Table(["path", "holds"], rows, links=links)]

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from browser import find_overflow
 
 from shutterless.workflows.comparison import verdict as compare_verdict
 from shutterless.workflows.comparison.compare import CompareError, compare_runs, filter_of
@@ -167,8 +168,9 @@ def test_table_holds_every_run_with_everything_and_its_model(comparison):
     assert table["run_id"].str.fullmatch("[0-9a-f]{32}").all()
 
 
-def test_page_is_self_contained_and_holds_every_part(comparison):
+def test_page_is_self_contained_and_holds_every_part(comparison, tmp_path):
     page = (comparison[1] / "comparison.html").read_text(encoding="utf-8")
+    assert find_overflow(page, tmp_path) == []
     assert "http" not in re.sub(r"data:image[^\"]*", "", page)
     for anchor in ("verdict", "models", "pairs", "hyperparameters", "cost", "learning", "completeness", "calibration"):
         assert f'<section id="{anchor}">' in page

@@ -4,10 +4,14 @@ import base64
 import re
 from dataclasses import replace
 from types import SimpleNamespace
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
 import pytest
+from astropy.io import fits
+from astropy.table import Table
+from browser import find_overflow
 from fake_cubes import KEPLER_CADENCE_D, LIGHT_DRIFT, star_images, write_kepler, write_plain
 
 from shutterless.pipeline.reading.readout import Readout
@@ -87,6 +91,10 @@ def search(tmp_path_factory):
         ]
     ).astype(CANDIDATE_TYPES)
     candidates.to_parquet(folder / "candidates.parquet")
+    candidates.iloc[:1].assign(veto="edge", snr=40.0).to_parquet(folder / "vetoed.parquet")
+    amplifiers = {"files": ["flare<1>.fits", "quiet.fits"], "ccd": [None] * 2, "quadrant": [None] * 2}
+    amplifiers |= {"n_rows": [220, 12], "n_triggers": [3, 1], "live_hours": [0.1, 0.1]}
+    pd.DataFrame(amplifiers).to_parquet(folder / "amplifiers.parquet")
     failures = {"file": ["bad.fits"], "quadrant": [None], "reason": ["is empty (0 bytes)"]}
     pd.DataFrame(failures).to_parquet(folder / "failures.parquet")
     return folder
@@ -113,6 +121,13 @@ def rows_of(html):
     return [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in re.findall(r"<tr>(<td.*?)</tr>", html)]
 
 
+def cells_of(table):
+    """Heading and text of every cell, row by row."""
+    header = re.findall(r"<th(?: [^>]*)?>(.*?)</th>", table.split("</table>")[0])
+    rows = re.findall(r"<tr>(<td.*?)</tr>", table.split("</table>")[0], re.S)
+    return [dict(zip(header, re.findall(r"<td[^>]*>(.*?)</td>", row), strict=True)) for row in rows]
+
+
 def fake_amplifier(residual, level_e=100.0, sigma_e=10.0):
     """An amplifier of constant level and noise; residual is (y, x, t)."""
     residual = np.asarray(residual, dtype=np.float16)
@@ -135,12 +150,17 @@ def test_report_of_cubes_has_its_own_sections_and_leaves_none_out(report):
 def test_report_of_cubes_refers_to_nothing_outside_itself_and_is_escaped(report):
     targets = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"'\s>)]+)""", report)
     assert targets
-    assert all(target.startswith(("data:image/", "#")) for target in targets)
+    assert all(target.startswith(("data:image/", "#", "report/")) for target in targets)
     assert "<1>" not in report
     assert "flare&lt;1&gt;" in report
     images = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]+)">', report)
     assert len(images) == report.count("<img ") == 3 + 3  # pixels, light, every pixel; three groups of candidates
     assert all(base64.b64decode(data, validate=True).startswith(b"\x89PNG") and alt for data, alt in images)
+
+
+def test_pages_of_cubes_fit_the_window(search, report, tmp_path):
+    assert find_overflow(report, tmp_path) == []
+    assert find_overflow(write_report(search / "store").read_text(encoding="utf-8"), tmp_path) == []
 
 
 def test_a_report_opens_the_cube_that_it_shows_once(search, monkeypatch):
@@ -152,9 +172,10 @@ def test_a_report_opens_the_cube_that_it_shows_once(search, monkeypatch):
 
     monkeypatch.setattr(cube_entry, "open_amplifier", record)
     run = RunFolder(search)
-    topics = CUBE_TOPICS[:5]
+    views = ["cubes", "pixels", "light", "every-pixel", "cosmic-rays"]
+    topics = [topic for topic in CUBE_TOPICS if topic.anchor in views]
+    assert [topic.anchor for topic in topics] == views
     assert all(topic.write(run) for topic in topics)
-    assert [topic.anchor for topic in topics] == ["cubes", "pixels", "light", "every-pixel", "cosmic-rays"]
     assert opened == ["flare<1>_c00_q0"]
     cube_sections.write_cubes(RunFolder(search))
     assert opened == ["flare<1>_c00_q0"] * 2  # another view of the folder may show another cube
@@ -198,14 +219,12 @@ def test_light_curve_is_drawn_with_gap_ticks_and_the_numbers_of_the_list(search,
     time, light, options = drawn[0]
     assert np.isnan(light[list(GAP_ROWS)]).all()  # a line breaks at NaN: the gap is not bridged
     assert len(time) == len(light) == N_FRAMES + GAP[1]
-    table = rows_of(section_of(report, "candidates"))
+    table = cells_of(section_of(report, "candidates"))
     of_cube = {
-        int(row[0]): float(row[1])
-        for row in table
-        if row[-1] == "flare<1>.fits".replace("<", "&lt;").replace(">", "&gt;")
+        number_of(row): float(row["archive time"]) for row in table if row["candidate"].startswith("flare&lt;1&gt;")
     }
-    assert options["marked"] == pytest.approx(of_cube, abs=1e-5)
-    assert set(of_cube) == {1, 2}  # by S/N whatever its sign; the third is of the other cube
+    assert list(of_cube) == [1, 2, 3]  # by S/N whatever its sign; the second is in the first one's group
+    assert options["marked"] == pytest.approx({n: of_cube[n] for n in (1, 3)}, abs=1e-5)
     assert of_cube[1] == pytest.approx(time[FLARE], abs=1e-5)
 
 
@@ -227,20 +246,39 @@ def test_list_of_cubes_tells_size_cadence_and_candidates(report):
     assert "BJD − 2454833 (TDB)" in section_of(report, "cubes")
 
 
+def number_of(row):
+    return int(re.sub(r"<.*?>", "", row["#"]))
+
+
 def test_candidates_are_listed_by_group_with_readable_numbers(search, report):
     section = section_of(report, "candidates")
-    assert "Candidates: 4, groups of one cause: 3" in section
-    first = rows_of(section)[0]
-    assert first[0] == "1"
-    assert first[2].startswith("2018-05-15T")
-    assert first[3:7] == ["3.0", "2", "1.96 h", "50.0"]
-    assert first[7].endswith("% of star")
-    last = rows_of(section)[-1]
-    assert float(last[7].removesuffix(" % of all")) == pytest.approx(100 * 90 / (400 * 48), rel=0.01)
-    assert "probability" not in section.split("</table>")[0]  # none is given
-    assert section.count('<div class="card">') == 3
-    assert "2 candidates" in section
+    assert "4 candidates in 3 groups of one cause each" in section
+    rows = cells_of(section)
+    first, last = rows[0], rows[-1]
+    assert [number_of(row) for row in rows] == [1, 2, 3, 4]
+    assert first["UTC"].startswith("2018-05-15T")
+    assert (first["x"], first["y"], first["duration (h)"], first["S/N"]) == ("3.0", "2", "1.96", "50.0")
+    assert [row["one cause"] for row in rows] == ["2 candidates", "↳ with it", "–", "–"]
+    assert float(last["amplitude (%)"]) == pytest.approx(100 * 90 / (400 * 48), rel=0.01)
+    assert "probability" not in first  # none is given
+    assert section.count('<div class="card abreast"') == 3
+    assert "<dt>Group</dt><dd>2 candidates: this, " in section
     assert "<dt>Place</dt><dd>x = 3.00, y = 2</dd>" in section
+    assert re.search(r"<dt>Amplitude</dt><dd>1,300,000 e⁻ per cadence \([\d.]+ % of star\)</dd>", section)
+
+
+def test_images_and_light_curve_of_a_candidate_lie_beside_the_page(search, report, cube):
+    (name,) = re.findall(r'href="(report/[^"]+)\.fits"', section_of(report, "candidates"))[:1]
+    with fits.open(search / f"{unquote(name)}.fits") as hdus:
+        cut, noise, header = hdus[0].data, hdus["NOISE"].data, hdus[0].header
+    assert cut.shape == noise.shape == (2 * 24 + 4, 5, 7)
+    peak = FLARE - int(header["CRVAL3"])
+    assert np.unravel_index(np.nanargmax(cut), cut.shape) == (peak, 2, 3)
+    curve = Table.read(search / f"{unquote(name)}.ecsv")
+    assert curve["row"][np.nanargmax(curve["light"])] == FLARE
+    assert curve["after_peak"][peak] == 0
+    np.testing.assert_allclose(curve["time_archive"], cube.time[curve["row"]])
+    np.testing.assert_allclose(curve["light"][peak], cube.total_e[FLARE], rtol=1e-4)
 
 
 def test_candidate_whose_store_is_gone_keeps_its_numbers(search, tmp_path):
@@ -285,29 +323,23 @@ def test_images_of_a_card_are_before_at_and_after_the_event_with_masked_pixels(s
 
 def test_page_of_a_store_of_cubes_shows_every_cube_without_candidates(search):
     html = write_report(search / "store").read_text(encoding="utf-8")
-    assert re.findall(r'<section id="([^"]+)">', html) == [
-        "cubes",
-        "flare&lt;1&gt;_c00_q0",
-        "quiet_c00_q0",
-        "failures",
-    ]
+    assert re.findall(r'<section id="([^"]+)">', html) == ["cubes", "cube-pictures", "failures"]
     assert html.count("<img ") == 6
-    assert re.findall(r"<h3>([^<]*)</h3>", section_of(html, "quiet_c00_q0")) == [
-        "The pixels",
-        "Light curve",
-        "Every pixel",
-        "Cosmic rays",
-    ]
-    assert "Noise / expected" in section_of(html, "quiet_c00_q0")
+    views = ["The pixels", "Light curve", "Every pixel", "Cosmic rays"]
+    pictures = section_of(html, "cube-pictures")
+    assert re.findall(r"<h3>([^<]*)</h3>", pictures) == ["flare&lt;1&gt;_c00_q0", *views, "quiet_c00_q0", *views]
+    assert pictures.count("Noise / expected") == 2
+    assert 'href="#entry-flare&lt;1&gt;_c00_q0"' in section_of(html, "cubes")
+    assert 'id="entry-flare&lt;1&gt;_c00_q0"' in pictures
     assert "Candidates" not in html
 
 
 def test_page_of_a_store_shows_the_cubes_that_are_asked_for(search, monkeypatch):
-    anchors = [section.anchor for section in cube_store_sections(search / "store", ["quiet_c00_q0"])]
-    assert anchors == ["cubes", "quiet_c00_q0"]
+    cards = cube_store_sections(search / "store", ["quiet_c00_q0"])[1].parts
+    assert [card.heading for card in cards] == ["quiet_c00_q0"]
     monkeypatch.setattr(cube_sections, "MAX_CUBE_SECTIONS", 1)
     sections = cube_store_sections(search / "store")
-    assert len(sections) == 2
+    assert len(sections[1].parts) == 1
     words = sections[0].parts[0].text
     assert "Pictures follow of 1 of them; `shutterless report store --entry ENTRY` shows any other." in words
     with pytest.raises(StoreError, match=r"no entry 'nosuch'; it holds flare<1>_c00_q0, quiet_c00_q0"):
@@ -345,12 +377,9 @@ def test_store_of_both_shows_cubes_and_then_amplifiers(tmp_path):
     cube = ingest_amplifier(write_quiet(tmp_path / "quiet.fits"), None, tmp_path / "store")
     write_manifest(tmp_path / "store", [cube, write_amplifier(tmp_path / "store")])
     anchors = [section.anchor for section in store_sections(tmp_path / "store")]
-    assert anchors == ["cubes", "quiet_c00_q0", "amplifiers", "night_c03_q2"]
-    assert [section.anchor for section in store_sections(tmp_path / "store", ["quiet_c00_q0"])] == [
-        "cubes",
-        "quiet_c00_q0",
-        "amplifiers",
-    ]
+    assert anchors == ["cubes", "cube-pictures", "amplifiers", "pictures"]
+    chosen = store_sections(tmp_path / "store", ["quiet_c00_q0"])
+    assert [section.anchor for section in chosen] == ["cubes", "cube-pictures", "amplifiers"]
 
 
 def test_sections_are_those_of_the_entry_that_is_shown(search, tmp_path):
@@ -465,11 +494,11 @@ def test_joined_images_keep_unit_noise():
 def test_amplitude_is_relative_to_the_star_or_to_all_light():
     streaks = pd.DataFrame({"streak_id": [4], "flux_e_row": [2e6]})
     cube = SimpleNamespace(amplifier=SimpleNamespace(streaks=streaks), total_e=np.array([1e7, 1e7, np.nan]))
-    assert relative_amplitude(pd.Series({"streak_id": 4, "amplitude_e": 3.6e6}), cube) == "180 % of star"
-    assert relative_amplitude(pd.Series({"streak_id": pd.NA, "amplitude_e": -1e5}), cube) == "−1 % of all"
+    assert relative_amplitude(pd.Series({"streak_id": 4, "amplitude_e": 3.6e6}), cube) == (180, "star")
+    assert relative_amplitude(pd.Series({"streak_id": pd.NA, "amplitude_e": -1e5}), cube) == (-1, "all")
     cube.total_e = -cube.total_e
-    assert relative_amplitude(pd.Series({"streak_id": pd.NA, "amplitude_e": 1e5}), cube) == "–"
-    assert relative_amplitude(pd.Series({"streak_id": 4, "amplitude_e": 1.0}), None) == "–"
+    assert relative_amplitude(pd.Series({"streak_id": pd.NA, "amplitude_e": 1e5}), cube)[1] == ""
+    assert relative_amplitude(pd.Series({"streak_id": 4, "amplitude_e": 1.0}), None)[1] == ""
 
 
 def test_of_a_large_cube_the_pixels_around_the_brightest_star_get_light_curves(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from browser import find_overflow
 from typer.testing import CliRunner
 
 from shutterless.pipeline.calibration.quality import column_statistics, summarise_quality
@@ -61,7 +62,7 @@ def make_quality(sky_noise=1.0, tails=(0, 0), entry="night_c03_q2", **numbers):
 def cells(html):
     """Cells of a table, row by row, and the marked ones."""
     rows = re.findall(r"<tr>(<td.*?)</tr>", html)
-    found = [re.findall(r"<td([^>]*)>([^<]*)</td>", row) for row in rows]
+    found = [re.findall(r"<td([^>]*)>([^<]*)</td>", re.sub(r"</?a\b[^>]*>", "", row)) for row in rows]
     return [[text for _, text in row] for row in found], [
         [text for how, text in row if "marked" in how] for row in found
     ]
@@ -135,8 +136,10 @@ def test_every_amplifier_has_a_row_a_section_and_four_pictures(page_of_store):
     store, html = page_of_store
     entries = read_manifest(store)["entry"].tolist()
     assert len(entries) == 4
-    assert re.findall(r'<section id="([^"]+)">', html) == ["amplifiers", *entries, "failures"]
+    assert re.findall(r'<section id="([^"]+)">', html) == ["amplifiers", "pictures", "failures"]
+    assert re.findall(r'<div class="card" id="entry-([^"]+)">', html) == entries
     assert [row[0] for row in cells(html)[0][:4]] == entries
+    assert html.split("</nav>")[0].count("<a ") == 3  # no link for each amplifier
     assert html.count("<img ") == 16
     assert "No picture" not in html
     assert "No file or amplifier was skipped." in html
@@ -146,6 +149,10 @@ def test_the_page_refers_to_nothing_outside_itself_and_is_the_same_each_time(pag
     store, html = page_of_store
     assert all(target.startswith(("data:image/", "#")) for target in re.findall(r'(?:src|href)="([^"]+)"', html))
     assert write_report(store).read_text(encoding="utf-8") == html
+
+
+def test_the_page_fits_the_window(page_of_store, tmp_path):
+    assert find_overflow(page_of_store[1], tmp_path) == []
 
 
 def test_the_numbers_of_the_page_are_those_of_the_pixels(page_of_store):
@@ -207,11 +214,13 @@ def test_of_many_amplifiers_the_worst_are_pictured(page_of_store, monkeypatch):
     monkeypatch.setattr(quality_module, "read_quality", lambda _, entry: known[entry])
     monkeypatch.setattr(quality_module, "describe_amplifier", lambda *_: [])
     sections = quality_sections(store)
-    assert [section.anchor for section in sections] == ["amplifiers", c, b]
+    assert [section.anchor for section in sections] == ["amplifiers", "pictures"]
+    assert [card.anchor for card in sections[1].parts] == [f"entry-{c}", f"entry-{b}"]
+    assert sections[0].parts[1].links == {(1, 0): f"#entry-{b}", (2, 0): f"#entry-{c}"}
     words = sections[0].parts[-1].text
     assert "the 2 of 4 amplifiers that stand out most" in words
     assert "`shutterless report store --entry ENTRY` shows any other" in words
-    assert [section.anchor for section in quality_sections(store, [d])] == ["amplifiers", d]
+    assert [card.anchor for card in quality_sections(store, [d])[1].parts] == [f"entry-{d}"]
 
 
 def test_unknown_entry_is_refused(page_of_store):

@@ -1,12 +1,16 @@
 import base64
 import json
 import re
+import shutil
 from dataclasses import asdict
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
 import pytest
 from astropy.io import fits
+from astropy.table import Table
+from browser import ask_browser, find_overflow
 from tiny_frames import N_COLUMNS, SKY_E, add_pulse, expose, write_sequence
 
 from shutterless.models.evaluation.forced_choice import ForcedChoice, judge_labels
@@ -14,7 +18,8 @@ from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.store.store import EntryWriter, read_manifest, write_manifest
 from shutterless.workflows.execution.cluster import SerialExecutor
-from shutterless.workflows.pages.run_folder import RunFolder, best_of_groups, describe_group, in_groups
+from shutterless.workflows.pages.drawings import new_figure
+from shutterless.workflows.pages.run_folder import Pictured, RunFolder, describe_group, in_groups
 from shutterless.workflows.report import pictures
 from shutterless.workflows.report.candidate_cards import (
     bin_time,
@@ -23,7 +28,15 @@ from shutterless.workflows.report.candidate_cards import (
     matched_light_curve,
     window_rows,
 )
-from shutterless.workflows.report.report import TOPICS, ReportError, write_report
+from shutterless.workflows.report.report import (
+    EVALUATION_TOPICS,
+    SWEEP_TOPICS,
+    TOPICS,
+    ReportError,
+    write_night_reports,
+    write_report,
+)
+from shutterless.workflows.report.run_sections import find_nights
 from shutterless.workflows.searching.search import search_files
 from shutterless.workflows.settings.settings import SearchSettings
 
@@ -170,6 +183,10 @@ def write_evaluation(folder):
     pd.concat(reliability).to_parquet(folder / "reliability.parquet")
     apart = {"detector": "cnn", "kind": "eclipse", "n": 8, "found": 6, "fraction": 0.75, "low": 0.41, "high": 0.93}
     pd.DataFrame([apart]).to_parquet(folder / "apart.parquet")
+    groups = {"group": "all", "n": 1200, "found": 900, "completeness": 0.75, "low": 0.72, "high": 0.78}
+    pd.DataFrame([{**groups, "detector": name} for name in DETECTORS]).to_parquet(folder / "groups.parquet")
+    losses = {"rho": "below 7", "n": 50, "found": 14, "no trigger": 28, "gated": 0, "below threshold": 8}
+    pd.DataFrame([{**losses, "detector": name} for name in DETECTORS]).to_parquet(folder / "losses.parquet")
     (folder / "eta.json").write_text(json.dumps({"eta": 6.1, "rate_per_hour": 10.0}))
     (folder / "verdict.txt").write_text(
         "The template bank finds most, but its bounds overlap with the transformer's.\n"
@@ -210,6 +227,9 @@ def write_example(folder, n_rows=300):
     candidates.to_parquet(folder / "search" / "candidates.parquet")
     matches = {"candidate_id": ["c0", "c1"], "event_id": [17, 23], "kind": ["flare", "occultation"], "rho": [12.0, 9.0]}
     pd.DataFrame(matches).to_parquet(folder / "search" / "matches.parquet")
+    vetoed = candidates.iloc[[4, 2]].assign(candidate_id=["v0", "v1"], veto=["sharp", "edge"], snr=[300.0, 20.0])
+    vetoed.to_parquet(folder / "search" / "vetoed.parquet")
+    (folder / "search" / "search.json").write_text(json.dumps({"vetoed": {"sharp": 41, "edge": 1}}))
     failures = {"file": ["a<script>.fits"], "quadrant": [4], "reason": ["all pixels equal 0; the amplifier is skipped"]}
     pd.DataFrame(failures).to_parquet(folder / "failures.parquet")
     (folder / "settings.toml").write_text(
@@ -234,12 +254,15 @@ def test_full_report_has_every_section_and_leaves_none_out(full_run):
     assert "Left out" not in html
 
 
-def test_report_refers_to_nothing_outside_itself(full_run):
-    _, html = full_run
-    targets = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"'\s>)]+)""", html)
-    assert targets
-    assert all(target.startswith(("data:image/", "#")) for target in targets)
-    for tag in ("<script", "<link", "<iframe", "@import"):
+def test_report_fetches_nothing_and_links_to_files_beside_it(full_run):
+    folder, html = full_run
+    targets = set(re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"'\s>)]+)""", html))
+    beside = {target for target in targets if not target.startswith(("data:image/", "#"))}
+    files = {unquote(target) for target in beside}  # of the pictured candidates
+    assert files == {f"report/{name}.{kind}" for name in ("c0", "c1", "c2", "c4") for kind in ("fits", "ecsv")}
+    assert all((folder / file).is_file() for file in files)
+    assert html.count("<script") == html.count("<script>") == 1
+    for tag in ("<link", "<iframe", "@import"):
         assert tag not in html
 
 
@@ -290,22 +313,177 @@ def test_kinds_without_an_optimum_are_told_apart(full_run):
     assert re.findall(r"<td[^>]*>([^<]*)</td>", section) == ["cnn", "eclipse", "6 of 8", "0.75 (0.41–0.93)"]
 
 
+def test_events_that_are_found_and_lost_are_told_for_each_detector(full_run):
+    section = section_of(full_run[1], "losses")
+    found, lost = (cells_of(table) for table in section.split("</table>")[:2])
+    assert found == [{"events": "all", "number": "1200", **dict.fromkeys(DETECTORS, "0.75 (0.72–0.78)")}]
+    assert [(row["detector"], row["no trigger"], row["below threshold"]) for row in lost] == [
+        (name, "28", "8") for name in DETECTORS
+    ]
+
+
+def test_folder_of_an_evaluation_has_a_report(full_run, tmp_path):
+    shutil.copytree(full_run[0] / "evaluation", tmp_path / "evaluation")
+    html = write_report(tmp_path / "evaluation").read_text(encoding="utf-8")
+    assert re.findall(r'<section id="(\w+)">', html) == [topic.anchor for topic in EVALUATION_TOPICS]
+    assert "Left out" not in html
+    assert "its bounds overlap with the transformer&#39;s." in section_of(html, "comparison")
+
+
+def test_folder_of_a_sweep_has_a_report(tmp_path):
+    trial = {"state": "complete", "epochs": 2, "n_parameters": 70_000, "seconds": 11.0, "reason": None}
+    trials = pd.DataFrame(
+        [
+            {"family": "cnn", "trial": 0, "validation_loss": 0.51, **trial, "arch.channels": "[8, 16]"},
+            {"family": "cnn", "trial": 1, "validation_loss": 0.42, **trial, "arch.channels": "[32]"},
+            {"family": "mlp", "trial": 0, "validation_loss": 0.9, **trial, "train.learning_rate": 0.00323},
+        ]
+    )
+    trials.to_parquet(tmp_path / "tune.parquet")
+    (tmp_path / "settings.toml").write_text("[tune]\ntrials = 2\n")
+    new_figure(2, 1).savefig(tmp_path / "tune.png")
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    assert re.findall(r'<section id="(\w+)">', html) == [topic.anchor for topic in SWEEP_TOPICS]
+    best = cells_of(section_of(html, "sweep"))
+    assert [(row["family"], row["validation loss"], row["trials"]) for row in best] == [
+        ("cnn", "0.4200", "2"),
+        ("mlp", "0.9000", "1"),
+    ]
+    assert [row["hyperparameters"] for row in best] == ["channels [32]", "learning_rate 0.00323"]
+    assert len(cells_of(section_of(html, "trials"))) == 3
+    assert "trials = 2" in html
+    (tmp_path / "tune.png").unlink()
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "Left out: no tune.png in this folder." in section_of(html, "figure")
+
+
+SPANS = {
+    "first_read_utc": ["2026-03-05T03:00:00", "2026-03-04T02:00:00.000", "", "2026-03-04T11:00:00.000"],
+    "last_read_utc": ["2026-03-05T09:00:00", "2026-03-04T06:00:00.000", "", "2026-03-04T12:00:00.000"],
+}
+
+
+def test_a_night_is_what_was_read_without_a_pause_of_six_hours():
+    nights = find_nights(pd.DataFrame(SPANS))
+    assert nights == [
+        ("2026-03-04T02:00:00.000", "2026-03-04T12:00:00.000"),  # five hours apart
+        ("2026-03-05T03:00:00", "2026-03-05T09:00:00"),
+    ]
+    assert find_nights(None) == find_nights(pd.DataFrame({"files": ["old"]})) == []
+
+
+def test_each_night_has_a_page_with_all_its_candidates(full_run, tmp_path):
+    candidates = pd.read_parquet(full_run[0] / "search" / "candidates.parquet")
+    candidates["time_read_utc"] = 4 * ["2026-03-04T05:06:20.651316"] + ["2026-03-05T04:00:00.000000"]
+    candidates.to_parquet(tmp_path / "candidates.parquet")
+    pd.DataFrame(SPANS).to_parquet(tmp_path / "amplifiers.parquet")
+    first, second = write_night_reports(tmp_path)
+    assert (first.name, second.name) == ("night-2026-03-04.html", "night-2026-03-05.html")
+    names = [row["candidate"] for row in cells_of(first.read_text(encoding="utf-8"))]
+    assert names == ["c0", "c3", "c1", "c2"]
+    assert second.read_text(encoding="utf-8").count('<div class="card') == 1
+    with pytest.raises(ReportError, match=r"has no nights: its amplifiers.parquet names no UTC; give SHUTOPEN"):
+        write_night_reports(full_run[0])
+
+
+def test_a_search_says_when_how_and_with_what_it_was_run(tmp_path, full_run):
+    shutil.copy(full_run[0] / "search" / "candidates.parquet", tmp_path)
+    rows = {"files": ["a.fits", "b.fits, c.fits"], "ccd": [1, 1], "quadrant": [1, 2], "n_rows": [2000, 4000]}
+    rows |= {"n_triggers": [4, 5], "live_hours": [0.1, 0.2], "threshold": [6.1, 6.5]}
+    rows |= {"first_read_utc": ["2026-03-04T02:00:00.000", "2026-03-04T02:01:00.000"]}
+    rows |= {"last_read_utc": ["2026-03-04T02:00:30.123", "2026-03-04T02:02:00.000"]}
+    pd.DataFrame(rows).to_parquet(tmp_path / "amplifiers.parquet")
+    made = {"command": "shutterless search a.fits '<b>.fits'", "date_utc": "2026-03-05T01:02:03+00:00"}
+    rates = {"asked_per_hour": 50.0, "expected_false_alarms": 15.0, "candidates": 5, "live_hours": 0.3}
+    record = {"made": made, "rates": rates, "supplied": {"ROWRATE": "300"}, "files": {}, "instrument": "mine.toml"}
+    (tmp_path / "search.json").write_text(json.dumps(record))
+    section = section_of(write_report(tmp_path).read_text(encoding="utf-8"), "run")
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", section))
+    assert facts == {
+        "Date (UTC)": "2026-03-05T01:02:03",
+        "Command": "shutterless search a.fits &#39;&lt;b&gt;.fits&#39;",
+        "Model": "transformer",
+        "Instrument": "mine.toml",
+        "Given by --set": "ROWRATE = 300",
+        "Read (UTC)": "2026-03-04T02:00:00 to 2026-03-04T02:02:00",
+        "Threshold": "6.1 to 6.5",
+        "Asked": "50 false alarms per amplifier-hour",
+        "Expected false alarms": "15 among the 5 candidates, in 0.3 amplifier-hours",
+    }
+    assert re.findall(r"<td[^>]*>([^<]*)</td>", section) == ["3", "2", "2", "6,000", "0.3", "9", "–"]
+
+
 def test_candidates_tell_numbers_and_truth(full_run):
     section = section_of(full_run[1], "candidates")
     cards = re.findall(r"<h3>(.*?)</h3>", section)
-    assert cards == [
-        "Candidate c0: flare",
-        "Candidate c1: occultation",
-        "Candidate c2: burst",
-        "Candidate c4: cosmic_ray",  # vetoed, so last in spite of its probability
-    ]
+    assert cards == ["1: c0", "3: c1", "4: c2", "5: c4"]  # the last is vetoed, in spite of its probability
     assert "flare, event 17, ρ = 12.0" in section
     assert section.count("<dt>Injected event</dt><dd>none</dd>") == 2
-    assert "cosmic_ray (vetoed: sharp)" in section
     # rows 4000 + 150 at 304 Hz after 05:06:07 UTC
-    assert "2026-03-04T05:06:20.651316" in section
+    assert "<dt>Read (UTC)</dt><dd>2026-03-04T05:06:20.651316</dd>" in section
     assert "<dt>Group</dt><dd>2 candidates: this, c3</dd>" in section
-    assert "<td>↳ c3</td>" in section
+
+
+def cells_of(table):
+    """Heading and text of every cell, row by row."""
+    header = re.findall(r"<th(?: [^>]*)?>(.*?)</th>", table)
+    rows = re.findall(r"<tr>(<td.*?)</tr>", table, re.S)
+    return [dict(zip(header, re.findall(r"<td[^>]*>(.*?)</td>", row), strict=True)) for row in rows]
+
+
+def test_candidates_are_listed_by_what_an_astronomer_asks_first(full_run):
+    rows = cells_of(section_of(full_run[1], "candidates"))
+    assert list(rows[0])[:6] == ["#", "UTC", "S/N", "duration (ms)", "mag", "kind"]
+    assert [row["candidate"] for row in rows] == ["c0", "c3", "c1", "c2", "c4"]
+    assert [row["one cause"] for row in rows] == ["2 candidates", "↳ with it", "–", "–", "–"]
+    assert [row["S/N"] for row in rows] == ["11.3", "6.2", "−9.4", "8.1", "30.0"]
+    assert rows[0]["#"] == '<a href="#candidate-1">1</a>'
+    assert rows[1]["#"] == "2"  # a member of a group has no picture of its own
+    assert rows[0]["UTC"] == "2026-03-04T05:06:20.651"
+    assert (rows[0]["injected event"], rows[3]["injected event"]) == ("flare, ρ = 12.0", "none")
+    assert rows[4]["veto"] == "sharp"
+    assert 'id="candidate-1"' in full_run[1]
+
+
+def test_loud_vetoed_triggers_stand_in_the_report_with_their_reasons(full_run):
+    section = section_of(full_run[1], "vetoed")
+    assert "42 triggers above 10 σ have a veto and are no candidates" in section
+    assert "41 sharp: a track of a few pixels fits better than the light of a star" in section
+    rows = cells_of(section)
+    assert [(row["#"], row["S/N"], row["veto"], row["candidate"]) for row in rows] == [
+        ("1", "300.0", "sharp", "v0"),
+        ("2", "20.0", "edge", "v1"),
+    ]
+
+
+def test_any_candidate_is_pictured_on_request_also_a_vetoed_one(full_run):
+    folder, html = full_run
+    try:
+        asked = write_report(folder, choice=Pictured(top=1, names=("c3", "v1"))).read_text(encoding="utf-8")
+        with pytest.raises(ReportError, match=r"has no candidate 'c9'; candidates.parquet and vetoed.parquet list"):
+            write_report(folder, choice=Pictured(names=("c9",)))
+    finally:
+        (folder / "report.html").write_text(html, encoding="utf-8")
+    assert re.findall(r"<h3>(.*?)</h3>", section_of(asked, "candidates")) == ["1: c0", "2: c3"]
+    assert re.findall(r"<h3>(.*?)</h3>", section_of(asked, "vetoed")) == ["2: v1"]
+    assert '<a href="#vetoed-2">2</a>' in section_of(asked, "vetoed")
+
+
+def test_strip_and_light_curve_lie_beside_the_page_and_show_the_event(full_run):
+    folder, _ = full_run
+    candidate = RunFolder(folder).listed.iloc[0]
+    with fits.open(folder / "report" / "c0.fits") as hdus:
+        strip, header = hdus[0].data, hdus[0].header
+        assert hdus["NOISE"].data.shape == (16,)
+    start, stop = window_rows(candidate, 300)
+    assert strip.shape == (16, stop - start)
+    assert (header["CANDID"], header["CRVAL1"], header["PEAKROW"]) == ("c0", start, candidate["row_peak"])
+    assert header["SOURCE"] == FILE
+    curve = Table.read(folder / "report" / "c0.ecsv")
+    assert curve["time"].isot[curve["after_peak"] == 0] == [candidate["time_read_utc"][:23]]
+    peak = np.abs(curve["row"] - candidate["row_peak"]) <= 10
+    light = np.sum(curve["light"][peak]) / np.sqrt(np.sum(curve["light_error"][peak] ** 2))
+    assert light == pytest.approx(candidate["snr"], abs=4)  # of a box; the noise alone scatters by 1
 
 
 def test_report_is_the_same_each_time(full_run):
@@ -320,7 +498,7 @@ def test_search_folder_is_reported_without_what_only_a_run_has(full_run, tmp_pat
     (tmp_path / "store").symlink_to(source / "store" / "heldout")
     html = write_report(tmp_path).read_text(encoding="utf-8")
     assert section_of(html, "candidates").count("<img ") == 4
-    assert "no truth known" in section_of(html, "candidates")
+    assert "injected event" not in section_of(html, "candidates").lower()  # no truth is known
     assert "Left out: no frames/ in this folder, and no frames where the store was made from." in section_of(
         html, "frame"
     )
@@ -403,13 +581,6 @@ def test_window_of_columns_stays_within_the_amplifier(full_run):
         np.testing.assert_array_equal(strip, amplifier.residual[0, first : first + 16, 10:30])
 
 
-def test_best_of_each_group_counts_its_members():
-    table = pd.DataFrame({"candidate_id": ["a", "b", "c", "d"], "group_id": ["g", None, "g", None]})
-    best, sizes = best_of_groups(table)
-    assert best["candidate_id"].tolist() == ["a", "b", "d"]
-    assert sizes == [2, 1, 1]
-
-
 def test_every_member_stands_under_the_first_of_its_group():
     table = pd.DataFrame({"candidate_id": ["a", "b", "c", "d"], "group_id": ["g", None, "g", None]})
     listed = in_groups(table)
@@ -424,7 +595,6 @@ def test_match_in_words():
     matches = pd.DataFrame({"candidate_id": ["a"], "event_id": [4], "kind": ["glint"], "rho": [8.04]})
     assert describe_match(pd.Series({"candidate_id": "a"}), matches) == "glint, event 4, ρ = 8.0"
     assert describe_match(pd.Series({"candidate_id": "b"}), matches) == "none"
-    assert describe_match(pd.Series({"candidate_id": "a"}), None) == "no truth known"
 
 
 def test_candidates_of_image_cubes_are_found_by_null_ccd_and_quadrant(tmp_path):
@@ -545,3 +715,46 @@ def test_report_of_a_search_whose_frames_are_gone_tells_numbers(tiny_camera, tmp
     assert calibrated == []
     assert "No picture: no entry of this amplifier" in section
     assert not (out / "store" / "manifest.parquet").exists()
+
+
+LIST = """
+const list = documents[0].querySelector("#candidates table");
+const heading = (name) => [...list.querySelectorAll("th")].find((cell) => cell.textContent.startsWith(name));
+const shown = () => [...list.tBodies[0].rows].filter((row) => !row.hidden).map((row) => row.lastChild.textContent);
+const field = documents[0].querySelector("#candidates input");
+const filter = (words) => { field.value = words; field.dispatchEvent(new Event("input")); return shown(); };
+"""
+
+
+def test_list_of_candidates_sorts_filters_and_links_in_a_browser(full_run, tmp_path):
+    answer = ask_browser(
+        full_run[1],
+        LIST
+        + """
+        const sorted = ["S/N", "S/N", "S/N", "kind"].map((name) => { heading(name).click(); return shown(); });
+        heading("kind").click();
+        heading("kind").click();
+        return {
+          sorted,
+          filtered: ["flare", "S/N > 8", "s/n<0", "flare S/N>8", "nothing", ""].map(filter),
+          count: documents[0].querySelector("#candidates output").textContent,
+          links: [...list.querySelectorAll("a")].map((link) => link.hash),
+          cards: [...documents[0].querySelectorAll("#candidates .card")].map((card) => `#${card.id}`),
+          fits: list.parentElement.scrollWidth <= list.parentElement.clientWidth,
+        };
+        """,
+        tmp_path,
+    )
+    as_written = ["c0", "c3", "c1", "c2", "c4"]  # S/N 11.3, 6.2, −9.4, 8.1, 30.0
+    assert answer["sorted"][0] == ["c4", "c0", "c2", "c3", "c1"]
+    assert answer["sorted"][1] == ["c1", "c3", "c2", "c0", "c4"]
+    assert answer["sorted"][2] == as_written
+    assert answer["sorted"][3] == ["c2", "c4", "c0", "c3", "c1"]
+    assert answer["filtered"] == [["c0", "c3"], ["c0", "c2", "c4"], ["c1"], ["c0"], [], as_written]
+    assert answer["count"] == "5 of 5 rows"
+    assert answer["links"] == answer["cards"] == [f"#candidate-{number}" for number in (1, 3, 4, 5)]
+    assert answer["fits"]
+
+
+def test_nothing_is_wider_than_the_window(full_run, tmp_path):
+    assert find_overflow(full_run[1], tmp_path) == []
