@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 from typing import Any
 
@@ -21,12 +21,15 @@ from shutterless.pipeline.calibration.streaks.background import sky_level
 from shutterless.pipeline.calibration.streaks.find import collapse_profile, find_streaks
 from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.compiled.half_floats import clip_to_half
+from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
 from shutterless.pipeline.events.kinds import EVENT_TABLE
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.cubes import Cube
 from shutterless.pipeline.reading.frames import Frame
 from shutterless.pipeline.reading.readout import PIXEL_ROWS_PER_HOUR
 
+_NOISE_SOURCE = "GAIN and READNOI say"
+_NOISE_COLUMNS, _MOST_SATURATED = 256, 0.5  # columns that tell the noise; share of pixels that may be saturated
 NO_SMEAR_ROWS = 0.01  # all pixels of an image are exposed at once: nothing smears time
 
 
@@ -80,11 +83,13 @@ def calibrate_exposure(exposure: Frame | Cube, residual: np.ndarray) -> Calibrat
 @calibrate_exposure.register
 def _(frame: Frame, residual: np.ndarray) -> Calibrated:
     n_rows = len(frame.pixels_adu)
+    frame = _believe_saturation(frame)
     baseline = fit_baseline(frame)
     steady = baseline.level_e.mean(axis=0)
     profile, error = collapse_profile(baseline.level_e, frame.readout.read_noise_e, n_rows)
     streaks, sigma_px = find_streaks(profile, error, frame.readout.psf_sigma_px, frame.readout, baseline.ramps)
     arrays = _write_residuals(frame, baseline, residual[0])
+    notes = _believe_noise_of_rows(residual[0], arrays)
     n_moving, lag_rows = clean_streaks(
         residual[0], arrays["sigma_e"][0], steady, sky_level(steady), streaks, sigma_px, frame.readout
     )
@@ -103,7 +108,7 @@ def _(frame: Frame, residual: np.ndarray) -> Calibrated:
         "serial_trap_capacity_e": baseline.serial_trap.capacity_e if baseline.serial_trap else 0.0,
         **summarise_quality(statistics, bad, n_rows),
     }
-    description["notes"] += compare_noise(description["noise"], "GAIN and READNOI say")
+    description["notes"] += notes or compare_noise(description["noise"], _NOISE_SOURCE)
     return Calibrated(residual, arrays, streaks.assign(lag_rows=lag_rows), description)
 
 
@@ -139,6 +144,38 @@ def _(cube: Cube, residual: np.ndarray) -> Calibrated:
         "notes": [*cube.notes, *calibrated.notes],
     }
     return Calibrated(residual, arrays, stars, description)
+
+
+def _believe_saturation(frame: Frame) -> Frame:
+    """The frame, without a level of saturation that most of its pixels exceed: these are no saturated pixels."""
+    saturation = frame.readout.saturation_adu
+    share = float(np.mean(frame.pixels_adu[::BLOCK_ROWS] >= saturation))
+    if share <= _MOST_SATURATED:
+        return frame
+    keyword = frame.profile.keywords.get("saturation_adu", "the saturation")
+    note = f"{keyword} = {saturation:g} ADU is exceeded by {share:.0%} of all pixels: it is not used"
+    readout = replace(frame.readout, saturation_adu=np.inf)
+    return replace(frame, readout=readout, notes=(*frame.notes, note))
+
+
+def _believe_noise_of_rows(residual: np.ndarray, arrays: dict[str, np.ndarray]) -> list[str]:
+    """Scale residuals (x, t) and σ to the noise of the data where the header's is far off; return what was done.
+
+    The noise is that of the median column from row to row, which streaks, motion and slow changes do not reach.
+    """
+    some = residual[:: max(len(residual) // _NOISE_COLUMNS, 1)].astype(np.float32)
+    steps = np.abs(np.diff(some, axis=1))
+    live = steps[np.isfinite(steps).sum(axis=1) > steps.shape[1] // 2]
+    if not live.size:
+        return []
+    ratio = float(np.median(MAD_TO_SIGMA * np.nanmedian(live, axis=1) / np.sqrt(2)))
+    lines = compare_noise(ratio, _NOISE_SOURCE)
+    if lines:
+        for column in residual:
+            column[:] = clip_to_half(column.astype(np.float32) / ratio)
+        arrays["sigma_e"] *= np.float32(ratio)
+        arrays["row_residual"] /= np.float32(ratio)
+    return [f"{line}; that of the data is taken" for line in lines]
 
 
 def _cube_event_scales(cube: Cube) -> dict[str, tuple[float, float]]:

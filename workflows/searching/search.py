@@ -66,6 +66,7 @@ from shutterless.workflows.searching.segment_search import (
 from shutterless.workflows.searching.set_aside import (
     N_KEPT,
     VETOED,
+    describe_absurd,
     describe_vetoed,
     loud_vetoed,
     part_notes,
@@ -189,7 +190,7 @@ def search_survey(
     candidates, rates, unmatched, set_aside = job.write(parts, failures, survey.infos)
     notes = (
         *job.describe_rates(parts, rates), *job.describe_choice(survey.infos), *survey.overlaps, *survey.untimed,
-        *describe_notes(survey.notes + part_notes(parts, survey.infos)), *unmatched,
+        *describe_notes(survey.notes + part_notes(parts, survey.infos)), *describe_absurd(candidates), *unmatched,
     )  # fmt: skip
     return SearchResult(
         candidates, failures, job.lowest_threshold(rates), rates, notes, tuple(survey.instruments), tuple(set_aside)

@@ -14,6 +14,7 @@ from shutterless.workflows.searching.segment_search import SearchedSegment
 VETOED = "vetoed.parquet"
 N_STRONGEST = 5  # that are said
 N_KEPT = 200  # that the table lists
+ABSURD_NUMBER, ABSURD_SIGMA, ABSURD_LOUD = 200, 1000.0, 5  # candidates of one amplifier; S/N of so many
 LOUD_SIGMA = 10.0  # vetoed triggers are listed from here on; weaker ones are many
 
 
@@ -28,6 +29,24 @@ def part_notes(parts: Sequence[SearchedSegment], infos: Iterable[FrameInfo]) -> 
             path = paths.get(exposure.spans[0].path, exposure.spans[0].path)
             notes |= dict.fromkeys((path, note) for note in exposure.numbers.get("notes", ()))
     return [note for note in notes if note not in known]
+
+
+def describe_absurd(candidates: pd.DataFrame) -> list[str]:
+    """Lines for the user on files whose candidates no sky has: hundreds in one amplifier, or several of 1,000 σ."""
+    lines = []
+    amplifiers = candidates.assign(quadrant=candidates["quadrant"].astype("Int64")).groupby(
+        ["file", "quadrant"], dropna=False, sort=True
+    )
+    for (file, quadrant), found in amplifiers:
+        loud = found["snr"].abs()
+        if len(found) < ABSURD_NUMBER and (loud >= ABSURD_SIGMA).sum() < ABSURD_LOUD:
+            continue
+        where = file if pd.isna(quadrant) else f"{file}, quadrant {quadrant}"
+        lines.append(
+            f"{where}: {len(found):,} candidates of up to {loud.max():,.0f} σ are more than a sky has; "
+            "see with `shutterless check` what the file is taken for, and its gain, HDUs and flags"
+        )
+    return lines
 
 
 def loud_vetoed(scored: pd.DataFrame, is_found: pd.Series) -> pd.DataFrame:

@@ -15,7 +15,13 @@ from shutterless.workflows.execution.cluster import SerialExecutor
 from shutterless.workflows.searching import search as search_module
 from shutterless.workflows.searching.detect import write_rates
 from shutterless.workflows.searching.search import search_files
-from shutterless.workflows.searching.set_aside import N_KEPT, describe_vetoed, loud_vetoed, rank_vetoed
+from shutterless.workflows.searching.set_aside import (
+    N_KEPT,
+    describe_absurd,
+    describe_vetoed,
+    loud_vetoed,
+    rank_vetoed,
+)
 from shutterless.workflows.settings.settings import SearchSettings
 from shutterless.workflows.tracking import tracking
 
@@ -84,3 +90,19 @@ def test_cube_is_searched_with_the_bank_where_no_model_is_named(tmp_path, bank):
     assert notes.str.contains("no UTC: DATE-OBS is missing").all()
     record = json.loads((tmp_path / "out" / "search.json").read_text())
     assert list(record["files"]) == ["1/a.fits", "2/a.fits"]
+
+
+def found(file, quadrant, snr):
+    return pd.DataFrame({"file": file, "quadrant": pd.array([quadrant] * len(snr), "Int64"), "snr": snr})
+
+
+def test_candidates_that_no_sky_has_are_said():
+    many = found("many.fits", 1, [8.0] * 250)
+    loud = found("cube.fits", None, [-9800.0, 2000, 3000, 1500, 1200, 7])
+    flares = found("flares.fits", 2, [5000.0, 900, 30])
+    lines = describe_absurd(pd.concat([many, loud, flares], ignore_index=True))
+    assert [line.split(";")[0] for line in lines] == [
+        "cube.fits: 6 candidates of up to 9,800 σ are more than a sky has",
+        "many.fits, quadrant 1: 250 candidates of up to 8 σ are more than a sky has",
+    ]
+    assert describe_absurd(flares.iloc[:0]) == []
