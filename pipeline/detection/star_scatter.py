@@ -122,7 +122,7 @@ class StarScatter:
         for light, valid, steady in self._pooled_light:
             _, boxes = _sum_boxes(light, valid, width)
             if len(boxes) >= MIN_POOLED_BOXES:
-                square = (MAD_TO_SIGMA * _median(np.abs(boxes - _median(boxes)))) ** 2
+                square = (MAD_TO_SIGMA * _median_deviation(boxes)) ** 2
                 squares.append(square)
                 fractions.append(np.sqrt(max(square - 1, 0.0) / width) / steady)
                 n_boxes += len(boxes)
@@ -180,23 +180,25 @@ class StarScatter:
             yield at_x, lines[kernel != 0], kernel[kernel != 0]
 
 
-def _spread(first: np.ndarray, boxes: np.ndarray, width: int, before: int, after: int, margin: float) -> float:
+@numba.njit(cache=True, nogil=True)
+def _spread(first, boxes, width, before, after, margin):  # pragma: no cover - compiled
     """Scatter of boxes that end before one row or begin after another, as defined in `StarScatter.scatter`."""
-    away = (first + width <= before) | (first > after)
+    away = boxes[(first + width <= before) | (first > after)]
     # a flare that fills the file is smooth from box to box, a variable star is not
-    known = np.count_nonzero(away) >= MIN_BOXES // 2
-    boxes = boxes[away] - _median(boxes[away]) if known else np.diff(boxes) / np.sqrt(2)
-    if len(boxes) < MIN_BOXES // 2:
+    if len(away) >= MIN_BOXES // 2:
+        boxes = away - np.median(away)
+    elif len(boxes) > MIN_BOXES // 2:
+        boxes = (boxes[1:] - boxes[:-1]) / np.sqrt(2)
+    else:
         return 1.0
-    spread = MAD_TO_SIGMA * _median(np.abs(boxes))
+    spread = MAD_TO_SIGMA * np.median(np.abs(boxes))
     return max(spread * (1 - margin * _MAD_EFFICIENCY / np.sqrt(2 * len(boxes))), 1.0)
 
 
-def _median(values: np.ndarray) -> float:
-    """As `numpy.median` of finite values, without its 20 µs of overhead."""
-    middle = (len(values) - 1) // 2, len(values) // 2
-    ordered = np.partition(values, middle)
-    return float(ordered[middle[0]] + ordered[middle[1]]) / 2
+@numba.njit(cache=True, nogil=True)
+def _median_deviation(values):  # pragma: no cover - compiled
+    """Median distance of values from their median."""
+    return np.median(np.abs(values - np.median(values)))
 
 
 @numba.njit(cache=True, nogil=True)
