@@ -333,6 +333,6 @@ def test_every_command_stands_in_the_readme():
     from shutterless.workflows.cli import app
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    names = [info.callback.__name__ for info in app.registered_commands]
+    names = [info.callback.__name__.replace("_", "-") for info in app.registered_commands]
     assert [name for name in names if f"shutterless {name}" not in readme] == []
     assert len(app.registered_commands) >= 10

@@ -75,6 +75,14 @@ def held_out(tiny_camera, tmp_path_factory) -> tuple[Path, Path]:
     return folder / "store", folder / "truth.parquet"
 
 
+@pytest.fixture(scope="session")
+def busy_frames(tiny_camera, tmp_path_factory) -> list[Path]:
+    """Two files of 6,000 rows with twelve events in each amplifier."""
+    folder = tmp_path_factory.mktemp("busy_frames")
+    made = simulate(tiny_camera, folder, sequence="s", seed=35, ccds=(4, 5), rows=6000, events=12, rho=(6.0, 30.0))
+    return list(made.files)
+
+
 @pytest.fixture
 def train_settings() -> TrainSettings:
     """One short epoch of the smallest perceptron."""

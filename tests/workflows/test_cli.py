@@ -34,7 +34,18 @@ COMMANDS = (
     "compare",
     "describe",
 )
-COMMANDS += ("search", "watch", "lightcurve", "report", "register", "promote", "rollback", "history", "serve")
+COMMANDS += (
+    "search",
+    "watch",
+    "compare-searches",
+    "lightcurve",
+    "report",
+    "register",
+    "promote",
+    "rollback",
+    "history",
+    "serve",
+)
 HEAVY = (
     "numpy",
     "torch",

@@ -16,7 +16,8 @@ from shutterless.workflows.commands.options import DefaultOf
 
 ORDER = (
     "run", "simulate", "inject", "check", "ingest", "pretrain", "train", "tune", "evaluate", "compare", "describe",
-    "search", "watch", "lightcurve", "report", "register", "promote", "rollback", "history", "serve",
+    "search", "watch", "compare-searches", "lightcurve", "report", "register", "promote", "rollback", "history",
+    "serve",
 )  # fmt: skip
 
 
@@ -80,7 +81,8 @@ app = typer.Typer(
 def command(function: Callable[..., int]) -> Callable[..., None]:
     """Register a command that returns its exit code; errors for users are printed in one line."""
     guarded = exit_with_code(function)
-    app.command(cls=LateDefaults, epilog=describe_examples(function.__name__))(guarded)
+    name = function.__name__.replace("_", "-")
+    app.command(name, cls=LateDefaults, epilog=describe_examples(name))(guarded)
     return guarded
 
 

@@ -28,6 +28,7 @@ EXAMPLES = {
         "shutterless search odd.fits --set ROWRATE=300 --out found",
     ),
     "watch": ("shutterless watch incoming --out found --stop-after 60",),
+    "compare-searches": ("shutterless compare-searches found found-by-mymodel --out both",),
     "lightcurve": ("shutterless lightcurve night/*.fits.fz --x 1204.5 --format fits --out curves",),
     "report": ("shutterless report found",),
     "register": ("shutterless register mymodel --name mine --alias champion",),

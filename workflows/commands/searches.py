@@ -138,6 +138,23 @@ def watch(
     return SOME_FAILED if n_failed else DONE
 
 
+@command
+def compare_searches(
+    first: Annotated[Path, typer.Argument(help="Folder of a search.")],
+    second: Annotated[Path, typer.Argument(help="Folder of another search of the same frames.")],
+    out: Annotated[Path, typer.Option(help="Folder for the table.")] = Path("runs/searches"),
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Compare two searches of the same frames: what only one of them found, and why the other did not."""
+    from shutterless.workflows.comparison.searches import TABLE, compare_found
+
+    typer.echo(compare_found(first, second, out).text())
+    typer.echo(f"table: {out / TABLE}")
+    suggest(("report", first), ("report", second), quiet=quiet)
+    return DONE
+
+
 def _search_settings(
     config: Path | None, set_: list[str] | None, false_alarms_per_hour: float | None, instrument: str | None
 ) -> tuple[SearchSettings, dict[str, str], str | None]:

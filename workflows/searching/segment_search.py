@@ -164,6 +164,20 @@ def read_part(out: Path, segment: Segment) -> SearchedSegment | None:
     about = _read_about(folder)
     if about is None:
         return None
+    failures = tuple(map(tuple, about["failures"]))
+    return SearchedSegment(segment, *_read_tables(folder, about), failures, _content(about["made_from"]))
+
+
+def read_parts(out: Path) -> Iterator[tuple[str, str, tuple[ExposureRecord, ...], pd.DataFrame]]:
+    """Name of the segment, detector, exposures and triggers of every part of a search."""
+    for folder in sorted((Path(out) / PARTS).glob("*")):
+        about = _read_about(folder)
+        if about is not None:
+            yield folder.name, str(about["detector"]), *_read_tables(folder, about)
+
+
+def _read_tables(folder: Path, about: Mapping[str, Any]) -> tuple[tuple[ExposureRecord, ...], pd.DataFrame]:
+    """Exposures and triggers of a part."""
     streaks = pd.read_parquet(folder / "streaks.parquet")
     exposures = []
     for position, exposure in enumerate(about["exposures"]):
@@ -174,10 +188,7 @@ def read_part(out: Path, segment: Segment) -> SearchedSegment | None:
         spans = tuple(FileSpan(Path(path), *rows) for path, *rows in exposure["spans"])
         archive = _read_archive(folder, position, exposure["archive"])
         exposures.append(ExposureRecord(readout, spans, exposure["n_y"], exposure["numbers"], stars, archive))
-    triggers = pd.read_parquet(folder / "triggers.parquet")
-    return SearchedSegment(
-        segment, tuple(exposures), triggers, tuple(map(tuple, about["failures"])), _content(about["made_from"])
-    )
+    return tuple(exposures), pd.read_parquet(folder / "triggers.parquet")
 
 
 def find_name(out: Path, settings: str) -> str | None:
