@@ -27,7 +27,7 @@ from pathlib import Path
 SHUTTERLESS = [sys.executable, "-m", "shutterless.workflows.cli"]
 SMALL = ["--set", "train.n_examples=400", "--set", "train.epochs=1"]
 COMMANDS = {
-    "search": ["search", "night", "--model", "template-bank", "--out", "OUT"],
+    "search": ["search", "night", "--model", "template-bank", "--workers", "2", "--out", "OUT"],
     "ingest": ["ingest", "night", "--out", "OUT"],
     "train": ["train", "store", "--model", "mlp", "--out", "OUT", "--tracking", "runs", *SMALL],
     "tune": ["tune", "store", "--out", "OUT", "--tracking", "runs", *SMALL, "--set", "tune.trials=3",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from shutterless.workflows.execution.executors import ClusterError
 from shutterless.workflows.execution.retries import describe_error
-from shutterless.workflows.execution.workers import guard_worker
+from shutterless.workflows.execution.workers import guard_worker, start_resource_tracker
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
@@ -46,6 +46,7 @@ def start_local_workers(workers: int | None, allowed_failures: int, memory_limit
     from distributed.system import MEMORY_LIMIT
 
     n_workers = workers or count_cores()
+    start_resource_tracker()
     environment = {"distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREAD_VARIABLES, 1)}
     with _keep_environment(), dask.config.set({**environment, **dask_options(allowed_failures)}):
         cluster = _start_cluster(

@@ -99,3 +99,19 @@ def own_memory() -> int:
     """Resident bytes of this process, without pages of files, which the kernel can take back."""
     _, resident, shared, *_ = Path("/proc/self/statm").read_text().split()
     return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+
+
+def start_resource_tracker() -> None:
+    """Start the process with which multiprocessing tracks shared memory, and keep the blocked signals blocked.
+
+    Its start unblocks SIGINT in this thread. Processes that are spawned later would each print a traceback at Ctrl-C.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        return
+    from multiprocessing import resource_tracker
+
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import uvicorn
 
+from shutterless.workflows.execution.workers import start_resource_tracker
 from shutterless.workflows.serving.app import ScoringService, build_app
 from shutterless.workflows.serving.limits import LimitError, Limits
 from shutterless.workflows.serving.models import ModelKeeper, ServeError, Source
@@ -95,6 +96,7 @@ def _run(source: Source, first: tuple[str, Path | None], refresh_s: float, liste
         failures.append(error)
         server.should_exit = True
 
+    start_resource_tracker()
     service = ScoringService(ModelKeeper(source), source.limits, source.n_searches)
     app = build_app(service, first, refresh_s, give_up)
     config = uvicorn.Config(
