@@ -13,6 +13,7 @@ FEWEST_IMAGES = 20  # from which the noise of a pixel is known
 _BY_CHANCE, _MOST_LEVELS = 0.01, 10  # expected images; values that are looked at
 _MOST_SHARE = 0.5  # of the images; more are no accident
 _MOST_VALUES = 10_000_000  # pixels of all images that are looked at
+_SUM_DEPARTURE = 3.0  # of a sum from the mean; 0.7 of a single image, n^1/2 times as much of a sum without a sky
 _QUIET_SHARE = 0.4  # departure of a mean of images over the smallest one of a single image
 
 
@@ -113,7 +114,9 @@ def _find_means(flat: np.ndarray, usable: np.ndarray) -> list[int]:
     found = []
     for place in np.flatnonzero(usable[[0, -1]]) * (n_images - 1):
         image = flat[place, pixels].astype(np.float64)
-        if (_departures(np.stack([image, image / (n_images - 1)]), mean, noise) < quiet).any():
+        alone, shared = _departures(np.stack([image, image / (n_images - 1)]), mean, noise)
+        # without a sky the n-th part of any image is nearly nothing, as the mean is; a sum is far from every image
+        if alone < quiet or (shared < quiet and alone > _SUM_DEPARTURE):
             found.append(int(place))
     return found
 

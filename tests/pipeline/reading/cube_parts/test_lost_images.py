@@ -48,6 +48,14 @@ def test_a_star_that_is_as_bright_as_on_average_in_the_last_image_is_no_mean():
     assert not find_lost_images(images)[0].any()
 
 
+@pytest.mark.parametrize("is_sum", [False, True])
+def test_images_without_a_sky_are_no_sums_unless_they_are(is_sum):
+    images = np.random.default_rng(4).normal(0, 1, (400, 6, 7)).astype(np.float32)
+    if is_sum:
+        images[-1] = images[:-1].sum(axis=0)
+    assert list(np.flatnonzero(find_lost_images(images)[0])) == ([399] if is_sum else [])
+
+
 @pytest.mark.parametrize("rate", [0.03, 0.3, 2.0])
 def test_images_of_few_photons_are_alike_by_chance(rate):
     images = np.random.default_rng(1).poisson(rate, (600, 6, 7))
