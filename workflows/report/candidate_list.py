@@ -100,7 +100,7 @@ def _candidate_table(run: RunFolder, listed: pd.DataFrame, anchors: set[str]) ->
         "kind": lambda row: str(row["kind"]).replace("unclassified", "–"),
         "probability": ("probability", "{:.3f}"),
         "posterior": lambda row: number(row.get("posterior"), "{:.3f}"),
-        "false alarms/h": lambda row: number(row.get("false_alarm_rate"), "{:.2g}"),
+        "alarms/h": lambda row: number(row.get("false_alarm_rate"), "{:.2g}"),
         "CCD / q": lambda row: _amplifier(row),
         "y": ("y", "{:.0f}"),
         "x": ("x", "{:.1f}"),
