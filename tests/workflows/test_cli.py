@@ -274,7 +274,8 @@ def test_search_prints_candidates_and_lists_failures(stand_in, tmp_path):
     assert (result.exit_code, result.stdout) == (1, f"80 triggers were vetoed\n3 candidates in {tmp_path}\n")
     asked, rest = result.stderr.split("\n", 1)
     assert asked.startswith("3 false alarms per amplifier-hour asked, 6 expected in 2 amplifier-hours, 3 candidates;")
-    assert rest == "instrument: ztf\nwarning: note\n2 failed:\n  a.fits: x\n  b.fits, quadrant 2: y\n"
+    lines = ["instrument: ztf", "warning: note", "2 failed:", "  a.fits: x", "  b.fits, quadrant 2: y"]
+    assert rest.splitlines() == [*lines, f"next: shutterless report {tmp_path}"]
     assert calls[0][1]["settings"].false_alarms_per_hour == 3
     assert calls[0][1]["supplied"] == {"ROWRATE": "300"}
 

@@ -237,7 +237,7 @@ def test_command_shows_the_entries_it_is_given(page_of_store):
     store, _ = page_of_store
     entry = read_manifest(store)["entry"].iloc[2]
     result = CliRunner().invoke(app, ["report", str(store), "--entry", entry])
-    assert (result.exit_code, result.output) == (0, f"report: {store / 'report.html'}\n")
+    assert (result.exit_code, result.stdout) == (0, f"report: {store / 'report.html'}\n")
     html = (store / "report.html").read_text(encoding="utf-8")
     assert html.count("<img ") == 4
     assert f"Pictures follow of {entry}, as asked." in html
