@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow check docs notebooks bench bundle clean
+.PHONY: help run install test test-slow fuzz check docs notebooks bench bundle clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 14
@@ -21,6 +21,9 @@ test: install  ## Run every test that is not slow
 
 test-slow: install  ## Run the slow tests
 	$(BIN)/python -m pytest -m slow
+
+fuzz: install  ## Try 100,000 changed files and requests (an hour on a core); a second call goes on; results in runs/fuzz
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/long_run.py --out runs/fuzz
 
 check: $(VENV)/.installed-check  ## Check style, format and types
 	$(BIN)/ruff check .

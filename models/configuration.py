@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils import CONFIG_NAME
 
 from shutterless.pipeline.events.kinds import KINDS
+from shutterless.pipeline.stored_files import read_json
 from shutterless.pipeline.tokens import STAGE1_FEATURES, TokenGrid
 
 # relative weight of the four terms of the loss: the event decision counts most, a wrong duration least
 LOSS_WEIGHTS = {"event": 1.0, "kind": 0.5, "onset": 1.0, "log2_duration": 0.1}
+
+
+MOST_SIZE, MOST_LAYERS = 1 << 16, 512  # of a layer, and of a network: larger ones fill the memory
+_MOST_STRIP, _MOST_NAMES = 1 << 22, 1000  # numbers of a strip; names of kinds and features
+_FOREIGN = ("auto_map", "quantization_config")  # with these, transformers imports code that others name
+
+
+class ConfigurationError(ValueError):
+    """A stored configuration that is not one of a model of ours."""
 
 
 class DetectorConfig(PreTrainedConfig):
@@ -154,6 +166,59 @@ class MlpConfig(DetectorConfig):
         # None means the default; an empty list is a choice of its own
         self.hidden_sizes = [128, 64] if self.hidden_sizes is None else list(self.hidden_sizes)
         super().__post_init__(**kwargs)
+
+
+def read_config(folder: str | Path, cls: type[DetectorConfig]) -> DetectorConfig:
+    """Read the configuration of a saved model; its sizes are checked before anything is built.
+
+    Raises
+    ------
+    ConfigurationError
+        If a value cannot be that of such a model.
+    StoredFileError
+        If it is no JSON object.
+    """
+    path = Path(folder) / CONFIG_NAME
+    values = read_json(path)
+    try:
+        _check_values(values, cls)
+        return cls.from_dict(values)  # type: ignore[no-any-return]
+    except Exception as error:  # transformers raises what it likes about values that it knows
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigurationError(f"{path} is not that of a {cls.model_type}: {reason}") from error
+
+
+def _check_values(values: dict[str, Any], cls: type[DetectorConfig]) -> None:
+    """Refuse sizes that no model has, and values of another kind."""
+    for name in _FOREIGN:
+        if name in values:
+            raise ValueError(f"{name} would bring code of its own")
+    defaults = {field.name: field.default for field in fields(cls)}
+    for name in (*cls.arch_names(), "calibration_slope", "calibration_intercept"):
+        _check_value(name, values.get(name, defaults[name]), defaults[name])
+    for name in ("kinds", "feature_names", "context_names"):
+        names = values.get(name) or []
+        if not isinstance(names, list) or len(names) > _MOST_NAMES or not all(isinstance(one, str) for one in names):
+            raise ValueError(f"{name} is no list of at most {_MOST_NAMES} names")
+    grid = TokenGrid(**(values.get("grid") or {}))
+    if grid.n_tokens * grid.patch_size > _MOST_STRIP:
+        raise ValueError(f"a strip of {grid} holds more than {_MOST_STRIP:,} numbers")
+
+
+def _check_value(name: str, value: Any, default: Any) -> None:
+    """Refuse a size or a number that is not of the kind of its default; lists are of sizes."""
+    if isinstance(default, float):
+        is_fine = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+    elif isinstance(default, int):
+        is_fine = _is_size(value) and (name != "n_layers" or value <= MOST_LAYERS)
+    else:
+        is_fine = value is None or (isinstance(value, list) and len(value) <= MOST_LAYERS and all(map(_is_size, value)))
+    if not is_fine:
+        raise ValueError(f"{name} = {value!r:.100} is no value of it (sizes are 1 to {MOST_SIZE:,})")
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_SIZE
 
 
 for _config in (TransformerConfig, CnnConfig, MlpConfig):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,12 +14,14 @@ from transformers import AutoModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from shutterless.models.cnn import CnnDetector
+from shutterless.models.configuration import ConfigurationError, read_config
 from shutterless.models.forest.forest import COMBINED_TYPE, FOREST_TYPE
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.mlp import MlpDetector
 from shutterless.models.transformer import TransformerDetector
 from shutterless.pipeline.context.features import CONTEXT_FEATURES
 from shutterless.pipeline.events.kinds import KINDS
+from shutterless.pipeline.stored_files import read_json, refuse_pickles
 from shutterless.pipeline.tokens import TokenGrid
 
 FAMILIES: dict[str, type[DetectorModel]] = {
@@ -30,7 +31,6 @@ FAMILIES: dict[str, type[DetectorModel]] = {
 }
 for _detector in FAMILIES.values():
     AutoModel.register(_detector.config_class, _detector)
-PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth"})
 
 
 class ModelError(ValueError):
@@ -106,7 +106,10 @@ def load_model(folder: str | Path, **kwargs: Any) -> DetectorModel:
     Raises
     ------
     ModelError
-        If there is no model, its weights are damaged, or the folder holds a pickle anywhere (`refuse_pickles`).
+        If there is no model, its configuration cannot be that of one, or its weights are damaged, do not fit or are not
+        finite.
+    StoredFileError
+        If the folder holds a pickle anywhere (`refuse_pickles`), or ``config.json`` is no JSON object.
     """
     folder = Path(folder)
     cls = _saved_family(folder)
@@ -114,16 +117,30 @@ def load_model(folder: str | Path, **kwargs: Any) -> DetectorModel:
     if not (folder / SAFE_WEIGHTS_NAME).is_file():
         raise ModelError(f"{folder} has no {SAFE_WEIGHTS_NAME}; copy the whole folder written by save_pretrained")
     try:
-        _check_weights_fit(cls, folder)
-        return cls.from_pretrained(folder, local_files_only=True, use_safetensors=True, **kwargs).eval()
+        config = read_config(folder, cls.config_class)
+        _check_weights_fit(cls, config, folder)
+        model = cls.from_pretrained(folder, config=config, local_files_only=True, use_safetensors=True, **kwargs).eval()
+    except ConfigurationError as error:
+        raise ModelError(str(error)) from error
     except SafetensorError as error:
         raise ModelError(
             f"{folder / SAFE_WEIGHTS_NAME} is not a safetensors file ({error}); save the model again with "
             "save_pretrained"
         ) from error
+    _check_finite_weights(model, folder)
+    return model
 
 
-def _check_weights_fit(cls: Any, folder: Path) -> None:
+def _check_finite_weights(model: DetectorModel, folder: Path) -> None:
+    """Refuse weights that are NaN or infinite: all scores would be."""
+    for name, values in model.state_dict().items():
+        if values.is_floating_point() and not values.isfinite().all():
+            raise ModelError(
+                f"{name} in {folder / SAFE_WEIGHTS_NAME} is not finite; train again, or copy the file again"
+            )
+
+
+def _check_weights_fit(cls: Any, config: Any, folder: Path) -> None:
     """Refuse weights of another architecture than that of ``config.json``, of which transformers prints pages.
 
     Raises
@@ -131,7 +148,6 @@ def _check_weights_fit(cls: Any, folder: Path) -> None:
     ModelError
         If a layer is missing, unknown, or has another shape.
     """
-    config = cls.config_class.from_pretrained(folder)
     with torch.device("meta"):  # shapes alone
         wanted = {name: tuple(values.shape) for name, values in cls(config).state_dict().items()}
     with safe_open(folder / SAFE_WEIGHTS_NAME, framework="pt") as stored:
@@ -146,30 +162,11 @@ def _check_weights_fit(cls: Any, folder: Path) -> None:
         )
 
 
-def refuse_pickles(folder: str | Path) -> None:
-    """Refuse a folder that holds a pickle anywhere, recognised by its suffix: opening one runs the code in it.
-
-    Valid safetensors beside it make no difference, because another program may open the pickle.
-
-    Raises
-    ------
-    ModelError
-        If there are any; the message names them.
-    """
-    files = (path for path in Path(folder).rglob("*") if path.suffix.lower() in PICKLE_SUFFIXES)
-    found = sorted(path.relative_to(folder).as_posix() for path in files)
-    if found:
-        raise ModelError(
-            f"{folder} holds pickles {found}; pickles can run code and are refused, also beside {SAFE_WEIGHTS_NAME}: "
-            "delete them, or save the model again with save_pretrained into an empty folder"
-        )
-
-
 def _saved_family(folder: Path) -> type[DetectorModel]:
     path = folder / "config.json"
     if not path.is_file():
         raise ModelError(f"no model in {folder}: config.json is missing; give a folder written by save_pretrained")
-    found = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    found = read_json(path).get("model_type")
     if found in (FOREST_TYPE, COMBINED_TYPE):
         raise ModelError(
             f"{folder} holds a forest, which scores the triggers of frames and no strips; it searches and is "

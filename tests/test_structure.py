@@ -30,7 +30,8 @@ FORBIDDEN = {
 # folders and files from the first to the last: each imports from itself and from those before it
 ORDER = {
     "pipeline": (
-        *("settings.py", "compiled", "psf.py", "files.py", "tokens.py", "events", "reading", "amplifier.py"),
+        *("settings.py", "compiled", "psf.py", "files.py", "stored_files.py", "tokens.py"),
+        *("events", "reading", "amplifier.py"),
         *("calibration/levels", "calibration/streaks", "calibration/motion", "calibration/cubes", "calibration"),
         *("detection", "context", "results", "store"),
         *("simulation/camera", "simulation/sky", "simulation", "injection", "examples", "plots"),

@@ -6,10 +6,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field, FiniteFloat
 from scipy.special import expit
 
 from shutterless.models.describe import count_parameters, describe_detector
@@ -19,10 +20,12 @@ from shutterless.models.forest.forest import COMBINED_TYPE, Forest, load_forest
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.scoring import score_strips
 from shutterless.pipeline.context.features import CONTEXT_FEATURES
+from shutterless.pipeline.settings import SettingsError, settings_class, validate_settings
+from shutterless.pipeline.stored_files import read_json, refuse_pickles
 from shutterless.pipeline.tokens import STRIPS_AT_ONCE, StripBatch, TokenGrid
 
 FOREST = "forest"  # folder of the forest in that of the detector
-_CONFIG, _NETWORK = "config.json", "network-{}"
+_CONFIG, _NETWORK, _MOST_NETWORKS = "config.json", "network-{}", 64
 
 
 class CombinedError(ValueError):
@@ -140,18 +143,34 @@ def load_combined(folder: str | Path) -> Combined:
     Raises
     ------
     CombinedError
-        If its config is not that of a combined detector.
+        If its config is not that of a combined detector, or its networks cannot judge together.
+    ForestError, ModelError
+        If one of its parts cannot be loaded.
+    StoredFileError
+        If the folder holds a pickle anywhere, or a config is no JSON object.
     """
     folder = Path(folder)
-    config: dict[str, Any] = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    refuse_pickles(folder)
+    config = read_json(folder / _CONFIG)
     try:
-        weights = tuple(float(weight) for weight in config["weights"])
-        ask_above, n_networks = float(config["ask_above"]), int(config["n_networks"])
-        if config["model_type"] != COMBINED_TYPE or len(weights) != 3 or n_networks < 1:
-            raise ValueError(config)
-    except (KeyError, TypeError, ValueError) as error:
+        values = validate_settings(_CombinedConfig, config, str(folder / _CONFIG))
+    except SettingsError as error:
         raise CombinedError(
             f"{folder / _CONFIG} is not that of a combined detector ({error}); copy the whole folder again"
         ) from error
-    networks = tuple(load_model(folder / _NETWORK.format(number)) for number in range(n_networks))
-    return Combined(load_forest(folder / FOREST), networks, weights, ask_above)  # type: ignore[arg-type]
+    networks = tuple(load_model(folder / _NETWORK.format(number)) for number in range(values.n_networks))
+    if len({network.grid for network in networks}) > 1:
+        raise CombinedError(f"the networks in {folder} take strips of different grids; copy the whole folder again")
+    if not all(network.config.context_names for network in networks):
+        raise CombinedError(f"a network in {folder} sees no context; copy the whole folder again")
+    return Combined(load_forest(folder / FOREST), networks, values.weights, values.ask_above)
+
+
+@settings_class()
+class _CombinedConfig:
+    """What ``config.json`` of a combined detector holds."""
+
+    model_type: Literal["shutterless-combined"]
+    n_networks: Annotated[int, Field(ge=1, le=_MOST_NETWORKS)]
+    weights: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+    ask_above: FiniteFloat

@@ -124,12 +124,25 @@ class RateCurve:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> RateCurve:
-        """Rebuild a curve from `to_dict`; one that does not say what its hours are was counted on ZTF's."""
+        """Rebuild a curve from `to_dict`; one that does not say what its hours are was counted on ZTF's.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If the values are no curve.
+        """
         scores, events = (
             np.asarray(found, dtype=np.float64) for found in (values["scores"], values.get("event_scores", ()))
         )
+        hours = float(values["live_hours"])  # type: ignore[arg-type]
         pixel_rows = float(values.get("pixel_rows_per_hour", PIXEL_ROWS_PER_HOUR))  # type: ignore[arg-type]
-        return cls(scores, float(values["live_hours"]), pixel_rows, events)  # type: ignore[arg-type]
+        if any(found.ndim != 1 or np.isnan(found).any() for found in (scores, events)) or np.isinf(scores).any():
+            raise ValueError("its scores are not finite numbers")
+        if (np.diff(scores) > 0).any():
+            raise ValueError("its scores do not stand with the highest first")
+        if not (0 < hours < np.inf and 0 < pixel_rows < np.inf):
+            raise ValueError(f"{hours:g} hours of {pixel_rows:g} pixel-rows are not positive")
+        return cls(scores, hours, pixel_rows, events)
 
 
 def optimum_threshold(rate_per_hour: float, pixel_rows_per_hour: float = PIXEL_ROWS_PER_HOUR) -> float:

@@ -10,10 +10,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from pydantic import Field, FiniteFloat
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.special import expit, softmax
@@ -22,6 +23,8 @@ from shutterless.models.folder_readme import SEARCH_USE, write_readme
 from shutterless.models.forest.trees import Trees
 from shutterless.pipeline.context.features import CONTEXT_FEATURES
 from shutterless.pipeline.files import give_umask_rights
+from shutterless.pipeline.settings import SettingsError, settings_class, validate_settings
+from shutterless.pipeline.stored_files import read_json, refuse_pickles
 
 FOREST_TYPE = "shutterless-forest"
 COMBINED_TYPE = "shutterless-combined"  # `shutterless.models.combined.combined`, which needs torch
@@ -145,22 +148,41 @@ def load_forest(folder: str | Path) -> Forest:
     Raises
     ------
     ForestError
-        If there is none, or its weights are damaged.
+        If there is none, its configuration is not that of one, or its weights are damaged.
+    StoredFileError
+        If the folder holds a pickle, or ``config.json`` is no JSON object.
     """
     folder = Path(folder)
+    refuse_pickles(folder)
     config = _read_config(folder)
     if config.get("model_type") != FOREST_TYPE:
         raise ForestError(f"{folder} holds no forest: model_type is {config.get('model_type')!r}")
     try:
         arrays: Mapping[str, Any] = load_file(folder / _WEIGHTS)
         events, classes = (Trees.from_arrays(arrays, prefix) for prefix in (_EVENTS, _CLASSES))
-    except (SafetensorError, OSError, KeyError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ForestError(f"{folder / _WEIGHTS} is damaged ({error}); copy the whole folder again") from error
-    slope, intercept = config["calibration"]
-    kinds, features = tuple(config["kinds"]), tuple(config["features"])
-    return Forest(events, classes, kinds, features, (float(slope), float(intercept)))
+    try:
+        values = validate_settings(_ForestConfig, config, str(folder / _CONFIG))
+    except SettingsError as error:
+        raise ForestError(f"{error}; copy the whole folder again") from error
+    if max(events.n_features, classes.n_features) > len(values.features):
+        raise ForestError(f"the trees in {folder} compare more than the {len(values.features)} numbers of {_CONFIG}")
+    if len(events.base) != 1 or len(classes.base) != len(values.kinds):
+        raise ForestError(f"the trees in {folder} have other outputs than the {len(values.kinds)} kinds of {_CONFIG}")
+    return Forest(events, classes, values.kinds, values.features, values.calibration)
+
+
+@settings_class()
+class _ForestConfig:
+    """What ``config.json`` of a forest holds."""
+
+    model_type: str
+    kinds: Annotated[tuple[str, ...], Field(min_length=1)]
+    features: Annotated[tuple[str, ...], Field(min_length=1)]
+    calibration: tuple[FiniteFloat, FiniteFloat]
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / _CONFIG
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}

@@ -9,6 +9,13 @@ from typing import Any
 import numba
 import numpy as np
 
+_KINDS = {
+    **dict.fromkeys(("feature", "left", "right", "root", "output"), np.dtype(np.int32)),
+    **dict.fromkeys(("threshold", "value", "base"), np.dtype(np.float64)),
+    "missing_left": np.dtype(np.bool_),
+}
+_OF_NODES = ("feature", "threshold", "left", "right", "missing_left", "value")
+
 
 @dataclass(frozen=True)
 class Trees:
@@ -57,8 +64,42 @@ class Trees:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], prefix: str) -> Trees:
-        """Rebuild from `to_arrays`."""
-        return cls(**{field.name: arrays[f"{prefix}{field.name}"] for field in fields(cls)})
+        """Rebuild from `to_arrays`.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If an array is missing or of another kind, or a node leads to none that comes after it.
+        """
+        trees = cls(**{field.name: arrays[f"{prefix}{field.name}"] for field in fields(cls)})
+        trees._check()
+        return trees
+
+    @property
+    def n_features(self) -> int:
+        """Columns that are compared, up to the last one."""
+        return int(self.feature.max(initial=-1)) + 1
+
+    def _check(self) -> None:
+        """Refuse nodes with which the compiled loop would read other memory, or never end."""
+        for name, kind in _KINDS.items():
+            array = getattr(self, name)
+            if array.ndim != 1 or array.dtype != kind:
+                raise ValueError(f"{name} is {array.dtype} of shape {array.shape}, expected is {kind} of one axis")
+        n_nodes, n_outputs = len(self.feature), len(self.base)
+        for name in _OF_NODES:
+            if len(getattr(self, name)) != n_nodes:
+                raise ValueError(f"{name} has {len(getattr(self, name))} values for {n_nodes} nodes")
+        asks = self.feature >= 0
+        after = np.flatnonzero(asks)
+        for side in (self.left[asks], self.right[asks]):
+            if (side <= after).any() or (side >= n_nodes).any():
+                raise ValueError("a node leads to one that does not come after it")
+        for places, size in ((self.root, n_nodes), (self.output, n_outputs)):
+            if len(places) != len(self.root) or (places < 0).any() or (places >= size).any():
+                raise ValueError(f"trees begin at nodes, or add to outputs, that are not there ({size})")
+        if not (np.isfinite(self.value).all() and np.isfinite(self.base).all()):
+            raise ValueError("values are not finite")
 
 
 def trees_of(models: Sequence[Any]) -> Trees:

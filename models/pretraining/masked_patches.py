@@ -6,7 +6,6 @@ a learned embedding replaces hidden tokens, so that the encoder receives as many
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from shutterless.models.inputs import InputScaling, ModelInputs
 from shutterless.models.pretraining.settings import Masking
 from shutterless.models.transformer import StripEncoder, TransformerDetector
 from shutterless.pipeline.files import give_umask_rights
+from shutterless.pipeline.stored_files import read_json
 from shutterless.pipeline.tokens import STAGE1_FEATURES, TokenGrid, check_same_grid
 
 ENCODER_PARTS = ("scaling", "embed_patch", "embed_static", "encoder")
@@ -209,7 +209,7 @@ def is_masked_model(folder: str | Path) -> bool:
     path = Path(folder) / _CONFIG
     if not path.is_file():
         return False
-    return json.loads(path.read_text(encoding="utf-8")).get("model_type") == MaskedPatchConfig.model_type
+    return read_json(path).get("model_type") == MaskedPatchConfig.model_type
 
 
 def start_from_encoder(detector: TransformerDetector, pretrained: MaskedPatchModel, what: str) -> TransformerDetector:

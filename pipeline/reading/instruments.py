@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
 from shutterless.pipeline.events.kinds import EVENT_KINDS
 from shutterless.pipeline.tokens import GridError, TokenGrid
@@ -81,6 +83,39 @@ _CUBE_SECTIONS = {
 _LAYOUTS = ("frame", "cube")
 TIME_SCALES = ("utc", "tai", "tt", "tdb")  # those with a conversion to UTC
 _QUADRANT_KEYS = ("data_hdu", "overscan_hdu", "flip_columns", "flip_rows")
+_Hdu = Annotated[int, Field(ge=0, le=10_000)]
+_Width = Annotated[int, Field(ge=1, le=1 << 20)]
+_Text = Annotated[str, Field(max_length=1000)]
+_Plain = FiniteFloat | int | bool | _Text
+# what the values of each section are; sections with keys of their own are named key by key
+_FORMS: dict[str, Any] = {
+    "name": _Text,
+    "description": _Text,
+    "recognise": {"keywords": list[_Text], "values": dict[str, _Plain]},
+    "site": dict[str, FiniteFloat],
+    "tokens": dict[str, Any],
+    "events": dict[str, list[FiniteFloat]],
+    "geometry": {
+        "n_columns": _Width,
+        "n_overscan_columns": _Width,
+        "overscan_used": Annotated[list[int], Field(min_length=2, max_length=2)],
+    },
+    "quadrants": Annotated[list[dict[str, bool | _Hdu]], Field(max_length=1000)],
+    "keywords": dict[str, _Text],
+    "defaults": dict[str, _Plain],
+    "nonlinearity": dict[str, FiniteFloat],
+    "serial_trap": dict[str, FiniteFloat],
+    "table": {"hdu": _Hdu, "aperture_hdu": _Text, "ignored_quality_bits": list[int]},
+    "columns": dict[str, _Text],
+    "outputs": {"names": list[_Text]},
+    "calibration": {"trend_s": FiniteFloat},
+    "times": {
+        "corrected_scale": _Text,
+        "last_slice_s": FiniteFloat,
+        "slice_step_s": FiniteFloat,
+        "n_slices": Annotated[int, Field(ge=1)],
+    },
+}
 
 
 class ProfileError(ValueError):
@@ -327,7 +362,7 @@ def load_profile(name: str) -> InstrumentProfile | CubeProfile:
         path = Path(name)
         if not path.is_file():
             raise ProfileError(f"instrument profile {name} does not exist")
-        return _parse_profile(path.read_text(), source=name)
+        return _parse_profile(_read_text(path), source=name)
     if name not in builtin_profile_names():
         raise ProfileError(
             f"no built-in instrument profile {name!r}; built in are {builtin_profile_names()}, "
@@ -376,14 +411,22 @@ def _find_missing(profile: Profile, header: Mapping[str, Any]) -> list[str]:
     return missing + [f"{key} = {value}" for key, value in values if str(header.get(key, "")).strip() != value]
 
 
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProfileError(f"instrument profile {path} cannot be read: {error}") from error
+
+
 def _parse_profile(text: str, source: str) -> InstrumentProfile | CubeProfile:
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ProfileError(f"instrument profile {source} is not valid TOML: {error}") from error
     layout = raw.get("layout", "frame")
     if layout not in _LAYOUTS:
         raise ProfileError(f"instrument profile {source}: layout = {layout!r} is none of {list(_LAYOUTS)}")
+    _check_forms(raw, source)
     try:
         return _parse_cubes(raw, source) if layout == "cube" else _parse_frames(raw, source)
     except (KeyError, TypeError) as error:
@@ -462,6 +505,30 @@ def _shared_values(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
             kind: _check_range(scales, f"{source} [events] {kind}") for kind, scales in raw.get("events", {}).items()
         },
     }
+
+
+def _check_forms(raw: Mapping[str, Any], source: str) -> None:
+    """Refuse values of another kind than their key's; unknown keys are named elsewhere."""
+    for section, form in _FORMS.items():
+        if section not in raw:
+            continue
+        if not isinstance(form, dict):
+            _check_form(section, raw[section], form, source)
+            continue
+        _check_form(section, raw[section], dict[str, Any], source)
+        for key in form.keys() & raw[section].keys():
+            _check_form(f"[{section}] {key}", raw[section][key], form[key], source)
+
+
+def _check_form(where: str, value: Any, form: Any, source: str) -> None:
+    try:
+        TypeAdapter(form).validate_python(value, strict=True)
+    except ValidationError as wrong:
+        first = wrong.errors()[0]
+        place = "".join(f" {part}" for part in first["loc"] if str(part).isidentifier())
+        raise ProfileError(
+            f"instrument profile {source}: {where}{place} = {first['input']!r:.100}: {first['msg']}"
+        ) from None
 
 
 def _check_sections(

@@ -17,6 +17,7 @@ iers.conf.auto_download = False
 # of ZTF, on which detectors were measured: 3,072 columns at 300 rows/s; and, by convention, of a stack of images, which
 # has no columns that are read for an hour, so that a rate of false alarms means as many trials
 PIXEL_ROWS_PER_HOUR = 3072 * 300 * 3600
+_POSITIVE = ("row_rate_hz", "gain_e_per_adu", "saturation_adu", "pixel_scale_arcsec", "seeing_arcsec")
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,13 +217,37 @@ class Readout:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Readout:
-        """Rebuild a readout from `to_dict`."""
-        known = {f.name for f in fields(cls)} - {"row_times"}
-        unknown = sorted(set(values) - known)
+        """Rebuild a readout from `to_dict`.
+
+        Raises
+        ------
+        ValueError
+            If the values are not those of a readout.
+        """
+        known = {f.name: str(f.type) for f in fields(cls) if f.name != "row_times"}
+        unknown = sorted(set(values) - set(known))
         if unknown:
             raise ValueError(f"readout has unknown fields {unknown}; this version knows {sorted(known)}")
+        for name, kind in known.items():
+            if name in values and name != "supplied":
+                _check_value(name, kind, values[name])
         supplied = tuple((str(key), str(value)) for key, value in values.get("supplied", ()))
         return cls(**{**values, "supplied": supplied})
+
+
+def _check_value(name: str, kind: str, value: Any) -> None:
+    """Refuse a value that is not of a kind such as ``float`` or ``int | None``, or is out of range."""
+    if value is None and kind.endswith("None"):
+        return
+    if kind.startswith("str"):
+        is_fine = isinstance(value, str)
+    else:
+        is_number = isinstance(value, int if kind.startswith("int") else int | float) and not isinstance(value, bool)
+        is_fine = is_number and abs(value) < 2**63
+    if not is_fine:
+        raise ValueError(f"readout has {name} = {value!r}, which is no {kind}")
+    if (name in _POSITIVE and value <= 0) or (name == "n_transit" and value < 0):
+        raise ValueError(f"readout has {name} = {value!r}, which is not positive")
 
 
 def _interpolate(values: np.ndarray, row: Any, step: float) -> np.ndarray:

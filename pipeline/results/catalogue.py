@@ -11,8 +11,10 @@ from astropy.table import Table
 
 from shutterless.pipeline.calibration.streaks.shared_onsets import share_onsets
 from shutterless.pipeline.reading.readout import Readout
+from shutterless.pipeline.stored_files import read_parquet
 
 REQUIRED = ("x", "y", "mag")
+_NUMBERS = ("ccd", "quadrant", "ra", "dec")  # numbers of columns that may be left out
 CATALOGUE_MATCH_PX = 1.5
 MATCH_MAG = 1.0
 LEAST_MATCHED = 0.5
@@ -37,20 +39,35 @@ def read_catalogue(path: str | Path) -> pd.DataFrame:
         If the file is of another kind, cannot be read or lacks a column.
     """
     path = Path(path)
-    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".ecsv": _read_ecsv}
+    readers = {".csv": pd.read_csv, ".parquet": read_parquet, ".ecsv": _read_ecsv}
     if path.suffix not in readers:
         raise CatalogueError(f"catalogue {path}: {path.suffix or 'no suffix'} is not one of {', '.join(readers)}")
     try:
         table = readers[path.suffix](path)
-    except (OSError, ValueError) as error:
-        raise CatalogueError(f"catalogue {path} cannot be read: {error}") from error
+    except Exception as error:  # each of the readers has errors of its own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CatalogueError(f"catalogue {path} cannot be read: {reason}") from error
     missing = [name for name in REQUIRED if name not in table]
     if missing:
         raise CatalogueError(
             f"catalogue {path} lacks {', '.join(missing)}: it needs {', '.join(REQUIRED)} and has "
             f"{', '.join(map(str, table.columns))}; rename or add the column"
         )
+    for name in (*REQUIRED, *(name for name in _NUMBERS if name in table)):
+        table[name] = _to_numbers(table[name], path)
     return table
+
+
+def _to_numbers(column: pd.Series, path: Path) -> pd.Series:
+    """Column as float64, NaN where it is empty or infinite."""
+    try:
+        numbers = pd.to_numeric(column).astype(np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise CatalogueError(
+            f"catalogue {path}: column {column.name} holds something that is no number: {reason}"
+        ) from error
+    return numbers.where(np.isfinite(numbers))
 
 
 def apply_catalogue(streaks: pd.DataFrame, catalogue: pd.DataFrame, readout: Readout) -> pd.DataFrame:

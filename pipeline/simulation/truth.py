@@ -16,6 +16,7 @@ from shutterless.pipeline.simulation.camera.detector import HotColumn, Trap
 from shutterless.pipeline.simulation.content import AmplifierContent
 from shutterless.pipeline.simulation.placement import PlacedEvent
 from shutterless.pipeline.simulation.scene import Scene
+from shutterless.pipeline.stored_files import read_parquet
 
 _ROWS_AT_A_TIME = 4096
 TRUTH_COLUMNS = {
@@ -46,6 +47,26 @@ STAR_COLUMNS = {
     "y0": "float64",
     "mag": "float64",
 }
+
+
+_READ = {"string": "text", "bool": "truth", "int64": "number", "float64": "number"}  # kinds of columns of a file
+_NEEDED = ("kind", "is_event", "file", "ccd", "quadrant", "x", "row_start", "row_stop", "row_peak", "rho")
+
+
+def read_truth(path: str | Path) -> pd.DataFrame:
+    """Read a truth table, simulated or injected, or one that a person wrote.
+
+    Raises
+    ------
+    StoredFileError
+        If it cannot be read, or a column by which events are matched is missing or of another kind.
+    """
+    return read_parquet(path, {name: _READ[TRUTH_COLUMNS[name]] for name in _NEEDED})  # type: ignore[misc]
+
+
+def read_stars(path: str | Path) -> pd.DataFrame:
+    """Read a table of stars; errors are those of `read_truth`."""
+    return read_parquet(path, {name: _READ[kind] for name, kind in STAR_COLUMNS.items()})  # type: ignore[misc]
 
 
 def truth_rows(content: AmplifierContent, file: str, ccd: int, quadrant: int) -> pd.DataFrame:

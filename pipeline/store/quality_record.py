@@ -13,10 +13,11 @@ from shutterless.pipeline.calibration.quality import expected_tails
 from shutterless.pipeline.calibration.streaks.background import sky_level
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.store.store import open_amplifier, read_entry
+from shutterless.pipeline.stored_files import read_array
 
 SKY_SHARE = 0.02  # relative difference from the sky's level up to which a column is taken for sky
 _LEVEL_STEPS = 16  # of a sky that rises or falls; tails are interpolated between them
-_ARRAYS = ("column_noise", "column_tails", "row_offset_e")
+_ARRAYS = {"column_noise": ("f", 1), "column_tails": ("iu", 2), "row_offset_e": ("f", 1)}  # kind and axes
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def read_quality(store: str | Path, entry: str) -> AmplifierQuality:
         If the entry is absent or of another version.
     """
     amplifier = open_amplifier(store, entry)
-    noise, tails, offset_e = (_load(Path(store) / entry / f"{name}.npy") for name in _ARRAYS)
+    noise, tails, offset_e = (_load(Path(store) / entry / f"{name}.npy", *form) for name, form in _ARRAYS.items())
     numbers = read_entry(Path(store), entry) or {}
     level_e, sigma_e = amplifier.baseline_e[0], amplifier.sigma_e[0]
     mean_e = level_e.mean(axis=1, dtype=np.float64)
@@ -109,8 +110,8 @@ def read_quality(store: str | Path, entry: str) -> AmplifierQuality:
     )
 
 
-def _load(path: Path) -> np.ndarray | None:
-    return np.load(path) if path.is_file() else None
+def _load(path: Path, kinds: str, n_axes: int) -> np.ndarray | None:
+    return read_array(path, kinds, n_axes) if path.is_file() else None
 
 
 def _sky_columns(level_e: np.ndarray, error_e: float) -> np.ndarray:

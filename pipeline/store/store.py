@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,12 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.amplifier import ROW_TIMES, Amplifier, build_amplifier
+from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.files import hash_file, partial_path, replace_folder, write_parquet
+from shutterless.pipeline.reading.readout import Readout
+from shutterless.pipeline.settings import Count, CountFrom0, Positive, settings_class
+from shutterless.pipeline.stored_files import ColumnKind, map_array, read_array, read_json, read_parquet
+from shutterless.pipeline.tokens import TokenGrid
 
 STORE_VERSION = 2
 MANIFEST = "manifest.parquet"
@@ -42,8 +48,30 @@ MANIFEST_COLUMNS = (
 )
 
 
+_TEXT_COLUMNS = ("entry", "file", "content_hash", "sequence", "band", "instrument", "source")
+_COLUMN_KINDS: dict[str, ColumnKind] = {
+    name: "text" if name in _TEXT_COLUMNS else "number" for name in MANIFEST_COLUMNS
+}
+_STAR_NUMBERS = ("y", "streak_id", "flux_e_row", "flux_e_s", "mag", "y0")
+_STREAK_COLUMNS: dict[str, ColumnKind] = dict.fromkeys(("x", *_STAR_NUMBERS), "number")
+_ARRAY_AXES = {"baseline_e": 3, "sigma_e": 3, "row_residual": 1, ROW_TIMES: 2}
+_NEEDED_ARRAYS = ("baseline_e", "sigma_e", "row_residual")
+
+
 class StoreError(ValueError):
-    """A store that is missing, unfinished or of another version."""
+    """A store that is missing, unfinished, damaged or of another version."""
+
+
+@settings_class(StoreError)
+class _EntryNumbers:
+    """What an entry's description must hold, beside its readout."""
+
+    file: str
+    psf_sigma_px: Positive
+    live_pixel_rows: CountFrom0
+    block_rows: Count = BLOCK_ROWS
+    smear_rows: Positive | None = None
+    pixel_rows_per_hour: Positive | None = None
 
 
 def entry_name(stem: str, ccd: int | None, quadrant: int | None) -> str:
@@ -122,12 +150,27 @@ class EntryWriter:
 
 
 def read_entry(store: Path, name: str) -> dict[str, Any] | None:
-    """Return the description of a finished entry, None if there is none of this version."""
-    path = Path(store) / name / ENTRY
+    """Return the description of a finished entry, None if there is none of this version.
+
+    Raises
+    ------
+    StoreError
+        If the name leads out of the store.
+    StoredFileError
+        If the description is damaged.
+    """
+    path = Path(store) / _check_name(name) / ENTRY
     if not path.is_file():
         return None
-    description = json.loads(path.read_text())
+    description = read_json(path)
     return description if description.get("store_version") == STORE_VERSION else None
+
+
+def _check_name(name: str) -> str:
+    """Name of an entry; a manifest is data, and must not lead to folders elsewhere."""
+    if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise StoreError(f"{name!r} is not the name of an entry: it would lead out of the store")
+    return name
 
 
 def open_amplifier(store: str | Path, name: str) -> Amplifier:
@@ -136,16 +179,45 @@ def open_amplifier(store: str | Path, name: str) -> Amplifier:
     Raises
     ------
     StoreError
-        If the entry is absent or of another version.
+        If the entry is absent, of another version, or its parts do not fit each other.
+    StoredFileError
+        If one of its files is damaged.
     """
-    folder = Path(store) / name
+    folder = Path(store) / _check_name(name)
     description = read_entry(Path(store), name)
     if description is None:
         raise StoreError(f"store {store} has no finished entry {name!r} of version {STORE_VERSION}; ingest it again")
-    names = ("baseline_e", "sigma_e", "row_residual", ROW_TIMES)
-    arrays = {name: np.load(folder / f"{name}.npy") for name in names if (folder / f"{name}.npy").is_file()}
-    residual = np.load(folder / "residual.npy", mmap_mode="r")
-    return build_amplifier(name, description, residual, arrays, pd.read_parquet(folder / "streaks.parquet"))
+    paths = {array: folder / f"{array}.npy" for array in _ARRAY_AXES}
+    needed = [folder / "residual.npy", folder / "streaks.parquet", *(paths[array] for array in _NEEDED_ARRAYS)]
+    if absent := [path for path in needed if not path.is_file()]:
+        raise StoreError(f"{absent[0]} is missing; ingest the entry again")
+    arrays = {array: read_array(path, "f", _ARRAY_AXES[array]) for array, path in paths.items() if path.is_file()}
+    residual = map_array(folder / "residual.npy", "f", 3)
+    streaks = read_parquet(folder / "streaks.parquet", _STREAK_COLUMNS, _STAR_NUMBERS)
+    _check_entry(folder, description, residual, arrays)
+    return build_amplifier(name, description, residual, arrays, streaks)
+
+
+def _check_entry(
+    folder: Path, description: Mapping[str, Any], residual: np.ndarray, arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Refuse an entry whose description or shapes contradict each other."""
+    try:
+        known = {field.name for field in fields(_EntryNumbers)}
+        numbers = _EntryNumbers(**{key: value for key, value in description.items() if key in known})
+        Readout.from_dict(dict(description["readout"]))
+        TokenGrid(**description.get("token_grid", {}))
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{folder / ENTRY} is not that of an entry: {error}; ingest it again") from error
+    n_y, n_columns, n_rows = residual.shape
+    blocks = (n_y, n_columns, -(-n_rows // numbers.block_rows))
+    wanted = {"baseline_e": blocks, "sigma_e": blocks, "row_residual": (n_rows,), ROW_TIMES: (2, n_rows)}
+    for name, array in arrays.items():
+        if array.shape != wanted[name] or not array.size:
+            raise StoreError(
+                f"{folder / name}.npy has shape {array.shape}, a residual of {residual.shape} needs {wanted[name]}; "
+                "ingest the entry again"
+            )
 
 
 def write_manifest(store: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
@@ -170,14 +242,19 @@ def read_manifest(store: str | Path) -> pd.DataFrame:
     Raises
     ------
     StoreError
-        If there is none: the ingest has not finished.
+        If there is none (the ingest has not finished), or an entry leads out of the store.
+    StoredFileError
+        If it is damaged or of another version.
     """
     path = Path(store) / MANIFEST
     if not path.is_file():
         raise StoreError(
             f"{store} is not a finished store: {MANIFEST} is missing; run `shutterless ingest --out {store} --resume`"
         )
-    return pd.read_parquet(path)
+    manifest = read_parquet(path, _COLUMN_KINDS)
+    for name in manifest["entry"]:
+        _check_name(str(name))
+    return manifest
 
 
 def live_hours(manifest: pd.DataFrame) -> pd.Series:

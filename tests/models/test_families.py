@@ -16,9 +16,10 @@ from transformers import AutoConfig, AutoModel
 
 from shutterless.models.configuration import DetectorConfig
 from shutterless.models.dataset import strips_to_tensors
-from shutterless.models.families import FAMILIES, PICKLE_SUFFIXES, ModelError, build_model, family_of, load_model
+from shutterless.models.families import FAMILIES, ModelError, build_model, family_of, load_model
 from shutterless.models.inputs import DetectorModel
 from shutterless.pipeline.events.kinds import KINDS
+from shutterless.pipeline.stored_files import PICKLE_SUFFIXES, StoredFileError
 from shutterless.pipeline.tokens import STAGE1_FEATURES, GridError, TokenGrid, patchify, unpatchify
 
 OUTPUTS = ("event_logit", "kind_logits", "onset", "log2_duration")
@@ -282,7 +283,7 @@ def test_a_pickle_anywhere_is_refused_unread(grid, tmp_path, suffix, place):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(pickle.dumps(MakesFile(tmp_path / "ran")))
     with pytest.raises(
-        ModelError, match=rf"holds pickles \['{re.escape(name)}'\]; pickles can run code and are refused"
+        StoredFileError, match=rf"holds pickles \['{re.escape(name)}'\]; pickles can run code and are refused"
     ):
         load_model(folder)
     assert not (tmp_path / "ran").exists()
@@ -298,7 +299,7 @@ def test_pickled_weights_alone_are_refused(model, tmp_path):
     with pytest.raises(ModelError, match=r"has no model\.safetensors; copy the whole folder"):
         load_model(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"holds pickles \['pytorch_model\.bin'\]"):
+    with pytest.raises(StoredFileError, match=r"holds pickles \['pytorch_model\.bin'\]"):
         load_model(tmp_path)
     with pytest.raises(OSError, match=r"model\.safetensors"):
         type(model).from_pretrained(tmp_path)
@@ -367,3 +368,33 @@ def test_what_is_pushed_to_the_hub_is_a_whole_model(model, strips, tmp_path, mon
     assert {path.name for path in folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}
     pushed, own = outputs_of(load_model(folder), strips), outputs_of(model, strips)
     np.testing.assert_array_equal(pushed["event_logit"], own["event_logit"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_sizes": [10**9]}, r"hidden_sizes = \[1000000000\] is no value of it"),
+        ({"hidden_sizes": [8] * 10_000}, "is no value of it"),
+        ({"dropout": "0.1"}, r"dropout = '0\.1' is no value of it"),
+        ({"dropout": float("nan")}, "dropout = nan is no value of it"),
+        ({"kinds": [1]}, "kinds is no list of at most 1000 names"),
+        ({"grid": {"n_rows": 1 << 40}}, "holds more than 4,194,304 numbers"),
+        ({"auto_map": {"AutoModel": "stolen.Model"}}, "auto_map would bring code of its own"),
+        ({"id2label": 3}, "is not that of a shutterless-mlp"),
+    ],
+)
+def test_config_of_absurd_sizes_is_refused_before_anything_is_built(tmp_path, change, message):
+    build_model("mlp", arch={"hidden_sizes": [8]}).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(ModelError, match=message):
+        load_model(tmp_path)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    model = build_model("mlp", arch={"hidden_sizes": [8]})
+    with torch.no_grad():
+        next(model.parameters())[0] = float("nan")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"in .*model\.safetensors is not finite; train again"):
+        load_model(tmp_path)

@@ -35,6 +35,7 @@ from shutterless.pipeline.events.kinds import UNCOUNTED_KINDS
 from shutterless.pipeline.examples.strips import cut_strips
 from shutterless.pipeline.files import write_parquet
 from shutterless.pipeline.reading.readout import PIXEL_ROWS_PER_HOUR
+from shutterless.pipeline.simulation.truth import read_stars, read_truth
 from shutterless.pipeline.store.store import live_hours, manifest_hash, open_amplifier, read_manifest
 from shutterless.workflows.comparison.counted_events import hash_events, list_events
 from shutterless.workflows.comparison.field_tables import place_by_entry
@@ -144,7 +145,7 @@ def evaluate_detectors(
         if detector.folder is not None:
             check_not_trained_on(detector.folder, manifest, store)
     stars = Path(truth).with_name("stars.parquet")
-    held_out = _open_truth(pd.read_parquet(truth), manifest, pd.read_parquet(stars) if stars.is_file() else None)
+    held_out = _open_truth(read_truth(truth), manifest, read_stars(stars) if stars.is_file() else None)
     detections = _collect_detections(store, manifest, detectors, executor, progress)
     results = [_judge(detector, detections, held_out, settings) for detector in detectors]
     for reference, result in zip(references, results, strict=True):

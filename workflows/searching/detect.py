@@ -22,13 +22,19 @@ from shutterless.pipeline.detection.vetoes import need_a_model
 from shutterless.pipeline.examples.strips import cut_strips
 from shutterless.pipeline.examples.training import hide_events
 from shutterless.pipeline.store.store import open_amplifier
+from shutterless.pipeline.stored_files import read_json
 from shutterless.pipeline.tokens import STRIPS_AT_ONCE, StripBatch, TokenGrid
+from shutterless.workflows.execution.retries import describe_error
 
 if TYPE_CHECKING:
     from shutterless.models.combined.combined import Combined
     from shutterless.models.inputs import DetectorModel  # torch takes seconds, and the template bank needs none
 
 RATES = "rates.json"
+
+
+class RatesError(ValueError):
+    """A stored false-alarm curve that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -169,9 +175,22 @@ def detector_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def read_rates(folder: str | Path) -> RateCurve | None:
-    """Measured false-alarm curve of a detector; None if there is none."""
+    """Measured false-alarm curve of a detector; None if there is none.
+
+    Raises
+    ------
+    RatesError
+        If its file is damaged, or holds something else.
+    """
     path = Path(folder) / RATES
-    return RateCurve.from_dict(json.loads(path.read_text())) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return RateCurve.from_dict(read_json(path))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RatesError(
+            f"{path} is no false-alarm curve ({describe_error(error)}); copy the whole folder again"
+        ) from error
 
 
 def write_rates(folder: str | Path, curve: RateCurve, manifest_hash: str) -> None:

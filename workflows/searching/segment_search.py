@@ -31,6 +31,7 @@ from shutterless.pipeline.reading.readout import Readout, RowTimes
 from shutterless.pipeline.reading.segments import FileSpan, Segment, Workspace, read_exposures
 from shutterless.pipeline.results.file_places import ArchiveImages
 from shutterless.pipeline.store.store import entry_name
+from shutterless.pipeline.stored_files import StoredFileError, read_json
 from shutterless.workflows.execution.retries import alone
 from shutterless.workflows.searching.detect import Detector, find_triggers_for, load_once, score_triggers
 
@@ -278,7 +279,8 @@ def _write_part(
                 for part in parts
             ],
         }
-        (partial / _ABOUT).write_text(json.dumps(about))
+        about = json.loads(json.dumps(about))  # as it will be read: keys are text, tuples are lists
+        (partial / _ABOUT).write_text(json.dumps({**about, "hash": _hash_description(about)}))
         replace_folder(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -315,12 +317,17 @@ def _is_current(folder: Path, made_from: Mapping[str, Any]) -> bool:
 
 
 def _read_about(folder: Path) -> dict[str, Any] | None:
-    """Description of a part; None if there is no part, or a power cut left it incomplete."""
+    """Description of a part; None if there is no part, or a power cut or anyone else changed it."""
     try:
-        about: dict[str, Any] = json.loads((folder / _ABOUT).read_text())
-    except (FileNotFoundError, ValueError):
+        about = read_json(folder / _ABOUT)
+    except (FileNotFoundError, StoredFileError):
         return None
-    return about if "detector" in about and about["files"] == _hash_files(folder) else None
+    is_whole = about.pop("hash", None) == _hash_description(about)
+    return about if is_whole and about["files"] == _hash_files(folder) else None
+
+
+def _hash_description(about: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _hash_files(folder: Path) -> dict[str, str]:

@@ -189,7 +189,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     Raises
     ------
     RequestError
-        If it is too large, takes too long, or its content type is not JSON.
+        If it is too large, takes too long, or its content type or length is none.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
@@ -197,7 +197,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     stream = request.stream()
     try:
         async with asyncio.timeout(_BODY_S):
-            return await _collect(stream, int(request.headers.get("content-length", 0)), max_bytes)
+            return await _collect(stream, _announced_bytes(request), max_bytes)
     except TimeoutError:
         raise RequestError(f"the body did not arrive within {_BODY_S:g} s", 408) from None
     except ClientDisconnect:
@@ -205,6 +205,13 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     except RequestError:
         await _discard(stream)
         raise
+
+
+def _announced_bytes(request: Request) -> int:
+    text = request.headers.get("content-length", "0")
+    if not (text.isascii() and text.isdecimal()):
+        raise RequestError(f"Content-Length is {text!a}; a number of bytes is expected", 400)
+    return int(text)
 
 
 async def _collect(stream: AsyncIterator[bytes], announced: int, max_bytes: int) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import threading
@@ -14,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from shutterless.pipeline.stored_files import read_json
 from shutterless.pipeline.tokens import TokenGrid
 from shutterless.workflows.registry.store import RegistryStore
 from shutterless.workflows.serving.bodies import RequestError
@@ -265,7 +265,7 @@ def _describe_model(reference: str, address: str, folder: Path | None) -> dict[s
 
 
 def _read_grid(folder: Path) -> dict[str, Any]:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     return asdict(TokenGrid(**(config.get("grid") or {})))
 
 

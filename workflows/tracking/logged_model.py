@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from shutterless.pipeline.stored_files import read_json, refuse_pickles
 from shutterless.pipeline.tokens import STAGE1_FEATURES, STRIP_ARRAYS, STRIPS_AT_ONCE, TokenGrid
 
 LOADER_MODULE = "shutterless.workflows.pyfunc_loader"
@@ -18,7 +19,7 @@ _FOREIGN_CODE = ("code", "python_model", "model_code_path", "cloudpickle_version
 
 def _input_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the arrays of one strip, as the model in a folder takes them, in the order of `StripBatch`."""
-    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    config = read_json(Path(folder) / "config.json")
     grid = TokenGrid(**(config.get("grid") or {}))
     return {
         "patches": (grid.n_tokens, grid.patch_size),
@@ -76,7 +77,7 @@ def model_signature(mlflow: Any) -> Any:
 
 def model_metadata(folder: str | Path) -> dict[str, Any]:
     """Metadata of a detector in ``MLmodel``: its kind, and the shapes of one strip's arrays."""
-    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    config = read_json(Path(folder) / "config.json")
     shapes = {name: list(shape) for name, shape in _input_shapes(folder).items()}
     return {"family": str(config.get("model_type", "")), "strip_shapes": shapes}
 
@@ -101,7 +102,7 @@ def refuse_foreign_code(mlflow: Any, folder: str | Path) -> None:
     ModelError
         If its ``MLmodel`` names another loader, flavour or code, or a pickle lies anywhere in it.
     """
-    from shutterless.models.families import ModelError, refuse_pickles  # imports torch, which some searches do not need
+    from shutterless.models.families import ModelError  # imports torch, which some searches do not need
 
     refuse_pickles(folder)
     flavors = mlflow.models.Model.load(str(folder)).flavors

@@ -28,6 +28,7 @@ from urllib.parse import unquote, urlparse
 import pandas as pd
 
 from shutterless.pipeline.files import hash_file
+from shutterless.pipeline.stored_files import read_json
 from shutterless.workflows.tracking.logged_model import (
     LOADER_MODULE,
     example_input,
@@ -662,4 +663,4 @@ def _text(value: Any) -> str:
 
 def model_type(folder: Path) -> str:
     """Read the kind of a saved model, empty if its configuration has none."""
-    return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
+    return str(read_json(folder / "config.json").get("model_type", ""))

@@ -86,7 +86,9 @@ def _mend_card(card: bytes) -> bytes:
     card = card.translate(_PRINTABLE)
     if card.startswith(b"HIERARCH "):
         start = card.find(b"=") + 1
+        card = _plain_keyword(card[:start]) + card[start:]
     else:
+        card = _plain_keyword(card[:8]) + card[8:]
         if card[8:9] == b"=" and card[9:10] != b" ":  # KEYWORD =1 is meant as KEYWORD = 1
             card = card[:9] + b" " + card[9 : CARD_BYTES - 1]
         start = 9 if card[8:10] == b"= " else 0
@@ -102,6 +104,11 @@ def _mend_card(card: bytes) -> bytes:
     if must_be_text or not _VALUE.fullmatch(field):
         return card[:start] + _quoted(field, CARD_BYTES - start)
     return card
+
+
+def _plain_keyword(keyword: bytes) -> bytes:
+    """Keyword without the signs that astropy takes for a pattern, as in a line of asterisks."""
+    return keyword.replace(b"*", b"_").replace(b"?", b"_").replace(b"...", b"___")
 
 
 def _quoted(field: bytes, size: int) -> bytes:

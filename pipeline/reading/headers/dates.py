@@ -47,7 +47,7 @@ def find_scale(name: Any) -> tuple[str, float]:
     """
     plain = re.sub(r"\(.*\)", "", str(name)).strip().lower()
     if plain not in _SCALES:
-        raise DateError(f"in the scale {str(name).strip()}, which has no conversion to UTC")
+        raise DateError(f"in the scale {' '.join(str(name).split())}, which has no conversion to UTC")
     return _SCALES[plain]
 
 

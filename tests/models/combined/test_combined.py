@@ -12,9 +12,12 @@ import pytest
 from shutterless.models.combined.combined import Combined, CombinedError, combine_logits, load_combined
 from shutterless.models.combined.fit import fit_combined, fit_weights
 from shutterless.models.combined.settings import CombinedSettings, CombinedSettingsError
+from shutterless.models.families import build_model
 from shutterless.models.forest.forest import is_combined, is_forest
 from shutterless.models.forest.settings import ForestSettings
 from shutterless.pipeline.context.features import CONTEXT_FEATURES
+from shutterless.pipeline.stored_files import StoredFileError
+from shutterless.pipeline.tokens import TokenGrid
 
 from ..conftest import SMALL_ARCH, make_toy
 
@@ -137,3 +140,22 @@ def test_weights_are_those_of_a_logistic_regression():
     is_event = rng.random(40_000) < 1 / (1 + np.exp(-(0.5 * forest + 1.5 * networks - 1)))
     assert fit_weights(forest, networks, is_event) == pytest.approx((-1.0, 0.5, 1.5), abs=0.06)
     assert fit_weights(forest, -forest, forest > 0)[2] == 0.0  # the worse of two is left out
+
+
+def test_a_pickle_anywhere_in_the_folder_is_refused(trained, tmp_path):
+    trained[0].save(tmp_path)
+    (tmp_path / "forest" / "more.joblib").write_bytes(b"")
+    with pytest.raises(StoredFileError, match=r"holds pickles \['forest/more\.joblib'\]"):
+        load_combined(tmp_path)
+
+
+def test_networks_that_cannot_judge_together_are_refused(trained, tmp_path):
+    one, _ = trained[0].networks
+    other = build_model("mlp", TokenGrid(n_columns=4, n_rows=32), {"hidden_sizes": []}, context=True)
+    replace(trained[0], networks=(one, other)).save(tmp_path / "grids")
+    with pytest.raises(CombinedError, match="take strips of different grids"):
+        load_combined(tmp_path / "grids")
+    blind = build_model("mlp", one.grid, {"hidden_sizes": []})
+    replace(trained[0], networks=(one, blind)).save(tmp_path / "blind")
+    with pytest.raises(CombinedError, match="sees no context"):
+        load_combined(tmp_path / "blind")

@@ -116,3 +116,20 @@ def test_fields_without_an_event_are_refused():
     context, kind, groups = labelled(1)
     with pytest.raises(ForestFitError, match="hold 0 triggers of events"):
         fit_forest(context, np.full_like(kind, "noise"), groups, FEW)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"calibration": [1.0]}, r"\[calibration\]"),
+        ({"kinds": "flare"}, r"\[kinds\] = 'flare'"),
+        ({"features": ["strength"]}, "compare more than the 1 numbers"),
+        ({"kinds": ["flare", "burst", "glint", "noise", "qpo", "ghost"]}, "other outputs than the 6 kinds"),
+    ],
+)
+def test_config_that_does_not_fit_the_trees_is_refused(forest, tmp_path, change, message):
+    forest.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(ForestError, match=message):
+        load_forest(tmp_path)

@@ -329,3 +329,37 @@ def test_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert path.read_text(encoding="utf-8") == "σ"
     assert [file.name for file in tmp_path.iterdir()] == ["search.json"]
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc", "..", ".", "", "a/b", "a\\b", "a\0b"])
+def test_no_name_leads_out_of_the_store(tmp_path, name):
+    (tmp_path / "store").mkdir()
+    write_entry(tmp_path, "secret")
+    write_manifest(tmp_path / "store", [manifest_row(name)])
+    for read in (lambda: read_manifest(tmp_path / "store"), lambda: open_amplifier(tmp_path / "store", name)):
+        with pytest.raises(StoreError, match="is not the name of an entry: it would lead out of the store"):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("sigma_e.npy", None, r"sigma_e\.npy is missing; ingest the entry again"),
+        ("row_residual.npy", np.zeros(5, np.float32), r"has shape \(5,\), a residual of \(1, 3, 130\) needs \(130,\)"),
+        ("entry.json", {"psf_sigma_px": -1}, r"entry\.json is not that of an entry: .*psf_sigma_px"),
+        ("entry.json", {"readout": {}}, r"entry\.json is not that of an entry"),
+        ("entry.json", {"readout": {**READOUT.to_dict(), "gain_e_per_adu": "2"}}, r"gain_e_per_adu = '2', which is no"),
+        ("entry.json", {"token_grid": {"n_rows": 0}}, r"\[n_rows\] = 0"),
+    ],
+)
+def test_entry_whose_files_contradict_each_other_is_refused(tmp_path, file, change, message):
+    write_entry(tmp_path)
+    path = tmp_path / "entry" / file
+    if change is None:
+        path.unlink()
+    elif isinstance(change, dict):
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    else:
+        np.save(path, change)
+    with pytest.raises(StoreError, match=message):
+        open_amplifier(tmp_path, "entry")

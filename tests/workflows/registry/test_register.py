@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from shutterless.models.families import ModelError
+from shutterless.pipeline.stored_files import StoredFileError
 from shutterless.workflows.registry import register as registry_module
 from shutterless.workflows.registry.history import whoami
 from shutterless.workflows.registry.model_card import read_evaluation
@@ -208,7 +209,7 @@ def test_evaluations_of_other_models_are_refused(tracking, trained, evaluation, 
 def test_a_folder_with_a_pickle_is_not_registered(tracking, make_model, tmp_path):
     folder = make_model("pickled")
     (folder / "optimizer.pt").write_bytes(pickle.dumps(MakesFile(tmp_path / "ran")))
-    with pytest.raises(ModelError, match=r"holds pickles \['optimizer\.pt'\]"):
+    with pytest.raises(StoredFileError, match=r"holds pickles \['optimizer\.pt'\]"):
         register_version(tracking, folder, "pickled")
     assert not (tmp_path / "ran").exists()
     assert not RegistryStore(tracking, "pickled").exists()
@@ -228,7 +229,7 @@ def test_a_pickle_in_a_registered_model_is_refused_unread(tracking, tampered, tm
     folder, address = tampered
     (folder / place).parent.mkdir(exist_ok=True)
     (folder / place).write_bytes(pickle.dumps(MakesFile(tmp_path / "ran")))
-    with pytest.raises(ModelError, match=rf"holds pickles \['{place}'\]"):
+    with pytest.raises(StoredFileError, match=rf"holds pickles \['{place}'\]"):
         resolve_model(address, tracking)
     assert not (tmp_path / "ran").exists()
 
@@ -266,7 +267,7 @@ def test_a_cloudpickled_python_model_is_refused_unrun(tracking, tmp_path):
     with track_run(tracking, "registering", "foreign") as run:
         mlflow.pyfunc.log_model(name="model", python_model=Model(), pip_requirements=[])
     (tmp_path / "ran").unlink(missing_ok=True)
-    with pytest.raises(ModelError, match=r"holds pickles \['python_model\.pkl'\]"):
+    with pytest.raises(StoredFileError, match=r"holds pickles \['python_model\.pkl'\]"):
         register_version(tracking, run.run_id, "foreign")
     assert not (tmp_path / "ran").exists()
 

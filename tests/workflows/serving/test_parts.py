@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -10,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from starlette.requests import Request
 
 from shutterless.pipeline.results.candidates import empty_candidates
 from shutterless.pipeline.tokens import TokenGrid
 from shutterless.workflows.searching.detect import Detector
 from shutterless.workflows.serving import serve
-from shutterless.workflows.serving.app import Admission
+from shutterless.workflows.serving.app import Admission, read_body
 from shutterless.workflows.serving.bodies import RequestError, parse_object, read_strips, table_records, to_json
 from shutterless.workflows.serving.limits import LimitError, Limits, SearchRequest, allow_folders, allowed_file
 from shutterless.workflows.serving.models import ModelKeeper, ServeError, Source
@@ -284,3 +286,17 @@ def test_page_lists_endpoints_with_the_keys_of_their_bodies_and_escapes_them():
         "<li><code>grid</code>: token grid the strips were cut with, compared with the model&#39;s</li>"
     ]
     assert health.startswith("<code>GET /health</code></dt>\n<dd>Ready?\n</dd>")
+
+
+@pytest.mark.parametrize("length", ["1e3", "-5", "", "٣"])
+def test_length_that_is_no_number_is_refused(length):
+    """Servers in front of ours may let it through."""
+    headers = [(b"content-type", b"application/json"), (b"content-length", length.encode("utf-8"))]
+
+    async def receive():
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    request = Request({"type": "http", "headers": headers}, receive)
+    with pytest.raises(RequestError, match=r"Content-Length is .*; a number of bytes is expected") as caught:
+        asyncio.run(read_body(request, 10))
+    assert caught.value.status == 400

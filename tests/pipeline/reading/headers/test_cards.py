@@ -52,6 +52,13 @@ def test_other_characters_become_question_marks():
     assert parse("COMMENT 5 µm at 20°".encode("latin-1"))["COMMENT"][0] == "5 ?m at 20?"
 
 
+@pytest.mark.parametrize("card", [b"********= 1", b"A*      = 1", b"WHAT?   = 1", b"HIERARCH A... = 1"])
+def test_keyword_that_reads_like_a_pattern_is_plain(card):
+    found = parse(card)
+    assert not any(set("*?") & set(key) or "..." in key for key in found)
+    assert len(dict(found)) == len(found)
+
+
 def test_blank_of_floats_is_taken_out_and_that_of_integers_stays():
     assert parse(b"BLANK   =  -32768")["BLANK"] == -32768
     floats = header(b"BLANK   =  -32768").replace(b"BITPIX  =  16", b"BITPIX  = -32")
