@@ -9,10 +9,11 @@ import tempfile
 import threading
 import warnings
 import zlib
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -28,6 +29,7 @@ from shutterless.pipeline.reading.headers.structure import (
     read_structure,
     show_mended,
 )
+from shutterless.pipeline.reading.headers.tiles import check_tiles
 from shutterless.pipeline.reading.instruments import (
     CubeProfile,
     InstrumentProfile,
@@ -84,8 +86,8 @@ class HeaderValues:
     def read(self, keyword: str | None) -> Any:
         """Value of a header keyword, None if there is none."""
         for source in (self.supplied, *self.headers):
-            if keyword is not None and keyword in source and not _is_blank(source[keyword]):
-                return source[keyword]
+            if keyword is not None and keyword in source and not _is_blank(value := source[keyword]):
+                return value
         return None
 
     def find(self, name: str) -> Any:
@@ -169,7 +171,7 @@ def choose_profile(
     if instrument:
         return load_profile(instrument)
     try:
-        return recognise_profile({**dict(header), **supplied})
+        return recognise_profile(ChainMap(dict(supplied), header))  # reads the cards that are asked for alone
     except ProfileError as error:
         raise ProfileError(f"{path}: {error}") from error
 
@@ -237,14 +239,14 @@ def open_fits(path: Path, *, scaled: bool = True) -> Iterator[fits.HDUList]:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """An open FITS file as stored on disk: headers are read at once, images on request.
+    """An open FITS file as stored on disk: headers are found at once, HDUs and images opened on request.
 
     Parameters
     ----------
     stream : binary file
         Bytes of the file; seekable.
-    hdus : fits.HDUList
-        HDUs as stored: compressed images are tables, whose headers astropy reads four times as fast.
+    open_hdus : callable
+        Returns the HDUs as stored: compressed images are tables, whose headers astropy reads four times as fast.
     open_images : callable
         Returns the HDUs with compressed images as images.
     structure : FileStructure
@@ -254,7 +256,7 @@ class StoredFile:
     """
 
     stream: IO[bytes]
-    hdus: fits.HDUList
+    open_hdus: Callable[[], fits.HDUList]
     open_images: Callable[[], fits.HDUList]
     structure: FileStructure
     identity: tuple[Path, int, int]
@@ -263,13 +265,20 @@ class StoredFile:
         """What the checksum of an HDU says against its data, in words; this process sums the data of a file once."""
         return _damage(self.identity, self.structure.hdus[index])
 
-    def shape(self, index: int) -> tuple[int, ...]:
-        """Shape of the image in an HDU; () if it holds none."""
-        header = self.hdus[index].header
-        prefix = "Z" if header.get("ZIMAGE", False) else ""
-        if not prefix and not isinstance(self.hdus[index], (fits.PrimaryHDU, fits.ImageHDU)):
-            return ()
-        return tuple(header[f"{prefix}NAXIS{axis}"] for axis in range(header[f"{prefix}NAXIS"], 0, -1))
+    @property
+    def n_hdus(self) -> int:
+        """HDUs of the file."""
+        return len(self.structure.hdus)
+
+    @cached_property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shape of the image in each HDU; () if it holds none."""
+        return [hdu.image_shape for hdu in self.structure.hdus]
+
+    @lru_cache(maxsize=64)  # noqa: B019 - it lives as long as the file is open
+    def header(self, index: int) -> fits.Header:
+        """Header of an HDU, of which only the cards that are asked for are read."""
+        return fits.Header.fromstring(self.structure.hdus[index].header.decode("ascii"))
 
 
 @contextmanager
@@ -278,16 +287,18 @@ def open_stored(path: Path) -> Iterator[StoredFile]:
     with ExitStack() as stack:
         stack.enter_context(_clear_errors(path))
         stream, structure = stack.enter_context(_open_stream(path))
-        stored = stack.enter_context(
-            fits.open(stream, memmap=False, lazy_load_hdus=False, disable_image_compression=True)
-        )
+
+        def open_hdus() -> fits.HDUList:
+            return stack.enter_context(
+                fits.open(stream, memmap=False, lazy_load_hdus=False, disable_image_compression=True)
+            )
 
         def open_images() -> fits.HDUList:
             # the end of the file has been checked
             own_stream, _ = stack.enter_context(_open_stream(path))
             return stack.enter_context(fits.open(own_stream, memmap=False, lazy_load_hdus=True))
 
-        yield StoredFile(stream, stored, cache(open_images), structure, _identity(path))
+        yield StoredFile(stream, cache(open_hdus), cache(open_images), structure, _identity(path))
 
 
 @contextmanager
@@ -320,6 +331,7 @@ def _open_stream(path: Path) -> Iterator[tuple[IO[bytes], FileStructure]]:
     """Bytes of the file with its headers mended, and where its HDUs are."""
     with _open_whole(path) as stream:
         structure = read_structure(stream)
+        check_tiles(stream, structure.hdus)
         stream.seek(0)
         yield show_mended(stream, structure), structure
 

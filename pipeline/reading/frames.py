@@ -134,7 +134,7 @@ def read_frame_info(
     path = Path(path)
     supplied = dict(supplied or {})
     with open_stored(path) as file:
-        profile = _choose_profile(path, file.hdus[0].header, instrument, supplied)
+        profile = _choose_profile(path, file.header(0), instrument, supplied)
         check_supplied(supplied, profile)
         readouts: dict[int | None, Readout] = {}
         skipped: dict[int, str] = {}
@@ -144,7 +144,7 @@ def read_frame_info(
         for quadrant, layout in enumerate(layouts, start=1):
             try:
                 rows[quadrant] = _check_layout(file, layout, profile, quadrant, path)
-                readouts[quadrant] = _build_readout(file.hdus, layout, profile, quadrant, supplied, path, notes)
+                readouts[quadrant] = _build_readout(file, layout, profile, quadrant, supplied, path, notes)
             except FrameError as error:
                 skipped[quadrant] = str(error)
         if not readouts:
@@ -240,14 +240,14 @@ def open_amplifier_rows(
     path = Path(path)
     supplied = dict(supplied or {})
     with open_stored(path) as file:
-        profile = _choose_profile(path, file.hdus[0].header, instrument, supplied)
+        profile = _choose_profile(path, file.header(0), instrument, supplied)
         if not 1 <= quadrant <= len(profile.quadrants):
             raise FrameError(f"{path}: quadrant {quadrant} is not one of 1..{len(profile.quadrants)} of {profile.name}")
         layouts, places = find_quadrants(file, profile)
         layout, notes = layouts[quadrant - 1], [*file.structure.notes, *places]
         _check_layout(file, layout, profile, quadrant, path)
         pixels, overscan = (open_image_rows(file, index, layout) for index in (layout.data_hdu, layout.overscan_hdu))
-        readout = _build_readout(file.hdus, layout, profile, quadrant, supplied, path, notes)
+        readout = _build_readout(file, layout, profile, quadrant, supplied, path, notes)
         for index in (layout.data_hdu, layout.overscan_hdu):
             if damage := file.damage(index):
                 notes.append(f"quadrant {quadrant}: HDU {index}: {damage}")
@@ -282,13 +282,13 @@ def _check_layout(
         "overscan": (layout.overscan_hdu, profile.n_overscan_columns),
     }
     for what, (index, n_columns) in wanted.items():
-        if index >= len(file.hdus):
+        if index >= file.n_hdus:
             cut = " is not a complete FITS file, its last block is cut" if file.structure.is_cut else ""
             raise FrameError(
-                f"{path}{cut}: quadrant {quadrant} has no {what} HDU {index} (the file has {len(file.hdus)} HDUs, "
+                f"{path}{cut}: quadrant {quadrant} has no {what} HDU {index} (the file has {file.n_hdus} HDUs, "
                 f"profile {profile.name} expects it there)"
             )
-        shape = file.shape(index)
+        shape = file.shapes[index]
         if len(shape) != 2 or shape[1] != n_columns:
             raise FrameError(
                 f"{path}: {what} HDU {index} of quadrant {quadrant} has shape {tuple(shape)}, "
@@ -305,7 +305,7 @@ def _check_layout(
 
 
 def _build_readout(
-    hdus: fits.HDUList,
+    file: StoredFile,
     layout: QuadrantLayout,
     profile: InstrumentProfile,
     quadrant: int,
@@ -314,7 +314,7 @@ def _build_readout(
     notes: list[str],
 ) -> Readout:
     """Readout of a quadrant; what is not understood and not needed is added to the notes."""
-    values = HeaderValues(path, profile, supplied, (hdus[layout.data_hdu].header, hdus[0].header))
+    values = HeaderValues(path, profile, supplied, (file.header(layout.data_hdu), file.header(0)))
     _check_amplifier_number(values.find("amplifier"), profile, quadrant, path)
     required = {name: values.number(name) for name in _REQUIRED}
     required["n_transit"] = values.number("n_transit", int)

@@ -330,8 +330,13 @@ class CubeProfile(Profile):
 
 def builtin_profile_names() -> list[str]:
     """Names of the profiles that ship with the package."""
+    return list(_builtin_names())
+
+
+@cache
+def _builtin_names() -> tuple[str, ...]:
     folder = resources.files("shutterless.pipeline.reading.profiles")
-    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+    return tuple(sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml")))
 
 
 def describe_instrument(instrument: str | None) -> str | None:

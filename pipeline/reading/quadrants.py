@@ -29,7 +29,7 @@ def find_quadrants(file: StoredFile, profile: InstrumentProfile) -> tuple[tuple[
     found = []
     notes: list[str] = []
     for width in (profile.n_columns, profile.n_overscan_columns):
-        numbers = [k for k in range(len(file.hdus)) if len(file.shape(k)) == 2 and file.shape(k)[1] == width]
+        numbers = [k for k, shape in enumerate(file.shapes) if len(shape) == 2 and shape[1] == width]
         if len(numbers) != n_quadrants:
             return profile.quadrants, ()
         found.append(_sort_by_name(file, numbers, notes))
@@ -45,7 +45,7 @@ def find_quadrants(file: StoredFile, profile: InstrumentProfile) -> tuple[tuple[
 
 def _sort_by_name(file: StoredFile, numbers: Sequence[int], notes: list[str]) -> list[int]:
     """HDUs in the order of the numbers at the end of their names; as they stand if these are no such numbers."""
-    names = [str(file.hdus[k].header.get("EXTNAME", "")).strip() for k in numbers]
+    names = [str(file.header(k).get("EXTNAME", "")).strip() for k in numbers]
     ends = [re.fullmatch(r"(.*?)[ _-]?(\d+)", name) for name in names]
     parts = [(end[1].upper(), int(end[2])) for end in ends if end]
     values = sorted(value for _, value in parts)

@@ -47,7 +47,7 @@ def open_image_rows(file: StoredFile, index: int, layout: QuadrantLayout) -> Ima
     ImageRows
         Rice tiles of whole rows and plain integers are unpacked here, other images by astropy.
     """
-    stored = file.hdus[index]
+    stored = file.open_hdus()[index]
     header = stored.header
     kind = _integer_kind(header)
     if kind is not None and stored.fileinfo() is not None:

@@ -305,8 +305,8 @@ def test_ccd_numbers(text, numbers):
 
 
 def test_long_lists_of_failures_are_cut(capsys):
-    assert console.list_failures(f"file {index}" for index in range(25)) == console.SOME_FAILED
-    assert capsys.readouterr().err.endswith("  file 19\n  … and 5 more\n")
+    assert console.list_failures(f"file {index}" for index in range(105)) == console.SOME_FAILED
+    assert capsys.readouterr().err.endswith("  file 99\n  … and 5 more\n")
 
 
 def test_tracking_store_default_and_choice(monkeypatch, tmp_path):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from shutterless.workflows.execution.progress import Progress
 
 DONE, SOME_FAILED, BAD_USAGE = 0, 1, 2
-_LISTED = 20  # failures shown; the table has the rest
+_LISTED = 100  # failures shown; the table has the rest
 
 
 def exit_with_code(function: Callable[..., int]) -> Callable[..., None]:

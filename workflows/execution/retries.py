@@ -51,7 +51,8 @@ def try_item(
     worth : float
         Number of further tries: 0 if there is a value, else as `worth_retrying`.
     """
-    time.sleep(pause_s)
+    if pause_s:
+        time.sleep(pause_s)
     try:
         return ItemOutcome(item, value=function(item)), 0
     except EXPECTED_ERRORS as error:

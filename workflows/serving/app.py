@@ -27,6 +27,7 @@ SCORES_WAITING = 8  # most bodies of strips in memory at a time
 MODEL_HEADER = "X-Shutterless-Model"
 _SEARCH_BYTES = 1_000_000
 _BODY_S = 60.0  # longest time for a body to arrive
+_PAUSE_S, _LEAST_BYTES_S = 5.0, 20_000  # longest pause in a body, and its slowest rate after so long
 _LINGER_S, _LINGER_BYTES = 2.0, 256_000_000  # of a refused body are read, or its sender never sees why
 
 log = logging.getLogger("shutterless.serve")
@@ -57,6 +58,37 @@ class Admission:
             self.inside -= 1
 
 
+class BodyMemory:
+    """Counts the bytes of all bodies in memory, and refuses more than a number of them."""
+
+    def __init__(self, limit: int) -> None:
+        self.held = 0
+        self._limit = limit
+
+    @contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """Yield what counts the bytes of one body as they arrive; they are given back at the end of the block.
+
+        Raises
+        ------
+        RequestError
+            If all bodies together would be too large.
+        """
+        own = 0
+
+        def take(n_bytes: int) -> None:
+            nonlocal own
+            if self.held + n_bytes > self._limit:
+                raise RequestError(f"bodies of {self.held:,} bytes are in memory already; try again later", 503, 1)
+            self.held += n_bytes
+            own += n_bytes
+
+        try:
+            yield take
+        finally:
+            self.held -= own
+
+
 class ScoringService:
     """The work behind the endpoints, apart from HTTP.
 
@@ -71,6 +103,7 @@ class ScoringService:
     def __init__(self, keeper: ModelKeeper, limits: Limits, n_searches: int = 1) -> None:
         self.keeper, self.limits = keeper, limits
         self.scoring = Admission("requests are being scored or wait for it", SCORES_WAITING, 1)
+        self.bodies = BodyMemory(SCORES_WAITING * limits.max_bytes)
         self.searching = Admission("searches are running", n_searches, 10)
         self._threads = ThreadPoolExecutor(SCORES_WAITING + n_searches + 2, thread_name_prefix="serve")
 
@@ -80,13 +113,14 @@ class ScoringService:
 
     async def score(self, request: Request) -> Response:
         """Scores of the strips in the body of a request."""
-        with self.keeper.lease() as model, self.scoring.enter():
-            body = await read_body(request, self.limits.max_bytes)
+        with self.keeper.lease() as model, self.bodies.share() as take:
+            body = await read_body(request, self.limits.max_bytes, take)
             if model.scorer is None:
                 return _answer(
                     model, Reply(422, f"{model.address} scores no strips; POST /search takes files".encode())
                 )
-            return _answer(model, await self.run(model.scorer.ask, body, self.limits.timeout_s))
+            with self.scoring.enter():  # not before: who sends slowly would keep others out
+                return _answer(model, await self.run(model.scorer.ask, body, self.limits.timeout_s))
 
     async def search(self, request: Request) -> Response:
         """Candidates of the files that a request names."""
@@ -183,7 +217,7 @@ async def _keep(
         await service.run(service.keeper.refresh)
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
+async def read_body(request: Request, max_bytes: int, take: Callable[[int], None] = lambda _: None) -> bytes:
     """Read the body of a request; refuse it as soon as it is known to be too large.
 
     Raises
@@ -197,9 +231,12 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     stream = request.stream()
     try:
         async with asyncio.timeout(_BODY_S):
-            return await _collect(stream, _announced_bytes(request), max_bytes)
+            return await _collect(stream, _announced_bytes(request), max_bytes, take)
     except TimeoutError:
-        raise RequestError(f"the body did not arrive within {_BODY_S:g} s", 408) from None
+        raise RequestError(
+            f"the body did not arrive within {_BODY_S:g} s, at {_LEAST_BYTES_S} bytes/s and without a pause of "
+            f"{_PAUSE_S:g} s", 408,
+        ) from None  # fmt: skip
     except ClientDisconnect:
         raise RequestError("the client went away before all of the body was sent", 400) from None
     except RequestError:
@@ -214,16 +251,24 @@ def _announced_bytes(request: Request) -> int:
     return int(text)
 
 
-async def _collect(stream: AsyncIterator[bytes], announced: int, max_bytes: int) -> bytes:
+async def _collect(stream: AsyncIterator[bytes], announced: int, max_bytes: int, take: Callable[[int], None]) -> bytes:
     too_large = RequestError(f"the body has more than the {max_bytes} bytes of one request; send it in parts", 413)
     if announced > max_bytes:
         raise too_large
     body = bytearray()
-    async for chunk in stream:
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    while True:
+        async with asyncio.timeout(_PAUSE_S):
+            chunk = await anext(stream, None)
+        if chunk is None:
+            return bytes(body)
         body += chunk
         if len(body) > max_bytes:
             raise too_large
-    return bytes(body)
+        take(len(chunk))
+        if len(body) < _LEAST_BYTES_S * (clock() - started - _PAUSE_S):
+            raise TimeoutError
 
 
 async def _discard(stream: AsyncIterator[bytes]) -> None:

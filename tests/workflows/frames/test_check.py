@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 from astropy.io import fits
 from fake_cubes import write_plain
 from typer.testing import CliRunner
@@ -57,3 +58,14 @@ def test_single_images_are_one_cube_if_asked(tmp_path):
     )
     assert notes[0].strip() == "30 images of 30 files are one cube"
     assert len(list(tmp_path.iterdir())) == 30
+
+
+def test_findings_of_a_check_stand_in_the_table_of_a_search(tmp_path):
+    odd = write_plain(tmp_path / "odd.fits", SKY, header={"CADENCE": None, "EXPTIME": 2.0, "BUNIT": "MJy/sr"})
+    (found,) = json.loads(check(odd, "--json").stdout)
+    assert len(found["notes"]) == 3  # where the cadence is from, no UTC, the unit
+    options = ["--model", "template-bank", "--false-alarms-per-hour", "1", "--no-dask", "--quiet"]
+    command = ["search", str(odd), "--out", str(tmp_path / "found"), *options]
+    assert CliRunner().invoke(cli.app, command, catch_exceptions=False).exit_code == 0
+    (stated,) = pd.read_parquet(tmp_path / "found" / "amplifiers.parquet")["notes"]
+    assert [note for note in found["notes"] if note not in stated] == []

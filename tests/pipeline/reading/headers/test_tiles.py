@@ -1,0 +1,64 @@
+"""Tiles of a compressed image that unpack to more than its header says."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from shutterless.pipeline.reading.cubes import read_cube
+from shutterless.pipeline.reading.fits_files import FrameError
+from shutterless.pipeline.reading.headers import tiles
+
+IMAGES = np.random.default_rng(9).poisson(100, (24, 6, 7)).astype(np.int16)
+
+
+def write_cube(path: Path, n_bytes: int, kind: str = "GZIP_1") -> Path:
+    """A compressed cube whose first tile is a gzip stream of so many zeros."""
+    cards = fits.Header([("CADENCE", 2.0), ("BUNIT", "electron")])
+    hdu = fits.CompImageHDU(IMAGES, cards, compression_type=kind, tile_shape=(1, 6, 7))
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
+    with fits.open(path, disable_image_compression=True) as hdus:
+        info, header = hdus[1].fileinfo(), hdus[1].header
+        heap = header["NAXIS1"] * header["NAXIS2"]
+        size, old = heap + header["PCOUNT"], header["PCOUNT"]
+    bomb = gzip.compress(bytes(n_bytes))
+    content = bytearray(path.read_bytes())
+    content[info["datLoc"] : info["datLoc"] + 8] = struct.pack(">2i", len(bomb), old)
+    content[info["datLoc"] + size :] = bomb
+    whole = bytes(content).replace(
+        b"PCOUNT  = " + f"{old:>20}".encode(), b"PCOUNT  = " + f"{old + len(bomb):>20}".encode()
+    )
+    path.write_bytes(whole + bytes(-len(whole) % 2880))
+    return path
+
+
+def test_tile_that_fills_the_memory_is_refused_before_it_does(tmp_path, monkeypatch):
+    """10 MB of zeros stand for 10 GB."""
+    path = write_cube(tmp_path / "bomb.fits", 10_000_000)
+    monkeypatch.setattr(tiles, "MOST_TILE_BYTES", 1_500_000)
+    tracemalloc.start()
+    with pytest.raises(
+        FrameError, match=r"HDU 1: a tile of 9,\d\d\d bytes unpacks to more than 1,500,000 bytes, the header says 84"
+    ):
+        read_cube(path, "cube")
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+
+
+def test_tiles_that_are_short_or_no_gzip_are_not_touched(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiles, "_unpacks_beyond", lambda *_: pytest.fail("touched"))
+    path = write_cube(tmp_path / "short.fits", 1000)
+    with pytest.raises(FrameError, match=r"short\.fits"):  # the tile has too many bytes for its pixels
+        read_cube(path, "cube")
+
+
+@pytest.mark.parametrize(("n_members", "expected"), [(1, False), (3, True)])
+def test_members_of_a_stream_add_up(n_members, expected):
+    assert tiles._unpacks_beyond(gzip.compress(bytes(1000)) * n_members, 2500) == expected
+    assert not tiles._unpacks_beyond(b"no gzip at all", 10)
