@@ -28,6 +28,7 @@ MODEL_HEADER = "X-Shutterless-Model"
 _SEARCH_BYTES = 1_000_000
 _BODY_S = 60.0  # longest time for a body to arrive
 _PAUSE_S, _LEAST_BYTES_S = 5.0, 20_000  # longest pause in a body, and its slowest rate after so long
+_ENDS_CONNECTION = (408, 413)  # else the rest of the body is read for as long as it comes
 _LINGER_S, _LINGER_BYTES = 2.0, 256_000_000  # of a refused body are read, or its sender never sees why
 
 log = logging.getLogger("shutterless.serve")
@@ -298,8 +299,10 @@ async def _refuse(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError | HTTPException)
     if isinstance(error, HTTPException):
         return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
-    retry = error.retry_after_s
-    return JSONResponse({"error": str(error)}, error.status, None if retry is None else {"Retry-After": str(retry)})
+    headers = {"Connection": "close"} if error.status in _ENDS_CONNECTION else {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
+    return JSONResponse({"error": str(error)}, error.status, headers)
 
 
 async def _fail(_: Request, error: Exception) -> Response:
