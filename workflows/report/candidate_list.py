@@ -107,7 +107,7 @@ def _candidate_table(run: RunFolder, listed: pd.DataFrame, anchors: set[str]) ->
         "row" if listed["quadrant"].notna().any() else "cadence": ("row_peak", "{:.0f}"),
         "amplitude (%)": lambda row: _share(run, row),
         "veto": lambda row: row["veto"] or "–",
-        "one cause": _describe_members,
+        "group": _describe_members,
         "injected event": lambda row: "–" if run.matches is None else describe_match(row, run.matches, brief=True),
         "object": lambda row: or_unknown(row.get("object")).replace("unknown", "–"),
         "candidate": "candidate_id",
@@ -139,7 +139,7 @@ def _share(run: RunFolder, candidate: pd.Series) -> str:
 def _describe_members(candidate: pd.Series) -> str:
     """The size of a group at its first candidate, an arrow at the others."""
     n = candidate.get("n_in_group", 1)
-    return "–" if n == 1 else f"{n} candidates" if candidate["leads"] else "↳ with it"
+    return "–" if n == 1 else f"of {n}" if candidate["leads"] else "↳"
 
 
 def _write_card(run: RunFolder, place: int, candidate: pd.Series) -> Card:

@@ -258,7 +258,7 @@ def test_candidates_are_listed_by_group_with_readable_numbers(search, report):
     assert [number_of(row) for row in rows] == [1, 2, 3, 4]
     assert first["UTC"].startswith("2018-05-15T")
     assert (first["x"], first["y"], first["duration (h)"], first["S/N"]) == ("3.0", "2", "1.96", "50.0")
-    assert [row["one cause"] for row in rows] == ["2 candidates", "↳ with it", "–", "–"]
+    assert [row["group"] for row in rows] == ["of 2", "↳", "–", "–"]
     assert float(last["amplitude (%)"]) == pytest.approx(100 * 90 / (400 * 48), rel=0.01)
     assert "probability" not in first  # none is given
     assert section.count('<div class="card abreast"') == 3

@@ -435,7 +435,7 @@ def test_candidates_are_listed_by_what_an_astronomer_asks_first(full_run):
     rows = cells_of(section_of(full_run[1], "candidates"))
     assert list(rows[0])[:6] == ["#", "UTC", "S/N", "duration (ms)", "mag", "kind"]
     assert [row["candidate"] for row in rows] == ["c0", "c3", "c1", "c2", "c4"]
-    assert [row["one cause"] for row in rows] == ["2 candidates", "↳ with it", "–", "–", "–"]
+    assert [row["group"] for row in rows] == ["of 2", "↳", "–", "–", "–"]
     assert [row["S/N"] for row in rows] == ["11.3", "6.2", "−9.4", "8.1", "30.0"]
     assert rows[0]["#"] == '<a href="#candidate-1">1</a>'
     assert rows[1]["#"] == "2"  # a member of a group has no picture of its own
