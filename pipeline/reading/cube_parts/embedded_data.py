@@ -8,7 +8,7 @@ from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
 
 FEWEST_ROWS, FEWEST_IMAGES_FOR_DATA = 4, 20  # of an image, so that other rows tell what noise is; of a series
 _COUNTER_SHARE = 0.9  # of the steps of a counter that are alike
-_IDLE_SHARE, _LIVE_SHARE = 0.5, 0.25  # of steps that are 0: in a byte that seldom changes, and at most in other rows
+_IDLE_SHARE, _LIVE_SHARE = 0.5, 0.1  # of steps that are 0: in a byte that seldom changes, and at most in other rows
 _LOUD = 4.0  # scatter of a byte over the largest one of the other rows
 _EVEN, _WHITE = (
     0.24,

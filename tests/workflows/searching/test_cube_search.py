@@ -30,7 +30,7 @@ from shutterless.workflows.training.train import VALIDATION_GROUP, TrainError, d
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 K2, TESSCUT = DATA / "k2_epic211983544_tpf.fits", DATA / "tesscut_84.29_-80.47_6x6.fits"
-THRUSTER = 1 << 20  # bit 21 of QUALITY
+THRUSTER, OUTLIER = 1 << 20, 1 << 11  # bits 21 and 12 of QUALITY
 N_FRAMES, FLARE, FLAGGED, UNTIMED = 500, 300, 100, 40
 RISE = {0: 0.2, 1: 0.1, 2: 0.05}  # of the star's light
 TEMPLATE_BANK = ("--model", "template-bank")
@@ -52,7 +52,7 @@ def write_star(path: Path) -> Path:
     rates[FLAGGED] *= 2
     rates += 5.0  # the sky
     quality = np.zeros(N_FRAMES, np.int32)
-    quality[FLAGGED] = 1 << 7
+    quality[FLAGGED] = 1 << 2  # coarse pointing
     columns = {"FLUX_ERR": np.sqrt(rates / KEPLER_LIVE_S), "QUALITY": quality}
     return write_kepler(path, rates, columns=columns, untimed=(UNTIMED,))
 
@@ -317,20 +317,20 @@ def test_the_flares_of_a_dwarf_come_first(k2):
     assert candidates["snr"][:3].tolist() == pytest.approx([350, 62, 50], rel=0.15)
 
 
-def test_no_candidate_of_k2_peaks_in_a_flagged_cadence_or_is_a_dip(k2):
+def test_no_candidate_of_k2_peaks_in_a_masked_cadence_or_is_a_dip(k2):
     candidates, quality = k2
     assert 10 < len(candidates) < 60
-    assert (quality[candidates["row_peak"]] == 0).all()
+    assert (quality[candidates["row_peak"]] & ~OUTLIER == 0).all()
     assert (candidates["snr"] > -7).all()
 
 
 def test_thruster_firings_leave_nothing_on_the_star(k2):
     """Within a cadence of one of a hundred the star has one candidate above 7 sigma, a flare of 62.
 
-    Three pixels from it there is another, of 22 sigma at 3438.08, perhaps stray light in the optics.
+    This is without what the pipeline flagged as impulsive outliers, one of which is beside a firing. Three pixels from it there is another, of 22 sigma at 3438.08, perhaps stray light in the optics.
     """
     candidates, quality = k2
-    candidates = candidates[candidates["snr"] > 7]
+    candidates = candidates[(candidates["snr"] > 7) & (quality[candidates["row_peak"]] == 0)]
     fired = np.flatnonzero(quality & THRUSTER)
     assert len(fired) > 90
     apart = np.abs(candidates["row_peak"].to_numpy()[:, None] - fired).min(axis=1)
