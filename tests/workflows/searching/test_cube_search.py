@@ -327,7 +327,8 @@ def test_no_candidate_of_k2_peaks_in_a_masked_cadence_or_is_a_dip(k2):
 def test_thruster_firings_leave_nothing_on_the_star(k2):
     """Within a cadence of one of a hundred the star has one candidate above 7 sigma, a flare of 62.
 
-    This is without what the pipeline flagged as impulsive outliers, one of which is beside a firing. Three pixels from it there is another, of 22 sigma at 3438.08, perhaps stray light in the optics.
+    This is without what the pipeline flagged as impulsive outliers, one of which is beside a firing. Three pixels from
+    it there is another, of 22 sigma at 3438.08, perhaps stray light in the optics.
     """
     candidates, quality = k2
     candidates = candidates[(candidates["snr"] > 7) & (quality[candidates["row_peak"]] == 0)]
