@@ -30,8 +30,9 @@ def __getattr__(name: str) -> Any:
 
 def main() -> None:
     """Entry point of the console script."""
-    interruption = Interruption.listen(sys.argv[1:])
+    interruption = Interruption(sys.argv[1:])
     try:
+        interruption.listen()
         load_app()(prog_name="shutterless")
     finally:
         interruption.end_if_seen()

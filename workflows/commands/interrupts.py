@@ -59,15 +59,15 @@ class Interruption:
         self._seen, self._ending = threading.Event(), threading.Lock()
         self._terminal = 2
 
-    @classmethod
-    def listen(cls, arguments: Sequence[str]) -> Interruption:
-        """Start to wait, unless whoever started this process wants SIGINT to be ignored."""
-        interruption = cls(arguments)
+    def listen(self) -> None:
+        """Start to wait, unless whoever started this process wants SIGINT to be ignored.
+
+        Ctrl-C may be raised before this returns.
+        """
         if hasattr(signal, "sigwait") and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             signal.signal(signal.SIGURG, _do_nothing)  # wakes the main thread from a system call
-            threading.Thread(target=interruption._wait, name="Ctrl-C", daemon=True).start()
-        return interruption
+            threading.Thread(target=self._wait, name="Ctrl-C", daemon=True).start()
 
     def end_if_seen(self) -> None:
         """End this process if Ctrl-C was pressed; does not return then."""

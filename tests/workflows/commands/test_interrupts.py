@@ -24,7 +24,8 @@ START = """
 import subprocess, sys, time
 from pathlib import Path
 from shutterless.workflows.commands.interrupts import Interruption
-interruption = Interruption.listen(["search", "a.fits", "--out", "found"])
+interruption = Interruption(["search", "a.fits", "--out", "found"])
+interruption.listen()
 child = subprocess.Popen(["sleep", "100"])
 folder = Path(sys.argv[1])
 (folder / "child").write_text(str(child.pid))
