@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.amplifier import Amplifier
+from shutterless.pipeline.astrometry.focal_plane import focal_plane
 from shutterless.pipeline.calibration.exposure import calibrate_exposure, exposure_shape
 from shutterless.pipeline.detection.matching import match_truth
 from shutterless.pipeline.detection.threshold import TRIGGER_THRESHOLD
@@ -33,7 +34,6 @@ from shutterless.pipeline.reading.frames import Frame
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.results.candidates import build_candidates
 from shutterless.pipeline.simulation.camera.detector import Blinking, DetectorFaults, HotColumn
-from shutterless.pipeline.simulation.camera.focal_plane import focal_plane
 from shutterless.pipeline.simulation.content import AmplifierContent, draw_content
 from shutterless.pipeline.simulation.rendering import render
 from shutterless.pipeline.simulation.scene import PIXELS

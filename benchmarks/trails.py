@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from shutterless.pipeline.astrometry.focal_plane import FocalPlane, focal_plane
 from shutterless.pipeline.reading.instruments import load_profile
-from shutterless.pipeline.simulation.camera.focal_plane import FocalPlane, focal_plane
 from shutterless.pipeline.simulation.content import trail_rates
 from shutterless.pipeline.simulation.settings import SceneSettings
 from shutterless.pipeline.simulation.sky.ghosts import Ghost, add_ghosts, own_time_rows, steady_light

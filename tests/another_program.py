@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
+from astropy.wcs import WCS
 
 N_COLUMNS, N_OVERSCAN, N_TRANSIT, RATE_HZ = 3072, 30, 3080, 300.0
 GAIN, READ_NOISE_E, SKY_E, PSF_SIGMA = 6.2, 10.0, 314.0, 0.84
@@ -66,6 +67,23 @@ def mean_frame(quadrant: int, first_row: int | None, n_rows: int, stars: list[St
     return expected
 
 
+def pointed_at(ra_deg: float, dec_deg: float, turned_deg: float, quadrant: int) -> WCS:
+    """WCS of a quadrant, raw orientation, 1.012 arcsec per pixel; the position is in the middle of the CCD."""
+    wcs, angle, scale = WCS(naxis=2), np.radians(turned_deg), 1.012 / 3600
+    columns, rows = RAW_FLIPS[quadrant]
+    wcs.wcs.ctype, wcs.wcs.crval = ["RA---TAN", "DEC--TAN"], [ra_deg, dec_deg]
+    wcs.wcs.crpix = [0.5 if columns else N_COLUMNS + 0.5, 0.5 if rows else N_TRANSIT + 0.5]
+    wcs.wcs.cd = scale * np.array([[-np.cos(angle), np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    wcs.wcs.set()
+    return wcs
+
+
+def sky_of(wcs: WCS, quadrant: int, x: np.ndarray, y0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Right ascension and declination (degrees) of columns and rows in read order."""
+    columns, rows = RAW_FLIPS[quadrant]
+    return wcs.all_pix2world(N_COLUMNS - 1 - x if columns else x, N_TRANSIT - 1 - y0 if rows else y0, 0)
+
+
 def write_frame(
     path: Path,
     *,
@@ -76,6 +94,7 @@ def write_frame(
     seed: int = 1,
     ccd: int = 7,
     sequence: str = "OTHER",
+    pointing: tuple[float, float, float] | None = None,
 ) -> Path:
     """Write one CCD: noise, gain, bias, deferred charge, raw orientation."""
     rng = np.random.default_rng(seed)
@@ -97,6 +116,8 @@ def write_frame(
             adu = np.clip(np.round(values_e / GAIN + 112), 0, 65535).astype(np.uint16)
             raw = adu[:: -1 if rows else 1, :: -1 if columns else 1]
             header = fits.Header({"AMP_ID": quadrant, "GAIN": GAIN, "READNOI": READ_NOISE_E, "SATURATE": 58000.0})
+            if pointing is not None and target is data:
+                header.update(pointed_at(*pointing, quadrant).to_header())
             target.append(kind(np.ascontiguousarray(raw), header=header))
     fits.HDUList([primary, *data, *overscan]).writeto(path)
     return path

@@ -33,7 +33,7 @@ ORDER = {
         *("settings.py", "compiled", "psf.py", "files.py", "stored_files.py", "tokens.py"),
         *("events", "reading", "amplifier.py"),
         *("calibration/levels", "calibration/streaks", "calibration/motion", "calibration/cubes", "calibration"),
-        *("detection", "context", "results", "store"),
+        *("detection", "context", "results", "astrometry", "store"),
         *("simulation/camera", "simulation/sky", "simulation", "injection", "examples", "plots"),
     ),
     "models": (

@@ -17,6 +17,7 @@ import pandas as pd
 from astropy.io import fits
 
 from shutterless.pipeline.amplifier import Amplifier
+from shutterless.pipeline.astrometry.pointing import AmplifierSky, PointingError, read_sky
 from shutterless.pipeline.calibration.electrons import dropped_rows, overscan_level
 from shutterless.pipeline.calibration.serial_trap import apply_serial_trap, remove_serial_trap
 from shutterless.pipeline.injection.amplifiers import Injection, InjectionSettings, draw_change, place_injections
@@ -77,12 +78,23 @@ def inject_frames(
             changed[layout.data_hdu] = Path(work) / f"hdu{layout.data_hdu}.npy"
             np.save(changed[layout.data_hdu], to_read_order(frame.pixels_adu, layout))
             shutil.rmtree(Path(work) / row["entry"])
-            truths.append(truth_table(injections, amplifier, path))
-            stars.append(true_star_table(amplifier, path))
+            sky = _find_sky(path, quadrant, instrument, supplied)
+            truths.append(truth_table(injections, amplifier, path, sky))
+            stars.append(true_star_table(amplifier, path, sky))
         if not changed:
             raise FrameError(next(iter(skipped.values())))
         _write_copy(path, target, changed, Path(work))
     return InjectedFile(target, pd.concat(truths, ignore_index=True), pd.concat(stars, ignore_index=True), skipped)
+
+
+def _find_sky(
+    path: Path, quadrant: int, instrument: str | None, supplied: Mapping[str, str] | None
+) -> AmplifierSky | None:
+    """Pointing in the headers, None if they state none."""
+    try:
+        return read_sky(path, quadrant, instrument, supplied)
+    except PointingError:
+        return None
 
 
 def _measured_serial_trap(profile: InstrumentProfile, store: Path, entry: str) -> SerialTrap | None:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.amplifier import Amplifier
+from shutterless.pipeline.astrometry.pointing import AmplifierSky
 from shutterless.pipeline.events.events import magnitude_change
 from shutterless.pipeline.injection.amplifiers import Injection
 from shutterless.pipeline.reading.fits_files import FrameError, frame_stem
@@ -52,9 +53,15 @@ def seeds_of(seed: int, path: Path, quadrant: int | None) -> list[int]:
     return [seed, int.from_bytes(digest, "little"), quadrant or 0]
 
 
-def truth_table(injections: Sequence[Injection], amplifier: Amplifier, path: Path) -> pd.DataFrame:
-    """Truth of the injections of one amplifier: `TRUTH_COLUMNS`, and ``y`` in a stack of images."""
+def truth_table(
+    injections: Sequence[Injection], amplifier: Amplifier, path: Path, sky: AmplifierSky | None = None
+) -> pd.DataFrame:
+    """Truth of the injections of one amplifier: `TRUTH_COLUMNS`, and ``y`` in a stack of images.
+
+    An event on a star whose row is known is at the place that the header gives for it; NaN otherwise.
+    """
     readout, rows = amplifier.readout, []
+    stars = _with_positions(amplifier.streaks.set_index("streak_id"), sky)[["ra", "dec"]]
     place = frame_stem(path) if readout.quadrant is None else f"{frame_stem(path)}_q{readout.quadrant}"
     for index, injection in enumerate(injections):
         event, (start, stop, peak) = injection.event, injection.rows
@@ -78,16 +85,26 @@ def truth_table(injections: Sequence[Injection], amplifier: Amplifier, path: Pat
                 "star_id": event.star_id,
                 "star_mag": event.star_mag,
                 "delta_mag": magnitude_change(event, injection.star_flux_e_row),
+                **(stars.loc[event.star_id].to_dict() if event.star_id in stars.index else {}),
             }
         )
     return _typed(pd.DataFrame(rows, columns=_with_y(TRUTH_COLUMNS, amplifier)), TRUTH_COLUMNS)
 
 
-def true_star_table(amplifier: Amplifier, path: Path) -> pd.DataFrame:
-    """Stars of one amplifier: `STAR_COLUMNS`, and ``y`` in a stack of images."""
+def true_star_table(amplifier: Amplifier, path: Path, sky: AmplifierSky | None = None) -> pd.DataFrame:
+    """Stars of one amplifier: `STAR_COLUMNS`, and ``y`` in a stack of images; positions as the header gives them."""
     readout, columns = amplifier.readout, _with_y(STAR_COLUMNS, amplifier)
-    table = amplifier.streaks.rename(columns={"streak_id": "star_id"})
+    table = _with_positions(amplifier.streaks.rename(columns={"streak_id": "star_id"}), sky)
     return _typed(table.assign(file=path.name, ccd=readout.ccd, quadrant=readout.quadrant)[columns], STAR_COLUMNS)
+
+
+def _with_positions(stars: pd.DataFrame, sky: AmplifierSky | None) -> pd.DataFrame:
+    """Stars with ``ra`` and ``dec``, NaN without a pointing or a row."""
+    if sky is None:
+        return stars.assign(ra=np.nan, dec=np.nan)
+    known = stars["y0"].notna().to_numpy()
+    place = sky.to_sky(stars["x"], stars["y0"].fillna(0.0))
+    return stars.assign(ra=np.where(known, place.ra.deg, np.nan), dec=np.where(known, place.dec.deg, np.nan))
 
 
 def _with_y(columns: Mapping[str, str], amplifier: Amplifier) -> list[str]:

@@ -32,6 +32,9 @@ READOUT_KEYWORDS = (
     "zero_point_mag",
     "pixel_scale_arcsec",
     "seeing_arcsec",
+    "right_ascension",
+    "declination",
+    "position_angle_deg",
 )
 CUBE_KEYWORDS = (
     *("cadence_d", "cadence_s", "exposure_s", "frame_exposure_s", "n_frames"),
@@ -68,6 +71,7 @@ _FRAME_SECTIONS = {
     "defaults": (*READOUT_KEYWORDS, "amp_id_start"),
     "nonlinearity": ("a", "b"),
     "serial_trap": ("capacity_e", "exponent", "flux_exponent", "full_well_e"),
+    "mosaic": ("n_ccds", "gap_columns_px", "gap_rows_px", "mirrored"),
 }
 _CUBE_SECTIONS = {
     **_SHARED_SECTIONS,
@@ -150,6 +154,26 @@ class SerialTrap:
     def scaled(self, strength: float) -> SerialTrap:
         """The same effect with a serial trap of ``strength`` times the capacity."""
         return SerialTrap(strength * self.capacity_e, self.exponent, self.flux_exponent, self.full_well_e)
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """How the CCDs of a camera lie side by side, and how the sky falls on them.
+
+    Parameters
+    ----------
+    n_ccds : int
+        They fill ``ceil(√n)`` columns row by row, number 1 at the upper left.
+    gap_columns_px, gap_rows_px : float
+        Between neighbouring CCDs (pixels).
+    mirrored : bool
+        Whether east is to the right where north is up, in raw orientation, as an odd number of mirrors makes it.
+    """
+
+    n_ccds: int = 1
+    gap_columns_px: float = 0.0
+    gap_rows_px: float = 0.0
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -270,6 +294,9 @@ class InstrumentProfile(Profile):
         Quadrant 1 first.
     nonlinearity : (float, float) or None
         ``(a, b)`` of ``true = x / (a x^2 + b x + 1)`` in ADU.
+    mosaic : Mosaic
+        Where the CCDs stand around the pointing in the primary header; one CCD with the pointing in its middle if the
+        profile has none.
     """
 
     n_columns: int
@@ -277,6 +304,7 @@ class InstrumentProfile(Profile):
     overscan_used: tuple[int, int]
     quadrants: tuple[QuadrantLayout, ...]
     nonlinearity: tuple[float, float] | None = None
+    mosaic: Mosaic = Mosaic()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -456,6 +484,7 @@ def _parse_frames(raw: Mapping[str, Any], source: str) -> InstrumentProfile:
         quadrants=tuple(QuadrantLayout(**entry) for entry in quadrants),
         nonlinearity=(raw["nonlinearity"]["a"], raw["nonlinearity"]["b"]) if "nonlinearity" in raw else None,
         serial_trap=SerialTrap(**raw["serial_trap"]) if "serial_trap" in raw else None,
+        mosaic=Mosaic(**raw.get("mosaic", {})),
     )
     _check_geometry(profile, source)
     _check_serial_trap(profile, source)
@@ -591,6 +620,8 @@ def _check_geometry(profile: InstrumentProfile, source: str) -> None:
         raise ProfileError(f"instrument profile {source} names no [[quadrants]]")
     if "row_rate_hz" not in profile.keywords:
         raise ProfileError(f"instrument profile {source}: [keywords] must name the header keyword of row_rate_hz")
+    if profile.mosaic.n_ccds < 1:
+        raise ProfileError(f"instrument profile {source}: [mosaic] n_ccds = {profile.mosaic.n_ccds} is below 1")
 
 
 def _check_serial_trap(profile: InstrumentProfile, source: str) -> None:

@@ -61,9 +61,20 @@ CANDIDATE_TYPES = {
     "time_event_min": TIMESTAMP,
     "time_event_max": TIMESTAMP,
     "star_name": "string",
+    "star_probability": "float64",
+    "star_flag": "string",
+    "ra": "float64",
+    "dec": "float64",
+    "position_error": "float64",
+    "segment_ra_1": "float64",
+    "segment_dec_1": "float64",
+    "segment_ra_2": "float64",
+    "segment_dec_2": "float64",
 }
 CANDIDATE_UNITS = {"x": u.pix, "y": u.pix, "duration_s": u.s, "amplitude_e": u.electron, "star_mag": u.mag}
 CANDIDATE_UNITS |= {"false_alarm_rate": 1 / u.hour, "fits_x": u.pix, "fits_y": u.pix}
+CANDIDATE_UNITS |= dict.fromkeys(("ra", "dec", "segment_ra_1", "segment_dec_1", "segment_ra_2", "segment_dec_2"), u.deg)
+CANDIDATE_UNITS |= {"position_error": u.arcsec}
 
 
 # what is behind a column, for people who open the file; docs/reference/formats.md says more
@@ -107,8 +118,18 @@ CANDIDATE_DESCRIPTIONS = {
     "time_event_min": "time_event_min_utc as a time",
     "time_event_max": "time_event_max_utc as a time",
     "star_name": "name of that star in the catalogue that the search was given",
+    "star_probability": "that the streak is this star's",
+    "star_flag": "blended: other stars share the streak; uncertain: the probability is low; missing: beyond doubt",
+    "ra": "right ascension of its star at the time of the frame, ICRS",
+    "dec": "declination of its star at the time of the frame, ICRS",
+    "position_error": "error of the position, or across the segment",
+    "segment_ra_1": "right ascension of the end of the segment that is nearer to the register, ICRS",
+    "segment_dec_1": "declination of that end, ICRS",
+    "segment_ra_2": "right ascension of the other end of the segment, ICRS",
+    "segment_dec_2": "declination of that end, ICRS",
 }
 _PLACE_COLUMNS = ("path", "hdu", "fits_x", "fits_y", "fits_z", "object", "cadence_number", "campaign")
+_STAR_COLUMNS = ("star_probability", "star_flag", "ra", "dec", "position_error")
 _MOMENTS = ("time_read", "time_event_min", "time_event_max")
 _ANY_MOMENT = "2000-01-01T00:00:00.000000"  # under a mask
 
@@ -131,7 +152,8 @@ def build_candidates(
         ``probability``, ``kind`` and ``kind_probability`` where a model gave them, ``false_alarm_rate`` and
         ``posterior``. ``trail_id`` numbers the trails of the whole amplifier, not of a segment.
     streaks : DataFrame
-        Streaks of the amplifier, with ``y0`` where it is known, and ``name`` where a catalogue was given.
+        Streaks of the amplifier, with ``y0`` where it is known, and name and position of its
+        star where a catalogue was given.
     readout : Readout
     file, model : str
         Names of the FITS file and of the detector.
@@ -178,13 +200,14 @@ def build_candidates(
         posterior=detections.get("posterior", missing),
         star_name=_star_names(star, begun),
         **dict.fromkeys(_PLACE_COLUMNS, missing),
+        **{name: star[name].replace("", pd.NA).where(begun).array for name in _STAR_COLUMNS if name in streaks},
     )
     if place is not None:
         table = table.assign(**place.columns(detections, place_y))
     for name in _MOMENTS:
         table[name] = pd.to_datetime(table[f"{name}_utc"], errors="coerce", format="ISO8601", utc=True)
     table["group_id"] = table["candidate_id"]
-    return table[list(CANDIDATE_TYPES)].astype(CANDIDATE_TYPES).reset_index(drop=True)
+    return table.reindex(columns=list(CANDIDATE_TYPES)).astype(CANDIDATE_TYPES).reset_index(drop=True)
 
 
 def write_candidates(candidates: pd.DataFrame, folder: str | Path, settings: Mapping[str, Any]) -> tuple[Path, Path]:

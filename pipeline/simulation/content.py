@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from shutterless.pipeline.astrometry.focal_plane import focal_plane
 from shutterless.pipeline.simulation.camera.artefacts import (
     DRIFT_COMMON_SHARE,
     DRIFT_E,
@@ -19,7 +20,6 @@ from shutterless.pipeline.simulation.camera.artefacts import (
     draw_pickup_bursts,
 )
 from shutterless.pipeline.simulation.camera.detector import DetectorFaults, draw_detector, draw_dropped_rows
-from shutterless.pipeline.simulation.camera.focal_plane import focal_plane
 from shutterless.pipeline.simulation.placement import PlacedEvent, place_events
 from shutterless.pipeline.simulation.scene import (
     ATMOSPHERE,

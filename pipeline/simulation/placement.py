@@ -154,6 +154,8 @@ def place_event(
         start, stop, peak = event_rows(kind, light_curve_by_pieces(event, len(rows), scene.psf_sigma_px))
     else:
         start, stop, peak = (first_row + row for row in event_rows(kind, curve))
+    if event.star_id < 0:  # light that is read in row k of the ramp fell at most k rows from the register
+        y0 *= min(1.0, (rows[max(start, 0)] + 1) / scene.n_transit)
     return PlacedEvent(event, first_row, curve, first_column, profile, reached, (start, stop, peak), y0)
 
 

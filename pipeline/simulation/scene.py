@@ -17,6 +17,7 @@ from shutterless.pipeline.simulation.sky.star_counts import draw_magnitudes
 _REFERENCE_PIXELS = 3080 * 3072
 # first key of every seed: the part of the simulation that draws from it
 STARS, EVENTS, PIXELS, COSMIC_RAYS, PICKUP, MAINS, DRIFT, ATMOSPHERE, DETECTOR, DROPPED_ROWS, TRAILS, GHOSTS = range(12)
+POINTING = 12
 # consecutive sequence rows
 Rows = Sequence[int] | np.ndarray
 

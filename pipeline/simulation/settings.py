@@ -118,6 +118,12 @@ class SceneSettings:
         ``n_bright_stars`` and ``star_slope`` are not used.
     bright_mag, faint_mag : float
         Range of magnitudes.
+    right_ascension_deg, declination_deg : float
+        Where the middle of the mosaic points. The stars do not depend on it.
+    position_angle_deg : float or None
+        Of raw rows upwards, from north through east; None for that of the profile.
+    pointing_error_arcsec, rotation_error_deg : float
+        By how much the pointing in the headers is wrong, in a direction that the seed gives, and its position angle.
     suffix : str
         ``.fits``, ``.fits.fz`` (Rice tiles) or ``.fits.gz``.
     """
@@ -165,12 +171,17 @@ class SceneSettings:
     galactic_latitude_deg: Annotated[float, Field(ge=-90, le=90)] | None = None
     bright_mag: float = 7.5
     faint_mag: float = 17.0
+    right_ascension_deg: Annotated[float, Field(ge=0, lt=360)] = 150.0
+    declination_deg: Annotated[float, Field(ge=-90, le=90)] = 30.0
+    position_angle_deg: float | None = None
+    pointing_error_arcsec: NotNegative = 0.0
+    rotation_error_deg: float = 0.0
     suffix: str = ".fits.fz"
 
     @field_validator("ccds")
     @classmethod
     def _check_ccds(cls, ccds: tuple[int, ...]) -> tuple[int, ...]:
-        from shutterless.pipeline.simulation.camera.focal_plane import ZTF_CCDS
+        from shutterless.pipeline.astrometry.focal_plane import ZTF_CCDS
 
         if len(set(ccds)) < len(ccds):
             raise ValueError("a CCD is named twice")

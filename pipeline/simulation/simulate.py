@@ -15,6 +15,12 @@ from astropy.time import Time, TimeDelta
 
 from shutterless.pipeline.simulation.content import AmplifierContent, draw_content
 from shutterless.pipeline.simulation.frame_files import FrameFile, FrameFileError, create_frame_file
+from shutterless.pipeline.simulation.pointing import (
+    position_angle_deg,
+    stated_direction,
+    stated_wcs_cards,
+    true_sky,
+)
 from shutterless.pipeline.simulation.rendering import render_blocks
 from shutterless.pipeline.simulation.scene import PIXELS
 from shutterless.pipeline.simulation.settings import SceneError, SceneSettings
@@ -54,8 +60,9 @@ def simulate_file(
         for quadrant in range(1, len(settings.profile.quadrants) + 1):
             content = draw_content(settings, ccd, quadrant, file_index)
             _write_amplifier(file, settings, content, ccd, quadrant, file_index)
-            truths.append(truth_rows(content, path.name, ccd, quadrant))
-            stars.append(star_rows(content.scene, path.name, ccd, quadrant))
+            sky = true_sky(settings, ccd, quadrant)
+            truths.append(truth_rows(content, path.name, ccd, quadrant, sky))
+            stars.append(star_rows(content.scene, path.name, ccd, quadrant, sky))
         try:
             file.check_order()
         except FrameFileError as error:
@@ -68,7 +75,9 @@ def _write_amplifier(
 ) -> None:
     layout, header = settings.profile.quadrants[quadrant - 1], _amplifier_header(settings, quadrant)
     n_rows, n_overscan = len(content.rows), settings.profile.n_overscan_columns
-    data = file.add_image(layout.data_hdu, header, (n_rows, settings.profile.n_columns), layout)
+    pointed = header.copy()
+    pointed.update(stated_wcs_cards(settings, ccd, quadrant))
+    data = file.add_image(layout.data_hdu, pointed, (n_rows, settings.profile.n_columns), layout)
     overscan = file.add_image(layout.overscan_hdu, header, (n_rows, n_overscan), layout)
     for pixels, empty in render_blocks(settings, content, settings.generator(PIXELS, ccd, quadrant, file_index)):
         data.append(pixels)
@@ -77,6 +86,7 @@ def _write_amplifier(
 
 def _primary_header(settings: SceneSettings, ccd: int, file_index: int) -> fits.Header:
     first_row = None if settings.first_row is None else settings.first_row + file_index * settings.rows
+    stated = stated_direction(settings)
     values = {
         "ccd": ccd,
         "row_rate_hz": settings.row_rate_hz,
@@ -89,6 +99,9 @@ def _primary_header(settings: SceneSettings, ccd: int, file_index: int) -> fits.
         "zero_point_mag": settings.magnitude_of_one_e_s,
         "pixel_scale_arcsec": settings.electronics("pixel_scale_arcsec"),
         "seeing_arcsec": settings.seeing_arcsec,
+        "right_ascension": stated.ra_deg,
+        "declination": stated.dec_deg,
+        "position_angle_deg": position_angle_deg(settings) + settings.rotation_error_deg,
     }
     header = _header(settings, values)
     for keyword in settings.profile.recognise:

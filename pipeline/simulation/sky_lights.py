@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shutterless.pipeline.simulation.camera.focal_plane import FocalPlane
+from shutterless.pipeline.astrometry.focal_plane import FocalPlane
 from shutterless.pipeline.simulation.scene import Scene
 from shutterless.pipeline.simulation.sky.atmosphere import Atmosphere, log_normal
 from shutterless.pipeline.simulation.sky.ghosts import (

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from shutterless.pipeline.astrometry.pointing import AmplifierSky
 from shutterless.pipeline.events.events import central_rows, magnitude_change, optimal_rho
 from shutterless.pipeline.events.kinds import KIND_TABLE
 from shutterless.pipeline.simulation.camera.artefacts import CosmicRay, PickupBurst, cosmic_ray_light_curve
@@ -37,6 +38,8 @@ TRUTH_COLUMNS = {
     "star_id": "int64",
     "star_mag": "float64",
     "delta_mag": "float64",
+    "ra": "float64",
+    "dec": "float64",
 }
 STAR_COLUMNS = {
     "file": "string",
@@ -46,7 +49,10 @@ STAR_COLUMNS = {
     "x": "float64",
     "y0": "float64",
     "mag": "float64",
+    "ra": "float64",
+    "dec": "float64",
 }
+CATALOGUE = "catalogue.csv"
 
 
 _READ = {"string": "text", "bool": "truth", "int64": "number", "float64": "number"}  # kinds of columns of a file
@@ -66,11 +72,15 @@ def read_truth(path: str | Path) -> pd.DataFrame:
 
 def read_stars(path: str | Path) -> pd.DataFrame:
     """Read a table of stars; errors are those of `read_truth`."""
-    return read_parquet(path, {name: _READ[kind] for name, kind in STAR_COLUMNS.items()})  # type: ignore[misc]
+    return read_parquet(path, {name: _READ[kind] for name, kind in STAR_COLUMNS.items() if name not in ("ra", "dec")})  # type: ignore[misc]
 
 
-def truth_rows(content: AmplifierContent, file: str, ccd: int, quadrant: int) -> pd.DataFrame:
+def truth_rows(
+    content: AmplifierContent, file: str, ccd: int, quadrant: int, sky: AmplifierSky | None = None
+) -> pd.DataFrame:
     """Truth table of one amplifier: its events, cosmic rays and pickup bursts.
+
+    ``sky`` gives events their position; that of artefacts is NaN.
 
     ``rho`` is defined against photon and read noise over the steady baseline, with or without an atmosphere. The noise
     of the air is not included.
@@ -82,6 +92,10 @@ def truth_rows(content: AmplifierContent, file: str, ccd: int, quadrant: int) ->
     amplitude of dropped rows is the missing charge.
     """
     entries = [_event_truth(content, placed) for placed in content.events]
+    if sky is not None and entries:
+        places = sky.to_sky([placed.event.x for placed in content.events], [placed.y0 for placed in content.events])
+        for entry, place in zip(entries, places, strict=True):
+            entry.update(ra=place.ra.deg, dec=place.dec.deg)
     entries += [_cosmic_ray_truth(content, ray) for ray in content.cosmic_rays]
     entries += [_pickup_truth(content, burst) for burst in content.pickup_bursts]
     if content.sky_lights is not None:
@@ -189,9 +203,12 @@ def _dropped_truth(content: AmplifierContent, first: int, length: int) -> dict[s
     return _fault_truth("dropped_rows", float("nan"), (first, first + length - 1), amplitude, rho)
 
 
-def star_rows(scene: Scene, file: str, ccd: int, quadrant: int) -> pd.DataFrame:
-    """Star table of one amplifier of one file."""
+def star_rows(scene: Scene, file: str, ccd: int, quadrant: int, sky: AmplifierSky | None = None) -> pd.DataFrame:
+    """Star table of one amplifier of one file; without ``sky`` positions are NaN."""
     columns = {"star_id": np.arange(len(scene.x)), "x": scene.x, "y0": scene.y0, "mag": scene.mag}
+    if sky is not None:
+        place = sky.to_sky(scene.x, scene.y0)
+        columns |= {"ra": place.ra.deg, "dec": place.dec.deg}
     return _table({"file": file, "ccd": ccd, "quadrant": quadrant, **columns}, STAR_COLUMNS)
 
 
@@ -218,3 +235,15 @@ def write_tables(out: str | Path, truths: Sequence[pd.DataFrame], stars: Sequenc
         partial.replace(path)
         paths.append(path)
     return paths[0], paths[1]
+
+
+def write_catalogue(out: str | Path, stars: Sequence[pd.DataFrame]) -> Path:
+    """Write ``catalogue.csv`` with ``name, ra, dec, mag`` of every star of the simulated field, for ``--catalogue``."""
+    path, partial = Path(out) / CATALOGUE, Path(out) / f".{CATALOGUE}.partial"
+    table = pd.concat([*stars, _table([], STAR_COLUMNS)], ignore_index=True)
+    table = table.drop_duplicates(["ccd", "quadrant", "star_id"]).sort_values(["ccd", "quadrant", "star_id"])
+    numbers = zip(table["ccd"], table["quadrant"], table["star_id"], strict=True)
+    table = table.assign(name=[f"S{ccd:02d}{quadrant}-{star:05d}" for ccd, quadrant, star in numbers])
+    table[["name", "ra", "dec", "mag"]].to_csv(partial, index=False)
+    partial.replace(path)
+    return path

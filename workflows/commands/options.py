@@ -103,7 +103,8 @@ FalseAlarms = Annotated[
 Catalogue = Annotated[
     Path | None,
     typer.Option(
-        help="CSV, ECSV or Parquet with x, y, mag and perhaps name: names and event times. Default: none.",
+        help="Stars with ra, dec, mag (CSV, ECSV, FITS, VOTable, Parquet) or x, y, mag: names, positions, event times. "
+        "Default: none.",
         show_default=False,
     ),
 ]

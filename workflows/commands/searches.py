@@ -89,7 +89,7 @@ def search(
             command=command_line(),
         )  # fmt: skip
     progress.write_line(result.rates.describe(len(result.candidates)))
-    for line in result.set_aside:
+    for line in filter(None, (*result.set_aside, result.positions)):
         typer.echo(line)
     return conclude(progress, result, f"{len(result.candidates)} candidates in {out}", ("report", out))
 

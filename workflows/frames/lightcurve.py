@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.amplifier import Amplifier
+from shutterless.pipeline.astrometry.identify import identify_stars, read_any_catalogue
+from shutterless.pipeline.astrometry.pointing import AmplifierSky, PointingError, read_sky
 from shutterless.pipeline.calibration.streaks.find import nearest_streak
 from shutterless.pipeline.reading.frames import FrameError, read_frame_info
 from shutterless.pipeline.results.barycentric import BarycentreError, Direction, read_pointing
-from shutterless.pipeline.results.catalogue import CATALOGUE_MATCH_PX, MATCH_MAG, identify_streaks, read_catalogue
+from shutterless.pipeline.results.catalogue import CATALOGUE_MATCH_PX, MATCH_MAG
 from shutterless.pipeline.results.lightcurves import LightCurveError, fit_light_curves
 from shutterless.pipeline.store.store import open_amplifier
 from shutterless.workflows.execution.cluster import Executor
@@ -82,7 +84,7 @@ def write_light_curves(
     name : str, optional
         Name of a star in the catalogue.
     catalogue : path, optional
-        As `shutterless.pipeline.results.catalogue.read_catalogue`.
+        As `shutterless.pipeline.astrometry.identify.read_any_catalogue`.
     formats : sequence of str
         Of `FORMATS`. lightkurve opens FITS (`lightkurve.read`, the first star without ``ext``) and ECSV; in both
         ``time`` is the time of reading; in FITS with ``barycentric`` it is the time at the barycentre.
@@ -114,7 +116,7 @@ def write_light_curves(
         If barycentric times lack a position, a site or a clock.
     """
     _check_options(formats, bin_rows)
-    stars = None if catalogue is None else read_catalogue(catalogue)
+    stars = None if catalogue is None else read_any_catalogue(catalogue)
     _check_star(x, name, stars)
     observers, notes = _find_observers(files, instrument, supplied, direction, stars) if barycentric else ({}, [])
     out = prepare_folder(out)
@@ -125,11 +127,19 @@ def write_light_curves(
     entries = used_entries(ingested.manifest, files)["entry"].tolist()
     amplifiers = {entry: open_amplifier(out / "store", entry) for entry in entries}
     _check_streaks(amplifiers)
-    streaks, unmatched = identify_streaks(
+    paths_by_name = {Path(file).name: Path(file) for file in files}
+    found_stars = identify_stars(
         {entry: amplifier.streaks for entry, amplifier in amplifiers.items()},
         {entry: amplifier.readout for entry, amplifier in amplifiers.items()},
         stars,
+        {
+            entry: _find_sky(paths_by_name[amplifier.file], amplifier.readout.quadrant, instrument, supplied)
+            for entry, amplifier in amplifiers.items()
+        }
+        if stars is not None
+        else {},
     )
+    streaks = found_stars.streaks
     tasks = [
         LightCurveTask(
             str(out / "store"), entry, table, wanted, str(out / stem), tuple(formats), bin_rows,
@@ -153,8 +163,18 @@ def write_light_curves(
     table = write_failures(out, ingested.failures, failed_tasks(failures, out / "store"))
     n_stars = sum(len(task.wanted) for task in tasks if task.entry not in failures)
     return LightCurveResult(
-        tuple(paths), n_stars, table, (*notes, *ingested.warnings, *unmatched), ingested.instruments
+        tuple(paths), n_stars, table, (*notes, *ingested.warnings, *found_stars.warnings), ingested.instruments
     )
+
+
+def _find_sky(
+    path: Path, quadrant: int | None, instrument: str | None, supplied: Mapping[str, str] | None
+) -> AmplifierSky | str:
+    """Pointing of an amplifier, or the reason why it is not known."""
+    try:
+        return read_sky(path, quadrant or 1, instrument, supplied)
+    except (PointingError, FrameError) as error:
+        return str(error)
 
 
 def _find_observers(
@@ -244,6 +264,11 @@ def _choose(
 def _no_star(x: float | None, name: str | None, streaks: Mapping[str, pd.DataFrame], stars: pd.DataFrame | None) -> str:
     if name is not None and stars is not None:
         star = stars[stars["name"].astype(str) == name].iloc[0]
+        if "x" not in star:
+            return (
+                f"--name {name}: no streak is this star's, which the catalogue has at ra = {star['ra']:.5f}, "
+                f"dec = {star['dec']:.5f}; try --x with the column where it is seen"
+            )
         return (
             f"--name {name}: no streak is within {CATALOGUE_MATCH_PX:g} px and {MATCH_MAG:g} mag of the catalogue's "
             f"x = {star['x']:.2f}, mag = {star['mag']:.2f}; try --x with the column where it is seen"

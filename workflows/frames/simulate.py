@@ -11,7 +11,7 @@ import pandas as pd
 from shutterless.pipeline.reading.fits_files import FRAME_SUFFIXES
 from shutterless.pipeline.simulation.settings import SceneSettings
 from shutterless.pipeline.simulation.simulate import simulate_file
-from shutterless.pipeline.simulation.truth import write_tables
+from shutterless.pipeline.simulation.truth import CATALOGUE, write_catalogue, write_tables
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import prepare_folder
@@ -31,11 +31,12 @@ class _FileTask:
 
 @dataclass(frozen=True)
 class SimulateResult:
-    """Files written, in order of CCD and time, the two tables beside them, and one line per file that failed."""
+    """Files written, in order of CCD and time, the tables beside them, and one line per file that failed."""
 
     files: tuple[Path, ...]
     truth: Path
     stars: Path
+    catalogue: Path
     failures: tuple[str, ...]
 
 
@@ -49,7 +50,7 @@ def simulate_scene(
     settings : SceneSettings
         Same settings, same files to the bit, whatever the executor.
     out : path
-        Folder for the frames, ``truth.parquet`` and ``stars.parquet``.
+        Folder for the frames, ``truth.parquet``, ``stars.parquet`` and ``catalogue.csv``.
     executor : Executor
         Runs the tasks.
     progress : Progress, optional
@@ -71,7 +72,7 @@ def simulate_scene(
         truths.append(truth)
         stars.append(star)
     truth_path, stars_path = write_tables(out, truths, stars)
-    return SimulateResult(tuple(files), truth_path, stars_path, tuple(failures))
+    return SimulateResult(tuple(files), truth_path, stars_path, write_catalogue(out, stars), tuple(failures))
 
 
 def make_room_for_frames(out: str | Path, *, force: bool) -> None:
@@ -97,6 +98,7 @@ def make_room_for_frames(out: str | Path, *, force: bool) -> None:
     for name in files:
         (out / name).unlink(missing_ok=True)
     stars.unlink(missing_ok=True)
+    (out / CATALOGUE).unlink(missing_ok=True)
     truth.unlink()
 
 

@@ -19,6 +19,13 @@ import pandas as pd
 
 from shutterless.models.evaluation.metrics import RateCurve
 from shutterless.models.evaluation.posterior import MIN_EVENTS
+from shutterless.pipeline.astrometry.identify import (
+    SolvedAmplifier,
+    describe_solved,
+    identify_stars,
+    read_any_catalogue,
+)
+from shutterless.pipeline.astrometry.places import place_orphans
 from shutterless.pipeline.compiled.cache import is_compiled
 from shutterless.pipeline.detection.box_search import filter_rows
 from shutterless.pipeline.files import remove_partials, write_parquet, write_text
@@ -30,7 +37,6 @@ from shutterless.pipeline.results.candidates import (
     trail_names,
     write_candidates,
 )
-from shutterless.pipeline.results.catalogue import identify_streaks, read_catalogue
 from shutterless.pipeline.results.file_places import FilePlace
 from shutterless.pipeline.results.groups import MOST_CHANCE_GROUPS, FileGeometry, find_groups
 from shutterless.pipeline.results.trail_joints import Trail
@@ -88,7 +94,8 @@ class SearchError(ValueError):
 class SearchResult:
     """Candidates, failures, the lowest threshold of all amplifiers, their rates, and lines for the user.
 
-    ``set_aside`` says which loud triggers with a veto are no candidates.
+    ``set_aside`` says which loud triggers with a veto are no candidates, ``positions`` how well a catalogue on the sky
+    fits the frames.
     """
 
     candidates: pd.DataFrame
@@ -98,6 +105,7 @@ class SearchResult:
     warnings: tuple[str, ...]
     instruments: tuple[str, ...]
     set_aside: tuple[str, ...] = ()
+    positions: str = ""
 
 
 def search_files(
@@ -129,7 +137,8 @@ def search_files(
         arguments), and ``parts/``, from which a search is resumed.
     settings : SearchSettings
     catalogue : path, optional
-        Stars that resolve event times, as `shutterless.pipeline.results.catalogue.read_catalogue`.
+        Stars that resolve event times, and tell positions if they are on the sky, as
+        `shutterless.pipeline.astrometry.identify.read_any_catalogue`.
     instrument, supplied
         As `shutterless.pipeline.reading.frames.read_frame_info`.
     executor : Executor
@@ -187,13 +196,14 @@ def search_survey(
     lost = run_tasks(tasks, executor, progress, seconds=seconds)
     parts = [part for task in tasks if task.segment.name not in lost and (part := read_part(job.out, task.segment))]
     failures = pd.concat([survey.failures, lost_rows([task.segment for task in tasks], parts, lost)], ignore_index=True)
-    candidates, rates, unmatched, set_aside = job.write(parts, failures, survey.infos)
+    candidates, rates, unmatched, set_aside, solved = job.write(parts, failures, survey.infos)
     notes = (
         *job.describe_rates(parts, rates), *job.describe_choice(survey.infos), *survey.overlaps, *survey.untimed,
         *describe_notes(survey.notes + part_notes(parts, survey.infos)), *describe_absurd(candidates), *unmatched,
     )  # fmt: skip
     return SearchResult(
-        candidates, failures, job.lowest_threshold(rates), rates, notes, tuple(survey.instruments), tuple(set_aside)
+        candidates, failures, job.lowest_threshold(rates), rates, notes, tuple(survey.instruments), tuple(set_aside),
+        describe_solved(solved),
     )  # fmt: skip
 
 
@@ -232,7 +242,7 @@ class SearchJob:
         command: str = "",
     ) -> SearchJob:
         """Parameters and errors are those of `search_files`."""
-        stars = None if catalogue is None else read_catalogue(catalogue)
+        stars = None if catalogue is None else read_any_catalogue(catalogue)
         bank = None if reference is not None else Detector(TEMPLATE_BANK, None)
         reference = reference or BUNDLED_MODEL
         detector = find_detector(reference)
@@ -298,7 +308,7 @@ class SearchJob:
 
     def write(
         self, parts: Sequence[SearchedSegment], failures: pd.DataFrame, infos: Iterable[FrameInfo]
-    ) -> tuple[pd.DataFrame, FrameRates, list[str], list[str]]:
+    ) -> tuple[pd.DataFrame, FrameRates, list[str], list[str], list[SolvedAmplifier]]:
         """Write every table of the search, its record last.
 
         Parameters
@@ -316,6 +326,8 @@ class SearchJob:
             Warnings about the catalogue.
         set_aside : list of str
             Lines about loud triggers with a veto.
+        solved : list of SolvedAmplifier
+            Amplifiers that a catalogue on the sky fits.
 
         Raises
         ------
@@ -333,6 +345,7 @@ class SearchJob:
             here = [searched[k] for k in chosen], [joined[k] for k in chosen]
             found.append(assemble(*here, detector.name, rates, self.stars, known, self.settings.events_per_hour))
         tables = [one.candidates for one in found]
+        solved = {key: one for each in found for key, one in each.solved.items()}
         candidates = tables[0] if len(tables) == 1 else rank_candidates([table for table in tables if len(table)])
         vetoed = rank_vetoed([one.vetoed for one in found if len(one.vetoed)])
         n_vetoed = dict(sum((one.n_vetoed for one in found), Counter()).most_common())
@@ -348,7 +361,7 @@ class SearchJob:
             "time_archive": _time_scales(parts, labels),
         }
         write_failures(self.out, failures)
-        write_parquet(_amplifier_table(searched, rates, labels), self.out / AMPLIFIERS)
+        write_parquet(_amplifier_table(searched, rates, labels, solved), self.out / AMPLIFIERS)
         write_parquet(vetoed, self.out / VETOED)
         write_candidates(candidates, self.out, record)
         counted = {
@@ -368,7 +381,7 @@ class SearchJob:
         }
         write_text(self.out / RECORD, json.dumps({**record, **counted}, indent=1))
         unmatched = [line for one in found for line in one.unmatched]
-        return candidates, rates, unmatched, describe_vetoed(vetoed, n_vetoed)
+        return candidates, rates, unmatched, describe_vetoed(vetoed, n_vetoed), list(solved.values())
 
     def fit_rates(self, parts: Sequence[SearchedSegment], joined: Sequence[pd.DataFrame]) -> FrameRates:
         """Thresholds of all amplifiers at the requested rate of false alarms.
@@ -452,6 +465,9 @@ class Assembled(NamedTuple):
         The strongest triggers with a veto that are no candidates, with the columns of candidates.
     n_vetoed : Counter
         How many of them each veto has.
+    solved : dict of str to SolvedAmplifier
+        Pointing of the amplifiers that a catalogue on the sky fits, by the name of the part and the number of its
+        exposure.
     """
 
     candidates: pd.DataFrame
@@ -459,6 +475,7 @@ class Assembled(NamedTuple):
     chance_groups: float
     vetoed: pd.DataFrame
     n_vetoed: Counter[str]
+    solved: dict[str, SolvedAmplifier]
 
 
 def assemble(
@@ -483,7 +500,7 @@ def assemble(
     rates : FrameRates
         Which say how high a score must be in each amplifier, and what a score is worth there.
     stars : DataFrame, optional
-        From `shutterless.pipeline.results.catalogue.read_catalogue`.
+        From `shutterless.pipeline.astrometry.identify.read_any_catalogue`.
     infos : mapping of str to FrameInfo, optional
         Headers of the files by the names that they have in the table. Without them files have their own names, no
         candidate has a place in its file, and no two quadrants touch.
@@ -493,18 +510,21 @@ def assemble(
     infos = infos or {}
     labels = {info.path.absolute(): label for label, info in infos.items()}
     exposures = {f"{part.segment.name}/{k}": exposure for part in parts for k, exposure in enumerate(part.exposures)}
-    streaks, unmatched = identify_streaks(
+    identified = identify_stars(
         {key: exposure.streaks for key, exposure in exposures.items()},
         {key: exposure.readout for key, exposure in exposures.items()},
         stars,
+        {key: exposure.sky for key, exposure in exposures.items()},
     )
+    solved, unmatched = identified.solved, identified.warnings
     tables, trails = [], dict[str, Trail]()
     vetoed, n_vetoed = [], Counter[str]()
 
     def build(part: SearchedSegment, k: int, span: FileSpan, here: pd.DataFrame) -> pd.DataFrame:
         label = labels.get(span.path, span.path.name)
-        stars_here = streaks[f"{part.segment.name}/{k}"]
-        return _span_candidates(here, span, part.exposures[k], stars_here, name, label, infos.get(label))
+        key = f"{part.segment.name}/{k}"
+        stars_here, sky = identified.streaks[key], solved.get(key)
+        return _span_candidates(here, span, part.exposures[k], stars_here, name, label, infos.get(label), sky)
 
     for part, triggers in zip(parts, joined, strict=True):
         scored = detector_columns(triggers, name)
@@ -523,10 +543,10 @@ def assemble(
         vetoed += [build(part, k, span, here) for k, span, here in _by_span(part, loud.head(N_KEPT))]
     ranked = rank_vetoed(vetoed)
     if not tables:
-        return Assembled(empty_candidates(), unmatched, 0.0, ranked, n_vetoed)
+        return Assembled(empty_candidates(), unmatched, 0.0, ranked, n_vetoed, solved)
     geometry = {label: FileGeometry.of(info) for label, info in infos.items()}
     grouped = find_groups(pd.concat(tables, ignore_index=True), geometry, trails)
-    return Assembled(rank_candidates([grouped.table]), unmatched, grouped.chance_groups, ranked, n_vetoed)
+    return Assembled(rank_candidates([grouped.table]), unmatched, grouped.chance_groups, ranked, n_vetoed, solved)
 
 
 def _by_span(part: SearchedSegment, chosen: pd.DataFrame) -> Iterator[tuple[int, FileSpan, pd.DataFrame]]:
@@ -557,6 +577,7 @@ def _span_candidates(
     name: str,
     label: str,
     info: FrameInfo | None,
+    sky: SolvedAmplifier | None,
 ) -> pd.DataFrame:
     """Candidates that peak in one file, in rows of that file; they may begin before it or end after it."""
     readout, first = exposure.readout, exposure.spans[0]
@@ -565,9 +586,8 @@ def _span_candidates(
     file_rows = found.assign(**{column: found[column] - span.first + span.start for column in rows})
     offset = span.first - span.start - first.first  # of the file's row 0 from the exposure's
     own = readout if offset == 0 else readout.from_row(offset, offset)
-    return build_candidates(
-        file_rows, streaks, own, file=label, model=name, n_y=exposure.n_y, place=place
-    )  # fmt: skip
+    table = build_candidates(file_rows, streaks, own, file=label, model=name, n_y=exposure.n_y, place=place)
+    return table if sky is None else place_orphans(table, sky, own)
 
 
 def _trails(
@@ -596,7 +616,12 @@ def _trails(
     return trails
 
 
-def _amplifier_table(parts: Sequence[SearchedSegment], rates: FrameRates, labels: Mapping[Path, str]) -> pd.DataFrame:
+def _amplifier_table(
+    parts: Sequence[SearchedSegment],
+    rates: FrameRates,
+    labels: Mapping[Path, str],
+    solved: Mapping[str, SolvedAmplifier],
+) -> pd.DataFrame:
     """Table of the searched rows: one line per segment part without a gap, with its threshold and quality numbers."""
     rows = [
         {
@@ -613,6 +638,7 @@ def _amplifier_table(parts: Sequence[SearchedSegment], rates: FrameRates, labels
             "threshold_error": rates.of(part).threshold_error(rates.asked),
             **exposure.numbers,
             "notes": "; ".join(exposure.numbers.get("notes", ())),
+            **(solved[key].numbers() if (key := f"{part.segment.name}/{k}") in solved else {}),
         }
         for part in parts
         for k, exposure in enumerate(part.exposures)

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.amplifier import Amplifier
+from shutterless.pipeline.astrometry.pointing import AmplifierSky, PointingError, read_sky
 from shutterless.pipeline.calibration.exposure import calibrate_exposure, exposure_shape
 from shutterless.pipeline.files import hash_file, partial_path, replace_folder
 from shutterless.pipeline.reading.cubes import Cube
@@ -73,7 +74,10 @@ class SegmentTask:
 
 @dataclass(frozen=True)
 class ExposureRecord:
-    """A search's record of rows without a gap: clocks, files, quality numbers, stars, and the images of a cube."""
+    """A search's record of rows without a gap: clocks, files, quality numbers, stars, and the images of a cube.
+
+    ``sky`` is the pointing of its first file, or the reason why that is not known.
+    """
 
     readout: Readout
     spans: tuple[FileSpan, ...]
@@ -81,6 +85,7 @@ class ExposureRecord:
     numbers: Mapping[str, Any]
     streaks: pd.DataFrame
     archive: ArchiveImages | None = None
+    sky: AmplifierSky | str = "its pointing was not read"
 
 
 @dataclass(frozen=True)
@@ -128,12 +133,13 @@ def _search_segment(task: SegmentTask) -> bool:
     parts: list[ExposureRecord] = []
     tables: list[pd.DataFrame] = []
     for amplifier, numbers, spans, archive in _amplifiers(task, failures):
+        sky = _read_sky(task, spans[0].path)
         triggers = find_triggers_for(amplifier, (task.detector,), task.threshold)
         triggers = score_triggers(amplifier, triggers, (task.detector,), task.batch_size)
         rows = ["row_start", "row_stop", "row_peak"]
         triggers[rows] += spans[0].first
         tables.append(triggers.assign(exposure=len(parts)))
-        parts.append(ExposureRecord(amplifier.readout, spans, amplifier.n_y, numbers, amplifier.streaks, archive))
+        parts.append(ExposureRecord(amplifier.readout, spans, amplifier.n_y, numbers, amplifier.streaks, archive, sky))
     _write_part(folder, task.detector.name, made_from, parts, tables, failures)
     return True
 
@@ -188,7 +194,9 @@ def _read_tables(folder: Path, about: Mapping[str, Any]) -> tuple[tuple[Exposure
         stars = streaks[streaks["exposure"] == position].drop(columns="exposure").reset_index(drop=True)
         spans = tuple(FileSpan(Path(path), *rows) for path, *rows in exposure["spans"])
         archive = _read_archive(folder, position, exposure["archive"])
-        exposures.append(ExposureRecord(readout, spans, exposure["n_y"], exposure["numbers"], stars, archive))
+        sky = exposure.get("sky", "the part was searched before pointings were kept; search again without --resume")
+        sky = sky if isinstance(sky, str) else AmplifierSky.from_dict(sky)
+        exposures.append(ExposureRecord(readout, spans, exposure["n_y"], exposure["numbers"], stars, archive, sky))
     return tuple(exposures), pd.read_parquet(folder / "triggers.parquet")
 
 
@@ -230,6 +238,16 @@ def _exposures(task: SegmentTask, workspace: Workspace, failures: list[tuple[Pat
         return
     (span,) = task.segment.spans
     yield read_exposure(span.path, None, task.instrument, task.supplied), (span,)
+
+
+def _read_sky(task: SegmentTask, path: Path) -> AmplifierSky | str:
+    """Pointing of an amplifier of a file, or the reason why it is not known."""
+    if task.segment.quadrant is None:
+        return "positions are known for continuous readout alone, not for image cubes"
+    try:
+        return read_sky(path, task.segment.quadrant, task.instrument, task.supplied)
+    except PointingError as error:
+        return str(error)
 
 
 def _workspace() -> Workspace:
@@ -275,6 +293,7 @@ def _write_part(
                     "n_y": part.n_y,
                     "numbers": part.numbers,
                     "archive": part.archive and part.archive.names(),
+                    "sky": part.sky if isinstance(part.sky, str) else part.sky.to_dict(),
                 }
                 for part in parts
             ],

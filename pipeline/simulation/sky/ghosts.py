@@ -15,7 +15,7 @@ from functools import lru_cache
 import numba
 import numpy as np
 
-from shutterless.pipeline.simulation.camera.focal_plane import CENTRAL_OBSTRUCTION
+from shutterless.pipeline.astrometry.focal_plane import CENTRAL_OBSTRUCTION
 
 FAINTEST_MAG = 9.0
 # share of the star's light, log-uniform (two reflections of a few per cent each), and radius in pixels; both a choice

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shutterless.pipeline.astrometry.focal_plane import FocalPlane
 from shutterless.pipeline.settings import NotNegative, settings_class
-from shutterless.pipeline.simulation.camera.focal_plane import FocalPlane
 
 APERTURE_M = 1.22  # ZTF header
 SIDEREAL_ARCSEC_S = 15.041

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from shutterless.pipeline.astrometry.focal_plane import FocalPlane
 from shutterless.pipeline.reading.instruments import QuadrantLayout
-from shutterless.pipeline.simulation.camera.focal_plane import FocalPlane
 from shutterless.pipeline.simulation.sky.ghosts import Ghost, add_ghosts, own_time_rows, steady_light
 from shutterless.pipeline.simulation.sky.moving_lights import Brightness, SkyTrail, TrailError
 from shutterless.pipeline.simulation.sky.trails import add_trails, trails_in_amplifier

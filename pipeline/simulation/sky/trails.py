@@ -17,7 +17,7 @@ from math import erf
 import numba
 import numpy as np
 
-from shutterless.pipeline.simulation.camera.focal_plane import CENTRAL_OBSTRUCTION, FocalPlane
+from shutterless.pipeline.astrometry.focal_plane import CENTRAL_OBSTRUCTION, FocalPlane
 from shutterless.pipeline.simulation.sky.moving_lights import Brightness, SkyTrail, TrailError
 
 _REACH = 5.0  # standard deviations of the point-spread function that are lit

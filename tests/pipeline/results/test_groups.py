@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from shutterless.pipeline.astrometry.focal_plane import focal_plane
 from shutterless.pipeline.reading.instruments import load_frame_profile
 from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.results.candidates import build_candidates, empty_candidates
@@ -17,7 +18,6 @@ from shutterless.pipeline.results.groups import (
     group_candidates,
 )
 from shutterless.pipeline.results.trail_joints import Trail
-from shutterless.pipeline.simulation.camera.focal_plane import focal_plane
 
 from ..conftest import streak_table
 

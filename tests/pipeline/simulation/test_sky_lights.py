@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from shutterless.pipeline.astrometry.focal_plane import focal_plane
 from shutterless.pipeline.reading.instruments import load_profile
-from shutterless.pipeline.simulation.camera.focal_plane import focal_plane
 from shutterless.pipeline.simulation.scene import Scene, draw_scene
 from shutterless.pipeline.simulation.settings import SceneSettings
 from shutterless.pipeline.simulation.sky.atmosphere import draw_atmosphere

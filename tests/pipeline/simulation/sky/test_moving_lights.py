@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from shutterless.pipeline.astrometry.focal_plane import FocalPlane, focal_plane
 from shutterless.pipeline.reading.instruments import load_profile
-from shutterless.pipeline.simulation.camera.focal_plane import FocalPlane, focal_plane
 from shutterless.pipeline.simulation.sky.moving_lights import Brightness, TrailError, TrailRates, draw_trails
 from shutterless.pipeline.simulation.sky.sky_examples import example_trail
 from shutterless.pipeline.simulation.sky.trails import trails_in_amplifier

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from shutterless.pipeline.astrometry.focal_plane import FocalPlane
 from shutterless.pipeline.events.events import smeared_step
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.frames import to_read_order
 from shutterless.pipeline.reading.instruments import QuadrantLayout
-from shutterless.pipeline.simulation.camera.focal_plane import FocalPlane
 from shutterless.pipeline.simulation.sky.moving_lights import Brightness, SkyTrail, TrailError
 from shutterless.pipeline.simulation.sky.trails import (
     AmplifierTrail,

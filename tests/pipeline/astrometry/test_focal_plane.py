@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from shutterless.pipeline.astrometry.focal_plane import FocalPlane, FocalPlaneError, focal_plane
 from shutterless.pipeline.reading.instruments import QuadrantLayout, load_profile
-from shutterless.pipeline.simulation.camera.focal_plane import FocalPlane, FocalPlaneError, focal_plane
 
 
 @pytest.fixture

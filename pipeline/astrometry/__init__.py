@@ -1,0 +1,1 @@
+"""Streaks and candidates to right ascension and declination."""
