@@ -1,4 +1,8 @@
-"""Refuse gzip tiles of a compressed image that unpack to more than its header says, before memory is taken."""
+"""Refuse tiles of a compressed image that unpack to more than its header says, before memory is taken.
+
+Gzip unpacks to whatever its stream holds. HCOMPRESS tiles state their own size, and the decoder of astropy believes it:
+where it is larger than the tile, the decoder writes behind its memory, and the process ends.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +22,25 @@ _DEFLATE_RATIO = 1032  # no stream of deflate unpacks to more times its size
 _HEADROOM = 8  # times the bytes of the header's pixels; floats may be stored wider than they are shown
 _BYTES_AT_ONCE = 1 << 20
 _WIDTHS = {"L": 1, "B": 1, "A": 1, "I": 2, "J": 4, "E": 4, "K": 8, "D": 8, "C": 8, "M": 16, "P": 8, "Q": 16}
+_H_MAGIC, _H_BYTES = b"\xdd\x99", 10  # an HCOMPRESS tile begins with these, and its two sizes (White 1992, hcompress)
 _FORM = re.compile(r"(\d*)([LBAIJEKDCMPQ])")
 
 
 def check_tiles(stream: IO[bytes], hdus: Sequence[StoredHdu]) -> None:
-    """Check the gzip tiles that are long enough to fill the memory; the others are not touched.
+    """Check all HCOMPRESS tiles, and the gzip tiles that are long enough to fill the memory.
 
     Raises
     ------
     HeaderError
-        If one unpacks to more than `MOST_TILE_BYTES` and much more than the pixels that the header states.
+        If a gzip tile unpacks to more than `MOST_TILE_BYTES` and much more than the pixels that the header states, or
+        an HCOMPRESS tile is not of the size that the header states.
     """
     for number, hdu in enumerate(hdus):
-        if b"GZIP" not in hdu.header or whole_number(hdu.header, "ZNAXIS") is None:
+        if whole_number(hdu.header, "ZNAXIS") is None:
+            continue
+        if text_value(hdu.header, "ZCMPTYPE") == "HCOMPRESS_1":
+            _check_hcompress(stream, number, hdu)
+        if b"GZIP" not in hdu.header:
             continue
         stated = _tile_bytes(hdu.header)
         limit = max(MOST_TILE_BYTES, _HEADROOM * stated)
@@ -43,34 +53,78 @@ def check_tiles(stream: IO[bytes], hdus: Sequence[StoredHdu]) -> None:
                 )
 
 
-def _tile_bytes(header: bytes) -> int:
-    """Bytes of the pixels of a tile."""
-    n_axes, bits = whole_number(header, "ZNAXIS") or 0, whole_number(header, "ZBITPIX") or 64
-    sizes = [
-        whole_number(header, f"ZTILE{axis}") or (whole_number(header, f"ZNAXIS{axis}") if axis == 1 else 1) or 1
-        for axis in range(1, n_axes + 1)
+def _check_hcompress(stream: IO[bytes], number: int, hdu: StoredHdu) -> None:
+    """Compare the size in every HCOMPRESS tile with that of its place in the image."""
+    wanted = _tile_pixels(hdu.header)
+    for name, starts, lengths in _tiles(stream, hdu):
+        if name != "COMPRESSED_DATA":
+            continue
+        for row, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
+            if not length:
+                continue
+            stream.seek(start)
+            begin = stream.read(min(length, _H_BYTES))
+            is_whole = begin.startswith(_H_MAGIC) and len(begin) == _H_BYTES
+            found = math.prod(np.frombuffer(begin[len(_H_MAGIC) :], ">i4").tolist()) if is_whole else 0
+            stated = wanted[row] if row < len(wanted) else 0
+            if not found or found != stated:
+                raise HeaderError(
+                    f"HDU {number}: HCOMPRESS tile {row + 1} is damaged: it holds {found:,} pixels by its own size, "
+                    f"{stated:,} by the header"
+                )
+
+
+def _tile_sizes(header: bytes) -> list[tuple[int, int]]:
+    """Pixels of the image and of a tile along each axis, the fastest axis first."""
+    n_axes = whole_number(header, "ZNAXIS") or 0
+    images = [whole_number(header, f"ZNAXIS{axis}") or 0 for axis in range(1, n_axes + 1)]
+    tiles = [
+        whole_number(header, f"ZTILE{axis}") or (images[0] if axis == 1 else 1) or 1 for axis in range(1, n_axes + 1)
     ]
-    return math.prod(sizes) * abs(bits) // 8
+    return list(zip(images, tiles, strict=True))
+
+
+def _tile_bytes(header: bytes) -> int:
+    """Bytes of the pixels of a whole tile."""
+    bits = whole_number(header, "ZBITPIX") or 64
+    return math.prod(tile for _, tile in _tile_sizes(header)) * abs(bits) // 8
+
+
+def _tile_pixels(header: bytes) -> list[int]:
+    """Pixels of every tile in the order of the table; those at the end of an axis may be smaller."""
+    pixels = np.ones(1, np.int64)
+    for image, tile in _tile_sizes(header):
+        along = np.minimum(tile, image - np.arange(0, image, tile))
+        pixels = np.multiply.outer(along, pixels).ravel()
+    return pixels.tolist()
 
 
 def _long_tiles(stream: IO[bytes], hdu: StoredHdu, limit: int) -> Iterator[tuple[int, int]]:
     """Place and length of the tiles that may unpack to more than a limit."""
+    if hdu.n_bytes * _DEFLATE_RATIO <= limit:
+        return
+    for _, starts, lengths in _tiles(stream, hdu):
+        is_long = (lengths * _DEFLATE_RATIO > limit) & (lengths <= hdu.n_bytes)
+        yield from zip(starts[is_long].tolist(), lengths[is_long].tolist(), strict=True)
+
+
+def _tiles(stream: IO[bytes], hdu: StoredHdu) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Name of each column of tiles, and place in the file and length (bytes) of the tiles, (n,); 0 bytes for none."""
     header = hdu.header
     n_rows, row_bytes = whole_number(header, "NAXIS2") or 0, whole_number(header, "NAXIS1") or 0
-    if hdu.n_bytes * _DEFLATE_RATIO <= limit or not n_rows * row_bytes:
+    if not n_rows * row_bytes:
         return
     heap = hdu.start + (whole_number(header, "THEAP") or n_rows * row_bytes)
     stream.seek(hdu.start)
     rows = np.frombuffer(stream.read(n_rows * row_bytes), np.uint8).reshape(n_rows, row_bytes)
-    for at, kind in _descriptors(header):
+    for column, at, kind in _descriptors(header):
         places = np.ascontiguousarray(rows[:, at : at + _WIDTHS[kind]]).view(">i4" if kind == "P" else ">i8")
-        for length, offset in places.astype(np.int64):
-            if offset >= 0 and limit < _DEFLATE_RATIO * length <= _DEFLATE_RATIO * hdu.n_bytes:
-                yield heap + int(offset), int(length)
+        lengths, offsets = places.astype(np.int64).T
+        yield text_value(header, f"TTYPE{column}"), heap + offsets, np.where(offsets >= 0, lengths, 0)
 
 
-def _descriptors(header: bytes) -> Iterator[tuple[int, str]]:
-    """First byte in a row, and kind, of the columns that say where tiles are."""
+def _descriptors(header: bytes) -> Iterator[tuple[int, int, str]]:
+    """Number, first byte in a row, and kind, of the columns that say where tiles are."""
     at, row_bytes = 0, whole_number(header, "NAXIS1") or 0
     for column in range(1, (whole_number(header, "TFIELDS") or 0) + 1):
         form = _FORM.match(text_value(header, f"TFORM{column}"))
@@ -78,7 +132,7 @@ def _descriptors(header: bytes) -> Iterator[tuple[int, str]]:
             return
         width = _WIDTHS[form[2]] * int(form[1] or 1)
         if form[2] in "PQ" and width == _WIDTHS[form[2]] and at + width <= row_bytes:
-            yield at, form[2]
+            yield column, at, form[2]
         at += width
 
 

@@ -62,3 +62,22 @@ def test_tiles_that_are_short_or_no_gzip_are_not_touched(tmp_path, monkeypatch):
 def test_members_of_a_stream_add_up(n_members, expected):
     assert tiles._unpacks_beyond(gzip.compress(bytes(1000)) * n_members, 2500) == expected
     assert not tiles._unpacks_beyond(b"no gzip at all", 10)
+
+
+@pytest.mark.parametrize(("at", "byte", "said"), [(0, 0, "0"), (2, 1, "117,440,554|100,663,338"), (5, 9, "63|54")])
+def test_hcompress_tile_that_states_another_size_never_reaches_the_decoder(tmp_path, at, byte, said):
+    """Its decoder would write as many pixels as the tile says."""
+    path = tmp_path / "tile.fits"
+    cards = fits.Header([("CADENCE", 2.0), ("BUNIT", "electron")])
+    hdu = fits.CompImageHDU(IMAGES, cards, compression_type="HCOMPRESS_1", tile_shape=(1, 6, 7), hcomp_scale=0)
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
+    read_cube(path, "cube")
+    with fits.open(path, disable_image_compression=True) as hdus:
+        start = hdus[1].fileinfo()["datLoc"] + hdus[1].header["NAXIS1"] * hdus[1].header["NAXIS2"]
+    content = bytearray(path.read_bytes())
+    content[start + at] = byte
+    path.write_bytes(content)
+    with pytest.raises(
+        FrameError, match=rf"HDU 1: HCOMPRESS tile 1 is damaged: it holds ({said}) pixels by its own size, 42"
+    ):
+        read_cube(path, "cube")
