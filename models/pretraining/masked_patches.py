@@ -23,7 +23,7 @@ from shutterless.models.inputs import InputScaling, ModelInputs
 from shutterless.models.pretraining.settings import Masking
 from shutterless.models.transformer import StripEncoder, TransformerDetector
 from shutterless.pipeline.files import give_umask_rights
-from shutterless.pipeline.stored_files import read_json
+from shutterless.pipeline.stored_files import read_json, refuse_pickles
 from shutterless.pipeline.tokens import STAGE1_FEATURES, TokenGrid, check_same_grid
 
 ENCODER_PARTS = ("scaling", "embed_patch", "embed_static", "encoder")
@@ -193,8 +193,11 @@ def load_masked_model(folder: str | Path) -> MaskedPatchModel:
     ------
     PretrainedError
         If the folder holds no such model.
+    StoredFileError
+        If it holds a pickle.
     """
     folder = Path(folder)
+    refuse_pickles(folder)
     if not is_masked_model(folder):
         raise PretrainedError(f"{folder} holds no pretrained encoder; make one with `shutterless pretrain`")
     if not (folder / SAFE_WEIGHTS_NAME).is_file():

@@ -12,12 +12,11 @@ import numpy as np
 from shutterless.pipeline.calibration.quality import expected_tails
 from shutterless.pipeline.calibration.streaks.background import sky_level
 from shutterless.pipeline.reading.readout import Readout
-from shutterless.pipeline.store.store import open_amplifier, read_entry
+from shutterless.pipeline.store.store import StoreError, open_amplifier, read_entry
 from shutterless.pipeline.stored_files import read_array
 
 SKY_SHARE = 0.02  # relative difference from the sky's level up to which a column is taken for sky
 _LEVEL_STEPS = 16  # of a sky that rises or falls; tails are interpolated between them
-_ARRAYS = {"column_noise": ("f", 1), "column_tails": ("iu", 2), "row_offset_e": ("f", 1)}  # kind and axes
 
 
 @dataclass(frozen=True)
@@ -85,10 +84,16 @@ def read_quality(store: str | Path, entry: str) -> AmplifierQuality:
     Raises
     ------
     StoreError
-        If the entry is absent or of another version.
+        If the entry is absent, of another version, or one of its arrays has another shape than its pixels need.
     """
     amplifier = open_amplifier(store, entry)
-    noise, tails, offset_e = (_load(Path(store) / entry / f"{name}.npy", *form) for name, form in _ARRAYS.items())
+    n_columns, n_rows = amplifier.n_columns, amplifier.n_rows
+    shapes = {
+        "column_noise": ("f", (n_columns,)),
+        "column_tails": ("iu", (n_columns, 2)),
+        "row_offset_e": ("f", (n_rows,)),
+    }
+    noise, tails, offset_e = (_load(Path(store) / entry / f"{name}.npy", *form) for name, form in shapes.items())
     numbers = read_entry(Path(store), entry) or {}
     level_e, sigma_e = amplifier.baseline_e[0], amplifier.sigma_e[0]
     mean_e = level_e.mean(axis=1, dtype=np.float64)
@@ -99,8 +104,8 @@ def read_quality(store: str | Path, entry: str) -> AmplifierQuality:
         entry,
         numbers,
         amplifier.readout,
-        amplifier.n_rows,
-        amplifier.n_columns,
+        n_rows,
+        n_columns,
         level_e=mean_e,
         sky=sky,
         expected_tails=n_pixels * _tail_shares(level_e[sky], sigma_e[sky]),
@@ -110,8 +115,13 @@ def read_quality(store: str | Path, entry: str) -> AmplifierQuality:
     )
 
 
-def _load(path: Path, kinds: str, n_axes: int) -> np.ndarray | None:
-    return read_array(path, kinds, n_axes) if path.is_file() else None
+def _load(path: Path, kinds: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    if not path.is_file():
+        return None
+    array = read_array(path, kinds, len(shape))
+    if array.shape != shape:
+        raise StoreError(f"{path} has shape {array.shape}, its amplifier needs {shape}; ingest the entry again")
+    return array
 
 
 def _sky_columns(level_e: np.ndarray, error_e: float) -> np.ndarray:

@@ -10,7 +10,7 @@ from fuzz.surface import try_input
 from fuzz.surfaces import SURFACES
 from fuzz.table_surfaces import FolderInput
 from fuzz.text_surfaces import DocumentInput
-from fuzz.values import GONE, Damage, Put
+from fuzz.values import GONE, Damage, OtherArray, Put
 
 FOUND = [
     ("dates", ("", "0\n0", "")),  # the name of the scale broke the line of the error
@@ -19,6 +19,7 @@ FOUND = [
     ("profiles", DocumentInput("tiny", (Put(8, []),))),  # no range of the overscan
     ("profiles", DocumentInput("tiny", (), (Damage(0, b"\xff" * 8),))),  # no UTF-8
     ("stores", FolderInput(((359, Put(612, GONE)),))),  # text of the manifest that is no UTF-8
+    ("stores", FolderInput(((42042, OtherArray("<f2", (0,))),))),  # fewer columns than the amplifier has
     ("requests", Sent("/score", b"null", length="1e3")),
     *(("models", ModelInput("forest", ((1, Numbers(place, -1e38, 200)),))) for place in (0, 7, 30)),  # crashed
 ]

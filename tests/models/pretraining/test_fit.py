@@ -27,6 +27,7 @@ from shutterless.models.pretraining.plots import PANELS, plot_pretraining, plot_
 from shutterless.models.pretraining.reconstruction import reconstruct
 from shutterless.models.pretraining.settings import Masking, MaskingError, PretrainingError, PretrainingSettings
 from shutterless.models.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from shutterless.pipeline.stored_files import StoredFileError
 from shutterless.pipeline.tokens import STAGE1_FEATURES, GridError, TokenGrid, patchify
 
 from ..conftest import GRID, random_strips
@@ -304,8 +305,10 @@ def test_folder_that_holds_no_encoder_is_refused(tmp_path):
         load_masked_model(tmp_path)
     build_masked_model(GRID, ARCH).save(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(PretrainedError, match=r"has no model\.safetensors; copy the whole folder"):
+        load_masked_model(tmp_path)
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(StoredFileError, match=r"holds pickles \['pytorch_model\.bin'\]"):
         load_masked_model(tmp_path)
 
 

@@ -62,3 +62,8 @@ def test_entry_of_an_older_version_has_no_noise_and_no_tails(tmp_path):
 def test_absent_entry_is_refused(tmp_path):
     with pytest.raises(StoreError, match="no finished entry 'b_c01_q1' of version 2; ingest it again"):
         read_quality(tmp_path, "b_c01_q1")
+
+
+def test_array_of_another_length_is_refused(tmp_path):
+    with pytest.raises(StoreError, match=r"column_noise.npy has shape \(199,\), its amplifier needs \(200,\); ingest"):
+        write_entry(tmp_path, noise=np.ones(199))
