@@ -25,7 +25,8 @@ from shutterless.pipeline.stored_files import read_json, refuse_pickles
 from shutterless.pipeline.tokens import STRIPS_AT_ONCE, StripBatch, TokenGrid
 
 FOREST = "forest"  # folder of the forest in that of the detector
-_CONFIG, _NETWORK, _MOST_NETWORKS = "config.json", "network-{}", 64
+_CONFIG, _NETWORK = "config.json", "network-{}"
+_MOST_NETWORKS, _MOST_LOGIT = 64, 1e6
 
 
 class CombinedError(ValueError):
@@ -173,4 +174,4 @@ class _CombinedConfig:
     model_type: Literal["shutterless-combined"]
     n_networks: Annotated[int, Field(ge=1, le=_MOST_NETWORKS)]
     weights: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
-    ask_above: FiniteFloat
+    ask_above: Annotated[float, Field(lt=_MOST_LOGIT)]  # minus infinity where all triggers are shown

@@ -243,7 +243,7 @@ def _check_value(name: str, kind: str, value: Any) -> None:
         is_fine = isinstance(value, str)
     else:
         is_number = isinstance(value, int if kind.startswith("int") else int | float) and not isinstance(value, bool)
-        is_fine = is_number and abs(value) < 2**63
+        is_fine = is_number and (abs(value) < 2**63 or (name, value) == ("saturation_adu", np.inf))  # no level is known
     if not is_fine:
         raise ValueError(f"readout has {name} = {value!r}, which is no {kind}")
     if (name in _POSITIVE and value <= 0) or (name == "n_transit" and value < 0):

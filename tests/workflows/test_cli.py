@@ -268,6 +268,7 @@ def test_search_prints_candidates_and_lists_failures(stand_in, tmp_path):
     )
     found = SimpleNamespace(candidates=[1, 2, 3], failures=failures, instruments=("ztf",), warnings=("note",))
     found.rates, found.set_aside = FrameRates(3.0, {}, {}, {"a": 2.0}), ("80 triggers were vetoed",)
+    found.positions = ""
     calls = stand_in("searching.search", "search_files", found)
     arguments = ("--out", tmp_path, "--false-alarms-per-hour", 3, "--no-dask", "--set", "ROWRATE=300")
     result = call("search", "a.fits", "b.fits", *arguments)

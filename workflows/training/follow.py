@@ -58,6 +58,13 @@ class _StepDisplay(TrainerCallback):
         self.losses[row["split"]] = row["loss"]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Show how far the training is."""
-        said = ", ".join(f"{split} loss {loss:.3f}" for split, loss in self.losses.items())
-        self.show(state.global_step, state.max_steps, said)
+        """Show how far the training is; the losses of the last step are known only when it ends."""
+        if state.global_step < state.max_steps:
+            self._show(state.global_step, state.max_steps)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Show the last step, which is an earlier one if the training stopped early."""
+        self._show(state.global_step, state.global_step)
+
+    def _show(self, done: int, total: int) -> None:
+        self.show(done, total, ", ".join(f"{split} loss {loss:.3f}" for split, loss in self.losses.items()))

@@ -263,7 +263,7 @@ def test_command_prints_the_ratio_of_every_source(training_store, tmp_path, monk
     assert result.stdout.splitlines() == [
         "all: validation error 0.9877 of that of predicting 0",
         "streak: validation error 0.9000 of that of predicting 0",
-        f"pretrained encoder: {tmp_path / 'p'} (use it with `shutterless train STORE --init {tmp_path / 'p'}`)",
+        f"pretrained encoder: {tmp_path / 'p'}",
     ]
     ((store,), options) = calls[0]
     assert (str(store), options["resume"]) == (str(training_store), True)
