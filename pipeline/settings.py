@@ -101,13 +101,18 @@ def _explain(entry: ErrorDetails, kind: type) -> str:
     if not entry["loc"]:
         return message
     *sections, key = names = _names(entry["loc"], _keys(kind))
-    where = f"[{'.'.join(sections)}] {key}" if sections else f"[{key}]"
+    where = f"[{'.'.join(sections)}] {_shown(key)}" if sections else f"[{_shown(key)}]"
     if entry["type"] == _UNKNOWN:
         return f"{where}: unknown key{nearest_key(key, _keys(kind, sections))}"
     if entry["type"] == "missing" or isinstance(given, Mapping):
         return f"{where}: {message}"
     where += "".join(f" entry {part}" for part in entry["loc"][len(names) :])
     return f"{where} = {given!r}: {message[0].lower()}{message[1:]}"
+
+
+def _shown(key: str) -> str:
+    """A key as it is, or quoted if it would break the line."""
+    return key if key.isprintable() and key else repr(key)
 
 
 def _names(place: Sequence[str | int], keys: Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ FOUND = [
     ("profiles", DocumentInput("tiny", (), (Damage(0, b"\xff" * 8),))),  # no UTF-8
     ("stores", FolderInput(((359, Put(612, GONE)),))),  # text of the manifest that is no UTF-8
     ("stores", FolderInput(((42042, OtherArray("<f2", (0,))),))),  # fewer columns than the amplifier has
+    ("policies", DocumentInput("policy", (Put(0, {"\n": False}),))),  # a key that broke the line of the error
     ("requests", Sent("/score", b"null", length="1e3")),
     *(("models", ModelInput("forest", ((1, Numbers(place, -1e38, 200)),))) for place in (0, 7, 30)),  # crashed
 ]
