@@ -20,6 +20,7 @@ LOSS_WEIGHTS = {"event": 1.0, "kind": 0.5, "onset": 1.0, "log2_duration": 0.1}
 
 MOST_SIZE, MOST_LAYERS = 1 << 16, 512  # of a layer, and of a network: larger ones fill the memory
 _MOST_STRIP, _MOST_NAMES = 1 << 22, 1000  # numbers of a strip; names of kinds and features
+_DTYPES = ("float32", "float64", "float16", "bfloat16")  # of weights
 _FOREIGN = ("auto_map", "quantization_config")  # with these, transformers imports code that others name
 
 
@@ -200,6 +201,8 @@ def _check_values(values: dict[str, Any], cls: type[DetectorConfig]) -> None:
         names = values.get(name) or []
         if not isinstance(names, list) or len(names) > _MOST_NAMES or not all(isinstance(one, str) for one in names):
             raise ValueError(f"{name} is no list of at most {_MOST_NAMES} names")
+    if values.get("dtype", "float32") not in _DTYPES:
+        raise ValueError(f"dtype = {values['dtype']!r:.100} is none of {', '.join(_DTYPES)}")
     grid = TokenGrid(**(values.get("grid") or {}))
     if grid.n_tokens * grid.patch_size > _MOST_STRIP:
         raise ValueError(f"a strip of {grid} holds more than {_MOST_STRIP:,} numbers")

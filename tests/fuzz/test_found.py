@@ -22,6 +22,7 @@ FOUND = [
     ("stores", FolderInput(((42042, OtherArray("<f2", (0,))),))),  # fewer columns than the amplifier has
     ("policies", DocumentInput("policy", (Put(0, {"\n": False}),))),  # a key that broke the line of the error
     ("requests", Sent("/score", b"null", length="1e3")),
+    ("models", ModelInput("mlp", ((0, Put(70314, False)),))),  # a dtype that is none
     *(("models", ModelInput("forest", ((1, Numbers(place, -1e38, 200)),))) for place in (0, 7, 30)),  # crashed
 ]
 

@@ -380,6 +380,7 @@ def test_what_is_pushed_to_the_hub_is_a_whole_model(model, strips, tmp_path, mon
         ({"kinds": [1]}, "kinds is no list of at most 1000 names"),
         ({"grid": {"n_rows": 1 << 40}}, "holds more than 4,194,304 numbers"),
         ({"auto_map": {"AutoModel": "stolen.Model"}}, "auto_map would bring code of its own"),
+        ({"dtype": False}, "dtype = False is none of float32, float64"),
         ({"id2label": 3}, "is not that of a shutterless-mlp"),
     ],
 )
