@@ -237,8 +237,7 @@ def count_asked(
     is_event = pd.Series(False, index=triggers.index) if truth is None else _match_events(triggers, truth, manifest)
     rows = []
     for name, curve in stored.items():
-        by_entry = {entry: part.assign(exposure=0) for entry, part in triggers.groupby("entry")}
-        noise = {entry: distinct_scores(part, name) for entry, part in by_entry.items()}
+        by_entry, noise = _scores_by_entry(triggers, name)
         alarms = {
             entry: distinct_scores(part[~is_event[part.index]].drop(columns=f"{name}/probability"), name)
             for entry, part in by_entry.items()
@@ -285,8 +284,7 @@ def posterior_table(
     for name, curve in stored.items():
         if curve is None or len(curve.event_scores) < MIN_EVENTS:
             continue
-        by_entry = {entry: part.assign(exposure=0) for entry, part in triggers.groupby("entry")}
-        noise = {entry: distinct_scores(part, name) for entry, part in by_entry.items()}
+        by_entry, noise = _scores_by_entry(triggers, name)
         said, found = [np.empty(0)], [np.empty(0, dtype=bool)]
         for own in _own_rates(manifest, noise, rate, curve):
             for entry, tail in own.items():
@@ -303,6 +301,12 @@ def posterior_table(
                 (name, low, high, int(inside.sum()), float(probability[inside].sum()), int(event[inside].sum()))
             )
     return pd.DataFrame(rows, columns=["detector", "from", "to", "candidates", "said", "events"])
+
+
+def _scores_by_entry(triggers: pd.DataFrame, name: str) -> tuple[dict[str, pd.DataFrame], dict[str, np.ndarray]]:
+    """Triggers of each amplifier, and the scores of their causes that a search fits its rate to."""
+    by_entry = {str(entry): part.assign(exposure=0) for entry, part in triggers.groupby("entry")}
+    return by_entry, {entry: distinct_scores(part, name) for entry, part in by_entry.items()}
 
 
 def _match_events(triggers: pd.DataFrame, truth: pd.DataFrame, manifest: pd.DataFrame) -> pd.Series:

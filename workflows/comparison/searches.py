@@ -17,7 +17,7 @@ from shutterless.pipeline.detection.matching import TRUTH_MATCH_PX
 from shutterless.pipeline.files import write_parquet
 from shutterless.workflows.searching.detect import detector_columns
 from shutterless.workflows.searching.search import AMPLIFIERS, RECORD
-from shutterless.workflows.searching.segment_search import ExposureRecord, read_parts
+from shutterless.workflows.searching.segment_search import ExposureRecord, by_span, in_file_rows, read_parts
 
 BOTH, FIRST, SECOND = "both", "first", "second"
 NOT_SEARCHED, NO_PARTS = "not searched", "unknown: its parts are gone"
@@ -25,6 +25,7 @@ TABLE = "searches.parquet"
 _AMPLIFIER = ["file", "ccd", "quadrant"]
 _SHOWN = ["candidate_id", "snr", "probability", "false_alarm_rate"]
 _PLACE = ["x", "y", "row_start", "row_stop"]
+_TRIGGER = [*_PLACE, "score", "veto"]
 
 
 class SearchesError(ValueError):
@@ -123,28 +124,25 @@ def _read_search(folder: Path) -> _Search:
     names = amplifiers.assign(file=amplifiers["files"].str.split(", ")).explode("file")[_AMPLIFIER].drop_duplicates()
     labels = {Path(path): label for label, path in about["files"].items()}
     thresholds = dict(zip(amplifiers["segment"], amplifiers["threshold"], strict=True))
-    triggers = [
-        table.assign(threshold=thresholds.get(name, np.nan))
-        for name, detector, exposures, found in read_parts(Path(folder))
-        for table in _file_triggers(detector_columns(found, detector), exposures, labels)
+    parts = list(read_parts(Path(folder)))
+    tables = [
+        own.assign(threshold=thresholds.get(name, np.nan))
+        for name, detector, exposures, found in parts
+        for own in _file_triggers(detector_columns(found, detector), exposures, labels)
     ]
-    candidates = pd.read_parquet(table)
-    return _Search(Path(folder), about["detector"], candidates, names, pd.concat(triggers) if triggers else None)
+    triggers = pd.concat(tables) if tables else pd.DataFrame(columns=[*_AMPLIFIER, *_TRIGGER, "threshold"])
+    return _Search(Path(folder), about["detector"], pd.read_parquet(table), names, triggers if parts else None)
 
 
 def _file_triggers(
     triggers: pd.DataFrame, exposures: Sequence[ExposureRecord], labels: Mapping[Path, str]
 ) -> Iterator[pd.DataFrame]:
     """Triggers of a part that peak in each of its files, in rows of the file."""
-    for k, exposure in enumerate(exposures):
-        readout = exposure.readout
-        for span in exposure.spans:
-            here = triggers[(triggers["exposure"] == k) & triggers["row_peak"].between(span.first, span.last - 1)]
-            shift = span.start - span.first
-            yield here[["x", "y", "score", "veto"]].assign(
-                file=labels.get(span.path, span.path.name), ccd=readout.ccd, quadrant=readout.quadrant,
-                row_start=here["row_start"] + shift, row_stop=here["row_stop"] + shift,
-            )  # fmt: skip
+    for k, span, here in by_span(exposures, triggers):
+        readout = exposures[k].readout
+        yield in_file_rows(here, span)[_TRIGGER].assign(
+            file=labels.get(span.path, span.path.name), ccd=readout.ccd, quadrant=readout.quadrant
+        )
 
 
 def _join(searches: tuple[_Search, _Search]) -> pd.DataFrame:

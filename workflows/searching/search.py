@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -63,7 +63,9 @@ from shutterless.workflows.searching.segment_search import (
     ExposureRecord,
     SearchedSegment,
     SegmentTask,
+    by_span,
     find_name,
+    in_file_rows,
     read_part,
     search_segment,
     settings_fingerprint,
@@ -535,27 +537,18 @@ def assemble(
         found = found.assign(
             false_alarm_rate=rates.of(part).rate(score), posterior=rates.posterior(part, score, events_per_hour)
         )
-        for k, span, here in _by_span(part, found):
+        for k, span, here in by_span(part.exposures, found):
             tables.append(build(part, k, span, here))
             label = labels.get(span.path, span.path.name)
             trails |= _trails(here, triggers, k, part.exposures[k], label, infos.get(label))
         n_vetoed.update(loud.get("veto", ()))
-        vetoed += [build(part, k, span, here) for k, span, here in _by_span(part, loud.head(N_KEPT))]
+        vetoed += [build(part, k, span, here) for k, span, here in by_span(part.exposures, loud.head(N_KEPT))]
     ranked = rank_vetoed(vetoed)
     if not tables:
         return Assembled(empty_candidates(), unmatched, 0.0, ranked, n_vetoed, solved)
     geometry = {label: FileGeometry.of(info) for label, info in infos.items()}
     grouped = find_groups(pd.concat(tables, ignore_index=True), geometry, trails)
     return Assembled(rank_candidates([grouped.table]), unmatched, grouped.chance_groups, ranked, n_vetoed, solved)
-
-
-def _by_span(part: SearchedSegment, chosen: pd.DataFrame) -> Iterator[tuple[int, FileSpan, pd.DataFrame]]:
-    """Number of the exposure, span of a file, and those of the chosen triggers that peak in it."""
-    for k, exposure in enumerate(part.exposures):
-        for span in exposure.spans:
-            here = chosen[(chosen["exposure"] == k) & chosen["row_peak"].between(span.first, span.last - 1)]
-            if len(here):
-                yield k, span, here
 
 
 def rank_candidates(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -582,8 +575,7 @@ def _span_candidates(
     """Candidates that peak in one file, in rows of that file; they may begin before it or end after it."""
     readout, first = exposure.readout, exposure.spans[0]
     place = None if info is None else FilePlace.of(info, readout.quadrant, exposure.archive)
-    rows = ["row_start", "row_stop", "row_peak"]
-    file_rows = found.assign(**{column: found[column] - span.first + span.start for column in rows})
+    file_rows = in_file_rows(found, span)
     offset = span.first - span.start - first.first  # of the file's row 0 from the exposure's
     own = readout if offset == 0 else readout.from_row(offset, offset)
     table = build_candidates(file_rows, streaks, own, file=label, model=name, n_y=exposure.n_y, place=place)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -181,6 +181,23 @@ def read_parts(out: Path) -> Iterator[tuple[str, str, tuple[ExposureRecord, ...]
         about = _read_about(folder)
         if about is not None:
             yield folder.name, str(about["detector"]), *_read_tables(folder, about)
+
+
+def by_span(
+    exposures: Sequence[ExposureRecord], triggers: pd.DataFrame
+) -> Iterator[tuple[int, FileSpan, pd.DataFrame]]:
+    """Number of the exposure, span of a file, and those of the triggers of a part that peak in it, if there are any."""
+    for k, exposure in enumerate(exposures):
+        for span in exposure.spans:
+            here = triggers[(triggers["exposure"] == k) & triggers["row_peak"].between(span.first, span.last - 1)]
+            if len(here):
+                yield k, span, here
+
+
+def in_file_rows(triggers: pd.DataFrame, span: FileSpan) -> pd.DataFrame:
+    """Triggers with rows of the file of a span, where they had rows of its sequence."""
+    shift = span.start - span.first
+    return triggers.assign(**{name: triggers[name] + shift for name in ("row_start", "row_stop", "row_peak")})
 
 
 def _read_tables(folder: Path, about: Mapping[str, Any]) -> tuple[tuple[ExposureRecord, ...], pd.DataFrame]:

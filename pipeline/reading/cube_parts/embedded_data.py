@@ -10,10 +10,8 @@ FEWEST_ROWS, FEWEST_IMAGES_FOR_DATA = 4, 20  # of an image, so that other rows t
 _COUNTER_SHARE = 0.9  # of the steps of a counter that are alike
 _IDLE_SHARE, _LIVE_SHARE = 0.5, 0.1  # of steps that are 0: in a byte that seldom changes, and at most in other rows
 _LOUD = 4.0  # scatter of a byte over the largest one of the other rows
-_EVEN, _WHITE = (
-    0.24,
-    1.2,
-)  # scatter over range: 0.29 of equally frequent values, < 0.2 of noise; steps over scatter: 1.4
+_EVEN = 0.24  # scatter over range: 0.29 of equally frequent values, < 0.2 of noise
+_WHITE = 1.2  # steps over scatter: 1.4 of values without an order
 _FEWEST_IMAGES_FOR_RANGE = 100
 _WRAPS = (1 << 8, 1 << 16)  # at which counters begin again
 _MOST_IMAGES = 2000  # that are looked at
