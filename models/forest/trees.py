@@ -14,6 +14,7 @@ _KINDS = {
     **dict.fromkeys(("threshold", "value", "base"), np.dtype(np.float64)),
     "missing_left": np.dtype(np.bool_),
 }
+_LINES_AT_ONCE = 128  # 80 kB of numbers
 _OF_NODES = ("feature", "threshold", "left", "right", "missing_left", "value")
 
 
@@ -138,13 +139,13 @@ def _plain_nodes(nodes: np.ndarray, first: int, share: float) -> dict[str, np.nd
 def _add_leaves(
     features, feature, threshold, left, right, missing_left, value, root, output, total
 ):  # pragma: no cover - compiled
-    """Add the leaf that each line of ``features`` reaches in every tree."""
-    for i in range(len(features)):
-        line = features[i]
+    """Add the leaf that each line of ``features`` reaches in every tree; a tree stays in the cache for many lines."""
+    for start in range(0, len(features), _LINES_AT_ONCE):
         for tree in range(len(root)):
-            node = root[tree]
-            while feature[node] >= 0:
-                number = line[feature[node]]
-                goes_left = missing_left[node] if number != number else number <= threshold[node]
-                node = left[node] if goes_left else right[node]
-            total[i, output[tree]] += value[node]
+            for i in range(start, min(start + _LINES_AT_ONCE, len(features))):
+                line, node = features[i], root[tree]
+                while feature[node] >= 0:
+                    number = line[feature[node]]
+                    goes_left = missing_left[node] if number != number else number <= threshold[node]
+                    node = left[node] if goes_left else right[node]
+                total[i, output[tree]] += value[node]

@@ -85,7 +85,7 @@ def fit_baseline(frame: Frame) -> Baseline:
     steady = frame.readout.steady_rows(len(bias))
     serial_trap = _measure_serial_trap(frame, bias, steady)
     ramps = _fit_ramps(frame, bias, serial_trap, steady)
-    means = []
+    means, ramped = [], []
     for rows in _chunks(0, len(bias)):
         covered = [ramp for ramp in ramps if ramp.covers(rows.start, rows.stop)]
         electrons = to_electrons(frame.pixels_adu[rows], bias[rows], frame)
@@ -93,12 +93,15 @@ def fit_baseline(frame: Frame) -> Baseline:
             undo_serial_trap(electrons, serial_trap, _within(steady, rows))
         for ramp in covered:
             ramp.remove(electrons, rows.start)
-        mean = block_means(electrons, BLOCK_ROWS, frame.readout.read_noise_e, BASELINE_CLIP_SIGMA)
-        if not covered:  # 64 times fewer pixels; the trap's curvature over their noise is 0.02 electrons
-            undo_serial_trap(mean, serial_trap, slice(0, len(mean)))
-        means.append(mean)
+        means.append(block_means(electrons, BLOCK_ROWS, frame.readout.read_noise_e, BASELINE_CLIP_SIGMA))
+        ramped += [bool(covered)] * len(means[-1])
+    blocks, steady_blocks = np.concatenate(means), ~np.array(ramped)
+    # 64 times fewer pixels; the trap's curvature over their noise is 0.02 electrons
+    whole = blocks[steady_blocks]
+    undo_serial_trap(whole, serial_trap, slice(0, len(whole)))
+    blocks[steady_blocks] = whole
     window = baseline_blocks(frame.readout)
-    level = running_level(reject_outliers(np.concatenate(means), window), window)
+    level = running_level(reject_outliers(blocks, window), window)
     return Baseline(level, ramps, bias, serial_trap)
 
 
@@ -227,7 +230,7 @@ def _variance_terms(
         if bright.stop > bright.start:
             electronic_e2[bright] *= np.float32(noise_gain(float(sky[bright.start]), serial_trap))
         for dim in (slice(0, bright.start), slice(bright.stop, len(level_e))):
-            photon_share[dim] = [photon_gain(max(float(value), 1.0), serial_trap) for value in sky[dim]]
+            photon_share[dim] = photon_gain(np.maximum(sky[dim], 1.0), serial_trap)
     return electronic_e2, photon_share
 
 

@@ -16,7 +16,8 @@ from shutterless.pipeline.reading.instruments import SerialTrap
 
 _TABLE = 4096  # entries per table; the powers below are interpolated to 2e-4 of the serial trap's capacity
 # rows computed side by side, applying and removing: within one row every pixel waits for the result of the last
-_ROWS_ABREAST, _ROWS_REMOVED = 16, 32
+_ROWS_ABREAST, _ROWS_REMOVED = 16, 64
+_TILE = 16  # columns transposed at a time: one line of the cache
 _BUMP_E, _REACH = 8.0, 12  # electrons, and columns over which the serial trap gives back what it took
 
 
@@ -64,28 +65,32 @@ def remove_serial_trap(electrons: np.ndarray, effect: SerialTrap) -> None:
             electrons[:] = single
 
 
-def serial_trap_response(sky_e: float, effect: SerialTrap) -> np.ndarray:
+def serial_trap_response(sky_e: np.ndarray, effect: SerialTrap) -> np.ndarray:
     """Response to one electron more than the sky in a pixel: electrons added to it and to the pixels read after it.
 
     Parameters
     ----------
-    sky_e : float
-        Level of the pixels (electrons), above 0.
+    sky_e : ndarray of float, shape (n,)
+        Levels of the pixels (electrons), above 0.
     effect : SerialTrap
 
     Returns
     -------
-    ndarray of float64, shape (k,)
+    ndarray of float64, shape (n, k)
     """
-    rows, bump_e = np.full((2, 4 * _REACH), sky_e), min(_BUMP_E, sky_e / 4)
-    rows[1, 2 * _REACH] += bump_e
-    apply_serial_trap(rows, effect)
-    return (rows[1] - rows[0])[2 * _REACH : 3 * _REACH] / bump_e
+    sky_e = np.asarray(sky_e, dtype=np.float64)[:, None]
+    plain, bump_e = np.repeat(sky_e, 4 * _REACH, axis=1), np.minimum(_BUMP_E, sky_e / 4)
+    bumped = plain.copy()
+    bumped[:, 2 * _REACH] += bump_e[:, 0]
+    apply_serial_trap(plain, effect)
+    apply_serial_trap(bumped, effect)
+    response: np.ndarray = (bumped - plain)[:, 2 * _REACH : 3 * _REACH] / bump_e
+    return response
 
 
-def photon_gain(sky_e: float, effect: SerialTrap) -> float:
-    """Factor by which the serial trap reduces the variance of photons: the sum of squares of `serial_trap_response`."""
-    return float(np.sum(serial_trap_response(sky_e, effect) ** 2))
+def photon_gain(sky_e: np.ndarray, effect: SerialTrap) -> np.ndarray:
+    """Factors, (n,), by which the serial trap reduces the variance of photons: Σ h², of `serial_trap_response`."""
+    return np.asarray(np.sum(serial_trap_response(sky_e, effect) ** 2, axis=1))
 
 
 def noise_gain(sky_e: float, effect: SerialTrap) -> float:
@@ -132,45 +137,59 @@ def _apply(electrons, capacity, full_well, release, capture):  # pragma: no cove
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _remove(electrons, capacity, full_well, exponent, flux_exponent):  # pragma: no cover - compiled
     n_rows, n_columns = electrons.shape
-    abreast = np.zeros((n_columns, _ROWS_REMOVED), np.float32)
+    abreast = np.zeros((n_columns, min(_ROWS_REMOVED, n_rows)), np.float32)
     for first in range(0, n_rows, _ROWS_REMOVED):
         rows = min(_ROWS_REMOVED, n_rows - first)
-        for k in range(rows):
-            for x in range(n_columns):
-                abreast[x, k] = electrons[first + k, x]
+        for start in range(0, n_columns, _TILE):
+            stop = min(start + _TILE, n_columns)
+            for k in range(rows):
+                for x in range(start, stop):
+                    abreast[x, k] = electrons[first + k, x]
         _remove_abreast(abreast, capacity, full_well, exponent, flux_exponent)
-        for k in range(rows):
-            for x in range(n_columns):
-                electrons[first + k, x] = abreast[x, k]
+        for start in range(0, n_columns, _TILE):
+            stop = min(start + _TILE, n_columns)
+            for k in range(rows):
+                for x in range(start, stop):
+                    electrons[first + k, x] = abreast[x, k]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def _remove_abreast(electrons, capacity, full_well, exponent, flux_exponent):  # pragma: no cover - compiled
-    """Undo the effect in `_ROWS_REMOVED` rows at once, (x, rows), in vector registers.
+    """Undo the effect in some rows at once, (x, rows), in vector registers.
 
-    A table, a branch or a call would prevent vectorisation and make this six times slower.
+    A table, a branch or a call would prevent vectorisation and make this six times slower. Each power has a loop of
+    its own, so that the processor works on the next rows while it waits for the result of one.
     """
-    held, taken = np.zeros(_ROWS_REMOVED, np.float32), np.zeros(_ROWS_REMOVED, np.float32)
-    per_capacity, per_full_well = np.float32(1) / capacity, np.float32(1) / full_well
-    for x in range(len(electrons)):
+    n_columns, n_rows = electrons.shape
+    held, taken = np.zeros(n_rows, np.float32), np.zeros(n_rows, np.float32)
+    out, room, charge, inside = np.empty((4, n_rows), np.float32)
+    one, nothing = np.float32(1), np.float32(0)
+    per_capacity, per_full_well = one / capacity, one / full_well
+    for x in range(n_columns):
         line = electrons[x]
-        for k in range(_ROWS_REMOVED):
+        for k in range(n_rows):
+            filling = _lower(held[k] * per_capacity, one)
+            out[k] = _lower(capacity * vector_power(filling, exponent), held[k])
+        for k in range(n_rows):
+            filling = _lower(held[k] * per_capacity, one)
+            room[k] = capacity * vector_power(one - filling, exponent)
+        for k in range(n_rows):
+            read = line[k]
+            charge[k] = (read if read == read else out[k]) - out[k]
+            inside[k] = _higher(charge[k] + taken[k], nothing)
+        # two fixed-point iterations; each reduces the error to a twentieth, 0.1 electrons on the flank of a star
+        for k in range(n_rows):
+            flux = _lower(inside[k] * per_full_well, one)
+            caught = _lower(room[k] * vector_power(flux, flux_exponent), inside[k])
+            inside[k] = _higher(charge[k] + caught, nothing)
+        for k in range(n_rows):
             read, before = line[k], taken[k]
-            live = np.float32(1) if read == read else np.float32(0)
-            filling = _lower(held[k] * per_capacity, np.float32(1))
-            out = _lower(capacity * vector_power(filling, exponent), held[k])
-            room = capacity * vector_power(np.float32(1) - filling, exponent)
-            charge = (read if read == read else out) - out
-            # two fixed-point iterations; each reduces the error to a twentieth, 0.1 electrons on the flank of a star
-            inside = _higher(charge + before, np.float32(0))
-            flux = _lower(inside * per_full_well, np.float32(1))
-            caught = _lower(room * vector_power(flux, flux_exponent), inside)
-            inside = _higher(charge + caught, np.float32(0))
-            flux = _lower(inside * per_full_well, np.float32(1))
-            caught = _lower(room * vector_power(flux, flux_exponent), inside)
-            line[k] = read + (caught - out)
-            held[k] += live * (caught - out)  # a masked pixel does not change the filling
-            taken[k] = live * caught + (np.float32(1) - live) * before
+            live = one if read == read else nothing
+            flux = _lower(inside[k] * per_full_well, one)
+            caught = _lower(room[k] * vector_power(flux, flux_exponent), inside[k])
+            line[k] = read + (caught - out[k])
+            held[k] += live * (caught - out[k])  # a masked pixel does not change the filling
+            taken[k] = live * caught + (one - live) * before
 
 
 @numba.njit(cache=True)

@@ -70,7 +70,7 @@ def neighbour_covariance(sky_e: float, effect: SerialTrap) -> float:
     One electron more than the sky makes a pixel read ``h_0`` higher and the next ones ``h_1``, ``h_2``, …
     Poisson noise of variance ``sky_e`` therefore has a covariance of ``sky_e Σ h_k h_{k+1}``.
     """
-    response = serial_trap_response(sky_e, effect)
+    (response,) = serial_trap_response(np.array([sky_e]), effect)
     return float(sky_e * np.sum(response[:-1] * response[1:]))
 
 

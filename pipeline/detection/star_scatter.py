@@ -31,9 +31,10 @@ MIN_POOLED_BOXES = 4  # of a width, of each star
 MIN_POOLED_EXCESS = 0.05  # of the variance of boxes over that of noise; less changes no S/N by more than 2.5 %
 _ROWS_UNPACKED = 1024  # at once, so that a filter works in the L1 cache
 _POOLED_EFFICIENCY = 2.05  # the same of the median over stars of many boxes each: 1.64 for the deviation, times 1.25
+_SLACK = 0.4  # of the margin for errors, by which the median of some boxes may differ from that of all
 _MAD_EFFICIENCY = 1.17  # error of a scatter from the median deviation over that from the standard deviation, per 1/√2n
 
-_Boxes = Callable[[int], tuple[np.ndarray, np.ndarray]]  # first rows and S/N of the boxes of a width
+_Boxes = Callable[[int], tuple[np.ndarray, np.ndarray, float]]  # first rows, S/N and median of the boxes of a width
 
 
 class StarScatter:
@@ -89,11 +90,11 @@ class StarScatter:
             found[same] = np.sqrt(1 + (self.pooled_fraction(int(each)) * steady[same]) ** 2 * each)
         for i, boxes_of in self._boxes(y, column, has_star):
             away = row_start[i] - length[i], row_stop[i] + TAIL * length[i]
-            found[i] = max(found[i], _spread(*boxes_of(width[i]), width[i], *away, ERROR_MARGIN))
+            found[i] = _spread(*boxes_of(width[i]), width[i], *away, ERROR_MARGIN, found[i])
             for times in SHORTER:
                 shorter = width[i] // times
                 if shorter:
-                    found[i] = max(found[i], _spread(*boxes_of(shorter), shorter, *away, SHORTER_MARGIN))
+                    found[i] = _spread(*boxes_of(shorter), shorter, *away, SHORTER_MARGIN, found[i])
         return found
 
     def pooled_fraction(self, width_rows: int) -> float:
@@ -167,7 +168,7 @@ class StarScatter:
         for at_y in np.unique(y[wanted]):
             here = wanted & (y == at_y)
             for at_x, numbers, kernel in self._filters(int(at_y), np.unique(column[here])):
-                boxes_of: _Boxes = cache(partial(_sum_boxes, *_filter_pixel(self._lines, numbers, kernel)))
+                boxes_of: _Boxes = cache(partial(_middle_boxes, *_filter_pixel(self._lines, numbers, kernel)))
                 for i in np.flatnonzero(here & (column == at_x)).tolist():
                     yield i, boxes_of
 
@@ -181,18 +182,50 @@ class StarScatter:
 
 
 @numba.njit(cache=True, nogil=True)
-def _spread(first, boxes, width, before, after, margin):  # pragma: no cover - compiled
-    """Scatter of boxes that end before one row or begin after another, as defined in `StarScatter.scatter`."""
-    away = boxes[(first + width <= before) | (first > after)]
+def _spread(first, boxes, middle, width, before, after, margin, least):  # pragma: no cover - compiled
+    """Scatter of boxes that end before one row or begin after another, as defined in `StarScatter.scatter`.
+
+    It is ``least`` if the scatter is below that. Most stars are steady, which is seen without another median.
+    """
+    start = np.searchsorted(first, before - width, side="right")
+    stop = max(np.searchsorted(first, after, side="right"), start)
+    n_away = start + len(boxes) - stop
+    if n_away >= MIN_BOXES // 2:
+        limit = least / (MAD_TO_SIGMA * _error_share(n_away, margin))
+        if _is_steady(boxes[:start], boxes[stop:], middle, limit, limit * _SLACK * (1 - _error_share(n_away, margin))):
+            return least
+        away = np.concatenate((boxes[:start], boxes[stop:]))
+        departures = away - np.median(away)
     # a flare that fills the file is smooth from box to box, a variable star is not
-    if len(away) >= MIN_BOXES // 2:
-        boxes = away - np.median(away)
     elif len(boxes) > MIN_BOXES // 2:
-        boxes = (boxes[1:] - boxes[:-1]) / np.sqrt(2)
+        departures = (boxes[1:] - boxes[:-1]) / np.sqrt(2)
     else:
-        return 1.0
-    spread = MAD_TO_SIGMA * np.median(np.abs(boxes))
-    return max(spread * (1 - margin * _MAD_EFFICIENCY / np.sqrt(2 * len(boxes))), 1.0)
+        return least
+    spread = MAD_TO_SIGMA * np.median(np.abs(departures))
+    return max(spread * _error_share(len(departures), margin), least)
+
+
+@numba.njit(cache=True, nogil=True)
+def _error_share(n, margin):  # pragma: no cover - compiled
+    """Share of a scatter of n boxes that remains without ``margin`` of its errors."""
+    return 1 - margin * _MAD_EFFICIENCY / np.sqrt(2 * n)
+
+
+@numba.njit(cache=True, nogil=True)
+def _is_steady(before, after, middle, limit, slack):  # pragma: no cover - compiled
+    """Whether the median deviation of the values in two arrays is certainly below a limit.
+
+    Their median is within ``slack`` of ``middle`` if fewer than half of them are beyond it on either side.
+    """
+    half = (len(before) + len(after)) / 2
+    below = above = far = 0
+    for part in (before, after):
+        for value in part:
+            departure = value - middle
+            below += departure < -slack
+            above += departure > slack
+            far += abs(departure) >= limit - slack
+    return below < half and above < half and far < half
 
 
 @numba.njit(cache=True, nogil=True)
@@ -236,6 +269,13 @@ def _sum_boxes(light, valid, width):  # pragma: no cover - compiled
             first[n_kept], boxes[n_kept] = start, total / np.sqrt(count)
             n_kept += 1
     return first[:n_kept], boxes[:n_kept]
+
+
+@numba.njit(cache=True, nogil=True)
+def _middle_boxes(light, valid, width):  # pragma: no cover - compiled
+    """First rows and S/N of boxes as `_sum_boxes` gives them, and their median; 0 without a box."""
+    first, boxes = _sum_boxes(light, valid, width)
+    return first, boxes, np.median(boxes) if len(boxes) else 0.0
 
 
 def _find_bright_stars(amplifier: Amplifier) -> np.ndarray:

@@ -97,7 +97,7 @@ def test_gains_are_those_of_simulated_noise(sky_e):
     rng = np.random.default_rng(5)
     photons = rng.poisson(sky_e, (2000, 200)).astype(np.float64)
     apply_serial_trap(photons, EFFECT)
-    assert photons[:, 20:].var() / sky_e == pytest.approx(photon_gain(sky_e, EFFECT), rel=0.02)
+    assert photons[:, 20:].var() / sky_e == pytest.approx(photon_gain(np.array([sky_e]), EFFECT)[0], rel=0.02)
     read = np.full((2000, 200), sky_e)
     apply_serial_trap(read, EFFECT)
     read += rng.normal(0, 3, read.shape)
@@ -107,5 +107,5 @@ def test_gains_are_those_of_simulated_noise(sky_e):
 
 def test_no_serial_trap_changes_no_noise():
     assert noise_gain(314.0, EFFECT.scaled(0.0)) == 1
-    assert photon_gain(314.0, EFFECT.scaled(0.0)) == pytest.approx(1)
+    assert photon_gain(np.array([314.0]), EFFECT.scaled(0.0)) == pytest.approx(1)
     assert noise_gain(0.0, EFFECT) == 1

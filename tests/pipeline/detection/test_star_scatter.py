@@ -8,11 +8,14 @@ from flat_amplifier import flat_amplifier
 
 from shutterless.pipeline.compiled.residual_lines import compiled_lines
 from shutterless.pipeline.detection.star_scatter import (
+    ERROR_MARGIN,
     MIN_BOXES,
     MIN_POOLED,
     StarScatter,
     _filter_pixel,
     _median_deviation,
+    _middle_boxes,
+    _spread,
     _sum_boxes,
 )
 from shutterless.pipeline.detection.triggers import find_triggers
@@ -109,6 +112,21 @@ def test_boxes_are_those_of_the_live_rows_in_the_head():
 def test_median_deviation_is_that_of_numpy(n):
     values = np.random.default_rng(n).standard_normal(n)
     assert _median_deviation(values) == np.median(np.abs(values - np.median(values)))
+
+
+@pytest.mark.parametrize("scatter", [0.5, 0.95, 1.0, 1.05, 2.0])
+def test_a_steady_star_is_seen_without_the_median_that_a_variable_one_needs(scatter):
+    rng = np.random.default_rng(7)
+    for n, width in ((30, 8), (400, 1), (3000, 2)):
+        light, valid = (scatter * rng.standard_normal(n * width)).astype(np.float32), np.ones(n * width, np.float32)
+        first, boxes, middle = _middle_boxes(light, valid, width)
+        for before in rng.integers(0, n * width // 2, 20).tolist():
+            after = before + 3 * width
+            away = boxes[(first + width <= before) | (first > after)]
+            deviation = 1.4826 * np.median(np.abs(away - np.median(away)))
+            sure = deviation * (1 - ERROR_MARGIN * 1.17 / np.sqrt(2 * len(away)))
+            for least in (1.0, 1.5):
+                assert _spread(first, boxes, middle, width, before, after, ERROR_MARGIN, least) == max(sure, least)
 
 
 def test_masked_columns_and_edges_have_none(make_amplifier):
