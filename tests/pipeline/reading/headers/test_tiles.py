@@ -81,3 +81,30 @@ def test_hcompress_tile_that_states_another_size_never_reaches_the_decoder(tmp_p
         FrameError, match=rf"HDU 1: HCOMPRESS tile 1 is damaged: it holds ({said}) pixels by its own size, 42"
     ):
         read_cube(path, "cube")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({2: 9999}, "from 3 to 9,999 of"),
+        ({1: 7, 2: -100, 3: 1, 4: 2}, "from 7 to 65,537 of"),
+        ({1: -5, 2: -100}, "from -5 to"),
+        ({-1: 0x1000}, r"from 7 to \d+ of"),  # its last word wants another one
+    ],
+)
+def test_plio_tile_that_is_longer_than_its_bytes_never_reaches_the_decoder(tmp_path, words, said):
+    """Its decoder would read behind them, which has ended a process."""
+    path = tmp_path / "tile.fits"
+    cards = fits.Header([("CADENCE", 2.0), ("BUNIT", "electron")])
+    hdu = fits.CompImageHDU(IMAGES, cards, compression_type="PLIO_1", tile_shape=(1, 6, 7))
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
+    read_cube(path, "cube")
+    with fits.open(path, disable_image_compression=True) as hdus:
+        start = hdus[1].fileinfo()["datLoc"] + hdus[1].header["NAXIS1"] * hdus[1].header["NAXIS2"]
+        n_words = len(hdus[1].data["COMPRESSED_DATA"][0])
+    content = bytearray(path.read_bytes())
+    for at, word in words.items():
+        struct.pack_into(">h", content, start + 2 * (at % n_words), word)
+    path.write_bytes(content)
+    with pytest.raises(FrameError, match=rf"HDU 1: PLIO tile 1 is damaged: by its own words it goes {said}"):
+        read_cube(path, "cube")
