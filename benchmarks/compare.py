@@ -60,6 +60,7 @@ def log_tables(run: Run, rho: np.ndarray, threshold: float, rng: np.random.Gener
         "detector": "made up", "event_id": [f"e{i}" for i in index], "kind": "flare", "rho": rho,
         "sequence": [f"s{i % 10}" for i in index], "file": [f"f{i % 20}" for i in index],
         "entry": [f"f{i % 20}q{i % 4}" for i in index], "score": rho, "found": found,
+        "duration_s": 0.1, "sign": 1, "flux_e_s": 1e5,
     })  # fmt: skip
     run.log_table(events[list(EVENT_COLUMNS)], "events")
     bins = pd.DataFrame({"rho_low": RHO_BINS[:-1], "rho_high": RHO_BINS[1:]})

@@ -54,6 +54,7 @@ ORDER = {
         *("settings", "pages", "execution", "tracking", "frames", "searching", "report"),
         *(
             "comparison",
+            "rates",
             "training",
             "training/sweeps",
             "registry",

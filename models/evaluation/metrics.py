@@ -258,12 +258,19 @@ def empty_truth() -> pd.DataFrame:
 
 
 def list_alarms(detections: pd.DataFrame, score: np.ndarray, truth: pd.DataFrame) -> pd.DataFrame:
-    """Clusters that match no event: ``entry`` and highest ``score`` of each, the highest first."""
+    """Clusters that match no event, the one with the highest score first.
+
+    Returns
+    -------
+    DataFrame
+        Of the best detection of each: its position among the detections (``detection``), ``entry`` and ``score``.
+    """
     events = truth[truth["is_event"].astype(bool)]
     wrong = (match_entries(detections, events) < 0) & np.isfinite(score)
-    own = pd.DataFrame({"entry": detections["entry"].to_numpy()[wrong], "score": np.asarray(score)[wrong]})
+    entry = detections["entry"].to_numpy()[wrong]
+    own = pd.DataFrame({"detection": np.flatnonzero(wrong), "entry": entry, "score": np.asarray(score)[wrong]})
     clusters = cluster_detections(detections[wrong])
-    highest = own.groupby(clusters).agg({"entry": "first", "score": "max"})
+    highest = own.loc[own.groupby(clusters)["score"].idxmax()]
     return highest.sort_values("score", ascending=False, kind="stable", ignore_index=True)
 
 

@@ -204,6 +204,16 @@ class Readout:
             latest = np.minimum(latest, closes)
         return np.where(np.isnan(own), earliest, own), np.where(np.isnan(own), latest, own)
 
+    def transit_share(self, start: int, stop: int) -> float:
+        """Mean share of a transit in which file rows collected light: 1 but for the ramp and after the closing.
+
+        A pixel of a cube, to which light does not come from elsewhere, has 1.
+        """
+        if not self.n_transit or stop <= start:
+            return 1.0
+        earliest, latest = self.event_row_range(np.arange(start, stop))
+        return float(np.mean(latest - earliest) / self.n_transit)
+
     def event_utc_range(self, row: Any, y0: Any = np.nan) -> tuple[np.ndarray, np.ndarray]:
         """Earliest and latest UTC of the light of file rows, shape (n,) each; see `event_row_range`."""
         earliest, latest = self.event_row_range(row, y0)

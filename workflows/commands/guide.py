@@ -29,6 +29,10 @@ EXAMPLES = {
     ),
     "watch": ("shutterless watch incoming --out found --stop-after 60",),
     "compare-searches": ("shutterless compare-searches found found-by-mymodel --out both",),
+    "limits": (
+        "shutterless limits found --evaluation judged --out rates",
+        "shutterless limits night1 night2 --evaluation judged --kind burst --out rates",
+    ),
     "lightcurve": ("shutterless lightcurve night/*.fits.fz --x 1204.5 --format fits --out curves",),
     "report": ("shutterless report found",),
     "register": ("shutterless register mymodel --name mine --alias champion",),

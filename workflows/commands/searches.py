@@ -1,4 +1,4 @@
-"""Commands that search frames and show what was found: search, watch, report."""
+"""Commands that search frames and say what was found: search, watch, compare-searches, limits, report."""
 
 from __future__ import annotations
 
@@ -152,6 +152,41 @@ def compare_searches(
     typer.echo(compare_found(first, second, out).text())
     typer.echo(f"table: {out / TABLE}")
     suggest(("report", first), ("report", second), quiet=quiet)
+    return DONE
+
+
+@command
+def limits(
+    searches: Annotated[list[Path], typer.Argument(help="Folders of searches of different frames.")],
+    evaluation: Annotated[
+        Path, typer.Option(help="Folder of `shutterless evaluate`, of frames as deep.", show_default=False)
+    ],
+    detector: Annotated[
+        str | None,
+        typer.Option(help="Its name in the evaluation. Default: the model of each search.", show_default=False),
+    ] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="Kind of event whose completeness counts; repeatable. Default: all that brighten."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for tables, figure and page.")] = Path("runs/limits"),
+    config: Config = None,
+    set_: Set = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Compute rates of events per square degree and day, or upper limits, by duration and magnitude."""
+    from shutterless.workflows.settings.settings import load_settings
+
+    settings = load_settings(config, set_ or ()).limits
+    from shutterless.workflows.rates.limits import measure_limits, write_limits
+    from shutterless.workflows.rates.page import write_limits_page
+
+    found = measure_limits(searches, evaluation, settings, detector=detector, kinds=kind or ())
+    write_limits(found, out)
+    typer.echo(found.text())
+    typer.echo(f"limits: {write_limits_page(found, searches, evaluation, out)}")
+    suggest("open it in a browser", quiet=quiet)
     return DONE
 
 

@@ -22,6 +22,7 @@ from shutterless.models.evaluation.metrics import (
     empty_truth,
     event_scores,
     false_alarm_curve,
+    list_alarms,
     match_entries,
     operating_point,
     optimum_threshold,
@@ -37,7 +38,7 @@ from shutterless.pipeline.files import write_parquet
 from shutterless.pipeline.reading.readout import PIXEL_ROWS_PER_HOUR
 from shutterless.pipeline.simulation.truth import read_stars, read_truth
 from shutterless.pipeline.store.store import live_hours, manifest_hash, open_amplifier, read_manifest
-from shutterless.workflows.comparison.counted_events import hash_events, list_events
+from shutterless.workflows.comparison.counted_events import hash_events, list_alarm_rows, list_events
 from shutterless.workflows.comparison.field_tables import place_by_entry
 from shutterless.workflows.comparison.unseen import check_not_trained_on
 from shutterless.workflows.comparison.verdict import judge_evaluation
@@ -49,6 +50,7 @@ from shutterless.workflows.tracking.record import TRAINING, record_evaluation, r
 from shutterless.workflows.tracking.tracking import TEMPLATE_BANK, Tracking, resolve_model, track_run
 
 EVALUATE_EXPERIMENT = "evaluate"
+ALARMS = "alarms.parquet"
 
 
 class EvaluateError(ValueError):
@@ -112,7 +114,8 @@ def evaluate_detectors(
         ``truth.parquet`` of the frames; a ``stars.parquet`` beside it tells which events are on blended stars.
     out : Path
         For ``summary``, ``completeness``, ``apart``, ``reliability``, ``events`` (a row for each detector and counted
-        event), ``groups``, ``losses`` and ``detections`` (Parquet), ``eta.json``, ``verdict.txt``.
+        event), ``alarms`` (every false alarm), ``groups``, ``losses`` and ``detections`` (Parquet), ``eta.json``,
+        ``verdict.txt``.
     settings : EvaluateSettings
     tracking : Tracking, optional
         Log one run per detector there, in the experiment `EVALUATE_EXPERIMENT`.
@@ -165,7 +168,10 @@ def evaluate_detectors(
         eta=held_out.eta,
         data_hash=hash_events(manifest, events),
     )
-    _write(evaluation, detections, Path(out), {"eta": held_out.eta, "rate_per_hour": held_out.rate_per_hour})
+    alarms = [list_alarm_rows(result.detector.name, result.alarms, manifest) for result in results]
+    write_parquet(pd.concat(alarms, ignore_index=True), Path(out) / ALARMS)
+    about = {name: getattr(held_out, name) for name in ("eta", "rate_per_hour", "pixel_rows_per_hour")}
+    _write(evaluation, detections, Path(out), about)
     if tracking is not None:
         _track(evaluation, detectors, store, manifest, settings, tracking, Path(out))
     return evaluation
@@ -220,10 +226,14 @@ class _HeldOut:
 
 @dataclass(frozen=True)
 class _Result:
-    """Result of one detector; ``found`` and ``samples`` (bootstrap) index the counted events."""
+    """Result of one detector; ``found`` and ``samples`` (bootstrap) index the counted events.
+
+    ``alarms`` are the best detections of its false alarms.
+    """
 
     detector: Detector
     curve: RateCurve
+    alarms: pd.DataFrame
     summary: dict[str, Any]
     completeness: pd.DataFrame
     apart: pd.DataFrame
@@ -239,9 +249,8 @@ def _judge(detector: Detector, detections: pd.DataFrame, held_out: _HeldOut, set
     """Count one detector's false alarms, set its threshold, and count what it finds."""
     score = detections[f"{detector.name}/score"].to_numpy()
     quiet = detections["entry"].isin(held_out.quiet).to_numpy()
-    curve = false_alarm_curve(
-        detections[quiet], score[quiet], held_out.truth, held_out.live_hours, held_out.pixel_rows_per_hour
-    )
+    alarms = list_alarms(detections[quiet], score[quiet], held_out.truth)
+    curve = RateCurve(alarms["score"].to_numpy(dtype=np.float64), held_out.live_hours, held_out.pixel_rows_per_hour)
     point = operating_point(curve, MIN_COUNTED_ALARMS)
     events = event_scores(detections, score, held_out.truth)
     # a detector without a false alarm has the threshold -inf; an event without a match is not found even then
@@ -255,6 +264,7 @@ def _judge(detector: Detector, detections: pd.DataFrame, held_out: _HeldOut, set
     return _Result(
         detector=detector,
         curve=curve,
+        alarms=detections[quiet].iloc[alarms["detection"]].assign(score=alarms["score"].to_numpy()),
         summary={**_describe(detector), **vars(point), **summarise(events, point, samples, held_out.eta)},
         completeness=completeness_table(events, point.threshold).assign(detector=detector.name),
         apart=apart_table(detections, score, held_out.truth, point.threshold).assign(detector=detector.name),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +14,7 @@ from shutterless.models.evaluation.metrics import cluster_detections
 from shutterless.pipeline.detection.matching import TRUTH_MATCH_PX
 from shutterless.pipeline.files import write_parquet
 from shutterless.workflows.searching.detect import detector_columns
-from shutterless.workflows.searching.search import AMPLIFIERS, RECORD
+from shutterless.workflows.searching.found import read_finished
 from shutterless.workflows.searching.segment_search import ExposureRecord, by_span, in_file_rows, read_parts
 
 BOTH, FIRST, SECOND = "both", "first", "second"
@@ -89,8 +87,10 @@ def compare_found(first: Path, second: Path, out: Path) -> SearchComparison:
 
     Raises
     ------
+    NoSearchError
+        If a folder holds no finished search.
     SearchesError
-        If a folder holds no finished search, or they have no amplifier in common.
+        If they have no amplifier in common.
 
     Notes
     -----
@@ -114,14 +114,9 @@ def compare_found(first: Path, second: Path, out: Path) -> SearchComparison:
 
 
 def _read_search(folder: Path) -> _Search:
-    record, table = Path(folder) / RECORD, Path(folder) / "candidates.parquet"
-    if not (record.is_file() and table.is_file()):
-        raise SearchesError(
-            f"{folder} holds no finished search: {RECORD} is missing; name a folder of `shutterless search`"
-        )
-    about: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-    amplifiers = pd.read_parquet(Path(folder) / AMPLIFIERS)
-    names = amplifiers.assign(file=amplifiers["files"].str.split(", ")).explode("file")[_AMPLIFIER].drop_duplicates()
+    search = read_finished(folder)
+    about, amplifiers = search.record, search.amplifiers
+    names = search.by_file()[_AMPLIFIER].drop_duplicates()
     labels = {Path(path): label for label, path in about["files"].items()}
     thresholds = dict(zip(amplifiers["segment"], amplifiers["threshold"], strict=True))
     parts = list(read_parts(Path(folder)))
@@ -131,7 +126,7 @@ def _read_search(folder: Path) -> _Search:
         for own in _file_triggers(detector_columns(found, detector), exposures, labels)
     ]
     triggers = pd.concat(tables) if tables else pd.DataFrame(columns=[*_AMPLIFIER, *_TRIGGER, "threshold"])
-    return _Search(Path(folder), about["detector"], pd.read_parquet(table), names, triggers if parts else None)
+    return _Search(Path(folder), about["detector"], search.candidates, names, triggers if parts else None)
 
 
 def _file_triggers(

@@ -19,6 +19,11 @@ def number(value: Any, pattern: str = "{:.3g}") -> str:
     return "–" if value is None or pd.isna(value) else pattern.format(value).replace("-", "−")
 
 
+def three_digits(value: float) -> str:
+    """A number with three digits and without an exponent where that is readable, such as 3,370."""
+    return f"{float(f'{value:.3g}'):,g}"
+
+
 def between(value: Any, low: Any, high: Any, pattern: str = "{:.2f}") -> str:
     """Format a value with its bounds, ``0.72 (0.66–0.78)``."""
     if value is None or pd.isna(value):

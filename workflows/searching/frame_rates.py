@@ -213,9 +213,31 @@ def segment_hours(part: SearchedSegment) -> float:
 def exposure_hours(part: SearchedSegment, exposure: ExposureRecord) -> float:
     """Amplifier-hours of the own rows of a segment in one exposure."""
     first, last = exposure.spans[0].first, exposure.spans[-1].last
-    own = max(0, min(last, part.segment.own[1]) - max(first, part.segment.own[0]))
+    start, stop = own_rows(part, exposure)
     live = exposure.numbers["live_pixel_rows"] / exposure.numbers["pixel_rows_per_hour"]
-    return float(live * own / (last - first))
+    return float(live * max(0, stop - start) / (last - first))
+
+
+def sky_exposure(part: SearchedSegment, exposure: ExposureRecord) -> float:
+    """Area of sky times live time of the own rows of a segment in one exposure (square degrees times hours).
+
+    Notes
+    -----
+    A row of a column collects light from all rows of a transit, so an amplifier sees ``columns x n_transit`` pixels of
+    sky as long as rows are read. In the ramp, and once the shutter is closed, it is a part of them. Masked pixels are
+    no live time. A pixel of a cube sees itself alone.
+    """
+    readout, (first, last) = exposure.readout, own_rows(part, exposure)
+    pixel_rows = exposure_hours(part, exposure) * exposure.numbers["pixel_rows_per_hour"]
+    begin = exposure.spans[0].first
+    pixels = max(readout.n_transit, 1) * readout.transit_share(first - begin, last - begin)
+    return float(pixel_rows / readout.row_rate_hz / 3600 * pixels * (readout.pixel_scale_arcsec / 3600) ** 2)
+
+
+def own_rows(part: SearchedSegment, exposure: ExposureRecord) -> tuple[int, int]:
+    """First and one past the last own row of a segment in one exposure, in rows of the sequence."""
+    first, last = exposure.spans[0].first, exposure.spans[-1].last
+    return max(first, part.segment.own[0]), min(last, part.segment.own[1])
 
 
 def _name_amplifiers(parts: Iterable[SearchedSegment]) -> dict[str, str]:

@@ -57,7 +57,13 @@ from shutterless.workflows.frames.ingest import (
     write_failures,
 )
 from shutterless.workflows.searching.detect import Detector, detector_columns, read_rates
-from shutterless.workflows.searching.frame_rates import FrameRates, exposure_hours, fit_frame_rates, join_parts
+from shutterless.workflows.searching.frame_rates import (
+    FrameRates,
+    exposure_hours,
+    fit_frame_rates,
+    join_parts,
+    sky_exposure,
+)
 from shutterless.workflows.searching.segment_search import (
     PARTS,
     ExposureRecord,
@@ -85,6 +91,7 @@ from shutterless.workflows.tracking.tracking import TEMPLATE_BANK, bundled_folde
 
 RECORD = "search.json"
 AMPLIFIERS = "amplifiers.parquet"
+_CAMERA = ("band", "zero_point_mag", "row_rate_hz", "n_transit", "pixel_scale_arcsec")  # of an amplifier, in its table
 BUNDLED_MODEL = "bundled"  # reference of the model for frames where none is named
 
 
@@ -628,6 +635,8 @@ def _amplifier_table(
             "live_hours": exposure_hours(part, exposure),
             "threshold": rates.threshold(part),
             "threshold_error": rates.of(part).threshold_error(rates.asked),
+            "deg2_hours": sky_exposure(part, exposure),
+            **{name: getattr(exposure.readout, name) for name in _CAMERA},
             **exposure.numbers,
             "notes": "; ".join(exposure.numbers.get("notes", ())),
             **(solved[key].numbers() if (key := f"{part.segment.name}/{k}") in solved else {}),
@@ -636,9 +645,9 @@ def _amplifier_table(
         for k, exposure in enumerate(part.exposures)
     ]
     columns = ["segment", "files", "ccd", "quadrant", "first_row", "n_rows", "n_triggers"]
-    columns += ["first_read_utc", "last_read_utc", "live_hours", "threshold", "threshold_error"]
+    columns += ["first_read_utc", "last_read_utc", "live_hours", "threshold", "threshold_error", "deg2_hours", *_CAMERA]
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
-    return table.astype({"ccd": "Int64", "quadrant": "Int64"})
+    return table.astype({"ccd": "Int64", "quadrant": "Int64", "zero_point_mag": "float64"})
 
 
 def _span_utc(exposure: ExposureRecord) -> dict[str, str]:

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import field, fields, replace
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from shutterless.models.combined.settings import CombinedSettings
 from shutterless.models.forest.settings import ForestSettings
@@ -36,6 +37,15 @@ from shutterless.pipeline.tokens import STRIPS_AT_ONCE, TokenGrid
 
 FamilyName = Literal["transformer", "cnn", "mlp"]
 FAMILY_NAMES: tuple[FamilyName, ...] = get_args(FamilyName)
+
+
+def _check_borders(values: tuple[float, ...]) -> tuple[float, ...]:
+    if len(values) < 2 or any(high <= low for low, high in pairwise(values)):
+        raise ValueError(f"{list(values)} are not two or more numbers, each above the one before it")
+    return values
+
+
+Borders = Annotated[tuple[float, ...], AfterValidator(_check_borders)]
 
 
 @settings_class()
@@ -225,6 +235,26 @@ class SearchSettings:
 
 
 @settings_class()
+class LimitsSettings:
+    """The cells in which rates and upper limits are given.
+
+    Parameters
+    ----------
+    durations_s, magnitudes : tuple of float
+        Borders of the cells, rising: how long an event lasts (s), and the magnitude of its light at the peak.
+    least_events : int
+        Events of the evaluation that a cell needs at least, to know its completeness.
+    confidence : float
+        Of intervals and limits.
+    """
+
+    durations_s: Borders = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+    magnitudes: Borders = (6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 18.0)
+    least_events: Count = 10
+    confidence: InnerShare = 0.95
+
+
+@settings_class()
 class Settings:
     """All settings of a run: the sections of a configuration file."""
 
@@ -240,6 +270,7 @@ class Settings:
     tune: TuneSettings = TuneSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     search: SearchSettings = SearchSettings()
+    limits: LimitsSettings = LimitsSettings()
 
     def train_for(self, family: str) -> TrainSettings:
         """Training settings with the architecture of one family."""

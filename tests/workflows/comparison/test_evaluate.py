@@ -13,7 +13,7 @@ from shutterless.models.evaluation.metrics import MIN_COUNTED_ALARMS, match_entr
 from shutterless.pipeline.files import write_parquet
 from shutterless.pipeline.reading.readout import PIXEL_ROWS_PER_HOUR
 from shutterless.pipeline.store.store import read_manifest, write_manifest
-from shutterless.workflows.comparison.counted_events import EVENT_COLUMNS, hash_events, list_events
+from shutterless.workflows.comparison.counted_events import ALARM_COLUMNS, EVENT_COLUMNS, hash_events, list_events
 from shutterless.workflows.comparison.evaluate import (
     EVALUATE_EXPERIMENT,
     EvaluateError,
@@ -201,9 +201,31 @@ def test_hash_of_the_data_is_that_of_store_and_events_whatever_is_judged(evaluat
 
 def test_events_without_an_identifier_are_numbered():
     events = pd.DataFrame({"entry": ["a", "a"], "file": "f", "kind": "flare", "rho": [5.0, 6.0], "score": [1.0, 2.0]})
-    manifest = pd.DataFrame({"entry": ["a"], "sequence": ["s"]})
+    manifest = pd.DataFrame({"entry": ["a"], "sequence": ["s"], "row_rate_hz": 300.0})
     listed = list_events({"d": events}, {"d": np.array([True, False])}, manifest)
     assert listed[["event_id", "sequence", "found"]].to_numpy().tolist() == [["0", "s", True], ["1", "s", False]]
+
+
+def test_events_and_alarms_say_how_long_and_how_bright_they_are(evaluated, held_out):
+    truth = pd.read_parquet(held_out[1]).set_index("event_id")
+    events = evaluated.tables.events
+    assert len(events) > 0
+    for event in events.itertuples():
+        own = truth.loc[event.event_id]
+        assert (event.duration_s, event.sign) == (own["duration_s"], own["sign"])
+        assert event.flux_e_s == pytest.approx(own["amplitude_e"] * 300.0)
+    alarms = pd.read_parquet(evaluated.out / "alarms.parquet")
+    assert list(alarms.columns) == list(ALARM_COLUMNS)
+    for own in evaluated.tables.summary.itertuples():
+        counted = alarms[(alarms["detector"] == own.detector) & (alarms["score"] >= own.threshold)]
+        assert len(counted) == own.false_alarms
+    best = pd.read_parquet(evaluated.out / "detections.parquet").set_index("cnn/score")
+    loudest = alarms[alarms["detector"] == "cnn"].iloc[0]
+    one = best.loc[loudest["score"]]
+    n_rows = one["row_stop"] - one["row_start"] + 1
+    assert loudest[["duration_s", "sign", "flux_e_s"]].tolist() == pytest.approx(
+        [n_rows / 300.0, np.sign(one["snr"]), one["amplitude_e"] * 300.0]
+    )
 
 
 def hand_made():

@@ -22,6 +22,7 @@ from shutterless.workflows.comparison.searches import (
     compare_found,
 )
 from shutterless.workflows.execution.cluster import SerialExecutor
+from shutterless.workflows.searching.found import NoSearchError
 from shutterless.workflows.searching.search import search_files
 from shutterless.workflows.settings.settings import SearchSettings
 
@@ -97,7 +98,7 @@ def test_no_trigger_and_parts_that_are_gone(searches, tmp_path):
 
 
 def test_folders_that_cannot_be_compared(searches, tmp_path):
-    with pytest.raises(SearchesError, match=r"nowhere holds no finished search: search.json is missing"):
+    with pytest.raises(NoSearchError, match=r"nowhere holds no finished search: search.json is missing"):
         compare_found(searches["few"], tmp_path / "nowhere", tmp_path / "out")
     other = shutil.copytree(searches["few"], tmp_path / "other")
     amplifiers = pd.read_parquet(other / "amplifiers.parquet")
