@@ -26,7 +26,8 @@ class StripDataset(Dataset):
     ----------
     strips : StripBatch
     labels : Labels
-        With the arrays ``is_event``, ``kind``, ``onset``, ``log2_duration``, all of shape (b,).
+        With the arrays ``is_event``, ``kind``, ``onset``, ``log2_duration`` and, if labels count differently,
+        ``weight``, all of shape (b,).
     grid : TokenGrid
     numbers : ndarray of float32, shape (b, c), optional
         Context of the triggers, for models that see it.
@@ -99,7 +100,7 @@ def labels_to_tensors(labels: Labels) -> dict[str, torch.Tensor]:
     types = {"kind": np.int64}
     return {
         name: torch.from_numpy(np.ascontiguousarray(getattr(labels, name)).astype(types.get(name, np.float32)))
-        for name in LABEL_NAMES
+        for name in (LABEL_NAMES if labels.weight is None else [*LABEL_NAMES, "weight"])
     }
 
 

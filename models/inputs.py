@@ -263,6 +263,7 @@ class DetectorModel(PreTrainedModel):
         kind: torch.Tensor | None = None,
         onset: torch.Tensor | None = None,
         log2_duration: torch.Tensor | None = None,
+        weight: torch.Tensor | None = None,
     ) -> DetectorOutput:
         """Score strips: inputs as in `StripBatch`, labels as in `detector_loss` (no loss without ``is_event``)."""
         self._check_shapes(patches, context, profile, features, mask)
@@ -273,7 +274,7 @@ class DetectorModel(PreTrainedModel):
         output = self.head(self.summarise(inputs), inputs.features)
         if is_event is not None:
             weights = self.config.loss_weights
-            output.loss = detector_loss(output, is_event, kind, onset, log2_duration, weights=weights)
+            output.loss = detector_loss(output, is_event, kind, onset, log2_duration, weight, weights=weights)
         return output
 
     def _check_shapes(self, *tensors: torch.Tensor) -> None:

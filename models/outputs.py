@@ -105,6 +105,7 @@ def detector_loss(
     kind: torch.Tensor | None = None,
     onset: torch.Tensor | None = None,
     log2_duration: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
     *,
     weights: Mapping[str, float],
 ) -> torch.Tensor:
@@ -119,6 +120,8 @@ def detector_loss(
         Class index.
     onset, log2_duration : tensor, shape (b,)
         Labels of the events; NaN without an event. Strips with NaN do not count in this term.
+    weight : tensor, shape (b,)
+        How much the labels of each strip count; all alike without it.
     weights : mapping
         Weight of "event", "kind", "onset" and "log2_duration".
     """
@@ -135,5 +138,5 @@ def detector_loss(
         outputs, labels = found[name]
         if labels is not None:
             assert outputs is not None
-            loss = loss + weights[name] * reading.loss(outputs, labels)
+            loss = loss + weights[name] * reading.loss(outputs, labels, weight)
     return loss

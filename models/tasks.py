@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from shutterless.pipeline.examples.training import UNKNOWN_KIND
+
 
 class TaskError(ValueError):
     """Output size, activation and loss that do not fit together; the message names those that do."""
@@ -118,9 +120,9 @@ class Reading:
         """Reported values: a probability, probabilities of the classes, or the number itself."""
         return ACTIVATIONS[self.task.activation](outputs)
 
-    def loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Mean loss of raw outputs (before the activation), shape ()."""
-        return LOSSES[self.loss_name](outputs, labels, self.beta)
+    def loss(self, outputs: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+        """Mean loss of raw outputs (before the activation), shape (); with weights (b,) their weighted mean."""
+        return LOSSES[self.loss_name](outputs, labels, self.beta, weight)
 
 
 def choose_reading(
@@ -210,33 +212,56 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {nearest[0]!r}?" if nearest else f"; known are {sorted(known)}"
 
 
-def _binary_cross_entropy(outputs: torch.Tensor, labels: torch.Tensor, beta: float) -> torch.Tensor:
-    return functional.binary_cross_entropy_with_logits(outputs, labels)
+def _weighted_mean(losses: torch.Tensor, counted: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    """Mean of the counted losses (b, ...), shape (); 0 where none counts."""
+    share = counted.to(losses.dtype)
+    if weight is not None:
+        share = share * weight.view(-1, *[1] * (losses.ndim - 1))
+    return (losses * share).sum() / share.sum().clamp(min=1 if weight is None else torch.finfo(losses.dtype).tiny)
 
 
-def _cross_entropy(outputs: torch.Tensor, labels: torch.Tensor, beta: float) -> torch.Tensor:
-    return functional.cross_entropy(outputs, labels)
+def _binary_cross_entropy(
+    outputs: torch.Tensor, labels: torch.Tensor, beta: float, weight: torch.Tensor | None
+) -> torch.Tensor:
+    if weight is None:
+        return functional.binary_cross_entropy_with_logits(outputs, labels)
+    losses = functional.binary_cross_entropy_with_logits(outputs, labels, reduction="none")
+    return _weighted_mean(losses, torch.ones_like(losses), weight)
 
 
-def _squared_error(outputs: torch.Tensor, labels: torch.Tensor, beta: float) -> torch.Tensor:
+def _cross_entropy(
+    outputs: torch.Tensor, labels: torch.Tensor, beta: float, weight: torch.Tensor | None
+) -> torch.Tensor:
+    if weight is None:
+        return functional.cross_entropy(outputs, labels)
+    losses = functional.cross_entropy(outputs, labels, reduction="none", ignore_index=UNKNOWN_KIND)
+    return _weighted_mean(losses, labels != UNKNOWN_KIND, weight)
+
+
+def _squared_error(
+    outputs: torch.Tensor, labels: torch.Tensor, beta: float, weight: torch.Tensor | None
+) -> torch.Tensor:
     labelled = labels.isfinite()
-    error = (outputs - labels.where(labelled, outputs.detach())) ** 2
-    return (error * labelled).sum() / labelled.sum().clamp(min=1)
+    return _weighted_mean((outputs - labels.where(labelled, outputs.detach())) ** 2, labelled, weight)
 
 
-def mean_error(outputs: torch.Tensor, labels: torch.Tensor, beta: float) -> torch.Tensor:
+def mean_error(
+    outputs: torch.Tensor, labels: torch.Tensor, beta: float, weight: torch.Tensor | None = None
+) -> torch.Tensor:
     """Smooth L1 averaged over the labels that are finite; 0 without any."""
     labelled = labels.isfinite()
     # NaN labels are replaced before the difference: the gradient NaN × 0 would still be NaN
     error = functional.smooth_l1_loss(outputs, labels.where(labelled, outputs.detach()), beta=beta, reduction="none")
-    return (error * labelled).sum() / labelled.sum().clamp(min=1)
+    return _weighted_mean(error, labelled, weight)
 
 
-LOSSES: Mapping[str, Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]] = MappingProxyType(
-    {
-        "binary cross-entropy": _binary_cross_entropy,
-        "cross-entropy": _cross_entropy,
-        "smooth L1": mean_error,
-        "mean squared error": _squared_error,
-    }
+LOSSES: Mapping[str, Callable[[torch.Tensor, torch.Tensor, float, torch.Tensor | None], torch.Tensor]] = (
+    MappingProxyType(
+        {
+            "binary cross-entropy": _binary_cross_entropy,
+            "cross-entropy": _cross_entropy,
+            "smooth L1": mean_error,
+            "mean squared error": _squared_error,
+        }
+    )
 )

@@ -31,6 +31,7 @@ INJECTIONS_PER_MPIX, ROWS_PER_INJECTION = 8, 1600
 _NOISE_PIXELS = 40_000_000  # scrambled and searched before noise examples count as rare
 _MOST_NOISE_PASSES = 400
 _MAX_PASSES = 40  # of injections; if more were needed, the examples do not fit
+UNKNOWN_KIND = -100  # of an event whose kind nobody named; the loss of the kinds leaves it out
 _REFINED_WIDTHS = 8  # template's rows and shift on either side of a hit, in widths of its box
 
 
@@ -64,13 +65,15 @@ class Labels:
     ----------
     is_event : ndarray of float32, shape (b,)
     kind : ndarray of int64, shape (b,)
-        Index into `shutterless.pipeline.events.kinds.KINDS`.
+        Index into `shutterless.pipeline.events.kinds.KINDS`, or `UNKNOWN_KIND`.
     onset : ndarray of float32, shape (b,)
         First row of the event's central 90 %, as a fraction of the strip's length; NaN without an event.
     log2_duration : ndarray of float32, shape (b,)
         Rows of the central 90 %, as a power of two; NaN without an event.
     rho : ndarray of float32, shape (b,)
         Optimal S/N; NaN without an event.
+    weight : ndarray of float32, shape (b,), optional
+        How much each label counts, from 0 to 1; all alike without it.
     """
 
     is_event: np.ndarray
@@ -78,10 +81,18 @@ class Labels:
     onset: np.ndarray
     log2_duration: np.ndarray
     rho: np.ndarray
+    weight: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.is_event)
 
     def __getitem__(self, index: Any) -> Labels:
         """Select labels by a slice, an index array or a boolean mask; the class of the labels is kept."""
-        return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        return type(self)(**{name: array[index] for name, array in self.arrays().items()})
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that there are, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,7 @@ class TrainingSet:
         """Write as one ``.npz`` file, patches as float16."""
         arrays = {f"strips_{f.name}": getattr(self.strips, f.name) for f in fields(StripBatch)}
         arrays["strips_patches"] = clip_to_half(arrays["strips_patches"])
-        arrays |= {f"labels_{f.name}": getattr(self.labels, f.name) for f in fields(Labels)}
+        arrays |= {f"labels_{name}": array for name, array in self.labels.arrays().items()}
         if self.numbers is not None:
             arrays["numbers"] = self.numbers
         grid = {f"grid_{name}": np.asarray(value) for name, value in asdict(self.grid).items()}
@@ -124,7 +135,7 @@ class TrainingSet:
         with np.load(path) as stored:
             strips = {f.name: stored[f"strips_{f.name}"] for f in fields(StripBatch)}
             strips["patches"] = strips["patches"].astype(np.float32)
-            labels = Labels(**{f.name: stored[f"labels_{f.name}"] for f in fields(Labels)})
+            labels = Labels(**{f.name: stored.get(f"labels_{f.name}") for f in fields(Labels)})
             grid = {f.name: stored[f"grid_{f.name}"].tolist() for f in fields(TokenGrid)}
             return cls(StripBatch(**strips), labels, stored["groups"], TokenGrid(**grid), stored.get("numbers"))
 
@@ -142,11 +153,20 @@ def concatenate_training_sets(parts: Sequence[TrainingSet]) -> TrainingSet:
     grids = sorted({str(part.grid) for part in parts})
     if len(grids) > 1:
         raise ValueError(f"training examples of different grids cannot be joined: {grids}")
-    labels = Labels(
-        **{f.name: np.concatenate([getattr(part.labels, f.name) for part in parts]) for f in fields(Labels)}
-    )
+    labels = concatenate_labels([part.labels for part in parts])
     groups = np.concatenate([part.groups for part in parts])
     return TrainingSet(concatenate_strips([part.strips for part in parts]), labels, groups, parts[0].grid)
+
+
+def concatenate_labels(parts: Sequence[Labels]) -> Labels:
+    """Join labels; those without weights count 1 beside others that have them."""
+    if any(part.weight is not None for part in parts):
+        ones = [np.ones(len(part), dtype=np.float32) for part in parts]
+        parts = [
+            part if part.weight is not None else replace(part, weight=one)
+            for part, one in zip(parts, ones, strict=True)
+        ]
+    return Labels(**{name: np.concatenate([part.arrays()[name] for part in parts]) for name in parts[0].arrays()})
 
 
 def hide_events(amplifier: Amplifier, threshold: float) -> Amplifier:
@@ -199,7 +219,7 @@ def draw_examples(
     parts = [(cut_strips(amplifier, found, grid), _plain_labels([kinds[veto] for veto in found["veto"]]))]
     parts += _draw_noise(amplifier, grid, rng, settings)
     parts += _draw_injected(amplifier, grid, rng, settings, found)
-    labels = Labels(**{f.name: np.concatenate([getattr(label, f.name) for _, label in parts]) for f in fields(Labels)})
+    labels = concatenate_labels([label for _, label in parts])
     strips = concatenate_strips([strips for strips, _ in parts])
     return TrainingSet(strips, labels, np.full(len(strips), group, dtype=np.int64), grid)
 

@@ -1,5 +1,7 @@
 """Batches, mirrored strips and splits without leakage."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -85,3 +87,11 @@ def test_split_refuses_all_or_nothing():
         split_by_group(np.array([0, 1]), validation_groups=[0, 1])
     with pytest.raises(SplitError, match=r"validation groups \[5\] take 0 of 2 strips; the groups are \[0, 1\]"):
         split_by_group(np.array([0, 1]), validation_groups=[5])
+
+
+def test_weights_of_labels_go_to_the_model_where_there_are_any(toy):
+    weight = np.linspace(0, 1, len(toy), dtype=np.float32)
+    labels = replace(toy.labels, weight=weight)
+    batch = StripDataset(toy.strips, labels, toy.grid).__getitems__([3, 5])
+    assert batch["weight"].tolist() == weight[[3, 5]].tolist()
+    assert "weight" not in StripDataset(toy.strips, toy.labels, toy.grid).__getitems__([3, 5])

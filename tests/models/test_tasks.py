@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from shutterless.models.mlp import PlainMlp, parse_sizes
 from shutterless.models.tasks import ACTIVATIONS, LOSSES, TASKS, TaskError, choose_reading, mean_error
+from shutterless.pipeline.examples.training import UNKNOWN_KIND
 
 RIGHT = {
     "binary": "outputs: 1, activation 'sigmoid', loss 'binary cross-entropy'",
@@ -98,6 +99,26 @@ def test_without_any_label_a_regression_has_no_loss_and_a_finite_gradient(loss):
     error.backward()
     assert error.item() == 0
     assert found.grad.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_weights_of_one_change_nothing_and_a_weight_of_nothing_leaves_a_label_out(task):
+    reading = choose_reading(task, n_classes=3 if task == "multiclass" else None)
+    torch.manual_seed(1)
+    outputs = torch.randn(4, 3) if task == "multiclass" else torch.randn(4)
+    labels = torch.tensor([0, 1, 1, 0] if task == "multiclass" else [0.0, 1, 1, 0])
+    plain = reading.loss(outputs, labels)
+    assert reading.loss(outputs, labels, torch.ones(4)).item() == pytest.approx(plain.item())
+    half = reading.loss(outputs, labels, torch.tensor([0.5, 0.5, 0, 0]))
+    assert half.item() == pytest.approx(reading.loss(outputs[:2], labels[:2]).item())
+
+
+def test_an_event_of_no_named_kind_counts_in_no_loss_of_kinds():
+    reading = choose_reading("multiclass", n_classes=3)
+    outputs, weight = torch.eye(3), torch.ones(3)
+    some = reading.loss(outputs, torch.tensor([0, UNKNOWN_KIND, 1]), weight)
+    assert some.item() == pytest.approx(reading.loss(outputs[[0, 2]], torch.tensor([0, 1])).item())
+    assert reading.loss(outputs, torch.full((3,), UNKNOWN_KIND), weight).item() == 0.0
 
 
 def test_activations_report_probabilities_and_numbers():

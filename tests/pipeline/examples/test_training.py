@@ -12,6 +12,7 @@ from shutterless.pipeline.events.kinds import KINDS
 from shutterless.pipeline.examples.training import (
     ExampleSettings,
     TrainingSet,
+    concatenate_labels,
     concatenate_training_sets,
     draw_examples,
     hide_events,
@@ -44,7 +45,7 @@ def test_every_array_is_as_long_as_the_others(examples):
     n = len(examples)
     assert n > 25
     for part in (examples.strips, examples.labels):
-        assert {len(getattr(part, f.name)) for f in fields(part)} == {n}
+        assert {len(array) for array in vars(part).values() if array is not None} == {n}
     assert examples.groups.tolist() == [7] * n
     assert examples.grid == GRID
 
@@ -213,8 +214,8 @@ def test_saved_examples_come_back(examples, tmp_path):
     assert_same(back, examples, skip=("patches",))
     np.testing.assert_allclose(back.strips.patches, examples.strips.patches, rtol=2**-11, atol=1e-6)
     for part in ("strips", "labels"):
-        for f in fields(getattr(back, part)):
-            assert getattr(getattr(back, part), f.name).dtype == getattr(getattr(examples, part), f.name).dtype
+        for name, array in vars(getattr(examples, part)).items():
+            assert (array is None and name == "weight") or vars(getattr(back, part))[name].dtype == array.dtype
     assert (len(back), back.groups.dtype) == (len(examples), np.int64)
     assert back.numbers is None
 
@@ -252,3 +253,14 @@ def test_file_too_short_for_an_event_gives_what_it_can(make_amplifier):
     found = draw_examples(make_amplifier(n_rows=60), GRID, np.random.default_rng(0), settings)
     assert isinstance(found.strips, StripBatch)
     assert set(counts(found)) <= {"noise", "cosmic_ray", "pickup"}
+
+
+def test_labels_without_weights_count_one_beside_others(examples, tmp_path):
+    weighted = replace(examples.labels[:2], weight=np.array([0.5, 0.0], np.float32))
+    joined = concatenate_labels([examples.labels[:3], weighted])
+    assert joined.weight.tolist() == [1, 1, 1, 0.5, 0]
+    assert joined[1:4].weight.tolist() == [1, 1, 0.5]
+    assert concatenate_labels([examples.labels[:3], examples.labels[:2]]).weight is None
+    with_weights = replace(examples[:5], labels=joined)
+    with_weights.save(tmp_path / "weighted.npz")
+    assert_same(TrainingSet.load(tmp_path / "weighted.npz"), with_weights, skip=("patches",))
