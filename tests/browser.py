@@ -7,7 +7,8 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,23 @@ def find_overflow(page: str, folder: Path) -> list[str]:
       .map((root) => `${root.scrollWidth} in a window of ${root.clientWidth}`);
     """
     return list(ask_browser(page, script, folder, (1300, 800)))
+
+
+@contextmanager
+def open_window(folder: Path, *flags: str) -> Iterator[Any]:
+    """A window of Chromium that a test drives by its keys; skipped where Chromium or its driver is missing."""
+    program = next((path for name in _PROGRAMS if (path := shutil.which(name))), None)
+    driver = shutil.which("chromedriver")
+    if program is None or driver is None:
+        pytest.skip("no Chromium with its driver is installed: the page is not tried in a browser")
+    from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+
+    options = ChromeOptions()
+    options.binary_location = program
+    for flag in (*_FLAGS, f"--user-data-dir={folder / 'driven'}", "--window-size=1300,1000", *flags):
+        options.add_argument(flag)
+    window = Chrome(options=options, service=ChromeService(driver))
+    try:
+        yield window
+    finally:
+        window.quit()

@@ -59,6 +59,7 @@ ORDER = {
             "training/sweeps",
             "registry",
             "serving",
+            "vetting",
             "pyfunc_loader.py",
             "quickstart.py",
             "front_door.py",

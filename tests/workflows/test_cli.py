@@ -41,6 +41,7 @@ COMMANDS += (
     "limits",
     "lightcurve",
     "report",
+    "vet",
     "register",
     "promote",
     "rollback",

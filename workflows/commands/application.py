@@ -16,7 +16,7 @@ from shutterless.workflows.commands.options import DefaultOf
 
 ORDER = (
     "run", "simulate", "inject", "check", "ingest", "pretrain", "train", "tune", "evaluate", "compare", "describe",
-    "search", "watch", "compare-searches", "limits", "lightcurve", "report", "register", "promote", "rollback",
+    "search", "watch", "compare-searches", "limits", "lightcurve", "report", "vet", "register", "promote", "rollback",
     "history", "serve",
 )  # fmt: skip
 

@@ -170,8 +170,9 @@ def serve(
         overrides.append(f"search.false_alarms_per_hour={false_alarms_per_hour}")
     settings = load_settings(config, overrides)
     uri = choose_tracking(tracking)
+    from shutterless.workflows.pages.loopback import Address
     from shutterless.workflows.serving.limits import Limits, allow_folders
-    from shutterless.workflows.serving.serve import Address, serve_model
+    from shutterless.workflows.serving.serve import serve_model
     from shutterless.workflows.serving.tasks import SearchOptions
     from shutterless.workflows.tracking.tracking import open_tracking
 

@@ -35,6 +35,10 @@ EXAMPLES = {
     ),
     "lightcurve": ("shutterless lightcurve night/*.fits.fz --x 1204.5 --format fits --out curves",),
     "report": ("shutterless report found",),
+    "vet": (
+        "shutterless vet found --who ada --blind 20",
+        "shutterless vet found --summary",
+    ),
     "register": ("shutterless register mymodel --name mine --alias champion",),
     "promote": ("shutterless promote mine 2 --store trialstore --reason 'finds more'",),
     "rollback": ("shutterless rollback mine --reason 'too many false alarms'",),

@@ -1,4 +1,4 @@
-"""Commands that search frames and say what was found: search, watch, compare-searches, limits, report."""
+"""Commands that search frames, say what was found, and let people label it: search, watch, limits, report, vet."""
 
 from __future__ import annotations
 
@@ -234,4 +234,37 @@ def report(
             typer.echo(f"night: {page}")
     typer.echo(f"report: {write_report(directory, entry or (), Pictured(top, tuple(candidate or ())))}")
     suggest("open it in a browser", quiet=quiet)
+    return DONE
+
+
+@command
+def vet(
+    directory: Annotated[Path, typer.Argument(help="Folder of a search.", show_default=False)],
+    who: Annotated[
+        str | None, typer.Option(help="Your name in the labels; default: that of your account.", show_default=False)
+    ] = None,
+    blind: Annotated[
+        int, typer.Option(min=0, help="Number of injected events to mix in; they measure you, and no label is learned.")
+    ] = 0,
+    only: Annotated[
+        Path | None,
+        typer.Option(help="CSV file whose column candidate_id names those to vet; default: all.", show_default=False),
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port of the page on this machine; 0 takes a free one.")] = 0,
+    summary: Annotated[bool, typer.Option("--summary", help="Print what every vetter did, and end.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Label the candidates of a search in a browser: event, artefact or unsure, by keys."""
+    if summary:
+        from shutterless.workflows.vetting.summary import describe_vetters
+
+        typer.echo(describe_vetters(directory))
+        return DONE
+    from shutterless.workflows.vetting.vet import vet_search
+
+    vet_search(
+        directory, announce=typer.echo, who=who, port=port, n_blind=blind, only=only, progress=make_progress(quiet)
+    )
+    suggest(("vet", directory, "--summary"), quiet=quiet)
     return DONE

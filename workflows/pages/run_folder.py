@@ -56,6 +56,15 @@ def manifest_with(store: Path, entries: Sequence[str]) -> pd.DataFrame:
     return manifest
 
 
+def surest_first(candidates: pd.DataFrame) -> pd.DataFrame:
+    """Candidates, the most probable first, and those with a veto last."""
+    order = candidates.assign(_vetoed=candidates["veto"] != "", _size=candidates["snr"].abs())
+    order = order.sort_values(
+        ["_vetoed", "probability", "_size"], ascending=[True, False, False], na_position="last", kind="stable"
+    )
+    return order.drop(columns=["_vetoed", "_size"]).reset_index(drop=True)
+
+
 def in_groups(candidates: pd.DataFrame) -> pd.DataFrame:
     """All candidates, each group at the place of its first member.
 
@@ -171,12 +180,7 @@ class RunFolder:
             return None
         if self.span is not None:
             found = found[found["time_read_utc"].between(*self.span)]
-        found = found.assign(veto=found["veto"].fillna(""), kind=found["kind"].fillna("unclassified"))
-        order = found.assign(_vetoed=found["veto"] != "", _size=found["snr"].abs())
-        order = order.sort_values(
-            ["_vetoed", "probability", "_size"], ascending=[True, False, False], na_position="last", kind="stable"
-        )
-        return order.drop(columns=["_vetoed", "_size"]).reset_index(drop=True)
+        return surest_first(found.assign(veto=found["veto"].fillna(""), kind=found["kind"].fillna("unclassified")))
 
     @cached_property
     def listed(self) -> pd.DataFrame:

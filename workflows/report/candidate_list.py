@@ -144,10 +144,18 @@ def _describe_members(candidate: pd.Series) -> str:
 
 def _write_card(run: RunFolder, place: int, candidate: pd.Series) -> Card:
     """Picture, numbers and files of one candidate or vetoed trigger."""
+    links = [("back to the list", "#candidates"), *write_candidate_files(run, candidate)]
+    parts = [*describe_candidate(run, candidate), Links(links)]
+    return Card(f"{place}: {candidate['candidate_id']}", parts, candidate["anchor"])
+
+
+def describe_candidate(run: RunFolder, candidate: pd.Series, *, with_truth: bool = True) -> list[Part]:
+    """Picture and numbers of one candidate or vetoed trigger; ``with_truth`` also the event that was put there."""
     shown, own = (frame_card if pd.notna(candidate["quadrant"]) else cube_card)(run, candidate)
     kind = str(candidate["kind"])
     if pd.notna(candidate["kind_probability"]):
         kind += f" (probability {number(candidate['kind_probability'], '{:.3f}')})"
+    injected = "–" if run.matches is None or not with_truth else describe_match(candidate, run.matches)
     pairs = [
         ("Read (UTC)", or_unknown(candidate["time_read_utc"])),
         ("S/N", number(candidate["snr"], "{:.2f}")),
@@ -158,15 +166,13 @@ def _write_card(run: RunFolder, place: int, candidate: pd.Series) -> Card:
         ("Kind", kind if kind not in ("", "unclassified") else "–"),
         ("False alarms/h", number(candidate.get("false_alarm_rate"), "{:.2g}")),
         ("Veto", describe_veto(candidate["veto"]) if candidate["veto"] else "–"),
-        ("Injected event", "–" if run.matches is None else describe_match(candidate, run.matches)),
+        ("Injected event", injected),
         ("Group", describe_group(candidate, run.listed) if "leads" in candidate else "–"),
         ("In the file", _file_place(candidate)),
         ("File", str(candidate["file"])),
         ("Model", str(candidate["model"])),
     ]
-    known = Definitions([(name, words) for name, words in pairs if words not in ("–", "unknown")])
-    links = [("back to the list", "#candidates"), *write_candidate_files(run, candidate)]
-    return Card(f"{place}: {candidate['candidate_id']}", [shown, known, Links(links)], candidate["anchor"])
+    return [shown, Definitions([(name, words) for name, words in pairs if words not in ("–", "unknown")])]
 
 
 def _file_place(candidate: pd.Series) -> str:

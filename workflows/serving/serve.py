@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import signal
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
 
 from shutterless.workflows.execution.workers import start_resource_tracker
+from shutterless.workflows.pages.loopback import Address, is_loopback, listen, run_until_signal
 from shutterless.workflows.serving.app import ScoringService, build_app
 from shutterless.workflows.serving.limits import LimitError, Limits
 from shutterless.workflows.serving.models import ModelKeeper, ServeError, Source
@@ -21,14 +19,6 @@ from shutterless.workflows.serving.tasks import SearchOptions
 from shutterless.workflows.tracking.tracking import Tracking
 
 _CONNECTIONS = 256
-
-
-@dataclass(frozen=True)
-class Address:
-    """Host and port of a server; port 0 is any free port."""
-
-    host: str = "127.0.0.1"
-    port: int = 8000
 
 
 def serve_model(
@@ -64,7 +54,7 @@ def serve_model(
     ------
     ServeError, TrackingError
         If there is no such model, or it cannot be used.
-    LimitError
+    LimitError, AddressError
         If a number is out of range, or the address cannot be used.
     """
     if n_searches < 1 or not refresh_s > 0:
@@ -73,10 +63,10 @@ def serve_model(
     source = Source(reference, store, limits, options, n_searches)
     address = source.find_address()
     first = address, source.find_folder(address)
-    listener = _listen(where)
+    listener = listen(where)
     with listener:
         port = listener.getsockname()[1]
-        if not _is_loopback(listener):
+        if not is_loopback(listener):
             print(
                 f"warning: {where.host} is open to other machines and there is no authentication: whoever reaches "
                 f"port {port} can use this server",
@@ -103,13 +93,7 @@ def _run(source: Source, first: tuple[str, Path | None], refresh_s: float, liste
         app, log_config=None, access_log=False, server_header=False, limit_concurrency=_CONNECTIONS, lifespan="on"
     )
     server = uvicorn.Server(config)
-    # uvicorn ends gracefully and then raises the signal again, which is no failure
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        server.run(sockets=[listener])
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    run_until_signal(server, listener)
     if failures:
         raise ServeError(str(failures[0])) from failures[0]
 
@@ -122,20 +106,6 @@ def _log_to_stderr(level: int) -> None:
         log.addHandler(handler)
     log.setLevel(level)
     log.propagate = False
-
-
-def _listen(where: Address) -> socket.socket:
-    if not 0 <= where.port < 1 << 16:
-        raise LimitError(f"port {where.port} is not one of 0 to 65535")
-    try:
-        family, *_, address = socket.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family)
-    except OSError as error:
-        raise LimitError(f"cannot listen at {where.host}, port {where.port}: {error.strerror or error}") from error
-
-
-def _is_loopback(listener: socket.socket) -> bool:
-    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def _in_url(host: str) -> str:

@@ -15,6 +15,7 @@ from starlette.requests import Request
 
 from shutterless.pipeline.results.candidates import empty_candidates
 from shutterless.pipeline.tokens import TokenGrid
+from shutterless.workflows.pages.loopback import Address, AddressError
 from shutterless.workflows.searching.detect import Detector
 from shutterless.workflows.serving import serve
 from shutterless.workflows.serving.app import Admission, read_body
@@ -22,7 +23,7 @@ from shutterless.workflows.serving.bodies import RequestError, parse_object, rea
 from shutterless.workflows.serving.limits import LimitError, Limits, SearchRequest, allow_folders, allowed_file
 from shutterless.workflows.serving.models import ModelKeeper, ServeError, Source
 from shutterless.workflows.serving.page import SCORE, render_page
-from shutterless.workflows.serving.serve import Address, serve_model
+from shutterless.workflows.serving.serve import serve_model
 from shutterless.workflows.serving.tasks import SearchOptions, check_model, example_strips
 from shutterless.workflows.serving.worker import Scorer, Searcher, Worker, WorkerError, WorkerSetup
 from shutterless.workflows.tracking.tracking import TrackingError
@@ -216,9 +217,9 @@ def test_a_port_that_is_taken_and_numbers_out_of_range_are_named(make_model):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(LimitError, match=f"cannot listen at 127.0.0.1, port {port}: Address already in use"):
+        with pytest.raises(AddressError, match=f"cannot listen at 127.0.0.1, port {port}: Address already in use"):
             serve_model(folder, lambda: None, Address(port=port), Limits(), SearchOptions())
-    with pytest.raises(LimitError, match="port 70000 is not one of 0 to 65535"):
+    with pytest.raises(AddressError, match="port 70000 is not one of 0 to 65535"):
         serve_model(folder, lambda: None, Address(port=70000), Limits(), SearchOptions())
     with pytest.raises(LimitError, match="searches = 0 and refresh = 10"):
         serve_model(folder, lambda: None, Address(), Limits(), SearchOptions(), n_searches=0)
