@@ -21,7 +21,7 @@ from shutterless.pipeline.calibration.streaks.background import sky_level
 from shutterless.pipeline.calibration.streaks.find import collapse_profile, find_streaks
 from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.compiled.half_floats import clip_to_half
-from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
+from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA, median
 from shutterless.pipeline.events.kinds import EVENT_TABLE
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.cubes import Cube
@@ -165,10 +165,11 @@ def _believe_noise_of_rows(residual: np.ndarray, arrays: dict[str, np.ndarray]) 
     """
     some = residual[:: max(len(residual) // _NOISE_COLUMNS, 1)].astype(np.float32)
     steps = np.abs(np.diff(some, axis=1))
-    live = steps[np.isfinite(steps).sum(axis=1) > steps.shape[1] // 2]
-    if not live.size:
+    known = np.isfinite(steps)
+    typical = [median(steps[k, known[k]]) for k in np.flatnonzero(known.sum(axis=1) > steps.shape[1] // 2)]
+    if not typical:
         return []
-    ratio = float(np.median(MAD_TO_SIGMA * np.nanmedian(live, axis=1) / np.sqrt(2)))
+    ratio = MAD_TO_SIGMA * float(np.median(typical)) / np.sqrt(2)
     lines = compare_noise(ratio, _NOISE_SOURCE)
     if lines:
         for column in residual:

@@ -86,19 +86,21 @@ def _recombine(eigenvalues: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _bin_lines(lines, starts, bin_rows, bins):  # pragma: no cover - compiled
     """Sums of rows over √(live rows); NaN where fewer than half are live, or where an event is."""
-    values, live = np.empty(bin_rows, np.float32), np.ones(bin_rows, np.float32)
-    total, count = np.empty(1, np.float32), np.empty(1, np.float32)
+    n_rows = lines.shape[1]
+    values, live = np.empty(n_rows, np.float32), np.empty(n_rows, np.float32)
+    total, count = np.empty(1, np.float32), np.full(1, np.float32(bin_rows))
     for line in range(len(lines)):
-        own = bins[line]
+        own, any_masked = bins[line], unpack_line(lines[line], values)
+        if any_masked:
+            mark_live(lines[line], live)
         for b in range(len(starts)):
-            raw = lines[line][starts[b] : starts[b] + bin_rows]
-            n_live = np.float32(bin_rows)
-            if unpack_line(raw, values):
-                mark_live(raw, live)
-                sum_bins(live, bin_rows, count)
-                n_live = count[0]
-            sum_bins(values, bin_rows, total)
-            own[b] = total[0] / np.sqrt(n_live) if 2 * n_live >= bin_rows else np.float32(np.nan)
+            rows = slice(starts[b], starts[b] + bin_rows)
+            if any_masked:
+                sum_bins(live[rows], bin_rows, count)
+            else:
+                count[0] = bin_rows
+            sum_bins(values[rows], bin_rows, total)
+            own[b] = total[0] / np.sqrt(count[0]) if 2 * count[0] >= bin_rows else np.float32(np.nan)
         for n_joined in EVENT_BINS:
             _drop_outliers(own, n_joined)
 
@@ -118,7 +120,10 @@ def _drop_outliers(bins, n_joined):  # pragma: no cover - compiled
             total += bins[b] if known else np.float32(0)
             count += np.float32(1) if known else np.float32(0)
         sums[i] = total / np.sqrt(max(count, np.float32(1)))
-    limit = BIN_OUTLIER_SIGMA * max(np.float32(MAD_TO_SIGMA) * np.median(np.abs(sums)), np.float32(1))
+    distances = np.abs(sums)
+    if distances.max() <= BIN_OUTLIER_SIGMA:  # whatever the scatter is
+        return
+    limit = BIN_OUTLIER_SIGMA * max(np.float32(MAD_TO_SIGMA) * np.median(distances), np.float32(1))
     for i in range(n_sums):
         if abs(sums[i]) > limit:
             bins[i * step : i * step + n_joined] = np.float32(np.nan)
