@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from scipy.spatial import cKDTree
-from scipy.stats import binom, median_abs_deviation
 
 # how wrong a pointing may be
 LARGEST_OFFSET_ARCSEC = 150.0
@@ -295,6 +294,8 @@ def _row_offset(difference: np.ndarray, largest: float) -> tuple[float, float, i
 
 def _chance_matches(mag: np.ndarray, star_mag: np.ndarray, n_matched: int, search: _Search) -> float:
     """Matches of so many stars that are expected by chance, over everything that was tried."""
+    from scipy.stats import binom  # slow to import, and a search without a catalogue does not need it
+
     within_px, within_mag = _STEPS_PX[-1], _STEPS_MAG[-1]
     ordered = np.sort(mag)
     alike = np.searchsorted(ordered, star_mag + within_mag) - np.searchsorted(ordered, star_mag - within_mag)
@@ -306,4 +307,6 @@ def _chance_matches(mag: np.ndarray, star_mag: np.ndarray, n_matched: int, searc
 
 def _scatter(values: np.ndarray) -> float:
     """Robust standard deviation; NaN of nothing."""
+    from scipy.stats import median_abs_deviation  # as above
+
     return float(median_abs_deviation(values, scale="normal")) if len(values) else float("nan")

@@ -7,8 +7,6 @@ from typing import Any
 import numba
 import numpy as np
 import pandas as pd
-from scipy.signal import welch
-from scipy.stats import gamma, norm, poisson
 
 from shutterless.pipeline.compiled.blocks import BLOCK_ROWS
 from shutterless.pipeline.compiled.half_floats import to_single
@@ -133,6 +131,8 @@ def pickup_spectrum(row_offset_e: np.ndarray, readout: Readout) -> tuple[np.ndar
         Amplitude of a sinusoid at each frequency, from the mean power of Hann-windowed segments of `SPECTRUM_ROWS` rows
         that overlap by half (Welch 1967, IEEE Trans. Audio Electroacoust. 15, 70).
     """
+    from scipy.signal import welch  # slow to import, and no search needs it
+
     series = np.asarray(row_offset_e, dtype=np.float64)
     known = np.isfinite(series)
     length = min(SPECTRUM_ROWS, len(series))
@@ -167,6 +167,8 @@ def pickup_peaks(frequency_hz: np.ndarray, amplitude_e: np.ndarray, n_rows: int)
     Hann window, a sinusoid ``d`` bins from the nearest one has ``sinc(d) / (1 - d²)`` of its amplitude there, and
     ``(1 + d) / (2 - d)`` times that in the next.
     """
+    from scipy.stats import gamma  # slow to import, and no search needs it
+
     length = min(SPECTRUM_ROWS, n_rows)
     n = (n_rows - length) // max(length // 2, 1) + 1
     shape = n / (1 + 2 / 36 * (n - 1) / n)
@@ -202,6 +204,8 @@ def expected_tails(level_e: float, electronic_e: float, limit: float = TAIL_SIGM
     below, above : float
         2.9e-7 each for a Gaussian and a limit of 5; the skewness of Poisson noise makes them differ.
     """
+    from scipy.stats import norm, poisson  # slow to import, and no search needs it
+
     sigma = np.sqrt(level_e + electronic_e**2)
     counts = np.arange(poisson.ppf(1e-14, level_e), poisson.isf(1e-14, level_e) + 1)
     weight, offset = poisson.pmf(counts, level_e), counts - level_e

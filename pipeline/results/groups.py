@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import poisson
+from scipy.special import pdtrc
 
 from shutterless.pipeline.reading.frames import FrameInfo
 from shutterless.pipeline.results.trail_joints import Trail, join_trails
@@ -278,7 +278,7 @@ class _Moments:
             share *= min(1.0, (2 * np.ptp(self.ccd_x[members]) + 1) / self.plan.width)
         n_others = self.alike[members].sum(axis=1).mean()
         n_sets = np.count_nonzero(self.known) / len(members)
-        return float(n_sets * poisson.sf(len(members) - 2, n_others * share))
+        return float(n_sets * pdtrc(len(members) - 2, n_others * share))
 
 
 def _link_completely(pairs: np.ndarray, agrees: np.ndarray) -> list[np.ndarray]:

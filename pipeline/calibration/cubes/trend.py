@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.signal import fftconvolve
 
 from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
 
@@ -119,4 +118,6 @@ def _between_bins(curves: np.ndarray, n_rows: int, bin_rows: float, unit: int) -
 
 
 def _correlate(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    from scipy.signal import fftconvolve  # takes a second to import, which a search of frames does not need
+
     return fftconvolve(values, kernel[::-1, None], mode="same", axes=0)
