@@ -13,7 +13,7 @@ import pandas as pd
 from pydantic import Field, FiniteFloat
 from scipy.special import expit
 
-from shutterless.models.describe import count_parameters, describe_detector
+from shutterless.models.describe import FOUND_IN_TRAINING, count_parameters, describe_detector, hyperparameters
 from shutterless.models.families import family_of, load_model
 from shutterless.models.folder_readme import SEARCH_USE, write_readme
 from shutterless.models.forest.forest import COMBINED_TYPE, Forest, load_forest
@@ -106,13 +106,11 @@ class Combined:
             "",
             self.forest.describe(),
         ]
-        for number, network in enumerate(self.networks):
-            parameters = count_parameters(network)
-            lines += [
-                "",
-                f"network {number}: {family_of(network)}, {parameters:,} parameters",
-                describe_detector(network),
-            ]
+        first = self.networks[0]
+        shown = f"{family_of(first)}, {count_parameters(first):,} parameters\n{describe_detector(first)}"
+        lines += ["", f"network 0: {shown}"]
+        for number, network in enumerate(self.networks[1:], start=1):
+            lines += ["", f"network {number}: {_compare_networks(network, first)}"]
         return "\n".join(lines)
 
     def save(self, folder: str | Path) -> None:
@@ -131,6 +129,16 @@ class Combined:
         size = f"{sum(count_parameters(network) for network in self.networks):,} parameters and a forest"
         facts = {"networks": len(self.networks), "weights": self.weights, "networks see log-odds above": self.ask_above}
         write_readme(folder, "combined", size, facts, SEARCH_USE)
+
+
+def _compare_networks(network: DetectorModel, first: DetectorModel) -> str:
+    """Say what differs from the first network in words, or describe the whole network if it is built differently."""
+    own, known = hyperparameters(network), hyperparameters(first)
+    other = [name for name in own if own[name] != known.get(name) and name.partition(".")[2] not in FOUND_IN_TRAINING]
+    if family_of(network) != family_of(first) or any(name.startswith("arch.") for name in other):
+        return f"{family_of(network)}, {count_parameters(network):,} parameters\n{describe_detector(network)}"
+    differences = ", ".join(f"{name.partition('.')[2]} {own[name]}" for name in other)
+    return f"as network 0, trained with {differences}" if other else "as network 0"
 
 
 def combine_logits(weights: tuple[float, float, float], forest: np.ndarray, networks: np.ndarray) -> np.ndarray:

@@ -53,6 +53,15 @@ def score(combined: Combined, examples, context) -> pd.DataFrame:
     return combined.score(context, lambda asked: examples.strips[asked])
 
 
+def test_networks_that_are_built_alike_are_described_once(trained):
+    told = trained[0].describe()
+    assert told.count("parameters: learned") == 1
+    assert "network 1: as network 0, trained with seed 2" in told
+    other = build_model("mlp", trained[0].grid, {"hidden_sizes": []}, context=True)
+    told = replace(trained[0], networks=(trained[0].networks[0], other)).describe()
+    assert told.count("parameters: learned") == 2
+
+
 def test_networks_find_what_the_context_does_not_show(trained):
     combined, _ = trained
     examples, context, kind, shown = labelled(2)
