@@ -25,9 +25,10 @@ _CLOCKS = ("TIME-OBS", "UT", "UTC", "UTSTART", "UT-OBS", "UTC-OBS", "UTC-STRT", 
 # seconds from image to image where no keyword of the profile has them: keyword, and seconds in its unit
 _CADENCES = {
     **dict.fromkeys(("FRAMETIM", "FRAMETIME", "TFRAME", "KCT", "CYCLETIM", "KINCYCLE"), 1.0),
-    **dict.fromkeys(("EXPTIME", "EXPOSURE", "EXP_TIME", "EXPTIM", "INTTIME", "ITIME", "TIMEDEL"), 1.0),
+    **dict.fromkeys(("EXPTIME", "EXPOSURE", "XPOSURE", "EXP_TIME", "EXPTIM", "INTTIME", "ITIME", "TIMEDEL"), 1.0),
     **dict.fromkeys(("ESO DET SEQ1 DIT", "ESO DET DIT", "DIT"), 1.0),
 }
+_RATES = ("FPS", "FRATE", "FRAMRATE", "FRMRATE")  # images a second
 _TIME_UNITS_S = {
     **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
     **dict.fromkeys(("d", "day", "days", "mjd", "jd", "date"), DAY_S),
@@ -97,6 +98,9 @@ def find_cadence(
         if values.read(keyword) is not None:
             cadence_s = values.parse(keyword, values.read(keyword)) * unit_s
             return cadence_s, keyword, (f"{missing}; {keyword} = {cadence_s:g} s is taken, as if no time were lost",)
+    for keyword in _RATES:
+        if values.read(keyword) is not None and (rate_hz := values.parse(keyword, values.read(keyword))) > 0:
+            return 1 / rate_hz, keyword, (f"{missing}; {keyword} = {rate_hz:g} images a second is taken",)
     if values.read("TELAPSE") is not None:
         cadence_s = values.parse("TELAPSE", values.read("TELAPSE")) / n_images
         return cadence_s, "TELAPSE", (f"{missing}; TELAPSE over {n_images:,} images, {cadence_s:g} s, is taken",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import Any
 
 from astropy.time import Time, TimeDelta
@@ -19,9 +20,28 @@ _SCALES = {
     **{name: (name, 0.0) for name in ("tdb", "tcb", "tcg")},
     "gps": ("tai", GPS_BEHIND_TAI_S),
 }
-_DAY = re.compile(r"(\d{4})[-/](\d{1,2})[-/](\d{1,2})")
-_OLD_DAY = re.compile(r"(\d{2})/(\d{2})/(\d{2})")  # day, month, year of the 20th century (FITS before 1999)
-_CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{1,2})(\.\d*)?)?")
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_NAME = rf"(?P<name>{'|'.join(_MONTHS)})[a-z]*\.?"
+_DAYS = tuple(
+    re.compile(form, re.IGNORECASE)
+    for form in (
+        r"(?P<year>\d{4})[-/](?P<month>\d{1,2})[-/](?P<day>\d{1,2})(?!\d)",
+        r"(?P<year>\d{4})-(?P<ordinal>\d{3})(?!\d)",  # of the year
+        r"(?P<year>\d{4})(?P<month>\d{2})(?P<day>\d{2})(?!\d)",
+        r"(?P<day>\d{2})/(?P<month>\d{2})/(?P<old_year>\d{2})(?!\d)",  # of the 20th century (FITS before 1999)
+        rf"(?P<day>\d{{1,2}})[- ]{_NAME}[- ,]+(?P<year>\d{{4}})",
+        rf"{_NAME}[- ]+(?P<day>\d{{1,2}})[ ,]+(?P<year>\d{{4}})",
+        rf"(?P<year>\d{{4}})[- ]{_NAME}[- ](?P<day>\d{{1,2}})(?!\d)",
+    )
+)
+_CLOCKS = tuple(
+    re.compile(form, re.IGNORECASE)
+    for form in (
+        r"(\d{1,2}):(\d{1,2})(?::(\d{1,2})(\.\d*)?)?",
+        r"(\d{1,2})h\s*(\d{1,2})m(?:\s*(\d{1,2})(\.\d*)?s)?",
+        r"(\d{2})(\d{2})(?:(\d{2})(\.\d*)?)?(?!\d)",
+    )
+)
 _ZONE = re.compile(r"(?:Z|UTC?|([+-])(\d{2}):?(\d{2})?)", re.IGNORECASE)
 
 
@@ -58,7 +78,8 @@ def read_date(value: Any, system: Any = "UTC", clock: Any = None) -> Time:
     ----------
     value : Any
         Such as ``2026-03-04T05:06:07.123``, with a blank for the T, a Z or an offset from UTC behind it; or a date
-        alone (``2026-03-04``, ``26/07/98``).
+        alone (``2026-03-04``, ``26/07/98``). ``20260304T050607``, ``2026-063`` (the day of the year), ``4 Mar 2026``,
+        ``Mar 4, 2026`` and ``5h06m07s`` are read, too.
     system : Any
         Name of the time scale (``TIMESYS``).
     clock : Any, optional
@@ -76,16 +97,18 @@ def read_date(value: Any, system: Any = "UTC", clock: Any = None) -> Time:
         if clock is None or not str(clock).strip():
             raise DateError("a date without a time of the day")
         rest = str(clock).strip()
-    found = _CLOCK.match(rest)
+    found = next((found for form in _CLOCKS if (found := form.match(rest))), None)
     zone = _ZONE.fullmatch(rest[found.end() :].strip()) if found and rest[found.end() :].strip() else None
     if not found or (rest[found.end() :].strip() and zone is None):
         raise DateError("no date of the form 2026-03-04T05:06:07.123")
     hours, minutes, seconds, fraction = found.groups()
-    stated = f"{day}T{int(hours):02d}:{minutes}:{int(seconds or 0):02d}{fraction if len(fraction or '') > 1 else ''}"
+    clock_s = f"{int(minutes):02d}:{int(seconds or 0):02d}{fraction if len(fraction or '') > 1 else ''}"
+    is_midnight = int(hours) == 24 and not float(clock_s.replace(":", ""))  # of the end of the day (ISO 8601)
     try:
-        moment = Time(stated, scale=scale, format="isot", precision=6)
+        moment = Time(f"{day}T{0 if is_midnight else int(hours):02d}:{clock_s}", scale=scale, precision=6)
     except ValueError:
         raise DateError("no date of the calendar") from None
+    moment = moment + TimeDelta(is_midnight, format="jd") if is_midnight else moment
     if zone is not None and zone[1] and scale != "utc":
         raise DateError(f"an offset from UTC, but TIMESYS = {system}")
     offset_s = _offset_s(zone) if zone is not None else 0.0
@@ -146,16 +169,26 @@ def state_start(attempts: Sequence[tuple[str, Any, Callable[[Any], Time]]], miss
 
 def _split_day(text: str) -> tuple[str, str]:
     """Day as ``2026-03-04``, and what follows it."""
-    if found := _DAY.match(text):
-        year, month, day = (int(part) for part in found.groups())
-    elif found := _OLD_DAY.match(text):
-        day, month, year = (int(part) for part in found.groups())
-        year += 1900
-    else:
+    found = next((found for form in _DAYS if (found := form.match(text))), None)
+    if found is None:
         raise DateError("no date of the form 2026-03-04T05:06:07.123")
+    stated = found.groupdict()
+    year = int(stated["year"]) if stated.get("year") else 1900 + int(stated["old_year"])
     if not FIRST_YEAR <= year <= LAST_YEAR:
         raise DateError(f"not between the years {FIRST_YEAR} and {LAST_YEAR}: was the clock set?")
-    return f"{year:04d}-{month:02d}-{day:02d}", text[found.end() :]
+    rest = text[found.end() :]
+    if "ordinal" in stated:
+        return _day_of_year(year, int(stated["ordinal"])), rest
+    month = _MONTHS.index(stated["name"].lower()) + 1 if "name" in stated else int(stated["month"])
+    return f"{year:04d}-{month:02d}-{int(stated['day']):02d}", rest
+
+
+def _day_of_year(year: int, number: int) -> str:
+    """Day as ``2026-03-04`` from its number in the year."""
+    found = date(year, 1, 1) + timedelta(days=number - 1)
+    if found.year != year:
+        raise DateError("no date of the calendar")
+    return found.isoformat()
 
 
 def _offset_s(zone: re.Match[str]) -> float:

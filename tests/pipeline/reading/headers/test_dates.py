@@ -30,10 +30,24 @@ MOMENT = "2026-03-04T05:06:07.000000"
         ("2026-03-04T05:06:25", "GPS", None),  # 37 - 19
         ("2026-03-04T05:07:16.184", "TT", None),
         ("2026-03-04", "UTC(NIST)", "05:06:07"),
+        ("2026-03-04", "UTC", "5h06m07s"),
+        ("2026-03-04T05h06m07.000s", "UTC", None),
+        ("2026-3-4T5:6:7", "UTC", None),
+        ("20260304T050607", "UTC", None),
+        ("20260304T050607.0Z", "UTC", None),
+        ("2026-063T05:06:07", "UTC", None),
+        ("Mar 4 2026 05:06:07", "UTC", None),
+        ("March 4, 2026 05:06:07", "UTC", None),
+        ("04-MAR-2026 05:06:07", "UTC", None),
+        ("2026 Mar 4 05:06:07", "UTC", None),
     ],
 )
 def test_one_moment_in_many_forms(value, system, clock):
     assert read_date(value, system, clock).utc.isot == MOMENT
+
+
+def test_hour_24_is_the_end_of_the_day():
+    assert read_date("2026-03-04T24:00:00").isot == "2026-03-05T00:00:00.000000"
 
 
 def test_old_style_is_day_month_year_of_the_last_century():
@@ -46,7 +60,13 @@ def test_old_style_is_day_month_year_of_the_last_century():
         ("2026-03-04", "UTC", r"a date without a time of the day"),
         ("0001-01-01T00:00:00", "UTC", r"not between the years 1960 and 2099: was the clock set\?"),
         ("yesterday", "UTC", r"no date of the form"),
-        ("2026-03-04T05h06m07s", "UTC", r"no date of the form"),
+        ("2026-03-04T05h", "UTC", r"no date of the form"),
+        ("04/03/2026 05:06:07", "UTC", r"no date of the form"),  # of March or of April
+        ("202603040506", "UTC", r"no date of the form"),
+        ("1772600767", "UTC", r"no date of the form"),
+        ("2026-366T05:06:07", "UTC", r"no date of the calendar"),
+        ("2026-000T05:06:07", "UTC", r"no date of the calendar"),
+        ("2026-03-04T24:00:01", "UTC", r"no date of the calendar"),
         ("2026-13-04T05:06:07", "UTC", r"no date of the calendar"),
         ("2026-03-04T05:06:07", "LOCAL", r"in the scale LOCAL, which has no conversion to UTC"),
         ("2026-03-04T05:06:07+01:00", "TAI", r"an offset from UTC, but TIMESYS = TAI"),
