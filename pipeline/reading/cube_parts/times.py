@@ -99,7 +99,8 @@ def find_cadence(
             cadence_s = values.parse(keyword, values.read(keyword)) * unit_s
             return cadence_s, keyword, (f"{missing}; {keyword} = {cadence_s:g} s is taken, as if no time were lost",)
     for keyword in _RATES:
-        if values.read(keyword) is not None and (rate_hz := values.parse(keyword, values.read(keyword))) > 0:
+        if values.read(keyword) is not None:
+            rate_hz = values.parse(keyword, values.read(keyword))
             return 1 / rate_hz, keyword, (f"{missing}; {keyword} = {rate_hz:g} images a second is taken",)
     if values.read("TELAPSE") is not None:
         cadence_s = values.parse("TELAPSE", values.read("TELAPSE")) / n_images
