@@ -84,6 +84,13 @@ def sky_of(wcs: WCS, quadrant: int, x: np.ndarray, y0: np.ndarray) -> tuple[np.n
     return wcs.all_pix2world(N_COLUMNS - 1 - x if columns else x, N_TRANSIT - 1 - y0 if rows else y0, 0)
 
 
+def pixel_of(wcs: WCS, quadrant: int, ra: np.ndarray, dec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and rows in read order of positions (degrees); the inverse of `sky_of`."""
+    columns, rows = RAW_FLIPS[quadrant]
+    x, y = wcs.all_world2pix(ra, dec, 0)
+    return N_COLUMNS - 1 - x if columns else x, N_TRANSIT - 1 - y if rows else y
+
+
 def write_frame(
     path: Path,
     *,

@@ -70,11 +70,15 @@ CANDIDATE_TYPES = {
     "segment_dec_1": "float64",
     "segment_ra_2": "float64",
     "segment_dec_2": "float64",
+    "point_ra": "float64",
+    "point_dec": "float64",
+    "point_error": "float64",
+    "point_with": "string",
 }
 CANDIDATE_UNITS = {"x": u.pix, "y": u.pix, "duration_s": u.s, "amplitude_e": u.electron, "star_mag": u.mag}
 CANDIDATE_UNITS |= {"false_alarm_rate": 1 / u.hour, "fits_x": u.pix, "fits_y": u.pix}
 CANDIDATE_UNITS |= dict.fromkeys(("ra", "dec", "segment_ra_1", "segment_dec_1", "segment_ra_2", "segment_dec_2"), u.deg)
-CANDIDATE_UNITS |= {"position_error": u.arcsec}
+CANDIDATE_UNITS |= {"position_error": u.arcsec, "point_ra": u.deg, "point_dec": u.deg, "point_error": u.arcsec}
 
 
 # what is behind a column, for people who open the file; docs/reference/formats.md says more
@@ -127,6 +131,10 @@ CANDIDATE_DESCRIPTIONS = {
     "segment_dec_1": "declination of that end, ICRS",
     "segment_ra_2": "right ascension of the other end of the segment, ICRS",
     "segment_dec_2": "declination of that end, ICRS",
+    "point_ra": "right ascension where a second readout saw the same flash, ICRS",
+    "point_dec": "declination of that place, ICRS",
+    "point_error": "its error",
+    "point_with": "candidate_id of the other appearance",
 }
 _PLACE_COLUMNS = ("path", "hdu", "fits_x", "fits_y", "fits_z", "object", "cadence_number", "campaign")
 _STAR_COLUMNS = ("star_probability", "star_flag", "ra", "dec", "position_error")

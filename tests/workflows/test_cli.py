@@ -38,6 +38,7 @@ COMMANDS += (
     "search",
     "watch",
     "compare-searches",
+    "recurrences",
     "limits",
     "lightcurve",
     "report",

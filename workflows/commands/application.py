@@ -16,8 +16,8 @@ from shutterless.workflows.commands.options import DefaultOf
 
 ORDER = (
     "run", "simulate", "inject", "check", "ingest", "pretrain", "train", "tune", "evaluate", "compare", "describe",
-    "search", "watch", "compare-searches", "limits", "lightcurve", "report", "vet", "register", "promote", "rollback",
-    "history", "serve",
+    "search", "watch", "compare-searches", "recurrences", "limits", "lightcurve", "report", "vet", "register",
+    "promote", "rollback", "history", "serve",
 )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ EXAMPLES = {
         "shutterless limits found --evaluation judged --out rates",
         "shutterless limits night1 night2 --evaluation judged --kind burst --out rates",
     ),
+    "recurrences": ("shutterless recurrences night1 night2 night3 --out again",),
     "lightcurve": ("shutterless lightcurve night/*.fits.fz --x 1204.5 --format fits --out curves",),
     "report": ("shutterless report found",),
     "vet": (

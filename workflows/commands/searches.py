@@ -1,4 +1,4 @@
-"""Commands that search frames, say what was found, and let people label it: search, watch, limits, report, vet."""
+"""Commands that search frames, say what was found, and let people label it: search, limits, report, vet and others."""
 
 from __future__ import annotations
 
@@ -187,6 +187,22 @@ def limits(
     typer.echo(found.text())
     typer.echo(f"limits: {write_limits_page(found, searches, evaluation, out)}")
     suggest("open it in a browser", quiet=quiet)
+    return DONE
+
+
+@command
+def recurrences(
+    searches: Annotated[list[Path], typer.Argument(help="Folders of searches of different frames.")],
+    out: Annotated[Path, typer.Option(help="Folder for the table.")] = Path("runs/recurrences"),
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """List the stars with several candidates, in one search or in several nights, with the times of each."""
+    from shutterless.workflows.rates.recurrence import RECURRENCES, find_recurrences
+
+    typer.echo(find_recurrences(searches, out).text())
+    typer.echo(f"table: {out / RECURRENCES}")
+    suggest(("report", searches[0]), quiet=quiet)
     return DONE
 
 

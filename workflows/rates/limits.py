@@ -21,7 +21,7 @@ from shutterless.workflows.comparison.counted_events import LIGHT_COLUMNS
 from shutterless.workflows.comparison.evaluate import ALARMS
 from shutterless.workflows.pages.formats import three_digits
 from shutterless.workflows.pages.run_folder import in_groups
-from shutterless.workflows.searching.found import FinishedSearch, read_finished
+from shutterless.workflows.searching.found import FinishedSearch, check_apart, read_finished
 from shutterless.workflows.settings.settings import LimitsSettings
 
 POISSON, FELDMAN_COUSINS = "Poisson", "Feldman-Cousins"
@@ -197,9 +197,11 @@ def measure_limits(
     Raises
     ------
     LimitsError
-        If rows were searched twice, a detector was not evaluated, or area, time or zero point are not known.
+        If a detector was not evaluated, or area, time or zero point are not known.
     NoSearchError
         If a folder holds no finished search.
+    SearchedTwiceError
+        If a frame was searched twice.
 
     Notes
     -----
@@ -210,7 +212,7 @@ def measure_limits(
     """
     judged, cells = _Evaluation.read(evaluation, kinds), _Cells.of(settings)
     found = [read_finished(folder) for folder in searches]
-    _check_apart(found)
+    check_apart(found)
     notes, parts = [], []
     for search in found:
         amplifiers, lost = _usable(search)
@@ -255,20 +257,6 @@ def write_limits(limits: RateLimits, out: Path) -> None:
     for name, kind in {"limits.csv": "ascii.csv", "limits.ecsv": "ascii.ecsv"}.items():
         with written_whole(out / name) as partial:
             table.write(partial, format=kind)
-
-
-def _check_apart(searches: Sequence[FinishedSearch]) -> None:
-    """Refuse rows that two searches share: their area and time would count twice."""
-    seen: dict[tuple[str, int], Path] = {}
-    for search in searches:
-        own = search.by_file()[["file", "quadrant"]].drop_duplicates()
-        for file, quadrant in own.itertuples(index=False):
-            key = search.record["files"].get(file, file), -1 if pd.isna(quadrant) else int(quadrant)
-            if key in seen:
-                raise LimitsError(
-                    f"{seen[key]} and {search.folder} both searched quadrant {key[1]} of {key[0]}: name each frame once"
-                )
-            seen[key] = search.folder
 
 
 def _usable(search: FinishedSearch) -> tuple[pd.DataFrame, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from shutterless.workflows.searching.search import AMPLIFIERS, RECORD
 
 class NoSearchError(ValueError):
     """A folder that holds no finished search."""
+
+
+class SearchedTwiceError(ValueError):
+    """A frame of which two searches tell."""
 
 
 @dataclass(frozen=True)
@@ -47,3 +52,23 @@ def read_finished(folder: Path) -> FinishedSearch:
         )
     about = json.loads(record.read_text(encoding="utf-8"))
     return FinishedSearch(folder, about, pd.read_parquet(table), pd.read_parquet(folder / AMPLIFIERS))
+
+
+def check_apart(searches: Sequence[FinishedSearch]) -> None:
+    """Refuse searches that share a frame: what it holds would count twice.
+
+    Raises
+    ------
+    SearchedTwiceError
+        With both folders and the file.
+    """
+    seen: dict[tuple[str, int], Path] = {}
+    for search in searches:
+        own = search.by_file()[["file", "quadrant"]].drop_duplicates()
+        for file, quadrant in own.itertuples(index=False):
+            key = search.record["files"].get(file, file), -1 if pd.isna(quadrant) else int(quadrant)
+            if key in seen:
+                raise SearchedTwiceError(
+                    f"{seen[key]} and {search.folder} both searched {key[0]}: name each frame once"
+                )
+            seen[key] = search.folder

@@ -26,6 +26,7 @@ from shutterless.pipeline.astrometry.identify import (
     read_any_catalogue,
 )
 from shutterless.pipeline.astrometry.places import place_orphans
+from shutterless.pipeline.astrometry.second_appearances import place_second_appearances
 from shutterless.pipeline.compiled.cache import is_compiled
 from shutterless.pipeline.detection.box_search import filter_rows
 from shutterless.pipeline.files import remove_partials, write_parquet, write_text
@@ -528,6 +529,7 @@ def assemble(
     solved, unmatched = identified.solved, identified.warnings
     tables, trails = [], dict[str, Trail]()
     vetoed, n_vetoed = [], Counter[str]()
+    timed: set[str] = set()  # candidates whose place on their segment tells their time
 
     def build(part: SearchedSegment, k: int, span: FileSpan, here: pd.DataFrame) -> pd.DataFrame:
         label = labels.get(span.path, span.path.name)
@@ -546,6 +548,8 @@ def assemble(
         )
         for k, span, here in by_span(part.exposures, found):
             tables.append(build(part, k, span, here))
+            if (sky := solved.get(f"{part.segment.name}/{k}")) is not None and sky.solution.knows_rows:
+                timed.update(tables[-1]["candidate_id"])
             label = labels.get(span.path, span.path.name)
             trails |= _trails(here, triggers, k, part.exposures[k], label, infos.get(label))
         n_vetoed.update(loud.get("veto", ()))
@@ -554,7 +558,8 @@ def assemble(
     if not tables:
         return Assembled(empty_candidates(), unmatched, 0.0, ranked, n_vetoed, solved)
     geometry = {label: FileGeometry.of(info) for label, info in infos.items()}
-    grouped = find_groups(pd.concat(tables, ignore_index=True), geometry, trails)
+    placed = place_second_appearances(pd.concat(tables, ignore_index=True), timed)
+    grouped = find_groups(placed, geometry, trails)
     return Assembled(rank_candidates([grouped.table]), unmatched, grouped.chance_groups, ranked, n_vetoed, solved)
 
 

@@ -23,7 +23,7 @@ from shutterless.workflows.rates.limits import (
     measure_limits,
     write_limits,
 )
-from shutterless.workflows.searching.found import NoSearchError
+from shutterless.workflows.searching.found import NoSearchError, SearchedTwiceError
 from shutterless.workflows.settings.settings import LimitsSettings, SettingsError
 
 SETTINGS = LimitsSettings(durations_s=(0.03, 0.1, 0.3), magnitudes=(10.0, 12.0, 14.0))
@@ -145,9 +145,7 @@ def test_what_has_no_rate_is_refused_with_the_reason(tmp_path, judged):
     search = write_search(tmp_path / "s")
     with pytest.raises(NoSearchError, match=r"judged holds no finished search"):
         measure_limits([judged], judged, SETTINGS)
-    with pytest.raises(
-        LimitsError, match=r"s and \S+/s both searched quadrant 1 of /data/a.fits: name each frame once"
-    ):
+    with pytest.raises(SearchedTwiceError, match=r"s and \S+/s both searched /data/a.fits: name each frame once"):
         measure_limits([search, search], judged, SETTINGS)
     with pytest.raises(
         LimitsError, match=r"has no events.parquet: name a folder that this version of `evaluate` wrote"

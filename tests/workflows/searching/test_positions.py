@@ -80,3 +80,37 @@ def test_another_field_names_nothing_and_is_said(field, tmp_path):
     result, candidates = search(path, other, tmp_path / "out")
     assert "the catalogue is not used there: the best fit has " in result.output
     assert candidates[["star_name", "ra", "segment_ra_1"]].isna().all(axis=None)
+
+
+@pytest.mark.slow
+def test_a_flash_on_no_star_that_two_turned_cameras_saw_has_its_place(tmp_path):
+    """Two CCDs that see one field at once, one turned by 90 degrees; both see their streaks begin."""
+    rng, flash_s, place = np.random.default_rng(6), 11.0, (150.2, 30.15)
+    ra, dec, mag = rng.uniform(149.4, 150.6, 400), rng.uniform(29.5, 30.5, 400), rng.uniform(10, 13, 400)
+    paths = []
+    for ccd, turned in enumerate((0.0, 90.0), start=1):
+        stars, pulses = [], []
+        for quadrant in another_program.RAW_FLIPS:
+            wcs = another_program.pointed_at(150.0, 30.0, turned, quadrant)
+            x, y0 = another_program.pixel_of(wcs, quadrant, np.append(ra, place[0]), np.append(dec, place[1]))
+            inside = (x > 5) & (x < 3066) & (y0 > 0) & (y0 < 3079)
+            stars += [
+                another_program.Star(quadrant, x[k], round(y0[k]), 10 ** (-0.4 * (mag[k] - 24.5)) / 300)
+                for k in np.flatnonzero(inside[:-1])
+            ]
+            if inside[-1]:
+                pulses.append(another_program.Pulse(quadrant, x[-1], y0[-1] + 300 * flash_s, 8.0, 2500.0))
+        paths.append(
+            another_program.write_frame(
+                tmp_path / f"{ccd}.fits", first_row=0, n_rows=6600, stars=stars, pulses=pulses, ccd=ccd, seed=ccd,
+                pointing=(150.0, 30.0, turned), sequence=f"CAM{ccd}",
+            )
+        )  # fmt: skip
+    catalogue = pd.DataFrame({"source_id": range(400), "ra": ra, "dec": dec, "phot_g_mean_mag": mag})
+    _, candidates = search(paths[0], catalogue, tmp_path / "out", str(paths[1]))
+    found = candidates[candidates["point_ra"].notna()]
+    assert len(found) == 2
+    apart = np.hypot((found["point_ra"] - place[0]) * np.cos(np.radians(30.15)), found["point_dec"] - place[1]) * 3600
+    assert (apart < 3 * found["point_error"]).all()
+    assert (found["point_error"] < 3).all()
+    assert set(found["point_with"]) == set(found["candidate_id"])
