@@ -85,6 +85,22 @@ class IdentifiedStreaks:
     solved: dict[str, SolvedAmplifier] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class KeptIdentification:
+    """Streaks of an amplifier with their stars, and what they were found from."""
+
+    streaks: pd.DataFrame
+    readout: Readout
+    sky: AmplifierSky | str
+    named: pd.DataFrame
+    solved: SolvedAmplifier | None
+    warning: str
+
+    def is_of(self, streaks: pd.DataFrame, readout: Readout, sky: AmplifierSky | str) -> bool:
+        """Whether it was found from the same streaks, clock and pointing."""
+        return self.sky == sky and self.readout == readout and self.streaks.equals(streaks)
+
+
 def describe_solved(solved: Sequence[SolvedAmplifier]) -> str:
     """How well a catalogue fits some amplifiers, in one line; empty for none."""
     if not solved:
@@ -116,6 +132,7 @@ def identify_stars(
     readouts: Mapping[str, Readout],
     catalogue: pd.DataFrame | None = None,
     skies: Mapping[str, AmplifierSky | str] | None = None,
+    kept: dict[str, KeptIdentification] | None = None,
 ) -> IdentifiedStreaks:
     """Complete streaks with onsets from the other files of their sequence and with the stars of a catalogue.
 
@@ -128,6 +145,9 @@ def identify_stars(
         From `read_any_catalogue`.
     skies : mapping of str to AmplifierSky or str
         Where each amplifier points, or why that is not known; needed for stars on the sky.
+    kept : dict of str to KeptIdentification, optional
+        From earlier calls with the same catalogue on the sky, by store entry. What was found from the same streaks is
+        taken from here, and what is found anew is put here.
 
     Notes
     -----
@@ -137,23 +157,39 @@ def identify_stars(
     if catalogue is None or {"x", "y"} <= set(catalogue):
         return IdentifiedStreaks(*identify_streaks(streaks, readouts, catalogue))
     shared = share_onsets(streaks, readouts)
+    kept = {} if kept is None else kept
     places: dict[str | None, SkyCoord] = {}
     result = IdentifiedStreaks({}, [])
     for entry, table in shared.items():
         readout, sky = readouts[entry], (skies or {}).get(entry, "its pointing is not known")
-        opened = readout.shutter_open_utc
-        if opened not in places:
-            places[opened] = positions_at(catalogue, None if opened is None else Time(opened, scale="utc"))
-        try:
-            if isinstance(sky, str):
-                raise NoSolutionError(sky)
-            named, solved = _identify_amplifier(table, readout, catalogue, places[opened], sky)
-            result.solved[entry] = solved
-        except NoSolutionError as error:
-            result.warnings.append(f"{entry}: the catalogue is not used there: {error}")
-            named = _with_stars(table, catalogue, places[opened], np.full(len(table), -1))
-        result.streaks[entry] = named
+        if entry not in kept or not kept[entry].is_of(table, readout, sky):
+            opened = readout.shutter_open_utc
+            if opened not in places:
+                places[opened] = positions_at(catalogue, None if opened is None else Time(opened, scale="utc"))
+            kept[entry] = _identify_or_say_why(entry, table, readout, catalogue, places[opened], sky)
+        found = kept[entry]
+        result.streaks[entry] = found.named
+        if found.solved is None:
+            result.warnings.append(found.warning)
+        else:
+            result.solved[entry] = found.solved
     return result
+
+
+def _identify_or_say_why(
+    entry: str, streaks: pd.DataFrame, readout: Readout, catalogue: pd.DataFrame, places: SkyCoord,
+    sky: AmplifierSky | str,
+) -> KeptIdentification:  # fmt: skip
+    """Name the streaks of one amplifier, or keep the reason why the catalogue is not used there."""
+    try:
+        if isinstance(sky, str):
+            raise NoSolutionError(sky)
+        named, solved = _identify_amplifier(streaks, readout, catalogue, places, sky)
+    except NoSolutionError as error:
+        warning = f"{entry}: the catalogue is not used there: {error}"
+        nameless = _with_stars(streaks, catalogue, places, np.full(len(streaks), -1))
+        return KeptIdentification(streaks, readout, sky, nameless, None, warning)
+    return KeptIdentification(streaks, readout, sky, named, solved, "")
 
 
 def _identify_amplifier(

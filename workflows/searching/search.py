@@ -7,7 +7,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -20,6 +20,7 @@ import pandas as pd
 from shutterless.models.evaluation.metrics import RateCurve
 from shutterless.models.evaluation.posterior import MIN_EVENTS
 from shutterless.pipeline.astrometry.identify import (
+    KeptIdentification,
     SolvedAmplifier,
     describe_solved,
     identify_stars,
@@ -223,7 +224,8 @@ class SearchJob:
 
     ``curve`` was counted on other frames; None if the detector has none, so that only the frames can tell a threshold.
     Image cubes are searched with ``cube_detector`` and its curve, or, if it is None, with the detector of the frames.
-    ``command`` is the command line, for the record; empty where there is none.
+    ``command`` is the command line, for the record; empty where there is none. ``identified`` keeps the stars of every
+    amplifier, so that a search which is written again and again solves for each pointing once.
     """
 
     reference: str
@@ -238,6 +240,7 @@ class SearchJob:
     cube_detector: Detector | None = None
     cube_curve: RateCurve | None = None
     command: str = ""
+    identified: dict[str, KeptIdentification] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def prepare(
@@ -353,7 +356,9 @@ class SearchJob:
         found = []
         for detector, _, chosen in self._groups(searched):
             here = [searched[k] for k in chosen], [joined[k] for k in chosen]
-            found.append(assemble(*here, detector.name, rates, self.stars, known, self.settings.events_per_hour))
+            found.append(
+                assemble(*here, detector.name, rates, self.stars, known, self.settings.events_per_hour, self.identified)
+            )
         tables = [one.candidates for one in found]
         solved = {key: one for each in found for key, one in each.solved.items()}
         candidates = tables[0] if len(tables) == 1 else rank_candidates([table for table in tables if len(table)])
@@ -496,6 +501,7 @@ def assemble(
     stars: pd.DataFrame | None = None,
     infos: Mapping[str, FrameInfo] | None = None,
     events_per_hour: float | None = None,
+    kept: dict[str, KeptIdentification] | None = None,
 ) -> Assembled:
     """Join the parts of a search to one table of candidates, and one of what is set aside.
 
@@ -516,6 +522,8 @@ def assemble(
         candidate has a place in its file, and no two quadrants touch.
     events_per_hour : float, optional
         Events per amplifier-hour that are expected, for the posterior probability.
+    kept : dict of str to KeptIdentification, optional
+        As `shutterless.pipeline.astrometry.identify.identify_stars`.
     """
     infos = infos or {}
     labels = {info.path.absolute(): label for label, info in infos.items()}
@@ -525,6 +533,7 @@ def assemble(
         {key: exposure.readout for key, exposure in exposures.items()},
         stars,
         {key: exposure.sky for key, exposure in exposures.items()},
+        kept,
     )
     solved, unmatched = identified.solved, identified.warnings
     tables, trails = [], dict[str, Trail]()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import astropy.units as u
 import numpy as np
 import pandas as pd
 import pytest
 from astropy.coordinates import SkyCoord
 
+from shutterless.pipeline.astrometry import identify as identify_module
 from shutterless.pipeline.astrometry.focal_plane import focal_plane
 from shutterless.pipeline.astrometry.identify import describe_solved, identify_stars, read_any_catalogue
 from shutterless.pipeline.astrometry.places import SEGMENT_COLUMNS, place_orphans
@@ -116,6 +119,32 @@ def test_another_field_and_an_unknown_pointing_are_said_and_name_nothing():
         assert (found.streaks["a"]["name"] == "").all()
         assert found.streaks["a"]["ra"].isna().all()
         assert found.streaks["a"]["y0"].equals(streaks["y0"])
+
+
+def test_what_was_found_from_the_same_streaks_is_kept(monkeypatch):
+    """As `watch` does at each look: only an amplifier with other streaks or another pointing is solved again."""
+    streaks, stars, _ = observed()
+    n_solved, solve = [], identify_module.solve_amplifier
+    monkeypatch.setattr(identify_module, "solve_amplifier", lambda *a, **k: n_solved.append(1) or solve(*a, **k))
+    kept, pointing, unknown = {}, wrong_header(), "no RA"
+
+    def look(**tables):
+        skies = {"a": pointing, "b": pointing, "c": unknown}
+        readouts = dict.fromkeys(tables, replace(READOUT, first_row=None))
+        return identify_stars(tables, readouts, stars, {name: skies[name] for name in tables}, kept)
+
+    first = look(a=streaks, c=streaks)
+    assert len(n_solved) == 1
+    again = look(a=streaks.copy(), b=streaks, c=streaks)
+    assert len(n_solved) == 2
+    assert again.streaks["a"] is first.streaks["a"]
+    assert again.solved["a"] is first.solved["a"]
+    assert first.warnings == again.warnings == ["c: the catalogue is not used there: no RA"]
+    look(a=streaks.iloc[:-1])
+    assert len(n_solved) == 3
+    pointing = wrong_header()
+    look(a=streaks.iloc[:-1])
+    assert len(n_solved) == 4
 
 
 def test_a_catalogue_in_pixels_is_used_as_ever(tmp_path):
