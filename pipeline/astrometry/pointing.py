@@ -70,12 +70,15 @@ class AmplifierSky:
         """Columns and detector rows of positions, also outside of the amplifier; these must be within 80 degrees."""
         return self._flipped(*skycoord_to_pixel(sky, self.wcs, origin=0))
 
+    def corners(self) -> SkyCoord:
+        """Positions of the four corners, one after the other around the amplifier, in ICRS."""
+        x, y = self.n_columns - 1, self.n_transit - 1
+        return self.to_sky(np.array([0, x, x, 0]), np.array([0, 0, y, y]))
+
     def near(self, sky: SkyCoord, margin_deg: float) -> np.ndarray:
         """Whether positions are on the amplifier or within some degrees of the circle around it; bool, (n,)."""
-        x, y = np.array([0, self.n_columns - 1]), np.array([0, self.n_transit - 1])
-        corners = self.to_sky(*(grid.ravel() for grid in np.meshgrid(x, y)))
-        centre = self.to_sky(x.mean(), y.mean())
-        reach = centre.separation(corners).max() + margin_deg * u.deg
+        centre = self.to_sky((self.n_columns - 1) / 2, (self.n_transit - 1) / 2)
+        reach = centre.separation(self.corners()).max() + margin_deg * u.deg
         return np.asarray(sky.separation(centre) < reach)
 
     @property

@@ -17,6 +17,7 @@ from shutterless.pipeline.reading.instruments import InstrumentProfile
 
 # keywords of the archives for the stretch of time in which a target was observed, and how it is written in the table
 _STRETCHES = {"CAMPAIGN": "campaign", "QUARTER": "quarter", "SECTOR": "sector"}
+_BOX_COLUMNS, _CUBE_BOX_PX = 16.0, 3.0  # of a region around a candidate
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +125,27 @@ class FilePlace:
         known = getattr(self.archive, name)
         values = known[np.clip(row, 0, len(known) - 1)]
         return pd.arrays.IntegerArray(values, values == NOT_IN_FILE)
+
+
+def region_box(candidate: pd.Series) -> tuple[float, float, float, float]:
+    """Box around a candidate in the pixels of its HDU, as FITS and DS9 count them.
+
+    Returns
+    -------
+    x, y, width, height : float
+        Middle, and size in pixels. In continuous readout the box is centred on the peak and holds all rows of the
+        event, in an image of a cube the pixels around its place.
+    """
+    x, y = float(candidate["fits_x"]), float(candidate["fits_y"])
+    if pd.isna(candidate["quadrant"]):
+        return x, y, _CUBE_BOX_PX, _CUBE_BOX_PX
+    longer = max(candidate["row_peak"] - candidate["row_start"], candidate["row_stop"] - candidate["row_peak"])
+    return x, y, _BOX_COLUMNS, float(max(2 * longer + 1, _BOX_COLUMNS))
+
+
+def ds9_place(candidate: pd.Series) -> str:
+    """Extended name by which DS9 opens the HDU of a candidate, ``FILE[HDU]``."""
+    return f"{candidate['path']}[{candidate['hdu']:d}]"
 
 
 def _first_value(headers: list[Any], keyword: str) -> str:

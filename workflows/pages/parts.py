@@ -130,12 +130,16 @@ def _looks_numeric(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Card(Part):
-    """Parts in a frame, with a heading and, for links to it, an anchor; the first two stand beside each other."""
+    """Parts in a frame, with a heading and, for links to it, an anchor; the first two stand beside each other.
+
+    One ``on_demand`` is hidden until a link leads to it.
+    """
 
     heading: str
     parts: Sequence[Part]
     anchor: str = ""
     wide: bool = False  # all parts below each other
+    on_demand: bool = False
 
 
 @dataclass(frozen=True)

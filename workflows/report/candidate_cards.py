@@ -32,12 +32,11 @@ def describe_match(candidate: pd.Series, matches: pd.DataFrame, *, brief: bool =
     return f"{hit['kind']},{name} ρ = {number(hit['rho'], '{:.1f}')}"
 
 
-def frame_card(run: RunFolder, candidate: pd.Series) -> tuple[Part, list[tuple[str, str]]]:
-    """Picture, and numbers of its own, of a candidate in continuous readout."""
-    folder = run.entry_of(candidate)
+def frame_numbers(candidate: pd.Series) -> list[tuple[str, str]]:
+    """Numbers of a candidate in continuous readout."""
     rows = [number(candidate[name], "{:.0f}") for name in ("row_start", "row_stop", "row_peak")]
     amplifier = f"CCD {number(candidate['ccd'], '{:.0f}')}, quadrant {number(candidate['quadrant'], '{:.0f}')}"
-    pairs = [
+    return [
         ("Event, earliest", or_unknown(candidate["time_event_min_utc"])),
         ("Event, latest", or_unknown(candidate["time_event_max_utc"])),
         ("Duration", f"{number(candidate['duration_s'])} s"),
@@ -47,10 +46,15 @@ def frame_card(run: RunFolder, candidate: pd.Series) -> tuple[Part, list[tuple[s
         ("Rows", f"{rows[0]}–{rows[1]}, peak {rows[2]}"),
         ("Streak", number(candidate["streak_id"], "{:.0f}")),
     ]
+
+
+def frame_picture(run: RunFolder, candidate: pd.Series) -> Part:
+    """Picture of a candidate in continuous readout, or the reason why there is none."""
+    folder = run.entry_of(candidate)
     if folder is None or not folder.is_dir():
         where = "in the store" if folder is None else f"at {folder}"
-        return Paragraph(f"No picture: no entry of this amplifier {where}.", "left-out"), pairs
-    return strip_picture(run.open_entry(folder), candidate), pairs
+        return Paragraph(f"No picture: no entry of this amplifier {where}.", "left-out")
+    return strip_picture(run.open_entry(folder), candidate)
 
 
 def or_unknown(value: Any) -> str:

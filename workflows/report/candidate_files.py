@@ -35,18 +35,42 @@ def write_candidate_files(run: RunFolder, candidate: pd.Series) -> list[tuple[st
     if entry is None or not entry.is_dir():
         return []
     cube = cube_of(run, candidate) if pd.isna(candidate["quadrant"]) else None
-    images, curve = _cut_frame(run.open_entry(entry), candidate) if cube is None else _cut_cube(cube, candidate)
+    images, curve = cut_candidate(run.open_entry(entry) if cube is None else cube, candidate)
     folder = run.path / FOLDER
     folder.mkdir(exist_ok=True)
     name = quote(str(candidate["candidate_id"]), safe="")  # a name may hold a slash
-    _describe_file(images[0].header, curve, candidate)
     with written_whole(folder / f"{name}.fits") as partial:
-        fits.HDUList(images).writeto(partial)
+        images.writeto(partial)
     with written_whole(folder / f"{name}.ecsv") as partial:
         curve.write(partial, format="ascii.ecsv")
     what = "strip" if cube is None else "images"
     address = f"{FOLDER}/{quote(name)}"
     return [(f"{what} (FITS)", f"{address}.fits"), ("light curve (ECSV)", f"{address}.ecsv")]
+
+
+def cut_candidate(calibrated: Amplifier | CubeEntry, candidate: pd.Series) -> tuple[fits.HDUList, QTable]:
+    """Pixels around a candidate, and its light curve.
+
+    Parameters
+    ----------
+    calibrated : Amplifier or CubeEntry
+        That holds the candidate.
+    candidate : Series
+
+    Returns
+    -------
+    images : HDUList
+        Of continuous readout the residual (x, t) in σ of the columns around it; of a cube the light minus baseline
+        (t, y, x) in electrons. In ``NOISE`` the noise of each column, or pixel, in electrons.
+    curve : QTable
+        Light in electrons with its times.
+    """
+    if isinstance(calibrated, Amplifier):
+        images, curve = _cut_frame(calibrated, candidate)
+    else:
+        images, curve = _cut_cube(calibrated, candidate)
+    _describe_file(images[0].header, curve, candidate)
+    return fits.HDUList(images), curve
 
 
 def _describe_file(header: fits.Header, curve: QTable, candidate: pd.Series) -> None:
@@ -106,7 +130,7 @@ def _light_table(
     table = QTable({"row": rows, "after_peak": seconds * u.s})
     utc = readout.read_utc(rows)
     if all(utc):
-        table["time"] = Time(list(utc), format="isot", scale="utc")
+        table["time"] = Time(list(utc), format="isot", scale="utc", precision=6)
     archive = readout.archive_time(rows)
     if np.isfinite(archive).any():
         table["time_archive"] = archive

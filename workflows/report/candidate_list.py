@@ -9,11 +9,12 @@ import pandas as pd
 from shutterless.pipeline.detection.vetoes import describe_veto
 from shutterless.pipeline.plots.cubes import duration_unit
 from shutterless.workflows.pages.formats import Columns, number, tabulate
-from shutterless.workflows.pages.parts import Card, Definitions, Links, Paragraph, Part, Table
+from shutterless.workflows.pages.parts import Card, Definitions, Folded, Links, Paragraph, Part, Preformatted, Table
+from shutterless.workflows.pages.places import describe_elsewhere, describe_mjd, describe_position
 from shutterless.workflows.pages.run_folder import RunFolder, describe_group, required
-from shutterless.workflows.report.candidate_cards import describe_match, frame_card, or_unknown
+from shutterless.workflows.report.candidate_cards import describe_match, frame_numbers, frame_picture, or_unknown
 from shutterless.workflows.report.candidate_files import write_candidate_files
-from shutterless.workflows.report.cube_cards import cube_card, cube_of, relative_amplitude
+from shutterless.workflows.report.cube_cards import cube_numbers, cube_of, cube_picture, relative_amplitude
 from shutterless.workflows.report.cube_entry import scale_text
 
 _SECOND, _MILLISECOND = 19, 23  # characters of a UTC
@@ -47,9 +48,9 @@ def list_candidates(run: RunFolder) -> list[Part]:
         words += f" The list holds the first {len(listed)}; candidates.parquet holds all."
     return [
         Paragraph(words),
-        _candidate_table(run, listed, set(pictured["anchor"])),
+        _candidate_table(run, listed),
         Paragraph(f"{_describe_pictured(run, len(pictured), len(listed))} {_describe_views(pictured)}", "note"),
-        *(_write_card(run, number, candidate) for number, candidate in pictured.iterrows()),
+        *_write_cards(run, listed, pictured),
     ]
 
 
@@ -66,16 +67,15 @@ def list_vetoed(run: RunFolder) -> list[Part]:
         "pictures it."
     )
     pictured = run.pictured[run.pictured["anchor"].isin(vetoed["anchor"])]
-    cards = [_write_card(run, number, candidate) for number, candidate in pictured.iterrows()]
-    return [Paragraph(words), _candidate_table(run, vetoed, set(pictured["anchor"])), *cards]
+    return [Paragraph(words), _candidate_table(run, vetoed), *_write_cards(run, vetoed, pictured)]
 
 
 def _describe_pictured(run: RunFolder, n_pictured: int, n_listed: int) -> str:
     if n_pictured == n_listed:
         return "All are pictured below."
     return (
-        f"Numbers lead to the pictures below, of {n_pictured} candidates. `shutterless report {run.path} --candidate "
-        "ID` pictures any other, `--top 50` more of them, `--nights` all of each night."
+        f"Numbers lead to what is known of each candidate; {n_pictured} are pictured. `shutterless report {run.path} "
+        "--candidate ID` pictures any other, `--top 50` more of them, `--nights` all of each night."
     )
 
 
@@ -84,7 +84,7 @@ def _describe_views(pictured: pd.DataFrame) -> str:
     return " ".join(words for words, drawn in ((_FRAMES, is_frame.any()), (_CUBES, not is_frame.all())) if drawn)
 
 
-def _candidate_table(run: RunFolder, listed: pd.DataFrame, anchors: set[str]) -> Table:
+def _candidate_table(run: RunFolder, listed: pd.DataFrame) -> Table:
     """Table of candidates or vetoed triggers; columns without any value are left out."""
     unit, unit_s = duration_unit(float(listed["duration_s"].median()))
     digits = _SECOND if listed["duration_s"].min() >= _SLOW_S else _MILLISECOND
@@ -114,7 +114,7 @@ def _candidate_table(run: RunFolder, listed: pd.DataFrame, anchors: set[str]) ->
     }
     if "object" not in listed or listed["object"].nunique() == 1:
         del columns["object"]
-    links = {(k, 0): f"#{anchor}" for k, anchor in enumerate(listed["anchor"]) if anchor in anchors}
+    links = {(k, 0): f"#{anchor}" for k, anchor in enumerate(listed["anchor"])}
     return replace(tabulate(listed, columns, drop_empty=True), links=links, sortable=True, hint=_HINT)
 
 
@@ -142,26 +142,47 @@ def _describe_members(candidate: pd.Series) -> str:
     return "–" if n == 1 else f"of {n}" if candidate["leads"] else "↳"
 
 
-def _write_card(run: RunFolder, place: int, candidate: pd.Series) -> Card:
-    """Picture, numbers and files of one candidate or vetoed trigger."""
-    links = [("back to the list", "#candidates"), *write_candidate_files(run, candidate)]
-    parts = [*describe_candidate(run, candidate), Links(links)]
-    return Card(f"{place}: {candidate['candidate_id']}", parts, candidate["anchor"])
+def _write_cards(run: RunFolder, listed: pd.DataFrame, pictured: pd.DataFrame) -> list[Card]:
+    """Cards with pictures, and after them those without, of which a page shows the one to which a link led."""
+    others = listed[~listed["anchor"].isin(pictured["anchor"])]
+    return [
+        *(_write_card(run, number, candidate) for number, candidate in pictured.iterrows()),
+        *(_write_card(run, number, candidate, drawn=False) for number, candidate in others.iterrows()),
+    ]
+
+
+def _write_card(run: RunFolder, place: int, candidate: pd.Series, *, drawn: bool = True) -> Card:
+    """Numbers, places and, if drawn, picture and files of one candidate or vetoed trigger."""
+    heading, anchor = f"{place}: {candidate['candidate_id']}", candidate["anchor"]
+    elsewhere, links = Preformatted(describe_elsewhere(candidate, run.path)), [("back to the list", "#candidates")]
+    if not drawn:
+        parts = [_list_numbers(run, candidate), Links(links), elsewhere]
+        return Card(heading, parts, anchor, wide=True, on_demand=True)
+    links += write_candidate_files(run, candidate)
+    folded = Folded("Open it in DS9, or draw it again", [elsewhere])
+    return Card(heading, [*describe_candidate(run, candidate), Links(links), folded], anchor)
 
 
 def describe_candidate(run: RunFolder, candidate: pd.Series, *, with_truth: bool = True) -> list[Part]:
     """Picture and numbers of one candidate or vetoed trigger; ``with_truth`` also the event that was put there."""
-    shown, own = (frame_card if pd.notna(candidate["quadrant"]) else cube_card)(run, candidate)
+    shown = (frame_picture if pd.notna(candidate["quadrant"]) else cube_picture)(run, candidate)
+    return [shown, _list_numbers(run, candidate, with_truth=with_truth)]
+
+
+def _list_numbers(run: RunFolder, candidate: pd.Series, *, with_truth: bool = True) -> Definitions:
+    """Names and values of what is known of a candidate."""
     kind = str(candidate["kind"])
     if pd.notna(candidate["kind_probability"]):
         kind += f" (probability {number(candidate['kind_probability'], '{:.3f}')})"
     injected = "–" if run.matches is None or not with_truth else describe_match(candidate, run.matches)
     pairs = [
         ("Read (UTC)", or_unknown(candidate["time_read_utc"])),
+        ("Read (MJD)", describe_mjd(candidate)),
         ("S/N", number(candidate["snr"], "{:.2f}")),
-        *own,
+        *(frame_numbers(candidate) if pd.notna(candidate["quadrant"]) else cube_numbers(run, candidate)),
         ("Magnitude", number(candidate["star_mag"], "{:.2f}")),
         ("Star's name", or_unknown(candidate.get("star_name"))),
+        *describe_position(candidate),
         ("Probability", number(candidate["probability"], "{:.4f}")),
         ("Kind", kind if kind not in ("", "unclassified") else "–"),
         ("False alarms/h", number(candidate.get("false_alarm_rate"), "{:.2g}")),
@@ -172,7 +193,7 @@ def describe_candidate(run: RunFolder, candidate: pd.Series, *, with_truth: bool
         ("File", str(candidate["file"])),
         ("Model", str(candidate["model"])),
     ]
-    return [shown, Definitions([(name, words) for name, words in pairs if words not in ("–", "unknown")])]
+    return Definitions([(name, words) for name, words in pairs if words not in ("–", "unknown")])
 
 
 def _file_place(candidate: pd.Series) -> str:

@@ -62,8 +62,8 @@ def relative_amplitude(candidate: pd.Series, cube: CubeEntry | None) -> tuple[fl
     return 100 * candidate["amplitude_e"] / light, "star" if of_star else "all"
 
 
-def cube_card(run: RunFolder, candidate: pd.Series) -> tuple[Part, list[tuple[str, str]]]:
-    """Picture, and numbers of its own, of a candidate in an image cube."""
+def cube_numbers(run: RunFolder, candidate: pd.Series) -> list[tuple[str, str]]:
+    """Numbers of a candidate in an image cube."""
     cube = cube_of(run, candidate)
     rows = [number(candidate[name], "{:.0f}") for name in ("row_start", "row_stop", "row_peak")]
     share, whose = relative_amplitude(candidate, cube)
@@ -76,9 +76,17 @@ def cube_card(run: RunFolder, candidate: pd.Series) -> tuple[Part, list[tuple[st
         ("Star", number(candidate["streak_id"], "{:.0f}")),
     ]
     if cube is None:
-        return Paragraph("No picture: no entry of this cube in the store.", "left-out"), pairs
+        return pairs
     time = f"{archive_text(candidate['time_archive'], cube.amplifier)} {scale_text(cube.amplifier.readout.time_scale)}"
-    return image_picture(cube, candidate), [("Archive time", time.strip()), *pairs]
+    return [("Archive time", time.strip()), *pairs]
+
+
+def cube_picture(run: RunFolder, candidate: pd.Series) -> Part:
+    """Picture of a candidate in an image cube, or the reason why there is none."""
+    cube = cube_of(run, candidate)
+    if cube is None:
+        return Paragraph("No picture: no entry of this cube in the store.", "left-out")
+    return image_picture(cube, candidate)
 
 
 def image_picture(cube: CubeEntry, candidate: pd.Series) -> Picture:

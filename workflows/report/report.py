@@ -39,7 +39,9 @@ from shutterless.workflows.report.quality_page import (
 )
 from shutterless.workflows.report.run_sections import (
     find_nights,
+    placed_candidates,
     write_frame,
+    write_map,
     write_places,
     write_quality,
     write_run,
@@ -160,10 +162,11 @@ def choose_topics(run: RunFolder) -> tuple[Topic, ...]:
     """Topics of the kind of folder, and of the amplifier or image cube that is shown: that of the first candidate."""
     if run.is_sweep or run.is_evaluation:
         return SWEEP_TOPICS if run.is_sweep else EVALUATION_TOPICS
-    if run.manifest is None or run.shown_entry is None:
-        return TOPICS
-    entry = run.manifest[run.manifest["folder"] == str(run.shown_entry)]
-    return CUBE_TOPICS if is_cube(entry).any() else TOPICS
+    if run.manifest is not None and run.shown_entry is not None:
+        entry = run.manifest[run.manifest["folder"] == str(run.shown_entry)]
+        if is_cube(entry).any():
+            return CUBE_TOPICS
+    return tuple(topic for topic in TOPICS if topic is not _MAP or len(placed_candidates(run)))
 
 
 def store_sections(store: Path, entries: Sequence[str] = ()) -> list[Section]:
@@ -212,6 +215,7 @@ def _write_page(folder: Path, sections: list[Section], name: str = "report.html"
 _FAILURES = Topic("failures", "Skipped files", write_skipped)
 _CANDIDATES = Topic("candidates", "Candidates", list_candidates)
 _VETOED = Topic("vetoed", "Set aside", list_vetoed)
+_MAP = Topic("map", "Map of the field", write_map)
 _PLACES = Topic("places", "Where everything lies", write_places)
 _RUN = Topic("run", "What was run", write_run)
 _DETECTORS = (
@@ -237,6 +241,7 @@ TOPICS = (
     _RELIABILITY,
     _CANDIDATES,
     _VETOED,
+    _MAP,
     Topic("frame", "The frame", write_frame),
     Topic("streaks", "Its streaks", write_streaks),
     Topic("quality", "How well it is calibrated", write_quality),

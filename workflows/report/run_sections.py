@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from astropy.coordinates import SkyCoord
 
+from shutterless.pipeline.astrometry.pointing import read_sky
 from shutterless.pipeline.plots.frames import plot_frame, plot_streaks
+from shutterless.pipeline.plots.sky_field import plot_sky_field
 from shutterless.pipeline.reading.frames import FrameError, read_amplifier
 from shutterless.pipeline.reading.instruments import ProfileError
 from shutterless.pipeline.store.quality_record import read_quality
 from shutterless.pipeline.store.store import StoreError, live_hours
+from shutterless.workflows.execution.cluster import EXPECTED_ERRORS
 from shutterless.workflows.pages.drawings import new_figure, picture, window
 from shutterless.workflows.pages.formats import Columns, number, tabulate
 from shutterless.workflows.pages.parts import Definitions, Folded, Paragraph, Part, Preformatted, Table
+from shutterless.workflows.pages.places import segment_ends, star_place
 from shutterless.workflows.pages.run_folder import LeftOutError, RunFolder, is_cube, required
 from shutterless.workflows.report.quality_page import summarise_amplifiers
 from shutterless.workflows.searching.search import AMPLIFIERS
@@ -25,6 +32,7 @@ _PIECE_ROWS, _PIECE_COLUMNS = 400, 800
 _NEAR_ROWS, _NEAR_COLUMNS = 120, 32
 _MIDDLE_COLUMN = 1536  # of an amplifier of 3072 columns; moved to lie inside a narrower one
 _PAUSE = pd.Timedelta(hours=6)  # between two nights
+_LEAST_HALF_WIDTH_DEG = 0.05  # of the map
 _LIVE_TIME = (
     "Live time is unmasked pixel-rows / (columns × row rate × 3600): one amplifier-hour is all columns of an amplifier "
     "for one hour."
@@ -102,6 +110,53 @@ def _facts(run: RunFolder, searched: pd.DataFrame) -> list[tuple[str, str]]:
 def _span_text(values: pd.Series) -> str:
     ends = [number(value) for value in (values.min(), values.max())] if len(values) else []
     return " to ".join(dict.fromkeys(ends))
+
+
+def placed_candidates(run: RunFolder) -> pd.DataFrame:
+    """Listed candidates with a position on the sky."""
+    found = run.listed
+    if "segment_ra_1" not in found:
+        return found.iloc[:0]
+    return found[found["ra"].notna() | found["segment_ra_1"].notna()]
+
+
+def write_map(run: RunFolder) -> list[Part]:
+    """Draw the candidates on the sky, in the outlines of the amplifiers that hold any."""
+    placed = placed_candidates(run)
+    on_star = placed[placed["ra"].notna()]
+    elsewhere = placed[placed["ra"].isna()]
+    ends, outlines = segment_ends(elsewhere), list(_outlines(run, placed))
+    known = star_place(on_star), *ends, *outlines
+    everything = SkyCoord(
+        *(np.concatenate([getattr(one, axis).deg for one in known]) for axis in ("ra", "dec")), unit="deg"
+    )
+    centre = SkyCoord(everything.cartesian.mean(), frame="icrs")
+    half_width = max(1.03 * everything.separation(centre).deg.max(), _LEAST_HALF_WIDTH_DEG)
+    drawing = new_figure(8, 8)
+    numbers = [[_pictured_number(run, number, row) for number, row in part.iterrows()] for part in (on_star, elsewhere)]
+    plot_sky_field(
+        centre, half_width, drawing.subplots(), points=star_place(on_star), segments=ends, outlines=outlines,
+        point_names=numbers[0], segment_names=numbers[1],
+    )  # fmt: skip
+    words = (
+        f"{len(on_star)} candidates on stars (circles), {len(elsewhere)} on a segment (lines); numbers are those of "
+        "the pictures. Grey: the amplifiers, where their headers say they are. North is up, east is left. Centre "
+        f"{centre.to_string('hmsdms', sep=':', precision=0)}."
+    )
+    return [picture(drawing, words, alt="Candidates on the sky")]
+
+
+def _pictured_number(run: RunFolder, number: int, candidate: pd.Series) -> str:
+    return str(number) if candidate["anchor"] in set(run.pictured["anchor"]) else ""
+
+
+def _outlines(run: RunFolder, candidates: pd.DataFrame) -> Iterator[SkyCoord]:
+    """Corners of the amplifiers of some candidates, as far as their files still are there."""
+    for _, row in candidates.dropna(subset=["quadrant"]).drop_duplicates(["ccd", "quadrant"]).iterrows():
+        with suppress(*EXPECTED_ERRORS):
+            yield read_sky(
+                row["path"], int(row["quadrant"]), run.record.get("instrument"), run.record.get("supplied")
+            ).corners()
 
 
 def find_nights(searched: pd.DataFrame | None) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from tiny_frames import N_COLUMNS, SKY_E, add_pulse, expose, write_sequence
 from shutterless.models.evaluation.forced_choice import ForcedChoice, judge_labels
 from shutterless.pipeline.psf import pixel_profile
 from shutterless.pipeline.reading.readout import Readout
+from shutterless.pipeline.results.candidates import empty_candidates, write_candidates
 from shutterless.pipeline.store.store import EntryWriter, read_manifest, write_manifest
 from shutterless.workflows.execution.cluster import SerialExecutor
 from shutterless.workflows.pages.drawings import new_figure
@@ -250,7 +251,7 @@ def section_of(html, anchor):
 
 def test_full_report_has_every_section_and_leaves_none_out(full_run):
     _, html = full_run
-    assert re.findall(r'<section id="(\w+)">', html) == [topic.anchor for topic in TOPICS]
+    assert re.findall(r'<section id="(\w+)">', html) == [topic.anchor for topic in TOPICS if topic.anchor != "map"]
     assert "Left out" not in html
 
 
@@ -415,13 +416,19 @@ def test_a_search_says_when_how_and_with_what_it_was_run(tmp_path, full_run):
 
 def test_candidates_tell_numbers_and_truth(full_run):
     section = section_of(full_run[1], "candidates")
-    cards = re.findall(r"<h3>(.*?)</h3>", section)
-    assert cards == ["1: c0", "3: c1", "4: c2", "5: c4"]  # the last is vetoed, in spite of its probability
+    # c4 is vetoed, in spite of its probability; c3 has no picture of its own
+    assert cards_of(section) == ["1: c0", "3: c1", "4: c2", "5: c4", "2: c3 on demand"]
     assert "flare, event 17, ρ = 12.0" in section
-    assert section.count("<dt>Injected event</dt><dd>none</dd>") == 2
+    assert section.count("<dt>Injected event</dt><dd>none</dd>") == 3
     # rows 4000 + 150 at 304 Hz after 05:06:07 UTC
     assert "<dt>Read (UTC)</dt><dd>2026-03-04T05:06:20.651316</dd>" in section
     assert "<dt>Group</dt><dd>2 candidates: this, c3</dd>" in section
+
+
+def cards_of(section):
+    """Headings of the cards of a section, those that are shown on demand marked."""
+    found = re.findall(r'<div class="card([^"]*)".*?<h3>(.*?)</h3>', section, re.S)
+    return [heading + " on demand" * ("on-demand" in style) for style, heading in found]
 
 
 def cells_of(table):
@@ -438,7 +445,7 @@ def test_candidates_are_listed_by_what_an_astronomer_asks_first(full_run):
     assert [row["group"] for row in rows] == ["of 2", "↳", "–", "–", "–"]
     assert [row["S/N"] for row in rows] == ["11.3", "6.2", "−9.4", "8.1", "30.0"]
     assert rows[0]["#"] == '<a href="#candidate-1">1</a>'
-    assert rows[1]["#"] == "2"  # a member of a group has no picture of its own
+    assert rows[1]["#"] == '<a href="#candidate-2">2</a>'
     assert rows[0]["UTC"] == "2026-03-04T05:06:20.651"
     assert (rows[0]["injected event"], rows[3]["injected event"]) == ("flare, ρ = 12.0", "none")
     assert rows[4]["veto"] == "sharp"
@@ -451,8 +458,8 @@ def test_loud_vetoed_triggers_stand_in_the_report_with_their_reasons(full_run):
     assert "41 sharp: a track of a few pixels fits better than the light of a star" in section
     rows = cells_of(section)
     assert [(row["#"], row["S/N"], row["veto"], row["candidate"]) for row in rows] == [
-        ("1", "300.0", "sharp", "v0"),
-        ("2", "20.0", "edge", "v1"),
+        ('<a href="#vetoed-1">1</a>', "300.0", "sharp", "v0"),
+        ('<a href="#vetoed-2">2</a>', "20.0", "edge", "v1"),
     ]
 
 
@@ -464,8 +471,9 @@ def test_any_candidate_is_pictured_on_request_also_a_vetoed_one(full_run):
             write_report(folder, choice=Pictured(names=("c9",)))
     finally:
         (folder / "report.html").write_text(html, encoding="utf-8")
-    assert re.findall(r"<h3>(.*?)</h3>", section_of(asked, "candidates")) == ["1: c0", "2: c3"]
-    assert re.findall(r"<h3>(.*?)</h3>", section_of(asked, "vetoed")) == ["2: v1"]
+    on_demand = ["3: c1 on demand", "4: c2 on demand", "5: c4 on demand"]
+    assert cards_of(section_of(asked, "candidates")) == ["1: c0", "2: c3", *on_demand]
+    assert cards_of(section_of(asked, "vetoed")) == ["2: v1", "1: v0 on demand"]
     assert '<a href="#vetoed-2">2</a>' in section_of(asked, "vetoed")
 
 
@@ -480,7 +488,7 @@ def test_strip_and_light_curve_lie_beside_the_page_and_show_the_event(full_run):
     assert (header["CANDID"], header["CRVAL1"], header["PEAKROW"]) == ("c0", start, candidate["row_peak"])
     assert header["SOURCE"] == FILE
     curve = Table.read(folder / "report" / "c0.ecsv")
-    assert curve["time"].isot[curve["after_peak"] == 0] == [candidate["time_read_utc"][:23]]
+    assert curve["time"].isot[curve["after_peak"] == 0] == [candidate["time_read_utc"]]
     peak = np.abs(curve["row"] - candidate["row_peak"]) <= 10
     light = np.sum(curve["light"][peak]) / np.sqrt(np.sum(curve["light_error"][peak] ** 2))
     assert light == pytest.approx(candidate["snr"], abs=4)  # of a box; the noise alone scatters by 1
@@ -717,6 +725,23 @@ def test_report_of_a_search_whose_frames_are_gone_tells_numbers(tiny_camera, tmp
     assert not (out / "store" / "manifest.parquet").exists()
 
 
+def test_a_map_shows_the_candidates_that_have_a_position(tmp_path):
+    """One on a star and one on a segment of 0.8 deg; their file is gone, so no amplifier is outlined."""
+    row = dict.fromkeys(empty_candidates()) | {"file": "a.fits", "path": "a.fits", "quadrant": 1, "veto": ""}
+    row |= {"row_start": 1, "row_stop": 5, "row_peak": 3, "x": 7.0, "duration_s": 0.1, "snr": 9.0, "time_read_utc": ""}
+    places = {"ra": 150.0, "dec": 30.0}, dict.fromkeys(("segment_ra_1", "segment_ra_2"), 150.2)
+    places[1].update(segment_dec_1=29.6, segment_dec_2=30.4)
+    rows = [{**row, "candidate_id": name, "group_id": name, **place} for name, place in zip("ab", places, strict=True)]
+    table = pd.DataFrame(rows).astype(empty_candidates().dtypes.to_dict())
+    write_candidates(table, tmp_path, {})
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "1 candidates on stars (circles), 1 on a segment (lines)" in section_of(html, "map")
+    assert 'src="data:image/svg+xml' in section_of(html, "map")
+    assert "<dd>150.200000 +29.600000 to 150.200000 +30.400000, 48.0′</dd>" in section_of(html, "candidates")
+    write_candidates(table.assign(ra=None, segment_ra_1=None), tmp_path, {})
+    assert '<section id="map">' not in write_report(tmp_path).read_text(encoding="utf-8")
+
+
 LIST = """
 const list = documents[0].querySelector("#candidates table");
 const heading = (name) => [...list.querySelectorAll("th")].find((cell) => cell.textContent.startsWith(name));
@@ -740,6 +765,12 @@ def test_list_of_candidates_sorts_filters_and_links_in_a_browser(full_run, tmp_p
           count: documents[0].querySelector("#candidates output").textContent,
           links: [...list.querySelectorAll("a")].map((link) => link.hash),
           cards: [...documents[0].querySelectorAll("#candidates .card")].map((card) => `#${card.id}`),
+          hidden: [...documents[0].querySelectorAll("#candidates .card")].filter((card) => !card.offsetHeight)
+            .map((card) => `#${card.id}`),
+          asked: (() => {
+            documents[0].location.hash = "#candidate-2";
+            return documents[0].querySelector("#candidate-2").offsetHeight > 0;
+          })(),
           fits: list.parentElement.scrollWidth <= list.parentElement.clientWidth,
         };
         """,
@@ -752,7 +783,9 @@ def test_list_of_candidates_sorts_filters_and_links_in_a_browser(full_run, tmp_p
     assert answer["sorted"][3] == ["c2", "c4", "c0", "c3", "c1"]
     assert answer["filtered"] == [["c0", "c3"], ["c0", "c2", "c4"], ["c1"], ["c0"], [], as_written]
     assert answer["count"] == "5 of 5 rows"
-    assert answer["links"] == answer["cards"] == [f"#candidate-{number}" for number in (1, 3, 4, 5)]
+    assert answer["links"] == sorted(answer["cards"]) == [f"#candidate-{number}" for number in (1, 2, 3, 4, 5)]
+    assert answer["hidden"] == ["#candidate-2"]
+    assert answer["asked"]
     assert answer["fits"]
 
 
