@@ -194,7 +194,7 @@ class DetectorModel(PreTrainedModel):
     def from_pretrained(cls, folder: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Load a saved model; weights are read from safetensors only, never from a pickle."""
         kwargs.setdefault("use_safetensors", True)
-        with _no_progress_bars():
+        with no_progress_bars():
             model = super().from_pretrained(folder, *args, **kwargs)
         # safetensors leaves weights where they lie in the file; matrix products of unaligned memory take another code
         # path and differ in the last digit from those of the saved model
@@ -206,7 +206,7 @@ class DetectorModel(PreTrainedModel):
         """Write ``config.json``, ``model.safetensors`` and ``README.md``."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         self._write_readme(folder)  # first, since the parent may upload the folder
-        with _no_progress_bars():
+        with no_progress_bars():
             saved = super().save_pretrained(folder, *args, **kwargs)
         for weights in Path(folder).glob("*.safetensors"):
             give_umask_rights(weights)
@@ -307,7 +307,7 @@ class DetectorModel(PreTrainedModel):
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """Hide the progress bar, which is useless for one small file."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()

@@ -25,6 +25,7 @@ from shutterless.pipeline.events.kinds import KIND_TABLE, NOISE
 from shutterless.pipeline.reading.instruments import ProfileError, load_profile
 from shutterless.pipeline.settings import SettingsError
 from shutterless.workflows import cli
+from shutterless.workflows.commands.application import COMMAND_GROUPS
 from shutterless.workflows.commands.console import split_set
 from shutterless.workflows.execution.slurm import SlurmSettings
 from shutterless.workflows.settings.settings import Settings, SimulateSettings, load_scene, load_settings
@@ -128,7 +129,7 @@ def wrong_commands(text: str) -> list[str]:
     found = [f"{shlex.join(words)}: {reason}" for words in command_lines(text) if (reason := refuse(words))]
     group = typer.main.get_command(cli.app)
     for code in (token.content for token in inline_of(text) if token.type == "code_inline"):
-        called = re.match(r"shutterless ([a-z]\S*)(.*)", code)
+        called = re.match(rf"shutterless ((?:{'|'.join(COMMAND_GROUPS)}) \S+|[a-z]\S*)(.*)", code)
         if not called:
             continue
         command = group.commands.get(called[1])
@@ -142,7 +143,7 @@ def wrong_commands(text: str) -> list[str]:
 def refuse(words: list[str]) -> str:
     """Why a call would be refused before it does anything; empty where it would not."""
     group = typer.main.get_command(cli.app)
-    name, *arguments = words
+    name, *arguments = [" ".join(words[:2]), *words[2:]] if words[0] in COMMAND_GROUPS else words
     if name.startswith("--"):
         return "" if name in ("--help", "--version") else f"no such option {name}"
     if name not in group.commands:

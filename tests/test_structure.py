@@ -30,7 +30,7 @@ FORBIDDEN = {
 # folders and files from the first to the last: each imports from itself and from those before it
 ORDER = {
     "pipeline": (
-        *("settings.py", "compiled", "psf.py", "files.py", "stored_files.py", "tokens.py"),
+        *("settings.py", "compiled", "psf.py", "oriented_boxes.py", "files.py", "stored_files.py", "tokens.py"),
         *("events", "reading", "amplifier.py"),
         *("calibration/levels", "calibration/streaks", "calibration/motion", "calibration/cubes", "calibration"),
         *("detection", "context", "results", "astrometry", "store"),
@@ -48,7 +48,7 @@ ORDER = {
             "inputs.py",
         ),
         *("mlp.py", "cnn.py", "transformer.py", "families.py", "scoring.py", "describe.py"),
-        *("training", "combined", "pretraining", "explain", "weights"),
+        *("training", "combined", "pretraining", "explain", "boxes", "weights"),
     ),
     "workflows": (
         *("settings", "pages", "execution", "tracking", "frames", "searching", "report"),
@@ -60,6 +60,7 @@ ORDER = {
             "registry",
             "serving",
             "vetting",
+            "boxes",
             "pyfunc_loader.py",
             "quickstart.py",
             "front_door.py",
@@ -336,6 +337,6 @@ def test_every_command_stands_in_the_readme():
     from shutterless.workflows.cli import app
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    names = [info.callback.__name__.replace("_", "-") for info in app.registered_commands]
+    names = [info.name for info in app.registered_commands]
     assert [name for name in names if f"shutterless {name}" not in readme] == []
     assert len(app.registered_commands) >= 10

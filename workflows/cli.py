@@ -11,6 +11,7 @@ from shutterless.workflows.commands.interrupts import Interruption
 def load_app() -> Any:
     """Load the application with all commands."""
     from shutterless.workflows.commands import (  # noqa: F401 - registers their commands
+        boxes,
         deployment,
         experiments,
         frames,

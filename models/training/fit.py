@@ -109,7 +109,7 @@ def fit_model(
     recorder = HistoryRecorder(model, listeners=callbacks, by_recall=validation_alarms is not None)
     # swaps the weights back after the recorder has kept them
     averaging = [] if settings.average_decay is None else [AveragedWeights(model, settings.average_decay)]
-    with tempfile.TemporaryDirectory() as folder, _own_random_state():
+    with tempfile.TemporaryDirectory() as folder, own_random_state():
         arguments = _trainer_arguments(settings, folder)
         metrics = partial(_event_metrics, n_alarms=validation_alarms)
         trainer = _DetectorTrainer(model, arguments, datasets, metrics, [recorder, *averaging, *callbacks])
@@ -173,7 +173,7 @@ def _trainer_arguments(settings: TrainingSettings, folder: str) -> TrainingArgum
 
 
 @contextmanager
-def _own_random_state() -> Iterator[None]:
+def own_random_state() -> Iterator[None]:
     """Restore the caller's global generators, which the Trainer seeds."""
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:

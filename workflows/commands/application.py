@@ -16,9 +16,10 @@ from shutterless.workflows.commands.options import DefaultOf
 
 ORDER = (
     "run", "simulate", "inject", "check", "ingest", "pretrain", "train", "tune", "evaluate", "compare", "describe",
-    "search", "watch", "compare-searches", "recurrences", "limits", "lightcurve", "report", "vet", "register",
-    "promote", "rollback", "history", "serve",
+    "search", "watch", "compare-searches", "recurrences", "limits", "lightcurve", "report", "vet", "boxes label",
+    "boxes train", "boxes find", "register", "promote", "rollback", "history", "serve",
 )  # fmt: skip
+COMMAND_GROUPS = ("boxes",)  # first words of commands of two words
 
 
 class _FlowOrder(TyperGroup):
@@ -27,6 +28,12 @@ class _FlowOrder(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of the commands as ``--help`` shows them."""
         return sorted(self.commands, key=ORDER.index)
+
+    def resolve_command(self, ctx: Any, args: Any) -> Any:
+        """Find the command that the first word names, or the first two."""
+        if len(args) > 1 and args[0] in COMMAND_GROUPS:
+            args = [" ".join(args[:2]), *args[2:]]
+        return super().resolve_command(ctx, args)
 
     def main(  # type: ignore[override]
         self, args: Any = None, prog_name: str | None = None, *, standalone_mode: bool = True, **extra: Any
@@ -81,7 +88,8 @@ app = typer.Typer(
 def command(function: Callable[..., int]) -> Callable[..., None]:
     """Register a command that returns its exit code; errors for users are printed in one line."""
     guarded = exit_with_code(function)
-    name = function.__name__.replace("_", "-")
+    first, *others = function.__name__.split("_")
+    name = f"{first} {'-'.join(others)}" if first in COMMAND_GROUPS else "-".join([first, *others])
     app.command(name, cls=LateDefaults, epilog=describe_examples(name))(guarded)
     return guarded
 

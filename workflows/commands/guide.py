@@ -40,6 +40,12 @@ EXAMPLES = {
         "shutterless vet found --who ada --blind 20",
         "shutterless vet found --summary",
     ),
+    "boxes label": ("shutterless boxes label diff/*.fits.fz --kind echo --kind artefact --out labels",),
+    "boxes train": ("shutterless boxes train labels/labels.json --out mydetector",),
+    "boxes find": (
+        "shutterless boxes find diff/*.fits.fz --model mydetector --out found",
+        "shutterless boxes find diff/*.fits --kind echo --least-score 0.5",
+    ),
     "register": ("shutterless register mymodel --name mine --alias champion",),
     "promote": ("shutterless promote mine 2 --store trialstore --reason 'finds more'",),
     "rollback": ("shutterless rollback mine --reason 'too many false alarms'",),

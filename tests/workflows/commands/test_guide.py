@@ -16,12 +16,11 @@ COMMANDS = typer.main.get_command(load_app()).commands
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_examples_of_a_command_are_understood_and_stand_in_its_help(name):
-    help_text = CliRunner().invoke(load_app(), [name, "--help"]).output
+    help_text = CliRunner().invoke(load_app(), [*name.split(), "--help"]).output
     for line in EXAMPLES[name]:
         assert f"\n    {line}\n" in help_text
-        program, command, *arguments = shlex.split(line)
-        assert (program, command) == ("shutterless", name)
-        COMMANDS[name].make_context(name, arguments)
+        assert line.startswith(f"shutterless {name}")
+        COMMANDS[name].make_context(name, shlex.split(line)[1 + len(name.split()) :])
 
 
 @pytest.mark.parametrize("name", COMMANDS)

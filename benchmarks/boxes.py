@@ -1,0 +1,188 @@
+"""How well does the box detector find light echoes after nineteen boxed examples? And what does each part of it give?
+
+    python benchmarks/boxes.py --out runs/boxes                # pretrains, fine-tunes, judges; report.md, curves.png
+    python benchmarks/boxes.py --out runs/boxes --install      # pretrains alone, and copies the weights that ship
+
+Everything is simulated. The detectors are pretrained on one kind of survey and fine-tuned on another, which has more
+stars, more correlated noise, coarser pixels and dust that is less even. A draw has six fields; of their tiles as many
+are labelled as hold nineteen echoes, with boxes that are shifted and stretched as a person's are, and the artefacts in
+these tiles are boxed, too. Six other tiles of these fields have no echo. Twenty other fields of the second survey
+judge, the same for all draws. `--out` keeps pretrained weights: a second call starts from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from shutterless.models.boxes.detector import BoxDetector
+from shutterless.models.boxes.fit import build_box_detector, copy_detector, find_in_tiles, fit_boxes
+from shutterless.models.boxes.judge import JudgedBoxes, judge_boxes
+from shutterless.models.boxes.saved import load_boxes
+from shutterless.models.boxes.settings import BoxTrainingSettings
+from shutterless.models.boxes.simulated import simulate_tiles
+from shutterless.models.boxes.tiles import TileSet
+from shutterless.pipeline.simulation.difference_images import BOX_KINDS, DifferenceSettings
+from shutterless.workflows.tracking.tracking import bundled_folder
+
+FIRST_SURVEY = DifferenceSettings(trails=0.3, ghosts=0.3)
+SECOND_SURVEY = DifferenceSettings(
+    pixel_scale_arcsec=(1.5, 2.5), noise_scale_px=(0.7, 1.1), stars=(15, 60), background_sigma=(0.1, 0.35),
+    wiggle_px=(3, 7), echo_length_px=(25, 110), bad_columns=0.8,
+)  # fmt: skip
+# seed, survey and training of each part of the pretraining; ghosts were taken for echoes after the first alone
+PRETRAINING = (
+    (1, FIRST_SURVEY, BoxTrainingSettings(epochs=12, batch_size=4, learning_rate=1.5e-3, empty_share=0.2)),
+    (2, replace(FIRST_SURVEY, ghosts=0.6), BoxTrainingSettings(epochs=10, batch_size=4, empty_share=0.2)),
+)
+FINE_TUNING = BoxTrainingSettings(batch_size=4)
+JUDGING_SEED, DRAW_SEEDS = 9001, range(9101, 9106)
+N_FIELDS, TILES_PER_FIELD = 300, 4
+N_EXAMPLES, N_EMPTY, RECALL = 19, 6, 0.7
+VARIANTS = ("all parts", "no attention", "no pretraining", "no artefact class", "not fine-tuned")
+
+
+def pretrained(folder: Path, variant: str) -> BoxDetector:
+    """The detector from which a variant starts; trained once and kept."""
+    name = {"no attention": "no-attention", "no artefact class": "no-artefacts"}.get(variant, "pretrained")
+    if not (folder / name / "training.json").is_file():
+        started = time.perf_counter()
+        kinds = [kind for kind in BOX_KINDS if (kind, variant) != ("artefact", "no artefact class")]
+        model = build_box_detector(attention=variant != "no attention", kinds=kinds)
+        losses = [
+            learn(model, seed, survey, settings)["loss"].round(4).tolist() for seed, survey, settings in PRETRAINING
+        ]
+        model.save_pretrained(folder / name)
+        facts = {
+            "command": "python benchmarks/boxes.py --out runs/boxes --install",
+            "trained_on": "simulated difference images alone",
+            "parts": [
+                {"seed": seed, "survey": asdict(survey), "settings": asdict(settings), "loss": loss}
+                for (seed, survey, settings), loss in zip(PRETRAINING, losses, strict=True)
+            ],
+            "n_tiles": N_FIELDS * TILES_PER_FIELD * len(PRETRAINING),
+            "train_seconds": round(time.perf_counter() - started),
+        }
+        (folder / name / "training.json").write_text(json.dumps(facts, indent=1))
+        print(f"{name}: {facts['train_seconds']} s, last loss {losses[-1][-1]:.3f}", flush=True)
+    return load_boxes(folder / name)
+
+
+def learn(model: BoxDetector, seed: int, survey: DifferenceSettings, settings: BoxTrainingSettings) -> pd.DataFrame:
+    """Train a detector on one part of the pretraining, on the kinds that it knows."""
+    tiles = simulate_tiles(seed, survey, N_FIELDS, TILES_PER_FIELD, echo_share=0.7)
+    known = tiles.boxes["kind"].isin(model.config.kinds)
+    return fit_boxes(model, replace(tiles, boxes=tiles.boxes[known]), settings)
+
+
+def draw_examples(seed: int) -> TileSet:
+    """Labelled tiles of a draw: nineteen echoes, the artefacts beside them, and tiles without an echo."""
+    tiles = simulate_tiles(seed, SECOND_SURVEY, 6, 12, echo_share=0.4)
+    rng = np.random.default_rng(seed)
+    echoes = tiles.boxes[tiles.boxes["kind"] == "echo"]
+    order = rng.permutation(np.unique(echoes["tile"]))
+    counts = echoes.groupby("tile").size().reindex(order)
+    chosen = order[: int(np.searchsorted(counts.cumsum().to_numpy(), N_EXAMPLES)) + 1]
+    empty = rng.choice(np.setdiff1d(np.arange(len(tiles)), echoes["tile"]), N_EMPTY, replace=False)
+    drawn = tiles.take(np.concatenate([chosen, empty]))
+    boxes = drawn.boxes.assign(kind=drawn.boxes["kind"].where(drawn.boxes["kind"] == "echo", "artefact"))
+    extra = boxes[boxes["kind"] == "echo"].index[N_EXAMPLES:]
+    boxes = boxes.drop(extra)
+    shift = rng.normal(0, 0.07, (2, len(boxes))) * boxes[["length", "width"]].to_numpy().T
+    boxes["x"] += shift[0] * np.cos(boxes["angle"]) - shift[1] * np.sin(boxes["angle"])
+    boxes["y"] += shift[0] * np.sin(boxes["angle"]) + shift[1] * np.cos(boxes["angle"])
+    boxes[["length", "width"]] *= np.exp(rng.normal(0, 0.1, (len(boxes), 2)))
+    boxes["angle"] += rng.normal(0, 0.05, len(boxes))
+    return TileSet(drawn.pixels, boxes, drawn.fields)
+
+
+def judge_variant(folder: Path, variant: str, examples: TileSet, test: TileSet) -> tuple[JudgedBoxes, float]:
+    """Echoes found in the judging fields after fine-tuning a variant, and the seconds of its training."""
+    started = time.perf_counter()
+    kinds = ["echo"] if variant == "no artefact class" else ["artefact", "echo"]
+    model = build_box_detector(kinds=kinds) if variant == "no pretraining" else pretrained(folder, variant)
+    if variant != "not fine-tuned":
+        model = copy_detector(model, kinds)
+        fit_boxes(model, examples if "artefact" in kinds else examples.without_kind("artefact"), FINE_TUNING)
+    seconds = time.perf_counter() - started
+    return judge_boxes(find_in_tiles(model, test), test.boxes, "echo"), seconds
+
+
+def write_report(out: Path, results: list[dict[str, Any]], judged: dict[str, list[JudgedBoxes]], n_echoes: int) -> None:
+    """Table of the variants and their curves."""
+    table = pd.DataFrame(results)
+    lines = [
+        "# Nineteen boxed echoes", "",
+        f"{len(DRAW_SEEDS)} draws; {n_echoes} echoes in fields held out; an overlap (IoU) of 0.3 counts as found.", "",
+        f"| detector | precision at {RECALL:.0%} recall | draws | recall at 80 % precision | s a training |",
+        "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for variant in judged:
+        own = table[table["variant"] == variant]
+        each = ", ".join(f"{value:.2f}" for value in own["precision"])
+        spread = own["precision"].std() if len(own) > 1 else 0.0
+        lines.append(
+            f"| {variant} | {own['precision'].mean():.1%} ± {spread:.1%} | {each} | {own['recall'].mean():.1%} | "
+            f"{own['seconds'].mean():.0f} |"
+        )
+    (out / "report.md").write_text("\n".join(lines) + "\n")
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    ax = figure.add_subplot()
+    for number, (variant, draws) in enumerate(judged.items()):
+        for k, one in enumerate(draws):
+            ax.plot(one.recall, one.precision, color=f"C{number}", lw=1, alpha=0.7, label=variant if k == 0 else None)
+    ax.axvline(RECALL, color="0.7", lw=0.8)
+    ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    ax.legend(frameon=False)
+    figure.savefig(out / "curves.png", dpi=110)
+    print("\n".join(lines))
+
+
+def recall_at(judged: JudgedBoxes, precision: float) -> float:
+    """Largest recall with at least this precision."""
+    enough = judged.precision >= precision
+    return float(judged.recall[enough].max()) if enough.any() else 0.0
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/boxes"))
+    parser.add_argument("--install", action="store_true", help="pretrain alone, and copy the weights that ship")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    if arguments.install:
+        pretrained(out, "all parts")
+        shutil.copytree(out / "pretrained", bundled_folder() / "boxes", dirs_exist_ok=True)
+        return
+    test = simulate_tiles(JUDGING_SEED, SECOND_SURVEY, 20, 8, echo_share=0.4)
+    n_echoes = int((test.boxes["kind"] == "echo").sum())
+    results: list[dict[str, Any]] = []
+    judged: dict[str, list[JudgedBoxes]] = {}
+    for variant in VARIANTS:
+        for seed in DRAW_SEEDS if variant != "not fine-tuned" else DRAW_SEEDS[:1]:
+            one, seconds = judge_variant(out, variant, draw_examples(seed), test)
+            judged.setdefault(variant, []).append(one)
+            results.append(
+                {"variant": variant, "seed": seed, "precision": one.precision_at(RECALL), "seconds": seconds,
+                 "recall": recall_at(one, 0.8)}
+            )  # fmt: skip
+            print(results[-1], flush=True)
+    write_report(out, results, judged, n_echoes)
+
+
+if __name__ == "__main__":
+    main()

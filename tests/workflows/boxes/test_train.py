@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from shutterless.models.boxes.saved import load_boxes
+from shutterless.models.boxes.settings import BoxTrainingSettings
+from shutterless.workflows.boxes.labels import BoxLabelError
+from shutterless.workflows.boxes.train import (
+    BOX_EXPERIMENT,
+    CURVES,
+    CURVES_FIGURE,
+    FOUND_HELD_OUT,
+    train_boxes,
+)
+from shutterless.workflows.tracking.record import TRAINING
+from shutterless.workflows.tracking.tracking import fetch_runs, open_tracking
+
+QUICK = BoxTrainingSettings(epochs=3, learning_rate=5e-3)
+
+
+@pytest.fixture(scope="module")
+def trained(labelled, small_detector, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    tracking = open_tracking(f"sqlite:///{folder}/mlflow.db")
+    (labelled.parent / "lost.fits").write_bytes(b"no image")
+    stored = json.loads(labelled.read_text())
+    stored["images"].append({"id": 9, "file_name": "lost.fits", "field": "field 0"})
+    labels = labelled.parent / "with_lost.json"
+    labels.write_text(json.dumps(stored))
+    result = train_boxes(labels, out=folder / "model", init=small_detector, settings=QUICK, tracking=tracking)
+    return result, folder / "model", tracking
+
+
+def test_every_box_is_counted_once_however_many_tiles_see_it(trained):
+    result, folder, _ = trained
+    facts = json.loads((folder / TRAINING).read_text())
+    assert facts["n_boxes"] == {"bar": 3}
+    assert facts["fields"] == ["field 0", "field 1"]
+    assert facts["pixel_scale_arcsec"] == pytest.approx(1.0)
+    assert set(facts["precision_at_70_percent"]) == {"bar"}
+    assert result.facts["settings"]["epochs"] == 3
+
+
+def test_an_image_that_cannot_be_read_is_named_and_the_others_are_used(trained):
+    (failure,) = trained[0].failures
+    assert "lost.fits" in failure
+
+
+def test_the_folder_holds_a_detector_of_the_labelled_kinds_and_how_good_it_is(trained):
+    _, folder, _ = trained
+    model = load_boxes(folder)
+    assert model.config.kinds == ["bar"]
+    assert model.config.pixel_scale_arcsec == pytest.approx(1.0)
+    assert {"tile", "kind", "score"} <= set(pd.read_parquet(folder / FOUND_HELD_OUT).columns)
+    curves = pd.read_parquet(folder / CURVES)
+    assert curves.columns.tolist() == ["kind", "score", "precision", "recall"]
+    assert curves["precision"].between(0, 1).all()
+    assert (folder / CURVES_FIGURE).stat().st_size > 1000
+
+
+def test_the_run_is_tracked(trained):
+    runs = fetch_runs(trained[2], BOX_EXPERIMENT)
+    assert len(runs) == 1
+
+
+def test_labels_of_which_no_image_can_be_read_are_refused(tmp_path, small_detector):
+    (tmp_path / "l.json").write_text(
+        '{"images": [{"id": 1, "file_name": "gone.fits"}], "annotations": [], "categories": []}'
+    )
+    with pytest.raises(BoxLabelError, match=r"none of 1 labelled images can be used: .*gone.fits does not exist"):
+        train_boxes(tmp_path / "l.json", out=tmp_path / "m", init=small_detector, settings=QUICK)

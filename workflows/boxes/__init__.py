@@ -1,0 +1,1 @@
+"""Boxes on images: labels that people drew, a detector trained on them, and what it finds."""
