@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.ndimage import convolve, uniform_filter
 
 from shutterless.pipeline.calibration.cubes.cosmic_rays import mask_cosmic_rays
-from shutterless.pipeline.calibration.cubes.noise_ratio import SMALLEST_RATIO, compare_noise
+from shutterless.pipeline.calibration.cubes.noise_ratio import LARGEST_RATIO, compare_noise
 from shutterless.pipeline.calibration.cubes.stars import StarFit, find_stars
 from shutterless.pipeline.calibration.cubes.trend import local_trend, robust_spread
 from shutterless.pipeline.calibration.cubes.width import choose_width
@@ -234,10 +234,10 @@ def _believe_noise(by_row: np.ndarray, expected: np.ndarray, cube: Cube) -> tupl
         return np.broadcast_to(pixels[:, :, None], expected.shape).copy(), []
     if cube.error_e is not None:  # an archive knows its errors, but not the motion that raises the scatter
         return expected, compare_noise(min(ratio, 1.0), "the errors in the file say")
-    lines = compare_noise(ratio, "GAIN and READNOI say")
-    if ratio >= SMALLEST_RATIO:
-        return expected, lines
-    return expected * ratio, [f"{line}; that of the data is taken" for line in lines]
+    lines = [f"{line}; that of the data is taken" for line in compare_noise(ratio, "GAIN and READNOI say")]
+    if ratio > LARGEST_RATIO:  # photons of single rows would then only make noise that varies with the noise
+        return np.broadcast_to(typical[:, :, None], expected.shape).copy(), lines
+    return expected * min(ratio, 1.0) if lines else expected, lines
 
 
 def _scatter_of_steps(by_row: np.ndarray) -> np.ndarray:
