@@ -25,7 +25,13 @@ from shutterless.pipeline.reading.cube_parts.time_columns import (
     refine_times,
     unit_of_times,
 )
-from shutterless.pipeline.reading.cube_parts.times import find_cadence, find_start, place_in_exposure, read_image_times
+from shutterless.pipeline.reading.cube_parts.times import (
+    find_cadence,
+    find_start,
+    median_step,
+    place_in_exposure,
+    read_image_times,
+)
 from shutterless.pipeline.reading.cube_parts.units import pixel_unit
 from shutterless.pipeline.reading.cube_times import DAY_S, CadenceGrid, FrameTimes, lay_out_cadences
 from shutterless.pipeline.reading.fits_files import (
@@ -407,9 +413,14 @@ def _cadence(cube: _OpenCube) -> tuple[float, str]:
             stated = cadence * units_s[name], values.keyword(name)
             break
     if cube.images is None:
-        if stated is None:
+        if stated is not None:
+            return stated
+        days = cube.column("time")
+        step_s = None if days is None else median_step(days * DAY_S)
+        if step_s is None:
             raise values.missing(names[0])
-        return stated
+        cube.notes.append(f"{values.keyword(names[0])} is missing; {step_s:.6g} s from the table of times is taken")
+        return step_s, "the table of times"
     times = cube.column("time")
     if times is not None and cube.coarse_step():
         times = None if (np.diff(times) <= 0).any() else times

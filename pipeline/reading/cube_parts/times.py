@@ -78,7 +78,7 @@ def find_cadence(
     FrameError
         If nothing tells it.
     """
-    step_s = None if times_s is None else _median_step(times_s)
+    step_s = None if times_s is None else median_step(times_s)
     if stated is not None:
         cadence_s, keyword = stated
         measured = None if times_s is None or step_s is None else _measure_cadence(times_s, step_s, cadence_s)
@@ -278,7 +278,8 @@ def _is_time_of_day(first_s: float, start: Time) -> bool:
     return of_day_s > 60 and abs(first_s - of_day_s) < min(60.0, of_day_s / 10)
 
 
-def _median_step(times_s: np.ndarray) -> float | None:
+def median_step(times_s: np.ndarray) -> float | None:
+    """Median of the steps forward of some times, NaN left out; None without a step."""
     steps = np.diff(times_s)
     steps = steps[np.isfinite(steps) & (steps > 0)]
     return float(np.median(steps)) if steps.size else None

@@ -334,6 +334,15 @@ def test_supplied_values_win_and_are_recorded(tmp_path):
     assert read_info(tess, supplied={"GAINA": "9.25"}).readouts[None].gain_e_per_adu == pytest.approx(6.185)
 
 
+def test_cadence_of_a_pixel_file_without_one_is_that_of_its_times(tmp_path):
+    stated = read_info(write_kepler(tmp_path / "k.fits", numbered(6)))
+    info = read_info(write_kepler(tmp_path / "n.fits", numbered(6), table={"TIMEDEL": None}))
+    assert info.readouts[None].row_rate_hz == pytest.approx(stated.readouts[None].row_rate_hz, rel=1e-3)
+    assert any(
+        re.fullmatch(r"TIMEDEL is missing; 176\d\.?\d* s from the table of times is taken", note) for note in info.notes
+    )
+
+
 def test_compressed_cubes_are_the_same(tmp_path):
     plain = write_kepler(tmp_path / "k.fits", numbered(4))
     packed = tmp_path / "k.fits.gz"
@@ -383,7 +392,10 @@ def test_quadrants_belong_to_frames_alone(tmp_path, write_frame):
         ({"untimed": range(6), "columns": {"CADENCENO": None}}, r"none of its 6 frames has a time"),
         ({"columns": {"QUALITY": np.ones(6)}}, r"all 6 cadences are masked: 0 have no time and 6 are flagged in QUAL"),
         ({"columns": {"TIME": np.array([1.0, 2, 4, 3, 5, 6])}}, r"frame 2 has 4\.0, frame 3 has 3\.0"),
-        ({"table": {"TIMEDEL": None}}, r"TIMEDEL is missing and has no default; give it with --set TIMEDEL"),
+        (
+            {"table": {"TIMEDEL": None}, "untimed": range(6)},
+            r"TIMEDEL is missing and has no default; give it with --set",
+        ),
         ({"table": {"TIMEDEL": -1.0}}, r"TIMEDEL = -1\.0 is not a positive finite number"),
         ({"table": {"TIMEDEL": 0.01}}, r"864 s apart at a cadence \(TIMEDEL\) of 864 s, .* 1765\.46 s apart; correct"),
         (
