@@ -196,7 +196,12 @@ def hide_events(amplifier: Amplifier, threshold: float) -> Amplifier:
 
 
 def draw_examples(
-    amplifier: Amplifier, grid: TokenGrid, rng: np.random.Generator, settings: ExampleSettings, group: int = 0
+    amplifier: Amplifier,
+    grid: TokenGrid,
+    rng: np.random.Generator,
+    settings: ExampleSettings,
+    group: int = 0,
+    labelled: pd.DataFrame | None = None,
 ) -> TrainingSet:
     """Draw training examples from one event-free amplifier.
 
@@ -209,6 +214,9 @@ def draw_examples(
     settings : ExampleSettings
     group : int
         Written into ``groups``.
+    labelled : DataFrame, optional
+        Places (``x``, ``y``, ``row_start``, ``row_stop``) of candidates with labels of their own. Their triggers are
+        left out.
 
     Returns
     -------
@@ -216,7 +224,8 @@ def draw_examples(
     """
     found = find_triggers(amplifier, settings.threshold)
     kinds = kinds_by_veto()
-    parts = [(cut_strips(amplifier, found, grid), _plain_labels([kinds[veto] for veto in found["veto"]]))]
+    plain = found if labelled is None else found[match_truth(found, labelled.assign(rho=1.0)) < 0]
+    parts = [(cut_strips(amplifier, plain, grid), _plain_labels([kinds[veto] for veto in plain["veto"]]))]
     parts += _draw_noise(amplifier, grid, rng, settings)
     parts += _draw_injected(amplifier, grid, rng, settings, found)
     labels = concatenate_labels([label for _, label in parts])

@@ -83,6 +83,34 @@ def busy_frames(tiny_camera, tmp_path_factory) -> list[Path]:
     return list(made.files)
 
 
+@pytest.fixture(scope="session")
+def vetted(held_out, tmp_path_factory) -> Path:
+    """Labels of a person who is always right about the triggers above 8 σ of the held-out store."""
+    from shutterless.models.evaluation.metrics import cluster_detections, match_entries
+    from shutterless.pipeline.detection.triggers import find_triggers
+    from shutterless.pipeline.results.labels import append_label
+    from shutterless.pipeline.store.store import open_amplifier, read_manifest
+    from shutterless.workflows.comparison.field_tables import place_by_entry
+
+    store, truth = held_out
+    manifest, path = read_manifest(store), tmp_path_factory.mktemp("vetted") / "labels.csv"
+    events = place_by_entry(pd.read_parquet(truth), manifest)
+    events = events[events["is_event"]].reset_index(drop=True)
+    for entry in manifest.to_dict("records"):
+        triggers = find_triggers(open_amplifier(store, entry["entry"]), 8.0).assign(entry=entry["entry"])
+        strongest = triggers["snr"].abs().groupby(cluster_detections(triggers)).idxmax()
+        triggers = triggers.loc[strongest]
+        for trigger, event in zip(triggers.to_dict("records"), match_entries(triggers, events), strict=True):
+            label = {"label": "event"} if event >= 0 else {"label": "artefact", "kind": "cosmic ray"}
+            place = {name: trigger[name] for name in ("x", "row_start", "row_stop", "snr")}
+            place |= {name: entry[name] for name in ("file", "ccd", "quadrant")} | {"path": entry["source"]}
+            name = f"{entry['entry']}_{trigger['row_peak']}_{trigger['x']:.2f}"
+            append_label(
+                path, {**label, **place, "confidence": 100, "who": "ada", "candidate_id": name, "time_utc": "t"}
+            )
+    return path
+
+
 @pytest.fixture
 def train_settings() -> TrainSettings:
     """One short epoch of the smallest perceptron."""

@@ -92,6 +92,18 @@ def train(
         str | None,
         typer.Option(help=f"Start from this model; default: random weights. {MODEL_HELP}", show_default=False),
     ] = None,
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Labels of `shutterless vet` to learn from, too; repeatable. Default: none.", show_default=False
+        ),
+    ] = None,
+    suspects: Annotated[
+        bool,
+        typer.Option(
+            "--suspects", help="List labels that are probably wrong, by ten more trainings (train.label_folds)."
+        ),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the model; default: runs/MODEL.", show_default=False)
     ] = None,
@@ -107,9 +119,13 @@ def train(
     settings = load_settings(config, set_ or ())
     out = out or Path("runs") / model
     make_room_for_model(out, force=force)
+    if suspects and not labels:
+        raise typer.BadParameter("--suspects looks for wrong labels of people; give them by --labels")
     if model in (FamilyOption.FOREST, FamilyOption.COMBINED):
         if init:
             raise typer.BadParameter(f"a {model} detector starts from no other model; train it without --init")
+        if labels:
+            raise typer.BadParameter(f"a {model} detector takes no --labels; a transformer, a CNN or an MLP does")
         if model == FamilyOption.FOREST:
             from shutterless.workflows.training.forest import train_forest
 
@@ -129,9 +145,11 @@ def train(
 
     start = resolve_model(init) if init else None
     train_model(
-        store, family=str(model), settings=own, out=out, init=start, tracking=open_tracking(uri),
-        progress=make_progress(quiet),
+        store, family=str(model), settings=own, out=out, init=start, labels=labels or (), suspects=suspects,
+        tracking=open_tracking(uri), progress=make_progress(quiet),
     )  # fmt: skip
+    if suspects:
+        suggest(("vet", "SEARCH", "--only", out / "suspects.csv"), quiet=quiet)
     return _conclude_training(out, quiet)
 
 
@@ -193,6 +211,10 @@ def evaluate(
     truth: Annotated[
         Path | None, typer.Option(help="Truth table; default: the one beside the simulated frames.", show_default=False)
     ] = None,
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(help="Judge by what people vetted, with `shutterless vet`, instead of a truth table; repeatable."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for tables and figures.")] = Path("runs/evaluation"),
     config: Config = None,
     set_: Set = None,
@@ -205,12 +227,22 @@ def evaluate(
 
     settings = load_settings(config, set_ or ()).evaluate
     uri = choose_tracking(tracking)
+    references = model or ["bundled", "template-bank"]
+    if labels:
+        if truth is not None:
+            raise typer.BadParameter("--truth and --labels are two evaluations; give one of them")
+        from shutterless.workflows.vetting.detectors import evaluate_on_labels
+
+        judged = evaluate_on_labels(store, labels, references=references, out=out, progress=make_progress(quiet))
+        typer.echo(judged.text())
+        typer.echo(f"evaluation: {out}")
+        return DONE
     from shutterless.workflows.comparison.evaluate import evaluate_detectors
     from shutterless.workflows.frames.ingest import find_truth
     from shutterless.workflows.tracking.tracking import open_tracking
 
     evaluation = evaluate_detectors(
-        store, references=model or ["bundled", "template-bank"], truth=truth or find_truth(store), out=out,
+        store, references=references, truth=truth or find_truth(store), out=out,
         settings=settings, tracking=open_tracking(uri), progress=make_progress(quiet),
     )  # fmt: skip
     typer.echo(evaluation.text())

@@ -17,9 +17,13 @@ EXAMPLES = {
     "train": (
         "shutterless train mystore --model cnn --out mymodel",
         "shutterless train mystore --init encoder --set train.epochs=5 --out mymodel",
+        "shutterless train mystore --labels found/vetting/labels.csv --suspects --out mymodel",
     ),
     "tune": ("shutterless tune mystore --out sweep --set tune.trials=20",),
-    "evaluate": ("shutterless evaluate trialstore --model mymodel --model template-bank --out judged",),
+    "evaluate": (
+        "shutterless evaluate trialstore --model mymodel --model template-bank --out judged",
+        "shutterless evaluate nightstore --labels found/vetting/labels.csv --out judged",
+    ),
     "compare": ("shutterless compare --experiment evaluate --out comparison",),
     "describe": ("shutterless describe bundled-transformer", "shutterless describe --layers 3-4-3-1"),
     "search": (
@@ -39,6 +43,7 @@ EXAMPLES = {
     "vet": (
         "shutterless vet found --who ada --blind 20",
         "shutterless vet found --summary",
+        "shutterless vet found --only mymodel/suspects.csv",
     ),
     "boxes label": ("shutterless boxes label diff/*.fits.fz --kind echo --kind artefact --out labels",),
     "boxes train": ("shutterless boxes train labels/labels.json --out mydetector",),

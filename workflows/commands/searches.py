@@ -276,6 +276,7 @@ def vet(
         from shutterless.workflows.vetting.summary import describe_vetters
 
         typer.echo(describe_vetters(directory))
+        suggest(("train", "STORE", "--labels", directory / "vetting" / "labels.csv"), quiet=quiet)
         return DONE
     from shutterless.workflows.vetting.vet import vet_search
 

@@ -149,7 +149,7 @@ def evaluate_detectors(
             check_not_trained_on(detector.folder, manifest, store)
     stars = Path(truth).with_name("stars.parquet")
     held_out = _open_truth(read_truth(truth), manifest, read_stars(stars) if stars.is_file() else None)
-    detections = _collect_detections(store, manifest, detectors, executor, progress)
+    detections = collect_detections(store, manifest, detectors, executor, progress)
     results = [_judge(detector, detections, held_out, settings) for detector in detectors]
     for reference, result in zip(references, results, strict=True):
         write_rates(_rates_folder(reference, result.detector, out), result.curve, manifest_hash(manifest))
@@ -277,7 +277,7 @@ def _judge(detector: Detector, detections: pd.DataFrame, held_out: _HeldOut, set
     )
 
 
-def _collect_detections(
+def collect_detections(
     store: Path,
     manifest: pd.DataFrame,
     detectors: Sequence[Detector],
@@ -308,7 +308,7 @@ def count_false_alarms(
     views: Mapping[str, StackView] | None = None,
 ) -> RateCurve:
     """False-alarm curve of a detector on amplifiers, or views of them, that are taken to be event-free."""
-    detections = _collect_detections(store, manifest, [detector], executor, progress, views)
+    detections = collect_detections(store, manifest, [detector], executor, progress, views)
     score = detections[f"{detector.name}/score"].to_numpy()
     hours = dict(zip(manifest["entry"], live_hours(manifest), strict=True))
     hours |= {entry: view.open(str(store), entry).live_hours for entry, view in (views or {}).items() if entry in hours}

@@ -104,6 +104,12 @@ class TrainSettings(TrainingSettings):
     hide_above : float
         Triggers that the classical detector takes for events above this S/N are masked first; 0 takes all as
         event-free, like simulated frames.
+    label_share : float
+        Share of the examples that are vetted candidates, if labels are given. They are drawn with repetition, events
+        and artefacts equally often, no candidate more than 50 times.
+    label_folds, label_seeds : int
+        To find wrong labels, the vetted candidates are divided into so many folds, with so many seeds; each takes a
+        training.
     grid : TokenGrid
     architecture : dict
     """
@@ -112,6 +118,9 @@ class TrainSettings(TrainingSettings):
     event_fraction: InnerShare = 0.5
     split: Literal["field", "time"] = "field"
     hide_above: NotNegative = 0.0
+    label_share: InnerShare = 0.2
+    label_folds: Annotated[int, Field(ge=2)] = 5
+    label_seeds: Count = 2
     grid: TokenGrid = TokenGrid()
     architecture: dict[str, Any] = field(default_factory=dict)
 

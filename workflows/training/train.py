@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -31,7 +31,7 @@ from shutterless.pipeline.examples.training import (
     draw_examples,
 )
 from shutterless.pipeline.files import write_parquet
-from shutterless.pipeline.store.store import manifest_hash, read_manifest
+from shutterless.pipeline.store.store import manifest_hash, open_amplifier, read_manifest
 from shutterless.pipeline.tokens import STAGE1_FEATURES, TokenGrid
 from shutterless.workflows.comparison.evaluate import count_false_alarms
 from shutterless.workflows.comparison.unseen import describe_frames, join_frames, read_trained_on
@@ -49,6 +49,14 @@ from shutterless.workflows.tracking.record import (
 )
 from shutterless.workflows.tracking.tracking import Run, Tracking, track_run
 from shutterless.workflows.training.follow import follow_training
+from shutterless.workflows.training.labelled import (
+    SUSPECTS,
+    LabelledSet,
+    cut_labelled,
+    list_suspects,
+    mix_labelled,
+    vetted_in,
+)
 
 TRAIN_EXPERIMENT = "train"
 VALIDATION_GROUP = (
@@ -74,6 +82,7 @@ def draw_training_set(
     settings: TrainSettings,
     *,
     validation_store: str | Path | None = None,
+    vetted: pd.DataFrame | None = None,
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> TrainingSet:
@@ -87,6 +96,9 @@ def draw_training_set(
         ``n_examples`` and ``event_fraction`` set their numbers; ``seed`` fixes them.
     validation_store : path, optional
         A second store, of other stars, for validation; without it a fraction of the fields is set apart.
+    vetted : DataFrame, optional
+        Candidates with labels of their own (`shutterless.pipeline.results.labels.read_vetted`); at their places none
+        is taken for event-free.
     executor : Executor, optional
     progress : Progress, optional
 
@@ -104,6 +116,8 @@ def draw_training_set(
     if validation_store is not None:
         n_examples = max(int(settings.n_examples * settings.validation_fraction), 1)
         items += _example_items(validation_store, settings, n_examples, VALIDATION_GROUP, apart=False)
+    if vetted is not None:
+        items = [replace(item, labelled=vetted_in(vetted, read_manifest(item.store), item.entry)) for item in items]
     work = partial(_draw_from_entry, settings=settings)
     parts = []
     for outcome in (executor or SerialExecutor()).map(work, items, describe="drawing examples", progress=progress):
@@ -120,6 +134,8 @@ def train_model(
     settings: TrainSettings,
     out: Path,
     init: Path | None = None,
+    labels: Sequence[Path] = (),
+    suspects: bool = False,
     tracking: Tracking | None = None,
     executor: Executor | None = None,
     progress: Progress | None = None,
@@ -138,6 +154,10 @@ def train_model(
         For the model.
     init : Path, optional
         Start from the weights in this folder.
+    labels : sequence of Path
+        Files of `shutterless vet`, whose candidates are examples, too; they count by their confidence.
+    suspects : bool
+        Also list the labels that are probably wrong (`shutterless.workflows.training.labelled.list_suspects`).
     tracking : Tracking, optional
         Log the training and the model there, in the experiment `TRAIN_EXPERIMENT`.
     executor : Executor, optional
@@ -152,12 +172,26 @@ def train_model(
     data_hash = manifest_hash(manifest)
 
     def learn(run: Run | None) -> dict[str, Any]:
-        training_set = draw_training_set(store, settings, executor=executor, progress=progress)
+        labelled = _cut_labelled(store, manifest, settings, labels, progress) if labels else None
+        training_set = draw_training_set(
+            store, settings, vetted=None if labelled is None else labelled.vetted, executor=executor, progress=progress
+        )
+        frames = describe_frames((store, manifest))
+        if labelled is not None:
+            mixed = mix_labelled(training_set, labelled, settings)
+            training_set = mixed.examples
+            frames = join_frames(frames, describe_frames(("the vetted search", labelled.manifest)))
         with follow_training(run, progress, f"training {family}") as callbacks:
             summary = fit_detector(
                 TrainTask(family, family), training_set, settings, out, data_hash=data_hash,
-                trained_on=describe_frames((store, manifest)), init=init, callbacks=callbacks,
+                trained_on=frames, init=init, labels="" if labelled is None else labelled.text(), callbacks=callbacks,
             )  # fmt: skip
+        if labelled is not None and suspects:
+            found = list_suspects(mixed, labelled, family, settings, out)
+            if progress is not None:
+                progress.write_line(
+                    f"{len(found)} of {len(labelled.vetted)} labels are probably wrong: {out / SUSPECTS}"
+                )
         rate_model(store, out, settings, summary, executor=executor, progress=progress)
         return summary
 
@@ -217,6 +251,7 @@ def fit_detector(
     data_hash: str = "",
     trained_on: Mapping[str, Any] | None = None,
     init: Path | None = None,
+    labels: str = "",
     callbacks: Sequence[Any] = (),
 ) -> dict[str, Any]:
     """Train a model, judge and calibrate it on the validation strips, and write it with its history.
@@ -235,6 +270,8 @@ def fit_detector(
         judged on the same frames. Those of ``init`` are added.
     init : Path, optional
         Start from the weights in this folder instead of random ones.
+    labels : str
+        Which labels of people are among the examples, in words; written with the model.
     callbacks : sequence of TrainerCallback
         As `shutterless.models.training.fit.fit_model`.
 
@@ -281,6 +318,7 @@ def fit_detector(
         TRAINED_ON: join_frames(trained_on or {}, {} if init is None else read_trained_on(init)),
         "seed": settings.seed,
         "init": None if init is None else str(init),
+        **({"labels": labels} if labels else {}),
     }
     (folder / TRAINING).write_text(json.dumps(summary, indent=1))
     return summary
@@ -326,6 +364,7 @@ class _ExampleItem:
     number: int
     examples: ExampleSettings
     view: StackView
+    labelled: pd.DataFrame | None = None
 
     def open(self) -> Amplifier:
         return self.view.open(self.store, self.entry)
@@ -383,4 +422,31 @@ def sky_groups(manifest: pd.DataFrame) -> pd.Series:
 def _draw_from_entry(item: _ExampleItem, *, settings: TrainSettings) -> TrainingSet:
     rng = np.random.default_rng([settings.seed, item.group, item.number])
     amplifier = item.open()
-    return draw_examples(amplifier, choose_grid(amplifier, settings), rng, item.examples, item.group)
+    labelled = item.labelled
+    if labelled is not None and item.view.rows is not None:
+        first = item.view.rows[0] - item.view.rows[0] % amplifier.block_rows
+        labelled = labelled.assign(**{name: labelled[name] - first for name in ("row_start", "row_stop")})
+    return draw_examples(amplifier, choose_grid(amplifier, settings), rng, item.examples, item.group, labelled)
+
+
+def _cut_labelled(
+    store: Path, manifest: pd.DataFrame, settings: TrainSettings, labels: Sequence[Path], progress: Progress | None
+) -> LabelledSet:
+    """Vetted candidates as examples, in the groups of the other examples of their amplifiers."""
+    fields = sky_groups(manifest)
+
+    def group_of(place: int, vetted: pd.DataFrame) -> np.ndarray:
+        if settings.split == "field":
+            group = int(fields.iloc[place]) if place < len(fields) else int(fields.max()) + 1 + place - len(fields)
+            return np.full(len(vetted), group)
+        if place >= len(manifest):
+            return np.full(len(vetted), place)
+        border = round(manifest["n_rows"].iloc[place] * (1 - settings.validation_fraction))
+        return place + np.where(vetted["row_start"] >= border, VALIDATION_GROUP, 0)
+
+    grid = choose_grid(open_amplifier(store, manifest["entry"].iloc[0]), settings)
+    labelled = cut_labelled(labels, store, grid, group_of)
+    if progress is not None:
+        for line in (*labelled.notes, labelled.text()):
+            progress.write_line(line)
+    return labelled
