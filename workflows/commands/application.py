@@ -94,14 +94,14 @@ def command(function: Callable[..., int]) -> Callable[..., None]:
     return guarded
 
 
-def show_jobs(workers: int | None, scheduler: str | None, no_dask: bool, slurm: Path | None) -> int | None:
+def show_jobs(workers: int | None, scheduler: str | None, no_dask: bool, slurm: Path | None, out: Path) -> int | None:
     """Check the cluster options, print the script that ``--slurm`` would submit, and return the number of workers."""
     from shutterless.workflows.execution.cluster import check_options, describe_jobs
 
     check_options(workers, scheduler, no_dask, slurm)
     if slurm is None:
         return workers
-    script, n_workers = describe_jobs(slurm)
+    script, n_workers = describe_jobs(slurm, out)
     typer.echo(script)
     return n_workers
 

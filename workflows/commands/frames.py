@@ -171,12 +171,14 @@ def ingest(
     instrument, supplied = _reading_options(set_, instrument)
     progress = make_progress(quiet)
     if dry_run:
-        workers = show_jobs(workers, scheduler, no_dask, slurm)
+        workers = show_jobs(workers, scheduler, no_dask, slurm, out)
         return describe_plan(
             files, instrument, supplied, workers, no_dask, INGEST_PIXELS_PER_SECOND,
             lambda n_pixels: f"about {decimal(round(estimate_store_bytes(n_pixels)))} to {out}", stack,
         )  # fmt: skip
-    with open_executor(workers, scheduler, no_dask, slurm, when_worth=True, announce=progress.write_line) as executor:
+    with open_executor(
+        workers, scheduler, no_dask, slurm, out=out, when_worth=True, announce=progress.write_line
+    ) as executor:
         result = ingest_files(
             files, out, instrument=instrument, supplied=supplied, resume=resume, stack=stack, executor=executor,
             progress=progress,
@@ -255,7 +257,9 @@ def lightcurve(
         raise ValueError("--ra and --dec belong together, and to --barycentric")
     direction = None if ra is None else parse_direction(ra, dec, "--ra and --dec")
     progress = make_progress(quiet)
-    with open_executor(workers, scheduler, no_dask, slurm, when_worth=True, announce=progress.write_line) as executor:
+    with open_executor(
+        workers, scheduler, no_dask, slurm, out=out, when_worth=True, announce=progress.write_line
+    ) as executor:
         result = write_light_curves(
             files, out, x=x, name=name, catalogue=catalogue, formats=format_ or ["parquet"], bin_rows=bin_rows,
             barycentric=barycentric, direction=direction,

@@ -73,7 +73,7 @@ def search(
 
     settings, supplied, instrument = _search_settings(config, set_, false_alarms_per_hour, instrument)
     if dry_run:
-        workers = show_jobs(workers, scheduler, no_dask, slurm)
+        workers = show_jobs(workers, scheduler, no_dask, slurm, out)
         wanted = f"candidates.parquet and candidates.ecsv to {out}"
         return describe_plan(
             files, instrument, supplied, workers, no_dask, SEARCH_PIXELS_PER_SECOND, lambda _: wanted, stack
@@ -82,7 +82,9 @@ def search(
     from shutterless.workflows.searching.search import search_files
 
     progress = make_progress(quiet)
-    with open_executor(workers, scheduler, no_dask, slurm, when_worth=True, announce=progress.write_line) as executor:
+    with open_executor(
+        workers, scheduler, no_dask, slurm, out=out, when_worth=True, announce=progress.write_line
+    ) as executor:
         result = search_files(
             files, reference=model, out=out, settings=settings, catalogue=catalogue, instrument=instrument,
             supplied=supplied, executor=executor, resume=resume, stack=stack, progress=progress,
@@ -130,7 +132,7 @@ def watch(
     job = SearchJob.prepare(
         model, out, settings, catalogue=catalogue, instrument=instrument, supplied=supplied, command=command_line()
     )
-    with open_executor(workers, scheduler, no_dask, slurm, announce=progress.write_line) as executor:
+    with open_executor(workers, scheduler, no_dask, slurm, out=out, announce=progress.write_line) as executor:
         watcher = Watcher(directory, job, executor, settle_s=settle)
         n_failed = watch_folder(watcher, progress.write_line, every_s=every, stop_after_s=stop_after)
     typer.echo(f"candidates: {out}")

@@ -62,6 +62,7 @@ def open_executor(
     no_dask: bool = False,
     slurm: str | Path | None = None,
     *,
+    out: Path | None = None,
     preload: Callable[[], object] | None = None,
     retries: int = RETRIES,
     allowed_failures: int = ALLOWED_FAILURES,
@@ -81,6 +82,8 @@ def open_executor(
         Run everything in this process.
     slurm : path, optional
         TOML file with the keys of `shutterless.workflows.execution.slurm.SlurmSettings`: workers are SLURM jobs.
+    out : Path, optional
+        Folder of the results, for the logs of SLURM jobs.
     preload : callable, optional
         As `Executor.prepare`; loads what every item needs, such as a model.
     retries : int
@@ -123,7 +126,7 @@ def open_executor(
                 late.prepare(preload)
             yield late
         return
-    with _open_cluster(workers, scheduler, slurm, allowed_failures, memory_limit) as (client, options):
+    with _open_cluster(workers, scheduler, slurm, out, allowed_failures, memory_limit) as (client, options):
         if announce is not None:
             announce(describe_cluster(client))
         executor = DaskExecutor(client, retries=retries, **options)
@@ -153,11 +156,11 @@ def check_options(workers: int | None, scheduler: str | None, no_dask: bool, slu
         raise ValueError(f"--workers {workers}: at least one worker is needed; --no-dask runs without any")
 
 
-def describe_jobs(slurm: str | Path) -> tuple[str, int]:
+def describe_jobs(slurm: str | Path, out: Path | None = None) -> tuple[str, int]:
     """Script of the jobs that ``--slurm`` would submit, and their number of workers; nothing is started."""
     from shutterless.workflows.execution.slurm import job_script, load_slurm
 
-    settings = load_slurm(slurm)
+    settings = load_slurm(slurm, out)
     return job_script(settings, job_environment()), settings.jobs * settings.cores
 
 
@@ -173,12 +176,13 @@ def _open_cluster(
     workers: int | None,
     scheduler: str | None,
     slurm: str | Path | None,
+    out: Path | None,
     allowed_failures: int,
     memory_limit: float | None,
 ) -> Iterator[tuple[Client, dict[str, Any]]]:
     """Client of the cluster, and the options of its `DaskExecutor`."""
     if slurm is not None:
-        with _start_jobs(slurm) as (client, options):
+        with _start_jobs(slurm, out) as (client, options):
             yield client, options
     elif scheduler is not None:
         with _connect(scheduler) as client:
@@ -204,13 +208,13 @@ def _connect(address: str) -> Iterator[Client]:
 
 
 @contextmanager
-def _start_jobs(path: str | Path) -> Iterator[tuple[Client, dict[str, Any]]]:
+def _start_jobs(path: str | Path, out: Path | None) -> Iterator[tuple[Client, dict[str, Any]]]:
     import dask
     from distributed import Client
 
     from shutterless.workflows.execution.slurm import load_slurm, start_jobs
 
-    settings = load_slurm(path)
+    settings = load_slurm(path, out)
     with (
         dask.config.set(dask_options(settings.allowed_failures)),
         start_jobs(settings, job_environment()) as (cluster, keeper),

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +30,7 @@ _WALLTIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 # a worker whose process died is back within seconds; a job that is gone stays away
 _ENDED_AFTER_S = 30.0
 _SUBMIT_TIMEOUT_S = 60
+JOB_LOGS = "jobs"
 _UNKNOWN_ADDRESS = "tcp://ADDRESS-OF-THIS-COMMAND:PORT"
 
 
@@ -87,15 +89,24 @@ class SlurmSettings:
         return walltime_seconds(self.walltime) - 60 * self.margin_minutes - self.stagger_s
 
 
-def load_slurm(path: str | Path) -> SlurmSettings:
+def load_slurm(path: str | Path, out: Path | None = None) -> SlurmSettings:
     """Read the settings of ``--slurm``.
+
+    Parameters
+    ----------
+    path : path
+    out : Path, optional
+        Folder of the command's results: logs of jobs go to `JOB_LOGS` in it if the file names no ``log_directory``.
 
     Raises
     ------
     SettingsError
         For a file that cannot be read, an unknown key (with the nearest known one) or an invalid value.
     """
-    return validate_settings(SlurmSettings, read_toml(Path(path)), str(path))
+    settings = validate_settings(SlurmSettings, read_toml(Path(path)), str(path))
+    if settings.log_directory is None and out is not None:
+        return replace(settings, log_directory=str(Path(out).absolute() / JOB_LOGS))
+    return settings
 
 
 def walltime_seconds(text: str) -> int:
@@ -236,7 +247,8 @@ class JobKeeper:
 def _job_options(settings: SlurmSettings, environment: Mapping[str, str]) -> dict[str, Any]:
     """Keywords of dask-jobqueue. They override its configuration files where these could undo the lifetime."""
     name = settings.job_name
-    logs = [] if settings.log_directory is None else [f"-o {settings.log_directory}/{name}-%J.out"]
+    folder = settings.log_directory
+    logs = [] if folder is None else [f"-o {shlex.quote(f'{folder}/{name}-%J.out')}"]
     lifetime = ["--lifetime", f"{settings.lifetime_s:.0f}s", "--lifetime-stagger", f"{settings.stagger_s:.0f}s"]
     return {
         "cores": settings.cores,

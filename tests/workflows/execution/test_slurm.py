@@ -193,6 +193,7 @@ def test_dry_run_shows_the_script_and_starts_nothing(write_settings, tmp_path, m
         assert result.exit_code == 1  # the file
         assert result.stdout.startswith("#!/usr/bin/env bash\n\n#SBATCH -J shutterless\n")
         assert "with 40 workers" in result.stdout
+        assert f"#SBATCH -o {tmp_path}/out/jobs/shutterless-%J.out" in result.stdout
     assert not (tmp_path / "out").exists()
 
 
