@@ -22,6 +22,7 @@ from shutterless.models.boxes.views import N_VIEWS, scale_views
 from shutterless.models.inputs import no_progress_bars
 from shutterless.pipeline.files import give_umask_rights
 
+_N_NEAR = 1  # convolutions over neighbouring cells before attention; without any, boxes were off by more
 _PLACE_SHARE = 0.3  # of a cell's place beside what it shows; at 1, bars in noise were not found after 400 steps
 _RARE = -4.0  # log-odds of an object in a cell before training: most cells are empty
 
@@ -64,11 +65,9 @@ class BoxDetector(PreTrainedModel):
         layer = nn.TransformerEncoderLayer(
             hidden, config.n_heads, 2 * hidden, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
-        self.cells = (
-            nn.TransformerEncoder(layer, config.n_layers, enable_nested_tensor=False)
-            if config.attention
-            else nn.Sequential(*(_Residual(hidden) for _ in range(config.n_layers)))
-        )
+        self.near = nn.Sequential(*(_Residual(hidden) for _ in range(_N_NEAR if config.attention else config.n_layers)))
+        if config.attention:
+            self.cells = nn.TransformerEncoder(layer, config.n_layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(hidden)
         self.head = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.GELU())
         self.is_object = nn.Linear(hidden, 1)
@@ -105,11 +104,9 @@ class BoxDetector(PreTrainedModel):
         maps = scale_views(views)  # (b, 9, y/4, x/4)
         for layer in self.stem:
             maps = layer(maps)  # (b, c, cells, cells)
+        encoded = self.near(maps).flatten(2).transpose(1, 2)  # (b, n, c)
         if self.config.attention:
-            tokens = self.norm(maps.flatten(2).transpose(1, 2)) + _PLACE_SHARE * self.places  # (b, n, c)
-            encoded = self.cells(tokens)
-        else:
-            encoded = self.cells(maps).flatten(2).transpose(1, 2)
+            encoded = self.cells(self.norm(encoded) + _PLACE_SHARE * self.places)
         encoded = self.head(encoded)
         answers = self.is_object(encoded).squeeze(-1), self.kind(encoded), self.box(encoded)
         loss = detection_loss(*answers, tuple(targets[name] for name in CellTargets._fields)) if targets else None

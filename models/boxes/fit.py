@@ -7,7 +7,7 @@ fit_boxes(model, tiles, BoxTrainingSettings(epochs=20))
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -160,8 +160,10 @@ def find_in_tiles(model: BoxDetector, tiles: TileSet) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def find_by_fields(start: Callable[[], BoxDetector], tiles: TileSet, settings: BoxTrainingSettings) -> pd.DataFrame:
-    """Boxes that detectors find in fields they did not learn from, each trained on all other fields.
+def fit_by_fields(
+    start: Callable[[], BoxDetector], tiles: TileSet, settings: BoxTrainingSettings
+) -> Iterator[tuple[str, BoxDetector]]:
+    """Train a detector for each field on all other fields.
 
     Parameters
     ----------
@@ -170,26 +172,23 @@ def find_by_fields(start: Callable[[], BoxDetector], tiles: TileSet, settings: B
     tiles : TileSet
     settings : BoxTrainingSettings
 
-    Returns
-    -------
-    DataFrame
-        As `find_in_tiles`.
+    Yields
+    ------
+    field : str
+    model : BoxDetector
+        That never saw it.
 
     Raises
     ------
     TileError
-        If all tiles are of one field, or all boxes.
+        If all boxes are of one field.
     """
     boxed = np.unique(tiles.fields[tiles.boxes["tile"].to_numpy(dtype=int)])
     if len(boxed) < 2:
         raise TileError(
             f"all boxes are in the field {boxed.tolist()}; to hold out a field, box objects of at least two"
         )
-    parts = []
     for field in np.unique(tiles.fields):
-        own = np.flatnonzero(tiles.fields == field)
         model = start()
         fit_boxes(model, tiles.take(np.flatnonzero(tiles.fields != field)), settings)
-        found = find_in_tiles(model, tiles.take(own))
-        parts.append(found.assign(tile=own[found["tile"].to_numpy(dtype=int)]))
-    return pd.concat(parts, ignore_index=True)
+        yield str(field), model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from shutterless.models.boxes.detector import BoxDetector
-from shutterless.models.boxes.fit import copy_detector, find_by_fields, fit_boxes
+from shutterless.models.boxes.find import find_boxes
+from shutterless.models.boxes.fit import copy_detector, fit_boxes, fit_by_fields
 from shutterless.models.boxes.judge import JudgedBoxes, judge_boxes
 from shutterless.models.boxes.saved import load_boxes
 from shutterless.models.boxes.settings import BoxTrainingSettings
@@ -93,24 +94,25 @@ def train_boxes(
     settings, progress = settings or BoxTrainingSettings(), progress or Progress(quiet=True)
     started = time.perf_counter()
     first = load_boxes(init)
-    tiles, scale, failures = read_tiles(read_labels(labels), first.config.tile_px)
-    kinds = sorted(set(tiles.boxes["kind"]))
-    n_boxes = tiles.boxes["label"].nunique()
-    progress.write_line(
-        f"{n_boxes} boxes of {len(kinds)} kinds in {len(tiles)} tiles of {len(np.unique(tiles.fields))} fields"
-    )
-    start = partial(copy_detector, first, kinds)
-    found = find_by_fields(start, tiles, settings)
-    judged = {kind: judge_boxes(found, tiles.boxes, kind) for kind in kinds}
+    images, scale, failures = read_images(read_labels(labels))
+    tiles = join_tiles([one.cut(first.config.tile_px) for one in images])
+    truth = pd.concat([one.boxes.assign(tile=number) for number, one in enumerate(images)], ignore_index=True)
+    kinds = sorted(set(truth["kind"]))
+    fields = sorted({one.field for one in images})
+    progress.write_line(f"{len(truth)} boxes of {len(kinds)} kinds in {len(images)} images of {len(fields)} fields")
+    # kinds that it knew stay: a ghost that nobody boxed is then no echo
+    start = partial(copy_detector, first, [*kinds, *(kind for kind in first.config.kinds if kind not in kinds)])
+    found = _find_held_out(images, fit_by_fields(start, tiles, settings))
+    judged = {kind: judge_boxes(found, truth, kind) for kind in kinds}
     model = start()
     losses = fit_boxes(model, tiles, settings)
     model.config.pixel_scale_arcsec = scale
     facts = {
         "labels": str(labels),
         "init": str(init),
-        "n_boxes": {kind: int(n) for kind, n in tiles.boxes.groupby("kind")["label"].nunique().items()},
-        "n_tiles": len(tiles),
-        "fields": sorted(set(tiles.fields)),
+        "n_boxes": {str(kind): int(n) for kind, n in truth["kind"].value_counts().sort_index().items()},
+        "n_images": len(images),
+        "fields": fields,
         "pixel_scale_arcsec": scale,
         "precision_at_70_percent": {kind: one.precision_at(RECALL) for kind, one in judged.items()},
         "threshold_at_70_percent": {kind: one.threshold_at(RECALL) for kind, one in judged.items()},
@@ -124,8 +126,35 @@ def train_boxes(
     return BoxTraining(judged, failures, facts)
 
 
-def read_tiles(labelled: Sequence[LabelledImage], tile_px: int) -> tuple[TileSet, float | None, list[str]]:
-    """Tiles of all images at one pixel scale, that scale, and the images that could not be used."""
+@dataclass(frozen=True, eq=False)
+class ScaledImage:
+    """A labelled image at the pixel scale of the training.
+
+    Parameters
+    ----------
+    pixels : ndarray of float32, shape (y, x)
+    boxes : DataFrame
+        In these pixels.
+    field : str
+    """
+
+    pixels: np.ndarray
+    boxes: pd.DataFrame
+    field: str
+
+    def cut(self, tile_px: int) -> TileSet:
+        """Its tiles, each with the parts of the boxes that it holds."""
+        return tiles_of_image(self.pixels, self.boxes, self.field, tile_px)
+
+
+def read_images(labelled: Sequence[LabelledImage]) -> tuple[list[ScaledImage], float | None, list[str]]:
+    """All images at one pixel scale, that scale (arcsec), and the images that could not be used, with the reason.
+
+    Raises
+    ------
+    BoxLabelError
+        If none can be used.
+    """
     images: list[tuple[LabelledImage, SkyImage]] = []
     failures = []
     for one in labelled:
@@ -135,24 +164,34 @@ def read_tiles(labelled: Sequence[LabelledImage], tile_px: int) -> tuple[TileSet
             failures.append(str(error))
     scales = [image.pixel_scale_arcsec for _, image in images if image.pixel_scale_arcsec is not None]
     scale = float(np.median(scales)) if scales else None
-    sets = []
+    scaled = []
     for one, image in images:
         try:
-            sets.append(_tiles_of(one, image, scale, tile_px))
+            scaled.append(_scale(one, image, scale))
         except FrameError as error:
             failures.append(str(error))
-    if not sets:
-        raise BoxLabelError(
-            f"none of {len(labelled)} labelled images can be used: {failures[0] if failures else 'none'}"
-        )
-    return join_tiles(sets), scale, failures
+    if not scaled:
+        why = failures[0] if failures else "there is none"
+        raise BoxLabelError(f"none of {len(labelled)} labelled images can be used: {why}")
+    return scaled, scale, failures
 
 
-def _tiles_of(labelled: LabelledImage, image: SkyImage, scale: float | None, tile_px: int) -> TileSet:
+def _scale(labelled: LabelledImage, image: SkyImage, scale: float | None) -> ScaledImage:
     pixels, factor = scale_image(image, scale)
-    boxes = labelled.boxes.assign(label=[f"{labelled.path}:{n}" for n in range(len(labelled.boxes))])
+    boxes = labelled.boxes.copy()
     boxes[_GEOMETRY] = scale_boxes(boxes[_GEOMETRY].to_numpy(dtype=np.float64), factor)
-    return tiles_of_image(pixels, boxes, labelled.field or image.field, tile_px)
+    return ScaledImage(pixels, boxes, labelled.field or image.field)
+
+
+def _find_held_out(images: Sequence[ScaledImage], models: Iterable[tuple[str, BoxDetector]]) -> pd.DataFrame:
+    """Boxes that each field's own detector finds in its images; ``tile`` is the number of the image."""
+    found = [
+        find_boxes(model, image.pixels).assign(tile=number)
+        for field, model in models
+        for number, image in enumerate(images)
+        if image.field == field
+    ]
+    return pd.concat(found, ignore_index=True)
 
 
 def _write(

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from shutterless.models.boxes.fit import fit_boxes
 from shutterless.models.boxes.saved import load_boxes
 from shutterless.models.boxes.settings import BoxTrainingSettings
+from shutterless.models.boxes.tiles import join_tiles
 from shutterless.pipeline.reading.sky_images import read_sky_image
 from shutterless.workflows.boxes.find import BOX_TABLE, SHEET, find_in_files
 from shutterless.workflows.boxes.labels import read_labels, read_regions
-from shutterless.workflows.boxes.train import read_tiles
+from shutterless.workflows.boxes.train import read_images
+from shutterless.workflows.cli import load_app
 
 from .conftest import write_image
 
@@ -20,7 +24,8 @@ from .conftest import write_image
 def detector(labelled, small_detector, tmp_path_factory):
     """A detector that knows the bar of the labelled images by heart, whose pixels are of 1 arcsec."""
     model = load_boxes(small_detector)
-    tiles, scale, _ = read_tiles(read_labels(labelled), 64)
+    images, scale, _ = read_images(read_labels(labelled))
+    tiles = join_tiles([image.cut(64) for image in images])
     fit_boxes(model, tiles, BoxTrainingSettings(epochs=60, learning_rate=1e-2, turn=False, batch_size=4))
     model.config.pixel_scale_arcsec = scale
     folder = tmp_path_factory.mktemp("detector")
@@ -69,3 +74,14 @@ def test_a_kind_that_the_detector_does_not_know_is_refused(detector, tmp_path):
     with pytest.raises(ValueError, match=r"knows no kind \['echo'\]; it knows \['bar', 'blob'\]"):
         find_in_files([], model=detector, out=tmp_path, least_score=0.3, kinds=["echo"])
     assert json.loads((detector / "config.json").read_text())["kinds"] == ["bar", "blob"]
+
+
+def test_the_command_counts_kinds_and_names_what_it_could_not_read(detector, tmp_path):
+    good, bad = write_image(tmp_path / "good.fits", 7), tmp_path / "bad.fits"
+    bad.write_bytes(b"nothing")
+    words = ["boxes", "find", good, bad, "--model", detector, "--out", tmp_path / "o", "--least-score", 0.2, "-q"]
+    result = CliRunner().invoke(load_app(), [str(word) for word in words])
+    assert result.exit_code == 1
+    assert re.search(r"\d bar.* in 1 images: ", result.stdout)
+    assert "1 failed:\n" in result.stderr
+    assert "bad.fits is not a complete FITS file" in result.stderr

@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from shutterless.models.boxes.saved import load_boxes
 from shutterless.models.boxes.settings import BoxTrainingSettings
@@ -15,6 +16,7 @@ from shutterless.workflows.boxes.train import (
     FOUND_HELD_OUT,
     train_boxes,
 )
+from shutterless.workflows.cli import load_app
 from shutterless.workflows.tracking.record import TRAINING
 from shutterless.workflows.tracking.tracking import fetch_runs, open_tracking
 
@@ -49,10 +51,10 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_used(trained):
     assert "lost.fits" in failure
 
 
-def test_the_folder_holds_a_detector_of_the_labelled_kinds_and_how_good_it_is(trained):
+def test_the_folder_holds_a_detector_of_the_labelled_and_the_known_kinds_and_how_good_it_is(trained):
     _, folder, _ = trained
     model = load_boxes(folder)
-    assert model.config.kinds == ["bar"]
+    assert model.config.kinds == ["bar", "blob"]
     assert model.config.pixel_scale_arcsec == pytest.approx(1.0)
     assert {"tile", "kind", "score"} <= set(pd.read_parquet(folder / FOUND_HELD_OUT).columns)
     curves = pd.read_parquet(folder / CURVES)
@@ -72,3 +74,12 @@ def test_labels_of_which_no_image_can_be_read_are_refused(tmp_path, small_detect
     )
     with pytest.raises(BoxLabelError, match=r"none of 1 labelled images can be used: .*gone.fits does not exist"):
         train_boxes(tmp_path / "l.json", out=tmp_path / "m", init=small_detector, settings=QUICK)
+
+
+def test_the_command_says_how_good_the_detector_is(labelled, small_detector, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    arguments = ["boxes", "train", labelled, "--init", small_detector, "--out", tmp_path / "m", "--epochs", 1, "-q"]
+    result = CliRunner().invoke(load_app(), [str(word) for word in arguments])
+    assert result.exit_code == 0, result.output
+    assert "of 3 boxes, each field held out" in result.stdout
+    assert load_boxes(tmp_path / "m").config.kinds[0] == "bar"
