@@ -51,7 +51,7 @@ ORDER = {
         *("training", "combined", "pretraining", "explain", "boxes", "weights"),
     ),
     "workflows": (
-        *("settings", "pages", "execution", "tracking", "frames", "searching", "report"),
+        *("settings", "pages", "execution", "tracking", "frames", "searching", "report", "export"),
         *(
             "comparison",
             "rates",

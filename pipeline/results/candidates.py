@@ -76,7 +76,7 @@ CANDIDATE_TYPES = {
     "point_with": "string",
 }
 CANDIDATE_UNITS = {"x": u.pix, "y": u.pix, "duration_s": u.s, "amplitude_e": u.electron, "star_mag": u.mag}
-CANDIDATE_UNITS |= {"false_alarm_rate": 1 / u.hour, "fits_x": u.pix, "fits_y": u.pix}
+CANDIDATE_UNITS |= {"false_alarm_rate": u.hour**-1, "fits_x": u.pix, "fits_y": u.pix}
 CANDIDATE_UNITS |= dict.fromkeys(("ra", "dec", "segment_ra_1", "segment_dec_1", "segment_ra_2", "segment_dec_2"), u.deg)
 CANDIDATE_UNITS |= {"position_error": u.arcsec, "point_ra": u.deg, "point_dec": u.deg, "point_error": u.arcsec}
 
@@ -135,6 +135,61 @@ CANDIDATE_DESCRIPTIONS = {
     "point_dec": "declination of that place, ICRS",
     "point_error": "its error",
     "point_with": "candidate_id of the other appearance",
+}
+# what a column means to other programs, in UCD1+, the vocabulary by which TOPCAT finds positions and times
+CANDIDATE_UCDS = {
+    "candidate_id": "meta.id;meta.main",
+    "group_id": "meta.id.assoc",
+    "file": "meta.id;meta.file",
+    "ccd": "meta.number;instr.det",
+    "quadrant": "meta.number;instr.det",
+    "y": "pos.cartesian.y;instr.det",
+    "x": "pos.cartesian.x;instr.det",
+    "row_start": "meta.number;time.start",
+    "row_stop": "meta.number;time.end",
+    "row_peak": "meta.number;time",
+    "duration_s": "time.duration",
+    "snr": "stat.snr",
+    "probability": "stat.probability",
+    "kind": "src.class",
+    "kind_probability": "stat.probability;src.class",
+    "streak_id": "meta.id.part",
+    "star_mag": "phot.mag;em.opt",
+    "amplitude_e": "phot.count;stat.max",
+    "time_archive": "time.epoch",
+    "time_read_utc": "time.epoch",
+    "time_event_min_utc": "time.epoch;stat.min",
+    "time_event_max_utc": "time.epoch;stat.max",
+    "veto": "meta.code.qual",
+    "model": "meta.id;meta.software",
+    "trail_id": "meta.id.assoc",
+    "false_alarm_rate": "arith.rate",
+    "posterior": "stat.probability",
+    "path": "meta.ref;meta.file",
+    "hdu": "meta.number;meta.file",
+    "fits_x": "pos.cartesian.x;instr.pixel",
+    "fits_y": "pos.cartesian.y;instr.pixel",
+    "fits_z": "meta.number;time",
+    "object": "meta.id;src",
+    "cadence_number": "meta.number;time",
+    "campaign": "meta.id;obs",
+    "time_read": "time.epoch;meta.main",
+    "time_event_min": "time.epoch;stat.min",
+    "time_event_max": "time.epoch;stat.max",
+    "star_name": "meta.id;src",
+    "star_probability": "stat.probability",
+    "star_flag": "meta.code.qual",
+    "ra": "pos.eq.ra;meta.main",
+    "dec": "pos.eq.dec;meta.main",
+    "position_error": "stat.error;pos.eq",
+    "segment_ra_1": "pos.eq.ra",
+    "segment_dec_1": "pos.eq.dec",
+    "segment_ra_2": "pos.eq.ra",
+    "segment_dec_2": "pos.eq.dec",
+    "point_ra": "pos.eq.ra",
+    "point_dec": "pos.eq.dec",
+    "point_error": "stat.error;pos.eq",
+    "point_with": "meta.id.assoc",
 }
 _PLACE_COLUMNS = ("path", "hdu", "fits_x", "fits_y", "fits_z", "object", "cadence_number", "campaign")
 _STAR_COLUMNS = ("star_probability", "star_flag", "ra", "dec", "position_error")
@@ -228,7 +283,7 @@ def write_candidates(candidates: pd.DataFrame, folder: str | Path, settings: Map
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     parquet, ecsv = folder / "candidates.parquet", folder / "candidates.ecsv"
-    table = _described_table(candidates)
+    table = described_table(candidates)
     table.meta["shutterless"] = version("shutterless")
     table.meta["settings"] = json.dumps(dict(settings), sort_keys=True, default=str)
     columns = {name: {"description": text} for name, text in CANDIDATE_DESCRIPTIONS.items()}
@@ -240,13 +295,14 @@ def write_candidates(candidates: pd.DataFrame, folder: str | Path, settings: Map
     return parquet, ecsv
 
 
-def _described_table(candidates: pd.DataFrame) -> Table:
-    """Table of astropy: missing values masked, moments as times."""
+def described_table(candidates: pd.DataFrame) -> Table:
+    """Candidates as a table of astropy with units, descriptions and UCDs; missing values masked, moments as times."""
     table = Table({name: _plain_column(candidates[name]) for name in CANDIDATE_TYPES})
     for name, unit in CANDIDATE_UNITS.items():
         table[name].unit = unit
     for name, text in CANDIDATE_DESCRIPTIONS.items():
         table[name].info.description = text
+        table[name].info.meta = {"ucd": CANDIDATE_UCDS[name]}
     return table
 
 

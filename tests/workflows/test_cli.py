@@ -40,6 +40,7 @@ COMMANDS += (
     "compare-searches",
     "recurrences",
     "limits",
+    "export",
     "lightcurve",
     "report",
     "vet",

@@ -16,8 +16,8 @@ from shutterless.workflows.commands.options import DefaultOf
 
 ORDER = (
     "run", "simulate", "inject", "check", "ingest", "pretrain", "train", "tune", "evaluate", "compare", "describe",
-    "search", "watch", "compare-searches", "recurrences", "limits", "lightcurve", "report", "vet", "boxes label",
-    "boxes train", "boxes find", "register", "promote", "rollback", "history", "serve",
+    "search", "watch", "compare-searches", "recurrences", "limits", "export", "lightcurve", "report", "vet",
+    "boxes label", "boxes train", "boxes find", "register", "promote", "rollback", "history", "serve",
 )  # fmt: skip
 COMMAND_GROUPS = ("boxes",)  # first words of commands of two words
 

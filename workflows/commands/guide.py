@@ -31,13 +31,20 @@ EXAMPLES = {
         "shutterless search night --model mymodel --false-alarms-per-hour 10 --out found",
         "shutterless search odd.fits --set ROWRATE=300 --out found",
     ),
-    "watch": ("shutterless watch incoming --out found --stop-after 60",),
+    "watch": (
+        "shutterless watch incoming --out found --stop-after 60",
+        "shutterless watch incoming --out found --alerts alerts",
+    ),
     "compare-searches": ("shutterless compare-searches found found-by-mymodel --out both",),
     "limits": (
         "shutterless limits found --evaluation judged --out rates",
         "shutterless limits night1 night2 --evaluation judged --kind burst --out rates",
     ),
     "recurrences": ("shutterless recurrences night1 night2 night3 --out again",),
+    "export": (
+        "shutterless export found",
+        "shutterless export found --format finder --format alerts --out tonight",
+    ),
     "lightcurve": ("shutterless lightcurve night/*.fits.fz --x 1204.5 --format fits --out curves",),
     "report": ("shutterless report found",),
     "vet": (

@@ -1,7 +1,8 @@
-"""Commands that search frames, say what was found, and let people label it: search, limits, report, vet and others."""
+"""Commands that search frames, say what was found, export it and let people label it: search to vet."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +41,10 @@ from shutterless.workflows.commands.options import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from shutterless.workflows.execution.cluster import Executor
+    from shutterless.workflows.searching.search import SearchJob
     from shutterless.workflows.settings.settings import SearchSettings
 
 
@@ -104,6 +109,10 @@ def watch(
     instrument: Instrument = None,
     false_alarms_per_hour: FalseAlarms = None,
     catalogue: Catalogue = None,
+    alerts: Annotated[
+        Path | None,
+        typer.Option(help="Folder for alert packets (Avro), each written once. Default: none.", show_default=False),
+    ] = None,
     every: Annotated[float, typer.Option(help="Seconds between two looks at the folder.")] = 2.0,
     settle: Annotated[float, typer.Option(help="Seconds without change after which a file is complete.")] = 5.0,
     stop_after: Annotated[
@@ -133,11 +142,19 @@ def watch(
         model, out, settings, catalogue=catalogue, instrument=instrument, supplied=supplied, command=command_line()
     )
     with open_executor(workers, scheduler, no_dask, slurm, out=out, announce=progress.write_line) as executor:
-        watcher = Watcher(directory, job, executor, settle_s=settle)
+        announce = None if alerts is None else _alert_folder(alerts, job, executor)
+        watcher = Watcher(directory, job, executor, settle_s=settle, announce=announce)
         n_failed = watch_folder(watcher, progress.write_line, every_s=every, stop_after_s=stop_after)
     typer.echo(f"candidates: {out}")
     suggest(("report", out), quiet=quiet)
     return SOME_FAILED if n_failed else DONE
+
+
+def _alert_folder(folder: Path, job: SearchJob, executor: Executor) -> Callable[[pd.DataFrame], int]:
+    """Writer of the alerts of a watch."""
+    from shutterless.workflows.export.alert_folder import AlertFolder
+
+    return AlertFolder(folder, job, executor).update
 
 
 @command
@@ -205,6 +222,50 @@ def recurrences(
     typer.echo(find_recurrences(searches, out).text())
     typer.echo(f"table: {out / RECURRENCES}")
     suggest(("report", searches[0]), quiet=quiet)
+    return DONE
+
+
+@command
+def export(
+    directory: Annotated[Path, typer.Argument(help="Folder of a search.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the files; default: export in that of the search.", show_default=False),
+    ] = None,
+    format_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="votable, regions (DS9), csv, finder (page with patches of sky) or alerts (Avro); repeatable. "
+            "Default: the first three.",
+            show_default=False,
+        ),
+    ] = None,
+    candidate: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Candidate to export; repeatable. Default: all.")
+    ] = None,
+    catalogue: Annotated[
+        Path | None,
+        typer.Option(help="Stars of the finder page (ra, dec, mag); default: those of the search.", show_default=False),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Candidates on the finder page.")] = 12,
+    workers: Workers = None,
+    no_dask: NoDask = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Write the candidates of a search for TOPCAT, DS9, brokers and people."""
+    from shutterless.workflows.execution.cluster import open_executor
+    from shutterless.workflows.export.export import USUAL_FORMATS, export_search
+
+    progress = make_progress(quiet)
+    with open_executor(workers, no_dask=no_dask, when_worth=True, announce=progress.write_line) as executor:
+        lines = export_search(
+            directory, out or directory / "export", format_ or USUAL_FORMATS, executor, names=candidate or (),
+            catalogue=catalogue, top=top,
+        )  # fmt: skip
+    for line in lines:
+        typer.echo(line)
     return DONE
 
 

@@ -16,9 +16,21 @@ from shutterless.pipeline.results.file_places import ds9_place, region_box
 from shutterless.workflows.pages.formats import number
 
 
-def star_place(candidates: pd.DataFrame) -> SkyCoord:
-    """Positions of candidates on stars (ICRS)."""
-    return SkyCoord(candidates["ra"].to_numpy(dtype=float) * u.deg, candidates["dec"].to_numpy(dtype=float) * u.deg)
+def has_point(candidates: pd.DataFrame) -> pd.Series:
+    """Whether candidates are on a star, or on none at a place that a second readout told."""
+    return _points(candidates)["ra"].notna()
+
+
+def point_of(candidates: pd.DataFrame) -> SkyCoord:
+    """Positions of candidates with a point (ICRS): that of the star, else that of both appearances."""
+    points = _points(candidates)
+    return SkyCoord(points["ra"].to_numpy() * u.deg, points["dec"].to_numpy() * u.deg)
+
+
+def _points(candidates: pd.DataFrame) -> pd.DataFrame:
+    """Right ascension and declination of candidates, NaN without a point; tables of an older version have fewer."""
+    known = candidates.reindex(columns=["ra", "dec", "point_ra", "point_dec"]).astype("float64")
+    return pd.DataFrame({name: known[name].fillna(known[f"point_{name}"]) for name in ("ra", "dec")})
 
 
 def segment_ends(candidates: pd.DataFrame) -> tuple[SkyCoord, SkyCoord]:
@@ -31,10 +43,11 @@ def describe_position(candidate: pd.Series) -> list[tuple[str, str]]:
     """Names and values of a candidate's position on the sky, as far as it is known."""
     one = candidate.to_frame().T
     pairs = []
-    if pd.notna(candidate.get("ra")):
-        error = number(candidate["position_error"], "{:.2f}")
-        pairs += [("RA, Dec (ICRS)", f"{_degrees(star_place(one)[0])} ± {error}″")]
-        pairs += [("Sexagesimal", star_place(one)[0].to_string("hmsdms", sep=":", precision=2))]
+    on_star, seen_twice = (pd.notna(candidate.get(name)) for name in ("ra", "point_ra"))
+    if on_star or seen_twice:
+        place, error = point_of(one)[0], number(candidate["position_error" if on_star else "point_error"], "{:.2f}")
+        pairs += [("RA, Dec (ICRS)", f"{_degrees(place)} ± {error}″")]
+        pairs += [("Sexagesimal", place.to_string("hmsdms", sep=":", precision=2))]
     if pd.notna(candidate.get("segment_ra_1")):
         first, last = (end[0] for end in segment_ends(one))
         length = f"{first.separation(last).to_value(u.arcmin):.1f}′"

@@ -23,7 +23,7 @@ from shutterless.workflows.execution.cluster import EXPECTED_ERRORS
 from shutterless.workflows.pages.drawings import new_figure, picture, window
 from shutterless.workflows.pages.formats import Columns, number, tabulate
 from shutterless.workflows.pages.parts import Definitions, Folded, Paragraph, Part, Preformatted, Table
-from shutterless.workflows.pages.places import segment_ends, star_place
+from shutterless.workflows.pages.places import has_point, point_of, segment_ends
 from shutterless.workflows.pages.run_folder import LeftOutError, RunFolder, is_cube, required
 from shutterless.workflows.report.quality_page import summarise_amplifiers
 from shutterless.workflows.searching.search import AMPLIFIERS
@@ -117,29 +117,31 @@ def placed_candidates(run: RunFolder) -> pd.DataFrame:
     found = run.listed
     if "segment_ra_1" not in found:
         return found.iloc[:0]
-    return found[found["ra"].notna() | found["segment_ra_1"].notna()]
+    return found[has_point(found) | found["segment_ra_1"].notna()]
 
 
 def write_map(run: RunFolder) -> list[Part]:
     """Draw the candidates on the sky, in the outlines of the amplifiers that hold any."""
     placed = placed_candidates(run)
-    on_star = placed[placed["ra"].notna()]
-    elsewhere = placed[placed["ra"].isna()]
+    at_point = placed[has_point(placed)]
+    elsewhere = placed[~has_point(placed)]
     ends, outlines = segment_ends(elsewhere), list(_outlines(run, placed))
-    known = star_place(on_star), *ends, *outlines
+    known = point_of(at_point), *ends, *outlines
     everything = SkyCoord(
         *(np.concatenate([getattr(one, axis).deg for one in known]) for axis in ("ra", "dec")), unit="deg"
     )
     centre = SkyCoord(everything.cartesian.mean(), frame="icrs")
     half_width = max(1.03 * everything.separation(centre).deg.max(), _LEAST_HALF_WIDTH_DEG)
     drawing = new_figure(8, 8)
-    numbers = [[_pictured_number(run, number, row) for number, row in part.iterrows()] for part in (on_star, elsewhere)]
+    numbers = [
+        [_pictured_number(run, number, row) for number, row in part.iterrows()] for part in (at_point, elsewhere)
+    ]
     plot_sky_field(
-        centre, half_width, drawing.subplots(), points=star_place(on_star), segments=ends, outlines=outlines,
+        centre, half_width, drawing.subplots(), points=point_of(at_point), segments=ends, outlines=outlines,
         point_names=numbers[0], segment_names=numbers[1],
     )  # fmt: skip
     words = (
-        f"{len(on_star)} candidates on stars (circles), {len(elsewhere)} on a segment (lines); numbers are those of "
+        f"{len(at_point)} candidates at a point (circles), {len(elsewhere)} on a segment (lines); numbers are those of "
         "the pictures. Grey: the amplifiers, where their headers say they are. North is up, east is left. Centre "
         f"{centre.to_string('hmsdms', sep=':', precision=0)}."
     )

@@ -56,6 +56,8 @@ class Pass:
         Seconds from the read of the newest row that was searched to the end of the search; NaN where no UTC is known.
     n_failures : int
         Files so far that could not be read in whole.
+    n_alerts : int
+        Alerts that were written.
     """
 
     arrived: list[str]
@@ -64,6 +66,7 @@ class Pass:
     n_candidates: int
     lag_s: float
     n_failures: int
+    n_alerts: int = 0
 
 
 @dataclass
@@ -89,6 +92,8 @@ class Watcher:
         Seconds without change after which a file is read, and after which it is given up.
     clock : callable
         Returns seconds since 1970; set in tests.
+    announce : callable, optional
+        Gets all candidates after a search and returns how many alerts it wrote; after a restart it gets them again.
     """
 
     folder: Path
@@ -98,6 +103,7 @@ class Watcher:
     settle_s: float = SETTLE_S
     give_up_s: float = GIVE_UP_S
     clock: Callable[[], float] = time.time
+    announce: Callable[[pd.DataFrame], int] | None = None
     _known: dict[Path, tuple[tuple[int, int], FrameInfo]] = field(default_factory=dict)
     _waiting: dict[Path, _Waiting] = field(default_factory=dict)
     _searched: dict[str, tuple[Segment, SearchedSegment | None]] = field(default_factory=dict)
@@ -130,10 +136,11 @@ class Watcher:
         failures = pd.concat([self._unreadable(), lost_rows(segments, parts, self._lost)], ignore_index=True)
         candidates, *_ = self.job.write(parts, failures, [info for _, info in self._known.values()])
         _write_state(self.job, self._known)
+        n_alerts = 0 if self.announce is None else self.announce(candidates)
         ids = set(candidates["candidate_id"])
         n_new, self._ids = len(ids - self._ids), ids
         names, lost = [path.name for path in arrived], sorted(path.name for path in newly)
-        return Pass(names, lost, n_new, len(candidates), self._lag_s(), failures["file"].nunique())
+        return Pass(names, lost, n_new, len(candidates), self._lag_s(), failures["file"].nunique(), n_alerts)
 
     @property
     def n_waiting(self) -> int:
@@ -257,7 +264,8 @@ def describe_pass(found: Pass) -> str:
     what = ", ".join(filter(None, (arrived, given_up))) or "what was there before"
     behind = "no UTC known" if found.lag_s != found.lag_s else f"{found.lag_s:,.1f} s behind the sky"
     failed = f", {found.n_failures} files failed" if found.n_failures else ""
-    return f"{what}: {found.n_new} new candidates, {found.n_candidates} in all; {behind}{failed}"
+    alerts = f", {found.n_alerts} alerts" if found.n_alerts else ""
+    return f"{what}: {found.n_new} new candidates, {found.n_candidates} in all{alerts}; {behind}{failed}"
 
 
 def _join_names(names: list[str]) -> str:

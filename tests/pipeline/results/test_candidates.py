@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from astropy.io.votable.ucd import check_ucd
 from astropy.table import Table
 from astropy.time import Time
 
@@ -17,6 +18,7 @@ from shutterless.pipeline.reading.readout import Readout
 from shutterless.pipeline.results.candidates import (
     CANDIDATE_DESCRIPTIONS,
     CANDIDATE_TYPES,
+    CANDIDATE_UCDS,
     build_candidates,
     empty_candidates,
     write_candidates,
@@ -181,6 +183,8 @@ def test_both_files_say_what_their_columns_are_and_what_made_them(tmp_path):
     assert schema.field("time_event_min").type == pa.timestamp("us", tz="UTC")
     assert schema.field("time_read_utc").type in (pa.string(), pa.large_string())
     assert schema.field("duration_s").metadata[b"unit"] == b"s"
+    assert schema.field("false_alarm_rate").metadata[b"unit"] == b"1 / h"
+    assert back["ra"].info.meta["ucd"] == "pos.eq.ra;meta.main"
     assert all(schema.field(name).metadata[b"description"] for name in CANDIDATE_TYPES)
     assert json.loads(schema.metadata[b"settings"]) == {"threshold": 0.5}
     assert schema.metadata[b"shutterless"].decode() == version("shutterless")
@@ -191,8 +195,10 @@ def test_both_files_say_what_their_columns_are_and_what_made_them(tmp_path):
     assert again["candidate_id"].tolist() == back["candidate_id"].tolist()
 
 
-def test_every_column_has_a_description_in_its_order():
-    assert list(CANDIDATE_DESCRIPTIONS) == list(CANDIDATE_TYPES)
+def test_every_column_has_a_description_and_a_ucd_in_its_order():
+    assert list(CANDIDATE_DESCRIPTIONS) == list(CANDIDATE_UCDS) == list(CANDIDATE_TYPES)
+    odd = {name: ucd for name, ucd in CANDIDATE_UCDS.items() if not check_ucd(ucd, check_controlled_vocabulary=True)}
+    assert odd == {}
 
 
 def test_writing_twice_replaces_the_tables(tmp_path):

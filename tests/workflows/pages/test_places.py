@@ -16,6 +16,7 @@ CANDIDATE = {
     "fits_x": 101.0, "fits_y": 501, "row_start": 490, "row_stop": 520, "row_peak": 500, "snr": -9.04,
     "time_read": pd.Timestamp("2026-03-04T06:00:00", tz="UTC"), "ra": 150.0, "dec": -0.5, "position_error": 0.123,
     "segment_ra_1": None, "segment_dec_1": None, "segment_ra_2": None, "segment_dec_2": None,
+    "point_ra": None, "point_dec": None, "point_error": None,
 }  # fmt: skip
 
 
@@ -36,6 +37,12 @@ def test_a_segment_is_said_by_its_ends_and_length(candidate):
     ends = {"ra": None, "segment_ra_1": 10.0, "segment_dec_1": 0.0, "segment_ra_2": 10.0, "segment_dec_2": 0.5}
     (pair,) = describe_position(pd.Series({**CANDIDATE, **ends}))
     assert pair == ("Segment (ICRS)", "10.000000 +0.000000 to 10.000000 +0.500000, 30.0′")
+
+
+def test_a_place_that_two_readouts_saw_is_said_with_its_own_error(candidate):
+    seen_twice = {**CANDIDATE, "ra": None, "dec": None, "point_ra": 10.0, "point_dec": 0.25, "point_error": 0.5}
+    first, _ = describe_position(pd.Series(seen_twice))
+    assert first == ("RA, Dec (ICRS)", "10.000000 +0.250000 ± 0.50″")
 
 
 def test_the_date_is_a_modified_julian_one(candidate):

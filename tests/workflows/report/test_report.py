@@ -735,7 +735,7 @@ def test_a_map_shows_the_candidates_that_have_a_position(tmp_path):
     table = pd.DataFrame(rows).astype(empty_candidates().dtypes.to_dict())
     write_candidates(table, tmp_path, {})
     html = write_report(tmp_path).read_text(encoding="utf-8")
-    assert "1 candidates on stars (circles), 1 on a segment (lines)" in section_of(html, "map")
+    assert "1 candidates at a point (circles), 1 on a segment (lines)" in section_of(html, "map")
     assert 'src="data:image/svg+xml' in section_of(html, "map")
     assert "<dd>150.200000 +29.600000 to 150.200000 +30.400000, 48.0′</dd>" in section_of(html, "candidates")
     write_candidates(table.assign(ra=None, segment_ra_1=None), tmp_path, {})
