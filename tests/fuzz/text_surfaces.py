@@ -1,4 +1,4 @@
-"""Settings, profiles, policies of a registry, and stored false-alarm curves: TOML and JSON that people write."""
+"""Settings, profiles, policies, false-alarm curves, and labels of candidates: TOML, JSON and CSV that people write."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ from hypothesis import strategies as st
 
 from shutterless.models.evaluation.metrics import RateCurve
 from shutterless.pipeline.reading.instruments import ProfileError, load_profile
+from shutterless.pipeline.results.labels import (
+    LABEL_COLUMNS,
+    LabelError,
+    append_label,
+    combine_vetters,
+    read_label_lines,
+    standing_labels,
+)
 from shutterless.pipeline.settings import SettingsError
 from shutterless.workflows.registry.policy import load_policy
 from shutterless.workflows.searching.detect import RatesError, read_rates
@@ -74,6 +82,39 @@ def use_rates(value: DocumentInput, folder: Path) -> None:
         assert not np.isnan(curve.threshold(rate)[0])
 
 
+_LABEL = dict.fromkeys(LABEL_COLUMNS, "1") | {"label": "artefact", "kind": "pickup", "who": "ada", "candidate_id": "a"}
+
+
+@dataclass(frozen=True)
+class LabelsInput:
+    """Lines of labels, some fields of which hold something else, and damages of their bytes."""
+
+    fields: tuple[tuple[int, str, str], ...] = ()
+    damages: tuple[Any, ...] = ()
+
+    def write(self, path: Path) -> Path:
+        rows = [dict(_LABEL) for _ in range(4)]
+        for row, column, text in self.fields:
+            rows[row][column] = text
+        lines = [",".join(LABEL_COLUMNS), *(",".join(row.values()) for row in rows)]
+        path.write_bytes(damage("".join(f"{line}\n" for line in lines).encode(errors="surrogatepass"), self.damages))
+        return path
+
+
+def use_labels(value: LabelsInput, folder: Path) -> None:
+    path = value.write(folder / "labels.csv")
+    before = read_label_lines(path).lines
+    combined = combine_vetters(standing_labels(before))
+    assert combined["weight"].between(0, 1).all()
+    append_label(path, _LABEL)  # what was read without an error also takes the next label
+    assert len(read_label_lines(path).lines) == len(before) + 1
+
+
+_LABEL_TEXTS = st.sampled_from(
+    ["", "event", "undo", "unsure", "nan", "inf", "1e400", "-1", "0.5", '"', "a\nb", " [torn]"]
+)
+
+
 def _documents(*bases: str) -> st.SearchStrategy[DocumentInput]:
     return st.builds(
         DocumentInput,
@@ -96,4 +137,20 @@ SURFACES = (
         80,
     ),
     Surface("rates", _documents("rates"), use_rates, (RatesError,), "rates.json", 5, 50),
+    Surface(
+        "labels",
+        st.builds(
+            LabelsInput,
+            st.lists(
+                st.tuples(st.integers(0, 3), st.sampled_from(LABEL_COLUMNS), _LABEL_TEXTS | st.text(max_size=5)),
+                max_size=3,
+            ).map(tuple),
+            st.lists(DAMAGES, max_size=2).map(tuple),
+        ),
+        use_labels,
+        (LabelError,),
+        "labels.csv",
+        3,
+        60,
+    ),
 )

@@ -94,7 +94,8 @@ def measure_vetter(n_found: int, n_injected: int, n_called: int, n_candidates: i
     completeness : Fraction
         With its Wilson interval. Unsure counts as not found.
     purity : Fraction or None
-        Share of the candidates called events that are real; None if no candidate was called so.
+        Share of the candidates called events that are real; None if no candidate was called so, or the search expects
+        as many false alarms as it has candidates.
 
     Notes
     -----
@@ -103,7 +104,7 @@ def measure_vetter(n_found: int, n_injected: int, n_called: int, n_candidates: i
     and a Poisson scatter of the false alarms.
     """
     completeness = Fraction(n_found / n_injected, *wilson_interval(n_found, n_injected))
-    if not n_called:
+    if not n_called or n_expected >= n_candidates:
         return completeness, None
     scatter = 1.96 * np.sqrt(n_expected)
 
