@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import sys
 from importlib.resources import files
 
 import fastavro
@@ -15,6 +16,7 @@ from astropy.table import QTable
 
 from shutterless.pipeline.results.candidates import CANDIDATE_DESCRIPTIONS, CANDIDATE_TYPES
 from shutterless.workflows.execution.cluster import SerialExecutor
+from shutterless.workflows.export.alert_folder import AlertFolder
 from shutterless.workflows.export.alerts import (
     alert_path,
     alert_schema,
@@ -86,6 +88,15 @@ def test_what_is_no_alert_is_refused(tmp_path, content):
     (tmp_path / "a.avro").write_bytes(content)
     with pytest.raises(ExportError, match=r"a\.avro is no alert: "):
         read_alert(tmp_path / "a.avro")
+
+
+def test_a_missing_package_is_named_with_its_extra(candidates, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastavro", None)
+    said = r"alert packets need fastavro; install it with: pip install 'shutterless\[export\]'"
+    with pytest.raises(ExportError, match=said):
+        write_alerts([], candidates, tmp_path)
+    with pytest.raises(ExportError, match=said):
+        AlertFolder(tmp_path, None, SerialExecutor())  # before a night is watched
 
 
 def test_another_avro_file_is_refused(tmp_path):
