@@ -1,16 +1,23 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from shutterless.models.boxes.fit import build_box_detector
+from shutterless.models.boxes.fit import build_box_detector, find_in_tiles
+from shutterless.models.boxes.judge import judge_boxes
 from shutterless.models.boxes.saved import load_boxes
+from shutterless.models.boxes.simulated import simulate_tiles
 from shutterless.models.families import ModelError
+from shutterless.pipeline.simulation.difference_images import BOX_KINDS, DifferenceSettings
 
 from .conftest import SMALL, views_of
+
+BUNDLED = Path(str(files("shutterless.models.weights"))) / "boxes"
 
 
 @pytest.fixture
@@ -65,3 +72,12 @@ def test_damaged_weights_are_refused(folder):
     path.write_bytes(b"nothing")
     with pytest.raises(ModelError, match="is not a safetensors file"):
         load_boxes(folder)
+
+
+def test_the_detector_that_ships_finds_bright_echoes_of_fields_it_never_saw():
+    model = load_boxes(BUNDLED)
+    assert set(model.config.kinds) == set(BOX_KINDS)
+    tiles = simulate_tiles(9901, DifferenceSettings(echo_sigma=(3, 5), trails=0, ghosts=0), 4, 3, echo_share=1.0)
+    judged = judge_boxes(find_in_tiles(model, tiles), tiles.boxes, "echo", least_iou=0.1)
+    assert judged.n_true > 10
+    assert judged.precision_at(0.7) > 0.8
