@@ -19,9 +19,9 @@ from shutterless.pipeline.simulation.difference_images import BOX_COLUMNS
 from shutterless.workflows.boxes.labels import (
     COCO_SUFFIX,
     REGION_SUFFIX,
-    BoxLabelError,
     LabelledImage,
     box_row,
+    check_names,
     read_labels,
     read_regions,
     write_coco,
@@ -68,9 +68,7 @@ class BoxDesk:
         BoxLabelError
             If two images have one name, or labels are damaged.
         """
-        names = [frame_stem(path) for path in images]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise BoxLabelError(f"several images are named {twice[0]}: their region files would be one; rename them")
+        check_names(images)
         boxes = {}
         known = {one.path.resolve(): one.boxes for one in read_labels(out / COCO_NAME)} if _has_labels(out) else {}
         for path in images:

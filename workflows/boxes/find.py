@@ -18,7 +18,7 @@ from shutterless.pipeline.files import write_parquet
 from shutterless.pipeline.oriented_boxes import box_corners, scale_boxes
 from shutterless.pipeline.reading.fits_files import FrameError, frame_stem
 from shutterless.pipeline.reading.sky_images import SkyImage, read_sky_image, scale_image
-from shutterless.workflows.boxes.labels import write_regions
+from shutterless.workflows.boxes.labels import check_names, write_regions
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.pages.drawings import new_figure, window
 
@@ -73,11 +73,19 @@ def find_in_files(
     kinds : sequence of str
         Kinds that are kept; all without any.
     progress : Progress, optional
+
+    Raises
+    ------
+    ModelError, ValueError
+        If there is no such detector, or it knows no such kind.
+    BoxLabelError
+        If two images have one name.
     """
     detector = load_boxes(model)
     unknown = sorted({*kinds} - {*(detector.config.kinds or ())})
     if unknown:
         raise ValueError(f"the detector in {model} knows no kind {unknown}; it knows {detector.config.kinds}")
+    check_names(files)
     out.mkdir(parents=True, exist_ok=True)
     tables, pictures, failures, notes, n_pixels = [], [], [], [], 0
     for path in (progress or Progress(quiet=True)).track(files, "images", len(files)):

@@ -7,7 +7,7 @@ regions a box has its kind as text, and tags such as ``confidence=0.7`` and ``gr
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,6 +170,13 @@ def _to_coco(row: Any, image: int, kinds: list[str], number: int) -> dict[str, A
         "iscrowd": 0,
         "attributes": {"confidence": float(row.confidence), "group": int(row.group)},
     }
+
+
+def check_names(images: Sequence[Path]) -> None:
+    """Refuse images whose region files would be one."""
+    names = [frame_stem(path) for path in images]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise BoxLabelError(f"several images are named {twice[0]}: their region files would be one; rename them")
 
 
 def read_regions(path: Path, image: Path) -> pd.DataFrame:

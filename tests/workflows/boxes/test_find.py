@@ -13,7 +13,7 @@ from shutterless.models.boxes.settings import BoxTrainingSettings
 from shutterless.models.boxes.tiles import join_tiles
 from shutterless.pipeline.reading.sky_images import read_sky_image
 from shutterless.workflows.boxes.find import BOX_TABLE, SHEET, find_in_files
-from shutterless.workflows.boxes.labels import read_labels, read_regions
+from shutterless.workflows.boxes.labels import BoxLabelError, read_labels, read_regions
 from shutterless.workflows.boxes.train import read_images
 from shutterless.workflows.cli import load_app
 
@@ -68,6 +68,13 @@ def test_an_image_of_much_coarser_pixels_is_refused_with_the_reason(detector, tm
     result = find_in_files([path], model=detector, out=tmp_path / "out", least_score=0.02)
     assert "has pixels of 6 arcsec, the detector learned from 1" in result.failures[0]
     assert len(pd.read_parquet(tmp_path / "out" / BOX_TABLE)) == 0
+
+
+def test_two_images_of_one_name_are_refused(detector, tmp_path):
+    with pytest.raises(BoxLabelError, match="several images are named a: their region files would be one"):
+        find_in_files(
+            [tmp_path / "a.fits", tmp_path / "b" / "a.fits.gz"], model=detector, out=tmp_path, least_score=0.3
+        )
 
 
 def test_a_kind_that_the_detector_does_not_know_is_refused(detector, tmp_path):
