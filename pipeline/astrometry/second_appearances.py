@@ -48,7 +48,7 @@ def place_second_appearances(candidates: pd.DataFrame, timed: Collection[str]) -
     """
     nothing = pd.Series(pd.NA, index=candidates.index, dtype="string")
     placed = candidates.assign(**dict.fromkeys(POINT_COLUMNS[:3], np.nan), point_with=nothing)
-    usable = candidates["candidate_id"].isin(timed) & candidates["time_event_min"].notna()
+    usable = candidates["candidate_id"].isin(timed) & (candidates["time_event_min"] < candidates["time_event_max"])
     usable &= candidates[list(SEGMENT_COLUMNS)].notna().all(axis=1)
     chosen = candidates[usable]
     tracks = [_Track.of(row) for row in chosen.to_dict("records")]

@@ -20,6 +20,8 @@ from shutterless.workflows.searching.segment_search import ExposureRecord, Searc
 # of a cause, as calibrated on the training mix. In that of the bundled forest, which has 2,000 events an hour, false
 # alarms above it come five times an amplifier-hour; too few of a thousand to change the tail
 SURE_EVENT = 0.9
+# triggers that a raised threshold leaves out before it is said, and so many times the expected false alarms
+FEW_RAISED, RAISED_TO_EXPECTED = 20, 10.0
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,34 @@ def fit_frame_rates(
     rates = fit_own_rates(searched, rate_per_hour, stored)
     events = np.empty(0) if stored is None else stored.event_scores
     return FrameRates(rate_per_hour, names, rates, {name: hours[name] for name in rates}, dict.fromkeys(rates, events))
+
+
+def describe_raised(parts: Sequence[SearchedSegment], rates: FrameRates, detector: str, stored: float) -> list[str]:
+    """Line for the user if many triggers are no candidates because the frames' own scores raise the threshold.
+
+    Parameters
+    ----------
+    parts : sequence of SearchedSegment
+    rates : FrameRates
+    detector : str
+        Name of the detector in the triggers.
+    stored : float
+        Threshold of the stored curve.
+    """
+    raised = [part for part in parts if rates.of(part).is_fitted and rates.threshold(part) > stored]
+    n_between = sum(
+        int(((score >= stored) & (score < rates.threshold(part))).sum())
+        for part in raised
+        for score in (detector_columns(part.triggers, detector)["score"],)
+    )
+    if n_between <= max(FEW_RAISED, RAISED_TO_EXPECTED * rates.expected):
+        return []
+    lowest, highest = (pick(rates.threshold(part) for part in raised) for pick in (min, max))
+    return [
+        f"{n_between:,} triggers are above the stored threshold of {stored:.3g}, but below those of the frames' own "
+        f"scores, {lowest:.3g} to {highest:.3g}: they are noise, or events are many; if they are events, search again "
+        "with --set search.own_rates=false"
+    ]
 
 
 def join_parts(parts: Sequence[SearchedSegment]) -> list[pd.DataFrame]:

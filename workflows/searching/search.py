@@ -61,6 +61,7 @@ from shutterless.workflows.frames.ingest import (
 from shutterless.workflows.searching.detect import Detector, detector_columns, read_rates
 from shutterless.workflows.searching.frame_rates import (
     FrameRates,
+    describe_raised,
     exposure_hours,
     fit_frame_rates,
     join_parts,
@@ -432,10 +433,10 @@ class SearchJob:
         return self.curve.threshold(self.settings.false_alarms_per_hour)[0]
 
     def describe_rates(self, parts: Sequence[SearchedSegment], rates: FrameRates) -> list[str]:
-        """Lines for the user where a threshold rests on a stored curve with too few alarms for it, of each camera."""
+        """Lines for the user where a stored curve has too few alarms, or the frames raise its threshold a lot."""
         lines: list[str] = []
         asked = self.settings.false_alarms_per_hour
-        for _, curve, chosen in self._groups(parts):
+        for detector, curve, chosen in self._groups(parts):
             hours = {
                 exposure.numbers["pixel_rows_per_hour"]
                 for part in (parts[k] for k in chosen)
@@ -444,6 +445,8 @@ class SearchJob:
             }
             if curve is not None:
                 lines += [line for hour in sorted(hours) if (line := describe_rate(curve, asked, hour))]
+                mine = [parts[k] for k in chosen]
+                lines += describe_raised(mine, rates, detector.name, curve.threshold(asked)[0])
         return lines
 
 

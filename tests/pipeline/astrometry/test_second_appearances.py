@@ -119,3 +119,13 @@ def test_among_many_alike_a_time_that_fits_says_nothing():
     others = [appearance(f"c{k}", sky, 25.3 + k / 10, 90.0, None, quadrant_of(sky, 90.0)) for k in range(20)]
     assert place(first, true)["point_with"][0] == "b"
     assert pd.isna(place(first, true, *others)["point_with"][0])
+
+
+def test_a_candidate_whose_time_is_known_has_no_track():
+    """It stands on a star without a name: one moment, and the whole segment."""
+    rng = np.random.default_rng(3)
+    sky = sky_in_quadrant(rng)
+    one, other = (appearance(f"{turn}", sky, 100.0, turn, quadrant=quadrant_of(sky, turn)) for turn in (0.0, 90.0))
+    assert place(one, other)["point_with"].notna().all()
+    known = place({**one, "time_event_max": one["time_event_min"]}, other)
+    assert known["point_with"].isna().all()

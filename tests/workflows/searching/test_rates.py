@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -199,6 +200,18 @@ def test_a_search_by_the_stored_curve_is_as_it_was(job):
     stored = replace(job, settings=replace(job.settings, own_rates=False))
     assert stored.lowest_threshold(stored.fit_rates(parts, join_parts(parts))) == CURVE.threshold(20.0)[0]
     assert stored.describe_rates(PARTS, find(PARTS)[0]) == []
+
+
+def test_a_threshold_that_many_triggers_raise_is_said(job):
+    """Triggers of 20 σ, above the stored 9.8: events, or a sky that the curve does not know."""
+    rng = np.random.default_rng(4)
+    parts = [searched(f"p{k}", READOUT, 3072, sorted(20 + 3 * rng.exponential(size=200)), 0.05) for k in range(2)]
+    rates = job.fit_rates(parts, join_parts(parts))
+    (line,) = job.describe_rates(parts, rates)
+    assert re.match(r"\d+ triggers are above the stored threshold of 9\.8\d?, but below those of the frames' own", line)
+    assert line.endswith("search again with --set search.own_rates=false")
+    calm = [noisy(rng, quadrant, 0.2) for quadrant in (1, 2)]
+    assert job.describe_rates(calm, job.fit_rates(calm, join_parts(calm))) == []
 
 
 def test_a_detector_without_a_curve_needs_enough_frames(job, tmp_path):
