@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,15 @@ ARTEFACT_KINDS = {
     "star residual": NOISE,
     "noise": NOISE,
 }
+ARTEFACT_MEANINGS = (  # in the order of the kinds
+    "a track or a few pixels, sharper than a star",
+    "the same rows in many columns",
+    "satellite, aircraft or meteor",
+    "light of a bright star that the optics reflect",
+    "a hot column, or a trap",
+    "motion, focus or blending of a star that was not taken out",
+    "nothing but noise, or another artefact",
+)
 LABEL_COLUMNS = (
     "time_utc",
     "who",
@@ -108,7 +118,7 @@ def _make_with_header(path: Path) -> None:
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     partial.write_text(_csv_line(LABEL_COLUMNS), encoding="utf-8")
     try:
         os.link(partial, path)

@@ -14,6 +14,7 @@ import pandas as pd
 from shutterless.pipeline.results.labels import (
     ARTEFACT,
     ARTEFACT_KINDS,
+    ARTEFACT_MEANINGS,
     EVENT,
     SIGNS,
     UNDO,
@@ -47,17 +48,13 @@ class LabelChoice:
 
 CHOICES = (
     LabelChoice("e", EVENT, "", "light from the sky that changed"),
-    LabelChoice("c", ARTEFACT, "cosmic ray", "a track or a few pixels, sharper than a star"),
-    LabelChoice("p", ARTEFACT, "pickup", "the same rows in many columns"),
-    LabelChoice("t", ARTEFACT, "trail", "satellite, aircraft or meteor"),
-    LabelChoice("g", ARTEFACT, "ghost", "light of a bright star that the optics reflect"),
-    LabelChoice("b", ARTEFACT, "bad column", "a hot column, or a trap"),
-    LabelChoice("s", ARTEFACT, "star residual", "motion, focus or blending of a star that was not taken out"),
-    LabelChoice("n", ARTEFACT, "noise", "nothing but noise, or another artefact"),
+    *(
+        LabelChoice(kind[0], ARTEFACT, kind, meaning)
+        for kind, meaning in zip(ARTEFACT_KINDS, ARTEFACT_MEANINGS, strict=True)
+    ),
     LabelChoice("u", UNSURE, "", "cannot be told"),
 )
 CONFIDENCES = (("1", 33, "a guess"), ("2", 67, "likely"), ("3", 100, "sure"))
-assert {choice.kind for choice in CHOICES} == {"", *ARTEFACT_KINDS}
 
 
 class RefusedLabelError(ValueError):

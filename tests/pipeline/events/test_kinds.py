@@ -23,10 +23,12 @@ from shutterless.pipeline.events.light_curves import _CURVES
 from shutterless.pipeline.injection.amplifiers import InjectionSettings
 
 ROOT = Path(__file__).resolve().parents[3]
-# the table; the light curve of each kind, which a test below holds against it; one picture of each light that moves
+# the table; the light curve of each kind, which a test below holds against it; one picture of each light that moves;
+# what people call them when they label candidates
 MAY_LIST_KINDS = {
     "pipeline/events/kinds.py",
     "pipeline/events/light_curves.py",
+    "pipeline/results/labels.py",
     "pipeline/simulation/sky/sky_examples.py",
 }
 MOST_NAMES = 2  # kinds that code may name together without listing them
