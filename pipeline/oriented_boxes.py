@@ -9,6 +9,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+GEOMETRY_COLUMNS = ("x", "y", "length", "width", "angle")  # of a box, in tables
 _MOST_CORNERS = 16  # of the polygon that two boxes share: 8 at most, and room while it is cut
 
 

@@ -14,9 +14,15 @@ from shutterless.models.boxes.targets import cell_centres, decode_boxes
 from shutterless.models.boxes.tiles import tile_starts
 from shutterless.models.boxes.views import BIN_PX, bin_pixels
 from shutterless.pipeline.detection.matching import number_groups
-from shutterless.pipeline.oriented_boxes import box_corners, box_overlaps, enclose_points, suppress_overlapping
+from shutterless.pipeline.oriented_boxes import (
+    GEOMETRY_COLUMNS,
+    box_corners,
+    box_overlaps,
+    enclose_points,
+    suppress_overlapping,
+)
 
-FOUND_COLUMNS = ("x", "y", "length", "width", "angle", "kind", "score", "group")
+FOUND_COLUMNS = (*GEOMETRY_COLUMNS, "kind", "score", "group")
 LEAST_SCORE = 0.05
 MOST_COVERED = 0.25  # of the smaller of two boxes of a kind: more, and they are one
 _TILES_AT_ONCE = 16
@@ -101,7 +107,7 @@ def _merge(boxes: np.ndarray, kinds: np.ndarray, scores: np.ndarray, names: list
         own, score = boxes[of_kind][kept], scores[of_kind][kept]
         if name in LINES:
             own, score = join_lines(own, score)
-        table = pd.DataFrame(own, columns=list(FOUND_COLUMNS[:5])).assign(kind=name, score=score)
+        table = pd.DataFrame(own, columns=list(GEOMETRY_COLUMNS)).assign(kind=name, score=score)
         tables.append(table.assign(group=_groups(own) + 1_000_000 * number))
     found = pd.concat(tables, ignore_index=True).sort_values("score", ascending=False, ignore_index=True)
     return found.assign(group=pd.factorize(found["group"])[0])[list(FOUND_COLUMNS)]

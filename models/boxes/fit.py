@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from shutterless.models.boxes.configuration import BoxDetectorConfig
 from shutterless.models.boxes.detector import BoxDetector
@@ -21,7 +21,7 @@ from shutterless.models.boxes.find import find_boxes
 from shutterless.models.boxes.settings import BoxTrainingSettings
 from shutterless.models.boxes.tiles import TileDataset, TileError, TileSet
 from shutterless.models.boxes.views import bin_pixels
-from shutterless.models.training.fit import own_random_state
+from shutterless.models.training.fit import own_random_state, quiet_arguments
 from shutterless.pipeline.settings import plain_values
 
 _HARDNESS_EVERY = 10  # passes after which tiles without a box are scored anew
@@ -80,7 +80,13 @@ def fit_boxes(
     with tempfile.TemporaryDirectory() as folder, own_random_state():
         trainer = Trainer(
             model=model,
-            args=_arguments(settings, folder),
+            args=quiet_arguments(
+                settings,
+                folder,
+                logging_strategy="epoch",
+                use_cpu=not torch.cuda.is_available(),
+                dataloader_pin_memory=False,
+            ),
             train_dataset=dataset,
             callbacks=[_HardTiles(model, dataset), record, *callbacks],
         )
@@ -89,28 +95,6 @@ def fit_boxes(
     model.config.training = {**plain_values(settings, BoxTrainingSettings), "n_boxes": len(tiles.boxes)}
     model.cpu().eval()
     return pd.DataFrame(record.rows, columns=["epoch", "loss"])
-
-
-def _arguments(settings: BoxTrainingSettings, folder: str) -> TrainingArguments:
-    return TrainingArguments(
-        output_dir=folder,
-        save_strategy="no",
-        report_to="none",
-        logging_strategy="epoch",
-        disable_tqdm=True,
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        lr_scheduler_type="cosine",
-        warmup_steps=settings.warmup_fraction,  # below 1 it is a fraction of all steps
-        max_grad_norm=settings.gradient_clip,
-        seed=settings.seed,
-        data_seed=settings.seed,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
-    )
 
 
 class _LossRecord(TrainerCallback):

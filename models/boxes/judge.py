@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from shutterless.pipeline.oriented_boxes import box_overlaps
+from shutterless.pipeline.oriented_boxes import GEOMETRY_COLUMNS, box_overlaps
 
 # shared area over the area of both. Diffuse objects have no sharp border, and a box that is shifted by a quarter of its
 # narrow side has 0.6 already
 LEAST_IOU = 0.3
-_GEOMETRY = ["x", "y", "length", "width", "angle"]
+_GEOMETRY = list(GEOMETRY_COLUMNS)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from shutterless.models.boxes.configuration import CELL_PX
 from shutterless.models.boxes.targets import assign_cells
 from shutterless.models.boxes.views import bin_pixels
-from shutterless.pipeline.oriented_boxes import order_sides, turn_boxes
+from shutterless.pipeline.oriented_boxes import GEOMETRY_COLUMNS, order_sides, turn_boxes
 
 LEAST_INSIDE = 0.3  # share of a box's length that a tile must hold, or the box is left to the next tile
 
@@ -131,14 +131,11 @@ def tiles_of_image(image: np.ndarray, boxes: pd.DataFrame, field: str, tile_px: 
     pixels, found = [], []
     for number, (top, left, part) in enumerate(cut_tiles(image, tile_px)):
         pixels.append(part.astype(np.float32))
-        places = boxes[list(_GEOMETRY)].to_numpy(dtype=np.float64) - [left, top, 0, 0, 0]
+        places = boxes[list(GEOMETRY_COLUMNS)].to_numpy(dtype=np.float64) - [left, top, 0, 0, 0]
         clipped, share = clip_boxes(places, tile_px)
         inside = share >= LEAST_INSIDE
-        found.append(boxes[inside].assign(tile=number, **dict(zip(_GEOMETRY, clipped[inside].T, strict=True))))
+        found.append(boxes[inside].assign(tile=number, **dict(zip(GEOMETRY_COLUMNS, clipped[inside].T, strict=True))))
     return TileSet(np.stack(pixels), pd.concat(found, ignore_index=True), np.full(len(pixels), field, dtype=object))
-
-
-_GEOMETRY = ("x", "y", "length", "width", "angle")
 
 
 class TileDataset(Dataset):  # type: ignore[type-arg]
@@ -165,7 +162,7 @@ class TileDataset(Dataset):  # type: ignore[type-arg]
         number = {kind: k for k, kind in enumerate(kinds)}
         self.labels: Mapping[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {
             int(tile): (
-                of_tile[list(_GEOMETRY)].to_numpy(dtype=np.float64),
+                of_tile[list(GEOMETRY_COLUMNS)].to_numpy(dtype=np.float64),
                 of_tile["kind"].map(number).to_numpy(dtype=np.int64),
                 of_tile["confidence"].to_numpy(dtype=np.float64),
             )

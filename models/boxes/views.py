@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
+
 BIN_PX = 4  # pixels of a place of the views, along each axis
 N_BINNED, N_VIEWS = 8, 9
 
@@ -78,4 +80,4 @@ def scale_views(binned: torch.Tensor) -> torch.Tensor:
 def _scatter(maps: torch.Tensor) -> torch.Tensor:
     """Robust standard deviation of each tile, shape (b, 1, 1, 1); never 0."""
     median = maps.flatten(1).abs().median(1).values
-    return (1.4826 * median).clamp(min=1e-6)[:, None, None, None]
+    return (MAD_TO_SIGMA * median).clamp(min=1e-6)[:, None, None, None]

@@ -106,11 +106,9 @@ class Combined:
             "",
             self.forest.describe(),
         ]
-        first = self.networks[0]
-        shown = f"{family_of(first)}, {count_parameters(first):,} parameters\n{describe_detector(first)}"
-        lines += ["", f"network 0: {shown}"]
-        for number, network in enumerate(self.networks[1:], start=1):
-            lines += ["", f"network {number}: {_compare_networks(network, first)}"]
+        for number, network in enumerate(self.networks):
+            shown = _compare_networks(network, self.networks[0]) if number else _describe_network(network)
+            lines += ["", f"network {number}: {shown}"]
         return "\n".join(lines)
 
     def save(self, folder: str | Path) -> None:
@@ -131,12 +129,16 @@ class Combined:
         write_readme(folder, "combined", size, facts, SEARCH_USE)
 
 
+def _describe_network(network: DetectorModel) -> str:
+    return f"{family_of(network)}, {count_parameters(network):,} parameters\n{describe_detector(network)}"
+
+
 def _compare_networks(network: DetectorModel, first: DetectorModel) -> str:
     """Say what differs from the first network in words, or describe the whole network if it is built differently."""
     own, known = hyperparameters(network), hyperparameters(first)
     other = [name for name in own if own[name] != known.get(name) and name.partition(".")[2] not in FOUND_IN_TRAINING]
     if family_of(network) != family_of(first) or any(name.startswith("arch.") for name in other):
-        return f"{family_of(network)}, {count_parameters(network):,} parameters\n{describe_detector(network)}"
+        return _describe_network(network)
     differences = ", ".join(f"{name.partition('.')[2]} {own[name]}" for name in other)
     return f"as network 0, trained with {differences}" if other else "as network 0"
 

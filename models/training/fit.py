@@ -144,20 +144,40 @@ def _datasets(
 
 
 def _trainer_arguments(settings: TrainingSettings, folder: str) -> TrainingArguments:
-    """Convert the settings to arguments of the Trainer, without its saving and reporting."""
+    """Convert the settings to arguments of the Trainer."""
     on_gpu = choose_device(settings.device) == "cuda"
+    return quiet_arguments(
+        settings, folder,
+        eval_strategy="epoch",
+        logging_strategy="steps",
+        logging_steps=settings.log_steps,
+        max_steps=settings.max_steps or -1,
+        per_device_eval_batch_size=STRIPS_AT_ONCE,
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=on_gpu,
+        label_names=LABEL_NAMES,
+    )  # fmt: skip
+
+
+def quiet_arguments(settings: Any, folder: str, **own: Any) -> TrainingArguments:
+    """Arguments of the Trainer without its saving and reporting, and with the optimiser that all detectors share.
+
+    Parameters
+    ----------
+    settings : TrainingSettings
+        Or those of another detector, with the same names for the optimiser.
+    folder : str
+        Scratch space.
+    **own
+        Further arguments.
+    """
     return TrainingArguments(
         output_dir=folder,
         save_strategy="no",
         report_to="none",
-        eval_strategy="epoch",
-        logging_strategy="steps",
-        logging_steps=settings.log_steps,
         disable_tqdm=True,
         num_train_epochs=settings.epochs,
-        max_steps=settings.max_steps or -1,
         per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=STRIPS_AT_ONCE,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         lr_scheduler_type="cosine",
@@ -165,10 +185,8 @@ def _trainer_arguments(settings: TrainingSettings, folder: str) -> TrainingArgum
         max_grad_norm=settings.gradient_clip,
         seed=settings.seed,
         data_seed=settings.seed,
-        use_cpu=not on_gpu,
-        dataloader_pin_memory=on_gpu,
         remove_unused_columns=False,  # the datasets use the model's own names
-        label_names=LABEL_NAMES,
+        **own,
     )
 
 

@@ -50,6 +50,11 @@ def match_truth(detections: pd.DataFrame, truth: pd.DataFrame) -> np.ndarray:
     return matched
 
 
+def match_places(detections: pd.DataFrame, places: pd.DataFrame) -> np.ndarray:
+    """As `match_truth`, for places that have no ``rho`` and are all alike."""
+    return match_truth(detections, places.assign(rho=1.0))
+
+
 def number_groups(pairs: Sequence[tuple[int, int]], n: int) -> np.ndarray:
     """Group number of each of ``n`` things, int64 (n,); things joined by a chain of pairs share a group."""
     first, second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T

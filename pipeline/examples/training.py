@@ -15,7 +15,7 @@ import pandas as pd
 
 from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.compiled.half_floats import clip_to_half
-from shutterless.pipeline.detection.matching import TRUTH_MATCH_PX, match_truth
+from shutterless.pipeline.detection.matching import TRUTH_MATCH_PX, match_places, match_truth
 from shutterless.pipeline.detection.scan import scan
 from shutterless.pipeline.detection.threshold import TRIGGER_THRESHOLD
 from shutterless.pipeline.detection.triggers import characterise, find_triggers
@@ -224,7 +224,7 @@ def draw_examples(
     """
     found = find_triggers(amplifier, settings.threshold)
     kinds = kinds_by_veto()
-    plain = found if labelled is None else found[match_truth(found, labelled.assign(rho=1.0)) < 0]
+    plain = found if labelled is None else found[match_places(found, labelled) < 0]
     parts = [(cut_strips(amplifier, plain, grid), _plain_labels([kinds[veto] for veto in plain["veto"]]))]
     parts += _draw_noise(amplifier, grid, rng, settings)
     parts += _draw_injected(amplifier, grid, rng, settings, found)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.amplifier import Amplifier
-from shutterless.pipeline.detection.matching import match_truth
+from shutterless.pipeline.detection.matching import match_places
 from shutterless.pipeline.detection.triggers import find_triggers
 from shutterless.pipeline.events.kinds import KINDS
 from shutterless.pipeline.examples.strips import cut_strips
@@ -56,11 +56,6 @@ def cut_vetted(
     )  # fmt: skip
     strips = cut_strips(amplifier, triggers.iloc[strongest_first[first]], grid)
     return TrainingSet(strips, labels, np.asarray(groups, dtype=np.int64)[found], grid), found
-
-
-def match_places(triggers: pd.DataFrame, vetted: pd.DataFrame) -> np.ndarray:
-    """Position of the vetted candidate at each trigger of an amplifier, -1 without one."""
-    return match_truth(triggers, vetted.assign(rho=1.0))
 
 
 def draw_vetted(labels: Labels, n_wanted: int, rng: np.random.Generator) -> np.ndarray:

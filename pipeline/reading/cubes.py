@@ -26,6 +26,7 @@ from shutterless.pipeline.reading.cube_parts.time_columns import (
     unit_of_times,
 )
 from shutterless.pipeline.reading.cube_parts.times import (
+    cadence_of_times,
     find_cadence,
     find_start,
     median_step,
@@ -419,8 +420,9 @@ def _cadence(cube: _OpenCube) -> tuple[float, str]:
         step_s = None if days is None else median_step(days * DAY_S)
         if step_s is None:
             raise values.missing(names[0])
-        cube.notes.append(f"{values.keyword(names[0])} is missing; {step_s:.6g} s from the table of times is taken")
-        return step_s, "the table of times"
+        cadence_s, keyword, notes = cadence_of_times(step_s, f"{values.keyword(names[0])} is missing")
+        cube.notes.extend(notes)
+        return cadence_s, keyword
     times = cube.column("time")
     if times is not None and cube.coarse_step():
         times = None if (np.diff(times) <= 0).any() else times

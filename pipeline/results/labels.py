@@ -29,15 +29,15 @@ ARTEFACT_KINDS = {
     "star residual": NOISE,
     "noise": NOISE,
 }
-ARTEFACT_MEANINGS = (  # in the order of the kinds
-    "a track or a few pixels, sharper than a star",
-    "the same rows in many columns",
-    "satellite, aircraft or meteor",
-    "light of a bright star that the optics reflect",
-    "a hot column, or a trap",
-    "motion, focus or blending of a star that was not taken out",
-    "nothing but noise, or another artefact",
-)
+ARTEFACT_MEANINGS = {
+    "cosmic ray": "a track or a few pixels, sharper than a star",
+    "pickup": "the same rows in many columns",
+    "trail": "satellite, aircraft or meteor",
+    "ghost": "light of a bright star that the optics reflect",
+    "bad column": "a hot column, or a trap",
+    "star residual": "motion, focus or blending of a star that was not taken out",
+    "noise": "nothing but noise, or another artefact",
+}
 LABEL_COLUMNS = (
     "time_utc",
     "who",

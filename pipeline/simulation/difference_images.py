@@ -19,13 +19,13 @@ import pandas as pd
 from pydantic import AfterValidator
 from scipy.ndimage import gaussian_filter, label, zoom
 
-from shutterless.pipeline.oriented_boxes import enclose_points
+from shutterless.pipeline.oriented_boxes import GEOMETRY_COLUMNS, enclose_points
 from shutterless.pipeline.settings import Count, NotNegative, Positive, settings_class
 from shutterless.pipeline.simulation.settings import SceneError, check_rising
 from shutterless.pipeline.simulation.sky.light_echoes import LightEcho, echo_light, place_echo
 
 BOX_KINDS = ("echo", "trail", "ghost", "artefact")
-BOX_COLUMNS = ("x", "y", "length", "width", "angle", "kind", "confidence", "group")
+BOX_COLUMNS = (*GEOMETRY_COLUMNS, "kind", "confidence", "group")
 SEEN_SIGMA = 0.35  # per pixel of the smoothed light: what an observer's box encloses
 LEAST_SNR = 20.0  # of all light of an object; fainter ones get no box, and are left out of the tile
 
@@ -169,7 +169,7 @@ def simulate_tile(rng: np.random.Generator, field: DifferenceField, n_echoes: in
         image[rows, column] += rng.choice([-1, 1]) * rng.uniform(2, 30)
         boxes.append(_column_box(column, rows, len(boxes) + len(lights)))
     table = pd.DataFrame(boxes, columns=[*BOX_COLUMNS, "snr"])
-    numbers = dict.fromkeys((*BOX_COLUMNS[:5], "confidence", "snr"), np.float64)  # without a box pandas cannot know
+    numbers = dict.fromkeys((*GEOMETRY_COLUMNS, "confidence", "snr"), np.float64)  # without a box pandas cannot know
     return DifferenceTile(image.astype(np.float32), table.astype({**numbers, "group": np.int64, "kind": "str"}))
 
 
@@ -286,5 +286,5 @@ def _column_box(column: int, rows: slice, group: int) -> dict[str, object]:
 
 
 def _entry(box: np.ndarray, kind: str, group: int, snr: float) -> dict[str, object]:
-    values = dict(zip(BOX_COLUMNS[:5], map(float, box), strict=True))
+    values = dict(zip(GEOMETRY_COLUMNS, map(float, box), strict=True))
     return {**values, "kind": kind, "confidence": 1.0, "group": group, "snr": snr}

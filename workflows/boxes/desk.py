@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from matplotlib import image as pictures
 
+from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
+from shutterless.pipeline.oriented_boxes import GEOMETRY_COLUMNS
 from shutterless.pipeline.reading.fits_files import frame_stem
 from shutterless.pipeline.reading.sky_images import SkyImage, read_sky_image
 from shutterless.pipeline.simulation.difference_images import BOX_COLUMNS
@@ -89,7 +91,7 @@ class BoxDesk:
     def picture(self, place: int) -> bytes:
         """PNG of an image, the first row below, black and white at some σ of its own scatter."""
         pixels = self.image(place).pixels
-        limit = max(_SHOWN_SIGMA * 1.4826 * float(np.nanmedian(np.abs(pixels))), 1e-12)
+        limit = max(_SHOWN_SIGMA * MAD_TO_SIGMA * float(np.nanmedian(np.abs(pixels))), 1e-12)
         stream = io.BytesIO()
         shown = np.nan_to_num(pixels[::-1], nan=-limit)
         pictures.imsave(stream, shown, cmap="gray", vmin=-limit, vmax=limit, format="png")
@@ -134,7 +136,7 @@ class BoxDesk:
         try:
             if one["kind"] not in self.kinds:
                 raise ValueError(f"its kind {one['kind']!r} is none of {self.kinds}")
-            box = np.array([float(one[name]) for name in BOX_COLUMNS[:5]])
+            box = np.array([float(one[name]) for name in GEOMETRY_COLUMNS])
             return box_row(box, one["kind"], one.get("confidence", 1.0), one.get("group", -1))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RefusedBoxError(f"box {number} is none: {error}") from error

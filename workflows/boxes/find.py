@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from shutterless.models.boxes.detector import BoxDetector
 from shutterless.models.boxes.find import FOUND_COLUMNS, find_boxes
 from shutterless.models.boxes.saved import load_boxes
+from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
 from shutterless.pipeline.files import write_parquet
-from shutterless.pipeline.oriented_boxes import box_corners, scale_boxes
+from shutterless.pipeline.oriented_boxes import GEOMETRY_COLUMNS, box_corners, scale_boxes
 from shutterless.pipeline.reading.fits_files import FrameError, frame_stem
 from shutterless.pipeline.reading.sky_images import SkyImage, read_sky_image, scale_image
 from shutterless.workflows.boxes.labels import check_names, write_regions
@@ -23,7 +24,7 @@ from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.pages.drawings import new_figure, window
 
 BOX_TABLE, SHEET = "boxes.parquet", "sheet.png"
-_GEOMETRY = ["x", "y", "length", "width", "angle"]
+_GEOMETRY = list(GEOMETRY_COLUMNS)
 _SHEET_COLUMNS, _MOST_PICTURES, _LEAST_PICTURE_PX = 6, 48, 64
 
 
@@ -145,7 +146,7 @@ def draw_sheet(pictures: Sequence[tuple[np.ndarray, dict[str, Any]]]) -> Figure:
     n_rows = -(-len(pictures) // n_columns)
     figure = new_figure(1.7 * n_columns, 1.85 * n_rows)
     for ax, (pixels, box) in zip(figure.subplots(n_rows, n_columns, squeeze=False).flat, pictures, strict=False):
-        limit = max(3 * 1.4826 * float(np.nanmedian(np.abs(pixels))), 1e-6)
+        limit = max(3 * MAD_TO_SIGMA * float(np.nanmedian(np.abs(pixels))), 1e-6)
         ax.imshow(pixels, origin="lower", cmap="gray", vmin=-limit, vmax=limit, interpolation="nearest")
         corners = box_corners(np.array([[box[name] for name in _GEOMETRY]]))[0]
         ax.plot(*np.vstack([corners, corners[:1]]).T, color="tab:orange", linewidth=0.9)

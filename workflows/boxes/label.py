@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from shutterless.pipeline.reading.fits_files import FrameError
 from shutterless.workflows.boxes.desk import BoxDesk, RefusedBoxError
 from shutterless.workflows.boxes.labels import BoxLabelError
-from shutterless.workflows.pages.loopback import page_response, serve_pages
+from shutterless.workflows.pages.loopback import build_page_app, page_response, serve_pages
 from shutterless.workflows.pages.page import fill_template
 from shutterless.workflows.serving.app import read_body
 from shutterless.workflows.serving.bodies import RequestError, parse_object
@@ -60,7 +60,7 @@ def label_images(
 
 def build_box_app(desk: BoxDesk) -> FastAPI:
     """Build the application: a page and a picture for each image, and the boxes that a page sends."""
-    app = FastAPI(title="boxes", docs_url=None, redoc_url=None, openapi_url=None)
+    app = build_page_app("boxes", (RefusedBoxError, RequestError, BoxLabelError, FrameError))
 
     @app.get("/")
     def start() -> Response:
@@ -82,8 +82,6 @@ def build_box_app(desk: BoxDesk) -> FastAPI:
         values = parse_object(await read_body(request, _MOST_BYTES))
         return JSONResponse({"n": await run_in_threadpool(desk.keep, values)})
 
-    for kind in (RefusedBoxError, RequestError, BoxLabelError, FrameError, HTTPException):
-        app.add_exception_handler(kind, _refuse)
     return app
 
 
@@ -91,9 +89,3 @@ def _check(desk: BoxDesk, number: int) -> int:
     if not 1 <= number <= len(desk.images):
         raise HTTPException(404, f"there is no image {number}, only 1 to {len(desk.images)}")
     return number - 1
-
-
-async def _refuse(_: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else getattr(error, "status", 500)
-    reason = error.detail if isinstance(error, HTTPException) else str(error)
-    return JSONResponse({"error": str(reason)}, status)

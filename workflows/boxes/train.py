@@ -22,7 +22,7 @@ from shutterless.models.boxes.settings import BoxTrainingSettings
 from shutterless.models.boxes.tiles import TileSet, join_tiles, tiles_of_image
 from shutterless.models.describe import count_parameters
 from shutterless.pipeline.files import write_parquet, write_text
-from shutterless.pipeline.oriented_boxes import scale_boxes
+from shutterless.pipeline.oriented_boxes import GEOMETRY_COLUMNS, scale_boxes
 from shutterless.pipeline.reading.fits_files import FrameError
 from shutterless.pipeline.reading.sky_images import SkyImage, read_sky_image, scale_image
 from shutterless.pipeline.settings import plain_values
@@ -35,7 +35,7 @@ from shutterless.workflows.tracking.tracking import Run, Tracking, bundled_folde
 BOX_EXPERIMENT = "boxes"
 FOUND_HELD_OUT, CURVES, CURVES_FIGURE = "held_out.parquet", "curves.parquet", "curves.png"
 RECALL = 0.7  # at which the precision is given, as Li et al. 2022 (AJ 164, 250) do
-_GEOMETRY = ["x", "y", "length", "width", "angle"]
+_GEOMETRY = list(GEOMETRY_COLUMNS)
 
 
 def box_model_folder(reference: str) -> Path:

@@ -11,14 +11,15 @@ import ipaddress
 import secrets
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 LOOPBACK = "127.0.0.1"
@@ -74,6 +75,27 @@ def run_until_signal(server: uvicorn.Server, listener: socket.socket) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def build_page_app(title: str, refused: Iterable[type[Exception]]) -> FastAPI:
+    """Build an application without endpoints, which answers errors of some kinds with their reason.
+
+    Parameters
+    ----------
+    title : str
+    refused : iterable of type
+        Kinds of errors; the status of an answer is ``error.status``, 500 without one.
+    """
+    app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None)
+    for kind in (*refused, HTTPException):
+        app.add_exception_handler(kind, _refuse)
+    return app
+
+
+async def _refuse(_: Request, error: Exception) -> JSONResponse:
+    status = error.status_code if isinstance(error, HTTPException) else getattr(error, "status", 500)
+    reason = error.detail if isinstance(error, HTTPException) else str(error)
+    return JSONResponse({"error": str(reason)}, status)
 
 
 def serve_pages(build: Callable[[], FastAPI], port: int, announce: Callable[[str], None]) -> None:

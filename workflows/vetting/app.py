@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from shutterless.pipeline.results.labels import LabelError
-from shutterless.workflows.pages.loopback import page_response
+from shutterless.workflows.pages.loopback import build_page_app, page_response
 from shutterless.workflows.pages.page import fill_template
 from shutterless.workflows.serving.app import read_body
 from shutterless.workflows.serving.bodies import RequestError, parse_object
@@ -30,7 +30,7 @@ def build_vetting_app(desk: Desk, conclude: Callable[[], str]) -> FastAPI:
     conclude : callable
         Says at the end how the vetter did.
     """
-    app = FastAPI(title="vetting", docs_url=None, redoc_url=None, openapi_url=None)
+    app = build_page_app("vetting", (RefusedLabelError, RequestError, LabelError))
 
     @app.get("/")
     def start() -> Response:
@@ -62,8 +62,6 @@ def build_vetting_app(desk: Desk, conclude: Callable[[], str]) -> FastAPI:
             lambda nonce: fill_template("vetting_end.html", who=desk.who, words=words, is_done=is_done, nonce=nonce)
         )
 
-    for kind in (RefusedLabelError, RequestError, LabelError, HTTPException):
-        app.add_exception_handler(kind, _refuse)
     return app
 
 
@@ -88,9 +86,3 @@ def _show(desk: Desk, place: int) -> Response:
         "parts": parts,
     }
     return page_response(lambda nonce: fill_template("vetting.html", nonce=nonce, **values))
-
-
-async def _refuse(_: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else getattr(error, "status", 500)
-    reason = error.detail if isinstance(error, HTTPException) else str(error)
-    return JSONResponse({"error": str(reason)}, status)

@@ -48,10 +48,7 @@ class LabelChoice:
 
 CHOICES = (
     LabelChoice("e", EVENT, "", "light from the sky that changed"),
-    *(
-        LabelChoice(kind[0], ARTEFACT, kind, meaning)
-        for kind, meaning in zip(ARTEFACT_KINDS, ARTEFACT_MEANINGS, strict=True)
-    ),
+    *(LabelChoice(kind[0], ARTEFACT, kind, ARTEFACT_MEANINGS[kind]) for kind in ARTEFACT_KINDS),
     LabelChoice("u", UNSURE, "", "cannot be told"),
 )
 CONFIDENCES = (("1", 33, "a guess"), ("2", 67, "likely"), ("3", 100, "sure"))

@@ -87,7 +87,7 @@ def find_cadence(
         return measured, keyword, (f"{keyword} = {cadence_s:g} s, but the times say {measured:.6g} s, which is taken",)
     missing = f"{values.keyword('cadence_s')} is missing"
     if step_s is not None:
-        return step_s, "the table of times", (f"{missing}; {step_s:.6g} s from the table of times is taken",)
+        return cadence_of_times(step_s, missing)
     kind, step = f"CTYPE{axis_keyword}", f"CDELT{axis_keyword}"
     if str(values.read(kind) or "").strip().upper() in ("TIME", "UTC", "TAI") and values.read(step) is not None:
         unit_s = _TIME_UNITS_S.get(str(values.read(f"CUNIT{axis_keyword}") or "s").strip().lower())
@@ -106,6 +106,11 @@ def find_cadence(
         cadence_s = values.parse("TELAPSE", values.read("TELAPSE")) / n_images
         return cadence_s, "TELAPSE", (f"{missing}; TELAPSE over {n_images:,} images, {cadence_s:g} s, is taken",)
     raise values.missing("cadence_s")
+
+
+def cadence_of_times(step_s: float, missing: str) -> tuple[float, str, tuple[str, ...]]:
+    """What `find_cadence` returns where the times tell the cadence; ``missing`` says what the header lacks."""
+    return step_s, "the table of times", (f"{missing}; {step_s:.6g} s from the table of times is taken",)
 
 
 def find_start(values: HeaderValues, *, is_barycentric: bool, span_s: float, live_s: float) -> Stated:
