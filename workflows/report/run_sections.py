@@ -133,8 +133,10 @@ def write_map(run: RunFolder) -> list[Part]:
     centre = SkyCoord(everything.cartesian.mean(), frame="icrs")
     half_width = max(1.03 * everything.separation(centre).deg.max(), _LEAST_HALF_WIDTH_DEG)
     drawing = new_figure(8, 8)
+    pictured = set(run.pictured["anchor"])
     numbers = [
-        [_pictured_number(run, number, row) for number, row in part.iterrows()] for part in (at_point, elsewhere)
+        [str(number) if row["anchor"] in pictured else "" for number, row in part.iterrows()]
+        for part in (at_point, elsewhere)
     ]
     plot_sky_field(
         centre, half_width, drawing.subplots(), points=point_of(at_point), segments=ends, outlines=outlines,
@@ -146,10 +148,6 @@ def write_map(run: RunFolder) -> list[Part]:
         f"{centre.to_string('hmsdms', sep=':', precision=0)}."
     )
     return [picture(drawing, words, alt="Candidates on the sky")]
-
-
-def _pictured_number(run: RunFolder, number: int, candidate: pd.Series) -> str:
-    return str(number) if candidate["anchor"] in set(run.pictured["anchor"]) else ""
 
 
 def _outlines(run: RunFolder, candidates: pd.DataFrame) -> Iterator[SkyCoord]:
