@@ -436,16 +436,17 @@ class SearchJob:
         """Lines for the user where a stored curve has too few alarms, or the frames raise its threshold a lot."""
         lines: list[str] = []
         asked = self.settings.false_alarms_per_hour
-        for detector, curve, chosen in self._groups(parts):
+        searched = [part for part in parts if part.exposures]
+        for detector, curve, chosen in self._groups(searched):
+            mine = [searched[k] for k in chosen]
             hours = {
                 exposure.numbers["pixel_rows_per_hour"]
-                for part in (parts[k] for k in chosen)
+                for part in mine
                 for exposure in part.exposures
                 if not rates.of(part).is_fitted
             }
             if curve is not None:
                 lines += [line for hour in sorted(hours) if (line := describe_rate(curve, asked, hour))]
-                mine = [parts[k] for k in chosen]
                 lines += describe_raised(mine, rates, detector.name, curve.threshold(asked)[0])
         return lines
 
