@@ -206,6 +206,7 @@ def _pixel_table(
         "CADENCENO": {"format": "J"},
         "FLUX": pixels,
         "FLUX_ERR": pixels,
+        "COSMIC_RAYS": pixels,
         "QUALITY": {"format": "J"},
         "POS_CORR1": {"format": "E", "unit": "pixel"},
         "POS_CORR2": {"format": "E", "unit": "pixel"},

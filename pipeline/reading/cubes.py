@@ -16,7 +16,7 @@ from shutterless.pipeline.reading.cube_parts.embedded_data import find_embedded_
 from shutterless.pipeline.reading.cube_parts.images import ChosenImages, choose_images, find_flags
 from shutterless.pipeline.reading.cube_parts.lost_images import find_lost_images
 from shutterless.pipeline.reading.cube_parts.order import order_frames
-from shutterless.pipeline.reading.cube_parts.quality import describe_flags
+from shutterless.pipeline.reading.cube_parts.quality import describe_flags, restore_cosmic_rays
 from shutterless.pipeline.reading.cube_parts.time_columns import (
     choose_time_column,
     coarse_step,
@@ -581,13 +581,14 @@ def _read_pixels(cube: _OpenCube, readout: Readout, grid: CadenceGrid) -> Cube:
     if not np.isfinite(flux).any():
         raise FrameError(f"{cube.path}: all pixels of all {n_frames} cadences are NaN or infinite")
     quality = cube.column("quality", np.int64)
+    flux, restored = restore_cosmic_rays(flux, cube.column("cosmic_rays", np.float32), cube.column_name("cosmic_rays"))
     lost, notes = find_lost_images(flux)
     if cube.images is not None:
         embedded, found = find_embedded_data(flux)
         flux = np.where(embedded, np.float32(np.nan), flux) if embedded.any() else flux
         notes += found
     flux, flagged = _without_flagged(cube, flux)
-    notes += flagged + describe_flags(quality, cube.profile.ignored_quality_bits, _quality_column(cube))
+    notes += restored + flagged + describe_flags(quality, cube.profile.ignored_quality_bits, _quality_column(cube))
     quality = np.zeros(n_frames, dtype=np.int64) if quality is None else quality
     good = _find_good(cube, quality, lost)
     flux_e = _spread(flux, factor, good, grid)

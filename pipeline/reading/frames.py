@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from shutterless.pipeline.reading.fits_files import (
     frame_stem,
     open_stored,
 )
-from shutterless.pipeline.reading.headers.dates import DateError, is_plain_utc, read_date, state_start
+from shutterless.pipeline.reading.headers.dates import START_KEYS, DateError, is_plain_utc, read_date, state_start
 from shutterless.pipeline.reading.instruments import CubeProfile, InstrumentProfile, QuadrantLayout
 from shutterless.pipeline.reading.quadrants import find_quadrants
 from shutterless.pipeline.reading.readout import Readout
@@ -368,9 +368,21 @@ def _opening(values: HeaderValues, notes: list[str]) -> str | None:
     if stated.moment is None:
         if keyword in values.supplied:
             raise FrameError(f"{values.path}: --set {keyword}: {stated.source}")
-        notes.append(stated.source)
+        notes.append(stated.source + _other_dates(values, system))
         return None
     return str(value) if is_plain_utc(value, system) else str(Time(stated.moment.utc, format="isot", precision=6).value)
+
+
+def _other_dates(values: HeaderValues, system: Any) -> str:
+    """Dates of the header that may be the one that is not known, in words; which of them it is, the user must say."""
+    found = []
+    for keyword in ("DATE-OBS", *START_KEYS):
+        value = values.read(keyword)
+        with suppress(DateError):
+            if value is not None:
+                read_date(value, system)
+                found.append(f"{keyword} = {value}")
+    return f" ({', '.join(found)} may be when row 0 was read, or a later moment)" if found else ""
 
 
 def _closing(values: HeaderValues) -> str | None:

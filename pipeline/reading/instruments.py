@@ -54,7 +54,7 @@ CUBE_KEYWORDS = (
     "seeing_arcsec",
 )
 CUBE_COLUMNS = (
-    *("time", "time_correction", "cadence_number", "flux", "flux_error", "quality"),
+    *("time", "time_correction", "cadence_number", "flux", "flux_error", "cosmic_rays", "quality"),
     *("position_column", "position_row"),
 )
 _SITE_LIMITS = {"latitude_deg": (-90, 90), "longitude_deg": (-180, 360), "height_m": (-500, 10_000)}

@@ -12,6 +12,8 @@ from astropy.time import Time, TimeDelta
 from shutterless.pipeline.reading.cube_times import DAY_S
 from shutterless.pipeline.reading.fits_files import FrameError, HeaderValues
 from shutterless.pipeline.reading.headers.dates import (
+    GPS_KEYS,
+    START_KEYS,
     DateError,
     Stated,
     find_scale,
@@ -37,8 +39,6 @@ _TIME_UNITS_S = {
     **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
     **dict.fromkeys(("us", "µs", "usec", "microsecond", "microseconds"), 1e-6),
 }
-_GPS_KEYS = ("GPSTIME", "GPS_TIME", "GPS-TIME", "GPS_UTC", "GPS-UTC", "GPSUTC", "GPSSTART", "GPS_ST", "GPS_SUTC")
-_START_KEYS = ("DATE-BEG", "DATE_OBS", "DATEOBS", "UTC-DATE", *_GPS_KEYS, "GPS-START", "GPS_START", "GPS-BEG")
 _MIDDLE, _END = " (the middle of all images)", " (the end of all images)"
 # what the comment of a date says of the moment in the first exposure, in exposures from its start
 _COMMENTS = {0.5: re.compile(r"\bmid|\bcent(?:re|er)\b", re.I), 1.0: re.compile(r"\bend of\b.*\bexp", re.I)}
@@ -147,7 +147,7 @@ def find_start(values: HeaderValues, *, is_barycentric: bool, span_s: float, liv
         return lambda value: read(value) - TimeDelta(seconds, format="sec")
 
     attempts: list[tuple[str, Any, Callable[[Any], Time]]] = [
-        (key, values.read(key), by_date) for key in (keyword, *_START_KEYS)
+        (key, values.read(key), by_date) for key in (keyword, *START_KEYS)
     ]
     attempts += [(key, values.read(key), by_day) for key in ("MJD-OBS", "MJD-BEG", "MJD_OBS", "EXPSTART", "MJD")]
     attempts += [(key, values.read(key), by_julian_day) for key in ("JD-OBS", "JD-BEG", "JD")]
@@ -162,7 +162,7 @@ def find_start(values: HeaderValues, *, is_barycentric: bool, span_s: float, liv
     if re.fullmatch(r"[\d/-]+", text.strip()):
         notes.append(f"{keyword} and {clock_key} are taken together")
     moment = _start_by_comment(values, keyword, found.moment, live_s, notes)
-    _compare_clocks(moment, [(key, values.read(key)) for key in _GPS_KEYS], by_date, keyword, notes)
+    _compare_clocks(moment, [(key, values.read(key)) for key in GPS_KEYS], by_date, keyword, notes)
     return Stated(moment, "; ".join(notes))
 
 

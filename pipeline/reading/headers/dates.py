@@ -20,6 +20,8 @@ _SCALES = {
     **{name: (name, 0.0) for name in ("tdb", "tcb", "tcg")},
     "gps": ("tai", GPS_BEHIND_TAI_S),
 }
+GPS_KEYS = ("GPSTIME", "GPS_TIME", "GPS-TIME", "GPS_UTC", "GPS-UTC", "GPSUTC", "GPSSTART", "GPS_ST", "GPS_SUTC")
+START_KEYS = ("DATE-BEG", "DATE_OBS", "DATEOBS", "UTC-DATE", *GPS_KEYS, "GPS-START", "GPS_START", "GPS-BEG")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _NAME = rf"(?P<name>{'|'.join(_MONTHS)})[a-z]*\.?"
 _DAYS = tuple(

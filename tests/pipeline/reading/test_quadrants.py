@@ -85,6 +85,15 @@ def test_opening_that_is_not_known_is_said(write_frame, value, words):
     assert words in note
 
 
+def test_other_dates_of_a_frame_are_named_where_its_opening_is_missing(write_frame):
+    others = {"DATE-OBS": "2026-03-04", "GPSTIME": "2026-03-04T05:06:07", "DATE-BEG": "2026-03-04T05:06"}
+    info = read_frame_info(write_frame(primary={"SHUTOPEN": None, **others}))
+    (note,) = info.notes
+    assert info.readouts[1].shutter_open_utc is None
+    dates = "DATE-BEG = 2026-03-04T05:06, GPSTIME = 2026-03-04T05:06:07"
+    assert note.endswith(f"({dates} may be when row 0 was read, or a later moment)")
+
+
 def test_opening_that_the_user_gives_must_be_understood(write_frame):
     with pytest.raises(ValueError, match=r"--set SHUTOPEN: no UTC: SHUTOPEN = noon is no date"):
         read_frame_info(write_frame(), supplied={"SHUTOPEN": "noon"})

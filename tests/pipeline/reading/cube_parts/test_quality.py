@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fake_cubes import star_images, write_kepler, write_tess
 
-from shutterless.pipeline.reading.cube_parts.quality import describe_flags
+from shutterless.pipeline.reading.cube_parts.quality import describe_flags, restore_cosmic_rays
 from shutterless.pipeline.reading.cubes import read_cube
 
 
@@ -38,3 +38,23 @@ def test_what_flags_of_archives_do(tmp_path, write, values, kept):
     cube = read_cube(write(tmp_path / "a.fits", star_images(8), columns={"QUALITY": quality}))
     masked = np.isnan(cube.flux_e).all(axis=(0, 1))
     assert masked.sum() == (0 if kept else len(values))
+
+
+def test_light_taken_off_as_cosmic_rays_is_added_again(tmp_path):
+    images = star_images(8)
+    taken = np.full(images.shape, np.nan, np.float32)
+    taken[3, 1:3, 2], taken[5, 0, 0] = 50.0, 7.0
+    whole = read_cube(write_kepler(tmp_path / "whole.fits", images))
+    columns = {"COSMIC_RAYS": taken, "FLUX_ERR": np.sqrt(np.abs(images)) / 40}
+    less = read_cube(write_kepler(tmp_path / "less.fits", images - np.nan_to_num(taken), columns=columns))
+    np.testing.assert_allclose(less.flux_e, whole.flux_e, rtol=1e-6)
+    assert any("COSMIC_RAYS: what was taken off 3 pixels in 2 cadences" in note for note in less.notes)
+
+
+@pytest.mark.parametrize(("shape", "value", "said"), [((4, 3, 3), 0, 0), ((4, 3, 3), np.nan, 0), ((4,), 1, 1)])
+def test_empty_or_odd_columns_of_cosmic_rays_change_no_pixel(shape, value, said):
+    removed = np.full(shape, value, np.float32)
+    flux, notes = restore_cosmic_rays(np.ones((4, 3, 3), np.float32), removed, "COSMIC_RAYS")
+    assert (flux == 1).all()
+    assert len(notes) == said
+    assert all(note == "COSMIC_RAYS is not read: it and the pixels have the shapes 4 and 4 × 3 × 3" for note in notes)
