@@ -39,6 +39,7 @@ COMMANDS = {
 RESULTS = {"search": "candidates.parquet", "ingest": "manifest.parquet"}  # compared after --resume
 ENDLESS_S = 25.0  # moments of commands that do not end by themselves lie within so many seconds
 PATIENCE_S = 60.0
+_LINES, _LINE = 6, 160  # of what a command said, and characters of each
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
 
@@ -122,6 +123,7 @@ def judge(name: str, folder: Path, moments: int, rng: random.Random) -> Tally:
     arguments, tally = COMMANDS[name], Tally()
     lasts, wanted = ENDLESS_S, b""
     if name in RESULTS:
+        run_in_terminal(with_out(arguments, f"{name}-first"), folder, None)  # compiles what the others find compiled
         whole = run_in_terminal(with_out(arguments, f"{name}-whole"), folder, None)
         lasts, wanted = whole.seconds, (folder / f"{name}-whole" / RESULTS[name]).read_bytes()
     for number in range(moments):
@@ -134,8 +136,9 @@ def judge(name: str, folder: Path, moments: int, rng: random.Random) -> Tally:
         tally.codes[stopped.code] += 1
         tally.tracebacks += "Traceback" in stopped.after
         tally.left += len(stopped.left)
-        if stopped.code != 130 or len(lines) > 3 or stopped.left:
-            print(f"{name} at {moment:.2f} s: exit {stopped.code}, {stopped.left}, said {lines}", flush=True)
+        if stopped.code not in (0, 130) or (stopped.code and len(lines) > 3) or stopped.left:
+            said = [line[-_LINE:] for line in lines[:_LINES]]
+            print(f"{name} at {moment:.2f} s: exit {stopped.code}, {stopped.left}, said {said}", flush=True)
         if name in RESULTS and stopped.code != 0:
             subprocess.run([*SHUTTERLESS, *with_out(arguments, out), "--resume"], cwd=folder, capture_output=True)
             tally.resumed += 1

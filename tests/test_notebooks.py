@@ -21,7 +21,7 @@ N_FIGURES = {
     "pretraining": 3,
     "train_and_compare": 3,
 }
-QUICK = ("first_look_at_a_frame", "embedding_of_a_night")
+QUICK = ("first_look_at_a_frame",)
 LINK = re.compile(r"\]\(([^)#]+)[^)]*\)")
 
 

@@ -111,7 +111,7 @@ def vetted(held_out, tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def train_settings() -> TrainSettings:
     """One short epoch of the smallest perceptron."""
     return TrainSettings(

@@ -44,6 +44,7 @@ def test_commands_that_track_are_entry_points():
     assert wanted | {"main"} == set(PROJECT["entry_points"])
 
 
+@pytest.mark.slow
 def test_mlflow_runs_an_entry_point_with_the_local_environment(held_out, make_model, tmp_path):
     store, truth = held_out
     model = make_model("mlp", "mlp")

@@ -274,6 +274,7 @@ def test_folder_of_an_earlier_run_is_emptied(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_second_run_from_the_command_line_replaces_the_first_and_finds_the_same(out, tmp_path):
     """Run in another process, into the folder of an earlier run."""
     again = tmp_path / "run"

@@ -47,6 +47,24 @@ def train_in(training_store, tmp_path_factory):
     return train
 
 
+@pytest.fixture(scope="module")
+def trained(train_in, train_settings):
+    """Folder and summary of one training."""
+    return train_in("mlp", train_settings)
+
+
+@pytest.fixture(scope="module")
+def drawn_twice_and_another(training_store, train_settings):
+    """Training sets of the seeds 1, 1 and 2."""
+    return [draw_training_set(training_store, replace(train_settings, seed=seed)) for seed in (1, 1, 2)]
+
+
+@pytest.fixture(scope="module")
+def drawn_apart(training_store, held_out, train_settings):
+    """A training set that is validated on another store."""
+    return draw_training_set(training_store, train_settings, validation_store=held_out[0])
+
+
 def weights(folder):
     return load_file(folder / "model.safetensors")
 
@@ -61,15 +79,14 @@ def test_every_amplifier_is_a_group_and_gives_as_many_injected_examples(training
     assert drawn.grid.n_columns == train_settings.grid.n_columns
 
 
-def test_validation_store_counts_from_its_own_group(training_store, held_out, train_settings):
-    drawn = draw_training_set(training_store, train_settings, validation_store=held_out[0])
-    assert set(drawn.groups) == {0, 1, 2, 3, *(VALIDATION_GROUP + i for i in range(4))}
+def test_validation_store_counts_from_its_own_group(drawn_apart):
+    assert set(drawn_apart.groups) == {0, 1, 2, 3, *(VALIDATION_GROUP + i for i in range(4))}
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_model_is_judged_on_the_validation_store_alone(training_store, held_out, train_settings, tmp_path, shuffled):
+def test_model_is_judged_on_the_validation_store_alone(drawn_apart, train_settings, tmp_path, shuffled):
     """By its probabilities; those of a control are not calibrated, because that needs true labels."""
-    drawn = draw_training_set(training_store, train_settings, validation_store=held_out[0])
+    drawn = drawn_apart
     summary = fit_detector(TrainTask("mlp", "mlp"), drawn, replace(train_settings, shuffled_labels=shuffled), tmp_path)
     apart = np.flatnonzero(drawn.groups >= VALIDATION_GROUP)
     assert (summary["n_validation_strips"], summary["n_strips"]) == (len(apart), len(drawn) - len(apart))
@@ -82,8 +99,8 @@ def test_model_is_judged_on_the_validation_store_alone(training_store, held_out,
     assert 0 < found.error < 0.2
 
 
-def test_seed_fixes_the_examples_and_another_one_draws_others(training_store, train_settings):
-    first, again, other = (draw_training_set(training_store, replace(train_settings, seed=seed)) for seed in (1, 1, 2))
+def test_seed_fixes_the_examples_and_another_one_draws_others(drawn_twice_and_another):
+    first, again, other = drawn_twice_and_another
     np.testing.assert_array_equal(first.strips.patches, again.strips.patches)
     np.testing.assert_array_equal(first.labels.onset, again.labels.onset)
     assert first.strips.patches.shape != other.strips.patches.shape or not np.array_equal(
@@ -91,14 +108,18 @@ def test_seed_fixes_the_examples_and_another_one_draws_others(training_store, tr
     )
 
 
-def test_same_seed_gives_the_same_weights_to_the_bit_and_another_seed_others(train_in, train_settings):
-    first, again, other = (train_in("mlp", replace(train_settings, seed=seed))[0] for seed in (1, 1, 2))
-    assert (first / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
-    assert (first / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
+def test_same_seed_gives_the_same_weights_to_the_bit_and_another_seed_others(
+    drawn_twice_and_another, train_settings, tmp_path
+):
+    for number, (seed, drawn) in enumerate(zip((1, 1, 2), drawn_twice_and_another, strict=True)):
+        fit_detector(TrainTask("mlp", "mlp"), drawn, replace(train_settings, seed=seed), tmp_path / str(number))
+    first, again, other = ((tmp_path / str(number) / "model.safetensors").read_bytes() for number in range(3))
+    assert first == again
+    assert first != other
 
 
-def test_training_leaves_the_model_its_history_and_what_it_was_made_from(train_in, training_store, train_settings):
-    folder, summary = train_in("mlp", train_settings)
+def test_training_leaves_the_model_its_history_and_what_it_was_made_from(trained, training_store):
+    folder, summary = trained
     assert {path.name for path in folder.iterdir()} == {
         "README.md",
         "config.json",
@@ -117,20 +138,20 @@ def test_training_leaves_the_model_its_history_and_what_it_was_made_from(train_i
     assert np.isfinite(history["loss"]).all()
 
 
-def test_probabilities_are_calibrated_on_the_validation_strips(train_in, train_settings):
-    config = json.loads((train_in("mlp", train_settings)[0] / "config.json").read_text())
+def test_probabilities_are_calibrated_on_the_validation_strips(trained):
+    config = json.loads((trained[0] / "config.json").read_text())
     assert (config["calibration_slope"], config["calibration_intercept"]) != (1.0, 0.0)
 
 
-def test_parameters_of_a_perceptron_are_those_of_the_head(train_in, train_settings):
+def test_parameters_of_a_perceptron_are_those_of_the_head(trained):
     """Every output is a weighted sum, with one weight per input and one bias."""
-    folder, summary = train_in("mlp", train_settings)
+    folder, summary = trained
     trained = sum(values.size for name, values in weights(folder).items() if name.endswith(("weight", "bias")))
     assert summary["n_parameters"] == trained
 
 
-def test_init_goes_on_from_the_weights_it_is_given(train_in, train_settings):
-    start, _ = train_in("start", train_settings)
+def test_init_goes_on_from_the_weights_it_is_given(train_in, trained, train_settings):
+    start, _ = trained
     # another seed would give other first weights, and a vanishing rate does not change them
     still = replace(train_settings, seed=9, learning_rate=1e-12)
     continued, _ = train_in("continued", still, init=start)
