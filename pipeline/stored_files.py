@@ -12,14 +12,29 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ColumnKind = Literal["number", "text", "truth"]
+ColumnKind = Literal["number", "whole number", "text", "truth"]
 MOST_JSON_BYTES = 1 << 26
 # a table that takes more than this many times the bytes of its file was made to fill the memory
 MOST_EXPANDED, ALWAYS_EXPANDED = 200, 1 << 28
 _VALUE_BYTES = 8
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth"})
+_MOST_WHOLE = 1 << 53  # beyond it a float64 is not sure to be the whole number that was written
+
+
+def _is_number(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+
+
+def _is_whole(column: pd.Series) -> bool:
+    if not _is_number(column):
+        return False
+    values = column.dropna().to_numpy(dtype=np.float64)
+    return bool(((np.abs(values) < _MOST_WHOLE) & (values == np.rint(values))).all())
+
+
 _KINDS = {
-    "number": lambda column: pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column),
+    "number": _is_number,
+    "whole number": _is_whole,
     "text": lambda column: pd.api.types.infer_dtype(column, skipna=True) in ("string", "empty"),
     "truth": pd.api.types.is_bool_dtype,
 }
@@ -107,7 +122,7 @@ def read_parquet(
     Parameters
     ----------
     path : path
-    columns : mapping of str to {"number", "text", "truth"}, optional
+    columns : mapping of str to {"number", "whole number", "text", "truth"}, optional
         Columns, and what they hold where they are not missing.
     may_lack : collection of str
         Those of ``columns`` that it need not have.

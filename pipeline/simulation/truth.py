@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from shutterless.pipeline.simulation.camera.detector import HotColumn, Trap
 from shutterless.pipeline.simulation.content import AmplifierContent
 from shutterless.pipeline.simulation.placement import PlacedEvent
 from shutterless.pipeline.simulation.scene import Scene
-from shutterless.pipeline.stored_files import read_parquet
+from shutterless.pipeline.stored_files import ColumnKind, read_parquet
 
 _ROWS_AT_A_TIME = 4096
 TRUTH_COLUMNS = {
@@ -55,7 +55,9 @@ STAR_COLUMNS = {
 CATALOGUE = "catalogue.csv"
 
 
-_READ = {"string": "text", "bool": "truth", "int64": "number", "float64": "number"}  # kinds of columns of a file
+# kinds of columns of a file
+_READ: dict[str, ColumnKind] = {"string": "text", "bool": "truth", "int64": "number", "float64": "number"}
+_WHOLE = ("ccd", "quadrant")  # by these a row finds its amplifier
 _NEEDED = ("kind", "is_event", "file", "ccd", "quadrant", "x", "row_start", "row_stop", "row_peak", "rho")
 
 
@@ -67,12 +69,17 @@ def read_truth(path: str | Path) -> pd.DataFrame:
     StoredFileError
         If it cannot be read, or a column by which events are matched is missing or of another kind.
     """
-    return read_parquet(path, {name: _READ[TRUTH_COLUMNS[name]] for name in _NEEDED})  # type: ignore[misc]
+    return read_parquet(path, _read_kinds(TRUTH_COLUMNS, _NEEDED))
 
 
 def read_stars(path: str | Path) -> pd.DataFrame:
     """Read a table of stars; errors are those of `read_truth`."""
-    return read_parquet(path, {name: _READ[kind] for name, kind in STAR_COLUMNS.items() if name not in ("ra", "dec")})  # type: ignore[misc]
+    return read_parquet(path, _read_kinds(STAR_COLUMNS, [name for name in STAR_COLUMNS if name not in ("ra", "dec")]))
+
+
+def _read_kinds(columns: Mapping[str, str], needed: Iterable[str]) -> dict[str, ColumnKind]:
+    """What the columns of a file must hold."""
+    return {name: "whole number" if name in _WHOLE else _READ[columns[name]] for name in needed}
 
 
 def truth_rows(

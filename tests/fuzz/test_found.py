@@ -8,7 +8,7 @@ from fuzz.model_surfaces import ModelInput, Numbers
 from fuzz.request_surfaces import Sent
 from fuzz.surface import try_input
 from fuzz.surfaces import SURFACES
-from fuzz.table_surfaces import FolderInput
+from fuzz.table_surfaces import FolderInput, OtherColumn, TableInput
 from fuzz.text_surfaces import DocumentInput
 from fuzz.values import GONE, Damage, OtherArray, Put
 
@@ -23,6 +23,7 @@ FOUND = [
     ("policies", DocumentInput("policy", (Put(0, {"\n": False}),))),  # a key that broke the line of the error
     ("requests", Sent("/score", b"null", length="1e3")),
     ("models", ModelInput("mlp", ((0, Put(70314, False)),))),  # a dtype that is none
+    ("truth tables", TableInput("csv", (OtherColumn("ccd", (9.223372036854776e18,)),))),  # no number of a CCD
     *(("models", ModelInput("forest", ((1, Numbers(place, -1e38, 200)),))) for place in (0, 7, 30)),  # crashed
 ]
 

@@ -91,6 +91,16 @@ def test_columns_of_another_version_are_named(tmp_path):
         read_parquet(tmp_path / "a.parquet", {"x": "number"})
 
 
+@pytest.mark.parametrize("value", [1.5, 2.0**63, np.inf, True])
+def test_column_of_whole_numbers_holds_no_other(tmp_path, value):
+    path = tmp_path / "a.parquet"
+    pd.DataFrame({"x": [2.0, np.nan]}).to_parquet(path)
+    assert len(read_parquet(path, {"x": "whole number"})) == 2
+    pd.DataFrame({"x": [value]}).to_parquet(path)
+    with pytest.raises(StoredFileError, match=r"column x of .*a\.parquet holds \w+, expected is whole number"):
+        read_parquet(path, {"x": "whole number"})
+
+
 @pytest.mark.parametrize("cut", [0, 3, 100, -1])
 def test_cut_table_is_refused(tmp_path, cut):
     path = tmp_path / "a.parquet"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
@@ -26,8 +25,11 @@ def register_late() -> None:
         sys.meta_path.insert(0, _Registration())
 
 
-class _Registration(MetaPathFinder):
-    """Waits for one module of transformers, and imports our configurations after it."""
+class _Registration:
+    """Finder of modules that waits for one of transformers, and imports our configurations after it.
+
+    It is no subclass of `importlib.abc.MetaPathFinder`: importing that takes 25 ms, in which Ctrl-C is not caught.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
