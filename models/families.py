@@ -176,4 +176,7 @@ def _saved_family(folder: Path) -> type[DetectorModel]:
         if cls.config_class.model_type == found:
             return cls
     known = {name: cls.config_class.model_type for name, cls in FAMILIES.items()}
-    raise ModelError(f"{path} has model_type {found!r}, which is none of the families {known}")
+    raise ModelError(
+        f"{path} has model_type {found!r}, which is none of the families {known}; a detector of boxes takes images and "
+        "no strips: `shutterless boxes find`"
+    )

@@ -1,7 +1,7 @@
 """Load a logged detector for MLflow's generic model format: from safetensors, without pickle or mlflow.
 
 The same object works in Python (``mlflow.pyfunc.load_model``) and behind ``mlflow models serve``: strips in, scores
-out; paths of FITS files in, candidates out.
+out; paths of FITS files in, candidates out. A detector of boxes takes images, or paths of FITS images, and gives boxes.
 """
 
 from __future__ import annotations
@@ -14,15 +14,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
+from shutterless.models.boxes.detector import BoxDetector
+from shutterless.models.boxes.find import FOUND_COLUMNS, find_boxes
+from shutterless.models.boxes.saved import load_boxes
 from shutterless.models.families import load_model
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.scoring import score_strips
+from shutterless.pipeline.reading.fits_files import FrameError
+from shutterless.pipeline.reading.sky_images import read_sky_image
 from shutterless.pipeline.tokens import STRIP_ARRAYS
+from shutterless.workflows.boxes.find import find_in_image
 from shutterless.workflows.serving.bodies import RequestError, plain_table, read_strips
-from shutterless.workflows.serving.limits import Limits, SearchRequest
-from shutterless.workflows.tracking.logged_model import PARAMETERS
+from shutterless.workflows.serving.limits import Limits, SearchRequest, allowed_file
+from shutterless.workflows.tracking.logged_model import BOX_INPUTS, BOX_PARAMETERS, PARAMETERS, finds_boxes
 
 if TYPE_CHECKING:
     from shutterless.workflows.serving.tasks import SearchOptions
@@ -73,7 +80,7 @@ class StripScorer:
         RequestError
             If the input is neither, or a file must not or cannot be read; the message gives the reason.
         """
-        values, options = _columns(model_input), _options(params)
+        values, options = _columns(model_input), _options(params, PARAMETERS)
         if "path" not in values:
             strips = read_strips(values, Limits.from_environment().max_strips)
             with self._scoring:
@@ -97,6 +104,74 @@ class StripScorer:
         return plain_table(result.candidates)
 
 
+class BoxFinder:
+    """A detector of boxes with the ``predict`` that MLflow calls.
+
+    Parameters
+    ----------
+    model : BoxDetector
+    """
+
+    def __init__(self, model: BoxDetector) -> None:
+        self.model = model
+
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """Find boxes in images.
+
+        Parameters
+        ----------
+        model_input : mapping, DataFrame or sequence of mappings
+            ``image (y, x)`` or ``(b, y, x)``, NaN or None where there is no value; or ``path`` of one or several
+            two-dimensional FITS images. In a DataFrame or a sequence one image per row.
+        params : mapping, optional
+            ``least_score``, the smallest probability of a box.
+
+        Returns
+        -------
+        DataFrame
+            ``image``, its number from 0, and `shutterless.models.boxes.find.FOUND_COLUMNS`.
+
+        Raises
+        ------
+        RequestError
+            If the input is neither, or a file must not or cannot be read; the message gives the reason.
+        """
+        values, options = _columns(model_input), _options(params, BOX_PARAMETERS)
+        if len(given := [name for name in BOX_INPUTS if name in values]) != 1:
+            raise RequestError(f"model input holds {sorted(values)}; give either image or path")
+        score = float(options["least_score"])
+        if given == ["path"]:
+            found = [self._find_in_file(path, score) for path in _listed(values["path"])]
+        else:
+            found = [find_boxes(self.model, image, score) for image in _images(values["image"])]
+        tables = [boxes.assign(image=number) for number, boxes in enumerate(found)]
+        return pd.concat(tables, ignore_index=True)[["image", *FOUND_COLUMNS]]
+
+    def _find_in_file(self, path: Any, least_score: float) -> pd.DataFrame:
+        try:
+            return find_in_image(
+                self.model, read_sky_image(allowed_file(path, Limits.from_environment().allowed)), least_score
+            )[0]
+        except FrameError as error:
+            raise RequestError(str(error)) from error
+
+
+def _images(value: Any) -> list[np.ndarray]:
+    """Images of a request, each (y, x)."""
+    try:
+        images = [np.asarray(one, dtype=np.float32) for one in value]
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"image holds no numbers: {error}") from error
+    if images and images[0].ndim == 1:  # one image
+        images = [np.asarray(value, dtype=np.float32)]
+    for image in images:
+        if image.ndim != 2 or not image.size:
+            raise RequestError(f"an image has the shape {image.shape}; rows of pixels are expected")
+    if not images:
+        raise RequestError("image is empty; rows of pixels are expected")
+    return images
+
+
 def _search_options() -> SearchOptions:
     from shutterless.workflows.serving.tasks import SearchOptions
 
@@ -117,11 +192,11 @@ def _columns(model_input: Any) -> dict[str, Any]:
     )
 
 
-def _options(params: Mapping[str, Any] | None) -> dict[str, Any]:
-    unknown = sorted(set(params or ()) - set(PARAMETERS))
+def _options(params: Mapping[str, Any] | None, known: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = sorted(set(params or ()) - set(known))
     if unknown:
-        raise RequestError(f"unknown params {unknown}; there are {sorted(PARAMETERS)}")
-    return {**PARAMETERS, **(params or {})}
+        raise RequestError(f"unknown params {unknown}; there are {sorted(known)}")
+    return {**known, **(params or {})}
 
 
 def _pairs(values: Mapping[str, Any]) -> list[tuple[Any, Any]]:
@@ -139,9 +214,11 @@ def _listed(value: Any) -> list[Any]:
     return list(found) if isinstance(found, list | tuple) else [found]
 
 
-def _load_pyfunc(data_path: str) -> StripScorer:
+def _load_pyfunc(data_path: str) -> StripScorer | BoxFinder:
     """Entry point that MLflow calls with the model folder."""
     folder = Path(data_path)
+    if finds_boxes(folder):
+        return BoxFinder(load_boxes(folder))
     return StripScorer(load_model(folder), folder, _registered_address(folder))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from shutterless.models.boxes.settings import BOX_TYPE
 from shutterless.models.configuration import ConfigurationError
 from shutterless.pipeline.simulation.difference_images import BOX_KINDS
 
@@ -34,7 +35,7 @@ class BoxDetectorConfig(PreTrainedConfig):
         Hyperparameters, and what it learned from; empty before training.
     """
 
-    model_type = "shutterless-boxes"
+    model_type = BOX_TYPE
 
     kinds: list | None = None
     tile_px: int = 256

@@ -1,9 +1,12 @@
-"""Hyperparameters of a training of the box detector. Imported before torch is."""
+"""Type of the box detector, and hyperparameters of its training. Imported before torch is."""
 
 from __future__ import annotations
 
 from shutterless.models.training.settings import TrainingError, WarmupFraction
 from shutterless.pipeline.settings import Count, CountFrom0, NotNegative, Positive, Share, settings_class
+
+BOX_TYPE = "shutterless-boxes"  # its `model_type`
+LEAST_SHOWN_SCORE = 0.3  # of a box in what people are shown
 
 
 @settings_class(TrainingError)

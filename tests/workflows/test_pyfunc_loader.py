@@ -16,8 +16,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import requests
+from astropy.io import fits
 from tiny_frames import N_COLUMNS, RATE_HZ, SKY_E, add_pulse, expose, write_sequence
 
+from shutterless.models.boxes.fit import build_box_detector
 from shutterless.models.evaluation.metrics import RateCurve
 from shutterless.models.families import load_model
 from shutterless.models.scoring import score_strips
@@ -275,3 +277,53 @@ def test_mlflow_models_serve_refuses_with_the_reason(mlflow_server, strips):
         answer = invoke(mlflow_server, body)
         assert answer.status_code == 400
         assert reason in json.dumps(answer.json(), ensure_ascii=False)
+
+
+@pytest.fixture(scope="module")
+def finder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("boxes")
+    build_box_detector(tile_px=64, channels=[8, 8, 16], n_layers=1, n_heads=2).save_pretrained(folder)
+    return _load_pyfunc(str(folder))
+
+
+def test_images_are_searched_for_boxes_in_whichever_form_they_come(finder, tmp_path, monkeypatch):
+    monkeypatch.setenv("SHUTTERLESS_ALLOW", str(tmp_path))
+    pixels = np.random.default_rng(2).normal(size=(48, 64)).astype(np.float32)
+    pixels -= np.median(pixels)
+    fits.PrimaryHDU(pixels).writeto(tmp_path / "a.fits")
+    low = {"least_score": 0.005}
+    one = finder.predict({"image": pixels}, low)
+    assert len(one)
+    for form in (
+        {"image": pixels[None]},
+        [{"image": pixels.tolist()}],
+        pd.DataFrame({"image": [pixels]}),
+        {"path": str(tmp_path / "a.fits")},
+    ):
+        pd.testing.assert_frame_equal(finder.predict(form, low), one)
+    both = finder.predict({"image": [pixels, pixels]}, low)
+    assert both["image"].value_counts().to_dict() == {0: len(one), 1: len(one)}
+
+
+@pytest.mark.parametrize(
+    ("given", "params", "reason"),
+    [
+        ({"image": [[1.0]], "path": "/a"}, None, "give either image or path"),
+        ({"strip": []}, None, r"holds \['strip'\]; give either image or path"),
+        ({"image": []}, None, "image is empty"),
+        ({"image": [[["a"]]]}, None, "image holds no numbers"),
+        ({"image": np.zeros((2, 2, 2, 2))}, None, r"has the shape \(2, 2, 2\); rows of pixels"),
+        ({"image": [[1.0]]}, {"batch_size": 3}, r"unknown params \['batch_size'\]; there are \['least_score'\]"),
+        ({"path": "/a.fits"}, None, "this server reads no files"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_the_reason(finder, given, params, reason):
+    with pytest.raises(RequestError, match=reason):
+        finder.predict(given, params)
+
+
+def test_an_image_that_cannot_be_read_fails_the_request(finder, tmp_path, monkeypatch):
+    monkeypatch.setenv("SHUTTERLESS_ALLOW", str(tmp_path))
+    (tmp_path / "bad.fits").write_bytes(b"nothing")
+    with pytest.raises(RequestError, match=r"bad\.fits is not a complete FITS file"):
+        finder.predict({"path": str(tmp_path / "bad.fits")})

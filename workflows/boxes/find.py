@@ -92,7 +92,7 @@ def find_in_files(
     for path in (progress or Progress(quiet=True)).track(files, "images", len(files)):
         try:
             image = read_sky_image(path)
-            found, note = _find(detector, image, least_score)
+            found, note = find_in_image(detector, image, least_score)
         except FrameError as error:
             failures.append(str(error))
             continue
@@ -111,7 +111,14 @@ def find_in_files(
     return FoundBoxes(boxes, n_pixels, failures, notes)
 
 
-def _find(detector: BoxDetector, image: SkyImage, least_score: float) -> tuple[pd.DataFrame, str]:
+def find_in_image(detector: BoxDetector, image: SkyImage, least_score: float) -> tuple[pd.DataFrame, str]:
+    """Boxes in an image, in its own pixels, and how it was scaled; empty if it was not.
+
+    Raises
+    ------
+    FrameError
+        If its pixels are too unlike those of the detector's training.
+    """
     pixels, factor = scale_image(image, detector.config.pixel_scale_arcsec)
     found = find_boxes(detector, pixels, least_score)
     if factor == 1:

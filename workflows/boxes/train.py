@@ -29,8 +29,15 @@ from shutterless.pipeline.settings import plain_values
 from shutterless.workflows.boxes.labels import BoxLabelError, LabelledImage, read_labels
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.pages.drawings import new_figure
-from shutterless.workflows.tracking.record import TRAINING
-from shutterless.workflows.tracking.tracking import Run, Tracking, bundled_folder, track_run
+from shutterless.workflows.tracking.record import MODEL_HASH, TRAINING, hash_weights
+from shutterless.workflows.tracking.tracking import (
+    Run,
+    Tracking,
+    TrackingError,
+    bundled_folder,
+    resolve_model,
+    track_run,
+)
 
 BOX_EXPERIMENT = "boxes"
 FOUND_HELD_OUT, CURVES, CURVES_FIGURE = "held_out.parquet", "curves.parquet", "curves.png"
@@ -39,8 +46,19 @@ _GEOMETRY = list(GEOMETRY_COLUMNS)
 
 
 def box_model_folder(reference: str) -> Path:
-    """Folder of a box detector; ``bundled`` is the one that ships."""
-    return bundled_folder() / "boxes" if reference == "bundled" else Path(reference)
+    """Folder of a box detector: a folder, ``models:/NAME@ALIAS``, a run id, or ``bundled``, the one that ships.
+
+    Raises
+    ------
+    TrackingError
+        If nothing is found there, or it is the template bank.
+    """
+    if reference == "bundled":
+        return bundled_folder() / "boxes"
+    folder = resolve_model(reference)
+    if folder is None:
+        raise TrackingError(f"{reference} finds events in frames and no boxes; name a box detector, or bundled")
+    return folder
 
 
 @dataclass(frozen=True)
@@ -123,6 +141,8 @@ def train_boxes(
     if tracking is not None:
         with track_run(tracking, BOX_EXPERIMENT, out.name) as run:
             _record(run, model, losses, judged, facts)
+            run.log_tags({MODEL_HASH: hash_weights(out)})
+            run.log_model(out)
     return BoxTraining(judged, failures, facts)
 
 

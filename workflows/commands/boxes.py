@@ -19,7 +19,9 @@ def boxes_train(
         Path, typer.Argument(help="COCO file, or folder of images with region files NAME.reg.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="Folder of the detector.")] = Path("runs/boxes"),
-    init: Annotated[str, typer.Option(help="Folder of the box detector to start from, or bundled.")] = "bundled",
+    init: Annotated[
+        str, typer.Option(help="Box detector to start from: folder, run id, models:/NAME@ALIAS or bundled.")
+    ] = "bundled",
     epochs: Annotated[
         int,
         typer.Option(
@@ -61,16 +63,28 @@ def boxes_train(
 @command
 def boxes_find(
     files: Annotated[list[Path], typer.Argument(help="Two-dimensional FITS images.", show_default=False)],
-    model: Annotated[str, typer.Option(help="Folder of a box detector, or bundled.")] = "bundled",
+    model: Annotated[
+        str, typer.Option(help="Box detector: folder, run id, models:/NAME@ALIAS or bundled.")
+    ] = "bundled",
     out: Annotated[Path, typer.Option(help="Folder for the table, the regions and the sheet.")] = Path("runs/found"),
-    least_score: Annotated[float, typer.Option(min=0, max=1, help="Smallest probability of a box.")] = 0.3,
+    least_score: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Smallest probability of a box.",
+            default_factory=DefaultOf("models.boxes.settings:LEAST_SHOWN_SCORE"),
+        ),
+    ] = ...,  # type: ignore[assignment]
     kind: Annotated[
         list[str] | None, typer.Option(help="Kind to keep; repeatable. Default: all.", show_default=False)
     ] = None,
+    tracking: TrackingOption = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
     """Find boxes in two-dimensional FITS images, and write a table, DS9 regions and a sheet of pictures."""
+    choose_tracking(tracking)
     from shutterless.workflows.boxes.find import find_in_files
     from shutterless.workflows.boxes.train import box_model_folder
 

@@ -335,7 +335,16 @@ def describe(
         return DONE
     from shutterless.models.describe import count_parameters, describe_detector
     from shutterless.models.families import family_of, load_model
+    from shutterless.workflows.tracking.logged_model import finds_boxes
 
+    if finds_boxes(folder):
+        from shutterless.models.boxes.saved import load_boxes
+
+        boxes = load_boxes(folder)
+        kinds = ", ".join(boxes.config.kinds or ())
+        typer.echo(f"detector of boxes in {folder}: {kinds}; {count_parameters(boxes):,} parameters\n\n{boxes}")
+        suggest(("boxes", "find", "FILES", "--model", model), quiet=quiet)
+        return DONE
     loaded = load_model(folder)
     typer.echo(f"{family_of(loaded)} in {folder}: {count_parameters(loaded):,} parameters\n")
     typer.echo(describe_detector(loaded))

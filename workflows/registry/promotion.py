@@ -31,6 +31,7 @@ from shutterless.workflows.registry.history import (
 )
 from shutterless.workflows.registry.policy import FrozenFrames, Policy, open_frozen
 from shutterless.workflows.registry.store import LOCK, RegistryError, RegistryStore
+from shutterless.workflows.tracking.logged_model import finds_boxes
 from shutterless.workflows.tracking.tracking import Tracking, resolve_model
 
 CHAMPION = "champion"
@@ -127,11 +128,12 @@ def promote_version(
     old = aliases.get(alias)
     if old == new:
         raise RegistryError(f"version {new} of {name} is its {alias} already")
+    challenger = _version(registry, new)
     frozen = open_frozen(policy, store, truth, _last_frozen(read_alias_history(tags), alias))
     with tempfile.TemporaryDirectory(prefix="shutterless-") as scratch:
         folder = Path(scratch)
         judgement = judge_challenger(
-            _version(registry, new), _version(registry, old) if old else None, frozen, policy, folder,
+            challenger, _version(registry, old) if old else None, frozen, policy, folder,
             executor=executor, progress=progress,
         )  # fmt: skip
         if dry_run:
@@ -144,6 +146,11 @@ def promote_version(
 def _version(registry: RegistryStore, version: str) -> tuple[str, Path]:
     folder = resolve_model(f"models:/{registry.name}/{version}", registry.tracking)
     assert folder is not None
+    if finds_boxes(folder):
+        raise RegistryError(
+            f"version {version} of {registry.name} is a detector of boxes, and the gates count events in frames; "
+            "give it an alias by `shutterless register --alias`"
+        )
     return f"{registry.name}-v{version}", folder
 
 

@@ -6,12 +6,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from shutterless.models.boxes.saved import load_boxes
 from shutterless.models.families import load_model
+from shutterless.workflows.registry.box_card import write_box_card
 from shutterless.workflows.registry.history import PENDING, REGISTER, check_reason, new_entry, next_number, whoami
 from shutterless.workflows.registry.model_card import CARD, gather_facts, read_evaluation, write_card
 from shutterless.workflows.registry.promotion import CHAMPION, move, settle_history
 from shutterless.workflows.registry.store import RegistryError, RegistryStore
-from shutterless.workflows.tracking.logged_model import has_signature
+from shutterless.workflows.tracking.logged_model import finds_boxes, has_signature
 from shutterless.workflows.tracking.tracking import BUNDLED, Tracking, TrackingError, register_model, resolve_model
 
 
@@ -49,7 +51,7 @@ def register_version(
         A model folder, run id, ``models:/…`` address or ``"bundled-transformer"``.
     name, alias : str
         Name in the registry, and alias of the new version, which the history records. The first champion of a name
-        may be set here; later ones pass the gates of `promote`.
+        may be set here; later ones pass the gates of `promote`, if they are no detectors of boxes, which have none.
     evaluation : Path, optional
         Output of `evaluate_detectors` with this model among its detectors; its tables are attached to the version.
     trained_on : str
@@ -75,16 +77,23 @@ def register_version(
         raise TrackingError(
             f"{reference} has no weights and cannot be registered; it can be used by that name anywhere"
         )
-    load_model(folder)
+    boxes = finds_boxes(folder)
+    if boxes:
+        load_boxes(folder)
+        ungated = True
+    else:
+        load_model(folder)
     registry = RegistryStore(tracking, name)
     if alias == CHAMPION and not ungated:
         _check_no_champion(registry)
     judged = None if evaluation is None else read_evaluation(evaluation, str(reference), folder)
     whole = str(reference) not in BUNDLED and has_signature(folder)
     version = register_model(tracking, reference if whole or folder == Path(reference) else folder, name)
-    facts = gather_facts(registry, version, folder, str(reference), judged, trained_on)
+    if boxes:
+        card = write_box_card(registry, version, folder, str(reference), trained_on)
+    else:
+        card = write_card(gather_facts(registry, version, folder, str(reference), judged, trained_on))
     with tempfile.TemporaryDirectory(prefix="shutterless-") as scratch:
-        card = write_card(facts)
         (Path(scratch) / CARD).write_text(card, encoding="utf-8")
         if judged is not None:
             judged.write(Path(scratch) / "evaluation" / "registered")

@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from shutterless.models.boxes.settings import BOX_TYPE, LEAST_SHOWN_SCORE
 from shutterless.pipeline.stored_files import read_json, refuse_pickles
 from shutterless.pipeline.tokens import STAGE1_FEATURES, STRIP_ARRAYS, STRIPS_AT_ONCE, TokenGrid
 
 LOADER_MODULE = "shutterless.workflows.pyfunc_loader"
 PARAMETERS = {"batch_size": STRIPS_AT_ONCE, "false_alarms_per_hour": None}
+BOX_PARAMETERS = {"least_score": LEAST_SHOWN_SCORE}
+BOX_INPUTS = ("image", "path")
+_EXAMPLE_PX = 16  # side of the image of an example
 # entries of MLmodel that would make MLflow run a model's own code, which goes on the path before any package
 _FOREIGN_CODE = ("code", "python_model", "model_code_path", "cloudpickle_version", "artifacts")
 
@@ -30,9 +34,16 @@ def _input_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
     }
 
 
+def finds_boxes(folder: str | Path) -> bool:
+    """Whether the model in a folder is a detector of boxes, which takes images and no strips."""
+    return bool(read_json(Path(folder) / "config.json").get("model_type") == BOX_TYPE)
+
+
 def example_input(folder: str | Path) -> dict[str, np.ndarray]:
-    """One strip of unit-variance noise above a flat sky, rounded to stay short as text."""
+    """One strip of unit-variance noise above a flat sky, or an image of it, rounded to stay short as text."""
     rng = np.random.default_rng(0)
+    if finds_boxes(folder):
+        return {"image": rng.normal(size=(_EXAMPLE_PX, _EXAMPLE_PX)).round(2).astype(np.float32)}
     arrays: dict[str, np.ndarray] = {}
     for name, shape in _input_shapes(folder).items():
         if name == "mask":
@@ -45,7 +56,7 @@ def example_input(folder: str | Path) -> dict[str, np.ndarray]:
 
 
 def pyfunc_signature() -> dict[str, Any]:
-    """Signature of every logged detector, as ``mlflow.models.ModelSignature.from_dict`` takes it.
+    """Signature of a logged detector of strips, as ``mlflow.models.ModelSignature.from_dict`` takes it.
 
     A request holds the arrays of strips or a path, so each column is optional. The arrays are of any type, since both
     batches and one strip a row are taken, for which MLflow has no common type. The model itself checks shapes and
@@ -64,20 +75,39 @@ def pyfunc_signature() -> dict[str, Any]:
     return {"inputs": json.dumps(columns), "outputs": json.dumps(outputs), "params": json.dumps(params)}
 
 
-def model_signature(mlflow: Any) -> Any:
-    """``mlflow.models.ModelSignature`` of every detector: strips or paths of files in, a table out.
+def box_signature() -> dict[str, Any]:
+    """Signature of a logged detector of boxes: images or paths of files in, a row for each box out."""
+    from shutterless.models.boxes.find import FOUND_COLUMNS  # imports torch
+
+    types = {"image": "long", "kind": "string", "group": "long"}
+    params = [
+        {"name": name, "default": default, "shape": None, "type": "double"} for name, default in BOX_PARAMETERS.items()
+    ]
+    kinds = zip(("any", "string"), BOX_INPUTS, strict=True)
+    inputs = [{"type": kind, "name": name, "required": False} for kind, name in kinds]
+    outputs = [{"type": types.get(name, "double"), "name": name} for name in ("image", *FOUND_COLUMNS)]
+    return {"inputs": json.dumps(inputs), "outputs": json.dumps(outputs), "params": json.dumps(params)}
+
+
+def model_signature(mlflow: Any, folder: str | Path) -> Any:
+    """``mlflow.models.ModelSignature`` of a detector: strips, images or paths of files in, a table out.
 
     Parameters
     ----------
     mlflow : module
         As loaded by `shutterless.workflows.tracking.tracking`, the only module that imports it.
+    folder : path
+        Of the model.
     """
-    return mlflow.models.ModelSignature.from_dict(pyfunc_signature())
+    stored = box_signature() if finds_boxes(folder) else pyfunc_signature()
+    return mlflow.models.ModelSignature.from_dict(stored)
 
 
 def model_metadata(folder: str | Path) -> dict[str, Any]:
-    """Metadata of a detector in ``MLmodel``: its kind, and the shapes of one strip's arrays."""
+    """Metadata of a detector in ``MLmodel``: its kind, and the shapes of one strip's arrays, or the names of boxes."""
     config = read_json(Path(folder) / "config.json")
+    if finds_boxes(folder):
+        return {"family": BOX_TYPE, "kinds": list(config.get("kinds") or ())}
     shapes = {name: list(shape) for name, shape in _input_shapes(folder).items()}
     return {"family": str(config.get("model_type", "")), "strip_shapes": shapes}
 

@@ -203,7 +203,7 @@ class Run:
                 loader_module=LOADER_MODULE,
                 data_path=str(folder),
                 pip_requirements=pinned_requirements(),
-                signature=model_signature(mlflow),
+                signature=model_signature(mlflow, folder),
                 input_example=example_input(folder),
                 metadata=model_metadata(folder),
             )

@@ -14,11 +14,12 @@ from shutterless.workflows.boxes.train import (
     CURVES,
     CURVES_FIGURE,
     FOUND_HELD_OUT,
+    box_model_folder,
     train_boxes,
 )
 from shutterless.workflows.cli import load_app
 from shutterless.workflows.tracking.record import TRAINING
-from shutterless.workflows.tracking.tracking import fetch_runs, open_tracking
+from shutterless.workflows.tracking.tracking import TrackingError, fetch_runs, open_tracking, resolve_model
 
 QUICK = BoxTrainingSettings(epochs=3, learning_rate=5e-3)
 
@@ -63,9 +64,17 @@ def test_the_folder_holds_a_detector_of_the_labelled_and_the_known_kinds_and_how
     assert (folder / CURVES_FIGURE).stat().st_size > 1000
 
 
-def test_the_run_is_tracked(trained):
-    runs = fetch_runs(trained[2], BOX_EXPERIMENT)
-    assert len(runs) == 1
+def test_the_run_is_tracked_and_its_model_can_be_named_by_it(trained):
+    _, folder, tracking = trained
+    (run,) = fetch_runs(tracking, BOX_EXPERIMENT).to_dict("records")
+    assert run["params.arch.family"] == "boxes"
+    logged = resolve_model(run["run_id"], tracking)
+    assert (logged / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_a_detector_without_boxes_is_refused():
+    with pytest.raises(TrackingError, match="template-bank finds events in frames and no boxes; name a box detector"):
+        box_model_folder("template-bank")
 
 
 def test_labels_of_which_no_image_can_be_read_are_refused(tmp_path, small_detector):
