@@ -237,7 +237,7 @@ def _stars(rng: np.random.Generator, field: DifferenceField) -> Iterator[tuple[t
         shift_x, shift_y = rng.normal(0, 0.12 * sigma, 2)
         rows, columns = (slice(max(int(c) - reach, 0), int(c) + reach + 1) for c in (y0, x0))
         place = rows, columns
-        y, x = (axis[place] for axis in np.mgrid[:n, :n])
+        y, x = np.mgrid[rows.start : min(rows.stop, n), columns.start : min(columns.stop, n)]
         now, before = (
             _star(x - x0, y - y0, sigma),
             _star(x - x0 - shift_x, y - y0 - shift_y, sigma * (1 + abs(rng.normal(0, 0.05)))),

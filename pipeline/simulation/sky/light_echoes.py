@@ -157,9 +157,10 @@ def echo_light(
     light = np.interp(along.ravel(), places, dust * ends / (dust * ends).max()).reshape(x.shape)
     distance = np.hypot(dx, dy) - np.interp(along.ravel(), places, radius).reshape(x.shape)
     profile = _edge_profile(np.linspace(-4, 4, 257) * arc.blur_px, arc.blur_px, arc.tail_px).max()
-    now, before = (
-        light * _edge_profile(distance + moved, arc.blur_px, arc.tail_px) / profile for moved in (0.0, arc.moved_px)
-    )
+    lit = light > 0
+    now, before = np.zeros_like(light), np.zeros_like(light)
+    for image, moved in ((now, 0.0), (before, arc.moved_px)):
+        image[lit] = light[lit] * _edge_profile(distance[lit] + moved, arc.blur_px, arc.tail_px) / profile
     return now, before
 
 
