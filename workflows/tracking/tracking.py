@@ -1,6 +1,7 @@
 """Experiment tracking and the model registry. The only module that imports mlflow, and it does so when first used.
 
-Only the driver logs, never a worker: a fresh SQLite store breaks when several processes set it up at once.
+Only the driver logs, never a worker. A fresh SQLite store is made under another name and put into place when it is
+whole: one whose making was cut, or that several processes make at once, refuses every later run.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from urllib.parse import unquote, urlparse
 
 import pandas as pd
 
-from shutterless.pipeline.files import hash_file
+from shutterless.pipeline.files import hash_file, partial_path
 from shutterless.pipeline.stored_files import read_json
 from shutterless.workflows.tracking.logged_model import (
     LOADER_MODULE,
@@ -233,17 +234,37 @@ def open_tracking(where: str | Path) -> Tracking:
     uri = where if isinstance(where, str) and "://" in where else default_tracking_uri(where)
     database = _sqlite_path(uri)
     mlflow = load_mlflow()
+    from sqlalchemy.exc import SQLAlchemyError  # comes with mlflow
+
     try:
-        if database is not None:
-            database.parent.mkdir(parents=True, exist_ok=True)
         with quiet_mlflow(), brief_requests():
+            if database is not None and not database.exists():
+                _make_database(database)
             mlflow.set_tracking_uri(uri)
             mlflow.set_registry_uri(uri)
             mlflow.MlflowClient().search_experiments(max_results=1)
-    except (mlflow.MlflowException, OSError, ImportError) as error:
-        raise TrackingError(f"tracking store {hide_password(uri)} cannot be opened: {explain_error(error)}") from error
+    except (mlflow.MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        remedy = "; move it away if its making was cut" if isinstance(error, SQLAlchemyError) and database else ""
+        reason = f"{explain_error(error)}{remedy}"
+        raise TrackingError(f"tracking store {hide_password(uri)} cannot be opened: {reason}") from error
     artifacts = None if database is None else (database.parent / TRACKING_ARTIFACTS).as_uri()
     return Tracking(uri, artifacts)
+
+
+def _make_database(database: Path) -> None:
+    """Make an empty SQLite store, whole or not at all; one that another process made meanwhile stays."""
+    database.parent.mkdir(parents=True, exist_ok=True)
+    partial = partial_path(database)
+    try:
+        load_mlflow().MlflowClient(f"sqlite:///{partial}").search_experiments(max_results=1)
+        try:
+            database.hardlink_to(partial)
+        except FileExistsError:
+            return
+        except OSError:  # a file system without links
+            partial.replace(database)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import filecmp
 import logging
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -181,6 +184,30 @@ def test_store_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
     blocked.write_text("")
     with pytest.raises(TrackingError, match=r"tracking store sqlite:///.*mlflow\.db cannot be opened"):
         open_tracking(blocked)
+
+
+def test_store_whose_making_is_cut_leaves_nothing_and_one_that_others_made_stays(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with monkeypatch.context() as cut:
+        cut.setattr("mlflow.MlflowClient.search_experiments", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            open_tracking(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    open_tracking(tmp_path)
+    before = (tmp_path / "mlflow.db").stat().st_ino
+    tracking_module._make_database(tmp_path / "mlflow.db")  # as a process does that was slower
+    assert [(path.name, path.stat().st_ino) for path in tmp_path.iterdir()] == [("mlflow.db", before)]
+
+
+def test_half_made_store_is_refused_with_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("create table secrets (secret_id text)")
+        database.commit()
+    with pytest.raises(
+        TrackingError, match=r"mlflow\.db cannot be opened: .*already exists; move it away if its making"
+    ):
+        open_tracking(tmp_path)
 
 
 def test_environment_names_the_store(monkeypatch, tmp_path):
