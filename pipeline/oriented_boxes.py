@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+import pandas as pd
 
 GEOMETRY_COLUMNS = ("x", "y", "length", "width", "angle")  # of a box, in tables
 _MOST_CORNERS = 16  # of the polygon that two boxes share: 8 at most, and room while it is cut
@@ -53,6 +54,54 @@ def enclose_points(x: np.ndarray, y: np.ndarray, half_pixel: float = 0.5) -> np.
     low, high = turned.min(0) - half_pixel, turned.max(0) + half_pixel
     middle = (low + high) / 2 @ np.array([[axis[0], axis[1]], [-axis[1], axis[0]]]) + centre
     return order_sides(np.array([[*middle, *(high - low), np.arctan2(axis[1], axis[0])]]))[0]
+
+
+def enclose_boxes(boxes: np.ndarray) -> np.ndarray:
+    """Box (5,) along the principal axis of the corners of boxes (n, 5) that holds all of them."""
+    corners = box_corners(boxes).reshape(-1, 2)
+    return enclose_points(corners[:, 0], corners[:, 1], half_pixel=0.0)
+
+
+def enclose_groups(boxes: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Group boxes: each encloses several pieces of one object.
+
+    Parameters
+    ----------
+    boxes : ndarray of float64, shape (n, 5)
+    groups : ndarray of int64, shape (n,)
+        Pieces of one object share a number; a negative one is of no group.
+
+    Returns
+    -------
+    numbers : ndarray of int64, shape (m,)
+        Groups of at least two boxes.
+    enclosing : ndarray of float64, shape (m, 5)
+    """
+    numbers, counts = np.unique(groups[groups >= 0], return_counts=True)
+    numbers = numbers[counts > 1]
+    enclosing = [enclose_boxes(boxes[groups == number]) for number in numbers]
+    return numbers, np.array(enclosing, dtype=np.float64).reshape(-1, 5)
+
+
+def group_boxes(boxes: pd.DataFrame) -> pd.DataFrame:
+    """Table of the group boxes of an image.
+
+    Parameters
+    ----------
+    boxes : DataFrame
+        `GEOMETRY_COLUMNS`, ``kind``, ``group``, and ``confidence`` or ``score``.
+
+    Returns
+    -------
+    DataFrame
+        The same columns, with the kind of the first piece and the grade of the best, and ``n_boxes``.
+    """
+    grade = "confidence" if "confidence" in boxes else "score"
+    numbers, enclosing = enclose_groups(boxes[list(GEOMETRY_COLUMNS)].to_numpy(float), boxes["group"].to_numpy(int))
+    by_group = boxes.groupby("group")
+    pieces = by_group[["kind"]].first().join(by_group[grade].max()).assign(n_boxes=by_group.size())
+    table = pd.DataFrame(enclosing, columns=list(GEOMETRY_COLUMNS)).assign(group=numbers)
+    return table.join(pieces, on="group")[[*GEOMETRY_COLUMNS, "kind", grade, "group", "n_boxes"]]
 
 
 def order_sides(boxes: np.ndarray) -> np.ndarray:

@@ -16,9 +16,8 @@ from shutterless.models.boxes.views import BIN_PX, bin_pixels
 from shutterless.pipeline.detection.matching import number_groups
 from shutterless.pipeline.oriented_boxes import (
     GEOMETRY_COLUMNS,
-    box_corners,
     box_overlaps,
-    enclose_points,
+    enclose_boxes,
     suppress_overlapping,
 )
 
@@ -47,7 +46,8 @@ def find_boxes(model: BoxDetector, image: np.ndarray, least_score: float = LEAST
     -------
     DataFrame
         `FOUND_COLUMNS`, the best first: pixels of the image from 0, the angle in radians, and the probability that
-        there is an object of this kind. Boxes with the same ``group`` touch and are of one kind.
+        there is an object of this kind. Boxes with the same ``group`` are of one kind and closer than a cell: pieces
+        of one object.
     """
     binned = bin_pixels(_fill_up(image, model.config.tile_px))
     rows, columns = (tile_starts(n, model.config.tile_px) for n in image.shape)
@@ -130,8 +130,7 @@ def join_lines(boxes: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nd
             joined.append(members[0])
             continue
         longest = members[np.argmax(members[:, 2])]
-        corners = box_corners(members).reshape(-1, 2)
-        box = enclose_points(corners[:, 0], corners[:, 1], half_pixel=0.0)
+        box = enclose_boxes(members)
         joined.append([*box[:3], longest[3], box[4]])
     best = [float(scores[label == one].max()) for one in np.unique(label)]
     order = np.argsort(-np.array(best), kind="stable")
@@ -149,9 +148,10 @@ def _continue(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _groups(boxes: np.ndarray) -> np.ndarray:
-    """Number of the group of each box; boxes that overlap at all are one group."""
+    """Number of the group of each box; boxes that are closer than a cell are one group."""
     if not len(boxes):
         return np.zeros(0, dtype=np.int64)
-    shared = box_overlaps(boxes, boxes)[0] > 0
+    larger = boxes + np.array([0, 0, CELL_PX, CELL_PX, 0])
+    shared = box_overlaps(larger, larger)[0] > 0
     pairs = [(int(a), int(b)) for a, b in np.argwhere(shared) if a < b]
     return number_groups(pairs, len(boxes))

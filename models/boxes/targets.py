@@ -18,7 +18,7 @@ from transformers.loss.loss_for_object_detection import (
 )
 
 from shutterless.models.boxes.configuration import CELL_PX
-from shutterless.pipeline.oriented_boxes import order_sides
+from shutterless.pipeline.oriented_boxes import enclose_groups, order_sides
 
 UNIT_PX = 32.0  # in which sizes are given to the network, as logarithms
 BOX_OUTPUTS = 6  # two offsets, two logarithms of sizes, cosine and sine of twice the angle
@@ -50,7 +50,9 @@ def cell_centres(n_cells: int) -> np.ndarray:
     return np.stack([axis.ravel() for axis in np.meshgrid(middle, middle)], -1)
 
 
-def assign_cells(boxes: np.ndarray, kinds: np.ndarray, confidence: np.ndarray, n_cells: int) -> CellTargets:
+def assign_cells(
+    boxes: np.ndarray, kinds: np.ndarray, confidence: np.ndarray, n_cells: int, groups: np.ndarray | None = None
+) -> CellTargets:
     """Answers wanted of the cells of a tile; of boxes that share a cell the smallest gets it.
 
     Parameters
@@ -61,6 +63,8 @@ def assign_cells(boxes: np.ndarray, kinds: np.ndarray, confidence: np.ndarray, n
         Weight of each label.
     n_cells : int
         Along a side.
+    groups : ndarray of int64, shape (k,), optional
+        Pieces of one object share a number; between them either answer is right. Negative: of no group.
     """
     centres = cell_centres(n_cells)
     n = len(centres)
@@ -68,7 +72,8 @@ def assign_cells(boxes: np.ndarray, kinds: np.ndarray, confidence: np.ndarray, n
         np.ones(n, np.float32), np.zeros(n, np.float32), np.zeros(n, np.int64), np.zeros((n, BOX_OUTPUTS), np.float32)
     )
     largest_first = np.argsort(-boxes[:, 2] * boxes[:, 3], kind="stable")
-    for box in boxes:
+    enclosing = enclose_groups(boxes, groups)[1] if groups is not None else np.zeros((0, 5))
+    for box in [*boxes, *enclosing]:
         targets.weight[_inside(box, centres, 1.0)] = 0
     for index in largest_first:
         cells = np.flatnonzero(_inside(boxes[index], centres, _CORE))

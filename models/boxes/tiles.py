@@ -160,11 +160,12 @@ class TileDataset(Dataset):  # type: ignore[type-arg]
         self.tiles, self.turn = tiles, turn
         self.rng = np.random.default_rng(seed)
         number = {kind: k for k, kind in enumerate(kinds)}
-        self.labels: Mapping[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {
+        self.labels: Mapping[int, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = {
             int(tile): (
                 of_tile[list(GEOMETRY_COLUMNS)].to_numpy(dtype=np.float64),
                 of_tile["kind"].map(number).to_numpy(dtype=np.int64),
                 of_tile["confidence"].to_numpy(dtype=np.float64),
+                of_tile["group"].to_numpy(dtype=np.int64),
             )
             for tile, of_tile in tiles.boxes.groupby("tile")
         }
@@ -190,14 +191,14 @@ class TileDataset(Dataset):  # type: ignore[type-arg]
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         tile = int(self.chosen[index])
         pixels = self.tiles.pixels[tile]
-        boxes, kinds, confidence = self.labels.get(tile, _NOTHING)
+        boxes, kinds, confidence, groups = self.labels.get(tile, _NOTHING)
         turns, mirrored = (int(self.rng.integers(4)) if self.turn else 0), bool(self.rng.random() < 0.5)
         pixels = np.rot90(pixels, turns)
         pixels = pixels[:, ::-1] if mirrored else pixels
         boxes = turn_boxes(boxes, len(pixels), turns, mirrored)
-        targets = assign_cells(boxes, kinds, confidence, len(pixels) // CELL_PX)
+        targets = assign_cells(boxes, kinds, confidence, len(pixels) // CELL_PX, groups)
         values = {name: torch.from_numpy(value) for name, value in targets._asdict().items()}
         return {"views": torch.from_numpy(bin_pixels(pixels)), **values}
 
 
-_NOTHING = (np.zeros((0, 5)), np.zeros(0, np.int64), np.zeros(0))
+_NOTHING = (np.zeros((0, 5)), np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))

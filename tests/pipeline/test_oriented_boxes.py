@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from shutterless.pipeline.oriented_boxes import (
+    GEOMETRY_COLUMNS,
     box_corners,
     box_overlaps,
     enclose_points,
+    group_boxes,
     order_sides,
     scale_boxes,
     suppress_overlapping,
@@ -85,3 +88,26 @@ def test_boxes_turn_with_their_image(quarter_turns, mirrored):
 
 def test_boxes_of_coarser_pixels():
     np.testing.assert_allclose(scale_boxes(np.array([[1.5, 3.5, 4, 2, 0.3]]), 0.5), [[0.5, 1.5, 2, 1, 0.3]])
+
+
+PIECES = pd.DataFrame(
+    [(10.0, 20.0, 8.0, 4.0, 0.0, "echo", 0.5, 3), (40.0, 20.0, 8.0, 2.0, 0.0, "echo", 0.75, 3),
+     (90.0, 90.0, 8.0, 2.0, 0.0, "echo", 1.0, 4), (95.0, 95.0, 8.0, 2.0, 0.0, "echo", 1.0, -1),
+     (99.0, 99.0, 8.0, 2.0, 0.0, "echo", 1.0, -1)],
+    columns=[*GEOMETRY_COLUMNS, "kind", "confidence", "group"],
+)  # fmt: skip
+
+
+def test_a_group_box_holds_the_pieces_of_one_object():
+    (box,) = group_boxes(PIECES).to_dict("records")
+    # along x from 10 - 4 to 40 + 4, across it the wider piece
+    expected = {"x": 25, "y": 20, "length": 38, "width": 4, "angle": 0, "confidence": 0.75, "group": 3, "n_boxes": 2}
+    assert {name: box[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert box["kind"] == "echo"
+
+
+def test_without_pieces_there_is_no_group_box():
+    alone = group_boxes(PIECES.iloc[2:].rename(columns={"confidence": "score"}))
+    assert len(alone) == 0
+    assert list(alone.columns) == [*GEOMETRY_COLUMNS, "kind", "score", "group", "n_boxes"]
+    assert len(group_boxes(PIECES.iloc[:0])) == 0

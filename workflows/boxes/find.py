@@ -16,14 +16,14 @@ from shutterless.models.boxes.find import FOUND_COLUMNS, find_boxes
 from shutterless.models.boxes.saved import load_boxes
 from shutterless.pipeline.compiled.medians import MAD_TO_SIGMA
 from shutterless.pipeline.files import write_parquet
-from shutterless.pipeline.oriented_boxes import GEOMETRY_COLUMNS, box_corners, scale_boxes
+from shutterless.pipeline.oriented_boxes import GEOMETRY_COLUMNS, box_corners, group_boxes, scale_boxes
 from shutterless.pipeline.reading.fits_files import FrameError, frame_stem
 from shutterless.pipeline.reading.sky_images import SkyImage, read_sky_image, scale_image
 from shutterless.workflows.boxes.labels import check_names, write_regions
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.pages.drawings import new_figure, window
 
-BOX_TABLE, SHEET = "boxes.parquet", "sheet.png"
+BOX_TABLE, GROUP_TABLE, SHEET = "boxes.parquet", "groups.parquet", "sheet.png"
 _GEOMETRY = list(GEOMETRY_COLUMNS)
 _SHEET_COLUMNS, _MOST_PICTURES, _LEAST_PICTURE_PX = 6, 48, 64
 
@@ -68,7 +68,7 @@ def find_in_files(
     model : Path
         Folder of a box detector.
     out : Path
-        For `BOX_TABLE`, `SHEET`, and a region file ``NAME.reg`` for each image.
+        For `BOX_TABLE`, `GROUP_TABLE`, `SHEET`, and a region file ``NAME.reg`` for each image.
     least_score : float
         Smallest probability of a box that is kept.
     kinds : sequence of str
@@ -88,7 +88,7 @@ def find_in_files(
         raise ValueError(f"the detector in {model} knows no kind {unknown}; it knows {detector.config.kinds}")
     check_names(files)
     out.mkdir(parents=True, exist_ok=True)
-    tables, pictures, failures, notes, n_pixels = [], [], [], [], 0
+    tables, groups, pictures, failures, notes, n_pixels = [], [], [], [], [], 0
     for path in (progress or Progress(quiet=True)).track(files, "images", len(files)):
         try:
             image = read_sky_image(path)
@@ -97,14 +97,16 @@ def find_in_files(
             failures.append(str(error))
             continue
         found = found[found["kind"].isin(kinds or detector.config.kinds)]
+        enclosing = group_boxes(found)
         write_regions(out / f"{frame_stem(path)}.reg", found, image.wcs)
         tables.append(found.assign(file=str(path), **_sky_places(found, image)))
+        groups.append(enclosing.assign(file=str(path), **_sky_places(enclosing, image)))
         pictures += [_cut(image.pixels, row) for row in found.head(_MOST_PICTURES).to_dict("records")]
         notes += [note] if note else []
         n_pixels += image.pixels.size
-    columns = ["file", *FOUND_COLUMNS, "ra_deg", "dec_deg"]
-    boxes = pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    boxes = _join(tables, ["file", *FOUND_COLUMNS, "ra_deg", "dec_deg"])
     write_parquet(boxes, out / BOX_TABLE)
+    write_parquet(_join(groups, [*boxes.columns, "n_boxes"]), out / GROUP_TABLE)
     best = sorted(pictures, key=lambda picture: -picture[1]["score"])[:_MOST_PICTURES]
     if best:
         draw_sheet(best).savefig(out / SHEET, dpi=110)
@@ -125,6 +127,10 @@ def find_in_image(detector: BoxDetector, image: SkyImage, least_score: float) ->
         return found, ""
     found[_GEOMETRY] = scale_boxes(found[_GEOMETRY].to_numpy(dtype=np.float64), 1 / factor)
     return found, f"{image.path} was scaled by {factor:.3g} to the pixels that the detector learned from"
+
+
+def _join(tables: Sequence[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
 def _sky_places(found: pd.DataFrame, image: SkyImage) -> dict[str, Any]:

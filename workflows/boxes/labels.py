@@ -1,7 +1,8 @@
 """Read and write boxes that people drew: COCO JSON, and DS9 regions beside the images.
 
 In COCO, ``segmentation`` holds the four corners of a turned box, and ``attributes`` its confidence and group. In DS9
-regions a box has its kind as text, and tags such as ``confidence=0.7`` and ``group=2``.
+regions a box has its kind as text, and tags such as ``confidence=0.7`` and ``group=2``. Pieces of one object share a
+group. The group box around them follows from them; it is written for other programs, in COCO as a crowd, in DS9 dashed.
 """
 
 from __future__ import annotations
@@ -16,12 +17,21 @@ import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.files import write_text
-from shutterless.pipeline.oriented_boxes import box_corners, enclose_points, order_sides
+from shutterless.pipeline.oriented_boxes import (
+    GEOMETRY_COLUMNS,
+    box_corners,
+    box_overlaps,
+    enclose_points,
+    group_boxes,
+    order_sides,
+)
 from shutterless.pipeline.reading.fits_files import frame_stem, has_fits_name
 from shutterless.pipeline.simulation.difference_images import BOX_COLUMNS
 from shutterless.pipeline.stored_files import read_json
 
 COCO_SUFFIX, REGION_SUFFIX = ".json", ".reg"
+_ENCLOSES = "encloses"  # attribute and tag of a group box: the number of its boxes
+_MOSTLY = 0.5  # of a box that a group box holds
 
 
 class BoxLabelError(ValueError):
@@ -81,8 +91,13 @@ def _read_coco(path: Path) -> list[LabelledImage]:
     try:
         names = {int(entry["id"]): str(entry["name"]) for entry in stored["categories"]}
         boxes: dict[int, list[dict[str, Any]]] = {int(entry["id"]): [] for entry in stored["images"]}
-        for entry in stored["annotations"]:
-            boxes[int(entry["image_id"])].append(_from_coco(entry, names))
+        for entry in sorted(stored["annotations"], key=lambda entry: bool(entry.get("iscrowd"))):
+            of_image = boxes[int(entry["image_id"])]
+            if _ENCLOSES in entry.get("attributes", {}):
+                continue
+            box = _from_coco(entry, names)
+            if not (entry.get("iscrowd") and _join_pieces(of_image, box)):
+                of_image.append(box)
         return [
             LabelledImage(
                 path.parent / str(entry["file_name"]),
@@ -108,6 +123,21 @@ def _from_coco(entry: Mapping[str, Any], names: Mapping[int, str]) -> dict[str, 
     return box_row(
         box, names[int(entry["category_id"])], attributes.get("confidence", 1.0), attributes.get("group", -1)
     )
+
+
+def _join_pieces(boxes: list[dict[str, Any]], enclosing: Mapping[str, Any]) -> bool:
+    """Join the boxes of a kind in a group box of another program; whether there are any."""
+    around = np.array([[enclosing[name] for name in GEOMETRY_COLUMNS]])
+    pieces = [
+        box
+        for box in boxes
+        if box["kind"] == enclosing["kind"]
+        and box_overlaps(np.array([[box[name] for name in GEOMETRY_COLUMNS]]), around)[1].item() > _MOSTLY
+    ]
+    number = max((box["group"] for box in boxes), default=-1) + 1
+    for box in pieces:
+        box["group"] = number
+    return bool(pieces)
 
 
 def _box_of_corners(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -154,6 +184,11 @@ def write_coco(path: Path, images: list[LabelledImage], shapes: Mapping[Path, tu
         )
         for row in image.boxes.itertuples(index=False):
             stored["annotations"].append(_to_coco(row, number, kinds, len(stored["annotations"]) + 1))
+        for row in group_boxes(image.boxes).itertuples(index=False):
+            entry = _to_coco(row, number, kinds, len(stored["annotations"]) + 1)
+            stored["annotations"].append(
+                {**entry, "iscrowd": 1, "attributes": {**entry["attributes"], _ENCLOSES: int(row.n_boxes)}}
+            )
     write_text(path, json.dumps(stored, indent=1))
 
 
@@ -193,6 +228,8 @@ def read_regions(path: Path, image: Path) -> pd.DataFrame:
         wcs = None
         rows = []
         for region in found:
+            if any(tag.startswith(f"{_ENCLOSES}=") for tag in region.meta.get("tag", [])):
+                continue
             if isinstance(region, regions.SkyRegion):
                 wcs = wcs or _wcs_of(image)
                 region = region.to_pixel(wcs)
@@ -216,7 +253,7 @@ def _from_region(region: Any) -> dict[str, Any]:
 
 
 def write_regions(path: Path, boxes: pd.DataFrame, wcs: Any = None) -> None:
-    """Write boxes as DS9 regions, on the sky if a world coordinate system is given.
+    """Write boxes as DS9 regions, on the sky if a world coordinate system is given; group boxes are dashed.
 
     Parameters
     ----------
@@ -230,10 +267,13 @@ def write_regions(path: Path, boxes: pd.DataFrame, wcs: Any = None) -> None:
 
     grade = "confidence" if "confidence" in boxes else "score"
     written = []
-    for row in boxes.to_dict("records"):
+    for row in [*boxes.to_dict("records"), *group_boxes(boxes).to_dict("records")]:
+        tags = [f"{grade}={row[grade]:.3f}", f"group={row['group']}"]
+        dashed = {"visual": regions.RegionVisual(linestyle="dashed")} if "n_boxes" in row else {}
+        tags += [f"{_ENCLOSES}={row['n_boxes']}"] if dashed else []
         region = regions.RectanglePixelRegion(
             regions.PixCoord(row["x"], row["y"]), row["length"], row["width"], angle=row["angle"] * u.rad,
-            meta={"text": row["kind"], "tag": [f"{grade}={row[grade]:.3f}", f"group={row['group']}"]},
+            meta={"text": row["kind"], "tag": tags}, **dashed,
         )  # fmt: skip
         written.append(region if wcs is None else region.to_sky(wcs))
     write_text(path, regions.Regions(written).serialize(format="ds9") if written else "# Region file format: DS9\n")

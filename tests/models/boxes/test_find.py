@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shutterless.models.boxes.find import FOUND_COLUMNS, find_boxes, join_lines
+from shutterless.models.boxes.find import FOUND_COLUMNS, _groups, find_boxes, join_lines
 from shutterless.pipeline.oriented_boxes import box_overlaps
 
 
@@ -18,6 +18,13 @@ def test_what_several_tiles_see_is_found_once_in_pixels_of_the_image(learned):
     iou, _ = box_overlaps(bars, found[list(FOUND_COLUMNS[:5])])
     assert iou.max(1).min() > 0.5
     assert found["group"].nunique() == 2
+
+
+def test_boxes_closer_than_a_cell_are_one_group():
+    boxes = np.array([[20.0, 60, 30, 6, 0], [60, 60, 30, 6, 0], [100, 66, 30, 6, 0], [60, 110, 30, 6, 0]])
+    assert _groups(boxes).tolist() == [0, 0, 0, 1]  # gaps of 10 pixels along, of 44 across
+    assert _groups(boxes[[0, 2]]).tolist() == [0, 1]
+    assert _groups(np.zeros((0, 5))).shape == (0,)
 
 
 def test_an_image_of_noise_and_one_of_nothing_hold_nothing(learned):

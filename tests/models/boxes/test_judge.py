@@ -41,3 +41,16 @@ def test_a_recall_that_is_never_reached_has_no_precision():
     assert judged.threshold_at(0.7) == 0
     nothing = judge_boxes(found(), TRUTH, "echo")
     assert (nothing.n_true, nothing.precision_at(0.1)) == (3, 0)
+
+
+def test_a_box_between_the_pieces_of_one_object_is_neither_right_nor_wrong():
+    boxes = found(
+        (30, 10, 8, 4, 0.0, "echo", 0, 0.9),  # between both pieces of tile 0
+        (10, 10, 8, 4, 0.0, "echo", 0, 0.8),
+        (10, 10, 8, 4, 0.0, "echo", 0, 0.7),  # found before
+        (30, 40, 8, 4, 0.0, "echo", 0, 0.6),  # nothing there
+    )
+    assert judge_boxes(boxes, TRUTH.assign(group=-1), "echo").is_right.tolist() == [False, True, False, False]
+    judged = judge_boxes(boxes, TRUTH.assign(group=[1, 1, -1]), "echo")
+    assert judged.is_right.tolist() == [True, False, False]
+    assert judged.score.tolist() == [0.8, 0.7, 0.6]

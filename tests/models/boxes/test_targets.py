@@ -79,3 +79,14 @@ def test_cells_without_weight_do_not_count_and_an_empty_batch_has_a_loss():
     empty = assign_cells(np.zeros((0, 5)), np.zeros(0, np.int64), np.zeros(0), 4)
     assert isinstance(empty, CellTargets)
     assert detection_loss(-objects.abs(), kinds, boxes, as_batch(empty)).item() == pytest.approx(0, abs=1e-4)
+
+
+def test_between_the_pieces_of_one_object_either_answer_is_right():
+    pieces = np.array([[8.0, 24.0, 14.0, 10.0, 0.0], [56.0, 24.0, 14.0, 10.0, 0.0]])
+    kinds, confidence = np.zeros(2, np.int64), np.ones(2)
+    apart = assign_cells(pieces, kinds, confidence, 4, np.array([-1, -1]))
+    joined = assign_cells(pieces, kinds, confidence, 4, np.array([5, 5]))
+    # of the second row of cells the middle two, with centres at x = 23.5 and 39.5, lie between the pieces
+    assert apart.weight[4:8].tolist() == [1, 1, 1, 1]
+    assert joined.weight[4:8].tolist() == [1, 0, 0, 1]
+    assert joined.is_object.tolist() == apart.is_object.tolist()

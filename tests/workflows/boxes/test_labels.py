@@ -112,3 +112,37 @@ def test_regions_on_the_sky_need_positions_in_the_image(tmp_path):
     write_regions(tmp_path / "a.reg", BOXES, WCS(fits.Header(HEADER)))
     with pytest.raises(BoxLabelError, match=r"regions are on the sky, and .* has no world coordinate system"):
         read_labels(tmp_path)
+
+
+PIECES = pd.concat([BOXES, BOXES.iloc[:1].assign(x=44.0, confidence=1.0)], ignore_index=True)
+
+
+def test_a_group_box_is_written_for_other_programs_and_is_no_label(tmp_path, image):
+    write_coco(tmp_path / "l.json", [LabelledImage(image, "", PIECES)], {image: (64, 64)})
+    last = json.loads((tmp_path / "l.json").read_text())["annotations"][-1]
+    assert (last["iscrowd"], last["attributes"]) == (1, {"confidence": 1.0, "group": 2, "encloses": 2})
+    assert last["area"] > 18 * 6 * 2
+    check_equal(read_labels(tmp_path / "l.json")[0].boxes, PIECES)
+    write_regions(tmp_path / "a.reg", PIECES)
+    assert (tmp_path / "a.reg").read_text().count("box(") == 4
+    assert (tmp_path / "a.reg").read_text().count("dash") >= 1
+    check_equal(read_regions(tmp_path / "a.reg", image), PIECES)
+
+
+def test_a_crowd_of_another_program_joins_the_boxes_in_it(tmp_path):
+    stored = {
+        "images": [{"id": 5, "file_name": "a.fits"}],
+        "categories": [{"id": 3, "name": "echo"}, {"id": 4, "name": "artefact"}],
+        "annotations": [
+            {"image_id": 5, "category_id": 3, "bbox": [0, 0, 60, 30], "iscrowd": 1},
+            {"image_id": 5, "category_id": 3, "bbox": [0, 10, 20, 4]},
+            {"image_id": 5, "category_id": 3, "bbox": [40, 10, 20, 4]},
+            {"image_id": 5, "category_id": 3, "bbox": [80, 10, 20, 4]},
+            {"image_id": 5, "category_id": 4, "bbox": [20, 10, 5, 4]},
+            {"image_id": 5, "category_id": 4, "bbox": [200, 10, 9, 9], "iscrowd": 1},
+        ],
+    }
+    (tmp_path / "l.json").write_text(json.dumps(stored))
+    boxes = read_labels(tmp_path / "l.json")[0].boxes
+    assert boxes["group"].tolist() == [0, 0, -1, -1, -1]
+    assert boxes["x"].iloc[-1] == 204  # a crowd around nothing is a box
