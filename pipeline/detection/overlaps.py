@@ -33,7 +33,9 @@ def join_overlaps(tables: Sequence[pd.DataFrame], owns: Sequence[tuple[int, int]
             if kept[k][a] == kept[k + 1][b]:
                 first_is_stronger = abs(tables[k]["snr"].iloc[a]) >= abs(tables[k + 1]["snr"].iloc[b])
                 kept[k][a], kept[k + 1][b] = first_is_stronger, not first_is_stronger
-    return [table[keep].reset_index(drop=True) for table, keep in zip(tables, kept, strict=True)]
+    return [
+        table if keep.all() else table[keep].reset_index(drop=True) for table, keep in zip(tables, kept, strict=True)
+    ]
 
 
 def _peaks_within(table: pd.DataFrame, own: tuple[int, int]) -> np.ndarray:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from astropy.time import Time
 
 from shutterless.pipeline.files import write_parquet, written_whole
 from shutterless.pipeline.reading.frames import frame_stem
-from shutterless.pipeline.reading.readout import Readout
+from shutterless.pipeline.reading.readout import Readout, read_utc_of
 from shutterless.pipeline.results.file_places import FilePlace
 
 TIMESTAMP = "datetime64[us, UTC]"
@@ -193,7 +194,9 @@ CANDIDATE_UCDS = {
 }
 _PLACE_COLUMNS = ("path", "hdu", "fits_x", "fits_y", "fits_z", "object", "cadence_number", "campaign")
 _STAR_COLUMNS = ("star_probability", "star_flag", "ra", "dec", "position_error")
+_STAR_NAMES = {"mag": "star_mag", "name": "star_name"}  # of a streak, in the table of candidates
 _MOMENTS = ("time_read", "time_event_min", "time_event_max")
+_NOTHING = np.array(None, dtype=object)
 _ANY_MOMENT = "2000-01-01T00:00:00.000000"  # under a mask
 
 
@@ -202,11 +205,43 @@ def empty_candidates() -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in CANDIDATE_TYPES.items()})
 
 
+@dataclass(frozen=True, eq=False)
+class DetectedIn:
+    """Amplifier of a file in which there were detections.
+
+    Parameters
+    ----------
+    streaks : DataFrame
+        Streaks of the amplifier, with ``y0`` where it is known, and name and position of its
+        star where a catalogue was given.
+    readout : Readout
+    file : str
+        Name of the FITS file.
+    n_y : int
+        Height of the stack. In a stack one row high no candidate has a ``y``.
+    place : FilePlace, optional
+        Says where the pixels are in the file; without it the columns for that are missing.
+    """
+
+    streaks: pd.DataFrame
+    readout: Readout
+    file: str
+    n_y: int = 1
+    place: FilePlace | None = None
+
+
 def build_candidates(
     detections: pd.DataFrame, streaks: pd.DataFrame, readout: Readout, *, file: str, model: str, n_y: int = 1,
     place: FilePlace | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Candidates of one amplifier of one file.
+    """Candidates of one amplifier of one file; see `join_candidates` and `DetectedIn`."""
+    return join_candidates(detections, [(len(detections), DetectedIn(streaks, readout, file, n_y, place))], model=model)
+
+
+def join_candidates(
+    detections: pd.DataFrame, amplifiers: Sequence[tuple[int, DetectedIn]], *, model: str
+) -> pd.DataFrame:
+    """Candidates of many amplifiers and files at once: a table of a few rows takes as long as one of thousands.
 
     Parameters
     ----------
@@ -214,16 +249,10 @@ def build_candidates(
         Rows of `shutterless.pipeline.detection.triggers.find_triggers` that are to become candidates, with
         ``probability``, ``kind`` and ``kind_probability`` where a model gave them, ``false_alarm_rate`` and
         ``posterior``. ``trail_id`` numbers the trails of the whole amplifier, not of a segment.
-    streaks : DataFrame
-        Streaks of the amplifier, with ``y0`` where it is known, and name and position of its
-        star where a catalogue was given.
-    readout : Readout
-    file, model : str
-        Names of the FITS file and of the detector.
-    n_y : int
-        Height of the stack. In a stack one row high no candidate has a ``y``.
-    place : FilePlace, optional
-        Says where the pixels are in the file; without it the columns for that are missing.
+    amplifiers : sequence of (int, DetectedIn)
+        How many of the rows are of each amplifier, in the order of the rows.
+    model : str
+        Name of the detector.
 
     Returns
     -------
@@ -231,46 +260,82 @@ def build_candidates(
         `CANDIDATE_TYPES`; ``group_id`` is the candidate's own at this stage. A candidate that peaks before the streak
         at its place begins is not assigned to that star.
     """
-    star = streaks.set_index("streak_id").reindex(detections["streak_id"].fillna(-1).astype("int64"))
-    peak = detections["row_peak"].to_numpy()
-    y0 = star["y0"].to_numpy(dtype=np.float64)
-    begun = readout.has_begun(peak, y0)
-    earliest, latest = readout.event_utc_range(peak, np.where(begun, y0, np.nan))
-    n_rows = detections["row_stop"] - detections["row_start"] + 1
+    if detections.empty:
+        return empty_candidates()
     missing = pd.Series(np.nan, index=detections.index)
-    place_y = detections["y"].round().astype("Int64") if n_y > 1 else missing.astype("Int64")
-    table = detections.assign(
-        candidate_id=[
-            _candidate_id(file, readout, *place) for place in zip(detections["x"], place_y, peak, strict=True)
-        ],
-        file=file,
-        ccd=readout.ccd,
-        quadrant=readout.quadrant,
-        y=place_y,
-        duration_s=n_rows / readout.row_rate_hz,
-        probability=detections.get("probability", missing),
-        kind=detections.get("kind", missing.astype("string")),
-        kind_probability=detections.get("kind_probability", missing),
-        streak_id=detections["streak_id"].where(begun),
-        star_mag=star["mag"].where(begun).to_numpy(),
-        time_archive=readout.archive_time(peak),
-        time_read_utc=readout.read_utc(peak),
-        time_event_min_utc=earliest,
-        time_event_max_utc=latest,
-        model=model,
-        trail_id=trail_names(file, readout, detections),
-        false_alarm_rate=detections.get("false_alarm_rate", missing),
-        posterior=detections.get("posterior", missing),
-        star_name=_star_names(star, begun),
-        **dict.fromkeys(_PLACE_COLUMNS, missing),
-        **{name: star[name].replace("", pd.NA).where(begun).array for name in _STAR_COLUMNS if name in streaks},
-    )
-    if place is not None:
-        table = table.assign(**place.columns(detections, place_y))
+    sizes = [n for n, _ in amplifiers]
+    is_stack = np.repeat([here.n_y > 1 for _, here in amplifiers], sizes)
+    y = (detections["y"].where(is_stack).round() if is_stack.any() else missing).astype("Int64")
+    star = detections["streak_id"].fillna(-1).to_numpy(dtype=np.int64)
+    own = []
+    for (_, here), last, n in zip(amplifiers, np.cumsum(sizes), sizes, strict=True):
+        rows = slice(last - n, last)
+        own.append(_amplifier_columns(detections.iloc[rows], star[rows], y.iloc[rows], here))
+    columns = {name: np.concatenate([part[name] for part in own]) for name in own[0]}
+    row_rate_hz, begun = columns.pop("row_rate_hz"), columns.pop("begun")
+    readouts = [here.readout for _, here in amplifiers]
     for name in _MOMENTS:
-        table[name] = pd.to_datetime(table[f"{name}_utc"], errors="coerce", format="ISO8601", utc=True)
-    table["group_id"] = table["candidate_id"]
+        utc = np.concatenate(read_utc_of(readouts, [part[name] for part in own]))
+        columns |= {f"{name}_utc": utc, name: pd.to_datetime(utc, errors="coerce", format="ISO8601", utc=True)}
+    names = np.repeat([_amplifier_id(here.file, here.readout) for _, here in amplifiers], sizes)
+    places = zip(names, detections["x"], y, detections["row_peak"], strict=True)
+    columns["candidate_id"] = columns["group_id"] = np.array([_candidate_id(*place) for place in places], dtype=object)
+    optional = ("probability", "kind", "kind_probability", "false_alarm_rate", "posterior")
+    table = detections.assign(
+        y=y,
+        duration_s=(detections["row_stop"] - detections["row_start"] + 1) / row_rate_hz,
+        streak_id=detections["streak_id"].where(begun),
+        model=model,
+        trail_id=_trail_names(names, detections),
+        **{name: detections.get(name, missing) for name in optional},
+        **columns,
+    )
     return table.reindex(columns=list(CANDIDATE_TYPES)).astype(CANDIDATE_TYPES).reset_index(drop=True)
+
+
+def _amplifier_columns(
+    detections: pd.DataFrame, streak: np.ndarray, y: pd.Series, here: DetectedIn
+) -> dict[str, np.ndarray]:
+    """What depends on the amplifier of some detections: place, star and clock; moments as rows of the file."""
+    readout, n = here.readout, len(detections)
+    peak = detections["row_peak"].to_numpy()
+    star = _stars_of(here.streaks, streak)
+    y0 = star.pop("y0")
+    begun = readout.has_begun(peak, y0)
+    earliest, latest = readout.event_row_range(peak, np.where(begun, y0, np.nan))
+    place = dict.fromkeys(_PLACE_COLUMNS) if here.place is None else here.place.columns(detections, y)
+    known = {"file": here.file, "ccd": readout.ccd, "quadrant": readout.quadrant}
+    return {
+        "row_rate_hz": np.full(n, readout.row_rate_hz),
+        "begun": begun,
+        "time_archive": readout.archive_time(peak),
+        "time_read": peak,
+        "time_event_min": earliest,
+        "time_event_max": latest,
+        **{name: _repeat(value, n) for name, value in {**place, **known}.items()},
+        **{name: np.where(begun, values, _NOTHING) for name, values in star.items()},
+    }
+
+
+def _repeat(value: Any, n: int) -> np.ndarray:
+    """Values of a column of ``n`` rows as Python objects; one value stands for all."""
+    column = np.empty(n, dtype=object)
+    column[:] = value
+    return column
+
+
+def _stars_of(streaks: pd.DataFrame, number: np.ndarray) -> dict[str, np.ndarray]:
+    """``y0`` of some streaks by their number, and magnitude, name and position of their stars; None where unknown."""
+    at = pd.Index(streaks["streak_id"]).get_indexer(number)
+    stars = {}
+    for name in ("y0", "mag", "name", *_STAR_COLUMNS):
+        values = np.full(len(at), np.nan if name == "y0" else None)
+        if name in streaks and (at >= 0).any():
+            values[at >= 0] = streaks[name].to_numpy()[at[at >= 0]]
+        if name in ("name", "star_flag"):
+            values[values == ""] = None
+        stars[_STAR_NAMES.get(name, name)] = values
+    return stars
 
 
 def write_candidates(candidates: pd.DataFrame, folder: str | Path, settings: Mapping[str, Any]) -> tuple[Path, Path]:
@@ -319,17 +384,9 @@ def _parquet_metadata(table: Table) -> dict[str, str]:
     }
 
 
-def _star_names(star: pd.DataFrame, begun: np.ndarray) -> Any:
-    """Name of the star of each detection; missing where no catalogue names it."""
-    if "name" not in star:
-        return pd.NA
-    names = star["name"].where(begun & (star["name"] != ""))
-    return pd.array(names.to_numpy(dtype=object), dtype="string")
-
-
-def _candidate_id(file: str, readout: Readout, x: float, y: Any, row: int) -> str:
+def _candidate_id(amplifier: str, x: float, y: Any, row: int) -> str:
     place = f"x{x:07.2f}" if pd.isna(y) else f"y{y:04d}_x{x:07.2f}"
-    return f"{_amplifier_id(file, readout)}_{place}_r{row:07d}"
+    return f"{amplifier}_{place}_r{row:07d}"
 
 
 def _amplifier_id(file: str, readout: Readout) -> str:
@@ -339,9 +396,14 @@ def _amplifier_id(file: str, readout: Readout) -> str:
 
 def trail_names(file: str, readout: Readout, detections: pd.DataFrame) -> pd.Series:
     """Name of the trail of each detection in the table of candidates, missing without one."""
-    number = detections.get("trail_id", pd.Series(pd.NA, index=detections.index)).astype("Int64")
-    names = [pd.NA if pd.isna(n) else f"{_amplifier_id(file, readout)}_t{n:04d}" for n in number]
+    names = _trail_names([_amplifier_id(file, readout)] * len(detections), detections)
     return pd.Series(names, index=detections.index, dtype="string")
+
+
+def _trail_names(amplifiers: Sequence[str] | np.ndarray, detections: pd.DataFrame) -> np.ndarray:
+    number = detections.get("trail_id", pd.Series(pd.NA, index=detections.index)).astype("Int64")
+    named = [None if pd.isna(n) else f"{name}_t{n:04d}" for name, n in zip(amplifiers, number, strict=True)]
+    return np.array(named, dtype=object)
 
 
 def _plain_column(series: pd.Series) -> Any:

@@ -153,10 +153,12 @@ def _all_groups(
     for members, expected in _trails_of_files(numbered, geometry, trails):
         free[members] = False
         yield members, expected
+    ends = numbered.groupby("file", sort=False)[["row_stop", "x"]].max()
     for file, part in numbered[free].groupby("file", sort=False):
-        whole = numbered[numbered["file"] == file]
-        n_rows = int(whole["row_stop"].max()) + 1
-        plan = geometry.get(str(file)) or FileGeometry(n_rows, int(np.ceil(whole["x"].max())) + 1)
+        if len(part) < 2:
+            continue
+        last = ends.loc[file]
+        plan = geometry.get(str(file)) or FileGeometry(int(last["row_stop"]) + 1, int(np.ceil(last["x"])) + 1)
         for members, expected in _of_file(part, plan):
             yield part.index.to_numpy()[members], expected
 

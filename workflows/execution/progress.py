@@ -96,10 +96,13 @@ class Progress:
     def _lines(self, items: Iterable[T], describe: str, total: int) -> Iterator[T]:
         """Print the first and the last count, and one every `_LINE_EVERY_S` seconds between."""
         start = self._clock()
-        printed = start - _LINE_EVERY_S
+        printed, first = start - _LINE_EVERY_S, start
         for count, item in enumerate(items, start=1):
             now = self._clock()
             if count == total or now - printed >= _LINE_EVERY_S:
-                self.write_line(f"{describe}: {count}/{total} ({now - start:.0f} s)")
+                first = now if count == 1 else first
+                # what the first item takes to start is not in the others
+                left = f", {(now - first) / (count - 1) * (total - count):.0f} s left" if 1 < count < total else ""
+                self.write_line(f"{describe}: {count}/{total} ({now - start:.0f} s{left})")
                 printed = now
             yield item

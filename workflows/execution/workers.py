@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import logging
 import multiprocessing
 import os
@@ -23,6 +24,7 @@ from shutterless.workflows.execution.retries import Item, ItemOutcome, Value, de
 if TYPE_CHECKING:
     from distributed import Worker, WorkerPlugin
 
+_OBJECTS_BETWEEN_COLLECTIONS = 50_000
 _MEMORY_EVERY_S = 0.2
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -70,7 +72,11 @@ def try_in_worker(
 
 
 def guard_worker(dask_worker: Worker) -> None:
-    """End a worker with the process that started it, and when it exceeds its memory; on Linux."""
+    """End a worker with the process that started it, and when it exceeds its memory; on Linux.
+
+    Its imports are as quick as those of a command, see `shutterless.workflows.cli`.
+    """
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     if sys.platform == "linux":
         _end_with_parent()
         if limit := dask_worker.memory_manager.memory_limit:

@@ -111,13 +111,15 @@ def survey_files(
     at_once: bool = True,
     stack: Path | None = None,
     with_pixels: bool = True,
+    with_row_times: bool = True,
 ) -> Survey:
     """Read the headers of every file, recording those that cannot be read.
 
     A folder stands for the FITS files in it. With ``same_names`` files of one name in two folders are two files. With
     ``at_once`` files without a UTC are named where the progress is shown, before any work: an hour later it is too late
     to stop. With ``stack`` the images of all files become one cube in that folder, without pixels if asked, and this
-    cube is what is surveyed.
+    cube is what is surveyed. Without ``with_row_times`` the times of single images are left out: those of 10,000 cubes
+    fill memory.
 
     Raises
     ------
@@ -126,7 +128,7 @@ def survey_files(
     ProfileError
         If there is no such instrument.
     """
-    paths = _list_files(files) if same_names or stack is not None else _check_names(_list_files(files))
+    paths = list_files(files) if same_names or stack is not None else _check_names(list_files(files))
     if instrument is not None:
         load_profile(instrument)  # wrong for one file is wrong for all
     infos, failures, stacked = [], list[dict[str, Any]](), tuple[str, ...]()
@@ -135,7 +137,7 @@ def survey_files(
         path, unread = write_stack(plan, stack, with_pixels=with_pixels)
         paths, stacked = [path], plan.notes
         failures += [failure_row(lost, None, reason) for lost, reason in (*plan.failures, *unread)]
-    read = partial(_read_alone, instrument=instrument, supplied=dict(supplied or {}))
+    read = partial(_read_alone, instrument=instrument, supplied=dict(supplied or {}), with_row_times=with_row_times)
     seconds = _HEADER_S * len(paths)
     for outcome in executor.map(read, paths, describe="reading headers", progress=progress, seconds=seconds):
         if outcome.value is None:
@@ -366,12 +368,15 @@ def label_files(paths: Iterable[Path]) -> dict[Path, str]:
     return labels
 
 
-def _read_alone(path: Path, *, instrument: str | None, supplied: Mapping[str, str]) -> FrameInfo:
+def _read_alone(path: Path, *, instrument: str | None, supplied: Mapping[str, str], with_row_times: bool) -> FrameInfo:
     """Headers of a file; whatever goes wrong is its own failure and does not end the work on others."""
-    return alone(read_info, path)(path, instrument, supplied)
+    info = alone(read_info, path)(path, instrument, supplied)
+    if with_row_times:
+        return info
+    return replace(info, readouts={key: replace(one, row_times=None) for key, one in info.readouts.items()})
 
 
-def _list_files(files: Sequence[str | Path]) -> list[Path]:
+def list_files(files: Sequence[str | Path]) -> list[Path]:
     """Paths without repetition, the FITS files of a folder in its place."""
     if not files:
         raise IngestError("no input files were given")

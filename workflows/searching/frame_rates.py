@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,14 @@ class FrameRates:
             "expected_false_alarms": self.expected,
             "amplifiers": amplifiers,
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FrameRates:
+        """Rebuild from `to_dict`, which knows neither segments nor scores of events."""
+        amplifiers = values["amplifiers"]
+        known = [one.name for one in fields(OwnRate)]
+        rates = {name: OwnRate.from_dict({key: one[key] for key in known}) for name, one in amplifiers.items()}
+        return cls(values["asked_per_hour"], {}, rates, {name: one["live_hours"] for name, one in amplifiers.items()})
 
     def describe(self, n_candidates: int) -> str:
         """What was asked for and what is expected, for the user."""

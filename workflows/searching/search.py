@@ -6,13 +6,13 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ import pandas as pd
 from shutterless.models.evaluation.metrics import RateCurve
 from shutterless.models.evaluation.posterior import MIN_EVENTS
 from shutterless.pipeline.astrometry.identify import (
+    IdentifiedStreaks,
     KeptIdentification,
     SolvedAmplifier,
     describe_solved,
@@ -30,12 +31,15 @@ from shutterless.pipeline.astrometry.places import place_orphans
 from shutterless.pipeline.astrometry.second_appearances import place_second_appearances
 from shutterless.pipeline.compiled.cache import is_compiled
 from shutterless.pipeline.detection.box_search import filter_rows
-from shutterless.pipeline.files import remove_partials, write_parquet, write_text
+from shutterless.pipeline.files import hash_file, remove_partials, write_parquet, write_text
 from shutterless.pipeline.reading.frames import FrameInfo
-from shutterless.pipeline.reading.segments import FileSpan, Segment, SegmentRows, plan_segments
+from shutterless.pipeline.reading.readout import read_utc_of
+from shutterless.pipeline.reading.segments import FileSpan, Segment, plan_segments
 from shutterless.pipeline.results.candidates import (
-    build_candidates,
+    CANDIDATE_TYPES,
+    DetectedIn,
     empty_candidates,
+    join_candidates,
     trail_names,
     write_candidates,
 )
@@ -43,17 +47,21 @@ from shutterless.pipeline.results.file_places import FilePlace
 from shutterless.pipeline.results.groups import MOST_CHANCE_GROUPS, FileGeometry, find_groups
 from shutterless.pipeline.results.trail_joints import Trail
 from shutterless.pipeline.settings import plain_values
+from shutterless.pipeline.stored_files import read_json, read_parquet
 from shutterless.workflows.execution.cluster import Executor
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import (
+    FAILURES,
     SEARCH_PIXELS_PER_SECOND,
     STACKED,
     Survey,
     describe_notes,
+    describe_untimed,
     estimate_seconds,
     failure_row,
     failure_table,
     label_files,
+    list_files,
     prepare_folder,
     survey_files,
     write_failures,
@@ -89,12 +97,14 @@ from shutterless.workflows.searching.set_aside import (
     part_notes,
     rank_vetoed,
 )
+from shutterless.workflows.searching.unchanged import digest_inputs, read_finished_from, write_finished
 from shutterless.workflows.settings.settings import SearchSettings
 from shutterless.workflows.tracking.tracking import TEMPLATE_BANK, bundled_folder, model_type, resolve_model
 
 RECORD = "search.json"
 AMPLIFIERS = "amplifiers.parquet"
 _CAMERA = ("band", "zero_point_mag", "row_rate_hz", "n_transit", "pixel_scale_arcsec")  # of an amplifier, in its table
+_WRITTEN = ("candidates.parquet", "candidates.ecsv", AMPLIFIERS, VETOED, FAILURES, RECORD)
 BUNDLED_MODEL = "bundled"  # reference of the model for frames where none is named
 
 
@@ -118,6 +128,12 @@ class SearchResult:
     instruments: tuple[str, ...]
     set_aside: tuple[str, ...] = ()
     positions: str = ""
+
+    def said(self) -> dict[str, Any]:
+        """All but the tables and the rates, as plain values."""
+        return {
+            name: getattr(self, name) for name in ("threshold", "warnings", "instruments", "set_aside", "positions")
+        }
 
 
 def search_files(
@@ -183,40 +199,55 @@ def search_files(
     _clear_folder(job.out, resume=resume)
     if resume:
         job = job.under_its_first_name()
+    inputs = None if stack else job.digest(list_files(files))
+    if resume and (said := read_finished_from(job.out, inputs)) is not None:
+        if progress is not None:
+            progress.write_line("nothing has changed since this search was finished")
+        return job.read_result(said)
     survey = survey_files(
         files, instrument=instrument, supplied=supplied, executor=executor, progress=progress, same_names=True,
-        stack=job.out / STACKED if stack else None,
+        stack=job.out / STACKED if stack else None, with_row_times=False,
     )  # fmt: skip
-    return search_survey(job, survey, executor, resume=resume, progress=progress)
+    return search_survey(job, survey, executor, resume=resume, progress=progress, inputs=inputs)
 
 
 def search_survey(
-    job: SearchJob, survey: Survey, executor: Executor, *, resume: bool = False, progress: Progress | None = None
+    job: SearchJob,
+    survey: Survey,
+    executor: Executor,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    inputs: str | None = None,
 ) -> SearchResult:
-    """Search what `survey_files` found, or a part of it; parameters and result are those of `search_files`."""
+    """Search what `survey_files` found, or a part of it; parameters and result are those of `search_files`.
+
+    With ``inputs``, from `SearchJob.digest`, a search in which nothing failed is resumed without making it again.
+    """
     tasks = job.tasks(plan_segments(survey.infos), resume=resume)
-    frames = [info for info in survey.infos if None not in info.readouts]  # stacks of images are small
-    sizes = [
-        info.n_columns * SegmentRows.of(readout, info.n_columns).longest
-        for info in frames
-        for readout in info.readouts.values()
-    ]
+    columns = {info.path.absolute(): info.n_columns for info in survey.infos}
+    frames = [task.segment for task in tasks if task.segment.quadrant is not None]  # stacks of images are small
+    sizes = [segment.n_rows * columns[segment.spans[0].path] for segment in frames]
     if progress is not None and not is_compiled(filter_rows):
         progress.write_line("the first search compiles its loops, about a minute; later ones do not")
     executor.prepare(partial(warm_up, job.detector if frames else job.detector_of(None), max(sizes, default=0)))
     seconds = estimate_seconds(survey.n_pixels, 1, SEARCH_PIXELS_PER_SECOND)
-    lost = run_tasks(tasks, executor, progress, seconds=seconds)
-    parts = [part for task in tasks if task.segment.name not in lost and (part := read_part(job.out, task.segment))]
+    found, lost = run_tasks(tasks, executor, progress, seconds=seconds)
+    parts = [found[task.segment.name] for task in tasks if task.segment.name in found]
     failures = pd.concat([survey.failures, lost_rows([task.segment for task in tasks], parts, lost)], ignore_index=True)
     candidates, rates, unmatched, set_aside, solved = job.write(parts, failures, survey.infos)
-    notes = (
-        *job.describe_rates(parts, rates), *job.describe_choice(survey.infos), *survey.overlaps, *survey.untimed,
+    first = *job.describe_rates(parts, rates), *job.describe_choice(survey.infos), *survey.overlaps
+    last = (
         *describe_notes(survey.notes + part_notes(parts, survey.infos)), *describe_absurd(candidates), *unmatched,
     )  # fmt: skip
-    return SearchResult(
-        candidates, failures, job.lowest_threshold(rates), rates, notes, tuple(survey.instruments), tuple(set_aside),
-        describe_solved(solved),
+    result = SearchResult(
+        candidates, failures, job.lowest_threshold(rates), rates, (*first, *survey.untimed, *last),
+        tuple(survey.instruments), tuple(set_aside), describe_solved(solved),
     )  # fmt: skip
+    if inputs is not None and failures.empty:
+        said = result.said() | {"warnings": [*first, *describe_untimed(survey.infos), *last]}
+        write_finished(job.out, inputs, [part.segment.name for part in parts], _WRITTEN, said)
+    return result
 
 
 @dataclass(frozen=True)
@@ -280,6 +311,27 @@ class SearchJob:
     def detector_of(self, quadrant: int | None) -> Detector:
         """Detector of a segment: image cubes, which have no quadrant, may have their own."""
         return self.cube_detector if quadrant is None and self.cube_detector is not None else self.detector
+
+    def digest(self, paths: Sequence[Path]) -> str | None:
+        """Hash of some files and of all that decides what a search of them writes; None if one cannot be read."""
+        used = [detector for detector in (self.detector, self.cube_detector) if detector is not None]
+        shared = {
+            "reference": self.reference,
+            "detectors": [[one.name, self.fingerprint_of(one)] for one in used],
+            "curves": [curve and curve.to_dict() for curve in (self.curve, self.cube_curve)],
+            "settings": plain_values(self.settings),
+            "catalogue": self.catalogue and [self.catalogue, hash_file(Path(self.catalogue)).hexdigest()],
+        }
+        return digest_inputs(paths, shared)
+
+    def read_result(self, said: Mapping[str, Any]) -> SearchResult:
+        """Result of a search that was finished before, from its tables and what it told the user."""
+        candidates = read_parquet(self.out / "candidates.parquet").astype(CANDIDATE_TYPES)
+        rates = FrameRates.from_dict(read_json(self.out / RECORD)["rates"])
+        return SearchResult(
+            candidates, failure_table([]), said["threshold"], rates, tuple(said["warnings"]),
+            tuple(said["instruments"]), tuple(said["set_aside"]), said["positions"],
+        )  # fmt: skip
 
     def describe_choice(self, infos: Sequence[FrameInfo]) -> list[str]:
         """Line for the user if cubes are searched with another detector than the default."""
@@ -363,7 +415,7 @@ class SearchJob:
         tables = [one.candidates for one in found]
         solved = {key: one for each in found for key, one in each.solved.items()}
         candidates = tables[0] if len(tables) == 1 else rank_candidates([table for table in tables if len(table)])
-        vetoed = rank_vetoed([one.vetoed for one in found if len(one.vetoed)])
+        vetoed = rank_vetoed(pd.concat([one.vetoed for one in found]))
         n_vetoed = dict(sum((one.n_vetoed for one in found), Counter()).most_common())
         record = {
             "model": self.reference,
@@ -457,17 +509,28 @@ def run_tasks(
     progress: Progress | None = None,
     *,
     seconds: float | None = None,
-) -> dict[str, str]:
-    """Search segments; return the reason of each that failed as a whole, by its name."""
-    lost = {}
+) -> tuple[dict[str, SearchedSegment], dict[str, str]]:
+    """Search segments, and read the part of each as soon as it is there.
+
+    Returns
+    -------
+    parts : dict of str to SearchedSegment
+        By the name of the segment.
+    lost : dict of str to str
+        Reason of each segment that failed as a whole, by its name.
+    """
+    parts, lost = {}, {}
     long_first = sorted(tasks, key=lambda task: -task.segment.n_rows)  # so that no worker is left with a long one
     outcomes = executor.map(
         search_segment, long_first, describe="searching segments", progress=progress, ordered=False, seconds=seconds
     )
     for outcome in outcomes:
+        task = outcome.item
         if outcome.value is None:
-            lost[outcome.item.segment.name] = outcome.error or ""
-    return lost
+            lost[task.segment.name] = outcome.error or ""
+        elif (part := read_part(task.out, task.segment)) is not None:
+            parts[task.segment.name] = part
+    return parts, lost
 
 
 class Assembled(NamedTuple):
@@ -539,41 +602,118 @@ def assemble(
         {key: exposure.sky for key, exposure in exposures.items()},
         kept,
     )
-    solved, unmatched = identified.solved, identified.warnings
-    tables, trails = [], dict[str, Trail]()
-    vetoed, n_vetoed = [], Counter[str]()
-    timed: set[str] = set()  # candidates whose place on their segment tells their time
-
-    def build(part: SearchedSegment, k: int, span: FileSpan, here: pd.DataFrame) -> pd.DataFrame:
-        label = labels.get(span.path, span.path.name)
-        key = f"{part.segment.name}/{k}"
-        stars_here, sky = identified.streaks[key], solved.get(key)
-        return _span_candidates(here, span, part.exposures[k], stars_here, name, label, infos.get(label), sky)
-
+    solved = identified.solved
+    found, loud = _Chosen(), _Chosen()
+    trails: dict[str, Trail] = {}
+    n_vetoed = Counter[str]()
     for part, triggers in zip(parts, joined, strict=True):
-        scored = detector_columns(triggers, name)
+        score = triggers[f"{name}/score"].to_numpy(dtype=np.float64)
         # score -inf means vetoed, even where a detector without a false alarm has the threshold -inf
-        is_found = (scored["score"] >= rates.threshold(part)) & np.isfinite(scored["score"])
-        found, loud = scored[is_found], loud_vetoed(scored, is_found)
-        score = found["score"].to_numpy(dtype=np.float64)
-        found = found.assign(
-            false_alarm_rate=rates.of(part).rate(score), posterior=rates.posterior(part, score, events_per_hour)
+        is_found = (score >= rates.threshold(part)) & np.isfinite(score)
+        set_aside = loud_vetoed(triggers, is_found)
+        n_vetoed.update(set_aside.get("veto", ()))
+        loud.add(part, set_aside.head(N_KEPT))
+        if not is_found.any():
+            continue
+        accepted = triggers[is_found].assign(
+            false_alarm_rate=rates.of(part).rate(score[is_found]),
+            posterior=rates.posterior(part, score[is_found], events_per_hour),
         )
-        for k, span, here in by_span(part.exposures, found):
-            tables.append(build(part, k, span, here))
-            if (sky := solved.get(f"{part.segment.name}/{k}")) is not None and sky.solution.knows_rows:
-                timed.update(tables[-1]["candidate_id"])
-            label = labels.get(span.path, span.path.name)
-            trails |= _trails(here, triggers, k, part.exposures[k], label, infos.get(label))
-        n_vetoed.update(loud.get("veto", ()))
-        vetoed += [build(part, k, span, here) for k, span, here in by_span(part.exposures, loud.head(N_KEPT))]
-    ranked = rank_vetoed(vetoed)
-    if not tables:
-        return Assembled(empty_candidates(), unmatched, 0.0, ranked, n_vetoed, solved)
+        for where, here in found.add(part, accepted):
+            label = labels.get(where.span.path, where.span.path.name)
+            trails |= _trails(here, triggers, where.position, where.exposure, label, infos.get(label))
+    tables = [_candidates_of(chosen, identified, labels, infos, name) for chosen in (found, loud.strongest(N_KEPT))]
+    ranked = rank_vetoed(tables[1])
+    if tables[0].empty:
+        return Assembled(empty_candidates(), identified.warnings, 0.0, ranked, n_vetoed, solved)
+    timed = set()  # candidates whose place on their segment tells their time
+    for rows, where in found.slices():
+        if where.key in solved and solved[where.key].solution.knows_rows:
+            timed.update(tables[0]["candidate_id"].iloc[rows])
     geometry = {label: FileGeometry.of(info) for label, info in infos.items()}
-    placed = place_second_appearances(pd.concat(tables, ignore_index=True), timed)
-    grouped = find_groups(placed, geometry, trails)
-    return Assembled(rank_candidates([grouped.table]), unmatched, grouped.chance_groups, ranked, n_vetoed, solved)
+    grouped = find_groups(place_second_appearances(tables[0], timed), geometry, trails)
+    return Assembled(
+        rank_candidates([grouped.table]), identified.warnings, grouped.chance_groups, ranked, n_vetoed, solved
+    )
+
+
+class _Where(NamedTuple):
+    """File of a part in which triggers were chosen: name and number of the exposure, its record, and the span."""
+
+    key: str
+    position: int
+    exposure: ExposureRecord
+    span: FileSpan
+
+
+class _Chosen:
+    """Triggers of many parts, to be made candidates at once, in rows of their files; they may begin before or after."""
+
+    def __init__(self) -> None:
+        self.tables: list[pd.DataFrame] = []
+        self.places: list[_Where] = []
+
+    def add(self, part: SearchedSegment, triggers: pd.DataFrame) -> list[tuple[_Where, pd.DataFrame]]:
+        """Add triggers of a part; return them file by file."""
+        added = [
+            (_Where(f"{part.segment.name}/{k}", k, part.exposures[k], span), here)
+            for k, span, here in by_span(part.exposures, triggers)
+        ]
+        self.places += [where for where, _ in added]
+        self.tables += [in_file_rows(here, where.span) for where, here in added]
+        return added
+
+    def strongest(self, number: int) -> _Chosen:
+        """Those with the highest S/N, and all that are as strong as the last of them."""
+        strength = [table["snr"].abs().to_numpy(dtype=np.float64) for table in self.tables]
+        if sum(map(len, strength)) <= number:
+            return self
+        least = np.sort(np.concatenate(strength))[-number]
+        kept = _Chosen()
+        for table, where, own in zip(self.tables, self.places, strength, strict=True):
+            if (own >= least).any():
+                kept.tables.append(table[own >= least])
+                kept.places.append(where)
+        return kept
+
+    def slices(self) -> Iterator[tuple[slice, _Where]]:
+        """Rows of each file in the table of all."""
+        first = 0
+        for table, where in zip(self.tables, self.places, strict=True):
+            yield slice(first, first := first + len(table)), where
+
+
+def _candidates_of(
+    chosen: _Chosen,
+    identified: IdentifiedStreaks,
+    labels: Mapping[Path, str],
+    infos: Mapping[str, FrameInfo],
+    name: str,
+) -> pd.DataFrame:
+    """Candidates of chosen triggers, file by file."""
+    if not chosen.tables:
+        return empty_candidates()
+    amplifiers = []
+    for where in chosen.places:
+        exposure, span, first = where.exposure, where.span, where.exposure.spans[0]
+        offset = span.first - span.start - first.first  # of the file's row 0 from the exposure's
+        clock = exposure.readout if offset == 0 else exposure.readout.from_row(offset, offset)
+        label = labels.get(span.path, span.path.name)
+        info = infos.get(label)
+        place = None if info is None else FilePlace.of(info, clock.quadrant, exposure.archive)
+        amplifiers.append(DetectedIn(identified.streaks[where.key], clock, label, exposure.n_y, place))
+    sizes = [len(table) for table in chosen.tables]
+    detections = detector_columns(pd.concat(chosen.tables, ignore_index=True), name)
+    table = join_candidates(detections, list(zip(sizes, amplifiers, strict=True)), model=name)
+    if not identified.solved:
+        return table
+    placed = [
+        place_orphans(table.iloc[rows], identified.solved[where.key], here.readout)
+        if where.key in identified.solved
+        else table.iloc[rows]
+        for (rows, where), here in zip(chosen.slices(), amplifiers, strict=True)
+    ]
+    return pd.concat(placed, ignore_index=True)
 
 
 def rank_candidates(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -587,26 +727,6 @@ def rank_candidates(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return order.drop(columns="strength").reset_index(drop=True)
 
 
-def _span_candidates(
-    found: pd.DataFrame,
-    span: FileSpan,
-    exposure: ExposureRecord,
-    streaks: pd.DataFrame,
-    name: str,
-    label: str,
-    info: FrameInfo | None,
-    sky: SolvedAmplifier | None,
-) -> pd.DataFrame:
-    """Candidates that peak in one file, in rows of that file; they may begin before it or end after it."""
-    readout, first = exposure.readout, exposure.spans[0]
-    place = None if info is None else FilePlace.of(info, readout.quadrant, exposure.archive)
-    file_rows = in_file_rows(found, span)
-    offset = span.first - span.start - first.first  # of the file's row 0 from the exposure's
-    own = readout if offset == 0 else readout.from_row(offset, offset)
-    table = build_candidates(file_rows, streaks, own, file=label, model=name, n_y=exposure.n_y, place=place)
-    return table if sky is None else place_orphans(table, sky, own)
-
-
 def _trails(
     found: pd.DataFrame,
     triggers: pd.DataFrame,
@@ -617,7 +737,7 @@ def _trails(
 ) -> dict[str, Trail]:
     """Trails of the candidates of one file, with all triggers of each, by the ``trail_id`` in the table."""
     readout = exposure.readout
-    if info is None or "trail_id" not in found or exposure.n_y > 1:
+    if info is None or "trail_id" not in found or exposure.n_y > 1 or found["trail_id"].isna().all():
         return {}
     plan, trails = FileGeometry.of(info), {}
     on_trails = found[found["trail_id"].notna()]
@@ -640,6 +760,9 @@ def _amplifier_table(
     solved: Mapping[str, SolvedAmplifier],
 ) -> pd.DataFrame:
     """Table of the searched rows: one line per segment part without a gap, with its threshold and quality numbers."""
+    exposures = [(part, k, exposure) for part in parts for k, exposure in enumerate(part.exposures)]
+    ends = [[0, exposure.spans[-1].last - 1 - exposure.spans[0].first] for _, _, exposure in exposures]
+    utc = read_utc_of([exposure.readout for _, _, exposure in exposures], ends)  # empty texts where none is known
     rows = [
         {
             "segment": part.segment.name,
@@ -649,7 +772,8 @@ def _amplifier_table(
             "first_row": exposure.spans[0].first,
             "n_rows": sum(span.stop - span.start for span in exposure.spans),
             "n_triggers": int((part.triggers["exposure"] == k).sum()),
-            **_span_utc(exposure),
+            "first_read_utc": str(first_utc),
+            "last_read_utc": str(last_utc),
             "live_hours": exposure_hours(part, exposure),
             "threshold": rates.threshold(part),
             "threshold_error": rates.of(part).threshold_error(rates.asked),
@@ -659,20 +783,12 @@ def _amplifier_table(
             "notes": "; ".join(exposure.numbers.get("notes", ())),
             **(solved[key].numbers() if (key := f"{part.segment.name}/{k}") in solved else {}),
         }
-        for part in parts
-        for k, exposure in enumerate(part.exposures)
+        for (part, k, exposure), (first_utc, last_utc) in zip(exposures, utc, strict=True)
     ]
     columns = ["segment", "files", "ccd", "quadrant", "first_row", "n_rows", "n_triggers"]
     columns += ["first_read_utc", "last_read_utc", "live_hours", "threshold", "threshold_error", "deg2_hours", *_CAMERA]
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
     return table.astype({"ccd": "Int64", "quadrant": "Int64", "zero_point_mag": "float64"})
-
-
-def _span_utc(exposure: ExposureRecord) -> dict[str, str]:
-    """When the first and the last row of an exposure were read; empty texts where no UTC is known."""
-    last = exposure.spans[-1].last - 1 - exposure.spans[0].first
-    first_utc, last_utc = exposure.readout.read_utc([0, last])
-    return {"first_read_utc": str(first_utc), "last_read_utc": str(last_utc)}
 
 
 def lost_rows(segments: Sequence[Segment], parts: Sequence[SearchedSegment], lost: Mapping[str, str]) -> pd.DataFrame:

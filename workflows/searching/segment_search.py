@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.astrometry.pointing import AmplifierSky, PointingError, read_sky
@@ -187,34 +188,47 @@ def by_span(
     exposures: Sequence[ExposureRecord], triggers: pd.DataFrame
 ) -> Iterator[tuple[int, FileSpan, pd.DataFrame]]:
     """Number of the exposure, span of a file, and those of the triggers of a part that peak in it, if there are any."""
+    if triggers.empty:
+        return
+    number, peak = (triggers[name].to_numpy() for name in ("exposure", "row_peak"))
     for k, exposure in enumerate(exposures):
         for span in exposure.spans:
-            here = triggers[(triggers["exposure"] == k) & triggers["row_peak"].between(span.first, span.last - 1)]
-            if len(here):
-                yield k, span, here
+            here = (number == k) & (peak >= span.first) & (peak < span.last)
+            if here.any():
+                yield k, span, triggers if here.all() else triggers[here]
 
 
 def in_file_rows(triggers: pd.DataFrame, span: FileSpan) -> pd.DataFrame:
     """Triggers with rows of the file of a span, where they had rows of its sequence."""
     shift = span.start - span.first
+    if not shift:
+        return triggers
     return triggers.assign(**{name: triggers[name] + shift for name in ("row_start", "row_stop", "row_peak")})
 
 
 def _read_tables(folder: Path, about: Mapping[str, Any]) -> tuple[tuple[ExposureRecord, ...], pd.DataFrame]:
     """Exposures and triggers of a part."""
-    streaks = pd.read_parquet(folder / "streaks.parquet")
+    streaks = _read_parquet(folder / "streaks.parquet")
+    exposure_of = streaks.pop("exposure").to_numpy()
     exposures = []
     for position, exposure in enumerate(about["exposures"]):
         times = folder / f"row_times_{position}.npy"
-        row_times = RowTimes(*np.load(times)) if times.is_file() else None
+        row_times = _StoredTimes(times) if times.is_file() else None
         readout = replace(Readout.from_dict(exposure["readout"]), row_times=row_times)
-        stars = streaks[streaks["exposure"] == position].drop(columns="exposure").reset_index(drop=True)
+        here = exposure_of == position
+        stars = streaks if here.all() else streaks[here].reset_index(drop=True)
         spans = tuple(FileSpan(Path(path), *rows) for path, *rows in exposure["spans"])
         archive = _read_archive(folder, position, exposure["archive"])
         sky = exposure.get("sky", "the part was searched before pointings were kept; search again without --resume")
         sky = sky if isinstance(sky, str) else AmplifierSky.from_dict(sky)
         exposures.append(ExposureRecord(readout, spans, exposure["n_y"], exposure["numbers"], stars, archive, sky))
-    return tuple(exposures), pd.read_parquet(folder / "triggers.parquet")
+    return tuple(exposures), _read_parquet(folder / "triggers.parquet")
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    """Read a small table in half the time that `pandas.read_parquet` needs."""
+    with pq.ParquetFile(path) as file:
+        return file.read(use_threads=False).to_pandas(use_threads=False)
 
 
 def find_name(out: Path, settings: str) -> str | None:
@@ -230,8 +244,36 @@ def _read_archive(folder: Path, position: int, about: Mapping[str, Any] | None) 
     """What a part keeps of the images of a cube."""
     if about is None:
         return None
-    image, cadence = np.load(folder / f"images_{position}.npy")
-    return ArchiveImages(**about, image=image, cadence=cadence)
+    return _StoredImages(folder / f"images_{position}.npy", **about)
+
+
+class _StoredArrays:
+    """Rows of an array on disk as attributes; read when they are asked for, since those of 10,000 parts fill memory."""
+
+    _rows: tuple[str, ...]
+
+    _path: Path
+
+    def __init__(self, path: Path, **values: Any) -> None:
+        self.__dict__.update(values, _path=path)
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        if name not in self._rows:
+            raise AttributeError(f"{type(self).__name__} has no {name}")
+        row: np.ndarray = np.load(self._path)[self._rows.index(name)]
+        return row
+
+
+class _StoredTimes(_StoredArrays, RowTimes):
+    """Times of rows in a part."""
+
+    _rows = ("seconds", "archive")
+
+
+class _StoredImages(_StoredArrays, ArchiveImages):
+    """What a part keeps of the images of a cube."""
+
+    _rows = ("image", "cadence")
 
 
 def _amplifiers(
@@ -334,7 +376,7 @@ def _made_from(task: SegmentTask) -> dict[str, Any]:
         "own": list(segment.own),
         "settings": task.settings,
         "spans": [[span.path.name, span.start, span.stop, span.first] for span in segment.spans],
-        "files": [_file_fingerprint(span.path) for span in segment.spans],
+        "files": [fingerprint_file(span.path) for span in segment.spans],
     }
 
 
@@ -350,6 +392,12 @@ def _is_current(folder: Path, made_from: Mapping[str, Any]) -> bool:
     same = all(before[name] == made_from[name] for name in ("quadrant", "own", "settings", "spans"))
     files = zip(before["files"], made_from["files"], strict=True) if same else ()
     return same and not about["failures"] and all(now in (None, then) for then, now in files)
+
+
+def part_hash(out: Path, name: str) -> str | None:
+    """Hash of a part by the name of its segment; None if there is none, or it is not whole."""
+    about = _read_about(Path(out) / PARTS / name)
+    return None if about is None else _hash_description(about)
 
 
 def _read_about(folder: Path) -> dict[str, Any] | None:
@@ -372,7 +420,7 @@ def _hash_files(folder: Path) -> dict[str, str]:
     return {path.name: hash_file(path).hexdigest() for path in files}
 
 
-def _file_fingerprint(path: Path) -> list[Any] | None:
+def fingerprint_file(path: Path) -> list[Any] | None:
     """Size, hash of the bytes at both ends and time of change of a file, None if it cannot be read."""
     try:
         status = path.stat()

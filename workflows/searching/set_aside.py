@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from shutterless.pipeline.reading.frames import FrameInfo
-from shutterless.pipeline.results.candidates import empty_candidates
 from shutterless.workflows.searching.segment_search import SearchedSegment
 
 VETOED = "vetoed.parquet"
@@ -49,30 +49,30 @@ def describe_absurd(candidates: pd.DataFrame) -> list[str]:
     return lines
 
 
-def loud_vetoed(scored: pd.DataFrame, is_found: pd.Series) -> pd.DataFrame:
+def loud_vetoed(triggers: pd.DataFrame, is_found: np.ndarray) -> pd.DataFrame:
     """Loud triggers with a veto that are no candidates, the strongest first.
 
     A detector that judges by context may take a trigger for an event in spite of a veto; that one is not among them.
 
     Parameters
     ----------
-    scored : DataFrame
-        Triggers of one segment.
-    is_found : Series of bool
+    triggers : DataFrame
+        Of one segment.
+    is_found : ndarray of bool
         Which of them are candidates.
     """
-    if not {"veto", "snr"} <= set(scored.columns):
-        return scored.iloc[:0]
-    strength = scored["snr"].abs()
-    loud = scored[scored["veto"].fillna("").ne("") & (strength >= LOUD_SIGMA) & ~is_found]
-    return loud.loc[strength[loud.index].sort_values(ascending=False, kind="stable").index]
+    if not {"veto", "snr"} <= set(triggers.columns):
+        return triggers.iloc[:0]
+    strength = triggers["snr"].abs().to_numpy(dtype=np.float64)
+    loud = np.flatnonzero((strength >= LOUD_SIGMA) & ~is_found)
+    if not loud.size:
+        return triggers.iloc[:0]
+    loud = loud[triggers["veto"].iloc[loud].fillna("").ne("").to_numpy(dtype=bool)]
+    return triggers.iloc[loud[np.argsort(-strength[loud], kind="stable")]]
 
 
-def rank_vetoed(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The strongest of some tables of triggers that are no candidates, with the columns of candidates."""
-    if not tables:
-        return empty_candidates()
-    vetoed = pd.concat(tables, ignore_index=True)
+def rank_vetoed(vetoed: pd.DataFrame) -> pd.DataFrame:
+    """The strongest of the triggers that are no candidates, with the columns of candidates."""
     order = vetoed.assign(strength=vetoed["snr"].abs()).sort_values(
         ["strength", "candidate_id"], ascending=[False, True], kind="stable"
     )

@@ -30,7 +30,7 @@ from shutterless.workflows.execution.cluster import EXPECTED_ERRORS, Executor, d
 from shutterless.workflows.execution.progress import Progress
 from shutterless.workflows.frames.ingest import failure_row, failure_table
 from shutterless.workflows.searching.search import SearchJob, lost_rows, run_tasks
-from shutterless.workflows.searching.segment_search import SearchedSegment, read_part, warm_up
+from shutterless.workflows.searching.segment_search import SearchedSegment, warm_up
 
 STATE = "watch.json"
 SETTLE_S = 5.0  # without change after which a file is taken to be complete
@@ -199,10 +199,10 @@ class Watcher:
         ]
         for segment in fresh:
             self._lost.pop(segment.name, None)
-        self._lost |= run_tasks(self.job.tasks(fresh, resume=True), self.executor, self.progress)
+        parts, lost = run_tasks(self.job.tasks(fresh, resume=True), self.executor, self.progress)
+        self._lost |= lost
         for segment in fresh:
-            part = None if segment.name in self._lost else read_part(self.job.out, segment)
-            self._searched[segment.name] = segment, part
+            self._searched[segment.name] = segment, parts.get(segment.name)
 
     def _lag_s(self) -> float:
         """Seconds since the newest row of all files was read; NaN if no file has a UTC."""

@@ -32,17 +32,21 @@ def share_onsets(streaks: Mapping[str, pd.DataFrame], readouts: Mapping[str, Rea
     known: dict[tuple[Any, ...], list[pd.DataFrame]] = {}
     for entry, table in streaks.items():
         readout = readouts[entry]
-        known.setdefault((readout.sequence, readout.ccd, readout.quadrant), []).append(table.dropna(subset="y0"))
+        if table["y0"].notna().any():
+            key = readout.sequence, readout.ccd, readout.quadrant
+            known.setdefault(key, []).append(table.dropna(subset="y0"))
+    references = {key: pd.concat(tables, ignore_index=True) for key, tables in known.items()}
     shared = {}
     for entry, table in streaks.items():
         readout = readouts[entry]
-        reference = pd.concat(known[readout.sequence, readout.ccd, readout.quadrant], ignore_index=True)
-        shared[entry] = _adopt_onsets(table, reference) if readout.first_row is not None else table
+        reference = references.get((readout.sequence, readout.ccd, readout.quadrant))
+        is_timed = readout.first_row is not None
+        shared[entry] = _adopt_onsets(table, reference) if is_timed and reference is not None else table
     return shared
 
 
 def _adopt_onsets(table: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
-    if reference.empty or table["y0"].notna().all():
+    if table["y0"].notna().all():
         return table
     x, flux, y0 = (reference[name].to_numpy() for name in ("x", "flux_e_row", "y0"))
     filled = table["y0"].to_numpy(copy=True)

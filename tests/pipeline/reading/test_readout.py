@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shutterless.pipeline.reading.readout import Readout, RowTimes
+from shutterless.pipeline.reading.readout import Readout, RowTimes, read_utc_of
 
 
 def readout(**changes) -> Readout:
@@ -41,6 +41,14 @@ def test_a_leap_second_is_counted():
     # 2016-12-31 ended with 23:59:60; 2 s after 23:59:59 it was 0 o'clock
     clock = readout(shutter_open_utc="2016-12-31T23:59:59.000")
     assert list(clock.read_utc([300, 600])) == ["2016-12-31T23:59:60.000000", "2017-01-01T00:00:00.000000"]
+
+
+def test_times_of_several_clocks_are_those_of_each():
+    clocks = [readout(), readout(shutter_open_utc=None), readout(first_row=6000), readout(row_rate_hz=20.0)]
+    rows = [np.array([0, 450]), np.array([3]), 150, np.array([])]
+    for found, clock, own in zip(read_utc_of(clocks, rows), clocks, rows, strict=True):
+        assert found.tolist() == clock.read_utc(own).tolist()
+    assert read_utc_of([], []) == []
 
 
 @pytest.mark.parametrize("missing", [{"first_row": None}, {"shutter_open_utc": None}])

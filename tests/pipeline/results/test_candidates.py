@@ -1,6 +1,7 @@
 """Candidates: names, times and groups computed in the head; tables on disk with units, even if empty."""
 
 import json
+from dataclasses import replace
 from importlib.metadata import version
 
 import astropy.units as u
@@ -19,10 +20,13 @@ from shutterless.pipeline.results.candidates import (
     CANDIDATE_DESCRIPTIONS,
     CANDIDATE_TYPES,
     CANDIDATE_UCDS,
+    DetectedIn,
     build_candidates,
     empty_candidates,
+    join_candidates,
     write_candidates,
 )
+from shutterless.pipeline.results.file_places import FilePlace
 
 from ..conftest import streak_table
 
@@ -109,6 +113,31 @@ def test_without_a_clock_there_is_no_utc():
     assert (row["time_read_utc"], row["time_event_min_utc"], row["time_event_max_utc"]) == ("", "", "")
     assert pd.isna(row["ccd"])
     assert row["candidate_id"] == "frame_0001_c00_q0_x0012.50_r0000001"
+
+
+def test_candidates_of_several_amplifiers_at_once_are_those_of_each():
+    """Two frames with streaks of their own, one of them with trails, and a cube, whose candidates have a row."""
+    streaks = streak_table(((12.5, 1000.0), (300.0, 400.0))).assign(y0=300.0)
+    named = streaks.assign(name=["a", ""], star_flag=["", "blended"], ra=1.0)
+    cube = replace(CLOCK, n_transit=0, ccd=None, quadrant=None)
+    places = [
+        DetectedIn(streaks, CLOCK, "a.fits", place=FilePlace("/night/a.fits", 1, 9000, 3072)),
+        DetectedIn(named, replace(CLOCK, quadrant=3), "b.fits"),
+        DetectedIn(streaks.iloc[:0], cube, "cube.fits", n_y=5),
+    ]
+    found = detections(
+        (12.5, 3299, 3304, 3300, 7.5, 0), (40.0, 10, 20, 15, 6.0, None),
+        (300.0, 3299, 3304, 3301, 7.0, 1), (12.5, 3299, 3304, 3301, 7.0, 0), (3.0, 7, 8, 7, -9.0, None),
+    ).assign(trail_id=pd.array([None, None, 2, None, None], dtype="Int64"), y=2.2, probability=0.5)  # fmt: skip
+    alone = [
+        build_candidates(part, one.streaks, one.readout, file=one.file, model="bank", n_y=one.n_y, place=one.place)
+        for part, one in zip((found[:2], found[2:4], found[4:]), places, strict=True)
+    ]
+    joined = join_candidates(found, list(zip((2, 2, 1), places, strict=True)), model="bank")
+    pd.testing.assert_frame_equal(joined, pd.concat(alone, ignore_index=True), check_exact=True)
+    assert joined["trail_id"].tolist() == [pd.NA, pd.NA, "b_c03_q3_t0002", pd.NA, pd.NA]
+    assert joined["star_name"].tolist() == [pd.NA, pd.NA, pd.NA, "a", pd.NA]
+    assert joined["y"].tolist() == [pd.NA, pd.NA, pd.NA, pd.NA, 2]
 
 
 def test_no_detections_give_an_empty_table_with_all_columns():

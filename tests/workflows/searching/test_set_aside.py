@@ -11,6 +11,7 @@ from fake_cubes import write_plain
 
 from shutterless.models.evaluation.metrics import RateCurve
 from shutterless.pipeline.psf import pixel_profile
+from shutterless.pipeline.results.candidates import empty_candidates
 from shutterless.workflows.execution.cluster import SerialExecutor
 from shutterless.workflows.searching import search as search_module
 from shutterless.workflows.searching.detect import write_rates
@@ -36,20 +37,20 @@ def test_loud_vetoed_triggers_are_counted_and_the_strongest_listed():
         }
     )
     # a detector that judges by context made the last a candidate, in spite of its veto
-    loud = loud_vetoed(triggers, pd.Series([False, False, False, True, True]))
+    loud = loud_vetoed(triggers, np.array([False, False, False, True, True]))
     assert loud["row_peak"].tolist() == [301, 5]
-    assert loud_vetoed(triggers.drop(columns="veto"), pd.Series(True, index=triggers.index)).empty
+    assert loud_vetoed(triggers.drop(columns="veto"), np.ones(5, dtype=bool)).empty
     (line,) = describe_vetoed(loud.assign(file="c.fits"), {"sharp": 1, "edge": 1})
     assert line == (
         "2 triggers above 10 σ are no candidates and have a veto (sharp 1, edge 1); the strongest: 90 σ at row 301, "
         "x 4 of c.fits (sharp); -30 σ at row 5, x 1 of c.fits (edge)"
     )
-    assert describe_vetoed(rank_vetoed([]), {}) == []
+    assert describe_vetoed(rank_vetoed(empty_candidates()), {}) == []
 
 
 def test_the_strongest_vetoed_triggers_of_all_segments_are_kept():
     tables = [pd.DataFrame({"snr": np.linspace(10, top, N_KEPT), "candidate_id": "c"}) for top in (30.0, -60.0)]
-    kept = rank_vetoed(tables)
+    kept = rank_vetoed(pd.concat(tables))
     assert len(kept) == N_KEPT
     assert kept["snr"].iloc[0] == -60
     assert kept["snr"].abs().is_monotonic_decreasing
