@@ -1,13 +1,14 @@
 """How well does the box detector find light echoes after nineteen boxed examples? And what does each part of it give?
 
-    python benchmarks/boxes.py --out runs/boxes                # pretrains, fine-tunes, judges; report.md, curves.png
+    python benchmarks/boxes.py --out runs/boxes                # pretrains, fine-tunes, judges; prints a table
     python benchmarks/boxes.py --out runs/boxes --install      # pretrains alone, and copies the weights that ship
 
 Everything is simulated. The detectors are pretrained on one kind of survey and fine-tuned on another, which has more
 stars, more correlated noise, coarser pixels and dust that is less even. A draw has six fields; of their tiles as many
 are labelled as hold nineteen echoes, with boxes that are shifted and stretched as a person's are, and the artefacts in
 these tiles are boxed, too. Six other tiles of these fields have no echo. Twenty other fields of the second survey
-judge, the same for all draws. `--out` keeps pretrained weights: a second call starts from them.
+judge, the same for all draws. `--out` keeps pretrained weights: a second call starts from them. `few_labels.py` makes a
+page of the results.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ import argparse
 import json
 import shutil
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 
 from shutterless.models.boxes.detector import BoxDetector
+from shutterless.models.boxes.find import find_boxes
 from shutterless.models.boxes.fit import build_box_detector, copy_detector, find_in_tiles, fit_boxes
 from shutterless.models.boxes.judge import JudgedBoxes, judge_boxes
 from shutterless.models.boxes.saved import load_boxes
@@ -36,50 +38,78 @@ from shutterless.pipeline.simulation.difference_images import BOX_KINDS, Differe
 from shutterless.workflows.tracking.tracking import bundled_folder
 
 FIRST_SURVEY = DifferenceSettings(trails=0.3, ghosts=0.3)
-SECOND_SURVEY = DifferenceSettings(
+OTHER_SURVEY = DifferenceSettings(
     pixel_scale_arcsec=(1.5, 2.5), noise_scale_px=(0.7, 1.1), stars=(15, 60), background_sigma=(0.1, 0.35),
     wiggle_px=(3, 7), echo_length_px=(25, 110), bad_columns=0.8,
 )  # fmt: skip
 PRETRAINING = BoxTrainingSettings(epochs=12, batch_size=4, learning_rate=1.5e-3, empty_share=0.2)
 FINE_TUNING = BoxTrainingSettings(epochs=40, batch_size=4)
-PRETRAINING_SEED, JUDGING_SEED, DRAW_SEEDS = 1, 9001, range(9101, 9106)
-N_FIELDS, TILES_PER_FIELD = 300, 4
+JUDGING_SEED, DRAW_SEEDS = 9001, range(9101, 9106)
+TILES_PER_FIELD = 4
 N_EXAMPLES, N_EMPTY, RECALL = 19, 6, 0.7
 OVERLAPS = (0.1, 0.3)  # IoU: the box points at the echo, and the box is about that of the echo
 SHIPPED = "no attention"  # the best after fine-tuning, and the fastest
 VARIANTS = ("all parts", "no attention", "no pretraining", "no artefact class", "not fine-tuned")
 
 
-Curves = dict[str, list[dict[float, JudgedBoxes]]]  # of each variant and draw, by least overlap
+@dataclass(frozen=True)
+class Stage:
+    """A part of the pretraining, on a survey of its own."""
+
+    survey: DifferenceSettings
+    n_fields: int
+    settings: BoxTrainingSettings
 
 
-def pretrained(folder: Path, variant: str) -> BoxDetector:
+@dataclass(frozen=True)
+class Plan:
+    """How much is simulated and learned.
+
+    Parameters
+    ----------
+    stages : tuple of Stage
+    n_draws, n_judging : int
+        Draws of examples, and fields that judge.
+    fine_tuning : BoxTrainingSettings
+    """
+
+    stages: tuple[Stage, ...] = (Stage(FIRST_SURVEY, 300, PRETRAINING),)
+    n_draws: int = len(DRAW_SEEDS)
+    n_judging: int = 20
+    fine_tuning: BoxTrainingSettings = FINE_TUNING
+
+
+FULL = Plan()
+QUICK = Plan((Stage(FIRST_SURVEY, 15, replace(PRETRAINING, epochs=3)),), 2, 4, replace(FINE_TUNING, epochs=5))
+
+
+def pretrained(folder: Path, variant: str, plan: Plan = FULL) -> BoxDetector:
     """The detector from which a variant starts; trained once and kept."""
     name = "no-attention" if variant == "no attention" else "pretrained"
     if not (folder / name / "training.json").is_file():
         started = time.perf_counter()
         model = build_box_detector(attention=variant != "no attention")
-        tiles = simulate_tiles(PRETRAINING_SEED, FIRST_SURVEY, N_FIELDS, TILES_PER_FIELD, echo_share=0.7)
-        losses = fit_boxes(model, tiles, PRETRAINING)["loss"].round(4).tolist()
+        stages = []
+        for number, stage in enumerate(plan.stages, 1):
+            tiles = simulate_tiles(number, stage.survey, stage.n_fields, TILES_PER_FIELD, echo_share=0.7)
+            losses = fit_boxes(model, tiles, stage.settings)["loss"].round(4).tolist()
+            stages.append({**asdict(stage), "n_tiles": len(tiles), "loss": losses})
+            print(f"{name}, stage {number}: loss {losses[-1]:.3f}", flush=True)
         model.save_pretrained(folder / name)
         facts = {
             "command": "python benchmarks/boxes.py --out runs/boxes --install",
             "trained_on": "simulated difference images alone",
-            "survey": asdict(FIRST_SURVEY),
-            "seed": PRETRAINING_SEED,
-            "n_tiles": len(tiles),
-            "settings": asdict(PRETRAINING),
-            "loss": losses,
+            "stages": stages,
             "train_seconds": round(time.perf_counter() - started),
         }
         (folder / name / "training.json").write_text(json.dumps(facts, indent=1))
-        print(f"{name}: {facts['train_seconds']} s, last loss {losses[-1]:.3f}", flush=True)
     return load_boxes(folder / name)
 
 
+@cache
 def draw_examples(seed: int) -> TileSet:
     """Labelled tiles of a draw: nineteen echoes, the artefacts beside them, and tiles without an echo."""
-    tiles = simulate_tiles(seed, SECOND_SURVEY, 6, 12, echo_share=0.4)
+    tiles = simulate_tiles(seed, OTHER_SURVEY, 6, 12, echo_share=0.4)
     rng = np.random.default_rng(seed)
     echoes = tiles.boxes[tiles.boxes["kind"] == "echo"]
     order = rng.permutation(np.unique(echoes["tile"]))
@@ -98,51 +128,73 @@ def draw_examples(seed: int) -> TileSet:
     return TileSet(drawn.pixels, boxes, drawn.fields)
 
 
-def judge_variant(
-    folder: Path, variant: str, examples: TileSet, test: TileSet
-) -> tuple[dict[float, JudgedBoxes], float]:
-    """Echoes found in the judging fields after fine-tuning a variant, by least overlap, and the seconds it took."""
-    started = time.perf_counter()
+def fine_tuned(folder: Path, variant: str, examples: TileSet, plan: Plan) -> BoxDetector:
+    """A variant after it learned from the examples of a draw."""
     kinds = ["echo"] if variant == "no artefact class" else list(BOX_KINDS)
-    model = build_box_detector(kinds=kinds) if variant == "no pretraining" else pretrained(folder, variant)
-    if variant != "not fine-tuned":
-        model = copy_detector(model, kinds)
-        fit_boxes(model, examples if "artefact" in kinds else examples.without_kind("artefact"), FINE_TUNING)
-    seconds = time.perf_counter() - started
-    found = find_in_tiles(model, test)
-    return {iou: judge_boxes(found, test.boxes, "echo", iou) for iou in OVERLAPS}, seconds
+    model = build_box_detector(kinds=kinds) if variant == "no pretraining" else pretrained(folder, variant, plan)
+    if variant == "not fine-tuned":
+        return model
+    model = copy_detector(model, kinds)
+    fit_boxes(model, examples if "artefact" in kinds else examples.without_kind("artefact"), plan.fine_tuning)
+    return model
 
 
-def write_report(out: Path, results: list[dict[str, Any]], judged: Curves, n_echoes: int) -> None:
-    """Table of the variants and their curves."""
-    table = pd.DataFrame(results)
-    loose, tight = OVERLAPS
-    lines = [
-        "# Nineteen boxed echoes", "",
-        f"{len(DRAW_SEEDS)} draws, {n_echoes} echoes in fields held out. A box is right if it overlaps one by an IoU "
-        f"of {loose} (it points at the echo) or {tight} (it is about its box). Means and scatter of the draws.", "",
-        f"| detector | precision at {RECALL:.0%} recall, {loose} | {tight} | recall at 80 % precision, {loose} | "
-        f"{tight} | s a training |",
-        "|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    for variant, own in table.groupby("variant", sort=False):
-        cells = [
-            f"{own[name].mean():.0%} ± {own[name].std(ddof=0):.0%}"
-            for name in (f"precision {loose}", f"precision {tight}", f"recall {loose}", f"recall {tight}")
-        ]
-        lines.append(f"| {variant} | {' | '.join(cells)} | {own['seconds'].mean():.0f} |")
-    (out / "report.md").write_text("\n".join(lines) + "\n")
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
-    ax = figure.add_subplot()
-    for number, (variant, draws) in enumerate(judged.items()):
-        for k, by_overlap in enumerate(draws):
-            one = by_overlap[loose]
-            ax.plot(one.recall, one.precision, color=f"C{number}", lw=1, alpha=0.7, label=variant if k == 0 else None)
-    ax.axvline(RECALL, color="0.7", lw=0.8)
-    ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-    ax.legend(frameon=False)
-    figure.savefig(out / "curves.png", dpi=110)
-    print("\n".join(lines))
+def judge_variants(folder: Path, plan: Plan = FULL) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Judge all variants.
+
+    Returns
+    -------
+    draws : DataFrame
+        ``variant``, ``seed``, ``overlap``, ``n_echoes``, ``seconds`` of processor time of the training, ``precision``
+        at 70 % recall, ``recall`` at 80 % precision.
+    curves : DataFrame
+        ``variant``, ``seed``, ``overlap``, ``precision`` and ``recall`` of every found box.
+    """
+    test = simulate_tiles(JUDGING_SEED, OTHER_SURVEY, plan.n_judging, 8, echo_share=0.4)
+    draws: list[dict[str, Any]] = []
+    curves = []
+    for variant in VARIANTS:
+        if variant not in ("no pretraining", "not fine-tuned"):
+            pretrained(folder, variant, plan)  # its seconds are those of no draw
+        for seed in DRAW_SEEDS[: plan.n_draws] if variant != "not fine-tuned" else DRAW_SEEDS[:1]:
+            examples = draw_examples(seed)
+            started = time.process_time()
+            model = fine_tuned(folder, variant, examples, plan)
+            seconds = time.process_time() - started
+            found = find_in_tiles(model, test)
+            for overlap in OVERLAPS:
+                one = judge_boxes(found, test.boxes, "echo", overlap)
+                own = {"variant": variant, "seed": seed, "overlap": overlap}
+                numbers = {"precision": one.precision_at(RECALL), "recall": recall_at(one, 0.8)}
+                draws.append({**own, "n_echoes": one.n_true, "seconds": seconds, **numbers})
+                curves.append(pd.DataFrame({"precision": one.precision, "recall": one.recall}).assign(**own))
+                print(draws[-1], flush=True)
+    return pd.DataFrame(draws), pd.concat(curves, ignore_index=True)
+
+
+def simulate_image(seed: int, n_tiles: int, echo_share: float = 0.5) -> np.ndarray:
+    """Image of simulated tiles, as many side by side as below each other, each row of them a field of its own."""
+    tiles = simulate_tiles(seed, OTHER_SURVEY, n_tiles, n_tiles, echo_share).pixels
+    side = tiles.shape[1]
+    rows = tiles.reshape(n_tiles, n_tiles, side, side).swapaxes(1, 2)
+    return rows.reshape(n_tiles * side, n_tiles * side).astype(np.float32)
+
+
+def measure_find(model: BoxDetector, n_tiles: int = 8) -> float:
+    """Mpix that a detector searches in a second of processor time, in an image of so many tiles a side."""
+    image = simulate_image(JUDGING_SEED + 1, n_tiles)
+    find_boxes(model, image[:512, :512])  # compiles
+    started = time.process_time()
+    find_boxes(model, image)
+    return float(image.size / 1e6 / (time.process_time() - started))
+
+
+def summarise_draws(draws: pd.DataFrame) -> pd.DataFrame:
+    """A row for each variant and overlap: mean and scatter over the draws."""
+    grouped = draws.groupby(["variant", "overlap"], sort=False)
+    columns = ["precision", "recall"]
+    table = grouped[columns].mean().join(grouped[columns].std(ddof=0), rsuffix="_scatter")
+    return table.assign(seconds=grouped["seconds"].mean(), n_draws=grouped.size()).reset_index()
 
 
 def recall_at(judged: JudgedBoxes, precision: float) -> float:
@@ -165,19 +217,11 @@ def main() -> None:
         pretrained(out, SHIPPED)
         shutil.copytree(out / "no-attention", bundled_folder() / "boxes", dirs_exist_ok=True)
         return
-    test = simulate_tiles(JUDGING_SEED, SECOND_SURVEY, 20, 8, echo_share=0.4)
-    n_echoes = int((test.boxes["kind"] == "echo").sum())
-    results: list[dict[str, Any]] = []
-    judged: Curves = {}
-    for variant in VARIANTS:
-        for seed in DRAW_SEEDS if variant != "not fine-tuned" else DRAW_SEEDS[:1]:
-            one, seconds = judge_variant(out, variant, draw_examples(seed), test)
-            judged.setdefault(variant, []).append(one)
-            values = {f"precision {iou}": judged_at.precision_at(RECALL) for iou, judged_at in one.items()}
-            values |= {f"recall {iou}": recall_at(judged_at, 0.8) for iou, judged_at in one.items()}
-            results.append({"variant": variant, "seed": seed, "seconds": seconds, **values})
-            print(results[-1], flush=True)
-    write_report(out, results, judged, n_echoes)
+    draws, curves = judge_variants(out)
+    curves.to_parquet(out / "curves.parquet")
+    print(summarise_draws(draws).to_string(index=False, float_format="{:.3f}".format))
+    for variant in ("all parts", "no attention"):
+        print(f"{variant}: find {measure_find(pretrained(out, variant)):.1f} Mpix per second of processor time")
 
 
 if __name__ == "__main__":

@@ -78,29 +78,32 @@ def _strongest(of_event: np.ndarray, strength: np.ndarray) -> int:
     return int(of_event[np.argmax(strength[of_event])])
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fields", type=int, default=6)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+def count_trails(n_fields: int, rows: int = 6000) -> pd.DataFrame:
+    """Counts of `COUNTS` for both ways of marking, which stand in ``way``."""
     model = load_boxes(bundled_folder() / "boxes")
     ways: dict[str, Callable[[Amplifier, pd.DataFrame], np.ndarray]] = {
         "geometry": lambda _, triggers: triggers["trail_id"].notna().to_numpy(bool),
         "boxes": lambda amplifier, triggers: by_boxes(model, amplifier, triggers),
     }
     totals = {way: np.zeros(len(COUNTS), dtype=np.int64) for way in ways}
-    base = SceneSettings(sequence="t", rows=6000, events=20, first_row=4000, **OFTEN)
-    for settings in draw_fields(SEED, arguments.fields, base):
+    base = SceneSettings(sequence="t", rows=rows, events=20, first_row=4000, **OFTEN)
+    for settings in draw_fields(SEED, n_fields, base):
         content = draw_content(settings, settings.ccds[0], 1, 0)
         amplifier = calibrate(settings, content)
         triggers = find_triggers(amplifier)
         for way, mark in ways.items():
             totals[way] += count(mark(amplifier, triggers), triggers, content, amplifier)
         print({way: counts.tolist() for way, counts in totals.items()}, flush=True)
-    print(f"| | {' | '.join(COUNTS)} |\n|---|{'---|' * len(COUNTS)}")
-    for way, counts in totals.items():
-        print(f"| {way} | {' | '.join(map(str, counts))} |")
+    return pd.DataFrame.from_dict(totals, orient="index", columns=list(COUNTS)).rename_axis("way").reset_index()
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fields", type=int, default=6)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print(count_trails(arguments.fields).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -149,8 +149,10 @@ def judge(score: np.ndarray, is_double: np.ndarray) -> JudgedBoxes:
     return JudgedBoxes(score[order], is_double[order], int(is_double.sum()))
 
 
-def run_draw(fields: dict[str, Any], seed: int, grid: TokenGrid) -> dict[str, float]:
-    """Precision of every rival in one draw."""
+def run_draw(
+    fields: dict[str, Any], seed: int, grid: TokenGrid, plans: tuple[TrainingSettings, TrainingSettings]
+) -> dict[str, JudgedBoxes]:
+    """What every rival finds in one draw; ``plans`` are those of fine-tuning and of trainings from scratch."""
     rng = np.random.default_rng(seed)
     doubles, others = fields["learning"]
     drawn = doubles[rng.permutation(len(doubles))[:N_EXAMPLES]], others[rng.permutation(len(others))[:N_OTHERS]]
@@ -159,7 +161,7 @@ def run_draw(fields: dict[str, Any], seed: int, grid: TokenGrid) -> dict[str, fl
     doubles, others = fields["judging"]
     n_doubles = min(len(doubles), len(others) // (RARITY - 1))
     test = concatenate_training_sets([doubles[np.arange(n_doubles)], others])
-    settings = replace(FINE_TUNING, seed=seed), replace(FROM_SCRATCH, seed=seed)
+    settings = replace(plans[0], seed=seed), replace(plans[1], seed=seed)
     scores = {
         "bundled transformer": answer(load_model(bundled_folder() / "transformer"), examples, test, settings[0]),
         **{
@@ -169,7 +171,33 @@ def run_draw(fields: dict[str, Any], seed: int, grid: TokenGrid) -> dict[str, fl
         "nearest centroid": nearest_centroid(examples, test),
     }
     is_double = test.labels.is_event > 0.5
-    return {name: judge(score, is_double).precision_at(RECALL) for name, score in scores.items()}
+    return {name: judge(score, is_double) for name, score in scores.items()}
+
+
+def judge_draws(
+    n_draws: int, plans: tuple[TrainingSettings, TrainingSettings] = (FINE_TUNING, FROM_SCRATCH)
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Judge all rivals.
+
+    Returns
+    -------
+    draws : DataFrame
+        ``rival``, ``seed``, ``n_doubles`` and ``n_strips`` of the judging field, ``precision`` at 70 % recall.
+    curves : DataFrame
+        ``rival``, ``seed``, ``precision`` and ``recall`` of every strip.
+    """
+    grid = load_model(bundled_folder() / "transformer").grid
+    fields = {name: draw_field(seed, grid) for name, seed in SEEDS.items()}
+    for name, (doubles, others) in fields.items():
+        print(f"{name}: {len(doubles)} doubles, {len(others)} others", flush=True)
+    draws, curves = [], []
+    for seed in range(1, n_draws + 1):
+        for rival, one in run_draw(fields, seed, grid, plans).items():
+            own = {"rival": rival, "seed": seed}
+            counts = {"n_doubles": one.n_true, "n_strips": len(one.score)}
+            draws.append({**own, **counts, "precision": one.precision_at(RECALL)})
+            curves.append(pd.DataFrame({"precision": one.precision, "recall": one.recall}).assign(**own))
+    return pd.DataFrame(draws), pd.concat(curves, ignore_index=True)
 
 
 def main() -> None:
@@ -178,15 +206,12 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    grid = load_model(bundled_folder() / "transformer").grid
-    fields = {name: draw_field(seed, grid) for name, seed in SEEDS.items()}
-    for name, (doubles, others) in fields.items():
-        print(f"{name}: {len(doubles)} doubles, {len(others)} others", flush=True)
-    draws = pd.DataFrame([run_draw(fields, seed, grid) for seed in range(1, arguments.draws + 1)])
+    draws, _ = judge_draws(arguments.draws)
     print(f"\n| precision at {RECALL:.0%} recall | mean ± scatter | draws |\n|---|---|---|")
-    for name, values in draws.items():
+    for rival, own in draws.groupby("rival", sort=False):
+        values = own["precision"]
         each = ", ".join(f"{value:.2f}" for value in values)
-        print(f"| {name} | {values.mean():.1%} ± {values.std():.1%} | {each} |")
+        print(f"| {rival} | {values.mean():.1%} ± {values.std():.1%} | {each} |")
 
 
 if __name__ == "__main__":

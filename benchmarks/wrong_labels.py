@@ -49,6 +49,65 @@ def without(training_set: TrainingSet, suspects: np.ndarray) -> TrainingSet:
     return replace(training_set, labels=replace(training_set.labels, weight=weight))
 
 
+def judge_flips(
+    run: Path, *, family: str = "transformer", share: float = 0.2, n_examples: int = 8000, n_seeds: int = 3,
+    n_folds: int = 5, epochs: int | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    """Train on true and on flipped labels, with and without suspects, and judge on held-out frames.
+
+    Parameters
+    ----------
+    run : Path
+        Folder of a finished quickstart.
+    family : str
+    share : float
+        Of the labels that are flipped.
+    n_examples, n_seeds, n_folds : int
+    epochs : int, optional
+        Instead of those of the quickstart.
+
+    Returns
+    -------
+    judged : DataFrame
+        ``labels`` (true, flipped, without-suspects), ``seed``, ``completeness``, ``rate_per_hour``, ``n_events``.
+    suspects : DataFrame
+        ``seed``, and numbers of ``examples``, ``flipped``, ``suspects`` and ``flipped_found``.
+    """
+    settings = load_settings(run / "settings.toml")
+    own = settings.train_for(family)
+    if epochs is not None:
+        own = replace(own, epochs=epochs)
+    everything = TrainingSet.load(run / "training_set.npz")
+
+    def build(seed: int) -> DetectorModel:
+        return build_model(family, everything.grid, own.architecture, seed=seed)
+
+    found = []
+    with tempfile.TemporaryDirectory() as work:
+        references = []
+        for seed in range(1, n_seeds + 1):
+            rng = np.random.default_rng(seed)
+            here = replace(own, seed=seed)
+            clean = everything[np.sort(rng.permutation(len(everything))[:n_examples])]
+            flipped = np.sort(rng.permutation(len(clean))[: round(share * len(clean))])
+            noisy = flip_labels(clean, flipped)
+            probability = score_out_of_fold(build, noisy, here, n_folds=n_folds, seeds=(seed,))
+            suspects = find_suspects(noisy, probability)
+            found.append((seed, len(clean), len(flipped), len(suspects), np.isin(suspects, flipped).sum()))
+            print(f"seed {seed}: {len(suspects)} suspects, {found[-1][-1]} of the {len(flipped)} flipped", flush=True)
+            for name, examples in (("true", clean), ("flipped", noisy), ("without-suspects", without(noisy, suspects))):
+                folder = Path(work) / f"{name}-{seed}"
+                fit_detector(TrainTask(folder.name, family), examples, here, folder)
+                references.append(str(folder))
+        summary = evaluate_detectors(
+            run / "store" / "held_out", references=references, truth=run / "evaluation" / "truth.parquet",
+            out=Path(work) / "judged", settings=settings.evaluate,
+        ).summary  # fmt: skip
+    names = summary["detector"].str.rpartition("-")
+    judged = summary[["completeness", "rate_per_hour", "n_events"]].assign(labels=names[0], seed=names[2].astype(int))
+    return judged, pd.DataFrame(found, columns=["seed", "examples", "flipped", "suspects", "flipped_found"])
+
+
 def main() -> None:
     """Train, judge and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -59,42 +118,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folds", type=int, default=5)
     options = parser.parse_args()
-    settings = load_settings(options.run / "settings.toml")
-    own = settings.train_for(options.family)
-    everything = TrainingSet.load(options.run / "training_set.npz")
-
-    def build(seed: int) -> DetectorModel:
-        return build_model(options.family, everything.grid, own.architecture, seed=seed)
-
-    found = []
-    with tempfile.TemporaryDirectory() as work:
-        references = []
-        for seed in range(1, options.seeds + 1):
-            rng = np.random.default_rng(seed)
-            here = replace(own, seed=seed)
-            clean = everything[np.sort(rng.permutation(len(everything))[: options.examples])]
-            flipped = np.sort(rng.permutation(len(clean))[: round(options.share * len(clean))])
-            noisy = flip_labels(clean, flipped)
-            probability = score_out_of_fold(build, noisy, here, n_folds=options.folds, seeds=(seed,))
-            suspects = find_suspects(noisy, probability)
-            n_right = np.isin(suspects, flipped).sum()
-            found.append((seed, len(clean), len(flipped), len(suspects), n_right))
-            print(f"seed {seed}: {len(suspects)} suspects, {n_right} of the {len(flipped)} flipped", flush=True)
-            for name, examples in (("true", clean), ("flipped", noisy), ("without-suspects", without(noisy, suspects))):
-                folder = Path(work) / f"{name}-{seed}"
-                fit_detector(TrainTask(folder.name, options.family), examples, here, folder)
-                references.append(str(folder))
-        judged = evaluate_detectors(
-            options.run / "store" / "held_out", references=references,
-            truth=options.run / "evaluation" / "truth.parquet", out=Path(work) / "judged", settings=settings.evaluate,
-        )  # fmt: skip
-    summary = judged.summary.assign(labels=judged.summary["detector"].str.rpartition("-")[0])
-    print(f"\ncompleteness at {judged.summary['rate_per_hour'].iloc[0]:.0f} false alarms per amplifier-hour, "
-          f"{judged.summary['n_events'].iloc[0]} events")  # fmt: skip
-    table = summary.assign(seed=summary["detector"].str.rpartition("-")[2])
-    table = table.pivot_table(index="labels", columns="seed", values="completeness", sort=False)
+    judged, counts = judge_flips(
+        options.run, family=options.family, share=options.share, n_examples=options.examples, n_seeds=options.seeds,
+        n_folds=options.folds,
+    )  # fmt: skip
+    first = judged.iloc[0]
+    print(f"\ncompleteness at {first['rate_per_hour']:.0f} false alarms per amplifier-hour, {first['n_events']} events")
+    table = judged.pivot_table(index="labels", columns="seed", values="completeness", sort=False)
     print((100 * table.assign(mean=table.mean(axis=1))).to_string(float_format="{:.1f}".format))
-    counts = pd.DataFrame(found, columns=["seed", "examples", "flipped", "suspects", "flipped_found"])
     counts = counts.assign(
         recall=counts["flipped_found"] / counts["flipped"], precision=counts["flipped_found"] / counts["suspects"]
     )

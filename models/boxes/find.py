@@ -121,8 +121,7 @@ def join_lines(boxes: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nd
     boxes : ndarray of float64, shape (n, 5)
     scores : ndarray of float64, shape (n,)
     """
-    pairs = [(a, b) for a in range(len(boxes)) for b in range(a) if _continue(boxes[a], boxes[b])]
-    label = number_groups(pairs, len(boxes))
+    label = number_groups(_continuing(boxes), len(boxes))
     joined = []
     for one in np.unique(label):
         members = boxes[label == one]
@@ -137,14 +136,17 @@ def join_lines(boxes: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nd
     return np.array(joined, dtype=np.float64).reshape(-1, 5)[order], np.array(best)[order]
 
 
-def _continue(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two boxes lie on one line, and touch or nearly do."""
-    turn = abs((one[4] - other[4] + np.pi / 2) % np.pi - np.pi / 2)
-    angle = one[4] if one[2] >= other[2] else other[4]
-    dx, dy = other[0] - one[0], other[1] - one[1]
-    along, across = abs(dx * np.cos(angle) + dy * np.sin(angle)), abs(dy * np.cos(angle) - dx * np.sin(angle))
-    near = across <= _JOIN_ACROSS_PX + min(one[3], other[3]) / 2 + _JOIN_ANGLE_RAD / 2 * min(one[2], other[2])
-    return bool(turn <= _JOIN_ANGLE_RAD and near and along <= (one[2] + other[2]) / 2 + _JOIN_GAP_PX)
+def _continuing(boxes: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of boxes that lie on one line, and touch or nearly do."""
+    x, y, length, width, angle = boxes.T[:, :, None]
+    turn = np.abs((angle - angle.T + np.pi / 2) % np.pi - np.pi / 2)
+    direction = np.where(length >= length.T, angle, angle.T)
+    dx, dy = x.T - x, y.T - y
+    along = np.abs(dx * np.cos(direction) + dy * np.sin(direction))
+    across = np.abs(dy * np.cos(direction) - dx * np.sin(direction))
+    reach = np.minimum(width, width.T) / 2 + _JOIN_ANGLE_RAD / 2 * np.minimum(length, length.T)
+    near = (across <= _JOIN_ACROSS_PX + reach) & (along <= (length + length.T) / 2 + _JOIN_GAP_PX)
+    return [(int(a), int(b)) for a, b in np.argwhere((turn <= _JOIN_ANGLE_RAD) & near) if b < a]
 
 
 def _groups(boxes: np.ndarray) -> np.ndarray:
