@@ -31,10 +31,10 @@ MIN_POOLED_BOXES = 4  # of a width, of each star
 MIN_POOLED_EXCESS = 0.05  # of the variance of boxes over that of noise; less changes no S/N by more than 2.5 %
 _ROWS_UNPACKED = 1024  # at once, so that a filter works in the L1 cache
 _POOLED_EFFICIENCY = 2.05  # the same of the median over stars of many boxes each: 1.64 for the deviation, times 1.25
-_SLACK = 0.4  # of the margin for errors, by which the median of some boxes may differ from that of all
 _MAD_EFFICIENCY = 1.17  # error of a scatter from the median deviation over that from the standard deviation, per 1/√2n
 
-_Boxes = Callable[[int], tuple[np.ndarray, np.ndarray, float]]  # first rows, S/N and median of the boxes of a width
+# of the boxes of a width: first rows, S/N, and the same S/N in ascending order
+_Boxes = Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 class StarScatter:
@@ -120,8 +120,8 @@ class StarScatter:
 
     def _pool(self, width: int) -> float:
         squares, fractions, n_boxes = [], [], 0
-        for light, valid, steady in self._pooled_light:
-            _, boxes = _sum_boxes(light, valid, width)
+        for *light, steady in self._pooled_light:
+            _, boxes = _sum_boxes(*light, width)
             if len(boxes) >= MIN_POOLED_BOXES:
                 square = (MAD_TO_SIGMA * _median_deviation(boxes)) ** 2
                 squares.append(square)
@@ -134,8 +134,8 @@ class StarScatter:
         return float(np.median(fractions)) if is_more else 0.0
 
     @cached_property
-    def _pooled_light(self) -> list[tuple[np.ndarray, np.ndarray, float]]:
-        """Filtered light, valid rows and S/N of the steady light in a row, of each star that is pooled."""
+    def _pooled_light(self) -> list[tuple[np.ndarray, np.ndarray, bool, float]]:
+        """Filtered light, valid rows, whether all are, and S/N of its steady light in a row, of each pooled star."""
         if self._amplifier.n_y > 1 or not len(self._bright_stars):
             return []
         column = np.clip(np.round(self._bright_stars[:, 1]).astype(np.int64), 0, self._amplifier.n_columns - 1)
@@ -166,10 +166,13 @@ class StarScatter:
     def _boxes(self, y: np.ndarray, column: np.ndarray, wanted: np.ndarray) -> Iterator[tuple[int, _Boxes]]:
         """Index of each wanted event and a function that gives the boxes of its pixel of a width, ordered by pixel."""
         for at_y in np.unique(y[wanted]):
-            here = wanted & (y == at_y)
-            for at_x, numbers, kernel in self._filters(int(at_y), np.unique(column[here])):
-                boxes_of: _Boxes = cache(partial(_middle_boxes, *_filter_pixel(self._lines, numbers, kernel)))
-                for i in np.flatnonzero(here & (column == at_x)).tolist():
+            here = np.flatnonzero(wanted & (y == at_y))
+            here = here[np.argsort(column[here], kind="stable")]
+            columns, first = np.unique(column[here], return_index=True)
+            first = np.append(first, len(here))
+            for k, (_, numbers, kernel) in enumerate(self._filters(int(at_y), columns)):
+                boxes_of: _Boxes = cache(partial(_ordered_boxes, *_filter_pixel(self._lines, numbers, kernel)))
+                for i in here[first[k] : first[k + 1]].tolist():
                     yield i, boxes_of
 
     def _filters(self, y: int, x: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -182,27 +185,25 @@ class StarScatter:
 
 
 @numba.njit(cache=True, nogil=True)
-def _spread(first, boxes, middle, width, before, after, margin, least):  # pragma: no cover - compiled
+def _spread(first, boxes, ordered, width, before, after, margin, least):  # pragma: no cover - compiled
     """Scatter of boxes that end before one row or begin after another, as defined in `StarScatter.scatter`.
 
-    It is ``least`` if the scatter is below that. Most stars are steady, which is seen without another median.
+    It is ``least`` if the scatter is below that.
     """
     start = np.searchsorted(first, before - width, side="right")
     stop = max(np.searchsorted(first, after, side="right"), start)
     n_away = start + len(boxes) - stop
     if n_away >= MIN_BOXES // 2:
-        limit = least / (MAD_TO_SIGMA * _error_share(n_away, margin))
-        if _is_steady(boxes[:start], boxes[stop:], middle, limit, limit * _SLACK * (1 - _error_share(n_away, margin))):
-            return least
-        away = np.concatenate((boxes[:start], boxes[stop:]))
-        departures = away - np.median(away)
+        left_out = np.sort(boxes[start:stop])
+        middle = _median_without(ordered, left_out)
+        spread = MAD_TO_SIGMA * _median_distance_without(ordered, left_out, middle)
+        return max(spread * _error_share(n_away, margin), least)
     # a flare that fills the file is smooth from box to box, a variable star is not
-    elif len(boxes) > MIN_BOXES // 2:
+    if len(boxes) > MIN_BOXES // 2:
         departures = (boxes[1:] - boxes[:-1]) / np.sqrt(2)
-    else:
-        return least
-    spread = MAD_TO_SIGMA * np.median(np.abs(departures))
-    return max(spread * _error_share(len(departures), margin), least)
+        spread = MAD_TO_SIGMA * np.median(np.abs(departures))
+        return max(spread * _error_share(len(departures), margin), least)
+    return least
 
 
 @numba.njit(cache=True, nogil=True)
@@ -212,20 +213,61 @@ def _error_share(n, margin):  # pragma: no cover - compiled
 
 
 @numba.njit(cache=True, nogil=True)
-def _is_steady(before, after, middle, limit, slack):  # pragma: no cover - compiled
-    """Whether the median deviation of the values in two arrays is certainly below a limit.
+def _median_without(ordered, left_out):  # pragma: no cover - compiled
+    """Median of ascending values without some of them, which are ascending, too.
 
-    Their median is within ``slack`` of ``middle`` if fewer than half of them are beyond it on either side.
+    Sorting the values once serves all events of a star; each leaves out its own few.
     """
-    half = (len(before) + len(after)) / 2
-    below = above = far = 0
-    for part in (before, after):
-        for value in part:
-            departure = value - middle
-            below += departure < -slack
-            above += departure > slack
-            far += abs(departure) >= limit - slack
-    return below < half and above < half and far < half
+    n = len(ordered) - len(left_out)
+    high = _value_without(ordered, left_out, n // 2)
+    return high if n % 2 else (_value_without(ordered, left_out, n // 2 - 1) + high) / 2
+
+
+@numba.njit(cache=True, nogil=True)
+def _value_without(ordered, left_out, rank):  # pragma: no cover - compiled
+    """Value of a rank from 0 among ascending values without some of them."""
+    value, n_left_out = ordered[rank], -1
+    while True:
+        n_below = np.searchsorted(left_out, value, side="right")
+        if n_below == n_left_out:
+            return value
+        n_left_out = n_below
+        value = ordered[rank + n_left_out]
+
+
+@numba.njit(cache=True, nogil=True)
+def _median_distance_without(ordered, left_out, centre):  # pragma: no cover - compiled
+    """Median distance from a centre of ascending values without some of them."""
+    n = len(ordered) - len(left_out)
+    high = _distance_without(ordered, left_out, centre, n // 2)
+    return high if n % 2 else (_distance_without(ordered, left_out, centre, n // 2 - 1) + high) / 2
+
+
+@numba.njit(cache=True, nogil=True)
+def _distance_without(ordered, left_out, centre, rank):  # pragma: no cover - compiled
+    """Distance from a centre of a rank from 0 among those of ascending values without some of them."""
+    distance, n_left_out = _nearest(ordered, centre, rank), -1
+    while True:
+        n_below = 0
+        for value in left_out:
+            n_below += abs(value - centre) <= distance
+        if n_below == n_left_out:
+            return distance
+        n_left_out = n_below
+        distance = _nearest(ordered, centre, rank + n_left_out)
+
+
+@numba.njit(cache=True, nogil=True)
+def _nearest(ordered, centre, rank):  # pragma: no cover - compiled
+    """Distance from a centre of a rank from 0 among ascending values; those nearer are a window of them."""
+    low, high = 0, len(ordered) - rank - 1
+    while low < high:
+        first = (low + high) // 2
+        if centre - ordered[first] > ordered[first + rank + 1] - centre:
+            low = first + 1
+        else:
+            high = first
+    return max(centre - ordered[low], ordered[low + rank] - centre)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -236,46 +278,75 @@ def _median_deviation(values):  # pragma: no cover - compiled
 
 @numba.njit(cache=True, nogil=True)
 def _filter_pixel(lines, numbers, kernel):  # pragma: no cover - compiled
-    """Weighted sum of some lines, and 1 where none of them is masked; both are 0 elsewhere. Each is (t,)."""
+    """Weighted sum of some lines, and 1 where none of them is masked; both are 0 elsewhere. Each is (t,).
+
+    The third result tells whether nothing is masked.
+    """
     n_rows, taps = lines.shape[1], np.arange(len(numbers))
     light, valid = np.empty(n_rows, np.float32), np.ones(n_rows, np.float32)
     part, live = np.empty((len(numbers), _ROWS_UNPACKED), np.float32), np.empty(_ROWS_UNPACKED, np.float32)
+    is_whole = True
     for start in range(0, n_rows, _ROWS_UNPACKED):
         stop = min(start + _ROWS_UNPACKED, n_rows)
         for k in taps:
             raw = lines[numbers[k]][start:stop]
             if unpack_line(raw, part[k, : stop - start]):
+                is_whole = False
                 mark_live(raw, live[: stop - start])
                 for t in range(start, stop):
                     valid[t] *= live[t - start]
         weighted_sum(part, taps, kernel, light[start:stop])
     for t in range(n_rows):
         light[t] *= valid[t]
-    return light, valid
+    return light, valid, is_whole
+
+
+def _ordered_boxes(
+    light: np.ndarray, valid: np.ndarray, is_whole: bool, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First rows and S/N of boxes as `_sum_boxes` gives them, and the S/N in ascending order."""
+    first, boxes = _sum_boxes(light, valid, is_whole, width)
+    return first, boxes, np.sort(boxes)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _sum_boxes(light, valid, width):  # pragma: no cover - compiled
+def _sum_boxes(light, valid, is_whole, width):  # pragma: no cover - compiled
     """First rows of the boxes of which more than half is live, and their S/N."""
     n_boxes = len(light) // width
-    first, boxes = np.empty(n_boxes, np.int64), np.empty(n_boxes)
-    n_kept = 0
-    for start in range(0, n_boxes * width, width):
-        total, count = 0.0, 0.0
-        for t in range(start, start + width):
-            total += light[t]
-            count += valid[t]
-        if count > width / 2:
-            first[n_kept], boxes[n_kept] = start, total / np.sqrt(count)
+    first, boxes = np.arange(n_boxes) * width, np.empty(n_boxes)
+    _sum_rows(light, width, boxes)
+    if is_whole:
+        norm = np.sqrt(np.float64(width))
+        for k in range(n_boxes):
+            boxes[k] /= norm
+        return first, boxes
+    counts, n_kept = np.empty(n_boxes), 0
+    _sum_rows(valid, width, counts)
+    for k in range(n_boxes):
+        if counts[k] > width / 2:
+            first[n_kept], boxes[n_kept] = first[k], boxes[k] / np.sqrt(counts[k])
             n_kept += 1
     return first[:n_kept], boxes[:n_kept]
 
 
 @numba.njit(cache=True, nogil=True)
-def _middle_boxes(light, valid, width):  # pragma: no cover - compiled
-    """First rows and S/N of boxes as `_sum_boxes` gives them, and their median; 0 without a box."""
-    first, boxes = _sum_boxes(light, valid, width)
-    return first, boxes, np.median(boxes) if len(boxes) else 0.0
+def _sum_rows(values, width, totals):  # pragma: no cover - compiled
+    """Sums of successive rows. Four boxes are added side by side, since each addition waits for the one before."""
+    abreast = len(totals) // 4 * 4
+    for k in range(0, abreast, 4):
+        one, two = values[k * width : (k + 1) * width], values[(k + 1) * width : (k + 2) * width]
+        three, four = values[(k + 2) * width : (k + 3) * width], values[(k + 3) * width : (k + 4) * width]
+        a = b = c = d = 0.0
+        for t in range(width):
+            a += one[t]
+            b += two[t]
+            c += three[t]
+            d += four[t]
+        totals[k], totals[k + 1], totals[k + 2], totals[k + 3] = a, b, c, d
+    for k in range(abreast, len(totals)):
+        totals[k] = 0.0
+        for t in range(k * width, (k + 1) * width):
+            totals[k] += values[t]
 
 
 def _find_bright_stars(amplifier: Amplifier) -> np.ndarray:

@@ -14,7 +14,7 @@ from shutterless.pipeline.detection.star_scatter import (
     StarScatter,
     _filter_pixel,
     _median_deviation,
-    _middle_boxes,
+    _ordered_boxes,
     _spread,
     _sum_boxes,
 )
@@ -99,13 +99,16 @@ def test_boxes_are_those_of_the_live_rows_in_the_head():
     """Weights 0.6 and 0.8; one row of the second box is masked in one of the lines."""
     lines = np.array([[1, 1, 2, 2, 3, 3, 3, 3, 1, 1], [0, 0, 0, 0, 1, 1, 1, 1, 5, 5]], dtype=np.float16)
     lines[1, 4] = np.nan
-    light, seen = _filter_pixel(compiled_lines(lines[None]), np.array([0, 1]), np.array([0.6, 0.8], np.float32))
+    light, seen, is_whole = _filter_pixel(
+        compiled_lines(lines[None]), np.array([0, 1]), np.array([0.6, 0.8], np.float32)
+    )
     np.testing.assert_allclose(light, [0.6, 0.6, 1.2, 1.2, 0, 2.6, 2.6, 2.6, 4.6, 4.6], rtol=1e-6)
-    first, boxes = _sum_boxes(light, seen, 4)
+    assert not is_whole
+    first, boxes = _sum_boxes(light, seen, is_whole, 4)
     assert first.tolist() == [0, 4]  # the last two rows are no box
     np.testing.assert_allclose(boxes, [3.6 / np.sqrt(4), 7.8 / np.sqrt(3)], rtol=1e-6)
     seen[4:6] = 0
-    assert _sum_boxes(light, seen, 4)[0].tolist() == [0]  # no more than half of the second is live
+    assert _sum_boxes(light, seen, is_whole, 4)[0].tolist() == [0]  # no more than half of the second is live
 
 
 @pytest.mark.parametrize("n", [8, 9, 200])
@@ -114,19 +117,32 @@ def test_median_deviation_is_that_of_numpy(n):
     assert _median_deviation(values) == np.median(np.abs(values - np.median(values)))
 
 
+@pytest.mark.parametrize("width", [1, 3, 4, 16])
+def test_boxes_of_whole_rows_are_those_of_rows_of_which_all_are_live(width):
+    light = np.random.default_rng(2).standard_normal(4 * 16 + 7).astype(np.float32)
+    whole, counted = (_sum_boxes(light, np.ones_like(light), is_whole, width) for is_whole in (True, False))
+    for one, other in zip(whole, counted, strict=True):
+        assert one.tolist() == other.tolist()
+    rows = light[: len(whole[1]) * width].reshape(-1, width).astype(np.float64)
+    np.testing.assert_allclose(whole[1], rows.sum(axis=1) / np.sqrt(width), rtol=1e-12)
+
+
+@pytest.mark.parametrize("digits", [1, 9])
 @pytest.mark.parametrize("scatter", [0.5, 0.95, 1.0, 1.05, 2.0])
-def test_a_steady_star_is_seen_without_the_median_that_a_variable_one_needs(scatter):
+def test_the_scatter_away_from_an_event_is_that_of_the_other_boxes(scatter, digits):
+    """One digit leaves many boxes with equal S/N."""
     rng = np.random.default_rng(7)
     for n, width in ((30, 8), (400, 1), (3000, 2)):
         light, valid = (scatter * rng.standard_normal(n * width)).astype(np.float32), np.ones(n * width, np.float32)
-        first, boxes, middle = _middle_boxes(light, valid, width)
-        for before in rng.integers(0, n * width // 2, 20).tolist():
-            after = before + 3 * width
+        first, boxes, ordered = _ordered_boxes(light.round(digits), valid, True, width)
+        assert ordered.tolist() == sorted(boxes.tolist())
+        for before, length in rng.integers(0, n * width // 2, (20, 2)).tolist():
+            after = before + (length if n > 30 else 3 * width)
             away = boxes[(first + width <= before) | (first > after)]
             deviation = 1.4826 * np.median(np.abs(away - np.median(away)))
             sure = deviation * (1 - ERROR_MARGIN * 1.17 / np.sqrt(2 * len(away)))
             for least in (1.0, 1.5):
-                assert _spread(first, boxes, middle, width, before, after, ERROR_MARGIN, least) == max(sure, least)
+                assert _spread(first, boxes, ordered, width, before, after, ERROR_MARGIN, least) == max(sure, least)
 
 
 def test_masked_columns_and_edges_have_none(make_amplifier):
