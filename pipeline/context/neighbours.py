@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import pandas as pd
 
@@ -95,16 +96,29 @@ def _count_same_star(
     snr: np.ndarray,
     table: dict[str, np.ndarray],
 ) -> None:
-    far, near = (amplifier.readout.rows_of(seconds) for seconds in (SAME_STAR_S, SAME_STAR_NEAR_S))
+    far, near = (float(amplifier.readout.rows_of(seconds)) for seconds in (SAME_STAR_S, SAME_STAR_NEAR_S))
     order = np.argsort(x, kind="stable")
     first, last = np.searchsorted(x[order], x - TRUTH_MATCH_PX), np.searchsorted(x[order], x + TRUTH_MATCH_PX, "right")
-    for i in range(len(x)):
-        others = order[first[i] : last[i]]
-        apart = (start[others] > stop[i]) | (stop[others] < start[i])
-        for reach, suffix in ((far, ""), (near, "_near")):
-            chosen = others[apart & (np.abs(peak[others] - peak[i]) <= reach)]
-            table["n_same_star" + suffix][i] = len(chosen)
-            table["loudest_same_star" + suffix][i] = snr[chosen].max(initial=0.0) / snr[i]
+    for reach, suffix in ((far, ""), (near, "_near")):
+        counted = _count_apart(order, first, last, start, stop, peak, snr, reach)
+        table["n_same_star" + suffix], table["loudest_same_star" + suffix] = counted
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_apart(order, first, last, start, stop, peak, snr, reach):  # pragma: no cover - compiled
+    """Number of the triggers between ``first`` and ``last`` with other rows and a near peak, and the loudest of them.
+
+    Loudness is relative to a trigger's own.
+    """
+    count, loudest = np.zeros(len(first)), np.zeros(len(first))
+    for i in range(len(first)):
+        for other in order[first[i] : last[i]]:
+            is_apart = start[other] > stop[i] or stop[other] < start[i]
+            if is_apart and abs(peak[other] - peak[i]) <= reach:
+                count[i] += 1
+                loudest[i] = max(loudest[i], snr[other])
+        loudest[i] /= snr[i]
+    return count, loudest
 
 
 def _count_beside(
@@ -112,11 +126,20 @@ def _count_beside(
 ) -> None:
     order = np.argsort(x, kind="stable")
     first, last = np.searchsorted(x[order], x - BESIDE_PX), np.searchsorted(x[order], x + BESIDE_PX, "right")
-    for i in range(len(x)):
-        others = order[first[i] : last[i]]
-        chosen = others[(start[others] <= stop[i]) & (stop[others] >= start[i]) & (others != i)]
-        table["n_beside"][i] = len(chosen)
-        table["loudest_beside"][i] = snr[chosen].max(initial=0.0) / snr[i]
+    table["n_beside"], table["loudest_beside"] = _count_overlapping(order, first, last, start, stop, snr)
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_overlapping(order, first, last, start, stop, snr):  # pragma: no cover - compiled
+    """Number of the triggers between ``first`` and ``last`` that share rows, and the loudest; as `_count_apart`."""
+    count, loudest = np.zeros(len(first)), np.zeros(len(first))
+    for i in range(len(first)):
+        for other in order[first[i] : last[i]]:
+            if start[other] <= stop[i] and stop[other] >= start[i] and other != i:
+                count[i] += 1
+                loudest[i] = max(loudest[i], snr[other])
+        loudest[i] /= snr[i]
+    return count, loudest
 
 
 def _count_coincident(
@@ -131,11 +154,25 @@ def _count_coincident(
     first = np.searchsorted(ordered, time - tolerance)
     last = np.searchsorted(ordered, time + tolerance, "right")
     alike = np.searchsorted(sorted_length, ALIKE * length, "right") - np.searchsorted(sorted_length, length / ALIKE)
-    for i in known:
-        others = order[first[i] : last[i]]
-        ratio = length[others] / length[i]
-        chosen = others[(ratio <= ALIKE) & (ratio >= 1 / ALIKE) & (np.abs(x[others] - x[i]) > _APART_PX)]
-        expected = max(alike[i] - 1, 0) * min(2 * tolerance[i] / n_rows, 1.0)
-        excess[i] = (len(chosen) - expected) / np.sqrt(expected + 1)
-        loudest[i] = snr[chosen].max(initial=0.0) / snr[i]
+    count, highest = _count_alike(order, known, first, last, x, length, snr)
+    expected = np.maximum(alike - 1, 0) * np.minimum(2 * tolerance / n_rows, 1.0)
+    excess[known] = ((count - expected) / np.sqrt(expected + 1))[known]
+    loudest[known] = highest[known]
     return excess, loudest
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_alike(order, known, first, last, x, length, snr):  # pragma: no cover - compiled
+    """Number of the triggers between ``first`` and ``last`` of like length elsewhere, and the loudest.
+
+    As `_count_apart`, for the triggers ``known`` alone.
+    """
+    count, loudest = np.zeros(len(x)), np.zeros(len(x))
+    for i in known:
+        for other in order[first[i] : last[i]]:
+            ratio = length[other] / length[i]
+            if 1 / ALIKE <= ratio <= ALIKE and abs(x[other] - x[i]) > _APART_PX:
+                count[i] += 1
+                loudest[i] = max(loudest[i], snr[other])
+        loudest[i] /= snr[i]
+    return count, loudest

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 import pandas as pd
 
@@ -199,13 +200,20 @@ def count_same_row(triggers: pd.DataFrame, others: pd.DataFrame) -> np.ndarray:
     ndarray of int64, shape (number of triggers,)
     """
     others = others[others["snr"].abs() >= TRIGGER_THRESHOLD].sort_values("row_peak", kind="stable")
-    rows, strengths, places = others["row_peak"].to_numpy(), others["snr"].to_numpy(), others[["x", "y"]].to_numpy()
-    peak, snr, own_places = triggers["row_peak"].to_numpy(), triggers["snr"].to_numpy(), triggers[["x", "y"]].to_numpy()
+    rows, strength = others["row_peak"].to_numpy(), others["snr"].abs().to_numpy(np.float64)
+    peak, own_strength = triggers["row_peak"].to_numpy(), triggers["snr"].abs().to_numpy(np.float64)
+    places, own_places = (table[["x", "y"]].to_numpy(np.float64) for table in (others, triggers))
     first = np.searchsorted(rows, peak - SAME_ROW_TOLERANCE, side="left")
     last = np.searchsorted(rows, peak + SAME_ROW_TOLERANCE, side="right")
-    counts = []
-    for i in range(len(peak)):
-        near = slice(first[i], last[i])
-        apart = np.abs(places[near] - own_places[i]).max(axis=1, initial=0) > SAME_ROW_DISTANCE_PX
-        counts.append(np.sum(apart & (np.abs(strengths[near]) >= abs(snr[i]) / 2)))
-    return np.asarray(counts, dtype=np.int64)
+    return _count_elsewhere(first, last, places, strength, own_places, own_strength)
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_elsewhere(first, last, places, strength, own_places, own_strength):  # pragma: no cover - compiled
+    """Number of those between ``first`` and ``last`` that are elsewhere and half as strong as each trigger at least."""
+    counts = np.zeros(len(first), np.int64)
+    for i in range(len(first)):
+        for other in range(first[i], last[i]):
+            away = max(abs(places[other, 0] - own_places[i, 0]), abs(places[other, 1] - own_places[i, 1]))
+            counts[i] += away > SAME_ROW_DISTANCE_PX and strength[other] >= own_strength[i] / 2
+    return counts
