@@ -16,7 +16,7 @@ from shutterless.pipeline.reading.instruments import SerialTrap
 
 _TABLE = 4096  # entries per table; the powers below are interpolated to 2e-4 of the serial trap's capacity
 # rows computed side by side, applying and removing: within one row every pixel waits for the result of the last
-_ROWS_ABREAST, _ROWS_REMOVED = 16, 64
+_ROWS_ABREAST, _ROWS_REMOVED = 16, 32  # 32 of 3,072 columns are 0.4 MB, which stay in the cache of a core
 _TILE = 16  # columns transposed at a time: one line of the cache
 _BUMP_E, _REACH = 8.0, 12  # electrons, and columns over which the serial trap gives back what it took
 

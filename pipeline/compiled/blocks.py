@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 
 BLOCK_ROWS = 64  # that share one stored value of the baseline, at any row rate: samples of a clipped mean
@@ -22,5 +23,17 @@ def interpolate_blocks(level: np.ndarray, start: int, stop: int, block_rows: int
     position = np.clip((np.arange(start, stop) + 0.5) / block_rows - 0.5, 0, len(level) - 1)
     lower = np.minimum(position.astype(np.int64), max(len(level) - 2, 0))
     upper = np.minimum(lower + 1, len(level) - 1)
-    weight = (position - lower).astype(np.float32)[:, None]
-    return level[lower] * (1 - weight) + level[upper] * weight
+    values = np.empty((stop - start, level.shape[1]), dtype=np.float32)
+    _blend(np.asarray(level, dtype=np.float32), lower, upper, (position - lower).astype(np.float32), values)
+    return values
+
+
+@numba.njit(cache=True, nogil=True)
+def _blend(level, lower, upper, weight, values):  # pragma: no cover - compiled
+    """Write ``level[lower] (1 - weight) + level[upper] weight`` of every row to ``values`` (t, x)."""
+    for row in range(len(values)):
+        before, after, out = level[lower[row]], level[upper[row]], values[row]
+        share = weight[row]
+        rest = np.float32(1) - share
+        for x in range(len(out)):
+            out[x] = before[x] * rest + after[x] * share
