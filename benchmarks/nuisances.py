@@ -192,7 +192,7 @@ def main() -> None:
     stars = None
     for nuisance in nuisances(settings):
         amplifier = calibrate(settings, nuisance.content)
-        triggers = find_triggers_for(amplifier, (detector,), TRIGGER_THRESHOLD)
+        triggers, _ = find_triggers_for(amplifier, (detector,), TRIGGER_THRESHOLD)
         before = search(amplifier, triggers.assign(trail_id=pd.array([None] * len(triggers), dtype="Int64")), detector)
         after = search(amplifier, triggers, detector)
         stars = after if stars is None else stars

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,9 @@ class Combined:
         context: pd.DataFrame,
         cut: Callable[[np.ndarray], StripBatch],
         batch_size: int = STRIPS_AT_ONCE,
+        *,
+        trails: np.ndarray | None = None,
+        most_asked: float = math.inf,
     ) -> pd.DataFrame:
         """Score triggers.
 
@@ -76,21 +80,31 @@ class Combined:
         cut : function
             Cuts the strips of the triggers at which a bool ndarray is true.
         batch_size : int
+        trails : ndarray of int, shape (n,), optional
+            Number of the trail of each trigger, negative without one. The networks see the trigger of a trail that the
+            forest ranks highest; what they say of it holds for the others of which they would be asked.
+        most_asked : float
+            Most triggers that the networks see, those that the forest ranks highest.
 
         Returns
         -------
         DataFrame
-            As `shutterless.models.forest.forest.Forest.score`; the kind is the forest's.
+            As `shutterless.models.forest.forest.Forest.score`; the kind is the forest's. ``passed_over`` (bool) is true
+            where the networks would have been asked but for ``most_asked``.
         """
         table = self.forest.score(context)
         forest = table["event_logit"].to_numpy()
-        asked = (forest > self.ask_above) & (context["ramp_share"].to_numpy() >= 1)
+        wanted = (forest > self.ask_above) & (context["ramp_share"].to_numpy() >= 1)
+        spokesman = _best_of_trails(np.where(wanted, forest, -np.inf), trails)
+        asked = _highest(forest, wanted & (spokesman == np.arange(len(forest))), most_asked)
         networks = forest.copy()
         if asked.any():
             numbers = context[list(CONTEXT_FEATURES)].to_numpy(np.float32)[asked]
             networks[asked] = self.ask(cut(asked), numbers, batch_size)
+        answered = wanted & asked[spokesman]
+        networks[answered] = networks[spokesman[answered]]
         logit = combine_logits(self.weights, forest, networks)
-        return table.assign(event_logit=logit, probability=expit(logit))
+        return table.assign(event_logit=logit, probability=expit(logit), passed_over=wanted & ~answered)
 
     def ask(self, strips: StripBatch, numbers: np.ndarray, batch_size: int = STRIPS_AT_ONCE) -> np.ndarray:
         """Mean log-odds of the networks, float64 (b,)."""
@@ -127,6 +141,25 @@ class Combined:
         size = f"{sum(count_parameters(network) for network in self.networks):,} parameters and a forest"
         facts = {"networks": len(self.networks), "weights": self.weights, "networks see log-odds above": self.ask_above}
         write_readme(folder, "combined", size, facts, SEARCH_USE)
+
+
+def _best_of_trails(rank: np.ndarray, trails: np.ndarray | None) -> np.ndarray:
+    """Index of the trigger of the same trail that ranks highest, the first of equals; its own without a trail."""
+    best = np.arange(len(rank))
+    if trails is not None:
+        members = np.flatnonzero(trails >= 0)
+        order = members[np.lexsort((members, -rank[members], trails[members]))]
+        first = np.searchsorted(trails[order], trails[members])
+        best[members] = order[first]
+    return best
+
+
+def _highest(rank: np.ndarray, wanted: np.ndarray, most: float) -> np.ndarray:
+    """Mask of the wanted that rank highest, the first of equals; all if they are no more than ``most``."""
+    places = np.flatnonzero(wanted)
+    chosen = np.zeros(len(rank), dtype=bool)
+    chosen[places[np.argsort(-rank[places], kind="stable")][: min(most, len(places))]] = True
+    return chosen
 
 
 def _describe_network(network: DetectorModel) -> str:

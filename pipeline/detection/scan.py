@@ -20,11 +20,14 @@ from shutterless.pipeline.detection.threshold import TRIGGER_THRESHOLD
 from shutterless.pipeline.psf import psf_half_width
 from shutterless.pipeline.reading.readout import Readout
 
-__all__ = ["MIN_LIVE_OF_BOX", "Footprint", "box_widths", "footprint", "scan", "whitened"]
+__all__ = ["MIN_LIVE_OF_BOX", "Footprint", "box_widths", "choose_hits", "footprint", "scan", "whitened"]
 
 LONGEST_BOX_S = 1024 / 300  # of continuous readout: the baseline follows what is longer
 MIN_LONGEST_BOX = 16  # rows, where they are slow
 LONGEST_BOX_IMAGES = 1024  # of a stack of images, whose baseline is as many times longer whatever their pace
+# of too many hits, those come last that are beyond so many of the same rows, or beyond so small a share of all in the
+# same columns: pickup, and a column that blinks
+SAME_ROWS, SAME_COLUMNS, MOST_OF_ROWS, MOST_OF_COLUMNS = 8, 8, 8, 1 / 64
 SAME_CAUSE_COLUMNS = 3  # hits this close along x and y in overlapping rows have one cause
 _COLUMNS_AT_ONCE = 64
 
@@ -138,6 +141,41 @@ def scan(amplifier: Amplifier, threshold: float = TRIGGER_THRESHOLD) -> pd.DataF
             hits[:, 0] += y * amplifier.n_columns + start
             found.append(hits)
     return _keep_strongest(np.concatenate(found), amplifier.n_y, amplifier.n_columns)
+
+
+def choose_hits(hits: pd.DataFrame, most: float) -> np.ndarray:
+    """Choose the hits that are measured where there are too many: the strongest, and few of one column or row.
+
+    Parameters
+    ----------
+    hits : DataFrame
+        From `scan`.
+    most : float
+        A whole number, or infinite.
+
+    Returns
+    -------
+    ndarray of bool, shape (number of hits,)
+        At most ``most`` are true; all of no more than that.
+    """
+    chosen = np.ones(len(hits), dtype=bool)
+    if len(hits) > most:
+        strength = hits["snr"].abs().to_numpy()
+        rows = (hits["row_start"] + hits["width_rows"] // 2).to_numpy() // SAME_ROWS
+        columns = hits["y"].to_numpy() * (1 + hits["x"].max()) + hits["x"].to_numpy() // SAME_COLUMNS
+        crowded = _rank_within(rows, strength) >= MOST_OF_ROWS
+        crowded |= _rank_within(columns, strength) >= max(MOST_OF_COLUMNS * most, MOST_OF_ROWS)
+        chosen[np.lexsort((-strength, crowded))[int(most) :]] = False
+    return chosen
+
+
+def _rank_within(group: np.ndarray, strength: np.ndarray) -> np.ndarray:
+    """Rank from 0 of each member of a group, the strongest first."""
+    order = np.lexsort((-strength, group))
+    first = np.searchsorted(group[order], group[order])
+    rank = np.empty(len(group), dtype=np.int64)
+    rank[order] = np.arange(len(group)) - first
+    return rank
 
 
 def _keep_strongest(hits: np.ndarray, n_y: int, n_columns: int) -> pd.DataFrame:

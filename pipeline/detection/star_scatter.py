@@ -120,8 +120,8 @@ class StarScatter:
 
     def _pool(self, width: int) -> float:
         squares, fractions, n_boxes = [], [], 0
-        for *light, steady in self._pooled_light:
-            _, boxes = _sum_boxes(*light, width)
+        for light, valid, is_whole, steady in self._pooled_light:
+            _, boxes = _sum_boxes(light, valid, is_whole, width)
             if len(boxes) >= MIN_POOLED_BOXES:
                 square = (MAD_TO_SIGMA * _median_deviation(boxes)) ** 2
                 squares.append(square)

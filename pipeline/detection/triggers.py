@@ -94,10 +94,13 @@ def find_triggers(
     return characterise(amplifier, scan(amplifier, threshold), least_share * threshold)
 
 
-def characterise(amplifier: Amplifier, hits: pd.DataFrame, least_snr: float = 0.0) -> pd.DataFrame:
+def characterise(
+    amplifier: Amplifier, hits: pd.DataFrame, least_snr: float = 0.0, unmeasured: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Fit the hits of `shutterless.pipeline.detection.scan.scan` and add the columns that the vetoes need.
 
-    A hit whose S/N falls below ``least_snr`` once it is divided by its star's scatter is left out.
+    A hit whose S/N falls below ``least_snr`` once it is divided by its star's scatter is left out. Further hits, which
+    are not measured, count among those of the same rows.
     """
     triggers = _measure(amplifier, hits)
     # two hits beside one event may both converge to it
@@ -105,7 +108,7 @@ def characterise(amplifier: Amplifier, hits: pd.DataFrame, least_snr: float = 0.
     scatter = _star_scatter(amplifier, triggers)
     triggers = triggers.assign(snr=triggers["snr"] / scatter, star_scatter=scatter)
     triggers = triggers[(scatter == 1) | (triggers["snr"].abs() >= least_snr)].reset_index(drop=True)
-    triggers["n_same_row"] = count_same_row(triggers, triggers)
+    triggers["n_same_row"] = count_same_row(triggers, _with_unmeasured(triggers, unmeasured))
     x, y = (triggers[name].to_numpy(dtype=np.float64) for name in ("x", "y"))
     streak = nearest_streak(amplifier.streaks, x, within_px=1.5, y=y)
     ids = amplifier.streaks["streak_id"].to_numpy()
@@ -116,6 +119,15 @@ def characterise(amplifier: Amplifier, hits: pd.DataFrame, least_snr: float = 0.
     triggers["trail_id"] = triggers["trail_id"].mask(trails < 0)
     triggers["n_trail"] = count_members(trails)
     return triggers[list(TRIGGER_COLUMNS)].astype(_TYPES if triggers.empty else {})
+
+
+def _with_unmeasured(triggers: pd.DataFrame, unmeasured: pd.DataFrame | None) -> pd.DataFrame:
+    """Places and S/N of triggers, and of hits that were not measured."""
+    places = triggers[["x", "y", "row_peak", "snr"]]
+    if unmeasured is None or unmeasured.empty:
+        return places
+    middle = unmeasured["row_start"] + unmeasured["width_rows"] // 2
+    return pd.concat([places, unmeasured.assign(row_peak=middle)[places.columns]], ignore_index=True)
 
 
 def _star_scatter(amplifier: Amplifier, triggers: pd.DataFrame) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -16,8 +16,9 @@ from shutterless.models.evaluation.metrics import RateCurve, detection_score
 from shutterless.models.forest.forest import Forest, is_combined, is_forest, load_forest
 from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.context.features import measure_context
-from shutterless.pipeline.detection.threshold import TRIGGER_THRESHOLD
-from shutterless.pipeline.detection.triggers import LEAST_SHARE, find_triggers
+from shutterless.pipeline.detection.scan import choose_hits, scan
+from shutterless.pipeline.detection.threshold import NO_LIMIT, TRIGGER_THRESHOLD, TriggerBudget
+from shutterless.pipeline.detection.triggers import LEAST_SHARE, characterise
 from shutterless.pipeline.detection.vetoes import need_a_model
 from shutterless.pipeline.examples.strips import cut_strips
 from shutterless.pipeline.examples.training import hide_events
@@ -84,13 +85,26 @@ def detect(task: DetectTask) -> pd.DataFrame:
         for the template bank).
     """
     amplifier = task.view.open(task.store, task.entry)
-    triggers = find_triggers_for(amplifier, task.detectors, task.threshold).assign(entry=task.entry)
-    return score_triggers(amplifier, triggers, task.detectors, task.batch_size)
+    triggers, _ = find_triggers_for(amplifier, task.detectors, task.threshold)
+    return score_triggers(amplifier, triggers.assign(entry=task.entry), task.detectors, task.batch_size)
 
 
-def find_triggers_for(amplifier: Amplifier, detectors: Sequence[Detector], threshold: float) -> pd.DataFrame:
-    """Find the triggers that the detectors judge: with context also those that the scatter of their star weakens."""
-    return find_triggers(amplifier, threshold, least_share=LEAST_SHARE if _any_context(detectors) else 1.0)
+def find_triggers_for(
+    amplifier: Amplifier, detectors: Sequence[Detector], threshold: float, budget: TriggerBudget = NO_LIMIT
+) -> tuple[pd.DataFrame, int]:
+    """Find the triggers that the detectors judge: with context also those that the scatter of their star weakens.
+
+    Returns
+    -------
+    triggers : DataFrame
+        As `shutterless.pipeline.detection.triggers.find_triggers`.
+    n_unmeasured : int
+        Places of the scan beyond the budget. They count as neighbours of the same rows alone.
+    """
+    hits = scan(amplifier, threshold)
+    chosen = choose_hits(hits, budget.of(amplifier)[0])
+    least = threshold * (LEAST_SHARE if _any_context(detectors) else 1.0)
+    return characterise(amplifier, hits[chosen], least, hits[~chosen]), int((~chosen).sum())
 
 
 def _any_context(detectors: Sequence[Detector]) -> bool:
@@ -98,7 +112,11 @@ def _any_context(detectors: Sequence[Detector]) -> bool:
 
 
 def score_triggers(
-    amplifier: Amplifier, triggers: pd.DataFrame, detectors: Sequence[Detector], batch_size: int = STRIPS_AT_ONCE
+    amplifier: Amplifier,
+    triggers: pd.DataFrame,
+    detectors: Sequence[Detector],
+    batch_size: int = STRIPS_AT_ONCE,
+    budget: TriggerBudget = NO_LIMIT,
 ) -> pd.DataFrame:
     """Let every detector score the triggers of an amplifier.
 
@@ -109,12 +127,15 @@ def score_triggers(
         From `shutterless.pipeline.detection.triggers.find_triggers`.
     detectors : sequence of Detector
     batch_size : int
+    budget : TriggerBudget
 
     Returns
     -------
     DataFrame
-        The triggers with the columns of each detector, as `detect` returns them.
+        The triggers with the columns of each detector, as `detect` returns them, and of a combined detector
+        ``NAME/passed_over``: whether its networks would have seen the trigger but for the budget.
     """
+    most_asked = budget.of(amplifier)[1]
     strips: dict[TokenGrid, StripBatch] = {}
     context: pd.DataFrame | None = None
     asked = need_a_model(triggers)
@@ -127,7 +148,7 @@ def score_triggers(
         elif model.sees_context:
             context = measure_context(amplifier, triggers) if context is None else context
             judge = cast("Forest | Combined", model)
-            scores = _score_with_context(judge, amplifier, triggers, context, batch_size)
+            scores = _score_with_context(judge, amplifier, triggers, context, batch_size, most_asked)
         else:
             model = cast("DetectorModel", model)
             if model.grid not in strips:
@@ -140,15 +161,25 @@ def score_triggers(
 
 
 def _score_with_context(
-    model: Forest | Combined, amplifier: Amplifier, triggers: pd.DataFrame, context: pd.DataFrame, batch_size: int
+    model: Forest | Combined,
+    amplifier: Amplifier,
+    triggers: pd.DataFrame,
+    context: pd.DataFrame,
+    batch_size: int,
+    most_asked: float,
 ) -> pd.DataFrame:
     """Scores of a forest, or of a combined detector, which has the strips cut that its networks ask for."""
     if isinstance(model, Forest):
         scores = model.score(context)
     else:
-        grid = model.grid
-        scores = model.score(context, lambda asked: cut_strips(amplifier, triggers[asked], grid), batch_size)
+        grid, trails = model.grid, triggers["trail_id"].fillna(-1).to_numpy(dtype=np.int64)
+        cut = partial(_cut_asked, amplifier, triggers, grid)
+        scores = model.score(context, cut, batch_size, trails=trails, most_asked=most_asked)
     return scores.rename(columns={"event_logit": "score"})
+
+
+def _cut_asked(amplifier: Amplifier, triggers: pd.DataFrame, grid: TokenGrid, asked: np.ndarray) -> StripBatch:
+    return cut_strips(amplifier, triggers[asked], grid)
 
 
 def keep_best_of_trails(score: np.ndarray, trail: pd.Series) -> np.ndarray:

@@ -92,6 +92,7 @@ from shutterless.workflows.searching.set_aside import (
     N_KEPT,
     VETOED,
     describe_absurd,
+    describe_budget,
     describe_vetoed,
     loud_vetoed,
     part_notes,
@@ -238,7 +239,8 @@ def search_survey(
     candidates, rates, unmatched, set_aside, solved = job.write(parts, failures, survey.infos)
     first = *job.describe_rates(parts, rates), *job.describe_choice(survey.infos), *survey.overlaps
     last = (
-        *describe_notes(survey.notes + part_notes(parts, survey.infos)), *describe_absurd(candidates), *unmatched,
+        *describe_notes(survey.notes + part_notes(parts, survey.infos)), *describe_budget(parts),
+        *describe_absurd(candidates), *unmatched,
     )  # fmt: skip
     result = SearchResult(
         candidates, failures, job.lowest_threshold(rates), rates, (*first, *survey.untimed, *last),
@@ -345,7 +347,7 @@ class SearchJob:
         """Fingerprint of a detector's weights, the settings and the instrument, whatever names they were given by."""
         settings = self.settings
         return settings_fingerprint(
-            detector, settings.trigger_threshold, settings.batch_size, self.instrument, self.supplied
+            detector, settings.trigger_threshold, settings.batch_size, self.instrument, self.supplied, settings.budget
         )
 
     def under_its_first_name(self) -> SearchJob:
@@ -366,7 +368,7 @@ class SearchJob:
         return [
             SegmentTask(
                 segment, self.out, detector, settings.trigger_threshold, settings.batch_size, self.instrument,
-                self.supplied, shared[detector], resume,
+                self.supplied, shared[detector], resume, settings.budget,
             )
             for segment in segments
             for detector in (self.detector_of(segment.quadrant),)

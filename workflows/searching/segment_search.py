@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.astrometry.pointing import AmplifierSky, PointingError, read_sky
 from shutterless.pipeline.calibration.exposure import calibrate_exposure, exposure_shape
+from shutterless.pipeline.detection.threshold import NO_LIMIT, TriggerBudget
 from shutterless.pipeline.files import hash_file, partial_path, replace_folder
 from shutterless.pipeline.reading.cubes import Cube
 from shutterless.pipeline.reading.exposures import read_exposure
@@ -59,7 +60,8 @@ _NUMBERS = (
 class SegmentTask:
     """One segment, how its files are read, and the detector that searches it.
 
-    ``out`` is the folder of the search, ``settings`` the fingerprint of everything that the segments share.
+    ``out`` is the folder of the search, ``settings`` the fingerprint of everything that the segments share, ``budget``
+    the most triggers that are judged.
     """
 
     segment: Segment
@@ -71,6 +73,7 @@ class SegmentTask:
     supplied: Mapping[str, str]
     settings: str
     resume: bool = False
+    budget: TriggerBudget = NO_LIMIT
 
 
 @dataclass(frozen=True)
@@ -135,8 +138,11 @@ def _search_segment(task: SegmentTask) -> bool:
     tables: list[pd.DataFrame] = []
     for amplifier, numbers, spans, archive in _amplifiers(task, failures):
         sky = _read_sky(task, spans[0].path)
-        triggers = find_triggers_for(amplifier, (task.detector,), task.threshold)
-        triggers = score_triggers(amplifier, triggers, (task.detector,), task.batch_size)
+        triggers, n_unmeasured = find_triggers_for(amplifier, (task.detector,), task.threshold, task.budget)
+        triggers = score_triggers(amplifier, triggers, (task.detector,), task.batch_size, task.budget)
+        passed_over = triggers.pop(column) if (column := f"{task.detector.name}/passed_over") in triggers else None
+        n_unasked = 0 if passed_over is None else int(passed_over.sum())
+        numbers |= {"n_unmeasured": n_unmeasured, "n_unasked": n_unasked}
         rows = ["row_start", "row_stop", "row_peak"]
         triggers[rows] += spans[0].first
         tables.append(triggers.assign(exposure=len(parts)))
@@ -441,7 +447,12 @@ def _content(made_from: Mapping[str, Any]) -> str:
 
 
 def settings_fingerprint(
-    detector: Detector, threshold: float, batch_size: int, instrument: str | None, supplied: Mapping[str, str]
+    detector: Detector,
+    threshold: float,
+    batch_size: int,
+    instrument: str | None,
+    supplied: Mapping[str, str],
+    budget: TriggerBudget = NO_LIMIT,
 ) -> str:
     """Fingerprint of what the segments of a search share: the detector's bytes, settings, instrument and version."""
     digest = hashlib.blake2b(digest_size=16)
@@ -450,6 +461,7 @@ def settings_fingerprint(
             if file.name == "config.json" or file.suffix == ".safetensors":  # all that decides a score
                 digest.update(file.relative_to(detector.folder).as_posix().encode() + file.read_bytes())
     profile = describe_instrument(instrument)
-    settings = [threshold, batch_size, profile, dict(supplied), version("shutterless")]
+    most = [budget.measured_per_second, budget.asked_per_second]
+    settings = [threshold, batch_size, most, profile, dict(supplied), version("shutterless")]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()

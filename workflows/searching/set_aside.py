@@ -31,6 +31,27 @@ def part_notes(parts: Sequence[SearchedSegment], infos: Iterable[FrameInfo]) -> 
     return [note for note in notes if note not in known]
 
 
+def describe_budget(parts: Sequence[SearchedSegment]) -> list[str]:
+    """Lines for the user on what was not judged, since there was more of it than the settings allow."""
+    numbers = [exposure.numbers for part in parts for exposure in part.exposures]
+    lines = []
+    for name, said, setting in (
+        ("n_unmeasured", "places above the trigger threshold were not measured", "most_measured_per_second"),
+        (
+            "n_unasked",
+            "triggers were judged by the forest alone, which ranks others higher",
+            "most_asked_per_second",
+        ),
+    ):
+        counts = [int(each.get(name, 0)) for each in numbers]
+        if any(counts):
+            lines.append(
+                f"{sum(counts):,} {said}, in {sum(count > 0 for count in counts)} of {len(counts)} stretches of rows; "
+                f"a larger search.{setting} takes them (column {name} of amplifiers.parquet)"
+            )
+    return lines
+
+
 def describe_absurd(candidates: pd.DataFrame) -> list[str]:
     """Lines for the user on files whose candidates no sky has: hundreds in one amplifier, or several of 1,000 σ."""
     lines = []

@@ -168,3 +168,39 @@ def test_networks_that_cannot_judge_together_are_refused(trained, tmp_path):
     replace(trained[0], networks=(one, blind)).save(tmp_path / "blind")
     with pytest.raises(CombinedError, match="sees no context"):
         load_combined(tmp_path / "blind")
+
+
+def test_networks_see_no_more_triggers_than_they_may_and_the_others_are_counted(trained):
+    examples, context, *_ = labelled(5)
+    combined, seen = replace(trained[0], ask_above=-np.inf), []
+    forest = combined.forest.score(context)["event_logit"].to_numpy()
+    table = combined.score(context, lambda asked: seen.append(asked) or examples.strips[asked], most_asked=10)
+    (asked,) = seen
+    assert asked.sum() == 10
+    assert forest[asked].min() >= forest[~asked].max()
+    assert table["passed_over"].tolist() == (~asked).tolist()
+    alone = combine_logits(combined.weights, forest, forest)
+    np.testing.assert_array_equal(table["event_logit"][~asked], alone[~asked])
+    whole = score(combined, examples, context)
+    np.testing.assert_allclose(table["event_logit"][asked], whole["event_logit"][asked], atol=1e-4)
+    assert not whole["passed_over"].any()
+
+
+def test_networks_are_asked_once_about_a_trail_and_answer_for_all_of_it(trained):
+    examples, context, *_ = labelled(5)
+    combined, seen = replace(trained[0], ask_above=-np.inf), []
+    trails = np.full(len(context), -1)
+    trails[3:9], trails[20:22] = 4, 2
+    table = combined.score(context, lambda asked: seen.append(asked) or examples.strips[asked], trails=trails)
+    forest = combined.forest.score(context)["event_logit"].to_numpy()
+    (asked,) = seen
+    assert (~asked).sum() == 5 + 1
+    assert not table["passed_over"].any()
+    intercept, of_forest, of_networks = combined.weights
+    said = (table["event_logit"].to_numpy() - intercept - of_forest * forest) / of_networks
+    for trail in (4, 2):
+        members = np.flatnonzero(trails == trail)
+        best = members[np.argmax(forest[members])]
+        assert asked[best]
+        np.testing.assert_allclose(said[members], said[best])
+        assert table["event_logit"][best] == table["event_logit"][members].max()

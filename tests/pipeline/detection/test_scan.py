@@ -16,6 +16,7 @@ from shutterless.pipeline.detection.scan import (
     MIN_LIVE_OF_BOX,
     _keep_strongest,
     box_widths,
+    choose_hits,
     footprint,
     scan,
 )
@@ -339,3 +340,26 @@ def test_keep_strongest_in_the_head():
     )
     kept = _keep_strongest(hits, 1, 64)
     assert kept[["x", "row_start", "snr"]].to_numpy().tolist() == [[10, 100, 9.0], [14, 102, 6.5], [10, 300, -6.0]]
+
+
+def made_hits(**columns) -> pd.DataFrame:
+    return pd.DataFrame({"y": 0, "width_rows": 3, **columns})
+
+
+def test_hits_are_all_measured_if_they_are_few_enough():
+    hits = made_hits(x=[5, 90, 700], row_start=[10, 500, 900], snr=[6.0, -7.0, 8.0])
+    assert choose_hits(hits, 3).tolist() == [True] * 3
+    assert choose_hits(hits, 2).tolist() == [False, True, True]  # the strongest of either sign
+    assert choose_hits(hits.iloc[:0], 1).tolist() == []
+
+
+def test_of_too_many_hits_a_row_of_pickup_and_a_column_that_blinks_come_last():
+    pickup = made_hits(x=np.arange(0, 3000, 10), row_start=5000, snr=20.0)
+    blinking = made_hits(x=1234, row_start=np.arange(300) * 90, snr=30.0)
+    faint = made_hits(x=np.arange(40) * 70 + 3, row_start=np.arange(40) * 600 + 250, snr=-6.0)
+    hits = pd.concat([pickup, blinking, faint], ignore_index=True)
+    chosen = choose_hits(hits, 60)
+    assert chosen.sum() == 60
+    assert chosen[-40:].all()
+    assert 0 < chosen[:300].sum() < 20
+    assert 0 < chosen[300:600].sum() < 20

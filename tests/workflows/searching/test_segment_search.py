@@ -15,6 +15,7 @@ import pytest
 from fake_cubes import star_images, write_kepler
 from tiny_frames import N_COLUMNS, SKY_E, add_pulse, expose, write_sequence, write_tiny
 
+from shutterless.pipeline.detection.threshold import NO_LIMIT, TriggerBudget
 from shutterless.pipeline.reading.cubes import read_cube
 from shutterless.pipeline.reading.exposures import read_info
 from shutterless.pipeline.reading.segments import plan_segments
@@ -28,6 +29,7 @@ from shutterless.workflows.searching.segment_search import (
     search_segment,
     settings_fingerprint,
 )
+from shutterless.workflows.searching.set_aside import describe_budget
 from shutterless.workflows.settings.settings import SearchSettings
 
 FIRST, N_ROWS = 1000, 2000  # three files, in the steady state
@@ -319,3 +321,25 @@ def test_a_stack_of_images_keeps_the_times_of_its_rows(tmp_path):
     assert exposure.numbers["live_pixel_rows"] < 120 * 49
     assert len(exposure.streaks) == 1
     assert not search_segment(replace(task, resume=True))
+
+
+def test_what_is_beyond_the_budget_is_counted_in_the_part_and_said(files, tiny_camera, tmp_path):
+    whole, short = (
+        replace(make_task(files, tmp_path / name, tiny_camera), budget=budget)
+        for name, budget in (("whole", NO_LIMIT), ("short", TriggerBudget(0.05, 0.05)))
+    )
+    parts = []
+    for task in (whole, short):
+        assert search_segment(task)
+        parts.append(read_part(task.out, task.segment))
+    numbers = [part.exposures[0].numbers for part in parts]
+    assert (numbers[0]["n_unmeasured"], numbers[0]["n_unasked"]) == (0, 0)
+    assert describe_budget(parts[:1]) == []
+    measured, found = (part.triggers for part in parts)
+    assert numbers[1]["n_unmeasured"] >= len(measured) - len(found) > 0
+    assert set(found["snr"]) <= set(measured["snr"])
+    (line,) = describe_budget(parts)
+    assert line.startswith(
+        f"{numbers[1]['n_unmeasured']:,} places above the trigger threshold were not measured, in 1 of 2"
+    )
+    assert "search.most_measured_per_second" in line
