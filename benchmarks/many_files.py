@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,11 @@ def remember_inner_search() -> None:
             yield amplifier, numbers, task.segment.spans, archive
 
     def once(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(amplifier: Any, *arguments: Any) -> Any:
+        def call(amplifier: Any, *arguments: Any, **options: Any) -> Any:
             key = function, id(amplifier)
             if key not in found:
-                found[key] = function(amplifier, *arguments)
-            return found[key].copy()
+                found[key] = function(amplifier, *arguments, **options)
+            return copy(found[key])
 
         return call
 
@@ -110,8 +111,12 @@ def measure(n_files: int, folder: Path, out: Path, *, resume: bool) -> dict[str,
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def time_left(files: list[Path], out: Path) -> Iterator[tuple[float, float, float]]:
-    """Search by the command: share that was done, seconds said to be left, and seconds that were left to its end."""
+def time_left(files: list[Path], out: Path) -> Iterator[tuple[float, float, float, float]]:
+    """Search by the command, and see what it says.
+
+    Yields the share that was done, the seconds that were said to be left, and those that were: until the last segment
+    was searched, and until the command ended.
+    """
     words = ["search", str(files[0].parent), "--out", str(out), "--model", "template-bank", "--workers", "2"]
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", MAIN, *words],
@@ -122,10 +127,11 @@ def time_left(files: list[Path], out: Path) -> Iterator[tuple[float, float, floa
         assert process.stderr is not None
         lines = [(time.perf_counter(), line) for line in process.stderr]
     ended = time.perf_counter()
+    searched = max(when for when, line in lines if line.startswith("searching segments"))
     for when, line in lines:
         if match := LEFT.match(line):
             done, total, _, left = map(int, match.groups())
-            yield done / total, left, ended - when
+            yield done / total, left, searched - when, ended - when
 
 
 def main() -> None:
@@ -155,8 +161,9 @@ def main() -> None:
                 )
         if arguments.command_files:
             few = write_files(folder / "few", arguments.command_files, arguments.images)
-            for done, said, was in time_left(few, folder / "by-command"):
-                print(f"{done:.0%} done: {said:.0f} s said to be left, {was:.0f} s were ({said / was - 1:+.0%})")
+            for done, said, was, in_all in time_left(few, folder / "by-command"):
+                left = f"{said:.0f} s said to be left, {was:.0f} s were ({said / was - 1:+.0%})"
+                print(f"{done:.0%} done: {left}, {in_all:.0f} s with the tables")
 
 
 if __name__ == "__main__":
