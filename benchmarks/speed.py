@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,9 @@ from shutterless.pipeline.calibration.exposure import calibrate_exposure, exposu
 from shutterless.pipeline.calibration.motion import clean as cleaning
 from shutterless.pipeline.calibration.streaks import find as streaks
 from shutterless.pipeline.calibration.streaks.background import sky_level
-from shutterless.pipeline.detection.scan import scan
-from shutterless.pipeline.detection.triggers import characterise
+from shutterless.pipeline.detection.scan import choose_hits, scan
+from shutterless.pipeline.detection.threshold import TRIGGER_THRESHOLD
+from shutterless.pipeline.detection.triggers import LEAST_SHARE, characterise
 from shutterless.pipeline.reading.exposures import read_exposure
 from shutterless.pipeline.reading.frames import open_amplifier_rows
 from shutterless.pipeline.store.store import open_amplifier, read_manifest
@@ -50,10 +51,10 @@ MAIN = "from shutterless.workflows.cli import main; main()"
 NUISANCES = ("--atmosphere", "--detector", "--sky-lights")
 
 
-def simulate(folder: Path, rows: int, files: int, suffix: str, nuisances: bool) -> list[Path]:
-    """Frames of one CCD; the pixels do not depend on the suffix."""
+def simulate(folder: Path, rows: int, files: int, suffix: str, options: Sequence[str] = ()) -> list[Path]:
+    """Frames of one CCD, with further options of ``simulate``; the pixels do not depend on the suffix."""
     words = ["--rows", str(rows), "--files", str(files), "--seed", "15", "--sequence", "speed", "--quiet"]
-    words += ["--set", f"suffix={suffix}", *(NUISANCES if nuisances else ())]
+    words += ["--set", f"suffix={suffix}", *options]
     subprocess.run([sys.executable, "-c", MAIN, "simulate", "--out", str(folder), *words], check=True)
     return sorted(folder.glob(f"*{suffix}"))
 
@@ -131,17 +132,17 @@ def time_workers(n_workers: int, files: dict[str, list[Path]], folder: Path, rep
 
 
 def time_steps(path: Path, quadrant: int, repeats: int) -> pd.Series:
-    """Nanoseconds per pixel of every step of one amplifier in this process, median of the repeats."""
+    """Processor time of every step of one amplifier in this process (ns per pixel), median of the repeats."""
     rows = [_time_steps_once(path, quadrant) for _ in range(repeats + 1)][1:]
     return pd.DataFrame(rows).median()
 
 
 def _time_steps_once(path: Path, quadrant: int) -> dict[str, float]:
-    clock, found = [time.perf_counter()], {}
+    clock, found = [time.process_time()], {}
 
     def lap(name: str) -> None:
-        now = time.perf_counter()
-        found[name], clock[0] = (now - clock[0]) * 1e9 / frame.pixels_adu.size, time.perf_counter()
+        now = time.process_time()
+        found[name], clock[0] = (now - clock[0]) * 1e9 / frame.pixels_adu.size, time.process_time()
 
     frame = read_exposure(path, quadrant)
     lap("decode")
@@ -151,9 +152,12 @@ def _time_steps_once(path: Path, quadrant: int) -> dict[str, float]:
     amplifier = calibrated.amplifier("benchmark")
     hits = scan(amplifier)
     lap("stage 1")
-    triggers = characterise(amplifier, hits, 5.0)
+    budget = load_settings(None, []).search.budget
+    hits = hits[choose_hits(hits, budget.of(amplifier)[0])]
+    lap("choose triggers")
+    triggers = characterise(amplifier, hits, LEAST_SHARE * TRIGGER_THRESHOLD)
     lap("measure triggers")
-    score_triggers(amplifier, triggers, (find_detector("bundled"),))
+    score_triggers(amplifier, triggers, (find_detector("bundled"),), budget=budget)
     lap("score by the bundled model")
     baseline = calibrate.fit_baseline(frame)
     lap("  of calibrate: baseline")
@@ -165,7 +169,7 @@ def _time_steps_once(path: Path, quadrant: int) -> dict[str, float]:
     lap("  of calibrate: residuals")
     steady = baseline.level_e.mean(axis=0)
     sigma_e = calibrated.arrays["sigma_e"][0]
-    clock[0] = time.perf_counter()
+    clock[0] = time.process_time()
     cleaning.clean_streaks(residual[0], sigma_e, steady, sky_level(steady), stars, sigma_px, frame.readout)
     lap("  of calibrate: streak cleaning")
     quality.column_statistics(residual[0])
@@ -182,10 +186,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--nuisances", action="store_true", help="moving air, serial trap, faults, satellites")
     arguments = parser.parse_args()
+    options = NUISANCES if arguments.nuisances else ()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = {
-            suffix: simulate(folder / suffix[1:], arguments.rows, arguments.files, suffix, arguments.nuisances)
+            suffix: simulate(folder / suffix[1:], arguments.rows, arguments.files, suffix, options)
             for suffix in (".fits.fz", ".fits")
         }
         n_mpix = arguments.rows * arguments.files * 4 * 3072 / 1e6
