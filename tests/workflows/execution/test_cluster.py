@@ -244,7 +244,8 @@ def test_outcomes_that_wait_for_a_slow_item_count_for_the_window(dask, monkeypat
     assert wait_for(lambda: not dask._client.futures)
     submitted.clear()
     unordered = dask.map(nap_on_zero, range(100), describe="naps", ordered=False)
-    assert [outcome.item for outcome in unordered].index(0) > 50  # that many overtook it
+    overtook = [outcome.item for outcome in unordered].index(0)
+    assert overtook > ITEMS_IN_FLIGHT_PER_WORKER * dask.n_workers  # more than a window, which would have held them
 
 
 def test_window_follows_the_number_of_workers(monkeypatch):
