@@ -3,12 +3,12 @@
     python benchmarks/boxes.py --out runs/boxes                # pretrains, fine-tunes, judges; prints a table
     python benchmarks/boxes.py --out runs/boxes --install      # pretrains alone, and copies the weights that ship
 
-Everything is simulated. The detectors are pretrained on one kind of survey and fine-tuned on another, which has more
-stars, more correlated noise, coarser pixels and dust that is less even. A draw has six fields; of their tiles as many
-are labelled as hold nineteen echoes, with boxes that are shifted and stretched as a person's are, and the artefacts in
-these tiles are boxed, too. Six other tiles of these fields have no echo. Twenty other fields of the second survey
-judge, the same for all draws. `--out` keeps pretrained weights: a second call starts from them. `few_labels.py` makes a
-page of the results.
+Everything is simulated. The detectors are pretrained on two kinds of survey, one after the other, and fine-tuned on a
+third, which has more stars, more correlated noise, coarser pixels and dust that is less even than the first; the second
+has wide ranges that hold both. A draw has six fields; of their tiles as many are labelled as hold nineteen echoes, with
+boxes that are shifted and stretched as a person's are, and the artefacts in these tiles are boxed, too. Six other tiles
+of these fields have no echo. Twenty other fields of the third survey judge, the same for all draws. `--out` keeps
+pretrained weights: a second call starts from them. `few_labels.py` makes a page of the results.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ from shutterless.pipeline.simulation.difference_images import BOX_KINDS, Differe
 from shutterless.workflows.tracking.tracking import bundled_folder
 
 FIRST_SURVEY = DifferenceSettings(trails=0.3, ghosts=0.3)
+WIDE_SURVEY = DifferenceSettings(
+    pixel_scale_arcsec=(0.5, 2.5), noise_scale_px=(0.0, 1.3), stars=(2, 70), background_sigma=(0.0, 0.4),
+    wiggle_px=(0, 7), bad_columns=0.6, trails=0.3, ghosts=0.3,
+)  # fmt: skip
 OTHER_SURVEY = DifferenceSettings(
     pixel_scale_arcsec=(1.5, 2.5), noise_scale_px=(0.7, 1.1), stars=(15, 60), background_sigma=(0.1, 0.35),
     wiggle_px=(3, 7), echo_length_px=(25, 110), bad_columns=0.8,
@@ -73,7 +77,10 @@ class Plan:
     fine_tuning : BoxTrainingSettings
     """
 
-    stages: tuple[Stage, ...] = (Stage(FIRST_SURVEY, 300, PRETRAINING),)
+    stages: tuple[Stage, ...] = (
+        Stage(FIRST_SURVEY, 300, PRETRAINING),
+        Stage(WIDE_SURVEY, 400, replace(PRETRAINING, seed=2, learning_rate=1e-3)),
+    )
     n_draws: int = len(DRAW_SEEDS)
     n_judging: int = 20
     fine_tuning: BoxTrainingSettings = FINE_TUNING
