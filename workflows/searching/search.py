@@ -317,13 +317,16 @@ class SearchJob:
     def digest(self, paths: Sequence[Path]) -> str | None:
         """Hash of some files and of all that decides what a search of them writes; None if one cannot be read."""
         used = [detector for detector in (self.detector, self.cube_detector) if detector is not None]
-        shared = {
-            "reference": self.reference,
-            "detectors": [[one.name, self.fingerprint_of(one)] for one in used],
-            "curves": [curve and curve.to_dict() for curve in (self.curve, self.cube_curve)],
-            "settings": plain_values(self.settings),
-            "catalogue": self.catalogue and [self.catalogue, hash_file(Path(self.catalogue)).hexdigest()],
-        }
+        try:
+            shared = {
+                "reference": self.reference,
+                "detectors": [[one.name, self.fingerprint_of(one)] for one in used],
+                "curves": [curve and curve.to_dict() for curve in (self.curve, self.cube_curve)],
+                "settings": plain_values(self.settings),
+                "catalogue": self.catalogue and [self.catalogue, hash_file(Path(self.catalogue)).hexdigest()],
+            }
+        except OSError:  # a profile or a catalogue; what reads it says so
+            return None
         return digest_inputs(paths, shared)
 
     def read_result(self, said: Mapping[str, Any]) -> SearchResult:

@@ -570,7 +570,7 @@ def plain_progress(times=(), **options):
 def test_plain_progress_says_first_last_and_every_ten_seconds():
     progress, stream = plain_progress(times=[0, 1, 2, 12, 13, 14])
     assert list(progress.track("abcde", "letters", 5)) == list("abcde")
-    assert stream.getvalue() == "letters: 1/5 (1 s)\nletters: 3/5 (12 s)\nletters: 5/5 (14 s)\n"
+    assert stream.getvalue() == "letters: 1/5 (1 s)\nletters: 3/5 (12 s, 11 s left)\nletters: 5/5 (14 s)\n"
 
 
 def test_bar_on_a_terminal_reaches_its_total():
