@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from typing import Any
 
 from shutterless.workflows.commands.interrupts import Interruption
-
-# imports make a million objects and no garbage, and looking for some took a quarter of the time of those of torch
-OBJECTS_BETWEEN_COLLECTIONS = 50_000
+from shutterless.workflows.execution.garbage import collect_less_often
 
 
 def load_app() -> Any:
@@ -35,7 +32,7 @@ def __getattr__(name: str) -> Any:
 
 def main() -> None:
     """Entry point of the console script."""
-    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
+    collect_less_often()
     interruption = Interruption(sys.argv[1:])
     try:
         interruption.listen()

@@ -21,6 +21,7 @@ from shutterless.models.forest.forest import COMBINED_TYPE, Forest, load_forest
 from shutterless.models.inputs import DetectorModel
 from shutterless.models.scoring import score_strips
 from shutterless.pipeline.context.features import CONTEXT_FEATURES
+from shutterless.pipeline.detection.trails import best_of_trails
 from shutterless.pipeline.settings import SettingsError, settings_class, validate_settings
 from shutterless.pipeline.stored_files import read_json, refuse_pickles
 from shutterless.pipeline.tokens import STRIPS_AT_ONCE, StripBatch, TokenGrid
@@ -95,7 +96,8 @@ class Combined:
         table = self.forest.score(context)
         forest = table["event_logit"].to_numpy()
         wanted = (forest > self.ask_above) & (context["ramp_share"].to_numpy() >= 1)
-        spokesman = _best_of_trails(np.where(wanted, forest, -np.inf), trails)
+        own = np.full(len(forest), -1) if trails is None else trails
+        spokesman = best_of_trails(np.where(wanted, forest, -np.inf), own)
         asked = _highest(forest, wanted & (spokesman == np.arange(len(forest))), most_asked)
         networks = forest.copy()
         if asked.any():
@@ -141,17 +143,6 @@ class Combined:
         size = f"{sum(count_parameters(network) for network in self.networks):,} parameters and a forest"
         facts = {"networks": len(self.networks), "weights": self.weights, "networks see log-odds above": self.ask_above}
         write_readme(folder, "combined", size, facts, SEARCH_USE)
-
-
-def _best_of_trails(rank: np.ndarray, trails: np.ndarray | None) -> np.ndarray:
-    """Index of the trigger of the same trail that ranks highest, the first of equals; its own without a trail."""
-    best = np.arange(len(rank))
-    if trails is not None:
-        members = np.flatnonzero(trails >= 0)
-        order = members[np.lexsort((members, -rank[members], trails[members]))]
-        first = np.searchsorted(trails[order], trails[members])
-        best[members] = order[first]
-    return best
 
 
 def _highest(rank: np.ndarray, wanted: np.ndarray, most: float) -> np.ndarray:

@@ -116,6 +116,22 @@ def count_members(trails: np.ndarray) -> np.ndarray:
     return np.where(trails >= 0, counts[trails], 1).astype(np.int64)
 
 
+def best_of_trails(score: np.ndarray, trails: np.ndarray) -> np.ndarray:
+    """Index of the trigger of the same trail that has the highest score, the first of equals; its own without a trail.
+
+    Parameters
+    ----------
+    score : ndarray, shape (n,)
+    trails : ndarray of int, shape (n,)
+        Number of the trail of each trigger, negative without one.
+    """
+    best = np.arange(len(score))
+    members = np.flatnonzero(trails >= 0)
+    order = members[np.lexsort((members, -score[members], trails[members]))]
+    best[members] = order[np.searchsorted(trails[order], trails[members])]
+    return best
+
+
 def _points_of(triggers: pd.DataFrame, n_rows: int) -> _Points:
     x, start, stop, width = (
         triggers[name].to_numpy(dtype=np.float64) for name in ("x", "row_start", "row_stop", "width_rows")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import gc
 import logging
 import multiprocessing
 import os
@@ -19,12 +18,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shutterless.workflows.execution.garbage import collect_less_often
 from shutterless.workflows.execution.retries import Item, ItemOutcome, Value, describe_error, pause_before, try_item
 
 if TYPE_CHECKING:
     from distributed import Worker, WorkerPlugin
 
-_OBJECTS_BETWEEN_COLLECTIONS = 50_000
 _MEMORY_EVERY_S = 0.2
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -72,11 +71,8 @@ def try_in_worker(
 
 
 def guard_worker(dask_worker: Worker) -> None:
-    """End a worker with the process that started it, and when it exceeds its memory; on Linux.
-
-    Its imports are as quick as those of a command, see `shutterless.workflows.cli`.
-    """
-    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    """End a worker with the process that started it, and when it exceeds its memory; on Linux."""
+    collect_less_often()
     if sys.platform == "linux":
         _end_with_parent()
         if limit := dask_worker.memory_manager.memory_limit:

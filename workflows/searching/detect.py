@@ -18,6 +18,7 @@ from shutterless.pipeline.amplifier import Amplifier
 from shutterless.pipeline.context.features import measure_context
 from shutterless.pipeline.detection.scan import choose_hits, scan
 from shutterless.pipeline.detection.threshold import NO_LIMIT, TRIGGER_THRESHOLD, TriggerBudget
+from shutterless.pipeline.detection.trails import best_of_trails
 from shutterless.pipeline.detection.triggers import LEAST_SHARE, characterise
 from shutterless.pipeline.detection.vetoes import need_a_model
 from shutterless.pipeline.examples.strips import cut_strips
@@ -191,11 +192,8 @@ def keep_best_of_trails(score: np.ndarray, trail: pd.Series) -> np.ndarray:
     trail : Series of Int64, length n
         Number of the trail of each trigger, missing without one. Of equal scores the first counts.
     """
-    number = trail.fillna(-1).to_numpy(dtype=np.int64)
-    best_first = np.lexsort((-score, number))
-    is_best = np.ones(len(score), dtype=bool)
-    is_best[best_first[1:]] = number[best_first[1:]] != number[best_first[:-1]]
-    return np.where(is_best | (number < 0), score, -np.inf)
+    best = best_of_trails(score, trail.fillna(-1).to_numpy(dtype=np.int64))
+    return np.where(best == np.arange(len(score)), score, -np.inf)
 
 
 def detector_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:

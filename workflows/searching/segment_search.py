@@ -364,7 +364,7 @@ def _write_part(
             ],
         }
         about = json.loads(json.dumps(about))  # as it will be read: keys are text, tuples are lists
-        (partial / _ABOUT).write_text(json.dumps({**about, "hash": _hash_description(about)}))
+        (partial / _ABOUT).write_text(json.dumps({**about, "hash": hash_plain(about)}))
         replace_folder(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -403,7 +403,7 @@ def _is_current(folder: Path, made_from: Mapping[str, Any]) -> bool:
 def part_hash(out: Path, name: str) -> str | None:
     """Hash of a part by the name of its segment; None if there is none, or it is not whole."""
     about = _read_about(Path(out) / PARTS / name)
-    return None if about is None else _hash_description(about)
+    return None if about is None else hash_plain(about)
 
 
 def _read_about(folder: Path) -> dict[str, Any] | None:
@@ -412,12 +412,13 @@ def _read_about(folder: Path) -> dict[str, Any] | None:
         about = read_json(folder / _ABOUT)
     except (FileNotFoundError, StoredFileError):
         return None
-    is_whole = about.pop("hash", None) == _hash_description(about)
+    is_whole = about.pop("hash", None) == hash_plain(about)
     return about if is_whole and about["files"] == _hash_files(folder) else None
 
 
-def _hash_description(about: Mapping[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16).hexdigest()
+def hash_plain(values: Any) -> str:
+    """Hash of plain values, whatever the order of their keys."""
+    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _hash_files(folder: Path) -> dict[str, str]:
@@ -442,8 +443,7 @@ def fingerprint_file(path: Path) -> list[Any] | None:
 def _content(made_from: Mapping[str, Any]) -> str:
     """Hash of the inputs of a part, without the times at which files changed."""
     files = [file and file[:2] for file in made_from["files"]]
-    text = json.dumps({**made_from, "files": files}, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hash_plain({**made_from, "files": files})
 
 
 def settings_fingerprint(

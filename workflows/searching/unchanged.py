@@ -6,7 +6,6 @@ are what they were. Anything else is searched and joined anew.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from shutterless.pipeline.files import hash_file, write_text
 from shutterless.pipeline.stored_files import StoredFileError, read_json
-from shutterless.workflows.searching.segment_search import fingerprint_file, part_hash
+from shutterless.workflows.searching.segment_search import fingerprint_file, hash_plain, part_hash
 
 FINISHED = "finished.json"
 
@@ -34,7 +33,7 @@ def digest_inputs(paths: Sequence[Path], shared: Mapping[str, Any]) -> str | Non
         None if a file cannot be read.
     """
     files = [[str(path), str(path.absolute()), fingerprint_file(path)] for path in paths]
-    return None if any(file[-1] is None for file in files) else _digest([shared, files])
+    return None if any(file[-1] is None for file in files) else hash_plain([shared, files])
 
 
 def write_finished(
@@ -53,7 +52,7 @@ def write_finished(
         Plain values.
     """
     names = list(segments)
-    about = {"inputs": inputs, "segments": names, "parts": _digest([part_hash(out, name) for name in names])}
+    about = {"inputs": inputs, "segments": names, "parts": hash_plain([part_hash(out, name) for name in names])}
     hashes = {name: hash_file(out / name).hexdigest() for name in tables}
     write_text(out / FINISHED, json.dumps({**about, "tables": hashes, "said": said}))
 
@@ -67,10 +66,6 @@ def read_finished_from(out: Path, inputs: str | None) -> dict[str, Any] | None:
         if any(hash_file(out / name).hexdigest() != known for name, known in about["tables"].items()):
             return None
         parts = [part_hash(out, name) for name in about["segments"]]
-        return dict(about["said"]) if None not in parts and _digest(parts) == about["parts"] else None
+        return dict(about["said"]) if None not in parts and hash_plain(parts) == about["parts"] else None
     except (FileNotFoundError, KeyError, StoredFileError):
         return None
-
-
-def _digest(values: Any) -> str:
-    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=16).hexdigest()
